@@ -81,7 +81,7 @@ impl Address {
         }
     }
 
-    /// The form that the system takes. Names of Unix sockets are checked for their length.
+    /// The form that the system takes. The length of a Unix socket's name is checked.
     ///
     /// # Errors
     ///

@@ -42,31 +42,31 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, Debug)]
 pub struct BindAddress {
-    /// As the program has written it. It is understood only by `to_inet` and `to_unix`, because the transport decides.
+    /// The argument as the program has written it. Only the transport knows its meaning: see `to_inet` and `to_unix`.
     kind: Kind,
 }
 
 /// The forms that a program can write.
 #[derive(Clone, Debug)]
 enum Kind {
-    /// Of any family: `HOST:PORT`, a path, or `@NAME`.
+    /// An address of any family as text: `HOST:PORT`, a path, or `@NAME`.
     Text(String),
     /// Python's pair. An empty host is every interface.
     HostPort(String, u16),
-    /// Always a path, whatever it looks like.
+    /// A path, even if its text looks like another kind of address.
     Path(PathBuf),
-    /// It needs no look-up.
+    /// An address that is known in full.
     Address(Address),
-    /// A socket that is there already.
+    /// A socket that a service manager has opened.
     Activated(Activated),
 }
 
-/// Which of the sockets that a service manager has passed.
+/// Which of the service manager's sockets is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Activated {
     /// The one that fits the transport.
     Only,
-    /// By its place.
+    /// The socket in this place of the list, from 0 on.
     Number(usize),
     /// The first of this name that fits.
     Name(String),
@@ -84,8 +84,8 @@ impl fmt::Display for Activated {
 
 impl BindAddress {
     /// The socket that a service manager has passed under this name: systemd's socket activation. The name is
-    /// `FileDescriptorName=` of the `.socket` unit, or the unit's own name (`echo.socket`). Of several with this name it is
-    /// the first that fits the transport and that no other server of the process has.
+    /// `FileDescriptorName=` of the `.socket` unit, or the unit's own name (`echo.socket`). If several sockets have
+    /// this name, the server gets the first one that fits its transport and that no other server of the process has.
     ///
     /// ```no_run
     /// use std::io::Write;
@@ -104,22 +104,22 @@ impl BindAddress {
         Self { kind: Kind::Activated(Activated::Name(name.into())) }
     }
 
-    /// The socket that a service manager has passed in this place, from 0 on: the order of the lines `Listen..=` in the
-    /// unit.
+    /// The socket that a service manager has passed in this place, counted from 0: the order of the lines `Listen..=`
+    /// in the unit.
     #[must_use]
     pub fn activated_number(number: usize) -> Self {
         Self { kind: Kind::Activated(Activated::Number(number)) }
     }
 
-    /// The only socket that fits the transport, of those that a service manager has passed. With several the bind fails,
-    /// and lists them.
+    /// The socket that a service manager has passed, if exactly one of them fits the transport. If several fit, the
+    /// bind fails and lists them.
     #[must_use]
     pub fn activated_only() -> Self {
         Self { kind: Kind::Activated(Activated::Only) }
     }
 
-    /// Whether it means a Unix socket, to a client that says nothing of the transport: an address of one, a path, `@name`,
-    /// and text with a slash in it.
+    /// Whether the argument means a Unix socket, for a client, which has no transport to decide it: the address of
+    /// one, a path, `@name`, and text with a slash in it.
     pub(crate) fn is_unix(&self) -> bool {
         match &self.kind {
             Kind::Text(text) => {
@@ -141,7 +141,7 @@ impl BindAddress {
         }
     }
 
-    /// Which activated socket it means, if it means one.
+    /// The activated socket that the argument means, if it means one.
     pub(crate) fn to_activated(&self) -> Option<&Activated> {
         match &self.kind {
             Kind::Activated(which) => Some(which),
@@ -149,8 +149,9 @@ impl BindAddress {
         }
     }
 
-    /// The internet addresses that it means. A host name may have several, which a server tries in order. The name is
-    /// looked up by the system's resolver, which may take seconds without a network; an address in numbers is not.
+    /// The internet addresses that the argument means. A host name may have several, which a server tries in order.
+    /// The system's resolver looks a name up, which may take seconds without a network. An address in numbers needs
+    /// no look-up.
     ///
     /// # Errors
     ///
@@ -223,7 +224,7 @@ impl BindAddress {
     }
 }
 
-/// The parts of `HOST:PORT`, or its mistake in words. Host names are not looked up.
+/// The parts of `HOST:PORT`, or a sentence about what is wrong with the text. Host names are not looked up.
 fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
     // From the right: an IPv6 address in brackets contains colons as well.
     let Some((host, port)) = text.rsplit_once(':') else { return Err("write it as HOST:PORT") };

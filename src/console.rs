@@ -43,7 +43,7 @@ pub enum Console {
     Stderr,
 }
 
-/// The losses of one stream, which the next text has to tell: [`LOST`] and [`TORN`].
+/// What the next text has to tell about earlier losses of one stream: [`LOST`] and [`TORN`].
 type Losses = [AtomicU64; 2];
 
 /// How many texts did not fit, or not as a whole.
@@ -58,8 +58,8 @@ const fn none_lost() -> Losses {
 /// The losses of this process, by the number of the stream.
 static OWN: [Losses; 2] = [const { none_lost() }; 2];
 
-/// In place of [`OWN`], for a process and the children that it forks: the parent or the next child tells of a child's
-/// losses.
+/// Used in place of [`OWN`] by a process and the children that it forks: the parent or the next child reports a
+/// child's losses.
 static SHARED: OnceLock<Common<2>> = OnceLock::new();
 
 /// From here on this process and the children that it forks count together. Without shared memory each counts alone.
@@ -98,8 +98,8 @@ impl Console {
     }
 }
 
-/// Writes the notice of earlier losses, if there are any, and the text, by one call of `write`, which gives the number
-/// of bytes that it has written.
+/// Writes the notice of earlier losses, if there are any, together with the text. `write` is called once, and returns
+/// how many bytes it has written.
 fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool {
     // Taken before the write, so that of two threads only one tells of them.
     let lost = losses[LOST].swap(0, Ordering::Relaxed);
@@ -180,7 +180,7 @@ mod tests {
         assert!(told(&losses, "c\n", 999).1.contains("\n(2 texts"));
     }
 
-    /// Writes until nothing more fits, which must not take a reader; then everything that was taken can be read.
+    /// Writes until nothing more fits, while nobody reads. Then everything that was written must be readable.
     fn fills_without_a_wait(fd: OwnedFd, reader: impl Read) {
         let line = [b'x'; 1_000];
         let mut written = 0;

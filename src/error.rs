@@ -10,7 +10,7 @@ use crate::peer_fault::{MOST_CAUSES, Owned, RequestId, find};
 /// The result of a server's methods: the error type is this crate's [`Error`] unless another one is named.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a handler failed: any error type, so that `?` works on all of them.
+/// The error of a handler: any error type, so that `?` works on all of them.
 ///
 /// The server reports the error, and searches its chain of causes for three things: a [`Fatal`], a time limit
 /// ([`TimedOut`](crate::request::TimedOut)), and a fault of the peer ([`PeerFault`](crate::request::PeerFault)).
@@ -55,7 +55,7 @@ pub struct Error {
     kind: Box<ErrorKind>,
 }
 
-/// Each kind has what its sentence needs. `source` is the cause, as in [`StdError::source`].
+/// Each kind has the parts of its sentence. `source` is the cause, as in [`StdError::source`].
 #[derive(thiserror::Error, Debug)]
 enum ErrorKind {
     /// A call of the system has failed. `operation` is a verb, for "cannot .. ".
@@ -70,7 +70,7 @@ enum ErrorKind {
     /// A call after the close.
     #[error("the server {address} is closed")]
     Closed { address: String },
-    /// A call at the wrong time: `why` goes on after the address.
+    /// A call at the wrong time. `why` continues the sentence after the address.
     #[error("the server {address} {why}")]
     State { address: String, why: &'static str },
     /// An error of the program's own, by `?`.
@@ -281,7 +281,8 @@ impl Stopping {
 /// [`verify_request`](crate::ServerHooks::verify_request) does with `false`. The request ends as
 /// [`Rejected`](crate::CloseReason::Rejected), and nothing is reported.
 ///
-/// By then a [proxy](crate::proxy_protocol) has named the client, which `verify_request` cannot know.
+/// Use it where [`verify_request`](crate::ServerHooks::verify_request) is too early: a [proxy](crate::proxy_protocol)
+/// names the client only after that hook.
 #[derive(Clone, Copy, Debug, Default, thiserror::Error)]
 #[error("the client was turned away")]
 pub struct Rejected;

@@ -75,7 +75,7 @@ pub enum ServerEvent<'a> {
         /// The number of the other process.
         process: u32,
     },
-    /// A request has been taken from the transport; whether it will be served is not decided yet. Exactly one
+    /// A request has been taken from the transport. Whether it will be served is not decided yet. Exactly one
     /// `RequestEnded` with the same number follows.
     RequestStarted {
         /// Its number, unique within the server.
@@ -85,9 +85,9 @@ pub enum ServerEvent<'a> {
         /// The type name of its handler.
         handler: &'static str,
     },
-    /// A [proxy](crate::proxy_protocol) has named the client of a request. Until then the proxy stands for the client.
-    /// Under [`Forking`](crate::Forking) this event comes just before the request's end, when the parent hears of its
-    /// child; the live list has the client at once.
+    /// A [proxy](crate::proxy_protocol) has named the client of a request. Until then the proxy's address stands for
+    /// the client's. Under [`Forking`](crate::Forking) this event comes just before the request's end, when the
+    /// parent hears of its child; the live list shows the client at once.
     #[non_exhaustive]
     ClientKnown {
         /// The request's number, unique within the server.
@@ -97,8 +97,9 @@ pub enum ServerEvent<'a> {
         /// The proxy: the client's address in `RequestStarted`.
         proxy_address: &'a Address,
     },
-    /// A step before the handler has failed: the TLS handshake, the PROXY header. `RequestEnded` follows, whose reason says
-    /// less than the error does. Under [`Forking`](crate::Forking) the error stays in the child, and there is no such event.
+    /// A step before the handler has failed: the TLS handshake, the PROXY header. `RequestEnded` follows. Its reason
+    /// says less than this error does. Under [`Forking`](crate::Forking) the error stays in the child, and this event
+    /// is not sent.
     HandshakeFailed {
         /// The request's number, unique within the server.
         id: u64,
@@ -119,7 +120,7 @@ pub enum ServerEvent<'a> {
         proxy_address: Option<&'a Address>,
         /// The type name of its handler.
         handler: &'static str,
-        /// How it ended. [`CloseReason::fault`] says whose doing that was.
+        /// How it ended. [`CloseReason::fault`] says by whose fault.
         reason: CloseReason,
         /// Why it was refused, if the reason is [`CloseReason::Refused`].
         refused: Option<&'a Refused>,
@@ -139,9 +140,9 @@ pub enum ServerEvent<'a> {
         /// Bytes that the handler has sent: fewer than `bytes_out` under the server's own TLS, otherwise the same.
         clear_bytes_out: u64,
     },
-    /// A handler under the mixin `Green` has held its worker for longer than `Green::watchdog` allows: it computes,
-    /// or blocks the thread by a call that knows nothing of coroutines, and meanwhile no other request of the worker goes on.
-    /// Sent once for each time, while the handler still runs.
+    /// A handler under the mixin `Green` has held its worker for longer than `Green::watchdog` allows. It computes,
+    /// or it blocks the thread by a call that knows nothing of coroutines. Meanwhile no other request of the worker
+    /// goes on. Sent once for each such time, while the handler still runs.
     #[non_exhaustive]
     WorkerHeld {
         /// The request's number, unique within the server.
@@ -159,7 +160,7 @@ pub enum ServerEvent<'a> {
         error: &'a io::Error,
     },
     /// A limit has been reached. The event is sent once when the limit is reached, and again when it is reached anew.
-    /// For the limits of one peer and for that of handshakes it is sent for every request that they refuse.
+    /// The limits of one peer and the limit on handshakes send it for every request that they refuse.
     LimitReached {
         /// Which limit.
         limit: Limit,
@@ -250,8 +251,8 @@ macro_rules! reasons {
             pub(crate) const ALL: &'static [Self] = &[$(Self::$reason),*];
         }
 
-        /// The counts of a server since it was made. `accepted` is the number of requests that have ended, for all
-        /// reasons, and of those that are alive.
+        /// The counts of a server since it was made. `accepted` counts every request: those that have ended, for any
+        /// reason, and those that are alive.
         ///
         /// ```
         /// use socketserver::{TcpServer, stream_fn};
@@ -273,7 +274,8 @@ macro_rules! reasons {
             pub accept_errors: u64,
             /// Connections closed unanswered because descriptors had run out.
             pub shed: u64,
-            /// The part of `stopped` that had sent nothing of a request: a drain ended them after `Limits::first_read`.
+            /// The part of `stopped` that a drain ended after `Limits::first_read`, before the peer had sent
+            /// anything.
             pub unheard: u64,
             $(
                 #[doc = concat!("Requests that ended as [`CloseReason::", stringify!($reason), "`].")]
@@ -318,7 +320,7 @@ macro_rules! reasons {
                 counter.fetch_add(1, Ordering::Relaxed);
             }
 
-            /// The counts now. Each is loaded by itself, so they may be of slightly different moments.
+            /// The counts now. Each is loaded by itself, so the counts may belong to slightly different moments.
             pub(crate) fn read(&self, accepted: impl FnOnce() -> u64) -> Counts {
                 let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
                 Counts {

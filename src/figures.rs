@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub struct Fill {
     /// In use now. It may be above `max` for a moment, or after `max` was lowered.
     pub used: u64,
-    /// The most that there may be. `None`: there is no maximum of its own.
+    /// The most that there may be. `None`: no maximum.
     pub max: Option<u64>,
 }
 
@@ -28,7 +28,7 @@ impl Fill {
         Self { used, max }
     }
 
-    /// The used part: 0 to 1, and more while `used` is above `max`. `None` without a maximum.
+    /// The part in use: 0 to 1, and more while `used` is above `max`. `None` without a maximum.
     #[must_use]
     pub fn share(self) -> Option<f64> {
         let max = self.max?;
@@ -47,7 +47,8 @@ impl fmt::Display for Fill {
     }
 }
 
-/// The workers and the queue of a mixin now. `None` is for a number that it does not know or does not have.
+/// The workers and the queue of a mixin now. `None` stands for a number that the mixin does not know or does not
+/// have.
 ///
 /// ```
 /// use socketserver::mixin::WorkerFigures;
@@ -72,8 +73,8 @@ pub struct WorkerFigures {
     pub max_queued: Option<usize>,
 }
 
-/// A server in numbers, as it is when [`ServerContext::figures`](crate::ServerContext::figures) is called. Its `Display`
-/// is one line. Numbers of the kernel's are `None` where it does not tell them.
+/// A server in numbers, at the moment of the call of [`ServerContext::figures`](crate::ServerContext::figures). Its
+/// `Display` is one line. A number of the kernel's is `None` where the kernel does not tell it.
 ///
 /// ```
 /// use socketserver::{PoolTcpServer, stream_fn};
@@ -92,28 +93,29 @@ pub struct WorkerFigures {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Figures {
-    /// Live requests, queued or running; of `Limits::live`, or of as many as there are descriptors for. At the maximum
-    /// nothing is accepted.
+    /// Requests that are queued or running. The maximum is `Limits::live`, or the number of requests that there are
+    /// descriptors for. At the maximum nothing is accepted.
     pub live: Fill,
-    /// Workers that run a request; of those of `Pool::new`, `Threading::max_threads` or `Forking::max_children`.
+    /// Workers that run a request. The maximum is that of `Pool::new`, `Threading::max_threads` or
+    /// `Forking::max_children`.
     pub busy: Fill,
     /// Workers that are kept for the next request: threads of `Pool` and `Threading`.
     pub idle: Option<u64>,
-    /// Requests that were accepted and wait for a worker; of `Pool::queue`.
+    /// Requests that were accepted and wait for a worker. The maximum is `Pool::queue`.
     pub queued: Fill,
-    /// Clients that are connected and wait to be accepted, in the kernel; of `request_queue_size`, as far as the system
-    /// allows that (`net.core.somaxconn`). Stream sockets on Linux.
+    /// Clients that have connected and wait in the kernel to be accepted. The maximum is `request_queue_size`, as far
+    /// as the system allows that (`net.core.somaxconn`). Stream sockets on Linux.
     pub accept_queue: Option<Fill>,
-    /// Attempts to connect that the kernel has dropped because the accept queue was full, and by other causes, since the
-    /// listener was made. A client tries again after a second, and each attempt counts. TCP on Linux.
+    /// Attempts to connect that the kernel has dropped since the listener was made, because the accept queue was full
+    /// or for another cause. A client tries again after a second, and each attempt counts. TCP on Linux.
     pub accept_drops: Option<u64>,
-    /// Bytes of datagrams in the kernel's receive buffer, with the kernel's own overhead; of
+    /// Bytes of datagrams in the kernel's receive buffer, with the kernel's own overhead. The maximum is
     /// `SocketOptions::recv_buffer_bytes`. UDP on Linux.
     pub receive_buffer: Option<Fill>,
-    /// Datagrams that the kernel has dropped because the receive buffer was full, or because they were damaged, since the
-    /// socket was made. UDP on Linux.
+    /// Datagrams that the kernel has dropped since the socket was made, because the receive buffer was full or the
+    /// datagram was damaged. UDP on Linux.
     pub datagram_drops: Option<u64>,
-    /// Open descriptors of the whole process; of its soft limit (RLIMIT_NOFILE). Linux.
+    /// Open descriptors of the whole process. The maximum is its soft limit (RLIMIT_NOFILE). Linux.
     pub descriptors: Option<Fill>,
 }
 
@@ -137,9 +139,10 @@ impl fmt::Display for Figures {
     }
 }
 
-/// The parts of a server that know figures and whose types its context does not know. It holds none of them.
+/// The parts of a server that know figures, and whose types its context does not know. The source keeps none of these
+/// parts alive.
 pub(crate) trait FigureSource: Send + Sync {
-    /// The mixin's. `None`: the server is gone.
+    /// The mixin's figures. `None`: the server is gone.
     fn workers(&self) -> Option<WorkerFigures>;
     /// The listener. `None`: it is closed.
     fn listener(&self) -> Option<Arc<OwnedFd>>;

@@ -37,7 +37,7 @@ pub(crate) struct RateGate {
 
 #[derive(Debug)]
 struct Bucket {
-    /// Both numbers are at least one: with zero per second there would be no next moment.
+    /// Rate and burst are at least one: with zero per second there would be no next moment.
     rate: Rate,
     /// Whole requests and the part of the next one that has been earned, as of `filled`.
     tokens: f64,
@@ -184,8 +184,8 @@ impl Gate {
         self.enter().then(|| Permit { gate: Arc::clone(self) })
     }
 
-    /// Adds one to the count, if there is room. The caller holds the gate anyway, and has to call
-    /// [`leave`](Self::leave).
+    /// Adds one to the count, if there is room. The caller must hold the gate by itself, and call
+    /// [`leave`](Self::leave) later.
     pub(crate) fn enter(&self) -> bool {
         let max = self.max();
         let enter = |count: usize| (count < max).then_some(count + 1);
@@ -223,7 +223,7 @@ impl Gate {
         self.event.waiting().fd
     }
 
-    /// In a forked child that goes on for itself: forgets the permits, which are the parent's.
+    /// For a forked child that becomes a server of its own: forgets the permits, which are the parent's.
     pub(crate) fn enter_process(&self) -> io::Result<()> {
         if self.event.is_of_noted_process() {
             return Ok(());

@@ -1,12 +1,13 @@
 //! The idle reaper: one thread per server that ends connections whose peers have been silent for `Limits::idle`.
 //!
-//! The kernel could do it, by a timer (`SO_RCVTIMEO`) that it sets before each wait and removes after it: a twentieth
-//! of a short request, for a limit that hardly any request reaches. So a thread that waits for `Limits::idle` has no
-//! timer, and the reaper looks at the live list eight times per limit.
+//! The kernel could keep this limit, by a timer (`SO_RCVTIMEO`) that it sets before each wait and removes after it.
+//! That would cost a twentieth of a short request, for a limit that hardly any request reaches. So a thread that
+//! waits for `Limits::idle` has no timer. Instead the reaper looks at the live list eight times per limit.
 //!
-//! Some waits are not the reaper's: those of coroutines (by the parker's clock), limits below [`SHORTEST_REAPED`] (by
-//! the kernel, exactly), those for the rest of a TLS record (`request/raw_status.rs`), and all of a process that must start no thread, under `Forking`. [`IdleReaper::covers`] says
-//! so, once for each request.
+//! Some waits are not the reaper's. A coroutine's wait ends by the clock of its parker. A limit below
+//! [`SHORTEST_REAPED`] is kept by the kernel, exactly. A wait for the rest of a TLS record has its own bound
+//! (`request/raw_status.rs`). And a process under `Forking` must start no thread. [`IdleReaper::covers`] decides, once
+//! for each request.
 //!
 //! ```text
 //! first request        covers: starts the thread, is_on = true
@@ -24,14 +25,14 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::live::{LiveList, SHORTEST_REAPED};
 
-/// The reaper is late by at most this part of a limit: an eighth. (`socket_io.rs` leaves `SO_RCVTIMEO` as it is while
-/// it is at most an eighth too long.)
+/// The reaper is late by at most this part of a limit: an eighth. (Likewise `socket_io.rs` keeps an old `SO_RCVTIMEO`
+/// that is at most an eighth too long.)
 const LATE: u32 = 8;
 
 /// A server's idle reaper. The thread ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct IdleReaper {
-    /// Shared with the thread, which may outlive this for as long as one look takes.
+    /// Shared with the thread, which may outlive this value by one look.
     shared: Arc<ReaperShared>,
 }
 
@@ -43,7 +44,7 @@ struct ReaperShared {
     is_on: AtomicBool,
     /// Two first requests at once start one thread.
     start: Mutex<()>,
-    /// Not taken by the thread yet. `Exit` is the last call, because it is made by the drop.
+    /// The reason to wake up, until the thread takes it. `Exit` is always the last one: only the drop sends it.
     call: Mutex<Option<Wakeup>>,
     called: Condvar,
 }
@@ -65,7 +66,7 @@ impl IdleReaper {
         Self { shared: Arc::new(ReaperShared { list, is_on, start, call, called }) }
     }
 
-    /// Whether the reaper ends the waits of a request that is in the list; starts the thread if need be. False: each
+    /// Whether the reaper ends the waits of a request that is in the list. Starts the thread if need be. False: each
     /// wait needs a timeout of its own.
     pub(crate) fn covers(&self, idle: Duration) -> bool {
         idle >= SHORTEST_REAPED && (self.shared.is_on.load(Ordering::Acquire) || self.start())
@@ -77,7 +78,7 @@ impl IdleReaper {
         self.shared.call(Wakeup::LookAgain);
     }
 
-    /// In a forked child that goes on for itself: the thread is the parent's.
+    /// For a forked child that becomes a server of its own: it has a copy of this value, but not the thread.
     pub(crate) fn enter_process(&self) {
         self.shared.is_on.store(false, Ordering::Release);
     }
@@ -120,14 +121,14 @@ impl ReaperShared {
         }
     }
 
-    /// Sleeps. Gives the reason if it was woken before its time.
+    /// Sleeps. Returns the reason if the thread was woken early.
     fn sleep(&self, pause: Duration) -> Option<Wakeup> {
         let mut call = self.call.lock();
         self.called.wait_while_for(&mut call, |call| call.is_none(), pause);
         call.take()
     }
 
-    /// Wakes the thread. Without one the call waits for the next.
+    /// Wakes the thread. If there is no thread, the next one takes the call.
     fn call(&self, what: Wakeup) {
         *self.call.lock() = Some(what);
         self.called.notify_all();

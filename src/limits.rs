@@ -161,7 +161,7 @@ impl Default for Limits {
     }
 }
 
-/// One setter for each field, named as its field, which explains it.
+/// One setter for each field, with its name. The field's own page explains it.
 macro_rules! setters {
     ($owner:ident: $($(#[$attribute:meta])* $name:ident($value:ident: $type:ty);)*) => {
         impl $owner {
@@ -232,8 +232,8 @@ setters! {
 }
 
 impl Limits {
-    /// How many requests one peer may have if there are descriptors for `descriptors` requests in all: the share that
-    /// `per_peer` is of `live`. None if one peer may have all of them.
+    /// How many requests one peer may have, if there are descriptors for `descriptors` requests in all. The peer's
+    /// share stays the same: `per_peer` of `live`. None if one peer may have all of them.
     pub(crate) fn per_peer_within(&self, descriptors: usize) -> Option<usize> {
         let (live, per_peer) = (self.live.max(1), self.per_peer.max(1));
         if per_peer >= live {

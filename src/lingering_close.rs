@@ -1,10 +1,10 @@
 //! The lingering close: reading what a peer still sends, and throwing it away, until the peer has read our answer.
 //!
-//! A socket that is closed with unread input makes the kernel send a reset, and the peer's kernel then throws away the
-//! answer that its program has not read yet. So a server that has answered without reading everything (an error, "busy")
-//! has to go on reading a little. That must cost no worker: one thread of the process, `linger`, does it for all
-//! connections, and ends when there have been none for a second. A coroutine does it itself ([`in_this_thread`]), and so
-//! does a forked child, which is about to end.
+//! A socket that is closed with unread input makes the kernel send a reset, and the peer's kernel then throws away
+//! the answer that its program has not read yet. So a server that has answered without reading everything (an error,
+//! "busy") has to go on reading a little. No worker may be held up for that: one thread of the process, `linger`,
+//! reads for all connections, and ends after a second without any. A coroutine reads on itself ([`in_this_thread`]),
+//! and so does a forked child, which is about to end.
 //!
 //! ```text
 //! worker                        REAPER (locked)                linger
@@ -15,9 +15,9 @@
 //!                               None <------------------------ leaves: no connection for a second
 //! ```
 //!
-//! Invariant when unlocked: while `REAPER` is `Some`, its thread runs and takes what is in `arriving`. The thread leaves
-//! by setting `None` under the lock, in the moment in which it has found `arriving` empty; so no connection is pushed
-//! behind its back.
+//! Invariant when unlocked: while `REAPER` is `Some`, its thread runs and takes the connections in `arriving`. When
+//! the thread finds `arriving` empty and wants to leave, it sets `None` under the same lock. So no connection can
+//! arrive after the thread's last look.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,7 +32,7 @@ use crate::socket_io::{RecvTimeout, SocketIo};
 use crate::sys::{self, Mode, PollFd, RecvBuf};
 use crate::wait::{self, Event};
 
-/// How long to read on for a peer, and how much: [`Limits::linger`](crate::Limits::linger) and
+/// How long to read on, and how much: [`Limits::linger`](crate::Limits::linger) and
 /// [`Limits::linger_bytes`](crate::Limits::linger_bytes).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LingerLimits {
@@ -68,7 +68,7 @@ static REAPER: Mutex<Option<Reaper>> = Mutex::new(None);
 struct Reaper {
     /// Wakes the thread.
     wake_up: Arc<Event>,
-    /// Not taken by the thread yet.
+    /// Connections that the thread has not taken yet.
     arriving: Vec<LingeringConnection>,
     /// How many the thread has taken and not closed.
     lingering: usize,

@@ -4,17 +4,17 @@ use std::any::Any;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 
-/// How many payloads in a row may panic when they are dropped. One is a bad drop; a second, the payload of that panic, is
-/// hardly ever of such a type again.
+/// How many payloads in a row may panic when they are dropped. One is a bad drop. A second one, the payload of that
+/// panic, hardly ever has such a type again.
 const MOST: usize = 4;
 
-/// Drops a payload. Its drop is code of the program and may panic as well, with a payload of its own, which is dropped in its
-/// turn. The last of many is leaked, so that this ends.
+/// Drops a payload. Its drop is code of the program and may panic as well, with a new payload, which is then dropped
+/// in the same way. After [`MOST`] of them the last one is leaked, so that this ends.
 pub(crate) fn drop_payload(payload: Box<dyn Any + Send>) {
     mem::forget(last_of_many(payload));
 }
 
-/// The payload that is left when each of the [`MOST`] before it has panicked in its drop; mostly none.
+/// The payload that is left when each of the [`MOST`] before it has panicked in its drop. Usually none.
 fn last_of_many(payload: Box<dyn Any + Send>) -> Option<Box<dyn Any + Send>> {
     let mut payload = payload;
     for _ in 0..MOST {
@@ -30,7 +30,7 @@ fn last_of_many(payload: Box<dyn Any + Send>) -> Option<Box<dyn Any + Send>> {
 mod tests {
     use super::*;
 
-    /// Panics when it is dropped, with the next smaller one.
+    /// Panics when it is dropped, with a payload that counts one less.
     struct Bomb(usize);
 
     impl Drop for Bomb {

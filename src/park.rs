@@ -73,11 +73,13 @@
 //! | a `Condvar`, a channel's `recv` | [`Event::wait`], beside the state that it tells of; for messages to a client an [`Outbox`](crate::Outbox); for a stop the [`StopToken`](crate::request::StopToken) |
 //! | a `Mutex` that is held across a wait | a `Mutex` that is held for some lines without a read, a write or another wait in them |
 //!
-//! The last one is more than slow: the next coroutine of the same thread that locks the mutex blocks the only thread that
-//! could unlock it, for ever. Held without a wait, a mutex of std or `parking_lot` is right, and the fastest.
+//! The `Mutex` is worse than slow: the next coroutine of the same thread that locks it blocks the only thread that
+//! could unlock it, for ever. A mutex that is not held across a wait is right, and the fastest: std's or
+//! `parking_lot`'s.
 //!
-//! A queue that handlers wait at is a mutex and an event. The waker changes the state first and then notifies; the waiter
-//! clears, looks, and then waits, so that no message is lost between the two:
+//! A queue that handlers wait for is a mutex and an event. The sender changes the state first and then notifies. The
+//! waiter clears the event, looks at the state, and only then waits. So no message is lost between the look and the
+//! wait:
 //!
 //! ```
 //! use std::collections::VecDeque;
@@ -120,8 +122,8 @@
 //!
 //! # For transports and mixins
 //!
-//! [`Event`] is a descriptor that one side makes readable and another waits for: what a transport without a
-//! socket returns from `fileno`, and a mixin from `event_fd`.
+//! [`Event`] is a descriptor that one side makes readable and another side waits for. A transport without a socket
+//! returns one from `fileno`, and a mixin from `event_fd`.
 //!
 //! # Stability
 //!

@@ -17,7 +17,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
-/// The request that an error belongs to. Unique within the process.
+/// The mark that says which request an error belongs to. Unique within the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RequestId {
     /// The number of the server's live list.
@@ -106,7 +106,7 @@ impl PeerFault {
         io::Error::new(io::ErrorKind::InvalidData, Self { owner, kind })
     }
 
-    /// The peer and this side have found nothing that both understand, or that both accept.
+    /// The two sides have no version, cipher or certificate that both accept.
     #[cfg(feature = "tls")]
     pub(crate) fn not_agreed(
         owner: RequestId,
@@ -116,7 +116,7 @@ impl PeerFault {
         io::Error::new(io::ErrorKind::InvalidData, Self { owner, kind })
     }
 
-    /// The connection below TLS has ended, and the peer has not said that it would.
+    /// The connection below TLS has ended without the farewell that TLS requires.
     #[cfg(feature = "tls")]
     pub(crate) fn truncated(owner: RequestId) -> io::Error {
         io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, kind: FaultKind::Truncated })
@@ -198,8 +198,8 @@ pub(crate) fn causes<'a>(
     std::iter::successors(Some(error), |error| cause(*error)).take(MOST_CAUSES)
 }
 
-/// The most errors of a chain that are looked at. Real chains have a handful; a chain whose `source` is a circle has no
-/// end.
+/// How many errors of a chain are looked at. Real chains have a handful. A chain whose `source` goes in a circle has
+/// no end.
 pub(crate) const MOST_CAUSES: usize = 64;
 
 /// The next error of a chain: the payload of an `io::Error`, and the source of any other.

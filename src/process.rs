@@ -1,7 +1,9 @@
-//! Which process this is. All other parts that have to know ask here; `server/fork.rs` does what a fork makes necessary.
+//! Which process this is. All other parts that have to know it ask here. `server/fork.rs` does what a fork makes
+//! necessary.
 //!
-//! A fork copies the memory of a process and one of its threads. Descriptors are shared by both. So a value that stands
-//! for a thread, a descriptor that is waited for, or a request must not be taken for this process's own in a child:
+//! A fork copies the memory of a process and one of its threads. Parent and child share the descriptors. So a child
+//! must not take every value as its own: not one that stands for a thread, for a descriptor that is waited for, or
+//! for a request.
 //!
 //! | in a child | that goes on for itself | that serves one request ([`Role::Child`]) |
 //! |---|---|---|
@@ -15,8 +17,9 @@
 //! | a Unix socket's file | is removed if no other process listens | stays |
 //! | counts, observer | its own from here on | are the parent's; the exit status tells it |
 //!
-//! Asking the system costs a call, so it is asked when a run begins ([`note`]), and what happens within a run compares
-//! with the answer of that time. Signals' actions ask the system, because they may run before anything is noted.
+//! Asking the system costs a call. So the process number is asked for when a run begins ([`note`]), and later code of
+//! the run compares with the noted number. The actions of signals ask the system itself, because they may run before
+//! anything is noted.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -32,7 +35,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// Only a parent may not: a fork copies one thread, and locks that others hold stay locked in the child.
+    /// A parent may not: a fork copies only one thread, and locks that other threads hold stay locked in the child.
     pub(crate) fn may_start_threads(self) -> bool {
         self != Self::Parent
     }
@@ -73,7 +76,7 @@ impl CurrentRole {
     }
 }
 
-/// This process, as far as it is known; zero before it is noted first.
+/// The process number that was noted last; zero before the first note.
 static NOTED: AtomicU32 = AtomicU32::new(0);
 
 /// Asks the system which process this is, and notes it.
@@ -86,12 +89,12 @@ pub(crate) fn note() -> u32 {
     process
 }
 
-/// The process that was noted last. In a child that has not noted itself yet it is the parent.
+/// The process number that was noted last. In a child that has not noted its own yet, this is the parent's.
 fn noted() -> u32 {
     NOTED.load(Ordering::Relaxed)
 }
 
-/// The process that something belongs to: a descriptor, a thread, a file. By default none.
+/// The process that a descriptor, a thread or a file belongs to. By default none.
 #[derive(Debug, Default)]
 pub(crate) struct OwnerProcess {
     /// Its number; zero belongs to no process.
@@ -109,17 +112,17 @@ impl OwnerProcess {
         Self { process: AtomicU32::new(noted()) }
     }
 
-    /// Whether it is this process. The system is asked; a signal's action may do so.
+    /// Whether this process is the owner. Asks the system, which a signal's action may do, too.
     pub(crate) fn is_this_process(&self) -> bool {
         self.process.load(Ordering::SeqCst) == std::process::id()
     }
 
-    /// Whether it is this process as it was last noted. No system call.
+    /// Whether the noted process is the owner. No system call.
     pub(crate) fn is_noted(&self) -> bool {
         self.process.load(Ordering::SeqCst) == noted()
     }
 
-    /// Makes it the noted process.
+    /// Makes the noted process the owner.
     pub(crate) fn become_noted(&self) {
         self.process.store(noted(), Ordering::SeqCst);
     }

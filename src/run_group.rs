@@ -1,4 +1,5 @@
-//! [`RunGroup`]: the servers of one run, which a service manager sees as one, and which are idle together.
+//! [`RunGroup`]: the servers of one run. A service manager sees them as one service, and they count as idle only
+//! together.
 //!
 //! ```text
 //! loops of the servers                    RunGroup                                   service manager
@@ -9,7 +10,7 @@
 //! stopping (each)         ------------->  the last one                 ------------>  STOPPING=1
 //! ```
 //!
-//! The loops wake for a beat only if there is something to beat for: a service manager, or a server that stops when it is
+//! The loops wake for a beat only if a beat is needed: for a service manager, or for a server that stops when it is
 //! idle.
 
 use std::sync::Arc;
@@ -28,7 +29,7 @@ pub(crate) struct RunGroup {
     manager: Option<ServiceManager>,
     /// Another process has taken the service over.
     is_replaced: AtomicBool,
-    /// Held while a message is sent, so that messages leave in the order of what they tell.
+    /// Held while a message is sent, so that messages leave in the order of the events.
     state: Mutex<GroupState>,
 }
 
@@ -41,13 +42,13 @@ struct GroupState {
     status: String,
 }
 
-/// One server, as its loop has told of it last.
+/// One server, as its loop has last reported it.
 #[derive(Debug)]
 struct Member {
     address: String,
     handle: ShutdownHandle,
     progress: Progress,
-    /// Its loop has been through since the last message to the watchdog.
+    /// Its loop has beaten since the last message to the watchdog.
     is_alive: bool,
     load: Load,
     /// Since when it has served nobody.
@@ -88,7 +89,7 @@ const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// How often a loop looks in the time of `Builder::stop_when_idle`: the end is late by this part of it at most.
 const IDLE_LOOKS: u32 = 8;
 
-/// Time beyond that of the limits, for a close that is never quite punctual.
+/// Extra time beyond the limits, because a close is never quite punctual.
 const MARGIN: Duration = Duration::from_secs(5);
 
 impl RunGroup {
@@ -117,13 +118,14 @@ impl RunGroup {
 }
 
 impl Seat {
-    /// Another process is the service from here on. The service manager takes a word of this one for a word of the service
-    /// (`NotifyAccess=all`): by `STOPPING=1` it would stop that process as well.
+    /// Another process is the service from here on, and this one must not report any more. The service manager
+    /// (`NotifyAccess=all`) would take its messages for those of the service, and `STOPPING=1` would stop the other
+    /// process as well.
     pub(crate) fn fall_silent(&self) {
         self.group.is_replaced.store(true, Ordering::SeqCst);
     }
 
-    /// How often the loop of this server has to [`beat`](Self::beat); none, if for nothing.
+    /// How often the loop of this server has to [`beat`](Self::beat). None if no beat is needed.
     pub(crate) fn beat_every(&self, idle_limit: Option<Duration>) -> Option<Duration> {
         let several = self.group.state.lock().members.len() > 1;
         // A round is complete when its last loop has beaten. With several loops that may take two intervals.
@@ -136,7 +138,7 @@ impl Seat {
         Some(every.max(Duration::from_millis(1)))
     }
 
-    /// The server is ready. The last one's word goes to the service manager.
+    /// The server is ready. When the last one is, the service manager is told.
     pub(crate) fn ready(&self) {
         let mut state = self.group.state.lock();
         let member = &mut state.members[self.index];
@@ -148,7 +150,8 @@ impl Seat {
         }
     }
 
-    /// The server begins to stop. If it is the last one that serves, the service manager is told, and how long it may take.
+    /// The server begins to stop. If it is the last one that serves, the service manager is told of it, and how long
+    /// the stop may take.
     pub(crate) fn stopping(&self, at_most: Duration, load: Load) {
         let mut state = self.group.state.lock();
         state.members[self.index].load = load;
@@ -188,7 +191,7 @@ impl Seat {
         }
     }
 
-    /// The loop of this server has been through, and has this load.
+    /// The loop of this server is alive, and has this load.
     pub(crate) fn beat(&self, load: Load, idle_limit: Option<Duration>) {
         let mut state = self.group.state.lock();
         let now = Instant::now();
@@ -225,7 +228,7 @@ impl Seat {
 }
 
 impl GroupState {
-    /// Whether all are ready or were, and one is still.
+    /// Whether all servers are ready or were ready, and at least one still is.
     fn is_serving(&self) -> bool {
         let is_starting = |member: &Member| member.progress == Progress::Starting;
         !self.members.iter().any(is_starting) && !self.is_stopping()
@@ -235,7 +238,7 @@ impl GroupState {
         self.members.iter().all(|member| member.progress == Progress::Stopping)
     }
 
-    /// Whether all loops have been through, and forgets it if they have.
+    /// Whether all loops have beaten. If so, the next round begins.
     fn all_alive(&mut self) -> bool {
         // A server that has stopped has no loop to hear from.
         let is_due = |member: &Member| member.is_alive || member.progress == Progress::Stopping;
@@ -246,7 +249,7 @@ impl GroupState {
         all
     }
 
-    /// Whether all that serve have served nobody for as long as each of them has to.
+    /// Whether every server has served nobody for as long as its own limit.
     fn all_idle(&self, now: Instant) -> bool {
         let is_idle = |member: &Member| {
             let idle = now.saturating_duration_since(member.idle_since);
@@ -256,7 +259,7 @@ impl GroupState {
         self.members.iter().all(|member| member.progress == Progress::Stopping || is_idle(member))
     }
 
-    /// The line of status, with a newline before it; empty if it is that of the last time.
+    /// The line of status, with a newline before it. Empty if it is the same as last time.
     fn new_status(&mut self) -> String {
         let serving = self.members.iter().filter(|member| member.progress == Progress::Serving);
         let addresses: Vec<&str> = serving.map(|member| &*member.address).collect();
@@ -291,9 +294,9 @@ fn requests(count: usize) -> String {
     if count == 1 { "1 request".to_owned() } else { format!("{count} requests") }
 }
 
-/// The line that asks for this time, from now on.
+/// The line that asks for this much time, counted from now.
 fn extend(time: Duration) -> String {
-    /// The service manager counts in microseconds, in 64 bits, and adds: a year is as good as for ever.
+    /// The service manager counts in microseconds, in 64 bits, and adds: a year is as good as no limit.
     const YEAR: Duration = Duration::from_secs(365 * 86_400);
     let micros = time.saturating_add(MARGIN).min(YEAR).as_micros();
     format!("EXTEND_TIMEOUT_USEC={micros}")

@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// | `Forced` | are refused | 75 ms | |
 /// | `Ended` | are refused | | |
 ///
-/// The phases come in this order, and each of them is told once; `Forced` is left out if nothing had to be forced. The hook
-/// of its own comes first, and `run_phase` after it; a stop that begins while the hook `ready` still runs may be told of a
-/// little earlier. A phase may last no time at all.
+/// The phases come in this order, and each is reported once; `Forced` is left out if nothing had to be forced. A
+/// phase's own hook comes first, and `run_phase` after it. A stop that begins while the hook `ready` still runs may
+/// be reported a little earlier. A phase may last no time at all.
 ///
 /// A server that stops accepting without being closed (by [`shutdown`](crate::Server::shutdown) alone) is `Bound` again when
 /// its run has ended, and `Ready` with the next one. [`handle_request`](crate::Server::handle_request) changes no phase.
@@ -32,8 +32,8 @@ pub enum RunPhase {
     Bound,
     /// It serves.
     Ready,
-    /// It is about to close and says so ([`is_ready`](crate::ServerContext::is_ready) is false), and still serves, so that
-    /// a balancer that asks for its health sends clients elsewhere before they would be refused.
+    /// It is about to close and says so ([`is_ready`](crate::ServerContext::is_ready) is false), and still serves. A
+    /// balancer that asks for its health then sends clients elsewhere before they would be refused.
     LameDuck,
     /// It accepts nothing more, and its listener is closed.
     Closed,
@@ -81,7 +81,7 @@ impl PhaseCell {
         RunPhase::ALL[usize::from(self.0.load(Ordering::SeqCst))]
     }
 
-    /// Goes on to a phase. False: it has been reached before, or a later one.
+    /// Goes on to a phase. False: this phase, or a later one, has been reached before.
     pub(crate) fn advance(&self, to: RunPhase) -> bool {
         self.0.fetch_max(to as u8, Ordering::SeqCst) < to as u8
     }

@@ -46,20 +46,21 @@ pub struct ServerContext {
     /// `Limits::live`, or fewer if the process has fewer descriptors.
     pub(crate) gate: Gate,
     pub(crate) counters: Counters,
-    /// How many bytes were sent by [`DatagramSender`](crate::request::DatagramSender)s, which may outlive this.
+    /// How many bytes were sent by [`DatagramSender`](crate::request::DatagramSender)s, which may outlive the
+    /// context.
     pub(crate) sent_by_senders: Arc<AtomicU64>,
     /// TLS handshakes that have begun and not ended, for `Limits::handshakes`.
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS has handshakes"))]
     pub(crate) handshakes: Handshakes,
     /// `Limits::accept_rate`.
     pub(crate) rate: RateGate,
-    /// The asked one until the bind, and then the real one.
+    /// The address that was asked for; after the bind, the real one.
     address: RwLock<Address>,
     started: Instant,
     role: CurrentRole,
-    /// The server's place among those of a `run`; none without.
+    /// The server's seat in the group of its `run`. None without a `run`.
     seat: Mutex<Option<Seat>>,
-    /// Without any, `run` does not take SIGHUP.
+    /// The functions that SIGHUP calls. If there are none, `run` does not take SIGHUP.
     pub(crate) reloads: Reloads,
     /// Whether a close of this server waits for its requests: `Mixin::block_on_close`.
     waits_at_close: bool,
@@ -67,9 +68,9 @@ pub struct ServerContext {
     transport: &'static str,
     /// The number of requests that the process has descriptors for.
     descriptors: AtomicUsize,
-    /// Held while limits change, so that of two changes at once neither is lost.
+    /// Held while limits change, so that two changes at once are both kept.
     changing_limits: Mutex<()>,
-    /// Set when the server is put together, and holds no part of it.
+    /// Set when the server is put together. It keeps no part of the server alive.
     figures: OnceLock<Box<dyn FigureSource>>,
 }
 
@@ -122,22 +123,22 @@ impl ServerContext {
         (descriptors < wanted).then_some((descriptors, per_peer))
     }
 
-    /// As `Mixin::block_on_close` said when the server was made.
+    /// Whether a close waits for its requests, as `Mixin::block_on_close` said when the server was made.
     pub(crate) fn waits_at_close(&self) -> bool {
         self.waits_at_close
     }
 
-    /// The server's place among those of the `run` that serves it.
+    /// The server's seat in the group of the `run` that serves it.
     pub(crate) fn seat(&self) -> Option<Seat> {
         self.seat.lock().clone()
     }
 
-    /// Called by a `run` at its beginning, and without a seat at its end.
+    /// Takes a seat: called by a `run` at its beginning, and with `None` at its end.
     pub(crate) fn take_seat(&self, seat: Option<Seat>) {
         *self.seat.lock() = seat;
     }
 
-    /// The requests in numbers, as its group counts them.
+    /// The numbers of requests that the group needs.
     pub(crate) fn load(&self) -> Load {
         let live = self.live.len();
         let Counts { accepted, completed, .. } = self.counts();
@@ -154,7 +155,7 @@ impl ServerContext {
         self.role.enter_child();
     }
 
-    /// Where a lingering close of this process runs.
+    /// Who reads on for a peer after a close of this process.
     pub(crate) fn lingering(&self) -> Lingering {
         // A child serves one request, so it may block. A coroutine would keep its stack and its place in the live
         // list.
@@ -302,7 +303,7 @@ impl ServerContext {
         self.counters.read(|| self.live.entered())
     }
 
-    /// Where the figures of its mixin and its listener come from.
+    /// Sets the source of the mixin's and the listener's figures.
     pub(crate) fn set_figures(&self, source: Box<dyn FigureSource>) {
         // Called once.
         let _ = self.figures.set(source);
@@ -385,13 +386,14 @@ impl ServerContext {
     }
 }
 
-/// The thread that discards further input while a peer may not have read its answer yet: see `lingering_close.rs`.
+/// Who discards further input while a peer may not have read its answer yet: see `lingering_close.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lingering {
     /// The worker itself: it is a coroutine, or a child with a single request.
     Here,
     /// The thread `linger`, for all connections of the process.
     Elsewhere,
-    /// None: the parent of forked children must start no thread, and its loop must not wait. Closed at once.
+    /// Nobody: the parent of forked children must start no thread, and its loop must not wait. The connection is
+    /// closed at once.
     Nobody,
 }

@@ -5,9 +5,10 @@
 //! | receive | blocks in recv(2); SO_RCVTIMEO or the idle reaper bounds it | never blocks: tries, parks, tries again |
 //! | send | never blocks: tries; without room, waits in `write_stall.rs` | the same; the wait parks |
 //!
-//! SO_RCVTIMEO bounds one call and starts anew with the next, so every return is compared with the deadline, and the rest
-//! is set again only if what is set differs too much. In the usual case (one receive, data within the timeout, the timeout
-//! as before) a receive is one system call, and no clock is read.
+//! SO_RCVTIMEO bounds one call, and starts anew with the next call. So after every return the time is compared with
+//! the deadline, and the option is set again only if its value is too far from the rest of the time. In the usual
+//! case (one receive, data within the timeout, the timeout as before) a receive is one system call, and no clock is
+//! read.
 
 use std::io;
 use std::net::Shutdown;
@@ -23,8 +24,8 @@ use crate::write_stall::{SendTimeout, WriteStall};
 /// How long a receive may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RecvTimeout {
-    /// This long from the beginning of the call. The usual one: the kernel counts, and the clock is read only after a call
-    /// that has waited in vain.
+    /// This long from the beginning of the call. The usual case: the kernel counts, and the clock is read only after
+    /// a call that has waited in vain.
     For(Duration),
     /// Until this moment.
     Until(Instant),
@@ -43,7 +44,7 @@ impl RecvTimeout {
         if duration >= LONGEST { Self::Never } else { Self::For(duration) }
     }
 
-    /// The time that is left of it; none is for ever.
+    /// The time that is left. None means for ever.
     fn left(self) -> Option<Duration> {
         match self {
             Self::For(duration) => Some(duration),
@@ -52,8 +53,8 @@ impl RecvTimeout {
         }
     }
 
-    /// The rest of it, when the call has waited for `waited` already. It is a moment from then on, so that all waits of
-    /// one call are bounded together.
+    /// What is left after a call that has waited for `waited`. It is a moment from then on, so that all waits of one
+    /// receive are bounded together.
     fn after(self, waited: Duration) -> Self {
         match self {
             Self::For(duration) => Instant::now()
@@ -72,7 +73,7 @@ impl RecvTimeout {
     }
 }
 
-/// A timeout beyond this, 68 years, is for ever. Every kernel takes this many seconds.
+/// A timeout beyond this, 68 years, counts as for ever. Every kernel takes this many seconds.
 const LONGEST: Duration = Duration::from_secs(i32::MAX as u64);
 
 /// A connection's descriptor, in blocking mode, and the timeout that is set on it.
@@ -80,23 +81,23 @@ const LONGEST: Duration = Duration::from_secs(i32::MAX as u64);
 /// Where the idle reaper (`idle_reaper.rs`) bounds the waits, `SO_RCVTIMEO` is never set, and a request takes no system
 /// call more than under a hand-written thread.
 ///
-/// One user receives at a time, and one sends; these may be two threads, or two coroutines of one worker. The receiver
-/// alone uses `armed`; the atomics order nothing, and make sharing safe.
+/// One user receives at a time, and one sends. They may be two threads, or two coroutines of one worker. Only the
+/// receiver uses `armed`. The atomics order nothing; they only make sharing safe.
 #[derive(Debug)]
 pub(crate) struct SocketIo {
-    /// Shared with the live list alone, which may shut it down but never closes it.
+    /// Shared with the live list, which may shut the connection down but never closes the descriptor.
     fd: SharedFd,
-    /// The parker's note of this descriptor; zero while there is none. The drop gives it back.
+    /// The parker's note about this descriptor; zero while there is none. The drop gives it back.
     slot: Slot,
     /// The value of SO_RCVTIMEO in nanoseconds; zero is for ever.
     armed: AtomicU64,
-    /// The user's code may have a copy of the descriptor, and change its mode and its timeouts. They are neither set nor
-    /// relied on from then on.
+    /// The user's code may have a copy of the descriptor, and may change its mode and timeouts. From then on this
+    /// code neither sets nor relies on them.
     is_lent: AtomicBool,
-    /// A receive that finds less than it has room for has found all that was there. So for TCP. A Unix socket also ends a
-    /// receive where the bytes of one sending process end.
+    /// Whether a receive that does not fill its memory has taken everything that was there. This holds for TCP. On a
+    /// Unix socket a receive also ends where the bytes of one sending process end.
     takes_all: bool,
-    /// The last receive of a coroutine has found all that was there: the next one waits before it looks.
+    /// The last receive of a coroutine has taken everything: the next one waits before it looks.
     is_drained: AtomicBool,
 }
 
@@ -109,14 +110,14 @@ impl SocketIo {
         Self { fd, slot: Slot::default(), armed, is_lent, takes_all, is_drained }
     }
 
-    /// The same, of a TCP connection.
+    /// The same, for a TCP connection.
     pub(crate) fn over_tcp(fd: Arc<OwnedFd>) -> Self {
         let mut socket = Self::new(fd);
         socket.takes_all = true;
         socket
     }
 
-    /// Notes what is touched after each receive: a hint.
+    /// Notes an address that is used after each receive: a hint for the caches.
     pub(crate) fn set_near(&self, address: usize) {
         self.slot.set_near(address);
     }
@@ -126,9 +127,9 @@ impl SocketIo {
         self.fd.share()
     }
 
-    /// The descriptor, for a caller that may keep a copy of it. A copy is the same socket: a timeout set here would end its
-    /// reads, and one set there would lift our bounds. So the timeout is removed, and from then on a receive waits by
-    /// poll(2) and relies on neither timeout nor mode.
+    /// The descriptor, for a caller that may keep a copy of it. A copy is the same socket: a timeout that is set here
+    /// would end the copy's reads, and a timeout that is set there would lift our bounds. So the timeout is removed,
+    /// and from then on a receive waits by poll(2) and relies on neither timeout nor mode.
     pub(crate) fn lend(&self) -> BorrowedFd<'_> {
         // Only the first time, and only if a timeout is set, because it is a system call.
         if !self.is_lent.swap(true, Ordering::Relaxed) && self.armed.swap(0, Ordering::Relaxed) != 0
@@ -144,11 +145,12 @@ impl SocketIo {
         sys::shutdown(self.as_fd(), how)
     }
 
-    /// Receives once: repeats the call until it has received, fails, or the timeout has passed (`TimedOut`). With a
-    /// timeout in the past it still tries once, without blocking.
+    /// Receives once: repeats the call until it has received, has failed, or the timeout has passed (`TimedOut`). If
+    /// the timeout is already in the past, it tries once without blocking.
     ///
-    /// The usual case is the call alone. It is inlined into its callers, and everything else is in `recv_again`, so that
-    /// a waiting thread uses little of its stack: with a thousand threads each cache line of it is a miss per request.
+    /// In the usual case this is one system call. It is inlined into its callers, and everything else is in
+    /// `recv_again`, so that a waiting thread uses little of its stack: with a thousand threads each cache line of
+    /// the stack is a miss per request.
     #[inline(always)]
     pub(crate) fn recv(&self, room: &mut RecvBuf<'_>, bound: RecvTimeout) -> io::Result<usize> {
         let mut failed = None;
@@ -163,7 +165,7 @@ impl SocketIo {
         self.recv_again(room, bound, failed)
     }
 
-    /// A coroutine's receive: never blocks, and makes no call where nothing can be there.
+    /// A coroutine's receive. It never blocks, and makes no system call when nothing can have come.
     fn recv_parked(&self, room: &mut RecvBuf<'_>, bound: RecvTimeout) -> io::Result<usize> {
         let mut waits = self.is_drained.load(Ordering::Relaxed);
         // Read when the first wait begins: most receives need no clock.
@@ -188,7 +190,7 @@ impl SocketIo {
         }
     }
 
-    /// A coroutine's receive of what has come.
+    /// A coroutine's receive of bytes that have come.
     #[inline]
     pub(crate) fn recv_at_once(&self, room: &mut RecvBuf<'_>) -> io::Result<usize> {
         let count = room.recv(self.fd.as_fd(), Mode::Try)?;
@@ -204,7 +206,7 @@ impl SocketIo {
         self.is_drained.load(Ordering::Relaxed)
     }
 
-    /// Waits once for input, in a coroutine. It may come back early.
+    /// Waits once for input, in a coroutine. It may return early.
     #[inline(always)]
     pub(crate) fn park_for_input(&self, until: Option<Instant>) -> io::Result<()> {
         let peer =
@@ -215,7 +217,7 @@ impl SocketIo {
         Ok(())
     }
 
-    /// The other cases. `failed` is the error of the first call, if that was made.
+    /// All other cases. `failed` is the error of the first call, if that call was made.
     #[cold]
     fn recv_again(
         &self,
@@ -264,7 +266,7 @@ impl SocketIo {
         }
     }
 
-    /// How long a blocking call has waited that has returned `WouldBlock`.
+    /// How long a blocking call that has returned `WouldBlock` has waited.
     fn waited_in_vain(&self) -> Duration {
         let armed = self.armed.load(Ordering::Relaxed);
         if armed == 0 {
@@ -275,8 +277,8 @@ impl SocketIo {
         Duration::from_nanos(armed)
     }
 
-    /// Sends as much as there is room for, one byte at least. It waits for room for as long as the timeout allows, and then
-    /// fails (`TimedOut`). The timeout is asked for only if there is no room at once.
+    /// Sends as much as there is room for, at least one byte. Without room it waits for as long as the timeout
+    /// allows, and then fails (`TimedOut`). `timeout` is called only if there is no room at once.
     #[inline(always)]
     pub(crate) fn send(
         &self,
@@ -291,8 +293,8 @@ impl SocketIo {
         self.send_by(|| timeout, || sys::send_before_end(self.fd.as_fd(), buf))
     }
 
-    /// Most sends find room, and are the call alone. Before it, as before every call that may wait, gathered replies of this
-    /// thread leave (`wait::may_block`).
+    /// One send. Most sends find room, and are one system call. Before it, as before every call that may wait,
+    /// gathered replies of this thread leave (`wait::may_block`).
     #[inline(always)]
     fn send_by(
         &self,
@@ -309,7 +311,7 @@ impl SocketIo {
         }
     }
 
-    /// A send that has found no room. It waits, however often it is tried in vain, within one timeout.
+    /// A send that has found no room. All its waits together are bounded by one timeout.
     #[cold]
     fn send_by_again(
         &self,
@@ -326,7 +328,7 @@ impl SocketIo {
         }
     }
 
-    /// Whether the kernel's timeout is this very one, as is usual.
+    /// Whether the kernel's timeout has exactly this value, as is usual.
     #[inline]
     fn is_armed_with(&self, bound: RecvTimeout) -> bool {
         let armed = self.armed.load(Ordering::Relaxed);
@@ -340,11 +342,12 @@ impl SocketIo {
 
     /// Sets the kernel's timeout for the next blocking call, which has `left`; none is for ever.
     ///
-    /// Setting it costs a system call. So one that is set stays with [`Fit::Near`]: if it is at most an eighth longer than
-    /// `left` (or the deadline would be noticed late) and at least half of it (or the call would return too early).
+    /// Setting it costs a system call. With [`Fit::Near`] the present value is kept if it is at most an eighth longer
+    /// than `left` (or else the deadline would be noticed late) and at least half of `left` (or else the call would
+    /// return too early).
     ///
-    /// With 60 s set, a call that has 58 s left keeps them (65 s are near enough), and one that has 50 s left does not
-    /// (56 s are).
+    /// Example: 60 s are set. A call with 58 s left keeps them, because up to 65 s are near enough. A call with 50 s
+    /// left does not, because only up to 56 s are.
     fn arm(&self, left: Option<Duration>, fit: Fit) -> io::Result<()> {
         let now = Duration::from_nanos(self.armed.load(Ordering::Relaxed));
         let fits = match left {
@@ -363,7 +366,7 @@ impl SocketIo {
     }
 }
 
-/// As `armed` counts. [`LONGEST`] fits many times.
+/// A timeout in the unit of `armed`. [`LONGEST`] fits many times.
 #[inline]
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
@@ -377,7 +380,7 @@ enum Fit {
     Exact,
 }
 
-/// Whether a send is to be made again: it has found no room, or a signal has interrupted it.
+/// Whether a send has to be tried again: it has found no room, or a signal has interrupted it.
 #[inline]
 fn is_to_repeat(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)

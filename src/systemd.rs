@@ -1,5 +1,5 @@
-//! Under systemd, or another service manager with its protocols: sockets that it has opened, word of what the server does,
-//! its watchdog, and a server that stops when nobody needs it.
+//! Under systemd, or another service manager with its protocols: sockets that it has opened, messages about what the
+//! server does, its watchdog, and a server that stops when nobody needs it.
 //!
 //! | what | how |
 //! |---|---|
@@ -37,19 +37,19 @@
 //!
 //! # Sockets
 //!
-//! `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` are read at the first bind that asks for a socket. They have to agree
-//! with each other and with the descriptors; a socket has to be of the transport's kind, and listen (`Accept=no`).
-//! Otherwise the bind fails, and its error says what came and what to write into the unit. Each socket is taken once. No
-//! hook `before_bind` runs, because the socket is bound already.
+//! `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` are read at the first bind that asks for a socket. They have to
+//! agree with each other and with the descriptors. A socket has to be of the transport's kind, and listen
+//! (`Accept=no`). Otherwise the bind fails, and its error says what was passed and what to write into the unit. Each
+//! socket is taken once. The hook `before_bind` does not run, because the socket is bound already.
 //!
-//! The unit's settings of a socket stay, such as `Backlog=`. The service manager keeps its copy: a server that closes
-//! leaves the clients in the accept queue to the next one, does not end the listener (shutdown(2)), and leaves the file of
-//! a Unix socket where it is.
+//! The unit's settings of a socket stay, such as `Backlog=`. The service manager keeps a copy of the socket. So a
+//! server that closes leaves the clients in the accept queue to the next one, does not end the listener
+//! (shutdown(2)), and leaves the file of a Unix socket where it is.
 //!
-//! The variables stay in the environment of this process, since to remove one would be a race with other threads.
+//! The variables stay in the environment of this process, because removing one would be a race with other threads.
 //! Programs that handlers start do not get them if their commands pass through
-//! [`inherit_only_stdio`](crate::command::inherit_only_stdio) or [`restore_limits`](crate::command::restore_limits); and
-//! the descriptors are closed in every started program.
+//! [`inherit_only_stdio`](crate::command::inherit_only_stdio) or [`restore_limits`](crate::command::restore_limits).
+//! The descriptors are closed in every started program.
 //!
 //! # What `run` tells
 //!
@@ -64,17 +64,17 @@
 //! | `STATUS=..` | each ten seconds at most, if requests have come or ended: how many are open, how many were completed |
 //! | `WATCHDOG=1` | at least at each half of `WATCHDOG_USEC`, if that is set for this process |
 //!
-//! The accept loops themselves tell the watchdog that they live, and there is a message only when all of them have been
-//! through their loop again. So a loop that hangs (in a hook, say) is noticed, although other threads go on. Under
-//! [`Inline`](crate::Inline) a request is a part of the loop: there `WatchdogSec=` has to be longer than the longest
-//! request. From `STOPPING=1` on systemd watches the time of the stop instead.
+//! The accept loops themselves tell the watchdog that they live. A message is sent only when every loop has been
+//! round since the last one. So a loop that hangs (in a hook, say) is noticed, although other threads go on. Under
+//! [`Inline`](crate::Inline) a request is a part of the loop, so `WatchdogSec=` has to be longer than the longest
+//! request. After `STOPPING=1` systemd watches the time of the stop instead.
 //!
-//! After a [handover](crate::handover) the old process says which one is the main process now (`MAINPID=`), and nothing
-//! more: the stop is its own, and not the service's. A program that uses [`notify`] decides by itself.
+//! After a [handover](crate::handover) the old process tells which process is the main one now (`MAINPID=`), and
+//! nothing more: the old process stops, but the service does not. A program that uses [`notify`] decides by itself.
 //!
 //! A message that cannot be sent is reported once, on stderr, and the server goes on. Children of
-//! [`Forking`](crate::Forking) tell nothing. A program without `run`, or one that tells by itself, is started without the
-//! variable: `env -u NOTIFY_SOCKET`.
+//! [`Forking`](crate::Forking) tell nothing. To silence `run`, start the program without the variable: `env -u
+//! NOTIFY_SOCKET`.
 //!
 //! `Type=notify` needs no more than this. With `Type=notify-reload`, `systemctl reload` waits until the reload is over.
 //!
@@ -90,18 +90,18 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::console::Console;
 
-/// Sends a message to the service manager, as [sd_notify(3)](https://man7.org/linux/man-pages/man3/sd_notify.3.html) does: lines
-/// of `NAME=VALUE`. Gives false, and sends nothing, if this process has no service manager that listens (`NOTIFY_SOCKET` is
+/// Sends a message to the service manager, as [sd_notify(3)](https://man7.org/linux/man-pages/man3/sd_notify.3.html)
+/// does: lines of `NAME=VALUE`. Returns false, and sends nothing, if no service manager listens (`NOTIFY_SOCKET` is
 /// not set).
 ///
-/// [`run`](crate::Server::run) sends most messages by itself. Others are the program's own, from any thread:
+/// [`run`](crate::Server::run) sends most messages by itself. A program may send others, from any thread:
 ///
 /// ```
 /// socketserver::systemd::notify("STATUS=the cache is being filled")?;
 /// # std::io::Result::Ok(())
 /// ```
 ///
-/// It may wait for up to a second, if the service manager does not keep up.
+/// The call may wait for up to a second, if the service manager does not keep up.
 ///
 /// # Errors
 ///
@@ -114,11 +114,11 @@ pub fn notify(message: &str) -> io::Result<bool> {
     }
 }
 
-/// The way to the service manager.
+/// The socket of the service manager, and one of our own to send from.
 #[derive(Debug)]
 struct NotifySocket {
     socket: Socket,
-    /// Looked up at each send: the service manager may make its socket anew.
+    /// Looked up at each send, because the service manager may make its socket anew.
     address: SockAddr,
 }
 
@@ -164,14 +164,15 @@ impl NotifySocket {
 #[derive(Debug)]
 pub(crate) struct ServiceManager {
     socket: NotifySocket,
-    /// How often it has to hear that this process lives.
+    /// How often it expects a message of the watchdog.
     watchdog: Option<Duration>,
-    /// A message could not be sent, and that was said.
+    /// A message could not be sent, and this was reported.
     failed: AtomicBool,
 }
 
 impl ServiceManager {
-    /// As the environment says. A mistake in it is said on stderr, and prevents no server from running.
+    /// The service manager that the environment names. A mistake in the environment is reported on stderr, and
+    /// prevents no server from running.
     pub(crate) fn from_environment() -> Option<Self> {
         match NotifySocket::from_environment() {
             Ok(socket) => {
@@ -184,12 +185,12 @@ impl ServiceManager {
         }
     }
 
-    /// The time within which it has to hear of the watchdog.
+    /// The time within which the watchdog expects a message.
     pub(crate) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
 
-    /// Tells it something. The first failure is said on stderr.
+    /// Sends it a message. The first failure is reported on stderr.
     pub(crate) fn tell(&self, message: &str) {
         match self.socket.send(message) {
             Ok(()) => self.failed.store(false, Ordering::SeqCst),

@@ -96,9 +96,9 @@ impl fmt::Display for Timeout {
 #[error("the {which} of {after:?} has passed")]
 pub struct TimedOut {
     owner: RequestId,
-    /// The limit, for a handler that treats them differently.
+    /// The limit. A handler may treat some limits differently.
     which: Timeout,
-    /// Its length, for the message.
+    /// The length of the limit, for the message.
     after: Duration,
 }
 

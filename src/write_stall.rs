@@ -1,8 +1,8 @@
 //! A send that has to wait for room, and how long its peer may take nothing: [`WriteStall`].
 //!
-//! `SO_SNDTIMEO` cannot tell a peer that takes a little from one that takes nothing: it bounds one call, and a call that
-//! has timed out returns the bytes that fitted into the buffer at its beginning. So a send never blocks. Without room it
-//! waits here:
+//! `SO_SNDTIMEO` cannot tell a peer that takes a little from a peer that takes nothing: it bounds one call, and a
+//! call that has timed out returns the bytes that fitted into the buffer at its beginning. So a send never blocks.
+//! Without room it waits here:
 //!
 //! ```text
 //! send: EAGAIN -> begin(now, unacknowledged) -> wait: poll(POLLOUT) until the next look
@@ -11,8 +11,9 @@
 //!                                                 | no progress for `stall`, or `until` has passed -> TimedOut
 //! ```
 //!
-//! A look is one system call. The looks are 1/128 of the limit apart at first and twice as far each time, up to an eighth
-//! of it, so with 60 s: after 0.5 s, 1.4 s, 3.3 s, 7 s, 14.5 s, and then each 7.5 s.
+//! A look is one system call. The first pause between two looks is 1/128 of the limit, and each further pause is
+//! twice as long, up to an eighth of the limit. With 60 s, the looks come after 0.5 s, 1.4 s, 3.3 s, 7 s, 14.5 s, and
+//! then every 7.5 s.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -24,31 +25,32 @@ use crate::wait::{self, Interest, Slot, Waiting};
 /// How long a send may wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SendTimeout {
-    /// How long without any progress. [`Duration::MAX`] is for ever; zero does not wait at all.
+    /// How long without any progress. [`Duration::MAX`] means for ever; zero does not wait at all.
     pub(crate) stall: Duration,
-    /// Until this moment, however much progress there is; none is for ever.
+    /// Until this moment, however much progress there is. None means for ever.
     pub(crate) until: Option<Instant>,
 }
 
 impl SendTimeout {
-    /// Does not wait: a send without room fails at once.
+    /// Does not wait at all: a send without room fails at once.
     pub(crate) const NONE: Self = Self { stall: Duration::ZERO, until: None };
 
-    /// However little the peer takes, until a moment.
+    /// Until this moment, however little the peer takes.
     pub(crate) fn until(until: Option<Instant>) -> Self {
         Self { stall: Duration::MAX, until }
     }
 
-    /// The moment at which a call that begins now and makes no progress fails; none is never.
+    /// The moment at which a call that begins now and makes no progress fails. None means never.
     pub(crate) fn at(&self) -> Option<Instant> {
         earlier(Instant::now().checked_add(self.stall), self.until)
     }
 }
 
-/// The longest pause between two looks is this part of the limit: progress is noticed so late at most, and a timeout on
-/// time.
+/// The longest pause between two looks, as a part of the limit. Progress is noticed late by at most this pause, and a
+/// timeout on time.
 const LONGEST_LOOK_PAUSE: u32 = 8;
-/// The first pause is this part of the limit: bytes that are on their way when the buffer is full are acknowledged soon.
+/// The first pause, as a part of the limit. Bytes that are on their way when the buffer is full are acknowledged
+/// soon.
 const FIRST_LOOK_PAUSE: u32 = LONGEST_LOOK_PAUSE * 16;
 
 /// A send that waits for room.
@@ -57,9 +59,9 @@ pub(crate) struct WriteStall {
     timeout: SendTimeout,
     /// When the peer last took something, as far as is known.
     since: Instant,
-    /// How many bytes its system had not acknowledged then; none where the system does not tell.
+    /// How many bytes the peer's system had not acknowledged at that moment. None if the system does not tell.
     unacknowledged: Option<usize>,
-    /// When to look again; none is never.
+    /// When to look again. None means never.
     look_at: Option<Instant>,
     /// The pause between the last look and that one.
     pause: Duration,
@@ -74,7 +76,7 @@ impl WriteStall {
         Self { timeout, since, unacknowledged, look_at: since.checked_add(pause), pause }
     }
 
-    /// Goes on with a wait that was given up: if the peer has taken nothing since, that time counts as well.
+    /// Goes on with a wait that was given up. If the peer has taken nothing since, that time counts as well.
     pub(crate) fn resume(self, timeout: SendTimeout) -> Self {
         Self { timeout, look_at: Some(self.since), ..self }
     }
@@ -84,10 +86,11 @@ impl WriteStall {
         *self = Self::begin(fd, self.timeout);
     }
 
-    /// Waits for room. It may return before there is any; the caller then sends in vain and calls it again.
+    /// Waits for room. It may return before there is any; the caller then tries the send in vain, and calls this
+    /// again.
     ///
     /// Linux reports a socket as writable only when a third of its buffer is free. Less room than that is noticed as
-    /// progress: as bytes that the peer's system has acknowledged.
+    /// progress: the peer's system has acknowledged bytes.
     ///
     /// # Errors
     ///
@@ -112,8 +115,8 @@ impl WriteStall {
         }
     }
 
-    /// Asks how much the peer's system has not acknowledged. Any change is progress: a smaller number was taken by the
-    /// peer, and a larger one found room.
+    /// Asks how much the peer's system has not acknowledged. Any change is progress: if the number is smaller, the
+    /// peer has taken bytes; if it is larger, bytes have found room.
     fn look(&mut self, fd: BorrowedFd<'_>, now: Instant) {
         let unacknowledged = tcp_info::unacknowledged(fd).ok();
         if unacknowledged != self.unacknowledged {
@@ -124,7 +127,7 @@ impl WriteStall {
     }
 }
 
-/// The earlier of two moments; none is never.
+/// The earlier of two moments. None means never.
 pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),

@@ -1,8 +1,8 @@
-//! [`Fault`]: whose doing a failure or an end is.
+//! [`Fault`]: the side that has caused a failure or an end.
 
 use super::CloseReason;
 
-/// The side that a failure or an end comes from.
+/// The side that has caused a failure or an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
@@ -30,9 +30,9 @@ impl Fault {
 }
 
 impl CloseReason {
-    /// The side that such an end comes from. Ends by the peer's fault say little about a server; the others are its
-    /// operator's concern.
-    /// `None`: nobody's, because the request ended well, or an operator or the program has ended it.
+    /// The side that has caused such an end. Ends by the peer's fault say little about a server. The others are its
+    /// operator's concern. `None` means nobody's fault: the request ended well, or an operator or the program has
+    /// ended it.
     ///
     /// | fault | reasons |
     /// |---|---|
@@ -41,8 +41,9 @@ impl CloseReason {
     /// | `Server` | `Refused`, `Forced` |
     /// | none | `Completed`, `Stopped`, `ClosedHere`, `Rejected`, `Released` |
     ///
-    /// Two of them need a second look: a handler may be as slow as its peer (`TimedOut` by `Limits::request` or by its own
-    /// deadline), and a peer with too many requests is `Refused` as well. `RequestEnded` has the limit and why.
+    /// Two of them need a second look. `TimedOut` by `Limits::request`, or by the handler's own deadline, may come
+    /// from a slow handler as well as from a slow peer. `Refused` may come from a peer with too many requests. The
+    /// event `RequestEnded` says which limit it was, and why the request was refused.
     ///
     /// ```
     /// use socketserver::CloseReason;

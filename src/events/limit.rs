@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Limit {
-    /// `Limits::live`, or the mixin's own maximum: nothing is accepted until a request has ended.
+    /// `Limits::live`, or the maximum of the mixin: nothing is accepted until a request has ended.
     Live,
     /// `Limits::accept_rate`: nothing is accepted for a moment.
     AcceptRate,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The times of a request, in the order in which they pass. A part is `None` if the request did not get that far.
+/// The times of a request, in the order of its steps. A part is `None` if the request did not get that far.
 ///
 /// ```text
 ///  connected      accepted        a worker has it     the handler begins    it has returned
@@ -20,8 +20,8 @@ pub struct RequestTimes {
     /// From its acceptance until a worker took it: in the queue of the mixin, in the hook `verify_request`, or until the
     /// child was forked.
     pub in_queue: Option<Duration>,
-    /// The steps before the handler: a PROXY header, a TLS handshake, the hook `wrap_request`. `None` for a server that has
-    /// nothing of the kind; one with hooks may.
+    /// The steps before the handler: a PROXY header, a TLS handshake, the hook `wrap_request`. `None` for a server
+    /// that can have none of these steps.
     pub handshake: Option<Duration>,
     /// The handler: `setup`, `handle` and `finish`.
     pub handler: Option<Duration>,

@@ -43,20 +43,20 @@ use crate::request::{DatagramRequest, StreamRequest};
     note = "a function becomes a handler by `stream_fn(function)` or `datagram_fn(function)`"
 )]
 pub trait MakeHandler<R, How = ByCall>: Send + Sync + 'static {
-    /// The name of its handlers in messages and in the live list. By convention the name of their type.
+    /// The name of the handlers in messages and in the live list. By convention this is the name of their type.
     fn handler_name(&self) -> &'static str;
 
-    /// Makes a handler and lends it to `run`, exactly once: Python's `finish_request`. Lending instead of
-    /// returning lets a handler of any type stay on the worker's stack.
+    /// Makes a handler and lends it to `run`, exactly once: Python's `finish_request`. Because the handler is lent
+    /// and not returned, it may have any type and stay on the worker's stack.
     fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>));
 }
 
 /// A closure that takes nothing and returns a handler: the half of [`MakeHandler`] that does not depend on the
 /// type of the requests.
 ///
-/// It exists for the compiler's messages. If closures were its only implementors, the compiler would answer a
-/// function without `stream_fn` with "expected function that takes 0 arguments". With the second
-/// implementation below, which applies to nothing, it prints the sentences of these attributes.
+/// This trait exists for the compiler's messages. If closures were its only implementors, the compiler would answer a
+/// function without `stream_fn` with "expected function that takes 0 arguments". With the second implementation
+/// below, which applies to no type, it prints the sentences of these attributes.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not make handlers",
@@ -71,17 +71,17 @@ pub trait HandlerClosure<How>: Send + Sync + 'static {
     fn make(&self) -> Self::Handler;
 }
 
-/// Marker for every real implementation.
+/// Marker for the implementation for closures.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct ByCall(());
 
-/// Marker for the implementation that applies to nothing.
+/// Marker for the implementation that applies to no type.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct ByNothing(());
 
-/// Implemented by nothing.
+/// No type implements this.
 #[doc(hidden)]
 pub trait Nothing {}
 
@@ -141,7 +141,7 @@ pub(crate) fn boxed<R: 'static, How: 'static>(
 /// Implements `MakeHandler<R>` for anything with another `How`.
 struct Stored<F, How> {
     handler: F,
-    /// As the result of a function: it makes neither `Send` nor `Sync` depend on a marker.
+    /// Written as a function's result, so that the marker decides neither `Send` nor `Sync`.
     how: PhantomData<fn() -> How>,
 }
 

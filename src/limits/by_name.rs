@@ -234,7 +234,7 @@ impl Value for Option<Rate> {
     }
 }
 
-/// A number without a sign, which `parse` would take.
+/// `parse` would take a sign; this takes digits alone.
 fn number<N: std::str::FromStr>(text: &str) -> Option<N> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

@@ -1,16 +1,16 @@
 //! [`ByProxy`]: the client of a connection that has come by a proxy, which is known when the proxy's header has been
 //! read.
 //!
-//! Under `Forking` it is the child that reads the header, and the parent that is asked. So the child writes the address
-//! into memory that both have, a row for each slot of the live list:
+//! Under `Forking` the child reads the header, but the parent is asked for the client. So the child writes the
+//! address into memory that both processes have, a row for each slot of the live list:
 //!
 //! | word | content |
 //! |---|---|
 //! | 0 | what is known (0: nothing yet), the length of a path, the port. Written last, read first |
 //! | 1 to 14 | the bytes of the address, at most 108 |
 //!
-//! The first row belongs to no slot: its first word says how many slots there have been, so that nobody reads (and so
-//! allocates) rows that were never written. The parent clears a row before its slot is used again.
+//! The first row belongs to no slot: its first word is the number of slots that were ever used. Rows beyond it were
+//! never written, and a read would give them memory. The parent clears a row before its slot is used again.
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
@@ -35,14 +35,14 @@ pub(super) type ClientRows = Common<WORDS>;
 pub(super) struct ByProxy {
     /// Set once, in the process that has read the header.
     proxied: OnceLock<Proxied>,
-    /// The client as a child has told it; none inside if its header had no address.
+    /// The client as a child has told it. The inner `None`: the header had no address.
     told: OnceLock<Option<Address>>,
     /// The row, and the rows of all others, if a child may serve the request.
     common: Option<(Arc<ClientRows>, usize)>,
 }
 
 impl ByProxy {
-    /// Nothing is known yet. Beyond the last row the parent never hears of its child's client.
+    /// Nothing is known yet. If there are more slots than rows, the parent never learns the client of the last ones.
     pub(super) fn new(rows: Option<&Arc<ClientRows>>, slot: usize) -> Self {
         let common = rows.filter(|rows| slot + 1 < rows.rows().len());
         let common = common.map(|rows| (Arc::clone(rows), slot + 1));
@@ -87,15 +87,15 @@ impl ByProxy {
         }
     }
 
-    /// Whether children count the requests of each peer, and not this list.
+    /// Whether the children count the requests of each peer, in place of this list.
     pub(super) fn is_common(&self) -> bool {
         self.common.is_some()
     }
 
-    /// How many live requests this one's client has, itself included, as their children have told.
+    /// How many live requests this request's client has, itself included, as the children have told.
     ///
-    /// Each child writes before it counts. So of two that do both at once at least one sees the other; if both do,
-    /// both may be refused.
+    /// Each child writes its row before it counts. So if two children do both at once, at least one of them sees the
+    /// other. If both see each other, both may be refused.
     pub(super) fn count(&self) -> usize {
         let Some((rows, own)) = &self.common else { return 0 };
         let rows = rows.rows();
@@ -106,24 +106,24 @@ impl ByProxy {
     }
 }
 
-/// The client that a header names. A proxy may name itself, by the very address of this connection: HAProxy does in the
-/// health checks of version 1, which has no other word for them. Then there is no client.
+/// The client that a header names. None if a proxy names itself, by the very address of this connection. HAProxy does
+/// that in the health checks of version 1, which has no other word for them.
 fn named_by(proxied: &Proxied) -> Option<&Address> {
     proxied.header().source().filter(|source| *source != proxied.proxy_address())
 }
 
 impl Entry {
-    /// The client: the peer, or the one behind it as soon as the proxy has named it.
+    /// The client: the peer itself, or the client behind it as soon as the proxy has named that.
     pub(crate) fn client_address(&self) -> &Address {
         self.client_by_proxy().unwrap_or(&self.peer)
     }
 
-    /// The other end of the connection, as `get_request` gave it: a proxy, possibly.
+    /// The other end of the connection, as `get_request` gave it: the client or a proxy.
     pub(crate) fn peer_address(&self) -> &Address {
         &self.peer
     }
 
-    /// The client, if it is another one than the peer.
+    /// The client, if it is not the peer.
     fn client_by_proxy(&self) -> Option<&Address> {
         self.by_proxy.as_ref().and_then(|by_proxy| by_proxy.client())
     }
@@ -145,8 +145,8 @@ impl Entry {
         }
     }
 
-    /// The address that the limits for one peer count in this process. A proxy is never counted, and clients of
-    /// children are counted by those.
+    /// The address that this process counts for the limits per peer. A proxy is never counted. The clients of
+    /// children are counted by the children.
     pub(super) fn counted_address(&self) -> Option<&Address> {
         match &self.by_proxy {
             None => Some(&self.peer),

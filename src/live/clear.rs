@@ -8,7 +8,7 @@ use crate::sys::Common;
 /// For requests that children serve: whether the connection is encrypted; bytes read; bytes written.
 pub(super) type ClearRows = Common<3>;
 
-/// Nothing, and no memory, until a handshake has ended.
+/// Empty, and without memory, until a handshake has ended.
 #[derive(Debug)]
 pub(super) struct ClearCounters {
     own: OnceLock<Box<[AtomicU64; 2]>>,
@@ -17,8 +17,8 @@ pub(super) struct ClearCounters {
 }
 
 impl ClearCounters {
-    /// The counters of a new request, which is in clear so far. Beyond the last row the parent does not see those of its
-    /// child.
+    /// The counters of a new request, whose bytes are in the clear so far. If there are more slots than rows, the
+    /// parent does not see the counters of the last ones.
     pub(super) fn new(rows: Option<&Arc<ClearRows>>, row: usize) -> Self {
         let common = rows.filter(|rows| row < rows.rows().len());
         let common = common.map(|rows| Box::new((Arc::clone(rows), row)));
@@ -27,7 +27,7 @@ impl ClearCounters {
         new
     }
 
-    /// For a new request: the last one of this slot may have left its numbers.
+    /// Prepares the row for a new request: the last request of this slot may have left its numbers.
     pub(super) fn renew(&mut self) {
         self.own = OnceLock::new();
         if let Some((rows, row)) = self.common.as_deref() {
@@ -54,7 +54,7 @@ impl ClearCounters {
         }
     }
 
-    /// The counters of bytes read and bytes written; none in clear.
+    /// The counters of bytes read and bytes written. None while the connection is in the clear.
     pub(super) fn get(&self) -> Option<[&AtomicU64; 2]> {
         if let Some((rows, row)) = self.common.as_deref() {
             let [is_encrypted, read, written] = &rows.rows()[*row];

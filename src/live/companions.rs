@@ -1,7 +1,7 @@
-//! The companions of a request: connections that its handler has made, and that end when it is cut off.
+//! The companions of a request: connections that its handler has made, and that end when the request is cut off.
 //!
-//! A handler that waits for another server hears nothing of the end of its own connection. So the end of that one ends the
-//! others, which wakes the handler.
+//! A handler that waits for another server does not notice the end of its own connection. So a cut of that connection
+//! also ends the others, and this wakes the handler.
 
 use std::sync::{Arc, Weak};
 
@@ -15,7 +15,8 @@ pub(crate) trait Companion: Send + Sync {
     fn end(&self);
 }
 
-/// Those of one request. They may end before it does: a list of weak references keeps none of them open.
+/// The companions of one request. Some may end before the request does, so the references are weak and keep none of
+/// them open.
 #[derive(Default)]
 pub(super) struct Companions {
     list: Mutex<Vec<Weak<dyn Companion>>>,
@@ -28,7 +29,8 @@ impl std::fmt::Debug for Companions {
 }
 
 impl Entry {
-    /// Ends this one when the request is cut off; at once, if it is already.
+    /// Adds a companion, which ends when the request is cut off. If the request is cut off already, the companion
+    /// ends at once.
     pub(crate) fn add_companion(&self, companion: &Arc<dyn Companion>) {
         {
             let mut list = self.rare.get_or_init(Box::default).companions.list.lock();
@@ -42,7 +44,7 @@ impl Entry {
         }
     }
 
-    /// The request has been cut off.
+    /// Ends all companions: the request has been cut off.
     pub(super) fn end_companions(&self) {
         let Some(rare) = self.rare.get() else { return };
         for companion in rare.companions.list.lock().iter().filter_map(Weak::upgrade) {

@@ -13,7 +13,7 @@ const NUMBERS: usize = 8;
 /// [`Step`], and the limit that has passed; then the output half's.
 type Row = [AtomicU64; NUMBERS];
 
-/// For requests that children serve: a row each, in memory that both processes write to.
+/// For requests that children serve: one row for each, in memory that parent and child share.
 pub(super) type Rows = Common<NUMBERS>;
 
 /// The worker writes the first three with each receive and each send. They are in one cache line with `common`, so that
@@ -48,8 +48,8 @@ pub(crate) enum Step {
 }
 
 impl RequestCounters {
-    /// The counters of a new request. Beyond the last row a request has only its own, and the parent does not see
-    /// those of its child.
+    /// The counters of a new request. If there are more requests than rows, the last ones have only their own
+    /// counters, and the parent does not see those of the child.
     pub(super) fn new(rows: Option<&Arc<Rows>>, row: usize) -> Self {
         let common = rows.filter(|rows| row < rows.rows().len());
         let now = Self {
@@ -62,7 +62,7 @@ impl RequestCounters {
         now
     }
 
-    /// For a new request: the last one of this slot has left its numbers.
+    /// Prepares the row for a new request: the last request of this slot has left its numbers.
     pub(super) fn renew(&self) {
         self.row().iter().for_each(|number| number.store(0, Ordering::Relaxed));
     }
@@ -88,7 +88,8 @@ impl RequestCounters {
         &self.row()[1]
     }
 
-    /// An [`Activity`](super::Activity), and the bit of a wait that is left to the reaper.
+    /// An [`Activity`](super::Activity) as a number; [`LEFT_TO_REAPER`](super::idle_check::LEFT_TO_REAPER) is set for
+    /// a wait that the idle reaper bounds.
     #[inline]
     pub(super) fn activity(&self) -> &AtomicU64 {
         &self.row()[2]
@@ -99,7 +100,7 @@ impl RequestCounters {
         &self.row()[step as usize]
     }
 
-    /// One while the output half of a request waits to send, which does so beside the input half; zero otherwise.
+    /// One while the output half waits to send. (The input half has `activity` for itself.) Zero otherwise.
     pub(super) fn output_half(&self) -> &AtomicU64 {
         &self.row()[7]
     }

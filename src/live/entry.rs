@@ -7,8 +7,8 @@
 //! | others, to end it | `cut`: first the reason, then `shutdown` of the socket, which wakes the worker |
 //! | the list | `connection`, taken when the request leaves, so that nobody keeps it open; `ended` |
 //!
-//! Two pairs of stores and loads are sequentially consistent, because each side stores first and then loads what the
-//! other has stored, so that one of them sees the other:
+//! Two pairs of threads meet here. Each thread first stores its own value and then loads the other's, with sequential
+//! consistency, so that at least one of the two sees the other:
 //!
 //! ```text
 //! worker                                 another thread
@@ -48,44 +48,44 @@ pub(crate) struct Entry {
     /// Its number, and that of its list.
     pub(super) owner: RequestId,
     pub(super) peer: Address,
-    /// The client behind the peer, if that is a proxy: see `by_proxy.rs`. None in the usual case.
+    /// The client, if the peer is a proxy: see `by_proxy.rs`. None in the usual case.
     pub(super) by_proxy: Option<Box<ByProxy>>,
     /// The type name of its handler, for messages and the list.
     pub(super) handler: &'static str,
     /// When it was taken from the transport; its age counts from here.
     pub(super) accepted: Instant,
-    /// How long it waited in the kernel's accept queue, if anybody wants to know.
+    /// How long it waited in the kernel's accept queue, if the server measures that.
     pub(super) in_accept_queue: Option<Duration>,
     /// Bytes and activity, in the memory that its worker writes to: this process's, or shared with a child.
     pub(super) counters: RequestCounters,
-    /// The limits apply until the request ends, even if others are set later.
+    /// The limits of this request until its end, even if the server's limits are changed later.
     pub(crate) limits: Arc<Limits>,
-    /// How many bytes had come when its handler began (a PROXY header, a handshake). They are no part of a request.
-    /// [`UNFINISHED`] until then, if there are such steps.
+    /// How many bytes had come when its handler began (a PROXY header, a handshake): they are no part of a request.
+    /// While such steps go on, this is [`UNFINISHED`].
     pub(super) preface: AtomicU64,
     /// The reaper's notes on its present wait.
     pub(super) seen: Mutex<Option<LastLook>>,
-    /// The descriptor was lent: others may send and receive by it.
+    /// Somebody has the descriptor, and may send and receive by it.
     pub(super) is_lent: AtomicBool,
-    /// Why this side has ended the connection, as a [`Cut`]; zero if it has not. The end of input that the handler
-    /// then sees is not the peer's, and must not be taken for the end of a message.
+    /// Why this side has ended the connection, as a [`Cut`]; zero if it has not. After a cut the handler sees an end
+    /// of input that is not the peer's, and that must not be taken for the end of a message.
     pub(super) cut: AtomicU8,
-    /// Under TLS: the bytes that the handler sees.
+    /// Under TLS: counts the bytes that the handler reads and writes.
     pub(super) clear: ClearCounters,
     /// A wrapper is in place, and sends a farewell before the end.
     pub(super) wrapped: AtomicBool,
-    /// The worker waits, below the wrapper, for room to write.
+    /// The worker waits in the raw stream, below the wrapper, for room to write.
     pub(super) waits_to_write: AtomicBool,
     /// A read of its handler has failed with `Stopping`.
     pub(super) stopped: AtomicBool,
-    /// It has left the list.
+    /// The request has left the list.
     pub(super) ended: AtomicBool,
     /// The parts that few requests have.
     pub(super) rare: OnceLock<Box<RareParts>>,
     /// How the connection has failed: an index into [`LOSSES`], plus one; zero if it has not.
     pub(super) lost: AtomicU8,
-    /// The connection, for threads that end it from outside. Ownership is shared, so that the descriptor cannot be
-    /// closed, and its number used again, while they do.
+    /// The connection, for threads that end it from outside. They share its ownership, because a descriptor that was
+    /// closed meanwhile could have its number used again.
     pub(super) connection: Mutex<Option<Arc<OwnedFd>>>,
     /// There was a connection. Datagrams have none, and skip the lock.
     pub(super) has_connection: bool,
@@ -103,7 +103,7 @@ pub(super) struct RareParts {
 }
 
 impl Entry {
-    /// Where the numbers lie that change with each receive and each send: a hint to the processor.
+    /// The address of the numbers that change with each receive and each send: for a hint to the processor.
     pub(crate) fn address_of_counters(&self) -> usize {
         std::ptr::from_ref(&self.counters).addr()
     }
@@ -163,7 +163,7 @@ impl Entry {
         self.counters.activity().store(activity as u64 | LEFT_TO_REAPER, Ordering::SeqCst);
     }
 
-    /// Its present activity. Sequentially consistent, because a drain acts on it.
+    /// Its present activity. Sequentially consistent, because a drain decides by it.
     pub(crate) fn activity(&self) -> Activity {
         match self.counters.activity().load(Ordering::SeqCst) & !LEFT_TO_REAPER {
             0 => Activity::Queued,
@@ -174,13 +174,13 @@ impl Entry {
         }
     }
 
-    /// Steps before the handler begin: until they end, nothing that comes is a part of a request, and a drain gives the
-    /// peer the time of a first read.
+    /// Steps before the handler begin. Until they end, no byte is a part of a request, and a drain gives the peer the
+    /// time of a first read.
     pub(crate) fn begin_preface(&self) {
         self.preface.store(UNFINISHED, Ordering::Relaxed);
     }
 
-    /// Everything that has come so far is no part of a request.
+    /// The steps before the handler have ended: the bytes that have come so far are no part of a request.
     pub(crate) fn end_preface(&self) {
         self.preface.store(self.clear_bytes().0, Ordering::Relaxed);
     }
@@ -204,14 +204,14 @@ impl Entry {
         }
     }
 
-    /// How many bytes the handler has received and sent: under TLS they are fewer than those on the wire.
+    /// How many bytes the handler has read and written. Under TLS these are fewer than the bytes on the wire.
     pub(crate) fn clear_bytes(&self) -> (u64, u64) {
         let Some(clear) = self.clear.get() else { return self.bytes() };
         let [read, written] = clear.map(|number| number.load(Ordering::Relaxed));
         (read, written)
     }
 
-    /// Whether nothing of a request has come yet.
+    /// Whether the peer has sent nothing of a request yet.
     pub(crate) fn is_unheard(&self) -> bool {
         let preface = self.preface.load(Ordering::Relaxed);
         preface == UNFINISHED || self.clear_bytes().0 == preface
@@ -223,14 +223,14 @@ impl Entry {
         add(self.counters.bytes_in(), count);
     }
 
-    /// Counts sent bytes. The worker calls it, or the holder of the lock of its outbox, through which all writes then
-    /// go.
+    /// Counts sent bytes. Called by the worker; or, if the request has an outbox, by the thread that holds the
+    /// outbox's lock, because then all writes go through the outbox.
     #[inline]
     pub(crate) fn add_bytes_out(&self, count: usize) {
         add(self.counters.bytes_out(), count);
     }
 
-    /// The line that operators see. Its parts are loaded one after the other, so they may be of slightly different
+    /// The line that operators see. Its parts are loaded one after the other, and may belong to slightly different
     /// moments.
     pub(super) fn view(&self) -> LiveRequest {
         let (bytes_in, bytes_out) = self.bytes();
@@ -295,14 +295,15 @@ impl Entry {
         self.accepted.elapsed()
     }
 
-    /// Notes that a step begins now. The worker calls it, if somebody wants to know.
+    /// Notes that a step begins now. The worker calls it, if the server has an observer.
     pub(crate) fn begin_step(&self, step: Step) {
         let nanos = u64::try_from(self.age().as_nanos()).unwrap_or(u64::MAX);
         // Zero is for a step that has not begun.
         self.counters.moment(step).store(nanos.max(1), Ordering::Relaxed);
     }
 
-    /// There is nothing before the handler: it begins when the worker does, without one more look at the clock.
+    /// Nothing comes before the handler: it begins with the worker, at the same moment, and the clock is not read
+    /// again.
     pub(crate) fn begin_handler_at_once(&self) {
         let worker = self.counters.moment(Step::Worker).load(Ordering::Relaxed);
         self.counters.moment(Step::Handler).store(worker, Ordering::Relaxed);
@@ -346,7 +347,7 @@ impl Entry {
         (bytes_in.load(Ordering::Relaxed), bytes_out.load(Ordering::Relaxed))
     }
 
-    /// Ends it for `close_live`, also if a child serves it. False if there is nothing to end.
+    /// Ends the request for `close_live`, also if a child serves it. False if there is nothing to end.
     pub(super) fn close(&self) -> bool {
         // Without a connection there is nothing to end. A stored cut would then explain an end that it has not
         // caused.
@@ -361,7 +362,7 @@ impl Entry {
         closed
     }
 
-    /// From here on an end from outside leaves the output to the worker, for the wrapper's farewell.
+    /// From here on an end from outside leaves the output open, so that the worker can send the wrapper's farewell.
     pub(crate) fn set_wrapped(&self) {
         self.wrapped.store(true, Ordering::SeqCst);
     }
@@ -371,14 +372,14 @@ impl Entry {
         self.waits_to_write.store(true, Ordering::SeqCst);
     }
 
-    /// The wait is over: from here on the worker finds a cut by itself.
+    /// The wait is over: from here on the worker itself looks for a cut.
     pub(crate) fn end_write_wait(&self) {
         self.waits_to_write.store(false, Ordering::SeqCst);
     }
 
-    /// Stores the reason and ends one or both directions. Below a wrapper it ends only the input, because the
-    /// wrapper's farewell has to be sent by the worker, which finds the cut at its next read or write; but both if the
-    /// worker waits in a write.
+    /// Stores the reason and ends one or both directions. Below a wrapper only the input is ended, because the worker
+    /// has to send the wrapper's farewell; the worker finds the cut at its next read or write. If it waits in a
+    /// write, both directions are ended.
     pub(crate) fn shut_down(&self, why: Cut, how: Shutdown) {
         self.cut.store(why as u8, Ordering::SeqCst);
         // After the store of the cut: see the second diagram at the top of the file.
@@ -411,14 +412,14 @@ impl Entry {
         self.is_lent.load(Ordering::Relaxed)
     }
 
-    /// Whether a drain may end its wait: one for the beginning of a request, and for the first request of a connection
-    /// only when first reads are over.
+    /// Whether a drain may end its wait. It may if the wait is for the beginning of a request; for the first request
+    /// of a connection only when first reads are over.
     pub(super) fn may_be_ended(&self, first_reads: FirstReads) -> bool {
         self.activity() == Activity::Idle && (first_reads == FirstReads::Over || !self.is_unheard())
     }
 
-    /// Ends its wait for the beginning of a request, if that is its activity. A signal handler may call it, so it only
-    /// tries the lock: a thread that holds it is ending the connection, or letting go of it.
+    /// Ends its wait for the beginning of a request, if it is in one. A signal handler may call this, so it only
+    /// tries the lock: a thread that holds the lock is ending the connection, or giving it up.
     pub(crate) fn end_input_if_idle(&self, first_reads: FirstReads) {
         if !self.may_be_ended(first_reads) {
             return;
@@ -436,9 +437,8 @@ impl Entry {
         self.by_proxy.is_some() || self.rare.get().is_some() || self.clear.is_large()
     }
 
-    /// From here on a child serves it, and has the connection.
-    /// Called in the parent, after the fork. The parent keeps no copy of the connection, or the peer would not see its
-    /// end.
+    /// From here on a child serves the request, and has the connection. The parent calls this after the fork. It
+    /// keeps no copy of the connection, because the peer would then not see its end.
     pub(crate) fn hand_over(&self, child: i32) {
         self.process.store(child, Ordering::Relaxed);
         self.forget_connection();
@@ -466,7 +466,7 @@ impl Entry {
     }
 }
 
-/// In the place of the number of bytes before the handler, while it is not known.
+/// Stands for the number of bytes before the handler, while that is not known.
 const UNFINISHED: u64 = u64::MAX;
 
 /// There is one writer, so a load and a store are enough.

@@ -1,15 +1,15 @@
 //! The activity of a request whose two directions are used at once.
 //!
-//! The input half alone says what the request does, because a drain and the reaper act by its waits: a write beside it must
-//! neither hide a wait for the beginning of a request, nor seem to be one. The output half says by a note of its own that it
-//! sends, and the list shows that while the input half waits for nothing.
+//! The activity of a request is that of its input half, because a drain and the reaper act by the waits of that half.
+//! A write beside it must neither hide a wait for the beginning of a request, nor look like one. The output half has
+//! a flag of its own for "it sends". The list shows that flag while the input half waits for nothing.
 
 use std::sync::atomic::Ordering;
 
 use super::{Activity, Entry};
 
 impl Entry {
-    /// The output half sends from here on, or does not any more.
+    /// Notes whether the output half sends now.
     pub(crate) fn show_output_half(&self, sends: bool) {
         self.counters.output_half().store(u64::from(sends), Ordering::Relaxed);
     }

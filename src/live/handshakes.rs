@@ -1,8 +1,8 @@
 //! [`Handshakes`]: the unfinished handshakes of a server, and which of them ends when there are too many.
 //!
-//! To refuse the newest would let a peer that opens connections and says nothing keep everybody else out. So the oldest
-//! one ends: a client that means it is done after two round trips, and the one that has waited longest is the least likely
-//! to be such a client.
+//! When there are too many, the oldest one ends. To refuse the newest would let a peer that opens connections and
+//! stays silent keep everybody else out. An honest client is done after two round trips, so the handshake that has
+//! waited longest is the least likely to be one.
 //!
 //! ```text
 //! worker: enter     under the lock: it is the newest; beyond the maximum the oldest leaves, and is cut (Crowded)
@@ -25,8 +25,8 @@ pub(crate) struct Handshakes {
     unfinished: Mutex<InOrder>,
 }
 
-/// In the order in which they have begun. That need not be the order of their requests: by STARTTLS an old connection
-/// begins a handshake late.
+/// In the order in which the handshakes have begun. This need not be the order of the requests: with STARTTLS an old
+/// connection begins a handshake late.
 #[derive(Default)]
 struct InOrder {
     /// How many have ever begun.
@@ -35,7 +35,7 @@ struct InOrder {
 }
 
 impl Handshakes {
-    /// A handshake begins; it has ended when the guard is dropped. Beyond the maximum the oldest one is ended.
+    /// A handshake begins. It ends when the guard is dropped. Beyond the maximum the oldest handshake is ended.
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS has handshakes"))]
     pub(crate) fn enter(&self, entry: &Arc<Entry>, max: usize) -> Unfinished<'_> {
         let (number, oldest) = {
@@ -64,7 +64,7 @@ impl fmt::Debug for Handshakes {
     }
 }
 
-/// One of them. Its drop takes it out.
+/// An unfinished handshake. Its drop takes it off the list.
 pub(crate) struct Unfinished<'a> {
     all: &'a Handshakes,
     number: u64,

@@ -1,7 +1,8 @@
 //! How the idle reaper finds waits that have been silent for as long as `Limits::idle`.
 //!
-//! The reaper (`idle_reaper.rs`) calls [`LiveList::end_silent`] eight times per limit. A look at one request that is
-//! not waiting for its peer costs one load. For a wait it compares with the look before ([`LastLook`]):
+//! The reaper (`idle_reaper.rs`) calls [`LiveList::end_silent`] eight times per limit. For a request that is not
+//! waiting for its peer, a look costs one load. For a wait, it compares the present counts with those of the last
+//! look ([`LastLook`]):
 //!
 //! ```text
 //! look 1   a wait left to the reaper          notes when, and how many bytes had come
@@ -21,7 +22,7 @@ use super::progress::Progress;
 use super::{Cut, Entry, LiveList};
 use crate::sys;
 
-/// The shortest `Limits::idle` that the reaper keeps. For a shorter one it would have to look too often.
+/// The shortest `Limits::idle` that the reaper keeps. For a shorter limit it would have to look too often.
 pub(crate) const SHORTEST_REAPED: Duration = Duration::from_secs(8);
 
 /// The reaper's last look at a wait.
@@ -46,13 +47,13 @@ impl LastLook {
     }
 }
 
-/// The bit of an activity that says: a wait, left to the reaper.
+/// This bit of an activity says that the wait is left to the reaper.
 pub(super) const LEFT_TO_REAPER: u64 = 0x80;
 
 impl LiveList {
-    /// Looks at all waits that are left to the reaper, and ends those that have been silent for too long. Gives the
-    /// shortest limit of these requests and of the next. Without any request it calls `leave`, under the lock, so that
-    /// no request enters before.
+    /// Looks at all waits that are left to the reaper, and ends those that have been silent for too long. Returns the
+    /// shortest limit of the live requests and of the next one. If no request is alive, it calls `leave` under the
+    /// lock, so that none can enter before the call.
     pub(crate) fn end_silent(&self, now: Instant, leave: impl FnOnce()) -> Option<Duration> {
         let slots = self.slots.lock();
         for entry in slots.live() {
@@ -72,8 +73,8 @@ impl LiveList {
 }
 
 impl Entry {
-    /// Ends the wait if no bytes have moved for as long as the limit. A wait ends only when bytes have come, so as
-    /// many bytes as before mean the same wait as before.
+    /// Ends the wait if no bytes have moved for as long as the limit. A wait ends only when bytes have come, so an
+    /// unchanged count of received bytes means that it is still the same wait.
     pub(super) fn end_if_silent(&self, now: Instant) {
         let mut seen = self.seen.lock();
         // Not waiting, or waiting with a timeout of its own.
@@ -100,8 +101,8 @@ impl Entry {
         }
     }
 
-    /// Asks the system only about waits that have lasted from one look to the next, and only if bytes may move: some
-    /// have been sent since, or wait for the peer, or others have the descriptor.
+    /// Asks the system how many bytes have moved. It asks only about a wait that has lasted since the last look, and
+    /// only if bytes may move: some were sent since then, or wait for the peer, or others have the descriptor.
     fn look_for_progress(&self, wait: &mut LastLook, bytes_out: u64, now: Instant) {
         // Locked until the end, so that the descriptor stays open while the system is asked about it.
         let connection = self.connection.lock();

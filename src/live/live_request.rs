@@ -16,14 +16,14 @@ pub enum Activity {
     Running,
     /// Its handler waits for the beginning of a request, of which nothing has come yet. A drain may end such a wait.
     Idle,
-    /// Its handler waits for more of what its peer has begun to send.
+    /// Its handler waits for the rest of something that its peer has begun to send.
     Receiving,
     /// Its handler waits for its peer to take what it sends.
     Sending,
 }
 
 impl Activity {
-    /// All activities, from a request's first to its last, for a table that has a place for each.
+    /// All activities, from a request's first to its last: for a table with a column for each.
     pub const ALL: &'static [Self] =
         &[Self::Queued, Self::Running, Self::Idle, Self::Receiving, Self::Sending];
 }
@@ -68,8 +68,8 @@ pub struct LiveRequest {
     pub clear_bytes_in: u64,
     /// Bytes that the handler has sent so far: fewer than `bytes_out` under the server's own TLS, otherwise the same.
     pub clear_bytes_out: u64,
-    /// How this side has ended it, if it has. (Only a child of [`Forking`](crate::Forking) knows what it was told of a
-    /// drain.)
+    /// How this side has ended it, if it has. (Under [`Forking`](crate::Forking) the parent does not know whether a
+    /// drain has ended a wait.)
     pub cut: Option<Cut>,
     /// Under [`Forking`](crate::Forking): the process number of the child that serves it.
     pub process: Option<u32>,

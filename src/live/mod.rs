@@ -1,7 +1,7 @@
 //! The live list: every request from its acceptance to its close, with its peer, its age and its activity.
 //!
-//! A drain needs it, to end those that are idle and to force those that are left; `ServerContext::live` shows it to
-//! operators; the idle reaper and the limits per peer look at it. Its lock is held for a few loads and stores, and
+//! A drain uses it to end the idle requests and to force the remaining ones. `ServerContext::live` shows it to
+//! operators. The idle reaper and the limits per peer look at it. Its lock is held for a few loads and stores, and
 //! never across a wait or code of the user's.
 //!
 //! ```text
@@ -58,8 +58,8 @@ use slots::Slots;
 pub(crate) use stop_events::StopEvents;
 use token_buckets::TokenBuckets;
 
-/// The list itself: a slab, so that to enter and to leave cost one lock and no search. The request's number and its
-/// limits are under the same lock.
+/// The list itself: a slab. Entering and leaving cost one lock and no search. The request's number and its limits are
+/// under the same lock.
 #[derive(Debug)]
 pub(crate) struct LiveList {
     /// The number of this list within the process.
@@ -109,7 +109,7 @@ impl LiveList {
         Ok(self)
     }
 
-    /// In a forked child that continues as a separate server: forgets the requests, which belong to the parent, and
+    /// For a forked child that becomes a server of its own: forgets the requests, which belong to the parent, and
     /// closes this process's copies of their connections. Its own children get counters of their own.
     pub(crate) fn enter_process(&self) -> io::Result<()> {
         let mut slots = self.slots.lock();
@@ -134,8 +134,8 @@ impl LiveList {
         *self.slots.lock().limits
     }
 
-    /// Sets the limits of requests that enter from here on, and the number for one peer. Requests that are alive
-    /// count.
+    /// Sets the limits of requests that enter from here on, and the maximum for one peer, for which requests that are
+    /// alive count as well.
     pub(crate) fn set_limits(&self, limits: Arc<Limits>) {
         let mut slots = self.slots.lock();
         // With the same rate the buckets stay as they are.
@@ -147,14 +147,14 @@ impl LiveList {
         slots.limit_peers();
     }
 
-    /// Sets how many requests there are descriptors for. Gives the number for one peer, if there is a limit on that.
+    /// Sets the number of requests that there are descriptors for. Returns the maximum for one peer, if there is one.
     pub(crate) fn set_budget(&self, budget: usize) -> Option<usize> {
         let mut slots = self.slots.lock();
         slots.budget = budget;
         slots.limit_peers()
     }
 
-    /// Enters a request, which later [`leave`](Self::leave)s.
+    /// Enters a request. [`leave`](Self::leave) takes it off the list.
     pub(crate) fn enter(
         &self,
         peer: Address,
@@ -189,10 +189,11 @@ impl LiveList {
         Registration { entry, slot, beyond }
     }
 
-    /// The proxy has named its client, which counts from here on. Gives the limit for one peer that it is beyond, if
-    /// any. Called once, by the worker.
+    /// Counts the client of a proxied request, once the proxy has named it. Returns the limit for one peer that it is
+    /// beyond, if any. The worker calls this once.
     ///
-    /// Under the lock, so that a new count of all peers comes either before or after.
+    /// Works under the lock: when the limits change, all peers are counted anew, and this comes either before or
+    /// after that.
     pub(crate) fn name_client(&self, entry: &Entry, header: Header, now: Instant) -> Option<Limit> {
         let mut slots = self.slots.lock();
         entry.name_client(header);
@@ -253,7 +254,7 @@ impl LiveList {
         slots.entries.len() - slots.free.len()
     }
 
-    /// How many requests run, and how many wait for a worker. It looks at each.
+    /// How many requests run, and how many wait for a worker. It looks at every request.
     pub(crate) fn running_and_queued(&self) -> (usize, usize) {
         let slots = self.slots.lock();
         let queued = slots.live().filter(|it| it.activity() == Activity::Queued).count();
@@ -283,8 +284,8 @@ impl LiveList {
         self.slots.lock().live().find(|entry| entry.id() == id).cloned()
     }
 
-    /// Ends the waits for the beginning of a request; those for the first request of a connection only when first
-    /// reads are over. Bytes that have come already are still read.
+    /// Ends the waits for the beginning of a request; a wait for the first request of a connection only when first
+    /// reads are over. Bytes that have already come are still read.
     pub(crate) fn end_input_of_idle(&self, first_reads: FirstReads) {
         for entry in self.slots.lock().live() {
             if entry.may_be_ended(first_reads) {
@@ -327,7 +328,7 @@ impl LiveList {
 pub(crate) enum FirstReads {
     /// `Limits::first_read` has not passed: the peer may be about to send.
     Awaited,
-    /// It has passed, or the drain does not wait for it: connections that have sent nothing are ended as well.
+    /// It has passed, or the drain does not wait for it: connections that have sent nothing are ended too.
     Over,
 }
 

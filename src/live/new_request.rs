@@ -1,4 +1,4 @@
-//! [`NewRequest`]: what a request enters the list with, and how it gets its entry.
+//! [`NewRequest`]: the values that a request enters the list with, and how it gets its entry.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64};
@@ -62,7 +62,7 @@ impl NewRequest {
         }
     }
 
-    /// Its entry, in the place of the last one of the same slot, which nobody holds any more.
+    /// Its entry, in the memory of the last entry of the same slot, which nobody holds any more.
     pub(super) fn replace(self, last: &mut Entry, new_limits: &Arc<Limits>) {
         let new = self;
         // All of them by name, so that none is forgotten.
@@ -115,8 +115,9 @@ impl NewRequest {
 #[derive(Debug)]
 pub(super) struct FreeSlot {
     pub(super) slot: usize,
-    /// The entry of its last request, for the next one: it then allocates none, and counts no reference of its limits
-    /// and of its row. A forking server writes to three pages less, each of which its child would make it copy.
+    /// The entry of its last request, kept for the next one, which then allocates nothing, and does not change the
+    /// reference counts of limits and row. Under `Forking` this saves three written pages, each of which the child
+    /// would have to copy.
     pub(super) last: Option<Arc<Entry>>,
 }
 

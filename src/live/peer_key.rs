@@ -7,9 +7,9 @@ use crate::address::Address;
 /// The key by which the limits per peer count.
 ///
 /// Over IPv4 a peer is an address. Over IPv6 it is a network of 64 bits, because one customer is given that much.
-/// There are three exceptions, where a network holds peers that have nothing to do with each other: each link-local
-/// address is a peer (on its link, because another link may have the same address), each loopback address is, and so
-/// is each IPv4 address that a gateway has written as an IPv6 one.
+/// Three kinds of networks hold peers that have nothing to do with each other, so there each address is a peer:
+/// link-local addresses (together with their link, because another link may have the same address), loopback
+/// addresses, and IPv4 addresses that a gateway has written as IPv6.
 ///
 /// | address | peer |
 /// |---|---|
@@ -23,7 +23,7 @@ pub(crate) enum PeerKey {
     V4(Ipv4Addr),
     /// The first 64 bits.
     Network(u64),
-    /// One address on one link; zero where the link does not matter.
+    /// One address, and the number of its link; zero where the link does not matter.
     Single(Ipv6Addr, u32),
 }
 

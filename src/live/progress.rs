@@ -1,25 +1,25 @@
-//! [`Progress`]: whether bytes have moved on a connection, by the request or past it.
+//! [`Progress`]: whether bytes have moved on a connection, by the request itself or past it.
 
 use std::os::fd::BorrowedFd;
 
 use crate::sys::tcp_info;
 
 /// How many bytes have moved in both directions. If two values differ, bytes have moved between them, and the peer is
-/// there: one that is silent and takes what it is sent is not idle.
+/// there: a peer that sends nothing but takes what it is sent is not idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// Received by the request.
     bytes_in: u64,
-    /// Where the system counts: what the peer's system has acknowledged, and what copies of the descriptor have sent
-    /// and received. Elsewhere: what was sent by the request or for it. The first is better, because a buffer takes
-    /// bytes for a peer that is gone.
+    /// Where the system counts: the bytes that the peer's system has acknowledged, and those that copies of the
+    /// descriptor have sent and received. Elsewhere: the bytes that were sent by the request or for it. The former is
+    /// better, because a buffer still takes bytes when the peer is gone.
     taken: u64,
-    /// How much waits for the peer, where the system does not count.
+    /// How many bytes wait for the peer, where the system does not count.
     waits: usize,
 }
 
 impl Progress {
-    /// `bytes`: what the request has received and sent. Without a descriptor nothing else is known.
+    /// `bytes`: how many the request has received and sent. Without a descriptor nothing else is known.
     pub(crate) fn of(bytes: (u64, u64), fd: Option<BorrowedFd<'_>>) -> Self {
         let (bytes_in, bytes_out) = bytes;
         match fd.map(|fd| (tcp_info::bytes_transferred(fd), fd)) {

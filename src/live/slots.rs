@@ -1,4 +1,4 @@
-//! [`Slots`]: the entries of a live list, and all that is counted under its lock.
+//! [`Slots`]: the entries of a live list, and everything else that its lock guards.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,33 +19,33 @@ use crate::limits::Limits;
 /// How many children can show their counters: more than any server forks. Only written pages take memory.
 pub(super) const ROWS: usize = 4_096;
 
-/// Everything that is under the lock of the list.
+/// Everything that the lock of the list guards.
 #[derive(Debug)]
 pub(super) struct Slots {
-    /// A slot is free while it is `None`. The list never shrinks: it is as long as the highest number of requests that
-    /// were alive at once.
+    /// A slot is free while it is `None`. The list never shrinks: it is as long as the highest number of requests
+    /// that were ever alive at once.
     pub(super) entries: Vec<Option<Arc<Entry>>>,
-    /// The slots that are free, and all of them while no request is alive. The last one freed is used first.
+    /// The free slots. The slot that was freed last is used first.
     pub(super) free: Vec<FreeSlot>,
-    /// How many requests have ever entered: the number of the last one.
+    /// How many requests have ever entered. The last request has this number.
     pub(super) entered: u64,
     /// For requests that enter from now on.
     pub(super) limits: Arc<Limits>,
     /// How many requests there are descriptors for, whatever `limits` says.
     pub(super) budget: usize,
-    /// How many requests each peer has; kept only while there is a limit on it.
+    /// How many requests each peer has. Kept only while there is a limit on that number.
     pub(super) peers: Option<Peers>,
-    /// How often each peer has connected lately; kept only while there is a limit on that.
+    /// How often each peer has connected lately. Kept only while there is a limit on that.
     pub(super) rates: Option<TokenBuckets<PeerKey>>,
-    /// Counters for each slot, if children are to write them.
+    /// For each slot the counters of its request, if children serve the requests.
     pub(super) rows: Option<Arc<Rows>>,
-    /// Clients behind proxies, for each slot, if children are to write them.
+    /// For each slot the client behind a proxy, if children serve the requests.
     pub(super) clients: Option<Arc<ClientRows>>,
-    /// Counters of encrypted connections for each slot, if children are to write them.
+    /// For each slot the counters of an encrypted connection, if children serve the requests.
     pub(super) clear: Option<Arc<ClearRows>>,
 }
 
-/// The part that the peer of a connection has.
+/// The role of a connection's peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PeerIs {
     /// The client itself.
@@ -54,11 +54,11 @@ pub(crate) enum PeerIs {
     Proxy,
 }
 
-/// How many live requests each peer has. A peer without one is not in the map, so that it is never larger than the
-/// list.
+/// How many live requests each peer has. A peer without live requests is not in the map, so the map is never larger
+/// than the list.
 #[derive(Debug)]
 pub(super) struct Peers {
-    /// `Limits::per_peer`, as far as it is below the limit on all.
+    /// `Limits::per_peer`, where it is lower than `Limits::live`.
     pub(super) max: usize,
     /// Peers over Unix sockets have no key and are not counted.
     pub(super) counts: HashMap<PeerKey, usize>,
@@ -97,7 +97,7 @@ impl Slots {
         Arc::new(new.entry(Arc::clone(&self.limits), counters, clear))
     }
 
-    /// Counts the requests of each peer, if there is a limit on them below that on all. Gives that limit.
+    /// Begins to count the requests of each peer, if `per_peer` is lower than `live`. Returns that limit.
     pub(super) fn limit_peers(&mut self) -> Option<usize> {
         let max = self.limits.per_peer_within(self.budget);
         let mut counts = HashMap::new();
@@ -112,7 +112,7 @@ impl Slots {
         max
     }
 
-    /// Counts one more request of a peer, and gives the limit that it is beyond, if any.
+    /// Counts one more request of a peer. Returns the limit that it is beyond, if any.
     pub(super) fn count_peer(&mut self, peer: &Address, now: Instant) -> Option<Limit> {
         if self.peers.is_none() && self.rates.is_none() {
             return None;

@@ -24,8 +24,8 @@ impl StopEvents {
 }
 
 impl Entry {
-    /// The events, made now if there are none. `draining` is asked after they can be found, so that a drain that
-    /// begins meanwhile either notifies them or is seen here.
+    /// The events, which the first call makes. After they can be found by others, it asks `draining`: a drain that
+    /// begins at this moment either notifies them or is seen here.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! How often each peer may connect: a token bucket per peer, in a table of fixed size.
 //!
-//! A bucket is one moment: when it is full again. So nothing has to be filled as time goes by, and a bucket that nobody
-//! uses needs no memory. With 10 per second and a burst of 3, a token is worth 100 ms:
+//! A bucket is one moment: when it will be full again. So no bucket has to be filled as time goes by, and a full
+//! bucket needs no memory. With 10 per second and a burst of 3, a token is worth 100 ms:
 //!
 //! | at | event | full at | tokens left |
 //! |---|---|---|---|
@@ -20,24 +20,24 @@ use crate::limits::Rate;
 /// The buckets of the peers that have connected lately.
 #[derive(Debug)]
 pub(super) struct TokenBuckets<K> {
-    /// `Limits::peer_rate`. Another rate gets another table.
+    /// `Limits::peer_rate`. A new rate gets a new table.
     rate: Rate,
     /// `SETS` sets of `WAYS` places each. The hash of a peer chooses its set.
     places: Box<[Option<PeerBucket<K>>]>,
-    /// Seeded at random, so that nobody can choose addresses of one set.
+    /// Seeded at random, so that nobody can choose addresses that fall into one set.
     hasher: RandomState,
 }
 
 /// 8,192 peers, in some 400 KiB. A peer that is not in the table has a full bucket. In a full set a new peer replaces
-/// the one whose bucket is full the soonest, because to forget that one changes least.
+/// the peer whose bucket will be full the soonest, because forgetting that one changes least.
 const SETS: usize = 1_024;
 const WAYS: usize = 8;
 
 #[derive(Debug)]
 struct PeerBucket<K> {
-    /// The peer itself, and not its hash: two peers of one hash have two buckets.
+    /// The peer itself and not its hash: two peers with the same hash have two buckets.
     peer: K,
-    /// When the bucket is full again. How far away that is says how many tokens are missing.
+    /// When the bucket will be full again. The time until then says how many tokens are missing.
     full_at: Instant,
 }
 

@@ -13,7 +13,7 @@ use crate::address::Address;
 use crate::events::CloseReason;
 use crate::sys::fork::SignalsHeld;
 
-/// Makes [`FakeJob`]s, and hears of them.
+/// Makes [`FakeJob`]s, and receives what they report.
 pub(super) struct FakeJobs {
     runs: Sender<ThreadId>,
     end: Receiver<()>,

@@ -20,17 +20,18 @@ use std::time::{Duration, Instant};
 pub(super) struct IdleWorker {
     /// The thread to unpark.
     thread: Thread,
-    /// It was taken off the list to come to the queue. Other code may unpark a thread as well, and does not set this.
+    /// The worker was taken off the list and has to come to the queue. An unpark alone does not say that, because
+    /// other code may unpark a thread as well.
     ///
     /// Atomic only so that it can be reached through the `Arc`: the lock orders all accesses.
     called: AtomicBool,
-    /// It waits with a timeout. Only the next to leave does: a timer for each wait of a busy worker would cost 5 % of a
-    /// short request.
+    /// The worker waits with a timeout. Only the next one to leave does: a timer for each wait of a busy worker would
+    /// cost 5 % of a short request.
     has_timeout: AtomicBool,
 }
 
 impl IdleWorker {
-    /// The calling thread, which has a job still.
+    /// The calling thread, which still has a job.
     pub(super) fn of_this_thread() -> Arc<Self> {
         let (called, has_timeout) = (AtomicBool::new(false), AtomicBool::new(false));
         Arc::new(Self { thread: thread::current(), called, has_timeout })
@@ -56,8 +57,8 @@ impl IdleWorker {
     }
 }
 
-/// A stack: the last worker in is the first one called, because its memory is in the caches, and because the others are
-/// then idle for long enough to leave. A part of the state behind the lock of a [`WorkerQueue`](super::worker_queue).
+/// A stack: the worker that came last is called first. Its memory is in the caches, and the others stay idle for long
+/// enough to leave. A part of the state behind the lock of a [`WorkerQueue`](super::worker_queue).
 #[derive(Debug, Default)]
 pub(super) struct IdleWorkers {
     /// In the order of their coming: the first has waited longest.

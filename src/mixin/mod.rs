@@ -310,8 +310,8 @@ impl<M: Mixin + ?Sized> Mixin for Box<M> {
 /// Exactly one of [`run`](Self::run), [`refuse`](Self::refuse) and [`release`](Self::release) ends the job; dropping a
 /// job releases it.
 ///
-/// It has its permit of `Limits::live` and its slot in the live list from before the mixin gets it until it has
-/// ended. So a mixin that keeps jobs in a queue keeps the server's permits, too.
+/// A job keeps its permit of `Limits::live` and its slot in the live list until it has ended. So a mixin that keeps
+/// jobs in a queue keeps the server's permits, too.
 pub struct Job {
     // Always there, except while `run`, `refuse` or `release` consumes it.
     work: Option<Box<dyn Work>>,
@@ -382,7 +382,7 @@ impl Job {
         self.work.as_ref().map_or(0, |work| work.id())
     }
 
-    /// The server, as a mixin's watchdog tells it something.
+    /// The server, for the reports of a mixin's watchdog.
     ///
     /// # Panics
     ///
@@ -392,7 +392,8 @@ impl Job {
         self.work.as_ref().expect("it was not run yet").worker_watch()
     }
 
-    /// Whether the request is to be served where it was accepted: a datagram, whose reply leaves together with others.
+    /// Whether the request is to be served by the worker that accepted it: a datagram, whose reply leaves together
+    /// with others.
     #[cfg_attr(not(has_green), allow(dead_code, reason = "only `Green` asks for it"))]
     pub(crate) fn stays_with_acceptor(&self) -> bool {
         self.work.as_ref().is_some_and(|work| work.stays_with_acceptor())

@@ -22,11 +22,11 @@ use crate::gate::Gate;
 pub struct Pool {
     /// Its gate bounds the running and the waiting requests together.
     workers: Workers,
-    /// The number of threads: the queue's length is the gate's maximum less this.
+    /// The number of threads. The gate's maximum is this number and the length of the queue.
     count: usize,
 }
 
-/// How many requests wait at most: as many as one worker serves in a second if a handler takes a millisecond.
+/// How many requests wait at most: as many as one worker serves in a second, at a millisecond each.
 const QUEUE: usize = 1_024;
 
 impl Pool {

@@ -35,11 +35,11 @@ pub(super) struct ThreadOptions {
     pub(super) stack_bytes: Option<usize>,
     /// Runs on each thread before its first job.
     pub(super) on_start: Option<Hook>,
-    /// Runs on each thread after its last job, and not after a panic.
+    /// Runs on each thread after its last job, but not after a panic.
     pub(super) on_stop: Option<Hook>,
 }
 
-/// Enough, in any build, for the calls between the beginning of a thread and its handler, and for some calls within the
+/// Enough, in any build, for the calls between the beginning of a thread and its handler, and for some calls of the
 /// handler.
 pub(super) const LEAST_STACK: usize = 64 * 1024;
 
@@ -80,7 +80,7 @@ impl ThreadGroup {
     ///
     /// # Errors
     ///
-    /// Those of the system; and before the process would have more threads than it has memory mappings for.
+    /// Those of the system. Also fails before the process has more threads than memory mappings for them.
     pub(super) fn spawn(
         self: &Arc<Self>,
         options: &ThreadOptions,
@@ -137,7 +137,7 @@ struct AliveThread {
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 impl AliveThread {
-    /// Fails if the process has as many as it can have. One more would abort it.
+    /// Fails if the process has as many threads as it can have: starting one more would abort the process.
     fn new(group: Arc<ThreadGroup>) -> io::Result<Self> {
         // Over all groups, because the limit is the process's.
         let most = sys::most_threads();

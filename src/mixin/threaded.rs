@@ -9,19 +9,19 @@ use super::worker_queue::{QueueSettings, Size, WorkerQueue};
 use super::{Job, Mixin, WhenFull, WorkerFigures};
 use crate::error::{Error, Result};
 
-/// Settings, and a [`WorkerQueue`] made of them with the first request.
+/// The settings, and a [`WorkerQueue`] that the first request makes of them.
 #[derive(Debug)]
 pub(super) struct Workers {
     /// Changed by the setters, before the queue is made.
     pub(super) settings: QueueSettings,
-    /// Python's two settings: a close waits if this is true and the next one is not.
+    /// Whether a close waits for running requests: Python's `block_on_close` and `daemon_threads` in one.
     pub(super) block_on_close: bool,
     pub(super) daemon_threads: bool,
     /// Not made by the setters, whose values it copies, nor by a server that never gets a request.
     queue: OnceLock<Arc<WorkerQueue>>,
 }
 
-/// A fixed number of workers start at once. No usual machine gives a process as many.
+/// A fixed number of workers start at once. No usual machine gives a process this many.
 const MOST_WORKERS: usize = 65_536;
 
 impl Workers {
@@ -92,7 +92,7 @@ impl Mixin for Workers {
         !matches!(self.settings.size, Size::Growing { keep, .. } if keep.is_zero())
     }
 
-    /// Before the first request there is no queue, and it is not made for this.
+    /// Before the first request there is no queue, and this call does not make one.
     fn figures(&self) -> WorkerFigures {
         let QueueSettings { size, gate, .. } = &self.settings;
         let most = match size {

@@ -9,7 +9,7 @@
 //! slot.leave()          true: it was interrupted
 //! ```
 //!
-//! An interruption stays until `leave` takes it back, so that one between `enter` and the wait is not lost.
+//! An interruption lasts until `leave` takes it back. So it is not lost if it comes between `enter` and the wait.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ pub(crate) trait WorkerAccept: Send + Sync {
     /// Takes `interrupt` back, when `accept` has returned.
     fn clear_interrupt(&self);
 
-    /// Drops a reference. True: it was the last, and the user's hooks and handlers have been dropped with it, so that no lock
-    /// may be held. A panic of theirs ends here.
+    /// Drops a reference. True: it was the last one, and the user's hooks and handlers have been dropped with it, so
+    /// the caller must hold no lock. A panic in their drops ends here.
     fn let_go(self: Arc<Self>) -> bool;
 }
 
@@ -43,7 +43,8 @@ pub(crate) enum Accepted {
     Leave,
 }
 
-/// Says which worker of a mixin accepts: one at most. It belongs to the state behind the lock of the mixin's queue.
+/// Says which worker of a mixin accepts: at most one does. This is a part of the state behind the lock of the mixin's
+/// queue.
 #[derive(Default)]
 pub(super) struct AcceptSlot {
     /// Where the worker accepts; none while no worker does.

@@ -1,8 +1,8 @@
 //! Connecting: to the first of several addresses that answers, within one deadline.
 //!
-//! The addresses of a name are tried one after the other, a quarter of a second apart, or at once if one has failed; an
-//! attempt goes on while the next ones are made, and the first to succeed is taken. So an address that swallows what it is
-//! sent costs a quarter of a second, and not the whole time.
+//! The addresses of a name are tried one after the other: the next one a quarter of a second later, or at once if one
+//! has failed. Earlier attempts go on, and the first to succeed wins. So an address that never answers costs a
+//! quarter of a second, and not the whole time.
 //!
 //! ```text
 //! 0 ms     [2001:db8::1]:80   connect ................................................  dropped
@@ -54,7 +54,7 @@ pub(super) fn connect(to: &BindAddress, timeout: Duration) -> io::Result<Connect
     })
 }
 
-/// An error that a program can look at by its kind, and an operator can read.
+/// An error with a kind for the program and a sentence for the operator.
 fn cannot(
     operation: &'static str,
     object: impl std::fmt::Display,
@@ -89,8 +89,8 @@ fn look_up(
     Ok(in_turn(found.ok_or_else(in_vain)?.map_err(of_address)?))
 }
 
-/// The first address first, and from there on the two versions of IP in turn: if one of them leads nowhere from this machine,
-/// the second attempt is by the other.
+/// Keeps the first address first, and then takes the two versions of IP in turn. So if one version leads nowhere from
+/// this machine, the second attempt is by the other one.
 fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(first) = addresses.first().map(SocketAddr::is_ipv4) else { return addresses };
     let (one, other): (Vec<_>, Vec<_>) =
@@ -106,7 +106,7 @@ fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// The address to name in the error, and why it could not be connected to.
+/// The address for the error's text, and why the connection failed.
 #[derive(Debug)]
 struct Failed {
     address: SocketAddr,
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    /// An address that answers nothing: its accept queue is full. With what keeps it so.
+    /// An address that never answers, because its accept queue is full; and the sockets that keep it full.
     fn deaf() -> (SocketAddr, Socket, Vec<Socket>) {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();

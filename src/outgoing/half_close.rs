@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-/// An output that ends by itself: of a connection that a handler has made or serves, whole or a half of it. For code that
-/// moves bytes from any connection to any other.
+/// An output that can end before its input does: of a connection that a handler has made or serves, as a whole or as
+/// a half. For code that moves bytes from any connection to any other.
 ///
 /// ```
 /// use std::io::{self, Read};
@@ -27,6 +27,6 @@ pub trait HalfClose: Write {
     /// If output that was held back cannot be sent, or the peer is gone.
     fn shutdown_write(&mut self) -> io::Result<()>;
 
-    /// Ends both directions at once. A read or write of either half that waits fails, on whichever thread it is.
+    /// Ends both directions at once. If a read or write of either half waits, on any thread, it fails.
     fn close(&mut self);
 }

@@ -1,7 +1,7 @@
 //! Connections that a handler makes: [`connect`] and [`OutgoingStream`].
 //!
-//! They wait as a request does: every call is bounded, and in a coroutine a wait suspends the coroutine and not its
-//! thread, where a connection of `std::net` would stop every request of the worker.
+//! A connection of this kind waits as a request does: every call is bounded, and in a coroutine a wait suspends only
+//! that coroutine. (A connection of `std::net` would stop every request of the worker.)
 //!
 //! ```no_run
 //! use std::io::{BufRead, BufReader, Write};
@@ -42,11 +42,12 @@ use crate::bind_address::BindAddress;
 pub use half_close::HalfClose;
 pub use stream::{OutgoingInput, OutgoingOutput, OutgoingStream};
 
-/// Connects to another server, within a time: over TCP to `"host:port"`, `("host", port)` or a `SocketAddr`; over a Unix
-/// socket to a path, to text with a `/` in it, or to `"@name"`; and to any [`Address`](crate::Address) of the two.
+/// Connects to another server, within a time: over TCP to `"host:port"`, `("host", port)` or a `SocketAddr`; over a
+/// Unix socket to a path, to text with a `/` in it, or to `"@name"`; or to an [`Address`](crate::Address) of either
+/// kind.
 ///
-/// A name with several addresses is tried at each of them, within the one time: the next one as soon as one has failed, or
-/// after a quarter of a second without an answer, and the first that answers is taken. [`Duration::MAX`] is no limit.
+/// If a name has several addresses, they are tried within the one time: the next one as soon as one has failed, or
+/// after a quarter of a second without an answer. The first that answers is taken. [`Duration::MAX`] is no limit.
 ///
 /// In a coroutine the look-up of a name takes place on a thread beside it, and counts within the time. On a plain thread
 /// the system's resolver decides how long a look-up takes (`resolv.conf(5)`: 10 s or more without an answer); no attempt

@@ -29,15 +29,15 @@ use crate::write_stall::{SendTimeout, earlier};
 ///
 /// # Limits
 ///
-/// A read ends if nothing has come for 60 seconds (and, while the other half sends, nothing has been taken either), and a
-/// write if the peer has taken nothing for as long; [`set_timeout`](Self::set_timeout) changes both, and
-/// [`deadline_in`](Self::deadline_in) bounds several calls together. These are the limits of a request's own reads and
-/// writes, as they are by default; those of its server do not reach this connection.
+/// A read ends if nothing has come for 60 seconds. (While the other half sends, the peer must also have taken
+/// nothing.) A write ends if the peer has taken nothing for as long. [`set_timeout`](Self::set_timeout) changes both,
+/// and [`deadline_in`](Self::deadline_in) bounds several calls together. These are the defaults of a request's own
+/// reads and writes. The limits of the server do not apply to this connection.
 ///
 /// Errors name the operation and the peer (`cannot read from 127.0.0.1:7000: ..`) and have the cause's kind; after a limit
 /// it is `TimedOut`. They are never taken for faults of the request's own peer.
 ///
-/// A drain that cuts a request off does not know of the connections that its handler has made; see
+/// A drain that cuts a request off does not know the connections that its handler has made; see
 /// [`StreamRequest::end_together`](crate::StreamRequest::end_together).
 ///
 /// The connection is closed when this is dropped: in order, if nothing that the peer has sent is unread.
@@ -62,9 +62,9 @@ pub struct OutgoingOutput {
 pub(crate) struct Outgoing {
     io: SocketIo,
     peer: Address,
-    /// For progress: a peer that takes what it is sent is not silent.
+    /// How many bytes were sent. A peer that takes bytes is not silent.
     sent: AtomicU64,
-    /// This side has ended both directions: the end of input that follows is not the peer's.
+    /// This side has ended both directions, so a later end of input is not the peer's.
     is_closed: AtomicBool,
 }
 
@@ -107,16 +107,16 @@ impl OutgoingStream {
         self.output.set_timeout(timeout);
     }
 
-    /// Bounds all reads and writes that follow, together: they end so long from now. None removes the deadline. The timeout
-    /// holds beside it, and the earlier moment counts.
+    /// Bounds all following reads and writes together: they end so long from now. None removes the deadline. The
+    /// timeout holds as well, and the earlier of the two counts.
     pub fn deadline_in(&mut self, after: impl Into<Option<Duration>>) {
         let after = after.into();
         self.input.deadline_in(after);
         self.output.deadline_in(after);
     }
 
-    /// Ends one direction or both, as [`std::net::TcpStream::shutdown`] does. After the end of the input a read finds the end;
-    /// with [`close`](HalfClose::close) it fails.
+    /// Ends one direction or both, as [`std::net::TcpStream::shutdown`] does. A read after the end of the input
+    /// returns zero; after [`close`](HalfClose::close) it fails.
     ///
     /// # Errors
     ///
@@ -138,21 +138,21 @@ impl OutgoingStream {
         SockRef::from(&self.shared().io).set_tcp_nodelay(nodelay)
     }
 
-    /// Its two directions, to be used at once: see [`join`](crate::join). Each keeps its own timeout and deadline, which are
-    /// those of the whole at first.
+    /// Its two directions, to be used at once: see [`join`](crate::join). Each half has its own timeout and deadline,
+    /// which begin as those of the whole.
     #[must_use]
     pub fn split(&mut self) -> (&mut OutgoingInput, &mut OutgoingOutput) {
         (&mut self.input, &mut self.output)
     }
 
-    /// The same as two values, each of which keeps the connection open. [`HalfClose::shutdown_write`] ends the output; a drop
-    /// of the output half does not.
+    /// The two directions as two values, each of which keeps the connection open. [`HalfClose::shutdown_write`] ends
+    /// the output; dropping the output half does not.
     #[must_use]
     pub fn into_split(self) -> (OutgoingInput, OutgoingOutput) {
         (self.input, self.output)
     }
 
-    /// For a request that ends it.
+    /// The part that a request keeps in order to end the connection.
     pub(crate) fn shared(&self) -> &Arc<Outgoing> {
         &self.input.shared
     }
@@ -296,7 +296,7 @@ impl HalfClose for OutgoingOutput {
     }
 }
 
-/// When its request is cut off.
+/// Called when the request is cut off.
 impl Companion for Outgoing {
     fn end(&self) {
         self.close();
@@ -304,7 +304,7 @@ impl Companion for Outgoing {
 }
 
 impl Outgoing {
-    /// Ends both directions, and says so first: the end of input that a read then finds is not the peer's.
+    /// Ends both directions. The flag is set first, because an end of input that a read then finds is not the peer's.
     fn close(&self) {
         self.is_closed.store(true, Ordering::SeqCst);
         // It fails only if the connection is broken already.
@@ -350,7 +350,7 @@ impl Bounds {
         SendTimeout { stall: self.limit(), until: self.deadline.map(|(at, _)| at) }
     }
 
-    /// Whether a read has ended by the limit that every read has, and not by the handler's own.
+    /// Whether a read has ended by the default limit, and not by one that the handler has set.
     fn is_limit_over(&self, error: &io::Error) -> bool {
         let is_due = self.deadline.is_some_and(|(at, _)| Instant::now() >= at);
         is_timeout(error) && self.timeout.is_none() && !is_due
@@ -372,7 +372,7 @@ impl Bounds {
     }
 }
 
-/// Whether this side has not waited any longer. (The system's own ETIMEDOUT is a loss of the connection.)
+/// Whether the error is a timeout of this side. (The system's own ETIMEDOUT is a loss of the connection.)
 fn is_timeout(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none()
         || error.kind() == io::ErrorKind::WouldBlock

@@ -10,7 +10,7 @@ use crate::address::Address;
 pub struct Header {
     version: Version,
     command: Command,
-    /// The client's address, and the one that it has connected to.
+    /// The client's address, and the address that the client has connected to.
     ends: Option<(Address, Address)>,
     transport: Transport,
     /// Whole fields, checked.
@@ -62,14 +62,16 @@ pub enum Progress {
     },
     /// These bytes are the beginning of a header.
     Partial {
-        /// How many more bytes belong to it at the least. A reader that asks for no more never reads past its end.
+        /// How many more bytes the header has at the least. A reader that asks for this many never reads past the end
+        /// of the header.
         missing: usize,
     },
 }
 
 impl Header {
-    /// Parses a header that begins with the first of these bytes. It reads at most 107 bytes of version 1 and
-    /// [`MAX_BYTES`](super::MAX_BYTES) of version 2, and notices what cannot become a header as early as it can.
+    /// Parses a header that begins with the first of these bytes. Looks at no more than 107 bytes of version 1 and
+    /// [`MAX_BYTES`](super::MAX_BYTES) of version 2. Bytes that cannot become a header are an error as early as
+    /// possible.
     ///
     /// # Errors
     ///
@@ -125,7 +127,7 @@ impl Header {
         Self { tlvs: tlvs.to_owned(), is_checked, ..self }
     }
 
-    /// The version that it is written in.
+    /// The version of the protocol that the header uses.
     #[must_use]
     pub fn version(&self) -> Version {
         self.version

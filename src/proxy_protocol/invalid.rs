@@ -5,7 +5,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidHeader {
-    /// They begin as neither version does. Probably their sender is no proxy, or sends no header.
+    /// The bytes begin as neither version does. Probably their sender is no proxy, or sends no header.
     #[error("it begins as no PROXY header does")]
     Unknown,
     /// Version 1: no end of the line within 107 bytes.

@@ -34,9 +34,9 @@
 //!
 //! # Whom to trust
 //!
-//! The header is the proxy's word. A client that could send one itself would choose its own address, in the log, in
-//! the limits and in every rule that looks at it. So the specification demands that a server never guesses whether a
-//! header is there:
+//! The server believes what the header says. If a client could send one itself, it would choose its own address: in
+//! the log, in the limits, and in every rule that looks at the address. So the specification demands that a server
+//! never guesses whether a header is there:
 //!
 //! | the connection comes from | and brings | then |
 //! |---|---|---|
@@ -44,8 +44,9 @@
 //! | a trusted network | anything else, or nothing in time | it is closed without an answer |
 //! | elsewhere | anything | it is closed without an answer and unread; or, with [`serve_others`], it is served under its own address, and all its bytes are the handler's |
 //!
-//! Elsewhere is refused by default, because a server that only its proxies should reach is wrongly set up if others
-//! can, and a proxy that has been forgotten in the list would have its header taken for a request.
+//! Connections from elsewhere are refused by default, for two reasons. If others can reach a server that only its
+//! proxies should reach, it is wrongly set up. And if a proxy is missing in the list, its header would be taken for a
+//! request.
 //!
 //! Name the addresses of the proxies and no more. In a network where clients live too, each of them may choose its
 //! address. For a Unix socket the word `unix` trusts every process that may open its file.
@@ -53,8 +54,9 @@
 //! # What changes
 //!
 //! The header is read in the worker, before TLS and before the hook
-//! [`wrap_request`](crate::ServerHooks::wrap_request), within [`Limits::proxy_header`](field@crate::Limits::proxy_header).
-//! Not one byte behind it is read: those are TLS's or the handler's. From then on:
+//! [`wrap_request`](crate::ServerHooks::wrap_request), within
+//! [`Limits::proxy_header`](field@crate::Limits::proxy_header). Not one byte behind the header is read: those bytes
+//! belong to TLS or to the handler. From then on:
 //!
 //! | | is |
 //! |---|---|
@@ -89,27 +91,27 @@
 //!
 //! # Faults
 //!
-//! A header that is wrong, cut short, late or missing is the peer's doing: nothing is printed, the request ends as
+//! A header that is wrong, cut short, late or missing is the peer's fault. Nothing is printed, the request ends as
 //! [`BadProxyHeader`](crate::CloseReason::BadProxyHeader), and the hook
-//! [`handle_error`](crate::ServerHooks::handle_error) gets the cause. One from elsewhere ends as
-//! [`Rejected`](crate::CloseReason::Rejected). Both are closed at once. If all connections end so, the proxy sends no
-//! header, or its address is not in the list.
+//! [`handle_error`](crate::ServerHooks::handle_error) gets the cause. A connection from elsewhere ends as
+//! [`Rejected`](crate::CloseReason::Rejected). Both are closed at once. If all connections end like this, the proxy
+//! sends no header, or its address is not in the list.
 //!
 //! Under [`Inline`](crate::Inline) the loop reads the header, and a proxy that is silent keeps all other clients waiting
 //! for as long as `Limits::proxy_header`. The other mixins serve them meanwhile.
 //!
-//! Under [`Forking`](crate::Forking) the child reads the header. The live list shows the true address at once; the
-//! event `ClientKnown` comes just before `RequestEnded`, because only then the parent hears of its child. `per_peer`
-//! holds there too. If several clients of one peer arrive at the very moment at which it reaches its limit, more of
-//! them are refused than need be. `peer_rate` does not hold for clients behind a proxy: each child has its own copy of
-//! the table.
+//! Under [`Forking`](crate::Forking) the child reads the header. The live list shows the true address at once. The
+//! event `ClientKnown` comes just before `RequestEnded`, because the parent hears of its child only then. `per_peer`
+//! holds there too; but if several clients of one peer arrive at the very moment at which it reaches its limit, more
+//! of them are refused than need be. `peer_rate` does not hold for clients behind a proxy, because each child has its
+//! own copy of the table.
 //!
 //! # Bounds
 //!
-//! A header of version 1 has at most 107 bytes, as specified; one of version 2 at most [`MAX_BYTES`], TLVs included.
-//! TLVs have to fill the header exactly. A known one (ALPN, authority, CRC32c, unique ID, SSL, namespace) may come once,
-//! because two readers could choose differently; a wrong checksum is refused. [`Header::parse`] is the parser alone, for
-//! transports of your own.
+//! A header of version 1 has at most 107 bytes, as specified; a header of version 2 has at most [`MAX_BYTES`], TLVs
+//! included. TLVs have to fill the header exactly. A known TLV (ALPN, authority, CRC32c, unique ID, SSL, namespace)
+//! may come only once, because of two copies two readers could choose differently. A wrong checksum is refused.
+//! [`Header::parse`] is the parser alone, for transports of your own.
 //!
 //! [`serve_others`]: ProxyProtocol::serve_others
 
@@ -135,8 +137,8 @@ pub use tlv::{Ssl, Tlv, Tlvs};
 /// some can send along, has one to three thousand.
 pub const MAX_BYTES: usize = 4_096;
 
-/// From which networks connections bring a PROXY header, for
-/// [`Builder::proxy_protocol`](crate::Builder::proxy_protocol). The [module](self) explains it.
+/// Which networks proxies connect from, for [`Builder::proxy_protocol`](crate::Builder::proxy_protocol). The
+/// [module](self) explains it.
 ///
 /// ```
 /// use socketserver::proxy_protocol::{Network, ProxyProtocol};
@@ -160,7 +162,7 @@ impl ProxyProtocol {
     ///
     /// # Errors
     ///
-    /// If there is none, or one cannot be understood; the error names it.
+    /// If the list is empty, or a network in it cannot be understood. The error names that network.
     pub fn from_networks<T: AsRef<str>>(networks: impl IntoIterator<Item = T>) -> Result<Self> {
         let read = |text: T| text.as_ref().trim().parse();
         let networks: Vec<Network> = networks.into_iter().map(read).collect::<Result<_>>()?;
@@ -170,8 +172,8 @@ impl ProxyProtocol {
         Ok(networks.into())
     }
 
-    /// Also serves connections from elsewhere, as if there were no proxy: without a header, under their own address. A
-    /// header that they send is handed to the handler as a part of their request. Default: they are refused.
+    /// Also serves connections from elsewhere, under their own address, as if there were no proxy. If they begin with
+    /// a header, the handler gets it as a part of the request. Default: they are refused.
     pub fn serve_others(mut self) -> Self {
         self.serves_others = true;
         self

@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 /// | `2001:db8:1::/48` | an IPv6 network |
 /// | `unix` | every client of a Unix socket; its file's permissions decide who that is |
 ///
-/// An IPv4 address that the kernel or a gateway writes as `::ffff:192.0.2.7` is the IPv4 address, in a network as in a
-/// peer. So `::/0` contains no IPv4 address.
+/// An IPv4 address that the kernel or a gateway writes as `::ffff:192.0.2.7` counts as the IPv4 address, in a network
+/// as in a peer. So `::/0` contains no IPv4 address.
 ///
 /// ```
 /// use socketserver::proxy_protocol::Network;
@@ -54,7 +54,7 @@ impl Network {
     ///
     /// # Errors
     ///
-    /// If `first` has not so many bits, or has other bits set behind them.
+    /// If `first` is shorter than `bits`, or has other bits set behind them.
     pub fn new(first: IpAddr, bits: u32) -> Result<Self> {
         let text = format!("{first}/{bits}");
         // A network whose addresses are all mapped is a network of IPv4.
@@ -96,7 +96,7 @@ fn width(ip: IpAddr) -> u32 {
     if ip.is_ipv4() { 32 } else { 128 }
 }
 
-/// The address with only its first bits; there are so many.
+/// The address with only its first `bits` bits; the others are zero.
 fn first_of(ip: IpAddr, bits: u32) -> IpAddr {
     // A shift by the whole width would overflow. A prefix of zero bits matches every address.
     match ip {

@@ -1,4 +1,4 @@
-//! [`Tlv`], [`Tlvs`] and [`Ssl`]: what a proxy says beside the addresses.
+//! [`Tlv`], [`Tlvs`] and [`Ssl`]: the fields in which a proxy says more than the addresses.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ pub struct Tlvs<'a> {
 }
 
 impl<'a> Tlvs<'a> {
-    /// Of bytes that have been checked; an end in the middle of a field ends the list.
+    /// The fields in bytes that have been checked. An end in the middle of a field ends the list.
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
@@ -68,19 +68,19 @@ impl fmt::Debug for Tlvs<'_> {
     }
 }
 
-/// The connection of a client that the proxy has had by TLS.
+/// The TLS connection between the client and the proxy.
 ///
-/// Only the proxy knows whether that is true, so it says as much as the networks that are trusted.
+/// Only the proxy knows whether this is true, so believe it as far as you trust the networks of the proxies.
 #[derive(Clone, Debug)]
 pub struct Ssl<'a> {
-    /// The bits of the specification's `client`.
+    /// The specification's field `client`: a set of bits.
     client: u8,
     verify: u32,
     tlvs: Tlvs<'a>,
 }
 
 impl<'a> Ssl<'a> {
-    /// Of the value of the field. None if it is too short.
+    /// Reads the value of the field. None if it is too short.
     pub(super) fn new(value: &'a [u8]) -> Option<Self> {
         let ([client, verify @ ..], tlvs) = value.split_first_chunk::<5>()?;
         Some(Self { client: *client, verify: u32::from_be_bytes(*verify), tlvs: Tlvs::new(tlvs) })
@@ -130,8 +130,9 @@ impl<'a> Ssl<'a> {
     }
 }
 
-/// Checks the fields from `start` on: each ends where the next one begins and the last one with the header, no known one
-/// comes twice, known values have their form, and the checksum fits if there is one. Gives whether there is one.
+/// Checks the fields from `start` on. Each must end where the next one begins, and the last one with the header. No
+/// known field may come twice, known values must have their form, and a checksum must fit. Returns whether there is a
+/// checksum.
 pub(super) fn check(whole: &[u8], start: usize) -> Result<bool, InvalidHeader> {
     let mut checksum = None;
     let mut seen = Vec::new();

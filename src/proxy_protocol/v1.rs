@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::header::{Command, Header, Progress, Transport, Version};
 use super::invalid::InvalidHeader;
 
-/// The longest line, with its end: the specification's figure, for two IPv6 addresses.
+/// The length of the longest line, with its end: two IPv6 addresses, by the specification.
 pub(super) const MAX: usize = 107;
 
 /// The beginning of every line.
@@ -30,11 +30,11 @@ const NOT_SIX_WORDS: &str = "it has not six words with one space between them";
 #[derive(Clone, Copy)]
 struct Kind {
     word: &'static str,
-    /// None: no addresses follow.
+    /// The shortest length of an address of this kind. None: no addresses follow the word.
     shortest_address: Option<usize>,
 }
 
-/// Parses a line. The bytes begin as one does, as far as there are some.
+/// Parses a line. The caller has compared the first bytes with those of a header.
 pub(super) fn parse(bytes: &[u8]) -> Result<Progress, InvalidHeader> {
     let line = &bytes[..bytes.len().min(MAX)];
     if let Some(end) = line.windows(2).position(|pair| pair == b"\r\n") {
@@ -48,7 +48,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Progress, InvalidHeader> {
     Ok(Progress::Partial { missing })
 }
 
-/// A line without its end.
+/// Parses a line whose end was cut off.
 fn whole(line: &[u8]) -> Result<Header, InvalidHeader> {
     let bad = |why| InvalidHeader::Line { why };
     let rest = line.strip_prefix(BEGINNING).ok_or(InvalidHeader::Unknown)?;
@@ -74,14 +74,14 @@ fn whole(line: &[u8]) -> Result<Header, InvalidHeader> {
     Ok(Header::new(Version::V1, Transport::Stream, source, destination))
 }
 
-/// A number from 0 to 65535, as one writes it: no sign, and no zero before it.
+/// A number from 0 to 65535 in plain digits: no sign, and no leading zero.
 fn port(text: &str) -> Option<u16> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
     let is_short = text == "0" || !text.starts_with('0');
     if is_plain && is_short { text.parse().ok() } else { None }
 }
 
-/// How many bytes this beginning of a line needs at the least to become a whole one. So a reader that asks for so many
+/// How many bytes this beginning of a line needs at least to become a whole line. A reader that asks for this many
 /// never reads past the end of the line.
 fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
     // The end of the line has begun, and one byte of it is there.
@@ -125,7 +125,8 @@ fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
     if end == 1 && missing > 1 { Err(bad("it ends too early")) } else { Ok(missing) }
 }
 
-/// The length of the shortest address that may follow: that of TCP6 after a word that may still become TCP4 or TCP6.
+/// The length of the shortest address that may follow. While the word may still become TCP4 or TCP6, this is the
+/// shortest of both.
 fn shortest_address(word: &[u8], kind: Kind) -> Option<usize> {
     if b"TCP".starts_with(word) && !word.is_empty() {
         return KINDS.iter().filter_map(|kind| kind.shortest_address).min();
@@ -133,7 +134,7 @@ fn shortest_address(word: &[u8], kind: Kind) -> Option<usize> {
     kind.shortest_address
 }
 
-/// Whether it is an address or a port.
+/// Whether the field is a whole address, or a whole port.
 fn is_whole(field: &[u8], shortest: usize) -> bool {
     std::str::from_utf8(field).is_ok_and(|text| match shortest {
         1 => port(text).is_some(),
@@ -142,7 +143,7 @@ fn is_whole(field: &[u8], shortest: usize) -> bool {
     })
 }
 
-/// How many bytes the beginning of an address or a port needs at the least; none if it is no such beginning.
+/// How many bytes the beginning of an address or a port needs at least. None if it cannot become one.
 fn missing_of(field: &[u8], shortest: usize) -> Option<usize> {
     let belongs = |byte: &u8| match shortest {
         1 => byte.is_ascii_digit(),

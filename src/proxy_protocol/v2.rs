@@ -21,13 +21,13 @@ use crate::address::Address;
 /// The first bytes, which no protocol of text has.
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// The part of a fixed length.
+/// The length of the fixed part, which every header begins with.
 pub(super) const FIXED: usize = 16;
 
 /// The length of a Unix socket's address.
 const UNIX: usize = 108;
 
-/// Parses a header. The bytes begin as one does, as far as there are some.
+/// Parses a header. The caller has compared the first bytes with those of a header.
 pub(super) fn parse(bytes: &[u8]) -> Result<Progress, InvalidHeader> {
     let command = match bytes.get(12) {
         None => return Ok(Progress::Partial { missing: FIXED - bytes.len() }),
@@ -82,7 +82,7 @@ impl Family {
     }
 }
 
-/// The 14th byte. The specification names these seven; all others are to be refused.
+/// The 14th byte. The specification names these seven values. All others must be refused.
 fn family(byte: u8) -> Option<(Transport, Family)> {
     let family = match byte >> 4 {
         0 if byte == 0 => Family::Unspecified,
@@ -138,8 +138,8 @@ fn port_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// The address of a Unix socket, as `sun_path` has it: a path up to a zero byte; after a zero byte an abstract name, whose
-/// length is not told, so that the zeros at its end do not count; or nothing.
+/// The address of a Unix socket, as `sun_path` has it. A path ends at a zero byte. Behind a leading zero byte follows
+/// an abstract name; its length is not told, so zeros at its end do not count. Or there is no name.
 fn unix(bytes: &[u8]) -> Address {
     let until = |end: Option<usize>| &bytes[..end.unwrap_or(bytes.len())];
     if bytes[0] != 0 {

@@ -9,29 +9,29 @@ use crate::wait;
 
 /// The usual block: the size of Python's `makefile('rb')` buffer.
 pub(crate) const SMALL: usize = 8 * 1024;
-/// The block for a peer that has filled a small one. Measured as the best size for a stream of bytes: 4.7 GiB/s, and
-/// 2.9 with 256 KiB, because of the cache.
+/// The block for a peer that has filled a small one. Measured as the best size for a stream: 4.7 GiB/s, against 2.9
+/// with 256 KiB, which do not fit the cache.
 pub(crate) const LARGE: usize = 64 * 1024;
 
-/// How many free blocks of each size are kept: so many requests may be in the middle of a read or a write without
-/// asking the allocator. 512 KiB of small ones in all, 1 MiB of large ones.
+/// How many free blocks of each size are kept. So many requests may be in the middle of a read or a write without a
+/// call of the allocator. 512 KiB of small blocks, 1 MiB of large ones.
 const KEPT: [usize; 2] = [64, 16];
 
-/// Free blocks, small and large. One pool for all threads: a pool of each thread would keep a block for every
-/// connection that is idle.
+/// Free blocks, small and large. All threads share one pool, because a pool of each thread would keep a block for
+/// every idle connection.
 ///
-/// Nobody waits for it: a thread that finds it locked asks the allocator. Among a thousand threads the one that has
-/// the lock may have lost the processor, and the others would queue behind it.
+/// No thread waits for this lock: if it is taken, the thread asks the allocator. Among a thousand threads the holder
+/// of the lock may have lost the processor, and all others would queue behind it.
 static POOL: Mutex<[Shelf; 2]> = Mutex::new([const { Shelf { first: None, more: Vec::new() } }; 2]);
 
 thread_local! {
-    /// A free small block of a thread that runs coroutines. One is nearly always enough: a request that was received is answered
-    /// before the next one runs.
+    /// A free small block of a thread that runs coroutines. One block is nearly always enough, because a request is
+    /// answered before the next one runs.
     static OWN: Cell<Option<Block>> = const { Cell::new(None) };
 }
 
-/// Free blocks of one size. The first one is in the shelf itself: a forked child, which takes one block and gives it
-/// back, writes to one page less, and each page that it writes to is copied.
+/// Free blocks of one size. The first block is in the shelf itself. So a forked child, which takes one block and
+/// gives it back, writes to one page less, and each page that it writes to has to be copied.
 struct Shelf {
     /// Taken first and filled first.
     first: Option<Block>,
@@ -45,8 +45,8 @@ impl Shelf {
         self.first.take().or_else(|| self.more.pop())
     }
 
-    /// Keeps a block. Beyond `kept` of them it is freed, so that a burst of requests does not hold its memory for
-    /// ever.
+    /// Keeps a block, if fewer than `kept` are there. Otherwise it is freed, so that a burst of requests does not
+    /// hold its memory for ever.
     fn give(&mut self, block: Block, kept: usize) {
         if self.first.is_none() {
             self.first = Some(block);
@@ -59,9 +59,8 @@ impl Shelf {
 /// Initialised bytes.
 pub(super) type Block = Box<[u8]>;
 
-/// A block of `size` or more.
-/// Its bytes may be those of an earlier use: a caller reads only what it has written. A larger one than [`LARGE`], by
-/// `rbufsize`, comes from the allocator each time.
+/// A block of `size` or more. Its bytes may be those of an earlier use, so a caller reads only what it has written. A
+/// block larger than [`LARGE`], by `rbufsize`, comes from the allocator each time.
 pub(super) fn take_block(size: usize) -> Block {
     let class = usize::from(size > SMALL);
     if class == 0 && wait::is_parked_here() {
@@ -83,7 +82,7 @@ fn new_block(size: usize) -> Block {
     vec![0; size].into_boxed_slice()
 }
 
-/// Gives a block back. One of an unusual size (by `rbufsize`) is freed.
+/// Gives a block back. A block of an unusual size (by `rbufsize`) is freed.
 pub(super) fn give_block(block: Block) {
     let class = match block.len() {
         SMALL => 0,

@@ -1,10 +1,10 @@
 //! A connection under its limits: every receive and every send is bounded in time, counted, and shown in the live
 //! list.
 //!
-//! Only the request's worker calls this, one call at a time. Others may end one of its waits by a `shutdown` of the
-//! socket: a drain, the idle reaper, the deadline of a close, `close_live`. Each stores the reason, a `Cut`, in the live
-//! list's [`Entry`](crate::live::Entry) before the `shutdown`. So a receive that returns no bytes looks there before it
-//! takes them for the peer's end (`receive_nothing`).
+//! Only the request's worker calls this, one call at a time. Others may end its wait by a `shutdown` of the socket: a
+//! drain, the idle reaper, the deadline of a close, `close_live`. Before the `shutdown` each of them stores its
+//! reason, a `Cut`, in the live list's [`Entry`](crate::live::Entry). So a receive that returns no bytes looks at the
+//! entry first (`receive_nothing`), and only without a cut takes that for the peer's end.
 //!
 //! A request must not wait through a drain. Each side writes before it looks, so that at least one sees the other:
 //!
@@ -45,29 +45,29 @@ use crate::write_stall::earlier;
 pub(super) struct BoundedIo {
     /// The socket or stream; `Gone` after a wrapper has failed.
     pub(super) connection: Connection,
-    /// Its server, its limits and its entry in the live list.
+    /// The request's server, its limits, and its entry in the live list.
     pub(super) ticket: Ticket,
-    /// If others send to this connection as well: all writes go through it.
+    /// The outbox, if others send to this connection as well. Then all writes go through it.
     pub(super) outbox: Option<Outbox>,
     /// Output that `set_wbufsize` holds back; empty without it.
     pub(super) output: Vec<u8>,
-    /// The most that `output` holds; zero, the usual value, sends each write by itself.
+    /// The most bytes that `output` holds. Zero, the usual value, sends each write at once.
     pub(super) wbufsize: usize,
     /// The handler's own timeout, in place of the server's idle, read and write limits.
     pub(super) timeout: Option<Duration>,
     /// The deadlines of the whole request, or of its handshake.
     pub(super) deadlines: Deadlines,
-    /// The next byte begins a request: before the first byte, and when the handler says so.
+    /// The next byte begins a request. True before the first byte, and when the handler says so.
     pub(super) at_boundary: bool,
-    /// The keeper of `Limits::idle`.
+    /// Who keeps `Limits::idle`: the reaper, or the wait itself.
     idle_bounded_by: BoundedBy,
     /// The peer has ended its output.
     pub(super) saw_end: bool,
     /// The handler has ended the output.
     pub(super) ended_output: bool,
-    /// Output was given up at the end: no wrapper may say that it was whole.
+    /// Some output was dropped at the end. So no wrapper may say that the output was whole.
     pub(super) dropped_output: bool,
-    /// Its halves have been used apart. The output half notes here how it has ended.
+    /// Set if the two halves have been used apart. The output half notes here how it has ended.
     pub(super) split: Option<Arc<SplitNotes>>,
     /// The peer may still be sending when the request ends, although nothing shows it.
     pub(super) expects_more: bool,
@@ -109,13 +109,13 @@ impl BoundedIo {
         }
     }
 
-    /// The earlier of the server's and the handler's deadline.
+    /// The earlier of the server's and the handler's deadlines.
     pub(super) fn deadline(&self) -> Option<Deadline> {
         self.deadlines.earlier()
     }
 
-    /// One receive. Before it: held-back output leaves if the receive would wait, and in a drain no next request is
-    /// waited for. `started`: when a read began that needs more.
+    /// One receive. If it would wait, held-back output is sent first. In a drain it does not wait for a next request.
+    /// `started`: the moment at which the read began, if it has begun and needs more bytes.
     pub(super) fn receive(
         &mut self,
         buf: &mut RecvBuf<'_>,
@@ -150,8 +150,7 @@ impl BoundedIo {
         result
     }
 
-    /// The reaper, if nothing but `Limits::idle` bounds the next wait. Below a user's wrapper the raw stream bounds its
-    /// waits.
+    /// The reaper, if only `Limits::idle` bounds the next wait. Below a user's wrapper the raw stream bounds its waits.
     pub(super) fn next_wait_bounded_by(&self) -> BoundedBy {
         let has_bound = self.timeout.is_some() || self.deadlines.any();
         if has_bound || !self.connection.may_be_reaped() {
@@ -170,8 +169,8 @@ impl BoundedIo {
         }
     }
 
-    /// A receive whose timeout has to be looked up or computed. It is a call of its own, so that the usual receive, which
-    /// is left to the reaper, has a smaller frame: see `SocketIo::recv`.
+    /// A receive whose timeout has to be looked up or computed. It is a function of its own, so that the usual
+    /// receive, which the reaper bounds, has a smaller frame: see `SocketIo::recv`.
     #[inline(never)]
     fn receive_in_time(
         &mut self,
@@ -188,7 +187,7 @@ impl BoundedIo {
         result.map_err(|error| self.explain(error, limit, after))
     }
 
-    /// Takes what has come, without waiting; none if that is nothing.
+    /// Takes the bytes that have come, without waiting. None if none have come.
     #[inline(never)]
     fn receive_at_once(&mut self, buf: &mut RecvBuf<'_>) -> io::Result<Option<usize>> {
         match self.receive_within(buf, RecvTimeout::NOW) {
@@ -209,7 +208,7 @@ impl BoundedIo {
         self.received(result, buf, timeout)
     }
 
-    /// A receive has come back: counts what has come, and explains that nothing has.
+    /// A receive has returned. Counts its bytes; if there are none, finds out why.
     #[inline(always)]
     pub(super) fn received(
         &mut self,
@@ -293,7 +292,7 @@ impl BoundedIo {
     }
 
     /// How long one read may take: the handler's timeout or the server's limit, but not past the deadline of the
-    /// whole request. `started`: when the read began; none means now, and spares a look at the clock.
+    /// whole request. `started`: the moment at which the read began. None means now, and saves a look at the clock.
     fn read_timeout(&self, started: Option<Instant>) -> ReadTimeout {
         let limits = self.ticket.limits();
         let (limit, after) = match (self.timeout, started) {
@@ -319,8 +318,8 @@ impl BoundedIo {
         }
     }
 
-    /// Expects nothing more of the peer: the connection is closed at once, and does not linger for an answer to be
-    /// read, because there is none.
+    /// Expects nothing more of the peer. The connection is closed at once and does not linger, because there is no
+    /// answer that the peer could read.
     pub(super) fn give_up(&mut self) {
         self.saw_end = true;
     }
@@ -332,7 +331,7 @@ impl BoundedIo {
     }
 }
 
-/// The bound that ends a wait which has lasted too long.
+/// Who ends a wait that has lasted too long.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum BoundedBy {
     /// The server's idle reaper, by `Limits::idle`.
@@ -341,7 +340,7 @@ pub(super) enum BoundedBy {
     Timeout,
 }
 
-/// How long one receive may wait, and what its error says if that was not enough.
+/// How long one receive may wait, and how the error describes the limit.
 struct ReadTimeout {
     timeout: RecvTimeout,
     limit: Timeout,

@@ -9,7 +9,7 @@ use crate::live::Activity;
 use crate::write_stall::SendTimeout;
 
 impl BoundedIo {
-    /// Sends what is held back if it is more than the new size.
+    /// Sets how many bytes are held back. If more are held back already, they are sent.
     pub(super) fn set_wbufsize(&mut self, bytes: usize) -> io::Result<()> {
         self.wbufsize = bytes;
         if self.output.len() > bytes { self.send_output() } else { Ok(()) }
@@ -20,7 +20,7 @@ impl BoundedIo {
         self.timeout.unwrap_or(self.ticket.limits().write)
     }
 
-    /// Both bounds of a write that begins now.
+    /// The two bounds of a write that begins now: time without progress, and the deadline.
     pub(super) fn write_timeout(&self) -> SendTimeout {
         SendTimeout { stall: self.write_limit(), until: self.deadline().map(|whole| whole.at) }
     }
@@ -45,7 +45,7 @@ impl BoundedIo {
         until_all_is_taken(bytes, |rest| self.write(rest))
     }
 
-    /// Sends what is held back, here and in the wrapper.
+    /// Sends the held-back output, both of this connection and of its wrapper.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         if !self.output.is_empty() {
             self.send_output()?;
@@ -74,8 +74,8 @@ impl BoundedIo {
         until_all_is_taken(bytes, |rest| self.send_once(rest))
     }
 
-    /// Each send has the whole limit: a peer that takes a little, again and again, is slow and not stalled.
-    /// `Limits::request` bounds those.
+    /// Each send gets the whole limit: a peer that takes a little, again and again, is slow but not stalled.
+    /// `Limits::request` bounds such a peer.
     #[inline(always)]
     fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Connection::Socket(socket) = &self.connection else {
@@ -100,7 +100,7 @@ impl BoundedIo {
         }
     }
 
-    /// A send behind what others send, or by something else than a plain socket.
+    /// A send through the outbox, or through a stream that is no plain socket.
     #[inline(never)]
     fn send_with_care(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.ticket.entry().show_activity(Activity::Sending);
@@ -124,7 +124,7 @@ impl BoundedIo {
     }
 }
 
-/// Calls `take` with the rest of `bytes` until there is none.
+/// Calls `take` with the rest of `bytes` until nothing is left.
 pub(super) fn until_all_is_taken(
     mut bytes: &[u8],
     mut take: impl FnMut(&[u8]) -> io::Result<usize>,

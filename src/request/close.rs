@@ -27,12 +27,13 @@ use crate::socket_io::SocketIo;
 use crate::sys::{self, RecvBuf};
 use crate::write_stall::{SendTimeout, earlier};
 
-/// A request of at most this length is short: a block of the read buffer. After a longer one the peer may be sending a
-/// stream, so it is asked whether it has ended.
+/// A request of at most this length is short: it fits into a block of the read buffer. After a longer request the
+/// peer may be sending a stream, so the socket is asked whether its input has ended.
 const SHORT: u64 = 8 * 1024;
 
 impl BoundedIo {
-    /// The handler has ended: sends what is held back, unless it can leave with the end of the connection.
+    /// The handler has ended. Sends the held-back output, unless that can leave together with the end of the
+    /// connection.
     pub(super) fn finish_output(&mut self) {
         let is_stuck = self.connection.raw_status().is_some_and(|status| status.is_stuck());
         if !self.is_plain() && !is_stuck {
@@ -43,13 +44,13 @@ impl BoundedIo {
         }
     }
 
-    /// A plain socket, to which nobody else sends.
+    /// Whether the connection is a plain socket, and nobody else sends to it.
     fn is_plain(&self) -> bool {
         self.connection.is_socket() && self.outbox.is_none()
     }
 
-    /// Sends what is still held back, just before the end: both leave in one packet, which saves a sixth of a short
-    /// connection.
+    /// Sends the held-back output just before the end, so that both leave in one packet. This saves a sixth of a
+    /// short connection.
     fn send_last(&mut self) {
         let Some(socket) = self.connection.as_socket() else { return };
         if self.output.is_empty() || !self.is_plain() {
@@ -66,8 +67,8 @@ impl BoundedIo {
         self.output.clear();
     }
 
-    /// The time for what is due in the outbox when the handler has ended: that of a drain, and no longer without
-    /// progress than a write has.
+    /// How long the outbox may take to send its rest when the handler has ended: as long as a drain lasts, and no
+    /// longer without progress than a write.
     fn last_timeout(&self) -> SendTimeout {
         let limits = self.ticket.limits();
         let whole = self.deadline().map(|whole| whole.at);
@@ -77,7 +78,7 @@ impl BoundedIo {
     }
 
     /// The orderly end, before the close: the peer sees the end of the output, also if a copy of the descriptor is
-    /// still open. `input`: what the handler has left unread.
+    /// still open. `input`: the bytes that the handler has not read.
     pub(super) fn shutdown_request(&mut self, input: &ReadBuffer) {
         self.send_last();
         if let Some(outbox) = self.outbox.take() {
@@ -129,10 +130,10 @@ impl BoundedIo {
         self.connection.shutdown(Shutdown::Write, timeout).is_ok()
     }
 
-    /// Whether the peer goes on sending, as far as the server can see. Unread bytes in the socket or in the read buffer
-    /// are a sign of this. So are a long request, a read that ended in the middle, and a call of `expect_more_input`. A
-    /// peer that sends a line, is answered, and only then goes on looks like one that waits for its answer, as most do;
-    /// to linger for all of those would cost each short request two system calls and another thread.
+    /// Whether the peer goes on sending, as far as the server can see. The signs are unread bytes in the socket or in
+    /// the read buffer, a long request, a read that ended in the middle, and a call of `expect_more_input`. A peer
+    /// that sends one line, and only after the answer goes on, cannot be told from one that waits for its answer, as
+    /// most do. To linger for all of these would cost each short request two system calls and another thread.
     fn peer_is_sending(&self, input: &ReadBuffer) -> bool {
         let Some(fd) = self.connection.socket() else { return false };
         let status = self.connection.raw_status();
@@ -175,8 +176,8 @@ impl BoundedIo {
 }
 
 impl BoundedIo {
-    /// Drops itself, except where nothing of that is seen outside: in a forked child it is the end of the process that
-    /// closes a plain socket, and to give back memory and references before would copy pages of the parent's.
+    /// Drops the connection. In a forked child a plain socket is left to the end of the process, which closes it as
+    /// well: giving back memory and references before that would copy pages of the parent's.
     fn let_go(self) {
         let is_childs = self.ticket.server().role().is_child();
         // A hook's value is the user's, and its drop may have an effect.
@@ -191,11 +192,11 @@ impl StreamRequest {
     /// ([`Limits::linger`](crate::Limits::linger)), so that the peer can read the answer.
     ///
     /// A system that receives bytes for a closed connection answers with a reset, and a reset makes the peer's system
-    /// drop what its program has not read yet. So an early answer may be lost: "too large" to an upload of which only
-    /// the first line has come. The server lingers by itself if more has come than was read, if much has come, if a
-    /// read has ended in the middle, if the handler has failed, and if the request is refused. It cannot notice a peer
-    /// that has only paused, except with an extra system call for every short request. A handler that answers early
-    /// knows, and says so:
+    /// drop the bytes that its program has not read yet. So an early answer may be lost, such as "too large" to an
+    /// upload whose first line has come. The server lingers by itself in these cases: more has come than was read,
+    /// much has come, a read has ended in the middle, the handler has failed, the request is refused. It cannot
+    /// notice a peer that has only paused, except with an extra system call for every short request. A handler that
+    /// answers early says so:
     ///
     /// ```
     /// use std::io::Write;

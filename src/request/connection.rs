@@ -1,4 +1,4 @@
-//! [`Connection`]: the socket of a request, or what stands in for one; and [`Stream`], the interface for that.
+//! [`Connection`]: the socket of a request, or a stream in its place; and [`Stream`], the interface of such streams.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -94,7 +94,7 @@ pub trait Stream: Read + Write + Send {
     /// If the peer is gone. The server ignores it.
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()>;
 
-    /// The connection's descriptor, if it has one.
+    /// The descriptor of the connection, if it has one.
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
         None
     }
@@ -115,20 +115,20 @@ impl Stream for Box<dyn Stream> {
     }
 }
 
-/// Which way a call moves bytes.
+/// The direction of a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
-    /// It receives. Zero bytes then mean the end of input.
+    /// The call receives. Zero bytes then mean the end of input.
     In,
-    /// It sends, flushes, or ends the output.
+    /// The call sends, flushes, or ends the output.
     Out,
 }
 
-/// A plain socket stands in the request itself: the usual case costs no box and no indirection.
+/// The connection of a request. A plain socket is stored in place: the usual case costs no box and no indirection.
 pub(super) enum Connection {
     /// A plain socket of this process.
     Socket(SocketIo),
-    /// The same, once its halves have been used apart: see `split.rs`.
+    /// A plain socket whose halves have been used apart: see `split.rs`.
     Split(Arc<SocketIo>),
     /// A stream of a user's transport.
     Other(Box<dyn Stream>),
@@ -144,7 +144,7 @@ pub(super) enum Connection {
         /// Shared with the raw stream below it.
         status: Arc<RawStatus>,
     },
-    /// A wrapper has taken the stream, and failed.
+    /// There is no connection: a wrapper has taken the stream, and failed.
     Gone(Option<Arc<RawStatus>>),
 }
 
@@ -186,12 +186,12 @@ impl Connection {
         }
     }
 
-    /// Whether the raw stream counts its bytes, as they go over the wire.
+    /// Whether the raw stream below counts the bytes, as they go over the wire.
     pub(super) fn counts_itself(&self) -> bool {
         matches!(self, Self::Wrapped { .. } | Self::Sealed { .. })
     }
 
-    /// Whether the bytes that the handler sees are counted beside those on the wire.
+    /// Whether the handler's bytes are counted separately from those on the wire.
     pub(super) fn is_sealed(&self) -> bool {
         matches!(self, Self::Sealed { .. })
     }
@@ -235,8 +235,8 @@ impl Connection {
         }
     }
 
-    /// A call of a stream that is no socket of this crate. It may be interrupted by a signal, and is then repeated.
-    /// `is_reaped`: it is a read whose wait is left to the idle reaper.
+    /// A call of a stream that is no socket of this crate. If a signal interrupts it, it is repeated. `is_reaped`: the
+    /// call is a read whose wait is left to the idle reaper.
     #[inline(never)]
     fn within(
         &mut self,
@@ -320,7 +320,7 @@ impl Connection {
         }
     }
 
-    /// The same, for code that may keep a copy of it.
+    /// The same, for code that may keep a copy of the descriptor.
     pub(super) fn lend(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Socket(socket) => Some(socket.lend()),
@@ -329,7 +329,7 @@ impl Connection {
         }
     }
 
-    /// The socket, if it is this request's to end.
+    /// The socket, if the request has to end it.
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Socket(socket) => Some(socket.as_fd()),
@@ -352,7 +352,8 @@ impl Connection {
         if self.is_socket() { None } else { self.status_below() }
     }
 
-    /// Apart, so that a plain socket needs no jump table: to read it is one more page that a forked child maps.
+    /// Not inlined, so that a plain socket needs no jump table. Reading the table is one more page that a forked
+    /// child maps.
     #[cold]
     fn status_below(&self) -> Option<&Arc<RawStatus>> {
         match self {
@@ -364,7 +365,7 @@ impl Connection {
     }
 }
 
-/// Not inlined, so that the usual case is no longer for it.
+/// Not inlined, so that it does not lengthen the usual case.
 #[inline(never)]
 fn receive_half(
     socket: &SocketIo,
@@ -374,7 +375,7 @@ fn receive_half(
     socket.recv(buf, timeout)
 }
 
-/// The same.
+/// Not inlined, for the same reason.
 #[inline(never)]
 fn send_half(socket: &SocketIo, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
     socket.send(bytes, || timeout)

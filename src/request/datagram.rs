@@ -28,8 +28,8 @@ pub trait Reply {
         None
     }
 
-    /// A way to the same sender, and to others, that lasts longer than the request, for
-    /// [`DatagramRequest::sender`]. None, the default: the transport has none.
+    /// A way to the same sender and to others that outlives the request, for [`DatagramRequest::sender`]. None, the
+    /// default: the transport has no such way.
     fn lasting(&self) -> Option<Arc<dyn LastingReply>> {
         None
     }
@@ -62,16 +62,16 @@ pub trait Reply {
 pub struct DatagramRequest {
     /// The received bytes; the end is missing if `truncated`.
     packet: Vec<u8>,
-    /// How many of them [`Read`] has given.
+    /// How many bytes of the packet [`Read`] has given.
     read: usize,
     truncated: bool,
-    /// The bytes written; `None` sends nothing, and is not an empty reply.
+    /// The bytes written so far. `None` sends nothing, which is not the same as an empty reply.
     written: Option<Vec<u8>>,
     /// `handle` has returned without an error: the reply is whole.
     complete: bool,
     /// The address that the packet was sent to.
     local: Address,
-    /// The way back: the transport's.
+    /// The transport's way back to the sender.
     reply: Box<dyn Reply>,
     ticket: Ticket,
 }
@@ -199,7 +199,7 @@ impl Request for DatagramRequest {
         self.ticket.server()
     }
 
-    /// A packet has come as a whole, and a reply does not wait: there is nothing to bound.
+    /// Does nothing: the packet has come as a whole, and a reply does not wait.
     fn set_deadline(&mut self, _deadline: Option<Deadline>) {}
 
     fn is_whole(&self) -> bool {

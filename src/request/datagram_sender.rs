@@ -32,13 +32,13 @@ pub trait LastingReply: Send + Sync {
 /// - [`reply`](Self::reply) goes to the sender of the request, from the address that it has sent to.
 /// - [`send_to`](Self::send_to) goes to another address, from the one that the system chooses.
 ///
-/// Both send at once. When the socket has no room they wait for it for a tenth of a second at most, and then the datagram is
-/// lost (`WouldBlock`); over Unix sockets they do not wait, because it is the receiver that does not read. The bytes count
-/// as sent by the server, and not by the request, which may have ended.
+/// Both send at once. If the socket has no room, a call waits for room for a tenth of a second at most, and then the
+/// datagram is lost (`WouldBlock`). Over Unix sockets a call does not wait, because there the receiver itself does
+/// not read. The bytes count as sent by the server, and not by the request, which may have ended.
 ///
-/// When the server is closed every call fails with `NotConnected`; a sender keeps no socket open. A drain waits for requests,
-/// and not for senders: a handler that has to answer before the end returns after it has answered. Under
-/// [`Forking`](crate::Forking) a sender lives as long as its child, which ends with its request.
+/// When the server is closed every call fails with `NotConnected`, because a sender keeps no socket open. A drain
+/// waits for requests, and not for senders. So a handler that has to answer before the end must not return before it
+/// has answered. Under [`Forking`](crate::Forking) a sender lives as long as its child, which ends with its request.
 ///
 /// Addresses of clients may be forged: see [`Udp`](crate::Udp) and [`UnixDatagram`](crate::UnixDatagram).
 ///
@@ -61,16 +61,16 @@ pub trait LastingReply: Send + Sync {
 /// ```
 #[derive(Clone)]
 pub struct DatagramSender {
-    /// The transport's.
+    /// The transport's way to send.
     lasting: Arc<dyn LastingReply>,
     /// The sender of the request.
     client: Address,
-    /// The server's count, which this does not keep alive otherwise.
+    /// The server's count of sent bytes. Sharing it keeps nothing else of the server alive.
     sent: Arc<AtomicU64>,
 }
 
 impl DatagramSender {
-    /// A sender for the datagram with this ticket.
+    /// A sender for the datagram of this ticket.
     pub(super) fn new(lasting: Arc<dyn LastingReply>, ticket: &Ticket) -> Self {
         let sent = Arc::clone(&ticket.server().sent_by_senders);
         Self { lasting, client: ticket.client_address().clone(), sent }
@@ -82,7 +82,7 @@ impl DatagramSender {
         &self.client
     }
 
-    /// Sends one datagram to the sender of the request. Returns false if that one has no address, as
+    /// Sends one datagram to the sender of the request. Returns false if that sender has no address, as
     /// [`DatagramRequest::reply`](crate::DatagramRequest::reply) does.
     ///
     /// # Errors
@@ -92,14 +92,14 @@ impl DatagramSender {
         self.lasting.reply(bytes).inspect(|sent| self.count(*sent, bytes))
     }
 
-    /// Sends one datagram to another address, of a client that was heard before, say. Returns false if nothing can be sent to
-    /// such an address: a Unix socket without a name or with a relative path, which is relative to the folder of its
-    /// owner, or port 0.
+    /// Sends one datagram to another address: to a client that was heard before, say. Returns false if nothing can be
+    /// sent to such an address: a Unix socket without a name or with a relative path (which is relative to the folder
+    /// of its owner), or port 0.
     ///
     /// # Errors
     ///
-    /// As of [`reply`](Self::reply), and for an address of another family than the server's. They name the address. A server
-    /// that is bound to IPv6 and takes IPv4 as well sends to both.
+    /// Those of [`reply`](Self::reply), and an address of another family than the server's. They name the address. A
+    /// server that is bound to IPv6 and takes IPv4 as well sends to both.
     #[doc(alias = "sendto")]
     pub fn send_to(&self, bytes: &[u8], to: impl Into<Address>) -> io::Result<bool> {
         self.lasting.send_to(bytes, &to.into()).inspect(|sent| self.count(*sent, bytes))

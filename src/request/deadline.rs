@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::StreamRequest;
 use crate::timed_out::Timeout;
 
-/// A moment at which all waits end, and the limit that it comes from, so that the error can name it.
+/// A moment at which all waits end, and the limit that it comes from. The error names that limit.
 ///
 /// ```
 /// use std::time::Duration;
@@ -37,7 +37,7 @@ impl Deadline {
         Self { at, limit, after }
     }
 
-    /// A bound that much time from now. None if the clock cannot count that far, which means never.
+    /// A bound this much time from now. None if the clock cannot count that far: then there is no bound.
     #[must_use]
     pub fn after(limit: Timeout, after: Duration) -> Option<Self> {
         Some(Self::new(Instant::now().checked_add(after)?, limit, after))
@@ -54,25 +54,25 @@ impl Deadline {
 
 impl StreamRequest {
     /// Python's `timeout`: how long one read or write may take, in place of the server's idle, read and write limits.
-    /// None brings those back. After it a call fails with an error of kind `TimedOut`.
+    /// None brings the server's limits back. After the timeout a call fails with an error of kind `TimedOut`.
     ///
     /// A line is one read, and so is an exact number of bytes: a peer that sends a byte a second gets no more time. A
-    /// write gets this time without progress, as with [`Limits::write`](crate::Limits::write). [`Duration::MAX`] means
-    /// for ever; zero means not to wait at all. Several reads together, a login say, are bounded by
-    /// [`deadline_in`](Self::deadline_in).
+    /// write may go without progress for this time, as with [`Limits::write`](crate::Limits::write).
+    /// [`Duration::MAX`] means for ever; zero means not to wait at all. [`deadline_in`](Self::deadline_in) bounds
+    /// several reads together, a login say.
     #[doc(alias = "settimeout")]
     pub fn set_timeout(&mut self, timeout: Option<Duration>) {
         self.io.timeout = timeout;
     }
 
-    /// Bounds all reads and writes that follow, together: they end so long from now. None removes the deadline. After
-    /// it each call that would wait fails with an error of kind `TimedOut`, which names [`Timeout::Deadline`], until
-    /// there is another deadline.
+    /// Bounds all following reads and writes together: they end so long from now. None removes the deadline. After
+    /// the deadline each call that would wait fails with an error of kind `TimedOut`, which names
+    /// [`Timeout::Deadline`], until a new deadline is set.
     ///
-    /// The server's limits hold beside it, and the earlier moment counts: a long deadline lifts no limit, and
-    /// [`Limits::request`](crate::Limits::request) still holds when this one is removed.
-    /// ([`set_server_deadline`](super::Request::set_server_deadline) lifts it.) [`Duration::MAX`] is no deadline; with
-    /// zero nothing waits. A deadline that `wrap_request` sets ends with that hook.
+    /// The server's limits hold as well, and the earlier moment counts. So a long deadline lifts no limit, and
+    /// [`Limits::request`](crate::Limits::request) still holds when this deadline is removed.
+    /// ([`set_server_deadline`](super::Request::set_server_deadline) lifts that limit.) [`Duration::MAX`] is no
+    /// deadline; with zero nothing waits. A deadline that `wrap_request` sets ends with that hook.
     ///
     /// A login is several reads:
     ///
@@ -122,13 +122,13 @@ impl StreamRequest {
     }
 }
 
-/// Both deadlines, boxed: few requests have one, and the fields that each receive reads stay together.
+/// Both deadlines, boxed: few requests have one, and the fields that each receive reads stay close together.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
     both: Option<Box<Both>>,
 }
 
-/// Kept apart, so that a handler that removes its own does not lift the server's.
+/// The two deadlines are kept apart, so that a handler that removes its own does not lift the server's.
 #[derive(Clone, Copy, Debug, Default)]
 struct Both {
     /// Of `Limits::handshake`, then of `Limits::request`.
@@ -168,7 +168,7 @@ impl Deadlines {
         self.set(|both| both.handler = handler);
     }
 
-    /// Changes one of them. When both are gone the box is freed, so that [`any`](Self::any) stays a look at one
+    /// Changes one of the deadlines. When both are gone the box is freed, so that [`any`](Self::any) is a look at one
     /// pointer.
     fn set(&mut self, set: impl FnOnce(&mut Both)) {
         let mut both = self.both.as_deref().copied().unwrap_or_default();

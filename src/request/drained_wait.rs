@@ -1,5 +1,5 @@
-//! The receive of a coroutine whose socket is known to be empty: it waits first, and has room for bytes only when some have
-//! come.
+//! The receive of a coroutine whose socket is known to be empty: it waits first, and takes memory for bytes only when
+//! some have come.
 //!
 //! ```text
 //! wait_without_memory   shown as waiting; parks         its stack is short meanwhile, and it holds no block
@@ -20,23 +20,23 @@ use crate::timed_out::Timeout;
 /// Whether a receive has waited already.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Awaited {
-    /// Something has probably come. The wait is still shown.
+    /// It has. Some bytes have probably come. The live list still shows the wait.
     Yes,
-    /// The receive has to wait, if there is need.
+    /// It has not. The receive itself waits, if need be.
     No,
 }
 
 impl BoundedIo {
-    /// Whether the next receive is one of a coroutine that finds nothing.
+    /// Whether the next receive is that of a coroutine, and would find nothing.
     #[inline]
     pub(super) fn is_sure_to_wait(&self, started: Option<Instant>) -> bool {
         let is_drained = self.connection.as_socket().is_some_and(SocketIo::is_drained);
         is_drained && started.is_none() && self.output.is_empty()
     }
 
-    /// Before a receive that is sure to wait: if the reaper bounds it, a coroutine waits here. The part of its stack that it has
-    /// while it waits is brought into the cache for each request, and the processor predicts no return from there: so the
-    /// usual way down to the switch has few calls.
+    /// Called before a receive that is sure to wait: a coroutine waits here, if the reaper bounds the wait. The stack
+    /// that a waiting coroutine occupies is loaded into the cache for each request, and the processor predicts none
+    /// of the returns from there. So the usual way down to the switch has few calls.
     #[inline(always)]
     pub(super) fn wait_without_memory(&mut self) -> io::Result<Awaited> {
         if self.next_wait_bounded_by() == BoundedBy::Timeout {
@@ -56,7 +56,7 @@ impl BoundedIo {
         }
     }
 
-    /// The receive after [`wait_without_memory`](Self::wait_without_memory) has waited.
+    /// The receive that follows a wait by [`wait_without_memory`](Self::wait_without_memory).
     #[inline]
     pub(super) fn receive_awaited(&mut self, buf: &mut RecvBuf<'_>) -> io::Result<usize> {
         let result = match self.connection.as_socket() {

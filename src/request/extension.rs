@@ -2,10 +2,10 @@
 
 use std::any::Any;
 
-/// One value of any type, or none. It is a pointer wide, because every request has one and few use it.
+/// One value of any type, or none. It is one pointer wide, because every request has this field and few use it.
 #[derive(Debug, Default)]
 pub(crate) struct Extension {
-    /// The outer box makes one pointer of the two that a box of a trait object has.
+    /// Two boxes: a box of a trait object is two pointers wide, and the outer box makes one of them.
     value: Option<Box<Box<dyn Any + Send + Sync>>>,
 }
 
@@ -20,7 +20,7 @@ impl Extension {
         self.value.is_none()
     }
 
-    /// The value, if it is of this very type.
+    /// The value, if it has exactly this type.
     pub(super) fn get<E: Any>(&self) -> Option<&E> {
         self.value.as_deref()?.downcast_ref()
     }
@@ -46,7 +46,7 @@ macro_rules! ticket_methods {
             self.server().is_stopping()
         }
 
-        /// A [`StopToken`](crate::request::StopToken), by which other threads hear that this request should end.
+        /// A [`StopToken`](crate::request::StopToken), which tells other threads that this request should end.
         ///
         /// # Errors
         ///
@@ -55,10 +55,10 @@ macro_rules! ticket_methods {
             self.ticket().stop_token()
         }
 
-        /// Ends a connection that the handler has made when this request is cut off: at the deadline of a drain, or by
-        /// [`close_live`](crate::ServerContext::close_live). Its calls then fail, so that a handler that waits for
-        /// another server hears of it as one that waits for its client does. The end of the request ends nothing: the
-        /// connection may serve others after it.
+        /// Ties a connection that the handler has made to this request: if the request is cut off, at the deadline of
+        /// a drain or by [`close_live`](crate::ServerContext::close_live), that connection ends as well. Its calls
+        /// then fail, and a handler that waits for another server notices the cut. The normal end of the request ends
+        /// nothing: the connection may serve others after it.
         ///
         /// In a child of [`Forking`](crate::Forking) it is not needed: the child is killed.
         pub fn end_together(&self, with: &crate::outgoing::OutgoingStream) {
@@ -79,8 +79,8 @@ macro_rules! ticket_methods {
             self.$($ticket).+.extension.get_mut()
         }
 
-        /// Sets the value, in place of an earlier one: for a hook that wraps a request for its handler, or in `setup`
-        /// for `handle`. A request has one, of any type; an empty one costs nothing.
+        /// Sets the value, and drops an earlier one. A hook sets it for the handler, or `setup` for `handle`. A
+        /// request has one value, of any type; without a value it costs nothing.
         pub fn set_extension<E: std::any::Any + Send + Sync>(&mut self, value: E) {
             self.$($ticket).+.extension.set(value);
         }

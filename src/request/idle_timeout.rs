@@ -1,8 +1,8 @@
-//! Receives that `Limits::idle` bounds and the idle reaper does not: of short limits, forked children, connections in a
-//! user's wrapper, and requests with a deadline.
+//! Receives that `Limits::idle` bounds without the idle reaper: those with a short limit, of forked children, of
+//! coroutines, of connections in a user's wrapper, and of requests with a deadline.
 //!
-//! A silent peer that takes what it is sent is not idle, by the handler, an outbox or a copy of the descriptor. So a
-//! wait that may be over looks for progress first, as the reaper does (`live/idle_check.rs`).
+//! A silent peer is not idle while it takes the bytes that the handler, an outbox or a copy of the descriptor sends.
+//! So when the time of a wait is over, the wait looks for progress first, as the reaper does (`live/idle_check.rs`).
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -15,14 +15,15 @@ use crate::sys::{RecvBuf, tcp_info};
 use crate::timed_out::Timeout;
 use crate::write_stall::earlier;
 
-/// How often a wait looks for progress within its limit, as the reaper does.
+/// How often a wait looks for progress within its limit. The reaper looks as often.
 ///
-/// With 60 s, a wait with nothing on its way to the peer ends after 60 s. If sent bytes still wait for the peer then,
-/// it goes on for 7.5 s, and ends if nothing has moved in them. From any progress on there are 60 s again.
+/// With a limit of 60 s, a wait ends after 60 s if nothing is on its way to the peer. If sent bytes still wait for
+/// the peer then, the wait goes on for 7.5 s, and ends if none of them has moved. After any progress it has 60 s
+/// again.
 const LOOKS: u32 = 8;
 
 impl BoundedIo {
-    /// A receive that only `Limits::idle` bounds.
+    /// A receive that `Limits::idle` bounds, without help of the reaper.
     pub(super) fn receive_unless_idle(
         &mut self,
         buf: &mut RecvBuf<'_>,
@@ -42,7 +43,7 @@ impl BoundedIo {
         }
     }
 
-    /// Waits until no bytes have moved in either direction for as long as `idle`; at first only for `first`.
+    /// Waits until no bytes have moved in either direction for as long as `idle`. The first look comes after `first`.
     #[cold]
     fn receive_while_it_moves(
         &mut self,

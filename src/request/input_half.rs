@@ -11,7 +11,7 @@ use super::stream::StreamRequest;
 /// The input of a request, by [`StreamRequest::split`]. It reads as the request does, line by line, in chunks or by
 /// [`Read`], within the same limits.
 pub struct InputHalf<'a> {
-    /// Only its reading methods are used, and the output half uses none of it.
+    /// This half uses the request's reading methods; the output half uses nothing of it.
     request: &'a mut StreamRequest,
 }
 
@@ -50,12 +50,12 @@ impl<'a> InputHalf<'a> {
         self.request.between_requests();
     }
 
-    /// As [`StreamRequest::set_timeout`], for reads. The request keeps it when the half is gone.
+    /// As [`StreamRequest::set_timeout`], for reads. The request keeps the timeout after the half is dropped.
     pub fn set_timeout(&mut self, timeout: Option<Duration>) {
         self.request.set_timeout(timeout);
     }
 
-    /// As [`StreamRequest::deadline_in`], for reads. The request keeps it when the half is gone.
+    /// As [`StreamRequest::deadline_in`], for reads. The request keeps the deadline after the half is dropped.
     pub fn deadline_in(&mut self, after: impl Into<Option<Duration>>) {
         self.request.deadline_in(after);
     }

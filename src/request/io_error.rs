@@ -21,7 +21,7 @@ use crate::peer_fault::{PeerFault, find, is_loss};
 use crate::timed_out::{TimedOut, Timeout};
 
 impl BoundedIo {
-    /// The error with the limit that has passed, if one has, or with this request's mark.
+    /// Adds to the error: the limit that has passed, if one has; otherwise this request's mark.
     #[cold]
     pub(super) fn explain(&self, error: io::Error, limit: Timeout, after: Duration) -> io::Error {
         if is_no_more_for_now(&error) {
@@ -41,8 +41,8 @@ impl BoundedIo {
         }
     }
 
-    /// An error of this connection. If the connection is lost, the error gets this request's mark. It does not if the
-    /// handler writes after its own end, or reads after a failed wrapper: both are the handler's fault.
+    /// An error of this connection. If the connection is lost, the error gets this request's mark. It gets none if
+    /// the handler writes after its own end, or reads after a failed wrapper: both are the handler's fault.
     #[cold]
     pub(super) fn own(&self, error: io::Error) -> io::Error {
         // EPIPE after an own `shutdown_write` is a mistake of the handler.

@@ -1,4 +1,4 @@
-//! Lines and text: where a line is read into, and the errors of one.
+//! Lines and text: the buffers that a line is read into, and its errors.
 
 use std::io;
 use std::mem;
@@ -6,8 +6,9 @@ use std::str::Utf8Error;
 
 use crate::peer_fault::{Owned, PeerFault, RequestId, find};
 
-/// A place for a line: a `String`, if the line has to be UTF-8, or a `Vec<u8>`, if it may be anything. It is emptied
-/// by each [`next_line`](crate::StreamRequest::next_line), and its memory used again. Other types cannot implement it.
+/// A buffer for a line: a `String`, if the line has to be UTF-8, or a `Vec<u8>`, if it may be any bytes. Each
+/// [`next_line`](crate::StreamRequest::next_line) empties it and uses its memory again. Other types cannot implement
+/// this trait.
 ///
 /// ```
 /// use socketserver::{HandlerResult, StreamRequest, stream_fn};
@@ -25,8 +26,8 @@ pub trait Line: sealed::Sealed {
     /// The line without its newline, borrowed.
     type Text: ?Sized;
 
-    /// Empties it, calls `read` to append a line, and lends the line; none if `read` says that there is no more.
-    /// `garbled` makes the error of a line that it cannot hold.
+    /// Empties the buffer, calls `read` to append a line, and lends the line. None if `read` says that there are no
+    /// more lines. `garbled` makes the error for a line that this type cannot hold.
     #[doc(hidden)]
     fn fill(
         &mut self,
@@ -85,7 +86,7 @@ pub(crate) fn append_text(text: &mut String, bytes: Vec<u8>, owner: RequestId) -
     Ok(())
 }
 
-/// `Read::read_to_string` of a request. Std's own error would not say that the peer is at fault.
+/// `Read::read_to_string` of a request. std's own error would not say that the peer is at fault.
 pub(crate) fn read_to_string(
     from: &mut impl io::Read,
     text: &mut String,
@@ -110,8 +111,8 @@ pub(crate) struct NotText(#[source] pub(crate) Utf8Error);
 /// the line has been read but not the rest, so handlers usually answer with an error message and close.
 ///
 /// It is the peer's fault ([`Fault::Peer`](crate::hooks::Fault::Peer),
-/// [`CloseReason::LineTooLong`](crate::CloseReason::LineTooLong)), but no [`PeerFault`], and it is reported: the limit
-/// may be wrong.
+/// [`CloseReason::LineTooLong`](crate::CloseReason::LineTooLong)), but it is no [`PeerFault`], and it is reported,
+/// because the limit may be too low.
 ///
 /// ```
 /// use std::io::Write;
@@ -136,8 +137,8 @@ pub(crate) struct NotText(#[source] pub(crate) Utf8Error);
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the line is longer than {limit_bytes} bytes")]
 pub struct LineTooLong {
-    /// The request that the line belongs to: a handler may also return the error of another request, for example of a
-    /// client connection of its own.
+    /// The request that the line belongs to. A handler may also return the error of another request, or of a client
+    /// connection of its own.
     owner: RequestId,
     limit_bytes: usize,
 }

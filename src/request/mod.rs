@@ -127,7 +127,7 @@ impl Ticket {
         Self { registration, context, extension: Extension::default() }
     }
 
-    /// The address of the client: the peer, as `get_request` gave it, or the one that a
+    /// The address of the client: the peer as `get_request` gave it, or the client that a
     /// [proxy](crate::proxy_protocol) has named since.
     #[must_use]
     pub fn client_address(&self) -> &Address {
@@ -146,7 +146,7 @@ impl Ticket {
         &self.registration.entry.limits
     }
 
-    /// The limits, for a step that runs when the request has the ticket.
+    /// The limits, for a step that runs after the request has taken the ticket.
     pub(crate) fn share_limits(&self) -> Arc<Limits> {
         Arc::clone(&self.registration.entry.limits)
     }
@@ -161,7 +161,7 @@ impl Ticket {
         self.registration.beyond
     }
 
-    /// Whether the connection is to end instead of waiting: in a drain no next request is waited for, and a first
+    /// Whether the connection is to end instead of waiting. A drain waits for no next request, and for a first
     /// request only until first reads are over.
     #[inline]
     fn is_to_end(&self) -> bool {

@@ -30,15 +30,16 @@ use crate::live::Cut;
 use crate::wait::{self, Interest, Waiting};
 use crate::write_stall::SendTimeout;
 
-/// Sends to a connection from anywhere: another handler, another thread, a timer. Clones send to the same connection.
+/// Sends to a connection from anywhere: from another handler, another thread, a timer. Clones send to the same
+/// connection.
 ///
 /// [`send`](Self::send) only appends to a queue and never waits for the peer, so that a slow member of a room delays
-/// nobody. The bytes are sent when the sending thread next waits or returns, or at once if more than 64 KiB wait; so
-/// lines for one member are sent together. If the socket has no room, a thread of the library waits for it.
+/// nobody. The bytes are sent when the sending thread next waits or returns, or at once if more than 64 KiB are due.
+/// So lines for one member leave together. If the socket has no room, a thread of the library waits for it.
 ///
-/// A forking server must start no thread in its own process, where the hook `overflow` runs. In that hook the sender
-/// itself writes and never waits, and bytes that the socket does not take by the end of the hook are lost. In a child
-/// an outbox works as under other mixins.
+/// A forking server must start no thread in its own process, and there only the hook `overflow` sends. In that hook
+/// the sender writes at once and never waits, and bytes that the socket does not take by the end of the hook are
+/// lost. In a child an outbox works as under other mixins.
 ///
 /// Messages are never torn: the handler's own writes go through the same queue. The queue is bounded by
 /// `Limits::outbox_bytes`; under TLS it holds what is not encrypted yet.
@@ -144,30 +145,30 @@ impl Outbox {
         outbox_writer::look_after(&self.shared);
     }
 
-    /// How many bytes wait for the peer.
-    /// Those of the handler's own writes count as well. The number is out of date at once: for statistics, or to slow
-    /// down before [`OutboxError::Full`] (see [`wait_for_room`](Self::wait_for_room)).
+    /// How many bytes wait for the peer, those of the handler's own writes included. The number is out of date at
+    /// once: use it for statistics, or to slow down before [`OutboxError::Full`] (see
+    /// [`wait_for_room`](Self::wait_for_room)).
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.shared.state.lock().waiting_bytes()
     }
 
-    /// How many bytes the system has taken for the peer since the outbox was made, dropped ones not among them. Under
+    /// How many bytes the system has taken for the peer since the outbox was made. Dropped bytes do not count. Under
     /// TLS these are bytes before the encryption.
     ///
-    /// While bytes wait, a number that grows tells a slow peer from one that reads nothing.
+    /// If bytes wait and this number grows, the peer is slow. If it stays, the peer reads nothing.
     #[must_use]
     pub fn sent_bytes(&self) -> u64 {
         self.shared.state.lock().sent_total()
     }
 
-    /// Waits until at most so many bytes wait for the peer, and for no longer than `timeout`. True: no more wait, also
-    /// because the connection has ended. False: the time is over, or the wait was cancelled.
+    /// Waits until at most `bytes` bytes wait for the peer, but no longer than `timeout`. True: no more are waiting,
+    /// or the connection has ended. False: the time is over, or the wait was cancelled.
     ///
-    /// For a sender that has much to send at once and need not have it all in the outbox: it waits here instead of
-    /// running into [`OutboxError::Full`]. A peer decides how long this takes, so others that share the sender need a
-    /// bound: see [`sent_bytes`](Self::sent_bytes). Under a mixin with coroutines only the caller waits, and not its
-    /// thread. Hold no lock meanwhile that handlers want as well.
+    /// For a sender that has much to send at once, more than the outbox should hold: it waits here and does not run
+    /// into [`OutboxError::Full`]. The peer decides how long that takes. If others depend on the same sender, give it
+    /// a bound: see [`sent_bytes`](Self::sent_bytes). Under a mixin with coroutines only the caller waits, and not
+    /// its thread. Meanwhile hold no lock that handlers need as well.
     ///
     /// ```
     /// use std::time::Duration;
@@ -182,8 +183,8 @@ impl Outbox {
     /// ```
     #[must_use]
     pub fn wait_for_room(&self, waiting_bytes: usize, timeout: Duration) -> bool {
-        /// The system reports room only when a third of its buffer is free; a slow peer takes seconds for that. So this
-        /// tries again meanwhile: each time a little has been taken.
+        /// The system reports room only when a third of its buffer is free, which takes a slow peer seconds. So the
+        /// wait also looks again after this time: each time a little has been taken.
         const PAUSE: Duration = Duration::from_millis(50);
         let until = wait::moment_after(Instant::now(), timeout);
         loop {
@@ -212,9 +213,9 @@ impl Outbox {
 
     /// Ends the connection. The handler's reads and writes fail, and it returns.
     ///
-    /// Bytes that are due are sent first, as far as the socket takes them at once: a farewell reaches a peer that
-    /// reads. If the peer does not read, its connection is reset, because the system could otherwise keep megabytes of
-    /// unread data for minutes.
+    /// Bytes that are due are sent first, as far as the socket takes them at once. So a farewell reaches a peer that
+    /// reads. If the peer does not read, its connection is reset, because the system could otherwise keep megabytes
+    /// of unread data for minutes.
     pub fn close(&self) {
         {
             let mut state = self.shared.state.lock();
@@ -246,8 +247,8 @@ impl Outbox {
         self.wait_until_sent(mark, timeout)
     }
 
-    /// The end of the request: takes no more messages, and waits until the queued bytes are sent. After an error
-    /// those that were not are dropped.
+    /// The end of the request: takes no more messages, and waits until the queued bytes are sent. After an error the
+    /// unsent bytes are dropped.
     pub(super) fn finish(&self, timeout: SendTimeout) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
@@ -310,15 +311,15 @@ impl Outbox {
 }
 
 impl StreamRequest {
-    /// An [`Outbox`], by which others send to this connection. Every call gives one to the same queue. In the hook
-    /// `overflow` nothing waits for room: bytes that the socket does not take by the end of the hook are lost.
+    /// An [`Outbox`], by which others send to this connection. Every call returns an outbox of the same queue. In the
+    /// hook `overflow` nothing waits for room: bytes that the socket does not take by the end of the hook are lost.
     ///
     /// # Errors
     ///
-    /// If the connection is wrapped by [`wrap_stream`](Self::wrap_stream): bytes from elsewhere cannot be put into what a
-    /// wrapper sends. (The server's own TLS can have an outbox; its messages are encrypted when they are sent.) An outbox
-    /// that was made before the connection was wrapped, or before TLS was started, fails from then on, with
-    /// [`OutboxError::Wrapped`]. And if what is held back cannot be sent.
+    /// If the connection is wrapped by [`wrap_stream`](Self::wrap_stream), because bytes from elsewhere cannot be put
+    /// into the wrapper's output. (The server's own TLS can have an outbox: its messages are encrypted when they are
+    /// sent.) If an outbox was made before the connection was wrapped, or before TLS was started, it fails from then
+    /// on, with [`OutboxError::Wrapped`]. And if held-back output cannot be sent.
     pub fn outbox(&mut self) -> io::Result<Outbox> {
         // Bytes that `wbufsize` holds back were written before any message, and so leave first.
         self.flush()?;
@@ -328,7 +329,7 @@ impl StreamRequest {
 
 /// From the first call on, the writes of the handler go through the outbox as well.
 impl BoundedIo {
-    /// The outbox; made when it is first asked for.
+    /// The outbox. The first call makes it.
     pub(super) fn outbox(&mut self) -> io::Result<Outbox> {
         if let Some(outbox) = &self.outbox {
             return Ok(outbox.clone());

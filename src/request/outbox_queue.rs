@@ -15,11 +15,11 @@ use crate::write_stall::{SendTimeout, WriteStall};
 pub(super) struct OutboxQueue {
     /// Counts the bytes, notes a loss, and carries the cut of `Outbox::close`.
     pub(super) entry: Arc<Entry>,
-    /// `Limits::outbox_bytes`: the most of others' messages that may wait.
+    /// `Limits::outbox_bytes`: how many bytes of others' messages may wait at most.
     pub(super) capacity: usize,
-    /// Fixed when the outbox is made, by the role of the process.
+    /// Decided by the role of the process when the outbox is made.
     pub(super) writer: Writer,
-    /// Under TLS: encrypts the bytes when they are sent, so that lines that have gathered share a record.
+    /// Under TLS: encrypts the bytes when they are sent, so that lines that have gathered share one record.
     pub(super) seal: Option<Arc<dyn Seal>>,
     /// Never locked across a wait.
     pub(super) state: Mutex<OutboxState>,
@@ -36,23 +36,23 @@ pub(super) struct OutboxState {
     start: usize,
     /// How many bytes from `start` on are encrypted, and not all sent yet.
     sealed: usize,
-    /// How many bytes have ever been due, and how many of them have been sent. A writer that waits for its own bytes
-    /// waits until the second reaches what the first was.
+    /// How many bytes have ever become due. A writer that waits for its own bytes notes this total, and waits until
+    /// `sent_total` reaches it.
     pub(super) due_total: u64,
-    /// Never more than `due_total`; the difference is what waits, until it is dropped.
+    /// How many bytes have ever been sent. Never more than `due_total`; the difference waits, until it is dropped.
     sent_total: u64,
-    /// How much of it the handler has written itself, and up to which total. The handler waits for that, so it does
-    /// not count against the capacity.
+    /// How many of the due bytes the handler has written itself, and at which total they end. The handler waits for
+    /// them, so they do not count against the capacity.
     own_bytes: u64,
     own_mark: u64,
-    /// A wait that was given up, and how much had been sent then. The next wait goes on with it.
+    /// A wait that timed out, and how many bytes had been sent at that moment. The next wait goes on from there.
     pub(super) given_up: Option<(u64, WriteStall)>,
-    /// On the list of a sender, or of the writer.
+    /// The outbox is on the list of a sender, or of the writer.
     pub(super) listed: bool,
     pub(super) phase: OutboxPhase,
 }
 
-/// The writer of due bytes while no handler waits for them.
+/// Who sends due bytes that no handler waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writer {
     /// The one thread for all outboxes.
@@ -61,7 +61,7 @@ pub(super) enum Writer {
     Sender,
 }
 
-/// The bytes that an outbox takes and sends.
+/// Whether an outbox takes messages, and whether it sends.
 ///
 /// | from | to | when |
 /// |---|---|---|
@@ -110,21 +110,21 @@ impl OutboxState {
         self.waiting_bytes().saturating_sub(usize::try_from(own).unwrap_or(usize::MAX))
     }
 
-    /// Nothing of what is due is sent any more.
+    /// Drops the due bytes: none of them is sent any more.
     pub(super) fn drop_due(&mut self, phase: OutboxPhase) {
         self.phase = phase;
         self.bytes = Vec::new();
         (self.start, self.sealed) = (0, 0);
     }
 
-    /// So many of the bytes have left.
+    /// Counts this many bytes as sent.
     fn sent(&mut self, count: usize) {
         self.start += count;
         self.sent_total += count as u64;
     }
 
-    /// Appends a message. Sent bytes are removed first: at no cost if nothing waits, otherwise only when it is so
-    /// much that moving the rest is worth it.
+    /// Appends a message. Sent bytes are removed first: at no cost if nothing waits, and otherwise only when they are
+    /// so many that moving the rest is worth it.
     pub(super) fn append(&mut self, bytes: &[u8]) {
         if self.start == self.bytes.len() {
             self.bytes.clear();
@@ -137,7 +137,7 @@ impl OutboxState {
         self.due_total += bytes.len() as u64;
     }
 
-    /// Appends what the handler writes itself. Gives the total up to which it has to be sent.
+    /// Appends the handler's own output. Returns the total that has to be reached before it is sent.
     pub(super) fn append_own(&mut self, bytes: &[u8]) -> u64 {
         self.append(bytes);
         (self.own_bytes, self.own_mark) = (bytes.len() as u64, self.due_total);
@@ -145,7 +145,7 @@ impl OutboxState {
     }
 }
 
-/// So much leaves at once, because waiting for more gains nothing.
+/// With this many bytes due the outbox sends at once, because waiting for more gains nothing.
 pub(super) const AT_ONCE: usize = 64 * 1024;
 
 impl OutboxQueue {
@@ -161,7 +161,7 @@ impl OutboxQueue {
         Self { entry, capacity, writer, seal, state: Mutex::new(state) }
     }
 
-    /// Waits until so many bytes of all that have ever been due are sent. Bytes that others send meanwhile are progress as well.
+    /// Waits until `sent_total` reaches the mark. Others' bytes that are sent meanwhile count as progress as well.
     pub(super) fn wait_until_sent(&self, mark: u64, timeout: SendTimeout) -> io::Result<()> {
         // A handler that calls again after a timeout gets no new time for a peer that has taken nothing.
         let given_up = self.state.lock().given_up.take();
@@ -193,12 +193,13 @@ impl OutboxQueue {
         }
     }
 
-    /// Sends what is due as far as the socket takes it.
+    /// Sends due bytes, as far as the socket takes them.
     pub(super) fn send_due(&self) {
         self.send_due_of(&mut self.state.lock());
     }
 
-    /// The same, by the holder of a list. True: something is left, and it stays on the list.
+    /// The same, for the thread whose list has this outbox. True: some bytes are left, and the outbox stays on the
+    /// list.
     pub(super) fn send_listed(&self) -> bool {
         let mut state = self.state.lock();
         self.send_due_of(&mut state);
@@ -206,14 +207,14 @@ impl OutboxQueue {
         state.listed
     }
 
-    /// The same, by a sender that does not come back: the rest waits for the next message.
+    /// The same, for a sender without a list: the rest waits for the next message.
     pub(super) fn send_unlisted(&self) {
         let mut state = self.state.lock();
         state.listed = false;
         self.send_due_of(&mut state);
     }
 
-    /// Marks this outbox as listed, if something is due and no list has it. True: the caller has to put it on one.
+    /// Marks this outbox as listed, if bytes are due and it is on no list. True: the caller has to put it on a list.
     pub(super) fn needs_a_list(&self) -> bool {
         let mut state = self.state.lock();
         let needs = state.fd.is_some() && state.waiting_bytes() > 0 && !state.listed;
@@ -249,14 +250,14 @@ impl OutboxQueue {
         }
     }
 
-    /// A share of the descriptor; none after the end of the request.
+    /// A share of the descriptor. None after the end of the request.
     pub(super) fn fd(&self) -> Option<Arc<OwnedFd>> {
         self.state.lock().fd.clone()
     }
 }
 
-/// Encrypts the beginning of the bytes, unless that is done (`sealed` says of how many), and sends it. Bytes count as sent
-/// when all that they were encrypted to has been taken by the socket.
+/// Encrypts the first of the bytes, unless they are encrypted already (`sealed` says how many), and sends the result.
+/// Plain bytes count as sent when the socket has taken everything that they were encrypted to.
 fn send_sealed(
     seal: &dyn Seal,
     fd: BorrowedFd<'_>,

@@ -1,8 +1,8 @@
 //! The writer of outboxes: one thread for all of them, which senders hand their lists to when they are about to wait.
 //!
 //! This makes a chat room fast: while the writer sends to one member, more lines are queued for the next members, and
-//! are sent in the same write. (With a hundred members it delivers 3.8 times as much as senders that write by
-//! themselves.) It also waits for the sockets that are full. The thread of a coroutine writes its list by itself, after
+//! leave in the same write. (With a hundred members it delivers 3.8 times as much as senders that write by
+//! themselves.) The writer also waits for full sockets. The thread of a coroutine writes its list by itself, after
 //! each batch of events.
 //!
 //! ```text
@@ -12,8 +12,8 @@
 //!                              its event and all sockets that are full
 //! ```
 //!
-//! The writer says that it sleeps under the lock under which lists are handed over, so no wake-up is lost. It ends
-//! after five seconds without work, and the next list starts it again.
+//! The writer sets `sleeps` under the lock under which lists are handed over, so no wake-up is lost. It ends after
+//! five seconds without work, and the next list starts it again.
 
 use std::cell::RefCell;
 use std::os::fd::AsFd;
@@ -52,7 +52,7 @@ pub(super) fn list(outbox: &Arc<OutboxQueue>) {
     }
 }
 
-/// Hands what is due in an outbox to the writer, when the caller does not wait for it any longer.
+/// Hands the due bytes of an outbox to the writer, because the caller does not wait for them any longer.
 pub(super) fn look_after(outbox: &Arc<OutboxQueue>) {
     if outbox.needs_a_list() {
         hand_over(vec![Arc::clone(outbox)]);
@@ -67,7 +67,7 @@ pub(super) fn look_again() {
     }
 }
 
-/// The promise of a thread: one value for all threads, because the list is the thread's own.
+/// The flush that a thread has promised: one value for all threads, because the list is the thread's own.
 struct ThisThreadsList;
 
 impl Flush for ThisThreadsList {
@@ -92,21 +92,21 @@ impl Flush for ThisThreadsList {
     }
 }
 
-/// With so many outboxes a look for more lines costs a hundredth of what the sends cost; and each line that it finds goes
-/// along in them.
+/// With this many outboxes on its list a thread looks once for more lines before it sends. The look costs a hundredth
+/// of the sends, and each line that it finds leaves with them.
 #[cfg(feature = "green")]
 const MANY: usize = 16;
 
-/// The lists that the writer has not looked at yet; none while there is no thread.
+/// What the writer and its senders share. None while there is no thread.
 static THREAD: Mutex<Option<WriterInbox>> = Mutex::new(None);
 
-/// The state that senders and the writer share. All of it is under the lock of [`THREAD`].
+/// The lists that were handed over, and whether the writer sleeps. The lock of [`THREAD`] guards all of it.
 struct WriterInbox {
     /// Ends the writer's poll.
     wake_up: Arc<Event>,
-    /// Handed over, and not taken yet.
+    /// Outboxes that were handed over, and that the thread has not taken yet.
     handed: Vec<Arc<OutboxQueue>>,
-    /// It waits, and has to be woken.
+    /// The thread waits, and has to be woken.
     sleeps: bool,
     /// The process that has the thread. A forked child has a copy of this value and no thread.
     owner: OwnerProcess,

@@ -27,30 +27,31 @@ use crate::write_stall::{SendTimeout, WriteStall};
 
 /// The output of a request, by [`StreamRequest::split`]. Each write is a send, within the limits of the request.
 ///
-/// [`shutdown_write`](HalfClose::shutdown_write) ends the output, and the input half goes on. [`close`](HalfClose::close)
-/// ends both, for a handler that gives up: a read of the input half then fails with an error of kind `ConnectionAborted`. It
-/// is no fault of the peer, which sees the connection cut; under TLS without a farewell, so that it takes nothing for whole.
+/// [`shutdown_write`](HalfClose::shutdown_write) ends the output, and the input half goes on.
+/// [`close`](HalfClose::close) ends both, for a handler that gives up: a read of the input half then fails with an
+/// error of kind `ConnectionAborted`, which is no fault of the peer. The peer sees a cut connection; under TLS it
+/// gets no farewell, so that it takes nothing for whole.
 pub struct OutputHalf<'a> {
     way: Way,
-    /// The request's line in the live list. Of its numbers this half alone changes that of the bytes that are sent.
+    /// The request's line in the live list. This half changes only the number of sent bytes in it.
     entry: Arc<Entry>,
     limits: Arc<Limits>,
     /// The handler's own timeout, in place of the write limit.
     timeout: Option<Duration>,
     /// The deadline of the whole request.
     server: Option<Deadline>,
-    /// The handler's.
+    /// The handler's own deadline.
     handler: Option<Deadline>,
     notes: Arc<SplitNotes>,
-    /// The input half borrows the request itself, for as long.
+    /// The input half borrows the request itself, for the same time.
     _request: PhantomData<&'a mut StreamRequest>,
 }
 
 /// How bytes leave.
 pub(super) enum Way {
-    /// By sends of this half.
+    /// This half sends by itself.
     Socket(Arc<SocketIo>),
-    /// Behind what others send, or encrypted.
+    /// The outbox sends, after the messages of others, or encrypted.
     Outbox { outbox: Outbox, fd: Arc<OwnedFd>, seal: Option<Arc<dyn Seal>> },
 }
 
@@ -80,7 +81,7 @@ impl SplitNotes {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Noted before the connection is shut down: a read that finds its end looks here.
+    /// Called before the connection is shut down: a read that finds the end of input looks here.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.ended.store(true, Ordering::Relaxed);
@@ -147,8 +148,8 @@ impl OutputHalf<'_> {
         result.map_err(|error| self.explain(error))
     }
 
-    /// A wait above TLS. A cut usually leaves the end of the output to the worker, for its farewell; it ends this wait as
-    /// well. In this order: see `live/entry.rs`.
+    /// A wait above TLS. A cut usually leaves the output open, for the worker's farewell; during this wait it ends
+    /// both directions. The order matters: see `live/entry.rs`.
     fn while_it_may_be_cut<R>(&self, wait: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
         self.entry.begin_write_wait();
         let result =
@@ -157,7 +158,7 @@ impl OutputHalf<'_> {
         result
     }
 
-    /// Sends what is due, and the end behind it.
+    /// Sends the due bytes, and then the end.
     fn end_output(&self) -> io::Result<()> {
         let timeout = self.write_timeout();
         match &self.way {
@@ -175,7 +176,7 @@ impl OutputHalf<'_> {
         }
     }
 
-    /// As the request explains an error of its own writes: see `io_error.rs`.
+    /// Explains an error in the way of the request's own writes: see `io_error.rs`.
     #[cold]
     fn explain(&self, error: io::Error) -> io::Error {
         if self.notes.is_closed() {

@@ -8,7 +8,7 @@ use crate::timed_out::Timeout;
 
 /// A condition that a connection has to meet before its handler runs: a PROXY header, a TLS handshake.
 ///
-/// It runs in the worker, so that a client that stalls here delays no other client, and within a limit of its own. Its
+/// It runs in the worker, within a limit of its own, so that a client that stalls here delays no other client. Its
 /// error ends the request as an error of the hook `wrap_request` does.
 pub(crate) trait Preface<R>: Send + Sync {
     /// Called by the process that accepts, before it serves a request or forks for it. It must be quick.
@@ -17,7 +17,7 @@ pub(crate) trait Preface<R>: Send + Sync {
     /// The limit of this step, for a request with these limits.
     fn deadline(&self, limits: &Limits) -> Option<Deadline>;
 
-    /// Whether this step finds out who the client is, because the peer is a proxy: the limits for one peer then count
+    /// Whether this step finds out who the client is, because the peer is a proxy. The limits for one peer then count
     /// the client, and not the proxy.
     fn names_client(&self, peer: &Address) -> bool {
         let _ = peer;
@@ -32,7 +32,7 @@ pub(crate) trait Preface<R>: Send + Sync {
     fn run(&self, request: &mut R) -> HandlerResult;
 }
 
-/// The place of a step: a connection brings them in this order, in whatever order the builder's setters are called.
+/// The place of a step. A connection brings them in this order, whatever the order of the builder's setters was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
     /// A proxy sends its header first, in the clear.
@@ -42,7 +42,7 @@ pub(crate) enum Place {
     Tls,
 }
 
-/// The prefaces of a server, in the order in which a connection brings them. None, usually.
+/// The prefaces of a server, in the order in which a connection brings them. Usually there are none.
 pub(crate) struct Prefaces<R> {
     /// At most one for each place.
     steps: Vec<(Place, Box<dyn Preface<R>>)>,
@@ -55,7 +55,7 @@ impl<R> Default for Prefaces<R> {
 }
 
 impl<R> Prefaces<R> {
-    /// Puts a step into its place, instead of an earlier one.
+    /// Puts a step into its place. An earlier step in that place is dropped.
     pub(crate) fn set(&mut self, place: Place, step: impl Preface<R> + 'static) {
         self.steps.retain(|(other, _)| *other != place);
         self.steps.push((place, Box::new(step)));
@@ -67,7 +67,7 @@ impl<R> Prefaces<R> {
         self.steps.is_empty()
     }
 
-    /// Whether one of the steps finds out who the client behind this peer is.
+    /// Whether one of the steps finds out which client is behind this peer.
     pub(crate) fn name_client(&self, peer: &Address) -> bool {
         self.iter().any(|step| step.names_client(peer))
     }

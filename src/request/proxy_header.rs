@@ -1,8 +1,8 @@
 //! [`ProxyHeader`]: the step that reads a PROXY header from a connection, before anything else does.
 //!
-//! It asks for as many bytes as surely belong to the header, and for no more: the parser says how many those are. So
-//! the bytes behind the header are still in the socket, for a TLS handshake or the handler, and nothing has to be
-//! handed on. A header that comes in one packet takes two receives (version 2), or about six (version 1).
+//! It asks only for bytes that surely belong to the header: the parser says how many those are. So the bytes behind
+//! the header are still in the socket, for a TLS handshake or the handler, and need not be passed on. A header that
+//! comes in one packet takes two receives (version 2), or about six (version 1).
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -26,7 +26,7 @@ pub(crate) struct ProxyHeader {
 }
 
 impl ProxyHeader {
-    /// From the proxies of these networks.
+    /// Reads headers from the proxies of these networks.
     pub(crate) fn new(from: ProxyProtocol) -> Self {
         Self { from }
     }
@@ -113,11 +113,11 @@ impl StreamRequest {
     }
 }
 
-/// A connection that is not served, because it has not brought a valid header, or is not from a proxy.
+/// The error for a connection that is not served: it has brought no valid header, or is not from a proxy.
 #[derive(Debug)]
 pub(crate) struct NoHeader {
     owner: RequestId,
-    /// None: it is not from a proxy.
+    /// Why there is no header. None: the connection is not from a proxy.
     why: Option<io::Error>,
 }
 

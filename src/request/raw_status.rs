@@ -1,7 +1,7 @@
-//! Events below a wrapper, for the request above it.
+//! What has happened below a wrapper, for the request above it.
 //!
-//! The [`RawStream`](super::raw_stream::RawStream) notes what it meets; the request asks for it when the wrapper's call
-//! has returned, whatever the wrapper has made of it:
+//! The [`RawStream`](super::raw_stream::RawStream) notes its events here. When the wrapper's call has returned, the
+//! request looks at the notes, and does not depend on the wrapper's own error:
 //!
 //! ```text
 //! request (BoundedIo)        wrapper (TLS, say)        RawStream
@@ -13,8 +13,8 @@
 //!    | explain(error), interruption()
 //! ```
 //!
-//! Only the request's own worker calls any of this, one call at a time. It is atomic because the wrapper may move the raw
-//! stream to a thread of its own.
+//! Only the request's own worker uses this, one call at a time. The fields are atomic because the wrapper may move
+//! the raw stream to a thread of its own.
 
 use std::any::Any;
 use std::io;
@@ -42,8 +42,8 @@ pub(super) struct RawStatus {
     pub(super) entry: Arc<Entry>,
     context: Arc<ServerContext>,
     pub(super) limits: Arc<Limits>,
-    /// The socket; none under a transport's own stream. Kept beyond the wrapper, which may fail and leave its peer
-    /// without an end.
+    /// The socket. None under a transport's own stream. Kept beyond the wrapper, because a wrapper may fail and leave
+    /// its peer without an end.
     fd: Option<Arc<OwnedFd>>,
     /// How long the request's present call may wait.
     pub(super) timeout: Mutex<SendTimeout>,
@@ -51,9 +51,9 @@ pub(super) struct RawStatus {
     first_wait: AtomicU8,
     /// A [`WrapPhase`].
     phase: AtomicU8,
-    /// How many of the bytes that the request had read ahead the wrapper has not read yet.
+    /// How many bytes that the request had read ahead are left for the wrapper.
     ahead: AtomicUsize,
-    /// The wrapper has been given something of the peer's.
+    /// The wrapper has got some bytes from the peer.
     heard: Flag,
     /// The peer has ended its output.
     pub(super) ended: Flag,
@@ -65,20 +65,20 @@ pub(super) struct RawStatus {
     stopped: Flag,
     /// The last write has waited for room in vain.
     stuck: Flag,
-    /// A write of the request has waited in vain, and the wrapper has kept that to itself.
+    /// A write has waited for room in vain, and the wrapper has reported success.
     concealed: Flag,
     /// The raw stream has been dropped.
     pub(super) dropped: Flag,
-    /// The facts of the seal of the connection, once there is one.
+    /// The facts about the TLS of the connection, once it has begun.
     pub(super) facts: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
-/// How far a wrapper is.
+/// How far a wrapper has got.
 #[derive(Clone, Copy)]
 enum WrapPhase {
     /// It is being made. It stays so if the wrapper panics.
     Handshake,
-    /// It could not be made. The socket is the request's to end.
+    /// It could not be made. The request has to end the socket.
     Failed,
     /// It stands between the connection and the handler.
     InPlace,
@@ -94,12 +94,13 @@ enum FirstWait {
     Bounded,
     /// The next receive is the first.
     Reaped,
-    /// It has been made, or something was sent meanwhile: from here on the call takes `Limits::idle` at most.
+    /// The first receive has been made, or something was sent meanwhile. From here on the call takes `Limits::idle` at
+    /// most.
     Over,
 }
 
-/// A note of one thread for itself or for the thread after it. Relaxed: a wrapper that moves the raw stream to another
-/// thread orders the accesses by what it moves it with.
+/// A flag that one thread sets for itself, or for a thread that takes over from it. Relaxed: a wrapper that moves the
+/// raw stream to another thread orders the accesses by that move.
 #[derive(Default)]
 pub(super) struct Flag(AtomicBool);
 
@@ -147,17 +148,17 @@ impl RawStatus {
         self.fd.as_ref().map(Arc::clone)
     }
 
-    /// Whether the wrapper is that far.
+    /// Whether the wrapper is in this phase.
     fn is_in(&self, phase: WrapPhase) -> bool {
         self.phase.load(Ordering::Relaxed) == phase as u8
     }
 
-    /// The wrapper is now that far.
+    /// Begins a phase.
     fn enter(&self, phase: WrapPhase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// A wrapper is about to be made, until then at most.
+    /// A wrapper is being made, until this moment at most.
     pub(super) fn begin_handshake(&self, ahead: usize, until: Option<Instant>) {
         self.begin_call(SendTimeout::until(until));
         self.ahead.store(ahead, Ordering::Relaxed);
@@ -198,7 +199,7 @@ impl RawStatus {
         self.first_wait.store(is as u8, Ordering::Relaxed);
     }
 
-    /// The error of a wrapper's call, with its cause if that is known here.
+    /// The error of a wrapper's call, replaced by its cause if that is known here.
     pub(super) fn explain(&self, error: io::Error, direction: Direction) -> io::Error {
         let reads = direction == Direction::In;
         // The wrapper has passed the error on, which says its cause.
@@ -218,7 +219,7 @@ impl RawStatus {
         }
     }
 
-    /// The cause that has ended the present call, though the wrapper takes it for an end of input.
+    /// The cause that has ended the present call, although the wrapper reports an end of input.
     pub(super) fn interruption(&self) -> Option<io::Error> {
         if self.stopped.is_set() {
             Some(stop(&self.entry))
@@ -228,8 +229,8 @@ impl RawStatus {
         }
     }
 
-    /// The wrapper says that a write of the request has ended well. If it has waited in vain all the same, the next
-    /// write fails in its place.
+    /// A write of the request has ended, and the wrapper reports success. If the write has waited for room in vain,
+    /// the next write fails in its place.
     pub(super) fn end_write(&self) {
         if self.timed_out.is_set() {
             self.concealed.set();
@@ -241,8 +242,8 @@ impl RawStatus {
         self.stuck.is_set()
     }
 
-    /// From here on the wrapper may only send its farewell. It has no time for that if the connection has been cut off
-    /// from this side, or the peer has taken nothing for long enough already.
+    /// From here on the wrapper may only send its farewell. It gets no time for that if this side has cut the
+    /// connection off, or if the peer has already taken nothing for the whole limit.
     pub(super) fn begin_farewell(&self, timeout: SendTimeout) {
         // Neither a close by the operator nor a drain at its deadline waits for the peer.
         let at_once = self.is_cut_off() || self.is_stuck();
@@ -252,15 +253,15 @@ impl RawStatus {
         self.enter(WrapPhase::Farewell);
     }
 
-    /// Ends the output, whatever the wrapper has done about it; unless the wrapper has let go of the connection, which
-    /// then belongs to somebody else.
+    /// Ends the output, even if the wrapper has not. If the wrapper has let go of the connection, this does nothing,
+    /// because the connection then belongs to somebody else.
     pub(super) fn end_output(&self) -> io::Result<()> {
         let Some(fd) = self.own_fd() else { return Ok(()) };
         sys::shutdown(fd.as_fd(), if self.is_cut_off() { Shutdown::Both } else { Shutdown::Write })
     }
 
-    /// The socket, if it is still the request's: a wrapper in place that drops the raw stream has given it away, and one
-    /// that could not be made has not.
+    /// The socket, if it is still the request's. A wrapper in place that drops the raw stream has given the
+    /// connection away; a wrapper that could not be made has not.
     pub(super) fn own_fd(&self) -> Option<&Arc<OwnedFd>> {
         // Only a wrapper that has been made can give the connection away.
         let is_in_place = self.is_in(WrapPhase::InPlace) || self.is_in(WrapPhase::Farewell);
@@ -272,7 +273,7 @@ impl RawStatus {
         !self.dropped.is_set()
     }
 
-    /// Whether the wrapper has left something of what the request had read ahead.
+    /// Whether some bytes that the request had read ahead are left.
     pub(super) fn has_ahead(&self) -> bool {
         self.ahead.load(Ordering::Relaxed) > 0
     }
@@ -285,8 +286,8 @@ impl RawStatus {
         self.entry.is_cut_off()
     }
 
-    /// A wait for the peer begins. In a handshake it counts as one for the beginning of a request, so that a drain may
-    /// cut it off.
+    /// A wait for the peer begins. In a handshake it counts as a wait for the beginning of a request, so that a drain
+    /// may cut it off.
     pub(super) fn begin_wait(&self) {
         if self.is_in(WrapPhase::Handshake) {
             // A peer that stays silent in its handshake has sent no request, so a drain loses nothing by ending it.
@@ -339,21 +340,21 @@ impl RawStatus {
         }
     }
 
-    /// The wrapper has read of what the request had read ahead; so much is left.
+    /// The wrapper has read some bytes that the request had read ahead. This many are left.
     pub(super) fn read_ahead(&self, left: usize) {
         self.heard.set();
         self.ahead.store(left, Ordering::Relaxed);
     }
 
-    /// A connection that was cut off from this side sends nothing more but the wrapper's farewell.
+    /// Whether the raw stream may send. After a cut from this side only the farewell may leave.
     pub(super) fn may_send(&self) -> bool {
         // The farewell tells the peer that nobody has cut the connection. It is sent even after a cut, without
         // waiting.
         !self.is_cut_off() || self.is_in(WrapPhase::Farewell)
     }
 
-    /// Whether a write has waited in vain already: one before this that the wrapper has concealed, or one of the same
-    /// call. It is not waited for a second time.
+    /// Whether a write has already waited for room in vain: an earlier write, whose error the wrapper has concealed,
+    /// or one of the same call. Such a write does not wait a second time.
     pub(super) fn has_waited_in_vain(&self) -> bool {
         let is_over = self.is_stuck() && self.timed_out.is_set();
         self.concealed.0.swap(false, Ordering::Relaxed) || is_over

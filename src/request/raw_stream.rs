@@ -1,8 +1,8 @@
 //! [`RawStream`]: the connection below a wrapper. It keeps the request's limits, whatever the wrapper does.
 //!
 //! A wrapper (TLS, say) is a user's code, and sees a [`Stream`] that behaves like a socket in blocking mode. This
-//! stream counts the bytes, looks at deadlines, drain and cuts, and notes what it has met in a [`RawStatus`]. The
-//! request reads that when the wrapper's call has returned: see `raw_status.rs`.
+//! stream counts the bytes, looks at deadlines, drain and cuts, and notes its events in a [`RawStatus`]. The request
+//! reads the notes when the wrapper's call has returned: see `raw_status.rs`.
 //!
 //! A read goes through these steps, and each may end it:
 //!
@@ -12,7 +12,7 @@
 //! 4. One receive, within the timeout of the request's call.
 //! 5. No bytes: the reason is a cut, or the peer's end.
 //!
-//! A write is tried without waiting. Only if there is no room is the wait announced, and the cut looked at again.
+//! A write is tried without waiting. Only if there is no room does it announce the wait, and look for a cut again.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -47,15 +47,16 @@ pub(super) struct RawStream {
     below: Below,
     /// Bytes that the request had read ahead: the wrapper's first input.
     ahead: Chunk,
-    /// A deadline that the wrapper has set. The request sets none here: its own are in the status and end with its
-    /// call, whether or not the wrapper passes them on.
+    /// A deadline that the wrapper has set. The request sets none here. Its own deadlines are in the status and end
+    /// with its call, whether or not the wrapper passes them on.
     deadline: Option<Instant>,
-    /// Where the request finds what this stream has met.
+    /// The notes for the request.
     status: Arc<RawStatus>,
 }
 
 impl RawStream {
-    /// Takes a connection for a wrapper that has to be made until then. None: there is no connection.
+    /// Takes a connection for a wrapper that is about to be made, until this moment at most. None: there is no
+    /// connection.
     pub(super) fn take(
         connection: &mut Connection,
         ahead: Chunk,
@@ -102,14 +103,14 @@ impl RawStream {
         Some((raw, status))
     }
 
-    /// The bounds of the request's present call, and of the wrapper's own deadline. Below another wrapper they are not
-    /// used: its raw stream has them.
+    /// The bounds of the request's present call, and of the wrapper's own deadline. Above another wrapper they are
+    /// not used, because that wrapper's raw stream keeps them.
     fn timeout(&self) -> SendTimeout {
         let timeout = *self.status.timeout.lock();
         SendTimeout { until: earlier(timeout.until, self.deadline), ..timeout }
     }
 
-    /// One receive, without a look at drain or cut. `until` bounds it; none is for ever.
+    /// One receive, without a look at drain or cut. `until` bounds it; None means for ever.
     fn receive(&mut self, buf: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
         match &mut self.below {
             Below::Socket(socket) => {
@@ -131,7 +132,7 @@ impl RawStream {
         }
     }
 
-    /// Takes what is there, without waiting. Without anything the error is `TimedOut`.
+    /// Takes the bytes that have come, without waiting. If there are none, the error is `TimedOut`.
     fn receive_at_once(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.receive(buf, Some(Instant::now()))
     }
@@ -200,7 +201,7 @@ impl RawStream {
         }
     }
 
-    /// A write, tried without waiting first, as most find room.
+    /// A write. It is tried without waiting first, because most writes find room.
     fn write_under_limits(&mut self, buf: &[u8]) -> io::Result<usize> {
         if self.status.has_waited_in_vain() {
             // Without this, a wrapper that goes on after a failed write would wait the whole limit again.
@@ -220,8 +221,8 @@ impl RawStream {
         self.status.sent(result)
     }
 
-    /// A write that has to wait for room. It says so before it looks for a cut, and the other side stores the cut
-    /// before it asks: see `live/entry.rs`.
+    /// A write that has to wait for room. It announces the wait and then looks for a cut; the other side stores the
+    /// cut and then looks for the announcement: see `live/entry.rs`.
     fn write_patiently(&mut self, buf: &[u8]) -> io::Result<usize> {
         let timeout = self.timeout();
         self.status.entry.begin_write_wait();
@@ -295,7 +296,7 @@ impl Write for RawStream {
 }
 
 impl Stream for RawStream {
-    /// A deadline of the wrapper's own. Those of the request hold in any case.
+    /// Sets a deadline of the wrapper's own. Those of the request hold in any case.
     fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
         if let Below::Wrapper(stream) = &mut self.below {
@@ -322,9 +323,9 @@ impl Stream for RawStream {
     }
 }
 
-/// Repeats a call that a signal has interrupted: a user's stream may pass EINTR on, as std's do. It must not reach the
-/// wrapper, which may have encrypted the bytes of a write already: the request would repeat the write, and they would go
-/// twice.
+/// Repeats a call that a signal has interrupted: a user's stream may pass EINTR on, as std's do. The error must not
+/// reach the wrapper. The wrapper may already have encrypted the bytes of a write, the request would repeat the
+/// write, and the bytes would be sent twice.
 fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     loop {
         match call() {

@@ -20,20 +20,20 @@ use std::ops::Deref;
 use super::block_pool::{Block, LARGE, SMALL, give_block, take_block};
 use crate::sys::RecvBuf;
 
-/// The most that `rbufsize` gives: no socket has more at once, and a failed allocation would end the process.
+/// The most that `rbufsize` gives. No socket has more at once, and a failed allocation would end the process.
 const MOST: usize = 16 * 1024 * 1024;
 
-/// A receive that may wait has this much room, on the stack, so that a silent connection holds no block. Most requests
-/// are shorter; the rest comes with the next receive, into a block. With twice as much a waiting thread would touch
-/// one more page of its stack, which costs 5 % with a thousand threads.
+/// A receive that may wait has this much room, on the stack, so that a silent connection holds no block. Most
+/// requests are shorter. The rest of a longer one comes with the next receive, into a block. With twice as much room
+/// a waiting thread would touch one more page of its stack, which costs 5 % with a thousand threads.
 const FIRST: usize = 512;
 
 /// How much one receive asks for: little, until the peer sends much.
 pub(crate) struct Appetite {
     /// The size of a block.
     size: usize,
-    /// How many of the next receives use a block at once, because the peer has sent more than [`FIRST`]. Two: the one
-    /// after a large one may find only its rest.
+    /// How many of the next receives use a block at once, because the peer has sent more than [`FIRST`]. Two: the
+    /// receive after a large one may find only the rest.
     much: u8,
 }
 
@@ -121,7 +121,7 @@ impl ReadBuffer {
         &self.held
     }
 
-    /// Gives up the first bytes; more than there are means all. When all are gone the block goes back to the pool.
+    /// Gives up the first bytes; a larger number means all. When all are gone, the block goes back to the pool.
     pub(crate) fn consume(&mut self, count: usize) {
         self.held.consume(count);
         if self.is_empty() {
@@ -129,7 +129,7 @@ impl ReadBuffer {
         }
     }
 
-    /// Fills the empty buffer by one `receive`. Gives the number of bytes; zero is the end of input.
+    /// Fills the empty buffer by one `receive`. Returns the number of bytes; zero is the end of input.
     pub(crate) fn fill(
         &mut self,
         appetite: &mut Appetite,
@@ -139,7 +139,7 @@ impl ReadBuffer {
         Ok(self.put(chunk))
     }
 
-    /// Fills the empty buffer with what was received. Gives the number of bytes.
+    /// Fills the empty buffer with a chunk. Returns the number of bytes.
     pub(crate) fn put(&mut self, chunk: Chunk) -> usize {
         debug_assert!(self.is_empty(), "what is buffered comes before what is received");
         let count = chunk.len();
@@ -180,7 +180,7 @@ pub struct Chunk {
     block: Block,
     /// The first byte that is not consumed.
     start: usize,
-    /// One behind the last byte that was received.
+    /// The end of the received bytes.
     end: usize,
 }
 
@@ -218,7 +218,7 @@ impl Chunk {
         Ok(chunk.grows(appetite))
     }
 
-    /// The same for a `receive` that does not wait any more: it has a block at once.
+    /// The same for a `receive` that does not wait any more: it uses a block at once.
     #[inline]
     pub(crate) fn receive_awaited(
         appetite: &mut Appetite,

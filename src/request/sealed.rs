@@ -1,5 +1,5 @@
-//! The seam between a connection and TLS: [`SealedStream`] and [`Seal`]. This crate's own wrapper is one, with more than
-//! a user's: an outbox, and counts of what is sent in clear.
+//! The seam between a connection and TLS: [`SealedStream`] and [`Seal`]. This crate's own TLS is a wrapper, and does
+//! more than a user's wrapper can: an outbox may send through it, and bytes in clear are counted.
 //!
 //! ```text
 //! the handler's reads and writes   SealedStream ─→ RawStream ─→ the socket    (the limits are the raw stream's)
@@ -18,7 +18,7 @@ use crate::server_context::ServerContext;
 
 /// A wrapper that encrypts.
 pub(crate) trait SealedStream: Stream {
-    /// The part that an outbox sends through. From the first call on, other threads may use it at any time.
+    /// The part that an outbox sends through. After the first call other threads may use the seal at any time.
     fn share(&mut self) -> Arc<dyn Seal>;
 
     /// As a stream, for one call.
@@ -30,22 +30,22 @@ pub(crate) trait SealedStream: Stream {
 
 /// Encrypts and sends without waiting, on any thread. The caller holds the lock of the outbox.
 pub(crate) trait Seal: Send + Sync {
-    /// Encrypts the beginning of these bytes, as much as makes a good send, and gives how much that is. To be called
-    /// only when [`transmit`](Self::transmit) has sent everything.
+    /// Encrypts the first of these bytes, as many as make a good send, and returns their number. May be called only
+    /// when [`transmit`](Self::transmit) has sent everything.
     ///
     /// # Errors
     ///
     /// `BrokenPipe`, if the output has been ended.
     fn seal(&self, plain: &[u8]) -> io::Result<usize>;
 
-    /// Sends what is encrypted, all of it.
+    /// Sends all encrypted bytes.
     ///
     /// # Errors
     ///
     /// `WouldBlock`, if the socket does not take all of it; the rest stays. And those of the socket.
     fn transmit(&self, fd: BorrowedFd<'_>) -> io::Result<()>;
 
-    /// Sends the farewell, behind all that is encrypted. It may be called again after an error.
+    /// Sends the farewell, after all encrypted bytes. It may be called again after an error.
     ///
     /// # Errors
     ///
@@ -66,8 +66,8 @@ pub(crate) struct SealBase {
 
 #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS seals connections"))]
 impl StreamRequest {
-    /// Seals the connection, as [`wrap_stream`](Self::wrap_stream) wraps it. `facts`: what is asked for later by
-    /// [`seal_facts`](Self::seal_facts).
+    /// Seals the connection, as [`wrap_stream`](Self::wrap_stream) wraps it. [`seal_facts`](Self::seal_facts) returns
+    /// the `facts` later.
     pub(crate) fn seal(
         &mut self,
         seal: impl FnOnce(SealBase) -> io::Result<(Box<dyn SealedStream>, Box<dyn Any + Send + Sync>)>,
@@ -95,14 +95,14 @@ impl StreamRequest {
         self.io.ticket.entry().cut() == Some(Cut::Crowded)
     }
 
-    /// The server, the entry and the limits, for as long as a handshake lasts.
+    /// The server, the entry and the limit of unfinished handshakes, for as long as a handshake lasts.
     pub(crate) fn share_for_handshake(&self) -> (Arc<ServerContext>, Arc<Entry>, usize) {
         let ticket = &self.io.ticket;
         let most = ticket.limits().handshakes;
         (Arc::clone(&ticket.context), Arc::clone(ticket.entry()), most)
     }
 
-    /// The facts of the seal, also if another wrapper is above it.
+    /// The facts of the TLS, also if another wrapper is above it.
     pub(crate) fn seal_facts(&self) -> Option<&(dyn Any + Send + Sync)> {
         let facts = self.io.connection.raw_status()?.facts.get()?;
         Some(&**facts)

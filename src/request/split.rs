@@ -9,9 +9,10 @@
 //!   the server's own TLS: reads decrypt    -> OutputHalf sends through an outbox, which encrypts
 //! ```
 //!
-//! Each half is used by one thread or coroutine at a time. They share, beside the socket, the entry in the live list, of which
-//! each has its own numbers (`live/halves.rs`), and `SplitNotes`, by which the request knows later how its output has
-//! ended. A socket has one slot for a parker, so that its two waits are told apart as those of one registration.
+//! Each half is used by one thread or coroutine at a time. They share three things: the socket; the entry in the live
+//! list, in which each half has its own numbers (`live/halves.rs`); and `SplitNotes`, by which the request knows
+//! later how its output has ended. A socket has one slot for a parker, so one registration serves the waits of both
+//! halves.
 
 use std::io::{self, Write};
 use std::net::Shutdown;
@@ -26,19 +27,20 @@ use crate::outgoing::HalfClose;
 use crate::sys;
 
 impl StreamRequest {
-    /// The two directions of the connection, to be used at once: by the two closures of [`join`](crate::join), say. Each half
-    /// is bounded, counted and shown as the request itself is: the idle, read and write limits, the deadline of the whole
-    /// request, the drain and its cut, `close_live`.
+    /// The two directions of the connection, to be used at once: by the two closures of [`join`](crate::join), say.
+    /// Each half is bounded, counted and shown as the request itself is: by the idle, read and write limits, the
+    /// deadline of the whole request, the drain and its cut, and `close_live`.
     ///
     /// - The [`InputHalf`] reads as the request does. A drain ends it between two requests, and an idle peer too; a peer that
     ///   takes what the output half sends is not idle.
     /// - The [`OutputHalf`] writes. It holds nothing back: output from before leaves now, and `wbufsize` counts again when
     ///   both halves are gone.
     ///
-    /// Both begin with the request's timeout and deadlines. Those that the output half sets are its own, and end with it; the
-    /// input half sets the request's.
+    /// Both halves begin with the request's timeout and deadlines. If the output half sets others, they are its own,
+    /// and end with it; the input half sets the request's.
     ///
-    /// Over the server's own TLS, the output half sends as an [outbox](Self::outbox) does, through a copy of each write.
+    /// Over the server's own TLS, the output half sends in the way of an [outbox](Self::outbox): each write is copied
+    /// once.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! [`StopToken`]: tells code that works for a request, but does not read from its peer, of a stop.
+//! [`StopToken`]: tells of a stop, for code that works for a request but does not read from its peer.
 
 use std::fmt;
 use std::io;
@@ -22,8 +22,8 @@ use crate::wait::{self, Event};
 /// | [`is_stopping`](Self::is_stopping) | the server drains, and a long request should end; or the request is over |
 /// | [`is_closed`](Self::is_closed) | the request is over: cut off at the deadline of the drain, closed by [`close_live`](crate::ServerContext::close_live), or ended |
 ///
-/// Its descriptor ([`AsFd`]) is readable from `is_stopping` on, for poll(2) and the like, and
-/// [`closed_fd`](Self::closed_fd) from `is_closed` on. They stay readable; do not read from them. The tokens of one
+/// Its descriptor ([`AsFd`]) becomes readable when `is_stopping` becomes true, for poll(2) and the like, and
+/// [`closed_fd`](Self::closed_fd) with `is_closed`. They stay readable; do not read from them. The tokens of one
 /// request use two descriptors, until the request has ended and the last token is dropped.
 ///
 /// In a child of [`Forking`](crate::Forking) a token reports only the drain; at the deadline, or by `close_live`, the
@@ -103,7 +103,7 @@ impl StopToken {
         self.is_closed()
     }
 
-    /// Waits for one of the events, or until the timeout has passed. The callers ask the state itself afterwards.
+    /// Waits for one of the events, or until the timeout has passed. The callers then look at the state itself.
     fn wait_for(&self, which: impl Fn(&StopEvents) -> &Event, timeout: Option<Duration>) {
         // A moment that the clock cannot count is never.
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -133,7 +133,7 @@ impl StopToken {
         self.stop_events().expect("made with the first token of the request")
     }
 
-    /// The events; made by the first call.
+    /// The events. The first call makes them.
     fn stop_events(&self) -> io::Result<&StopEvents> {
         self.entry.stop_events(|| self.server.runs().is_draining())
     }

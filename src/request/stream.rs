@@ -45,7 +45,7 @@ pub struct StreamRequest {
     pub(super) input: ReadBuffer,
     /// How much the next receive asks for.
     pub(super) appetite: Appetite,
-    /// None for a socket: the system is asked when a handler needs the address, and few handlers do.
+    /// None for a socket: the system is asked when a handler needs the address, and few handlers need it.
     local: Option<Box<Address>>,
 }
 
@@ -67,7 +67,7 @@ impl StreamRequest {
         Self { io, input: ReadBuffer::default(), appetite: Appetite::new(), local }
     }
 
-    /// The address of the client: the other end of the connection, or the client that a
+    /// The address of the client: of the other end of the connection, or of the client that a
     /// [proxy](crate::proxy_protocol) there has named.
     #[must_use]
     #[doc(alias = "getpeername")]
@@ -76,8 +76,8 @@ impl StreamRequest {
     }
 
     /// The address of this end: the one of the server's addresses that the peer connected to. Behind a
-    /// [proxy](crate::proxy_protocol) it is still this server's: [`proxy`](Self::proxy) has the address that the client
-    /// connected to.
+    /// [proxy](crate::proxy_protocol), too, this is the server's own address; [`proxy`](Self::proxy) has the one that
+    /// the client connected to.
     #[must_use]
     #[doc(alias = "getsockname")]
     pub fn local_address(&self) -> Address {
@@ -138,11 +138,11 @@ impl StreamRequest {
         self.io.ticket.entry().clear_bytes().1
     }
 
-    /// Python's `wbufsize`: how many bytes of output to hold back at most. Zero, the default, holds back none.
+    /// Python's `wbufsize`: how many bytes of output to hold back at most. Zero, the default, holds nothing back.
     ///
-    /// A handler that answers once and returns should hold its answer back: the answer then leaves together with the
-    /// end of the connection, in one packet (on Linux). That saves a sixth of a short connection's cost, and wakes the
-    /// client once and not twice.
+    /// A handler that answers once and returns should hold its answer back. The answer then leaves together with the
+    /// end of the connection, in one packet (on Linux). That saves a sixth of a short connection's cost, and wakes
+    /// the client once and not twice.
     ///
     /// # Errors
     ///
@@ -200,7 +200,7 @@ impl StreamRequest {
         self.io.end_request(&self.input);
     }
 
-    /// The close, at once or after a lingering.
+    /// The close: at once, or after a linger.
     pub(crate) fn close_request(self) {
         self.io.close_request();
     }

@@ -72,7 +72,7 @@ impl StreamRequest {
         Ok((!chunk.is_empty()).then_some(chunk))
     }
 
-    /// A call of its own, so that a coroutine that has waited has no room for bytes on its stack.
+    /// Not inlined, so that a coroutine that has waited keeps no room for bytes on its stack.
     #[inline(never)]
     fn receive_chunk(&mut self) -> io::Result<Chunk> {
         Chunk::receive(&mut self.appetite, |buf| self.io.receive(buf, None))
@@ -129,7 +129,7 @@ impl StreamRequest {
         self.receive_input(started)
     }
 
-    /// As [`wait_for_chunk`](Self::wait_for_chunk).
+    /// Not inlined, as [`wait_for_chunk`](Self::wait_for_chunk).
     #[inline(never)]
     fn wait_for_input(&mut self) -> io::Result<usize> {
         match self.io.wait_without_memory()? {
@@ -141,7 +141,7 @@ impl StreamRequest {
         }
     }
 
-    /// A call of its own, as [`receive_chunk`](Self::receive_chunk).
+    /// Not inlined, as [`receive_chunk`](Self::receive_chunk).
     #[inline(never)]
     fn receive_input(&mut self, started: Option<Instant>) -> io::Result<usize> {
         self.input.fill(&mut self.appetite, |buf| self.io.receive(buf, started))

@@ -14,26 +14,28 @@ use crate::timed_out::Timeout;
 
 impl StreamRequest {
     /// Puts a wrapper between the connection and the handler: TLS, say.
-    /// [`ServerHooks::wrap_request`](crate::ServerHooks::wrap_request) calls it, in the worker, or a handler whose
-    /// protocol begins unencrypted (STARTTLS). `wrap` gets the raw stream, makes its handshake, and gives the stream
-    /// that the request reads from and writes to from then on; [`Stream`] has the rules for it.
+    /// [`ServerHooks::wrap_request`](crate::ServerHooks::wrap_request) calls it in the worker, or a handler whose
+    /// protocol begins unencrypted (STARTTLS). `wrap` gets the raw stream, makes its handshake, and returns the
+    /// stream that the request reads from and writes to from then on. [`Stream`] has the rules for it.
     ///
     /// Bytes that were written before leave first, unencrypted: those that `wbufsize` holds back, and those that are
-    /// due in an [`outbox`](Self::outbox), which takes no more messages. Bytes that were read ahead (after a PROXY
-    /// header, say) are the first that the wrapper reads, and nobody else sees them: an attacker could have sent them
-    /// to pass for encrypted ones.
+    /// due in an [`outbox`](Self::outbox), which takes no more messages. The wrapper first reads the bytes that were
+    /// read ahead (after a PROXY header, say). The handler never sees those bytes: an attacker could have sent them
+    /// in the hope that they pass for encrypted ones.
     ///
-    /// The handshake has [`Limits::handshake`](crate::Limits::handshake), and no more than the request has left. A
-    /// drain gives it the time of a first read ([`Limits::first_read`](field@crate::Limits::first_read)), because its client
-    /// is about to send a request; later, in the middle of a request (STARTTLS), it ends it at once.
+    /// The handshake has the time of [`Limits::handshake`](crate::Limits::handshake), but no more than the request
+    /// has left. A drain gives it the time of a first read ([`Limits::first_read`](field@crate::Limits::first_read)),
+    /// because its client is about to send a request. A handshake in the middle of a request (STARTTLS) ends at once
+    /// in a drain.
     ///
     /// # Errors
     ///
-    /// Those of `wrap`; the connection is then gone. They are the peer's ([`PeerFault`](crate::request::PeerFault)) if
-    /// it has left in the middle of the handshake, or if they are of kind `InvalidData` and it has sent something.
-    /// They are `TimedOut` or [`Stopping`](crate::request::Stopping) if a limit or a drain has ended it. All others
-    /// are the wrapper's own, and are reported as a failure. Before `wrap` is called: those of sending what was
-    /// written before; the connection is then as it was.
+    /// Those of `wrap`; the connection is then gone. They count as the peer's
+    /// ([`PeerFault`](crate::request::PeerFault)) if the peer has left in the middle of the handshake, or if their
+    /// kind is `InvalidData` and the peer has sent something. They are `TimedOut` or
+    /// [`Stopping`](crate::request::Stopping) if a limit or a drain has ended the handshake. All others are the
+    /// wrapper's own, and are reported as a failure. Also the errors of sending the earlier output, before `wrap` is
+    /// called; the connection is then as it was.
     #[doc(alias("ssl", "wrap_socket", "STARTTLS"))]
     pub fn wrap_stream(
         &mut self,
@@ -46,8 +48,8 @@ impl StreamRequest {
 }
 
 impl BoundedIo {
-    /// Sends what was written before the wrapper: what is held back, and what is due in an outbox, which takes no more
-    /// messages.
+    /// Sends the output that was written before the wrapper: held-back bytes, and those due in an outbox, which takes
+    /// no more messages.
     pub(super) fn end_the_open(&mut self) -> io::Result<()> {
         self.flush()?;
         let timeout = self.write_timeout();

@@ -1,4 +1,5 @@
-//! The accept loop: room, request, verdict, worker; and the waits in between. [`Server::serve_forever`] shows the sequence.
+//! The accept loop: room, request, verdict, worker, and the waits in between. [`Server::serve_forever`] shows the
+//! sequence.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -96,7 +97,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         Self { core: Arc::clone(core), mixin: Arc::clone(mixin), timing: *timing }
     }
 
-    /// Runs it as one loop of the run that goes on. If none does, the mixin has kept the loop for longer than its run.
+    /// Runs a loop as a part of the run that goes on. If no run does, the mixin has kept the loop for longer than its
+    /// run.
     pub(super) fn enter(&self, accept: &impl Fn(&Self) -> Result<()>) -> Result<()> {
         // A mixin may call this on several threads: each call is a loop of its own.
         let Some(accepting) = Accepting::of_loop(&self.core) else { return Ok(()) };
@@ -186,7 +188,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         }
     }
 
-    /// The server's place in its run. Without a `run` it is alone, and has one only if somebody needs it.
+    /// The server's seat in its run. Without a `run` the server is alone, and has a seat only if somebody needs it.
     fn seat(&self) -> Option<Seat> {
         let context = &self.core.context;
         let alone = || {
@@ -200,15 +202,15 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         context.seat().or_else(alone)
     }
 
-    /// The handovers, if this loop takes their turns: a server that forks has no thread for them.
+    /// The desk of handovers, if this loop has to serve it: a server that forks has no thread for that.
     fn desk_of_parent(&self) -> Option<&Desk> {
         if self.core.context.role().is_parent() { self.core.desk() } else { None }
     }
 
     /// The loop of `handle_request`, until a request or the timeout.
     ///
-    /// The same steps with a deadline in place of ticks. It ends at an error that would make the other loop pause:
-    /// the program's own loop decides what is next.
+    /// The same steps, with a deadline in place of ticks. An error that would make the other loop pause ends this
+    /// one: the program's own loop decides how to go on.
     pub(super) fn accept_one(&self) -> Result<AcceptOutcome> {
         let runs = &self.core.context.runs;
         let _promise = FlushPromise::start_in_loop();
@@ -244,7 +246,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         Ok(AcceptOutcome::Stopped)
     }
 
-    /// Takes one request, if there is room and there is one, and never waits. Python's `_handle_request_noblock`.
+    /// Takes one request, if there is a request and room for it. Never waits. Python's `_handle_request_noblock`.
     fn handle_request_noblock(&self, backoff: &mut Backoff) -> Result<Attempt> {
         // Room first: a client without room stays in the kernel's queue, where it costs nothing.
         let core = &self.core;
@@ -326,7 +328,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
 
     /// Waits until a moment, or for a stop.
     ///
-    /// The mixin's event does not end it. (It is short, and `service_actions` follows.)
+    /// The mixin's event does not end this wait, which is short; `service_actions` follows.
     fn pause(&self, until: Option<Instant>) -> Result<()> {
         let runs = &self.core.context.runs;
         let waited = wait::any(&[runs.stop_waiting()], until);
@@ -344,7 +346,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
 
 /// Takes a request for which there is room. None: it was turned away.
 ///
-/// Runs hooks, and on the thread of a worker too. The permit goes back with an error or a rejection.
+/// Runs hooks; also on the thread of a worker. The permit goes back with an error or a rejection.
 pub(super) fn take_request<T: Transport>(permit: ServerPermit<T>) -> io::Result<Option<Job>> {
     let job = accept(permit)?;
     job.announce();

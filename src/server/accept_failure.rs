@@ -75,7 +75,7 @@ fn pause_for(time: Duration) -> Attempt {
 }
 
 impl<T: Transport> Core<T> {
-    /// Reports an error that has lost a client and nothing else, met outside the loop: there is no pause.
+    /// Reports an error of accept outside the loop, which has lost one client and nothing else. There is no pause.
     pub(super) fn accept_skipped(&self, error: &io::Error) {
         self.accept_error(error, AcceptAction::Skip, 0, Duration::ZERO, false);
     }
@@ -99,7 +99,7 @@ impl<T: Transport> Core<T> {
     }
 }
 
-/// How long the loop leaves the listener alone. One for each loop.
+/// How long the loop leaves the listener alone. Each loop has its own value.
 ///
 /// While resources are short: 10 ms, doubled with each failure in a row, up to a second: 10, 20, 40, 80, 160, 320, 640
 /// ms, 1 s, 1 s. A rush is over in tens of milliseconds. A leak never is, and then an attempt each second is enough.
@@ -117,18 +117,18 @@ pub(super) struct Backoff {
     held_by: Option<Limit>,
 }
 
-/// See [`Backoff`].
+/// The first pause while resources are short: see [`Backoff`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-/// Also that after lost clients.
+/// The longest pause, while resources are short and after lost clients.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// So many lost clients in a row are bad luck, and cost no pause. More of them would keep a processor busy with nothing
-/// else, so that pauses follow, which double from a millisecond on.
+/// This many lost clients in a row are bad luck, and cost no pause. More of them would keep a processor busy with
+/// nothing else. So pauses follow, which double from a millisecond on.
 const SKIPPED_AT_ONCE: u32 = 16;
-/// Doubled with each further one, after lost clients and after fruitless wake-ups.
+/// The first of the pauses after lost clients or fruitless wake-ups; each further one is twice as long.
 const FIRST_SHORT_PAUSE: Duration = Duration::from_millis(1);
-/// Where several processes wait for one listener, another one may have been faster so often in a row. More often means that
-/// the descriptor is broken in some way. It is tried less often then, but at least each 10 ms, because clients may come
-/// all the same.
+/// Where several processes wait for one listener, another process may have been faster this often in a row. More
+/// often means that the descriptor is broken in some way. It is then tried less often, but at least every 10 ms,
+/// because clients may come all the same.
 pub(super) const WOKEN_AT_ONCE: u32 = 16;
 const LONGEST_SHORT_PAUSE: Duration = Duration::from_millis(10);
 /// The shortest time between two reports of trouble.
@@ -175,7 +175,7 @@ impl Backoff {
         self.held_by = None;
     }
 
-    /// Tells the observer that a limit holds the loop back, once until a request is accepted.
+    /// Tells the observer that a limit holds the loop back: once, until a request is accepted.
     pub(super) fn reached<T: Transport>(&mut self, limit: Limit, core: &Core<T>) {
         if self.held_by.replace(limit) != Some(limit) {
             core.tell(&ServerEvent::LimitReached { limit });
@@ -183,13 +183,13 @@ impl Backoff {
     }
 }
 
-/// A millisecond for the first time after `at_once`, doubled each time. None before.
+/// The pause after this many failures in a row. None up to `at_once` of them, then a millisecond, doubled each time.
 fn doubled(times: u32, at_once: u32) -> Option<Duration> {
     let doublings = times.checked_sub(at_once + 1)?.min(20);
     Some(FIRST_SHORT_PAUSE * 2u32.pow(doublings))
 }
 
-/// `io::Error` has no `Clone`. An error of the system is its number.
+/// `io::Error` has no `Clone`. An error of the system is made again from its number.
 pub(super) fn clone_error(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(number) => io::Error::from_raw_os_error(number),

@@ -58,15 +58,15 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
 pub struct BackgroundServer<T: Transport, M: Mixin> {
     /// Shared with the thread, so that the server outlives a drop that does not wait for it.
     server: Arc<Server<T, M>>,
-    /// None once it has been taken to be joined.
+    /// None when the thread has been joined.
     thread: Option<JoinHandle<Result<()>>>,
     /// The process that has the thread.
     owner: OwnerProcess,
 }
 
 impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
-    /// The thread to join. None in a forked child, because its parent has the thread, and none on the loop's own
-    /// thread, which cannot join itself.
+    /// The thread to join. None in a forked child, because the thread is the parent's. None on the loop's own thread,
+    /// which cannot join itself.
     fn thread(&mut self) -> Option<JoinHandle<Result<()>>> {
         let thread = self.thread.take()?;
         if !self.owner.is_this_process() {
@@ -121,8 +121,8 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     }
 }
 
-/// The result of the thread that serves. A coroutine waits for it on another thread: its own may have to run the accept
-/// loop's end. None: it cannot wait, because it is panicking or has been cancelled.
+/// The result of the thread that serves. A coroutine waits for it on another thread, because its own thread may have
+/// to run the end of the accept loop. None: the coroutine cannot wait, because it is panicking or has been cancelled.
 fn joined(thread: JoinHandle<Result<()>>) -> Option<thread::Result<Result<()>>> {
     if wait::is_parked_here() {
         return wait::offload(|| thread.join()).ok();

@@ -72,9 +72,9 @@ pub(super) type MakeObserver = Box<dyn FnOnce(&Arc<ServerContext>) -> super::Obs
 /// All settings but the mixin, whose type may change.
 struct Settings<T: Transport> {
     hooks: Box<dyn ServerHooks<T::Request>>,
-    /// Taken from the type of the hooks while it is known: the box has none.
+    /// Derived from the type of the hooks while that is known: the box has no type.
     overridden_hooks: OverriddenHooks,
-    /// Holds only if the mixin allows it too.
+    /// Counts only if the mixin allows it too.
     workers_accept: bool,
     observers: Vec<MakeObserver>,
     spans: Spans,
@@ -182,10 +182,10 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// Asks the kernel of each TCP connection how long it has waited to be accepted, for
-    /// [`RequestTimes::in_accept_queue`](crate::monitor::RequestTimes::in_accept_queue). It grows when the server holds
-    /// clients back (`Limits::live`, a full pool) or has too few processors. Default: false, because it costs a system
-    /// call for each connection. Linux alone tells it; other sockets than TCP have no such time.
+    /// Asks the kernel how long each TCP connection has waited to be accepted, for
+    /// [`RequestTimes::in_accept_queue`](crate::monitor::RequestTimes::in_accept_queue). The time grows when the
+    /// server holds clients back (`Limits::live`, a full pool) or has too few processors. Default: false, because it
+    /// costs a system call for each connection. Only Linux tells it, and only for TCP.
     #[must_use]
     pub fn time_accept_queue(mut self, ask: bool) -> Self {
         self.settings.times_accept_queue = ask;
@@ -196,12 +196,11 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// a configuration or certificates again, or to open a log anew. Default: none, and then SIGHUP ends the process, as
     /// usual. Each call adds a function; they run in that order.
     ///
-    /// The function runs beside the requests, on the thread that waits for the end of the run (under
-    /// [`Forking`](crate::Forking) in the loop, between two requests; children that serve are not told). So it may take its
-    /// time. Several SIGHUPs that come meanwhile lead to one more call. From the beginning of a close on there is none: a SIGHUP
-    /// that comes in the [lame duck](field@crate::Limits::lame_duck) or in the drain reloads nothing, and does no harm. (Under `Forking` the
-    /// loop still reloads in the lame duck.)
-    /// [`Server::reload`] does the same without a signal.
+    /// The function runs beside the requests, on the thread that waits for the end of the run, so it may take its
+    /// time. (Under [`Forking`](crate::Forking) it runs in the loop, between two requests; children that serve are
+    /// not told.) Several SIGHUPs that come meanwhile lead to one more call. Once a close has begun there is no call:
+    /// a SIGHUP in the [lame duck](field@crate::Limits::lame_duck) or in the drain reloads nothing, and does no harm.
+    /// (Under `Forking` the loop still reloads in the lame duck.) [`Server::reload`] does the same without a signal.
     ///
     /// An error goes to the hook [`warning`](ServerHooks::warning), and the server goes on as it was; an observer gets
     /// [`ServerEvent::Reloaded`]. A SIGHUP that the process ignores when `run` begins (as under `nohup`) stays ignored.
@@ -263,15 +262,16 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     }
 
     /// Stops a run when the server has served nobody for this time, as a
-    /// [`shutdown`](crate::ShutdownHandle::shutdown) does: for servers that a service manager starts with the first client
-    /// ([`systemd`](crate::systemd)). Default: none. At least 100 ms; the stop comes up to an eighth of the time late.
+    /// [`shutdown`](crate::ShutdownHandle::shutdown) does. For servers that a service manager starts with the first
+    /// client ([`systemd`](crate::systemd)). Default: none. At least 100 ms. The stop comes up to an eighth of the
+    /// time late.
     ///
-    /// An open connection counts as served, also a silent one. No client is lost: one that comes at the last moment is
-    /// served in the close, or stays in the accept queue, for which the service manager starts the server again. (A server
-    /// that has bound its own address closes its listener with the stop.)
+    /// An open connection counts as served, even if it is silent. No client is lost: a client that comes at the last
+    /// moment is served during the close, or stays in the accept queue, and then the service manager starts the
+    /// server again. (A server that has bound its own address closes its listener with the stop.)
     ///
-    /// Several servers of one [`run_all`](super::run_all) stop together, when all are idle; one without this setting keeps
-    /// the others. [`handle_request`](Server::handle_request) ignores it.
+    /// Several servers of one [`run_all`](super::run_all) stop together, when all are idle. If one of them has no
+    /// such time, none stops. [`handle_request`](Server::handle_request) ignores this setting.
     #[must_use]
     pub fn stop_when_idle(mut self, time: Duration) -> Self {
         self.settings.idle_limit = Some(time.max(Duration::from_millis(100)));

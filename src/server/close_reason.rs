@@ -9,9 +9,9 @@ use crate::refused::Refused;
 use crate::request::{BeyondLimit, LineTooLong, NoHeader};
 use crate::timed_out::{TimedOut, Timeout};
 
-/// The reason of a request that the server ended. The result of its handler does not matter then.
+/// The reason of a request that the server ended. Its handler's result does not matter then.
 ///
-/// None: its end is its own, and the handler's result says which.
+/// None: the server has not ended the request, and the handler's result says the reason.
 pub(super) fn ended_from_here(entry: &Entry) -> Option<CloseReason> {
     match entry.cut() {
         Some(Cut::Forced) => Some(CloseReason::Forced),
@@ -84,7 +84,7 @@ pub(super) fn may_be_early(reason: CloseReason) -> bool {
     )
 }
 
-/// Why a request beyond a limit for one peer is refused.
+/// Why a request that is beyond a limit for one peer is refused.
 pub(super) fn refused_by(limit: Limit) -> Refused {
     match limit {
         Limit::PeerRate => Refused::TooFastFromPeer,
@@ -93,8 +93,8 @@ pub(super) fn refused_by(limit: Limit) -> Refused {
     }
 }
 
-/// The limit by which a request is refused that has begun, if it is: its client was named by a proxy, or its handshake had
-/// to make room.
+/// The limit that refuses a request after its beginning, if one does: a proxy has named its client, or its handshake
+/// had to make room.
 pub(super) fn beyond_limit(error: &HandlerError) -> Option<Limit> {
     find(&**error).map(|BeyondLimit { limit }| *limit)
 }

@@ -16,11 +16,11 @@ use crate::transport::Transport;
 const SPARE_DESCRIPTORS: u64 = 32;
 
 impl<T: Transport, M: Mixin> Server<T, M> {
-    /// Lowers the limit of live requests to the budget, and warns: it is better that clients wait in the accept
-    /// queue than that handlers cannot open files.
+    /// Lowers the limit of live requests to the budget, and warns: clients that wait in the accept queue are better
+    /// than handlers that cannot open files.
     ///
-    /// Called at the beginning of each `serve_forever`, when the limit has been raised if it will be. Without `/proc`
-    /// nothing is known, and nothing lowered.
+    /// Called at the beginning of each `serve_forever`. By then `run` has raised the process's limit, if it is going
+    /// to. Without `/proc` the budget is unknown, and nothing is lowered.
     pub(super) fn budget_descriptors(&self) {
         // Zero: datagrams share one socket.
         let each = self.core.transport.descriptors_per_request();

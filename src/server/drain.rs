@@ -113,7 +113,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         report
     }
 
-    /// Waits for the end of the lame duck, in which the loop goes on. Only the first close does: a second one ends it.
+    /// Waits for the end of the lame duck, in which the loop goes on. Only the first close waits: a second one ends
+    /// the lame duck.
     fn lame_duck(&self) {
         let time = self.limits().lame_duck;
         if !time.is_zero() && !self.core.lame_duck_is_begun.swap(true, Ordering::SeqCst) {
@@ -132,7 +133,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
     }
 
-    /// Begins the close: no more clients are accepted. Gives the number of those taken out of the backlog.
+    /// Begins the close: no more clients are accepted. Returns how many were taken out of the backlog.
     fn stop_accepting(&self, wait_for: WaitFor) -> usize {
         let core = &self.core;
         // Before `close`: a loop that ends meanwhile waits for the backlog to be taken, and serves it.
@@ -156,7 +157,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
     }
 
-    /// Steps 3 to 5. Gives the requests that were cut off at the deadline.
+    /// Steps 3 to 5. Returns the requests that were cut off at the deadline.
     fn wait_and_force(&self, first_reads: Instant, deadline: Instant) -> Vec<LiveRequest> {
         let context = &self.core.context;
         let mut forced = Vec::new();
@@ -187,7 +188,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 
     /// Waits until no request is left, or the deadline has passed. True: none is left.
     ///
-    /// The mixin first: it reaps and resumes, without which the list does not get empty.
+    /// The mixin drains first: it reaps children and resumes coroutines, and without that the list never gets empty.
     fn drain_until(&self, deadline: Instant) -> bool {
         self.mixin.drain(deadline);
         self.core.context.live.wait_until_empty(deadline)
@@ -195,7 +196,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 }
 
 impl<T: Transport> Core<T> {
-    /// Closes the mixin after a close that waits for nothing: only when the loop has handed it the backlog.
+    /// Closes the mixin for a close that waits for nothing, once the loop has handed the backlog to the mixin.
     pub(super) fn close_mixin_after_loops(&self, mixin: &impl Mixin) {
         let due = self.mixin_closed_late.load(Ordering::SeqCst);
         if due && !self.context.runs.is_accepting() {
@@ -211,7 +212,7 @@ impl ServerContext {
         self.live.end_input_of_idle(FirstReads::Over);
     }
 
-    /// The same, later: on a thread, if one may be started and there are first reads to end.
+    /// The same, at a later moment: on a thread, if one may be started and there are first reads to end.
     fn end_first_reads_at(self: &Arc<Self>, when: Instant) {
         let context = Arc::clone(self);
         let end = move || {
@@ -227,17 +228,17 @@ impl ServerContext {
     }
 }
 
-/// The requests that a close waits for.
+/// What a close waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WaitFor {
-    /// For running requests, and the mixin's threads.
+    /// Running requests, and the mixin's threads.
     Requests,
-    /// For nothing: the caller could be waiting for itself, or the mixin's `block_on_close` is off.
+    /// Nothing: the caller could be waiting for itself, or the mixin's `block_on_close` is off.
     Nothing,
 }
 
-/// How long forced handlers may take to notice that their connections are gone, and killed children to end. It comes
-/// on top of the deadline. A handler that goes on computing is left behind.
+/// How long forced handlers may take to notice that their connections are gone, and killed children to end. This time
+/// comes after the deadline. A handler that goes on computing is left behind.
 const AFTER_FORCE: Duration = Duration::from_millis(75);
 
 /// How a server has ended. Print it: the text is for its operator.
@@ -257,19 +258,20 @@ pub struct DrainReport {
     pub took: Duration,
     /// How many requests were alive when the close began, including those accepted out of the backlog.
     pub open_at_start: usize,
-    /// How many requests were ended while they waited for the beginning of a request. No part of an answer is lost.
+    /// How many requests were ended while they waited for the beginning of a request: no part of an answer is lost.
     pub stopped: usize,
-    /// How many of those had sent nothing of a request, within [`Limits::first_read`](crate::Limits::first_read)
-    /// either. A peer that was about to send got no answer, only the end of the connection.
+    /// How many of the `stopped` requests had sent nothing of a request, not even within
+    /// [`Limits::first_read`](crate::Limits::first_read). A peer that was about to send got no answer, only the end
+    /// of the connection.
     pub unheard: usize,
-    /// The requests whose connections were shut down at the deadline, as they were then.
+    /// The requests whose connections were shut down at the deadline, as they were at that moment.
     pub forced: Vec<LiveRequest>,
     /// The requests that were still alive when the close returned.
     pub left_running: Vec<LiveRequest>,
 }
 
 impl DrainReport {
-    /// Of a close that has just begun.
+    /// The report of a close that has just begun.
     fn new(server_address: Address, grace: Duration) -> Self {
         Self {
             server_address,
@@ -283,7 +285,8 @@ impl DrainReport {
         }
     }
 
-    /// Whether no request was cut off in the middle: each has ended by itself, or waited for the beginning of one.
+    /// Whether no request was cut off in the middle: each has ended by itself, or was waiting for a next request to
+    /// begin.
     ///
     /// A supervisor's exit status, for example: `if report.is_clean() { 0 } else { 1 }`.
     #[must_use]

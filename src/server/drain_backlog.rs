@@ -1,8 +1,8 @@
 //! The clients in the backlog when a server begins to close: they are accepted and served within the grace of the
 //! drain, because the kernel has told them that they are connected. Then the listener closes.
 //!
-//! The thread that closes accepts them, because the loop may be away for as long as a request lasts (under `Inline`).
-//! The loop, at its end, hands them to the mixin, as all others, and tells the observer.
+//! The thread that closes the server accepts them, because the loop may be away for as long as a request lasts (under
+//! `Inline`). At its end the loop hands them to the mixin, like all other requests, and tells the observer.
 //!
 //! ```text
 //! thread that closes              loop, at its end (serve_backlog)
@@ -13,11 +13,11 @@
 //!   BacklogTaker dropped      --->  process_request for each, until the deadline
 //! ```
 //!
-//! `Emptying` says which thread empties it; it goes from `NotBegun` to `By(thread)` to `Done`, or back if the taker
-//! gives up.
+//! `Emptying` names the thread that empties the backlog. It goes from `NotBegun` to `By(thread)` to `Done`, or back
+//! to `NotBegun` if that thread gives up.
 //!
-//! No code of the user's runs while they are accepted, and no lock is held while it runs: a hook or an observer may
-//! close its server, and so may others meanwhile.
+//! While the clients are accepted, no code of the user's runs. While such code runs, no lock is held: a hook or an
+//! observer may close its server, and so may other threads meanwhile.
 
 use std::collections::VecDeque;
 use std::io;
@@ -57,7 +57,7 @@ struct BacklogState<T: Transport> {
 enum Emptying {
     /// The server is not closing, or the thread that had begun gave up.
     NotBegun,
-    /// This thread empties it; others wait.
+    /// This thread empties the backlog, and others wait for it.
     By(ThreadId),
     /// Final: the requests in `jobs` are all that there are.
     Done,
@@ -71,8 +71,9 @@ impl<T: Transport> Default for Backlog<T> {
 }
 
 impl<T: Transport> Backlog<T> {
-    /// Makes this thread the one that empties the backlog. None: it has been emptied, by another thread perhaps, which
-    /// this waits for. A transport whose `get_request` closes its own server does not wait for itself.
+    /// Makes this thread the one that empties the backlog. None: the backlog is empty already; if another thread has
+    /// emptied it, this call has waited for that. A transport whose `get_request` closes its own server does not wait
+    /// for itself.
     pub(super) fn begin(&self) -> Option<BacklogTaker<'_, T>> {
         let me = thread::current().id();
         let mut state = self.state.lock();
@@ -87,13 +88,13 @@ impl<T: Transport> Backlog<T> {
         Some(BacklogTaker { backlog: self, jobs: VecDeque::new(), ends_as: Emptying::NotBegun })
     }
 
-    /// The next one to be served or released; each is taken by one thread.
+    /// The next request to be served or released. Each request is taken by one thread only.
     fn next(&self) -> Option<TypedJob<T>> {
         self.state.lock().jobs.pop_front()
     }
 }
 
-/// One thread's work on the backlog, until it is dropped, by a panic too. It holds no lock.
+/// One thread's work on the backlog. It ends when this is dropped, also by a panic. It holds no lock.
 pub(super) struct BacklogTaker<'a, T: Transport> {
     backlog: &'a Backlog<T>,
     jobs: VecDeque<TypedJob<T>>,
@@ -139,8 +140,8 @@ impl<T: Transport> Core<T> {
         count
     }
 
-    /// Accepts as many as there is room for; the close turns the others away. It takes no accept lock: the thread that
-    /// has it may be in a hook, and accepted before in any case.
+    /// Accepts as many clients as there is room for; the close turns the others away. It takes no accept lock: the
+    /// thread that holds that lock may be in a hook, and has accepted before this in any case.
     fn take_backlog(
         self: &Arc<Self>,
         jobs: &mut VecDeque<TypedJob<T>>,
@@ -188,8 +189,8 @@ impl<T: Transport> Core<T> {
 }
 
 impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
-    /// Serves the accepted backlog: each when there is room, until the deadline of the drain. If the listener stays
-    /// open, there is none.
+    /// Serves the accepted backlog: each request when there is room for it, until the deadline of the drain. After a
+    /// stop that leaves the listener open there is no backlog.
     pub(super) fn serve_backlog(&self) -> Result<()> {
         // After a `shutdown` alone the clients stay in the accept queue, for the next run.
         if !self.core.context.runs.ends_for_good() {
@@ -219,7 +220,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         Ok(())
     }
 
-    /// Waits until the mixin has room. False: it will not have any in time.
+    /// Waits until the mixin has room. False: it will have none in time.
     fn wait_for_room(&self, until: Option<Instant>) -> Result<bool> {
         if self.core.context.role().is_parent() && !self.mixin.ready() {
             // Children that are idle make room.

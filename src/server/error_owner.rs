@@ -1,5 +1,5 @@
-//! [`ErrorOwner`]: decides whether an error comes from the request's own peer. It does if the request's own reads and
-//! writes returned it.
+//! [`ErrorOwner`]: decides whether an error comes from the request's own peer: the request's own reads and writes
+//! must have returned it.
 
 use std::error::Error as StdError;
 use std::io;
@@ -20,13 +20,13 @@ pub(super) struct ErrorOwner {
 }
 
 impl ErrorOwner {
-    /// As of now: a connection that fails later does not change it.
+    /// The owner as of now: if the connection fails later, the answer stays.
     pub(super) fn of(entry: &Entry) -> Self {
         Self { owner: entry.owner(), lost: entry.loss() }
     }
 
-    /// The error of this kind in the chain, if it is this request's own. That of another request, an upstream's for
-    /// one, is not found.
+    /// The error of this kind in the chain, if it is this request's own. An error of another request, or of an
+    /// upstream, is not found.
     pub(super) fn find<'a, E: Owned>(self, error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
         find_of(self.owner, error)
     }

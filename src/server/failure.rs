@@ -52,12 +52,12 @@ impl fmt::Display for Phase {
 pub struct Failure<'a> {
     pub(super) phase: Phase,
     pub(super) error: &'a HandlerError,
-    /// Decides whether the error is the request's own peer's.
+    /// Decides whether the error comes from the request's own peer.
     pub(super) owner: ErrorOwner,
     pub(super) client_address: &'a Address,
-    /// Also of a request that failed before its handler was made.
+    /// Known also for a request that failed before its handler was made.
     pub(super) handler: &'static str,
-    /// A subscriber of the facade `tracing` has been told.
+    /// A subscriber of the facade `tracing` has taken the failure.
     pub(super) is_traced: bool,
 }
 
@@ -159,14 +159,14 @@ impl fmt::Debug for Failure<'_> {
 /// [`accept_error`](crate::ServerHooks::accept_error). Its `Display` is the text of the default report.
 pub struct AcceptFailure<'a> {
     pub(super) error: &'a io::Error,
-    /// As the transport has decided it.
+    /// The transport's decision.
     pub(super) action: AcceptAction,
     pub(super) server: &'a ServerContext,
     pub(super) in_a_row: u64,
-    /// Zero: the loop goes on at once.
+    /// The length of the pause. Zero: the loop goes on at once.
     pub(super) pause: Duration,
     pub(super) is_first_or_due: bool,
-    /// A subscriber of the facade `tracing` has been told.
+    /// A subscriber of the facade `tracing` has taken the failure.
     pub(super) is_traced: bool,
 }
 
@@ -201,8 +201,8 @@ impl AcceptFailure<'_> {
         self.pause
     }
 
-    /// Whether it is time for a report: this failure is the first since the loop began, or ten seconds have passed
-    /// since the last one that was due. Each `handle_request` counts as a new loop. False for an error that is skipped
+    /// Whether it is time for a report. It is for the first failure of a loop, and then again ten seconds after the
+    /// last report that was due. Each `handle_request` counts as a new loop. False for an error that is skipped
     /// without a pause: such an error has cost one client, and is only counted.
     #[must_use]
     pub fn is_first_or_due(&self) -> bool {

@@ -69,7 +69,8 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Runs when the server listens: a good moment to give up privileges. [`ready`](Self::ready) is later.
+    /// Runs when the server listens: a good moment to give up privileges. The hook [`ready`](Self::ready) comes
+    /// later.
     fn server_activated(&self, server: &ServerContext) {
         let _ = server;
     }
@@ -96,9 +97,9 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     }
 
     /// Runs once, when the server begins to close, in the thread that closes it; under `run`, as soon as a signal has
-    /// come. New clients are still accepted and the grace period has not begun: both wait for this hook, and then for
-    /// [`Limits::lame_duck`](crate::Limits::lame_duck). An observer
-    /// gets [`ServerEvent::Stopping`](crate::ServerEvent::Stopping).
+    /// come. New clients are still accepted and the grace period has not begun: both go on until this hook has
+    /// returned, and then for [`Limits::lame_duck`](crate::Limits::lame_duck). An observer gets
+    /// [`ServerEvent::Stopping`](crate::ServerEvent::Stopping).
     ///
     /// A close means [`server_close`](crate::Server::server_close), which `run`, `run_all` and
     /// [`BackgroundServer`](crate::BackgroundServer) call by themselves. A server that is only dropped does not call
@@ -108,11 +109,11 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
         let _ = server;
     }
 
-    /// Runs when the server has come to another [phase](RunPhase) of its life, once for each, behind the phase's own hook if
-    /// it has one: to tell a service registry, or to close what the requests of a drain no longer need. In the thread that
-    /// activates, serves or closes the server, which waits for it. When several threads close a server at once, one of them
-    /// calls this for all, in the order of the phases; `server.run_phase()` may then be a later one. A panic in it ends
-    /// nothing.
+    /// Runs when the server has come to another [phase](RunPhase) of its life, once for each phase, after the phase's
+    /// own hook if it has one. Use it to tell a service registry, or to close what the requests of a drain no longer
+    /// need. It runs in the thread that activates, serves or closes the server, which waits for it. When several
+    /// threads close a server at once, one of them calls this hook for all, in the order of the phases;
+    /// `server.run_phase()` may then be a later phase. A panic in it ends nothing.
     ///
     /// ```
     /// use socketserver::monitor::RunPhase;
@@ -190,14 +191,14 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
 
     /// Runs when no request has arrived within the server's timeout for `handle_request`.
     ///
-    /// In the thread that called, before `handle_request` returns
+    /// It runs in the thread that called `handle_request`, before that returns
     /// [`AcceptOutcome::TimedOut`](crate::monitor::AcceptOutcome::TimedOut). A panic ends the call.
     fn handle_timeout(&self) {}
 
     /// Runs in the loop after every request, and at least once in every `poll_interval`, if one is set. To override
     /// this hook costs as much as to override [`verify_request`](Self::verify_request).
     ///
-    /// A clock needs a `poll_interval`, because an idle server calls nothing:
+    /// If the hook serves as a clock, set a `poll_interval`, because an idle server calls nothing:
     ///
     /// ```
     /// use std::sync::Mutex;

@@ -11,14 +11,14 @@ use crate::request::{Extension, Ticket};
 use crate::server_context::ServerContext;
 use crate::sys::{self, Credentials};
 
-/// A request that was accepted and is not with a worker yet. [`verify_request`](crate::ServerHooks::verify_request)
-/// decides by it whether the request is served.
+/// A request that was accepted and has no worker yet. [`verify_request`](crate::ServerHooks::verify_request) decides
+/// by it whether the request is served.
 pub struct Incoming<'a> {
-    /// Its slot in the live list, which it has before it is verified.
+    /// Its slot in the live list, which it gets before the hook runs.
     ticket: &'a Ticket,
     /// None for datagrams.
     connection: Option<BorrowedFd<'a>>,
-    /// Goes to the request if it is served.
+    /// Passed on to the request if that is served.
     pub(super) extension: RefCell<Extension>,
 }
 
@@ -27,8 +27,8 @@ impl<'a> Incoming<'a> {
         Self { ticket, connection, extension: RefCell::default() }
     }
 
-    /// The address of its sender: the other end of the connection. If that is a [proxy](crate::proxy_protocol), its
-    /// client is not known yet, and a hook that has to know it is
+    /// The address of its sender: the other end of the connection. If that is a [proxy](crate::proxy_protocol), the
+    /// client is not known yet. A hook that has to know the client is
     /// [`wrap_request`](crate::ServerHooks::wrap_request).
     #[must_use]
     pub fn client_address(&self) -> &Address {

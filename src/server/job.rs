@@ -59,11 +59,11 @@ pub(super) struct TypedJob<T: Transport> {
 
 /// Whether a request is to be served.
 pub(super) enum Verdict {
-    /// Goes to the mixin.
+    /// Hand it to the mixin.
     Serve,
-    /// Closed in order, without a handler.
+    /// Close it in order, without a handler.
     Reject,
-    /// The same, and the loop has to end: it was retired while the hook waited.
+    /// The same, and the loop has to end as well: it was retired while the hook waited.
     Retire(RetiredUnwind),
 }
 
@@ -116,7 +116,7 @@ impl<T: Transport> TypedJob<T> {
         Some(refused_by(limit))
     }
 
-    /// Asks the hook. If it fails or panics, that is reported, and the request is rejected.
+    /// Asks the hook. If the hook fails or panics, that is reported, and the request is rejected.
     pub(super) fn verify_request(&mut self) -> Verdict {
         let core = &self.core;
         // After the first request a hook that is still the default is not called.
@@ -216,7 +216,7 @@ impl<T: Transport> TypedJob<T> {
     }
 
     /// Makes the request that handlers hold, directly in the caller's variable: a copy would stay on the stack of a
-    /// waiting thread as long as the request lasts.
+    /// waiting thread for as long as the request lasts.
     fn make_request(self, place: &mut Option<T::Request>) -> (HandlerResult, OpenRequest<T>) {
         let Self { raw, ticket, core } = self;
         let entry = Arc::clone(ticket.entry());
@@ -227,7 +227,7 @@ impl<T: Transport> TypedJob<T> {
         (made, OpenRequest { core, entry })
     }
 
-    /// The same for a job in a box, whose memory is freed here: its owner may wait for long.
+    /// The same for a job in a box. The box is freed here, and not by its owner, who may wait for long.
     #[expect(clippy::boxed_local, reason = "this is where the memory of the box ends")]
     fn make_boxed_request(
         self: Box<Self>,
@@ -306,7 +306,7 @@ impl<T: Transport> Core<T> {
 
 /// A job whose request has been made, with everything that is needed to run and to end it.
 struct OpenRequest<T: Transport> {
-    /// Its drop gives the permit back.
+    /// Its drop gives the permit of `Limits::live` back.
     core: ServerPermit<T>,
     entry: Arc<Entry>,
 }
@@ -321,7 +321,7 @@ impl<T: Transport> OpenRequest<T> {
         });
     }
 
-    /// Counts a request that is not run; and reports it if `make_request` panicked.
+    /// Counts a request that is not run. Also reports it if `make_request` panicked.
     fn refused(&self, made: HandlerResult, reason: CloseReason) {
         self.core.context.counters.ended(reason);
         if let Err(error) = made {
@@ -329,7 +329,8 @@ impl<T: Transport> OpenRequest<T> {
         }
     }
 
-    /// Takes the prefaces' steps, calls the hook, each within its limit, and sets the deadline of the whole request.
+    /// Runs the steps before the handler and the hook, each within its limit, and then sets the deadline of the whole
+    /// request.
     fn wrap_request(
         &self,
         request: &mut T::Request,
@@ -379,7 +380,7 @@ impl<T: Transport> OpenRequest<T> {
         ran.unwrap_or(Ok(())).and(made.map_err(|error| (phase, error)))
     }
 
-    /// Why a request that has begun is refused, if it is. The observers are told.
+    /// Why a request is refused after its beginning, if it is. The observers are told.
     fn beyond(&self, error: &HandlerError) -> Option<Refused> {
         // The error's `source` is the program's code.
         let limit = catch_panic(|| Ok(beyond_limit(error))).ok()??;
@@ -458,7 +459,7 @@ impl<T: Transport> OpenRequest<T> {
     }
 }
 
-/// Python's three steps. `finish` runs after a `handle` that failed or panicked, and not after such a `setup`.
+/// Python's three steps. `finish` also runs after a `handle` that failed or panicked, but not after such a `setup`.
 fn run_handler<R>(
     handler: &mut dyn BaseRequestHandler<R>,
     request: &mut R,

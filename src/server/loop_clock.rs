@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::wait;
 use crate::write_stall::earlier;
 
-/// When a loop has to wake although there is no request. It reads no clock as long as nothing is set.
+/// When a loop has to wake although there is no request. If nothing is set, it reads no clock.
 #[derive(Debug, Default)]
 pub(super) struct LoopClock {
     /// The earliest of the moments below, for a wait.
@@ -14,7 +14,7 @@ pub(super) struct LoopClock {
     tick: Option<(Duration, Instant)>,
     /// When the loop has to tell its run group that it lives, and how often.
     beat: Option<(Duration, Instant)>,
-    /// The end of a lame duck that this loop keeps, because there is no thread that closes the server.
+    /// The end of a lame duck that this loop keeps itself, because no thread closes the server.
     lame_duck: Option<Instant>,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct Due {
     pub(super) tick: bool,
     /// The run group wants to hear of this loop.
     pub(super) beat: bool,
-    /// The lame duck is over.
+    /// The lame duck has ended.
     pub(super) lame_duck: bool,
 }
 
@@ -51,7 +51,7 @@ impl LoopClock {
         self.set_next();
     }
 
-    /// Takes the moments that have come. Each is due once; a tick again after its interval.
+    /// Takes the moments that have come. Each is due once; a tick is due again after its interval.
     pub(super) fn due(&mut self) -> Due {
         let Some(next) = self.next else { return Due::default() };
         let now = Instant::now();

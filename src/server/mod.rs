@@ -105,7 +105,7 @@ use worker_accept::WorkerAcceptor;
 pub struct Server<T: Transport, M: Mixin> {
     /// Shared with every request that runs, and with the accept loop.
     core: Arc<Core<T>>,
-    /// Shared with the accept loop, and for moments with those that ask for its figures.
+    /// Shared with the accept loop, and for moments with callers that ask for its figures.
     mixin: Arc<M>,
     timing: Timing,
 }
@@ -115,15 +115,15 @@ type Observer = Box<dyn Fn(&ServerEvent<'_>) + Send + Sync>;
 
 /// The part of a server that its requests share. It lives until the server and the last request are gone.
 pub(crate) struct Core<T: Transport> {
-    /// Called from the loop, from workers and from a thread that closes, at the same time.
+    /// The transport. The loop, workers, and a thread that closes call it at the same time.
     transport: T,
     /// Makes a handler for each request, on the thread that serves it.
     factory: Box<dyn MakeHandler<T::Request>>,
-    /// Its type name, for reports, events and threads.
+    /// The type name of the handler, for reports, events and threads.
     handler_name: &'static str,
     hooks: Box<dyn ServerHooks<T::Request>>,
     overridden_hooks: OverriddenHooks,
-    /// Phases that are reached and not told yet.
+    /// Phases that were reached, and that the hooks have not been told yet.
     phases: PhaseQueue,
     /// Called by [`Core::tell`] alone, which catches its panics.
     observers: Vec<Observer>,
@@ -149,7 +149,7 @@ pub(crate) struct Core<T: Transport> {
     closed_late: AtomicBool,
     /// Either a close that does not wait or the last loop closes the mixin, whichever is later.
     mixin_closed_late: AtomicBool,
-    /// The handovers of the run, if its process is one of a line.
+    /// The desk of the run, if its process hands its sockets on.
     desk: OnceLock<Arc<handover::Desk>>,
 }
 
@@ -160,7 +160,7 @@ impl<T: Transport> Drop for Core<T> {
 }
 
 impl<T: Transport> Core<T> {
-    /// The hook's, and not the mixin's. A panic ends the loop.
+    /// Calls the hook of this name, and not the mixin's method. A panic ends the loop.
     fn service_actions(&self) {
         self.overridden_hooks.call(LoopHook::ServiceActions, || self.hooks.service_actions());
     }
@@ -184,12 +184,12 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// The handovers of the run that goes on.
+    /// The desk of handovers, if the run that goes on has one.
     fn desk(&self) -> Option<&handover::Desk> {
         self.desk.get().map(|desk| &**desk)
     }
 
-    /// Whether the clients in the accept queue may be another process's.
+    /// Whether the clients in the accept queue may belong to another process.
     fn is_lent(&self) -> bool {
         self.lent.load(Ordering::SeqCst)
     }
@@ -358,8 +358,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         handle.wait();
     }
 
-    /// Runs what the program has registered by [`Builder::on_reload`], in this thread, as SIGHUP has it done under
-    /// [`run`](Self::run).
+    /// Runs the functions that the program has registered by [`Builder::on_reload`], in this thread. SIGHUP does the
+    /// same under [`run`](Self::run).
     pub fn reload(&self) {
         self.core.reload();
     }

@@ -1,4 +1,4 @@
-//! No spans: the feature `tracing` is off, and each of these calls is nothing.
+//! No spans: the feature `tracing` is off, and each of these calls does nothing.
 
 use super::failure::Failure;
 use crate::events::CloseReason;
@@ -26,7 +26,7 @@ impl Spans {
     }
 }
 
-/// The span that a request does not have.
+/// Stands for the span of a request.
 pub(super) struct RequestSpan;
 
 impl RequestSpan {

@@ -1,8 +1,8 @@
 //! Which hooks of the loop a program has overridden: [`OverriddenHooks`].
 //!
-//! Two hooks run in the loop for each request, [`LoopHook`]. A worker that accepts by itself would skip them, so the
-//! server lets workers accept only if neither is overridden. Rust cannot ask that of a trait object. The server finds
-//! out by calling them, which it does anyway:
+//! The loop calls two hooks for each request, [`LoopHook`]. A worker that accepts by itself would skip them, so the
+//! server lets workers accept only if neither hook is overridden. A trait object cannot be asked that. So the server
+//! finds out by calling the hooks, which it does anyway:
 //!
 //! ```text
 //!   call(VerifyRequest, || hooks.verify_request(..))
@@ -11,8 +11,8 @@
 //!     RAN == the type of the hooks?     then the hook is not overridden: noted for good
 //! ```
 //!
-//! An override that calls the default of another type (a wrapper around other hooks) leaves that other type in `RAN`, and
-//! counts as an override.
+//! An override may call the default of another type (as a wrapper around other hooks does). Then `RAN` has that other
+//! type, and the hook counts as overridden.
 
 use std::any::TypeId;
 use std::cell::Cell;
@@ -20,12 +20,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::hooks::DefaultHooks;
 
-/// The knowledge about the hooks of one server.
+/// What is known about the hooks of one server.
 #[derive(Debug)]
 pub(super) struct OverriddenHooks {
     /// The type of the hooks.
     hooks: TypeId,
-    /// It is not [`DefaultHooks`].
+    /// The type is not [`DefaultHooks`].
     are_given: bool,
     /// The hooks that are known to be defaults, a bit each.
     default: AtomicU8,
@@ -82,7 +82,7 @@ impl OverriddenHooks {
         result
     }
 
-    /// Whether both are known to be defaults. The first request decides it.
+    /// Whether both hooks are known to be defaults. The first request decides it.
     pub(super) fn are_default(&self) -> bool {
         self.default.load(Ordering::Relaxed) == ALL
     }

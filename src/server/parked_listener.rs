@@ -1,11 +1,12 @@
 //! [`ParkedListener`]: the descriptor that an accept loop waits for if it is a coroutine.
 //!
-//! poll(2) keeps the files open that it waits for. An epoll set does not: if the program puts another file under the listener's
-//! number (dup2(2)), the listener is closed, leaves the set, and nothing wakes the loop any more. So the loop waits for a
-//! duplicate. The next client wakes it, and its accept, by the listener's own number, fails as under every other mixin.
+//! poll(2) keeps the files open that it waits for. An epoll set does not. If the program puts another file under the
+//! listener's number (dup2(2)), the listener is closed and leaves the set, and nothing wakes the loop any more. So
+//! the loop waits for a duplicate. The next client then wakes the loop, and its accept, by the listener's own number,
+//! fails as under every other mixin.
 //!
-//! The number of the duplicate stays, because the loop may be suspended with it for long. So a close puts another file under it:
-//! the listener must not stay open until the loop goes on.
+//! A close must not leave the listener open until the loop goes on, which may be long. So it puts another file under
+//! the duplicate's number, which stays the same because the loop may be suspended with it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -18,9 +19,10 @@ use crate::wait;
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct ParkedListener {
-    /// Made by the first wait. None inside: there was no descriptor for it, and the listener itself is waited for.
+    /// The duplicate, which the first wait makes. The inner `None`: there was no descriptor for it, and the loop
+    /// waits for the listener itself.
     copy: OnceLock<Option<OwnedFd>>,
-    /// The listener is closed, for good. Locked for a moment, so that a close and the first wait do not miss each other.
+    /// The listener is closed, for good. Locked for a moment, so that a close and the first wait see each other.
     is_closed: Mutex<bool>,
 }
 

@@ -1,7 +1,8 @@
-//! [`PhaseQueue`]: the phases of a server are told in their order, whichever threads reach them.
+//! [`PhaseQueue`]: the hooks are told the phases of a server in their order, whichever threads reach them.
 //!
-//! Two threads may close a server at once, so one may reach `Draining` before the other one has told of `Closed`. A
-//! phase is therefore reached and queued under one lock, and one thread at a time tells what is queued, without the lock.
+//! Two threads may close a server at once, so one may reach `Draining` before the other has reported `Closed`.
+//! Therefore a phase is reached and queued under one lock, and one thread at a time reports the queue, without the
+//! lock.
 //!
 //! ```text
 //! first close                second close               the queue, and its teller
@@ -12,7 +13,7 @@
 //!   goes on                    reaches Ended              Ended, second
 //! ```
 //!
-//! No thread waits for a teller, which may be itself: a hook may close the server.
+//! No thread waits for the thread that reports, because it may be that thread: a hook may close the server.
 
 use std::collections::VecDeque;
 
@@ -20,20 +21,20 @@ use parking_lot::Mutex;
 
 use crate::run_phase::RunPhase;
 
-/// The phases that are reached and not told yet.
+/// The phases that were reached and not reported yet.
 #[derive(Default)]
 pub(super) struct PhaseQueue(Mutex<Queue>);
 
 #[derive(Default)]
 struct Queue {
     reached: VecDeque<RunPhase>,
-    /// A thread has the [`PhaseTurn`], and tells what is queued meanwhile.
+    /// A thread has the [`PhaseTurn`]. It also reports phases that are queued meanwhile.
     is_told: bool,
 }
 
 impl PhaseQueue {
-    /// Queues a phase that `reach` gives. `reach` decides under the lock, so the order of the queue is the order of the phases.
-    /// True: it was reached here.
+    /// Queues the phase that `reach` returns. `reach` decides under the lock, so the order of the queue is the order
+    /// of the phases. True: `reach` has returned a phase.
     pub(super) fn push(&self, reach: impl FnOnce() -> Option<RunPhase>) -> bool {
         let mut queue = self.0.lock();
         let reached = reach();
@@ -41,7 +42,7 @@ impl PhaseQueue {
         reached.is_some()
     }
 
-    /// Begins a turn of telling. None if another thread, or a caller of this one, has it: that one tells what is queued.
+    /// Begins a turn. None if another thread, or a caller of this one, has the turn: that thread reports the queue.
     pub(super) fn turn<F: Fn(RunPhase)>(&self, tell: F) -> Option<PhaseTurn<'_, F>> {
         let mut queue = self.0.lock();
         let is_mine = !std::mem::replace(&mut queue.is_told, true);
@@ -51,7 +52,7 @@ impl PhaseQueue {
         is_mine.then(|| PhaseTurn { phases: self, tell })
     }
 
-    /// The next phase to be told, or the end of the turn.
+    /// The next phase to report. None ends the turn.
     fn next(&self) -> Option<RunPhase> {
         let mut queue = self.0.lock();
         let next = queue.reached.pop_front();
@@ -60,10 +61,10 @@ impl PhaseQueue {
     }
 }
 
-/// A thread's turn. When it ends, also by a panic, all that is queued is told.
+/// A thread's turn. When it ends, also by a panic, the whole queue is reported.
 pub(super) struct PhaseTurn<'a, F: Fn(RunPhase)> {
     phases: &'a PhaseQueue,
-    /// Does not panic.
+    /// Reports one phase. It does not panic.
     tell: F,
 }
 

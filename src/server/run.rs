@@ -12,8 +12,9 @@
 //! joins <---------------------------- DrainReport
 //! ```
 //!
-//! An order is for the thread that closes, because the loop may be busy. A server that forks has one thread: there the loop
-//! obeys orders, keeps the lame duck by its clock, and then stops; it is closed when the loop has ended.
+//! The thread that closes obeys the orders, because the loop may be busy. A server that forks has only one thread.
+//! There the loop obeys orders, keeps the lame duck by its clock, and then stops; the server is closed when the loop
+//! has ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,9 +91,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 ///
 /// # Errors
 ///
-/// The first server's that ended with one, after all are closed; if signals cannot be handled or threads
-/// cannot be started; and if one of several forks, which takes a process with one thread. If one of them is served by
-/// another thread already, or is listed twice, that is the error, and nothing is begun and nothing is closed.
+/// That of the first server that ended with one, after all servers are closed. Also if signals cannot be handled or
+/// threads cannot be started; and if one of several servers forks, which needs a process with one thread. If another
+/// thread already serves one of them, or if one is listed twice, that is the error: then nothing is begun, and
+/// nothing is closed.
 pub fn run_all(
     servers: &[Box<dyn BaseServer + '_>],
     grace: Duration,
@@ -151,7 +153,7 @@ pub fn run_all(
     })
 }
 
-/// The servers of a run have their places in its group, until this is dropped.
+/// Gives the servers of a run their seats in its group, until this is dropped.
 struct Seated<'a>(&'a [&'a dyn BaseServer]);
 
 impl<'a> Seated<'a> {
@@ -173,14 +175,15 @@ impl Drop for Seated<'_> {
     }
 }
 
-/// Before anything else: a server that this call may not run it must not close.
+/// Claims a server, before anything else: a server that this call may not run must not be closed by it.
 fn claim(server: &dyn BaseServer) -> Result<Claim> {
     // In a forked child the run that goes on is the parent's.
     fork::enter_process(server.context())?;
     server.shutdown_handle().runs().claim(&server.server_address())
 }
 
-/// Serves and closes. A `Fatal` of a handler that comes in the drain, after the run, is the error of the run as well.
+/// Serves and closes. If a handler returns a `Fatal` in the drain, after the run, that is the error of the run as
+/// well.
 fn serve_and_close(
     server: &dyn BaseServer,
     close: impl Fn() -> DrainReport + Sync,
@@ -191,10 +194,11 @@ fn serve_and_close(
     (served.and(late_failure.map_or(Ok(()), Err)), report)
 }
 
-/// Serves, and closes when a stop is asked for.
+/// Serves until a stop is asked for, and closes.
 ///
-/// A thread of its own closes, because the loop may be busy: under `Inline` it is inside a handler, which may wait for a
-/// silent client, and has to be told. A server that forks has one thread, and its loop is never busy for long.
+/// A thread of its own closes, because the loop may be busy: under `Inline` it is inside a handler, which may wait
+/// for a silent client and has to be told of the stop. A server that forks has only one thread, and its loop is never
+/// busy for long.
 fn serve_until_closed(
     server: &dyn BaseServer,
     close: impl Fn() -> DrainReport + Sync,
@@ -235,7 +239,7 @@ fn serve_until_closed(
     })
 }
 
-/// Makes the thread that closes begin when serving is over, also by a panic: it is joined.
+/// Wakes the thread that closes when serving is over, also by a panic: the thread has to end before it is joined.
 pub(super) struct NotifyAtEnd<'a>(pub(super) &'a Event);
 
 impl Drop for NotifyAtEnd<'_> {
@@ -244,9 +248,9 @@ impl Drop for NotifyAtEnd<'_> {
     }
 }
 
-/// SIGINT and SIGTERM ask the servers to stop; the second of either ends the process. SIGHUP has them reload, if one of them
-/// has something to reload. And the process may have as many descriptors as it is allowed to: the usual lower limit is for
-/// programs that use `select`.
+/// Prepares the process. SIGINT and SIGTERM ask the servers to stop; the second of either ends the process. SIGHUP
+/// has the servers reload, if one of them has something to reload. And the limit of descriptors is raised as far as
+/// it may be: the usual lower limit is for programs that use `select`.
 fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
     // If the limit stays low, `descriptor_budget.rs` lowers `Limits::live`.
     let _ = sys::raise_descriptors();
@@ -292,7 +296,7 @@ fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
     Ok(signals)
 }
 
-/// The actions of the signals, as long as `run` serves.
+/// The actions of the signals, for as long as `run` serves.
 #[derive(Default)]
 struct Signals {
     // Dropped first, in the order of the fields: a signal that was blocked is blocked again while its action is there.
@@ -301,8 +305,8 @@ struct Signals {
 }
 
 impl Signals {
-    /// Takes a signal, unless the process ignores it: a script's shell ignores SIGINT for a program that it starts by `&`,
-    /// and `nohup` ignores SIGHUP, and they mean it.
+    /// Takes a signal, unless the process ignores it. A script's shell ignores SIGINT for a program that it starts by
+    /// `&`, and `nohup` ignores SIGHUP: their user wants it so.
     fn take(
         &mut self,
         signal: libc::c_int,
@@ -328,7 +332,8 @@ impl Signals {
         Ok(())
     }
 
-    /// Not before the actions are registered: a signal that is pending already stops the server in order.
+    /// Unblocks the signals. Called after the actions are registered, because a signal may be pending already, and
+    /// must then stop the server in order.
     fn let_through(&mut self) {
         let mut signals = vec![libc::SIGINT, libc::SIGTERM];
         signals.extend(self.taken.iter().map(|(signal, _)| *signal).filter(|s| *s == libc::SIGHUP));

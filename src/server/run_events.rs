@@ -1,4 +1,4 @@
-//! Guards for a run and for a loop within it, which end also by a panic; and the hooks and events of both.
+//! Guards for a run and for a loop within it. A panic ends them as well. Also the hooks and events of both.
 
 use super::Core;
 use super::catch_panic::{catch_panic, drop_catching, run_catching};
@@ -8,7 +8,7 @@ use crate::run_phase::RunPhase;
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
-    /// A run begins. A hook that panics ends it before it serves a request.
+    /// Reports the beginning of a run. If a hook panics, the run ends before it serves a request.
     pub(super) fn tell_of_ready(&self) {
         // If another thread reaches a phase meanwhile (a close, say), it is told after this one.
         let turn = self.phases.turn(|phase| self.tell_of_phase(phase));
@@ -23,7 +23,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Goes on to a phase, and tells of it, once; not in a forked child.
+    /// Goes on to a phase, and reports it once. Does nothing in a forked child.
     pub(super) fn enter_phase(&self, phase: RunPhase) {
         if !self.context.role().is_child() {
             self.reach(phase);
@@ -31,22 +31,22 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// It listens.
+    /// Reports that the server listens.
     pub(super) fn tell_of_bound(&self) {
         self.tell_in_order(|| Some(RunPhase::Bound));
     }
 
-    /// A run has ended. Unless the server closes, it waits for the next one.
+    /// Ends a run. Unless the server closes, it goes back to waiting for the next run.
     pub(super) fn leave_ready(&self) {
         self.tell_in_order(|| self.context.runs.phase().go_back().then_some(RunPhase::Bound));
     }
 
-    /// Goes on to a phase that is to be told. False: it has been reached before, or a later one.
+    /// Goes on to a phase and queues its report. False: this phase, or a later one, has been reached before.
     fn reach(&self, phase: RunPhase) -> bool {
         self.phases.push(|| self.context.runs.phase().advance(phase).then_some(phase))
     }
 
-    /// Reaches a phase, and tells of it behind those before it: here, or in the thread that is about to tell of them.
+    /// Reaches a phase, and reports it after those before it: here, or in the thread that is reporting already.
     fn tell_in_order(&self, reach: impl FnOnce() -> Option<RunPhase>) {
         self.phases.push(reach);
         drop(self.phases.turn(|phase| self.tell_of_phase(phase)));
@@ -58,7 +58,7 @@ impl<T: Transport> Core<T> {
         run_catching(|| self.hooks.run_phase(&self.context, phase));
     }
 
-    /// Runs what the program has registered for a reload: all of it, also behind an error.
+    /// Runs all functions that the program has registered for a reload, even if one of them fails.
     pub(super) fn reload(&self) {
         let seat = self.context.seat();
         if let Some(seat) = &seat {
@@ -87,10 +87,11 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// The close begins, which is told once, and not by a forked child.
+    /// Begins the close. This is reported once, and not by a forked child.
     ///
-    /// The hook is called here in any case, because the close goes on only after it. While another thread tells of phases
-    /// (the hook `ready` has not returned, say) that one may tell of `LameDuck` before the hook has returned.
+    /// The hook `stopping` runs on this thread in any case, because the close goes on only after it. If another
+    /// thread is reporting phases (the hook `ready` has not returned, say), that thread may report `LameDuck` before
+    /// `stopping` has returned.
     pub(super) fn tell_of_stopping(&self) {
         if self.context.role().is_child() {
             return;
@@ -110,10 +111,10 @@ impl<T: Transport> Core<T> {
     }
 }
 
-/// A run. Dropped by a panic of a mixin or a hook, it ends as well.
+/// A run. It ends when this is dropped, also by a panic of a mixin or a hook.
 pub(super) struct Run<'a, T: Transport> {
     core: &'a Core<T>,
-    /// `end` has been called, and the drop does nothing.
+    /// `end` has been called, so the drop does nothing.
     ended: bool,
 }
 
@@ -147,12 +148,12 @@ pub(super) struct Accepting<'a, T: Transport> {
 }
 
 impl<'a, T: Transport> Accepting<'a, T> {
-    /// Of a loop, on its own thread. None, if no run goes on.
+    /// An accept loop, on its own thread. None if no run goes on.
     pub(super) fn of_loop(core: &'a Core<T>) -> Option<Self> {
         core.context.runs.enter_loop().then_some(Self { core })
     }
 
-    /// Of a worker that accepts beside the loop. None, if no loop accepts.
+    /// A worker that accepts beside the loop. None if no loop accepts.
     pub(super) fn beside_loop(core: &'a Core<T>) -> Option<Self> {
         core.context.runs.enter_worker().then_some(Self { core })
     }

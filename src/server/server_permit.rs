@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::Core;
 use crate::transport::Transport;
 
-/// A permit among `Limits::live` and a reference to the server that gave it, in one pointer. A request has one from
-/// before it is accepted until after it is closed. Dropping it returns the permit.
+/// A permit of `Limits::live` and a reference to the server that gave it, in one pointer. A request has one from
+/// before its accept until after its close. Dropping it returns the permit.
 pub(super) struct ServerPermit<T: Transport> {
-    /// Has a permit taken from its gate.
+    /// The core; the permit was taken from its gate.
     core: Arc<Core<T>>,
 }
 

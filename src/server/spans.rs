@@ -7,7 +7,8 @@
 //!                               event "ended"      the observer; after a fork in the parent, without the span
 //! ```
 //!
-//! Without the line on the builder a request costs a branch. The form of this file without the feature is `no_spans.rs`.
+//! Without `.tracing()` on the builder a request costs one branch more. Without the feature, `no_spans.rs` takes the
+//! place of this file.
 
 use std::panic;
 
@@ -25,8 +26,8 @@ use crate::transport::Transport;
 use crate::wait;
 
 impl<T: Transport, M: Mixin> Builder<T, M> {
-    /// Gives each request a span of the facade [`tracing`](https://docs.rs/tracing), and tells what happens to the server
-    /// as its events; for the subscriber that the program has installed. Feature `tracing`.
+    /// Gives each request a span of the facade [`tracing`](https://docs.rs/tracing), and reports what happens to the
+    /// server as events, for the subscriber that the program has installed. Feature `tracing`.
     ///
     /// The span `request` is entered in the worker, around the handshake, the hooks and the handler: their own events
     /// carry it. It has the fields `id`, `client_address`, `handler` and `transport`; at the end also `reason`,
@@ -46,9 +47,11 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// [`AcceptFailure::report`](crate::hooks::AcceptFailure::report). A panic is a failure; for its place in the
     /// code see [`trace_panics`].
     ///
-    /// Under [`Forking`](crate::Forking) the child has the span, and its failures; `ended` comes from the parent and has
-    /// no span, but the same fields. Where requests are coroutines (`Green`, a [parker](crate::park) of your own), the span is left before each wait and entered again after it, so that the events of others are not in it. A span
-    /// that a handler has entered itself is not: leave it before a read or a write.
+    /// Under [`Forking`](crate::Forking) the child has the span and reports its failures; `ended` comes from the
+    /// parent, without a span but with the same fields. Where requests are coroutines (`Green`, a
+    /// [parker](crate::park) of your own), the span is left before each wait and entered again after it, so that the
+    /// events of other requests are not in it. A span that a handler has entered itself is not left in this way:
+    /// leave it before a read or a write.
     ///
     /// ```
     /// use socketserver::{ThreadingTcpServer, stream_fn};
@@ -69,12 +72,12 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     }
 }
 
-/// Tells of each panic of the process as an event, with its text, its place and its thread, in the span of the request that
-/// it happens in; then calls the panic hook that was there before. Call it once, at the beginning of `main`.
+/// Reports each panic of the process as an event, with its text, its place and its thread, in the span of the request
+/// that it happens in. Then it calls the panic hook that was there before. Call it once, at the beginning of `main`.
 /// Feature `tracing`.
 ///
-/// The server itself has each panic of a request as a failure, but not its place. The hook that std installs prints the
-/// panic on stderr; `std::panic::set_hook(Box::new(|_| {}))` before this call takes that away.
+/// The server itself reports each panic of a request as a failure, but without its place. The panic hook of std
+/// prints the panic on stderr; `std::panic::set_hook(Box::new(|_| {}))` before this call silences it.
 ///
 /// ```no_run
 /// socketserver::monitor::trace_panics();
@@ -114,12 +117,12 @@ impl Spans {
         RequestSpan { place }
     }
 
-    /// Whether a subscriber takes the event of an accept that has failed.
+    /// Whether a subscriber takes the warning about a failed accept.
     pub(super) fn take_warnings(self) -> bool {
         self.are_wanted && enabled!(target: "socketserver", Level::WARN)
     }
 
-    /// Tells of a failure, in the span of its request if it has one. Gives whether a subscriber has taken it.
+    /// Reports a failure, in the span of its request if it has one. Returns whether a subscriber has taken it.
     pub(super) fn failed(self, failure: &Failure<'_>) -> bool {
         if !self.are_wanted {
             return false;
@@ -145,12 +148,12 @@ pub(super) struct RequestSpan {
     place: Place,
 }
 
-/// Where a span is.
+/// Where the span of a request is.
 enum Place {
-    /// There is none.
+    /// There is no span.
     Off,
     Entered(EnteredSpan),
-    /// Of a coroutine, which shares its thread with others: left during each wait.
+    /// The request is a coroutine, which shares its thread with others. The span is left during each wait.
     Parked {
         // Dropped in this order.
         _entered: wait::InSpan,
@@ -190,7 +193,7 @@ impl Place {
 }
 
 impl RequestSpan {
-    /// A proxy may have named the client meanwhile.
+    /// Updates the client's address, which a proxy may have named meanwhile.
     pub(super) fn name_client(&self, entry: &Entry) {
         if let (Some(span), Some(proxy)) = (self.place.span(), entry.proxy_address()) {
             run_catching(|| {
@@ -200,7 +203,7 @@ impl RequestSpan {
         }
     }
 
-    /// The request ends.
+    /// Adds the fields of the request's end.
     pub(super) fn end(&self, entry: &Entry, reason: CloseReason) {
         if let Some(span) = self.place.span() {
             let (bytes_in, bytes_out) = entry.bytes();
@@ -221,7 +224,7 @@ impl Drop for RequestSpan {
     }
 }
 
-/// Tells an event of the server.
+/// Reports an event of the server.
 fn tell(event: &ServerEvent<'_>, transport: &'static str) {
     match event {
         ServerEvent::RequestStarted { id, client_address, handler } => {
@@ -245,7 +248,7 @@ fn tell(event: &ServerEvent<'_>, transport: &'static str) {
     }
 }
 
-/// Tells the end of a request.
+/// Reports the end of a request.
 fn tell_end(event: &ServerEvent<'_>, transport: &'static str) {
     let ServerEvent::RequestEnded { id, client_address, handler, reason, refused, limit, .. } =
         event

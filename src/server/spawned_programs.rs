@@ -4,20 +4,21 @@ use std::process::Command;
 
 use crate::sys;
 
-/// Has a program start with the limit of descriptors that this process was started with.
+/// Makes a program start with the limit of descriptors that this process was started with.
 ///
 /// [`Server::run`](super::Server::run) and [`run_all`](super::run_all) raise the soft limit of descriptors
-/// (`RLIMIT_NOFILE`) to the hard one, because a server needs one for each connection. A program that a handler starts
-/// inherits the raised limit, and not every program can cope with it: one that uses `select` writes past its tables from
-/// the 1,025th descriptor on, and one that closes every possible descriptor is busy for a while. So a handler passes its
-/// command through this before `spawn`, `output` or `status`.
+/// (`RLIMIT_NOFILE`) to the hard one, because a server needs a descriptor for each connection. A program that a
+/// handler starts inherits the raised limit, and some programs cannot cope with it. A program that uses `select`
+/// writes past its tables from the 1,025th descriptor on, and a program that closes every possible descriptor is busy
+/// for a while. So a handler passes its command through this before `spawn`, `output` or `status`.
 ///
 /// The program does not get the variables by which a service manager speaks to this process (`LISTEN_FDS`,
 /// `NOTIFY_SOCKET`, `WATCHDOG_USEC` and the others of their kind), unless the command sets them itself.
 ///
-/// Nothing is changed if the limit has not been raised by then, or if the program has set another one since. The rest that
-/// a program inherits is as std leaves it: SIGPIPE does what it does by default, a signal that the thread blocks is blocked
-/// in the program as well, and the signals that `run` takes do again what they did when this process was started.
+/// Nothing is changed if the limit has not been raised by then, or if the program has set another limit since.
+/// Everything else that a program inherits is as std leaves it: SIGPIPE has its default action, a signal that the
+/// thread blocks is blocked in the program as well, and the signals that `run` takes have again the action that they
+/// had when this process was started.
 ///
 /// ```
 /// use std::io::Write;
@@ -38,8 +39,9 @@ pub fn restore_limits(command: &mut Command) -> &mut Command {
     forget_service_manager(command)
 }
 
-/// The variables by which a service manager speaks to this process, and which mean nothing, or harm, in a program that it
-/// starts: that would take the server's descriptors for its own, or tell the manager that the server is ready or stops.
+/// The variables by which a service manager speaks to this process. In a program that it starts they mean nothing, or
+/// do harm: that program would take the server's descriptors for its own, or tell the manager that the server is
+/// ready or stops.
 const OF_THE_SERVICE_MANAGER: [&str; 6] = [
     "LISTEN_PID",
     "LISTEN_FDS",
@@ -61,17 +63,18 @@ fn forget_service_manager(command: &mut Command) -> &mut Command {
     command
 }
 
-/// Has a program start with its stdin, stdout and stderr, and with no other descriptor of this process.
+/// Makes a program start with its stdin, stdout and stderr, and with no other descriptor of this process.
 ///
-/// Descriptors that this crate and std open are closed in programs anyway (`O_CLOEXEC`). Descriptors that this process was
-/// started with are not: a lock that its starter holds (`flock`, as cron jobs do), or the other end of a pipe; nor are those
-/// that another library has opened without `O_CLOEXEC`. A program that a handler starts for a client would have all of
-/// these, and would hold the lock for as long as it runs.
+/// Descriptors that this crate and std open are closed in programs anyway (`O_CLOEXEC`). Two others are not:
+/// descriptors that this process was started with (a lock that its starter holds, by `flock` as cron jobs do, or the
+/// other end of a pipe), and descriptors that another library has opened without `O_CLOEXEC`. A program that a
+/// handler starts for a client would have all of these, and would hold the lock for as long as it runs.
 ///
-/// Nor does it get the variables by which a service manager speaks to this process, as with [`restore_limits`].
+/// The program also does not get the variables by which a service manager speaks to this process, as with
+/// [`restore_limits`].
 ///
-/// To hand on a descriptor by its number, make it in a later `pre_exec` of the same command: what is opened there stays
-/// open.
+/// To hand on a descriptor by its number, make it in a later `pre_exec` of the same command: a descriptor that is
+/// opened there stays open.
 ///
 /// ```
 /// use std::process::Command;

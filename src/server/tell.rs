@@ -1,4 +1,4 @@
-//! Tells the observers of the requests, and counts how those end. In a forked child both are its parent's.
+//! Reports requests to the observers, and counts how they end. In a forked child the parent does both.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::refused::Refused;
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
-    /// Tells the observers. A forked child leaves that to its parent.
+    /// Reports an event to the observers. A forked child leaves that to its parent.
     pub(super) fn tell(&self, event: &ServerEvent<'_>) {
         if self.context.role().is_child() {
             return;
@@ -25,7 +25,8 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Counts the end of a request that was served. In a forked child nothing reads the counts, and the parent counts.
+    /// Counts the end of a request that was served. A forked child does not, because nobody reads its counts, and the
+    /// parent counts.
     pub(super) fn count(&self, entry: &Entry, reason: CloseReason) {
         if self.context.role().is_child() {
             return;
@@ -36,7 +37,8 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Whether anybody is told of events, and so of the times of requests. Without an observer no clock is read for them.
+    /// Whether anybody gets the events, and with them the times of requests. Without an observer no clock is read for
+    /// these times.
     pub(super) fn is_observed(&self) -> bool {
         !self.observers.is_empty()
     }
@@ -70,7 +72,7 @@ impl<T: Transport> Core<T> {
         });
     }
 
-    /// Tells the observers of a client that a proxy has named.
+    /// Reports a client that a proxy has named.
     pub(super) fn tell_of_client(&self, entry: &Entry) {
         if let Some(proxy_address) = entry.proxy_address() {
             let (id, client_address) = (entry.id(), entry.client_address());
@@ -78,15 +80,15 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Tells the observers of a step before the handler that has failed, and of the limit that it is beyond, if that is
-    /// the cause.
+    /// Reports a step before the handler that has failed; and the limit that the request is beyond, if that is the
+    /// cause.
     pub(super) fn tell_of_preface(&self, entry: &Entry, error: &HandlerError) {
         let (id, client_address) = (entry.id(), entry.client_address());
         self.tell(&ServerEvent::HandshakeFailed { id, client_address, error });
     }
 }
 
-/// For a mixin whose workers run many requests each.
+/// For a mixin that runs many requests on each worker.
 impl<T: Transport> WorkerWatch for Core<T> {
     fn worker_is_held(&self, request: u64, held: Duration) {
         let Some(entry) = self.context.live.find(request) else { return };
@@ -98,7 +100,8 @@ impl<T: Transport> WorkerWatch for Core<T> {
         });
     }
 
-    /// The operator is told, if the limit of live requests lets more in. Those are refused when they come.
+    /// Warns the operator, if `Limits::live` lets more requests in than that. The excess requests are refused when
+    /// they come.
     fn requests_are_bounded(&self, most: usize, why: &dyn Display) {
         let live = self.context.limits().live;
         if most < live {

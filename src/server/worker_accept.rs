@@ -1,7 +1,7 @@
-//! A worker without a request accepts the next one itself, in place of being woken by the loop for it.
+//! A worker without a request accepts the next one itself, so that the loop need not wake it.
 //!
-//! It changes on which thread a request is accepted and nothing else. The loop alone decides where that takes more than
-//! an accept: a limit is reached, a rate is set, the listener fails, hooks of the loop are overridden
+//! This changes on which thread a request is accepted, and nothing else. If more than an accept is needed, the loop
+//! decides: a limit is reached, a rate is set, the listener fails, hooks of the loop are overridden
 //! ([`Core::workers_may_accept`]).
 //!
 //! ```text
@@ -15,9 +15,9 @@
 //!   |-- no worker waits: wakes the loop ------------------------------->|
 //! ```
 //!
-//! The lock is [`AcceptPoint::failures`]. A thread holds it from before its accept until the request is with its worker,
-//! so that requests are served in the order in which they were accepted. Hooks run under it. That is no danger because
-//! only the loop and workers without a request take it; no call that a hook can make does.
+//! The lock is [`AcceptPoint::failures`]. A thread holds it from before its accept until the request is with its
+//! worker, so that requests are served in the order in which they were accepted. Hooks run under this lock. That is
+//! no danger, because only the loop and workers without a request take it, and no call of a hook does.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -43,9 +43,9 @@ use crate::wait::{self, Event};
 pub(super) struct WorkerAcceptor {
     /// The mixin and the builder allow it.
     allowed: bool,
-    /// Made when a worker accepts for the first time. None inside: it cannot be made, and only the loop accepts.
+    /// Made when a worker accepts for the first time. The inner `None`: it cannot be made, and only the loop accepts.
     point: OnceLock<Option<AcceptPoint>>,
-    /// The loop is held back by a limit or by a failure, and workers leave every client to it.
+    /// A limit or a failure holds the loop back, and workers leave every client to it.
     suspended: AtomicBool,
     listener: Mutex<ListenerCopy>,
 }
@@ -54,9 +54,9 @@ pub(super) struct WorkerAcceptor {
 /// still wakes, and its accept fails.
 #[derive(Debug, Default)]
 struct ListenerCopy {
-    /// None before the first worker accepts, and once closed.
+    /// None before the first worker accepts, and after the close.
     fd: Option<OwnedFd>,
-    /// No copy is made from here on: it would keep the address.
+    /// No copy may be made from here on, because a copy would keep the address in use.
     closed: bool,
 }
 
@@ -66,7 +66,7 @@ struct AcceptPoint {
     epoll: ExclusiveEpoll,
     /// Makes the worker leave.
     interrupt: Event,
-    /// The lock of the diagram above. The value: how often in a row a worker has accepted nothing.
+    /// The lock of the diagram above. Its value counts how often in a row a worker has accepted nothing.
     failures: Mutex<u32>,
     /// The process in which the epoll sets were made.
     owner: OwnerProcess,
@@ -82,12 +82,12 @@ impl WorkerAcceptor {
         self.point().map(|point| point.epoll.loop_fd())
     }
 
-    /// The accept point, if a worker has accepted before. It makes none.
+    /// The accept point, if a worker has accepted before. This call makes none.
     fn point(&self) -> Option<&AcceptPoint> {
         self.point.get()?.as_ref()
     }
 
-    /// In a forked child that serves: gives it epoll sets of its own.
+    /// For a forked child that serves: gives it epoll sets of its own.
     pub(super) fn enter_process(&self, stop: BorrowedFd<'_>) -> io::Result<()> {
         // The epoll sets are shared with the parent: see `sys/epoll.rs`.
         let inherited = self.point().filter(|point| !point.owner.is_noted());
@@ -102,7 +102,7 @@ impl WorkerAcceptor {
         Ok(())
     }
 
-    /// For the loop, before it accepts: waits until no worker is about to. None: no worker ever accepts.
+    /// For the loop, before it accepts: waits until no worker is about to accept. None: no worker ever accepts.
     pub(super) fn lock(&self) -> Option<MutexGuard<'_, u32>> {
         self.point().map(|point| point.failures.lock())
     }
@@ -122,8 +122,8 @@ impl WorkerAcceptor {
 }
 
 impl<T: Transport> Core<T> {
-    /// Whether a worker may accept here. Not if requests come in batches, if a hook that only the loop calls is
-    /// overridden, or on a thread that runs several requests at once. Makes the accept point if there is none yet.
+    /// Whether a worker may accept here. It may not if requests come in batches, if a hook that only the loop calls
+    /// is overridden, or on a thread that runs several requests at once. Makes the accept point if there is none yet.
     pub(super) fn workers_may_accept(&self) -> bool {
         self.worker_acceptor.allowed
             && self.overridden_hooks.are_default()
@@ -132,7 +132,7 @@ impl<T: Transport> Core<T> {
             && self.accept_point().is_some()
     }
 
-    /// Makes the accept point at the first call. A failure is for good: then the loop accepts alone.
+    /// Makes the accept point at the first call. If that fails, the loop accepts alone from then on.
     fn accept_point(&self) -> Option<&AcceptPoint> {
         let make = || {
             let fd = self.transport.fileno()?;
@@ -153,12 +153,12 @@ impl<T: Transport> Core<T> {
         self.worker_acceptor.point.get_or_init(make).as_ref()
     }
 
-    /// Whether an accept takes more than room now.
+    /// Whether an accept has to be decided by the loop now.
     fn loop_decides(&self) -> bool {
         self.worker_acceptor.suspended.load(Ordering::SeqCst) || self.context.rate.is_on()
     }
 
-    /// Accepts a client that may be there, as the loop does.
+    /// Accepts a client, if one is there, as the loop does.
     fn accept_in_worker(
         self: &Arc<Self>,
         point: &AcceptPoint,
@@ -193,7 +193,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// The client that has woken this worker is still in the queue: wakes the loop for it.
+    /// Wakes the loop for the client that has woken this worker, and that is still in the queue.
     fn leave_to_loop(&self, point: &AcceptPoint) -> Accepted {
         if let Some(listener) = &self.worker_acceptor.listener.lock().fd {
             point.epoll.wake_loop(listener.as_fd());

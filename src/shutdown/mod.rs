@@ -1,8 +1,7 @@
 //! When a server runs and when it stops: [`Runs`], the state of its runs, and [`ShutdownHandle`].
 //!
-//! A server has one run at a time. A run accepts on the threads of its loops, one or more; when the last loop has
-//! ended, nothing is accepted any more, and a mixin that runs requests on these threads may go on with them until the
-//! run ends.
+//! A server has one run at a time. The threads of its loops accept for the run. When the last loop has ended, nothing
+//! is accepted any more; a mixin that runs requests on these threads may go on with them until the run ends.
 //!
 //! ```text
 //! a thread that stops               the loop                                 a thread that waits
@@ -42,8 +41,8 @@ pub(crate) use self::runs::{Claim, Closer, Runs};
 
 /// Stops a server from anywhere: another thread, one of its handlers, a signal's handler.
 ///
-/// Clones are handles to the same server, and keep nothing of it alive but its state of running. A handle that
-/// outlives its server does nothing.
+/// Clones are handles to the same server. A handle keeps only the state of its runs alive; if it outlives the server
+/// it does nothing.
 ///
 /// ```
 /// use socketserver::{ThreadingTcpServer, stream_fn};
@@ -67,7 +66,7 @@ impl ShutdownHandle {
         Self { runs }
     }
 
-    /// For `run` and `run_all`, which claim the runs of servers whose types are erased.
+    /// Gives `run` and `run_all` the runs of servers whose types are erased, so that they can claim them.
     pub(crate) fn runs(&self) -> &Arc<Runs> {
         &self.runs
     }
@@ -75,16 +74,16 @@ impl ShutdownHandle {
     /// Asks the server to stop accepting, and returns at once. An atomic store and one `write`, so
     /// that a signal's handler may call it.
     ///
-    /// Before the first run it makes that run return at once. Between two runs it does nothing: each
-    /// has its own. The listener stays open, and requests that are running go on.
+    /// A call before the first run makes that run return at once. Between two later runs a call does nothing: each
+    /// stop is for its own run. The listener stays open, and requests that are running go on.
     pub fn shutdown(&self) {
         self.runs.request_stop();
     }
 
     /// Asks the server to stop as a signal does under [`run`](crate::Server::run): it is not
     /// [ready](crate::ServerContext::is_ready) any more, goes on accepting for
-    /// [`Limits::lame_duck`](field@crate::Limits::lame_duck), and then closes. Returns at once. Without such a limit, and
-    /// for a server that no `run` serves, it is a [`shutdown`](Self::shutdown). A signal's handler may call it.
+    /// [`Limits::lame_duck`](field@crate::Limits::lame_duck), and then closes. Returns at once. Without a lame duck,
+    /// or if no `run` serves the server, this is a [`shutdown`](Self::shutdown). A signal's handler may call it.
     pub fn retire(&self) {
         self.runs.request_retire();
     }
@@ -95,7 +94,7 @@ impl ShutdownHandle {
         self.runs.wait_until_ended(None);
     }
 
-    /// Like [`wait`](Self::wait), for a time. Says whether accepting has ended.
+    /// Like [`wait`](Self::wait), but no longer than `timeout`. Returns whether accepting has ended.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         self.runs.wait_until_ended(Instant::now().checked_add(timeout))
     }

@@ -1,4 +1,4 @@
-//! [`Orders`]: a signal's wishes that do not end the run at once: to reload, and to retire.
+//! [`Orders`]: what a signal may ask for without ending the run at once: to reload, and to retire.
 
 use std::io;
 use std::sync::OnceLock;
@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::wait::{Event, Waiting};
 
-/// Orders to a server that `run` serves. One thread obeys them: the one that closes the server, or the loop where there is
-/// no such thread, as under `Forking`.
+/// Orders to a server that `run` serves. One thread obeys them: the thread that closes the server, or the loop if
+/// there is no such thread, as under `Forking`.
 ///
 /// ```text
 /// give, in a signal's action         take, in the thread that obeys
@@ -15,16 +15,17 @@ use crate::wait::{Event, Waiting};
 /// event.notify()                     reload.swap(false)
 /// ```
 ///
-/// The flag before the event there, and after it here: an order is seen, or the event stays readable.
+/// The signal sets the flag before the event, and the thread clears the event before it looks at the flag. So an
+/// order is seen, or the event stays readable.
 ///
 /// **Async-signal-safe** are [`give_reload`](Self::give_reload) and [`give_retire`](Self::give_retire).
 #[derive(Debug, Default)]
 pub(super) struct Orders {
-    /// Made by `run`. Without it there are no orders.
+    /// Made by `run`. Without it no order can be given.
     event: OnceLock<Event>,
     reload: AtomicBool,
     retire: AtomicBool,
-    /// The thread that closes the server obeys, and not the loop.
+    /// The thread that closes the server obeys the orders, and not the loop.
     closer_obeys: AtomicBool,
 }
 
@@ -66,7 +67,7 @@ impl Orders {
         self.event.get().map(Event::notify).unwrap_or_default();
     }
 
-    /// Asks for a lame duck and the close behind it. False: nothing obeys orders.
+    /// Asks for a lame duck and a close after it. False: nobody obeys orders.
     pub(super) fn give_retire(&self) -> bool {
         let Some(event) = self.event.get() else { return false };
         self.retire.store(true, Ordering::SeqCst);
@@ -84,7 +85,8 @@ impl Orders {
         }
     }
 
-    /// As [`take`](Self::take), for the loop: none, if the thread that closes obeys. Two loads, if there is no order.
+    /// As [`take`](Self::take), for the loop. Empty if the thread that closes obeys. Without an order this is two
+    /// loads.
     pub(super) fn take_in_loop(&self) -> TakenOrders {
         let is_given = self.reload.load(Ordering::SeqCst) || self.retire.load(Ordering::SeqCst);
         if !is_given || self.closer_obeys.load(Ordering::SeqCst) {

@@ -1,6 +1,6 @@
-//! [`RunState`]: where a server is between two runs, and [`DrainPhase`].
+//! [`RunState`]: whether a server runs, accepts, or has run; and [`DrainPhase`].
 
-/// Where the server is between two runs.
+/// How far the run of a server is.
 ///
 /// | from | by | to |
 /// |---|---|---|
@@ -14,10 +14,10 @@
 /// `begin` fails in `Accepting`, waits for the end of `Finishing`, and fails for good once `close` has been called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum RunState {
-    /// No run goes on. Requests wait for the next one.
+    /// No run goes on. Requests wait for the next run.
     #[default]
     Idle,
-    /// A run goes on, and has loops that accept, or is about to have them.
+    /// A run goes on. It has loops that accept, or is about to have them.
     Accepting(RunKind),
     /// Its last loop has ended; the mixin may still run requests.
     Finishing(RunKind),
@@ -25,12 +25,12 @@ pub(super) enum RunState {
     Over,
 }
 
-/// How long a run goes on, which also decides whether its end is the end of the stop that was requested.
+/// How long a run goes on. This also decides whether the end of the run ends the requested stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunKind {
-    /// `serve_forever`: until a stop, which ends with it.
+    /// `serve_forever`: goes on until a stop, and that stop ends with the run.
     Forever,
-    /// `handle_request`: for one request. A stop that is requested meanwhile is kept for the next call.
+    /// `handle_request`: goes on for one request. A stop that is requested meanwhile is kept for the next call.
     OneRequest,
     /// A `handle_request` that has reported the stop to its caller. The stop ends with it.
     StopReported,
@@ -54,7 +54,7 @@ impl RunState {
 /// A stop that is requested while no run goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum StopBetweenRuns {
-    /// It stops the first `serve_forever`: the thread that serves and the one that stops it may come in any order.
+    /// It stops the first `serve_forever`: the thread that serves and the thread that stops it may come in any order.
     #[default]
     Kept,
     /// There has been a `serve_forever`, and the next one begins as if nothing had been requested.
@@ -66,8 +66,8 @@ pub(super) enum StopBetweenRuns {
 #[repr(u8)]
 pub(super) enum DrainPhase {
     NotBegun,
-    /// `is_stopping` is true for handlers. A connection that has sent nothing is waited for still.
+    /// `is_stopping` is true for handlers. The drain still waits for a connection that has sent nothing.
     FirstReads,
-    /// `Limits::first_read` has passed, and nothing is waited for that has not begun.
+    /// `Limits::first_read` has passed. The drain waits only for requests that have begun.
     FirstReadsOver,
 }

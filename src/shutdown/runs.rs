@@ -22,19 +22,19 @@ pub(crate) use claim::Claim;
 /// The runs of one server, one at a time, and its drain.
 #[derive(Debug)]
 pub(crate) struct Runs {
-    /// Set by signals' actions, as is `drain`.
+    /// The requested stop. Signals' actions set this and `drain`.
     stop: StopLatch,
-    /// A [`DrainPhase`]; it only grows.
+    /// A [`DrainPhase`]. It only grows.
     drain: AtomicU8,
-    /// Given by signals' actions, too.
+    /// Orders to reload or to retire. Signals' actions give them, too.
     orders: Orders,
-    /// The phase that is told to hooks. Signals' actions read it.
+    /// The phase that the hooks are told. Signals' actions read it.
     phase: PhaseCell,
     /// `Limits::lame_duck` is not zero. Signals' actions read it.
     has_lame_duck: AtomicBool,
     /// `Server::run` or `run_all` serves: it takes SIGINT and SIGTERM, and has raised the limit of descriptors.
     served_by_run: AtomicBool,
-    /// Not for a signal's action: the thread that it interrupts may hold the lock.
+    /// A signal's action must not lock this: the thread that it interrupts may hold the lock.
     state: Mutex<RunsState>,
     /// Notified when accepting ends, when the last loop leaves, and when a run ends.
     changed: Condvar,
@@ -43,19 +43,20 @@ pub(crate) struct Runs {
 /// The part of [`Runs`] that takes the lock.
 #[derive(Debug, Default)]
 struct RunsState {
-    /// Its doc has the table of its transitions.
+    /// See [`RunState`] for its transitions.
     run: RunState,
-    /// Decides in `begin` about a stop that was requested before.
+    /// Used by `begin`: what becomes of a stop that was requested before the run.
     between_runs: StopBetweenRuns,
     /// The threads that accept for the run that goes on: loops, and workers beside them.
     loops: Vec<(ThreadId, Accepts)>,
     /// `close` has been called: no run begins after this, and the end of accepting closes the listener.
     closing: bool,
-    /// The thread of a `Server::run`, which has the runs to itself and closes the server as soon as its run stops.
+    /// The thread of a `Server::run`. No other thread may begin a run, and this one closes the server as soon as its
+    /// run stops.
     claimed: Option<ThreadId>,
     /// Notified at the end of accepting: a thread that closes waits for the end of the lame duck.
     lame_duck: Option<Arc<Event>>,
-    /// The error with which the run that goes on ends.
+    /// The error of the run that goes on: its `end` returns it.
     failure: Option<Error>,
 }
 
@@ -73,7 +74,7 @@ enum Accepts {
 pub(crate) enum Closer {
     /// The caller: no run accepts.
     Caller,
-    /// That of the last loop, at its end.
+    /// The last loop, when it ends.
     Loop,
 }
 
@@ -85,7 +86,7 @@ impl RunsState {
 }
 
 impl Runs {
-    /// No run, no stop, no drain. Fails if there is no descriptor for the stop's event.
+    /// Without a run, a stop or a drain. Fails if there is no descriptor for the stop's event.
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             stop: StopLatch::new()?,
@@ -99,8 +100,8 @@ impl Runs {
         })
     }
 
-    /// In a forked child that goes on for itself: the runs of its parent are none of its own. A requested stop stays
-    /// requested. Not within a loop, which the fork has copied as well.
+    /// For a forked child that becomes a server of its own: the runs of its parent are not its own. A requested stop
+    /// stays requested. Not to be called within a loop, which the fork has copied as well.
     pub(crate) fn enter_process(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         // The other threads of the parent, and so its other loops, do not exist here.
@@ -120,7 +121,7 @@ impl Runs {
         !self.stop.is_of_noted_process()
     }
 
-    /// Stops the run that goes on, or the next one, see [`StopBetweenRuns`]. A signal's action may call it.
+    /// Stops the run that goes on, or the next one: see [`StopBetweenRuns`]. A signal's action may call it.
     pub(crate) fn request_stop(&self) {
         self.stop.request();
     }
@@ -145,23 +146,23 @@ impl Runs {
         self.stop_requested() || self.state.lock().run == RunState::Over
     }
 
-    /// Before a run of `Server::run`: from here on the thread that closes, or the loop, obeys orders.
+    /// Called before `Server::run` begins its run: from here on the thread that closes, or the loop, obeys orders.
     pub(crate) fn take_orders(&self, closer_obeys: bool) -> io::Result<()> {
         self.orders.open(closer_obeys)
     }
 
-    /// The thread that closes could not be started.
+    /// Leaves the orders to the loop, because the thread that closes could not be started.
     pub(crate) fn leave_orders_to_loop(&self) {
         self.orders.leave_to_loop();
     }
 
-    /// Has the server reload what the program has registered for it. A signal's action may call it.
+    /// Orders a reload. A signal's action may call it.
     pub(crate) fn order_reload(&self) {
         self.orders.give_reload();
     }
 
-    /// Has the server begin its lame duck and close after it, if it is ready and has one; otherwise it is a stop. A signal's
-    /// action may call it.
+    /// Orders the lame duck and the close after it, if the server is ready and has a lame duck; otherwise requests a
+    /// stop. A signal's action may call it.
     pub(crate) fn request_retire(&self) {
         // In a forked child it goes to the parent as a stop, by the exit status.
         let is_lame_duck = self.has_lame_duck.load(Ordering::SeqCst)
@@ -172,7 +173,7 @@ impl Runs {
         }
     }
 
-    /// Follows `Limits::lame_duck`.
+    /// Notes whether there is a lame duck. Called with `Limits::lame_duck`, whenever that changes.
     pub(crate) fn set_lame_duck(&self, time: Duration) {
         self.has_lame_duck.store(!time.is_zero(), Ordering::SeqCst);
     }
@@ -182,8 +183,8 @@ impl Runs {
         &self.phase
     }
 
-    /// In a thread that closes: waits until the lame duck is over. A stop or the end of the run ends it early; where no
-    /// `serve_forever` accepts, there is none.
+    /// In a thread that closes: waits until the lame duck is over. A stop or the end of the run ends it early. If no
+    /// `serve_forever` accepts, there is no lame duck.
     pub(crate) fn wait_in_lame_duck(&self, until: Instant) {
         // Without a descriptor the lame duck is skipped: the server closes, which it was asked for.
         let Ok(over) = Event::new().map(Arc::new) else { return };
@@ -203,18 +204,19 @@ impl Runs {
         }
     }
 
-    /// The orders that are the loop's to obey.
+    /// The orders that the loop has to obey.
     pub(crate) fn orders_in_loop(&self) -> TakenOrders {
         self.orders.take_in_loop()
     }
 
-    /// The wait of a loop for its orders.
+    /// What a loop waits for in order to see its orders.
     pub(crate) fn orders_waiting(&self) -> Option<Waiting<'_>> {
         self.orders.waiting_in_loop()
     }
 
-    /// Waits for a stop of the run that goes on, an order to retire, or for `over`, and obeys other orders meanwhile. A stop that is requested before
-    /// the run has begun does not count: the run returns by itself, and `over` follows.
+    /// Waits for a stop of the run that goes on, an order to retire, or for `over`. Other orders are obeyed
+    /// meanwhile. A stop that was requested before the run began does not count: the run then returns by itself, and
+    /// `over` follows.
     pub(crate) fn wait_for_stop(&self, over: &Event, obey: impl Fn(TakenOrders)) {
         loop {
             let (stop, over_waiting) = (self.stop.waiting(), over.waiting());
@@ -243,12 +245,13 @@ impl Runs {
         }
     }
 
-    /// Has handlers see a drain. In a forked child this is all that a drain is, and a signal's action calls it.
+    /// Lets handlers see a drain. In a forked child a drain is nothing more than this, and a signal's action calls
+    /// it.
     pub(crate) fn begin_drain(&self) {
         self.drain.fetch_max(DrainPhase::FirstReads as u8, Ordering::SeqCst);
     }
 
-    /// From here on no first read is waited for either.
+    /// From here on the drain does not wait for first reads either.
     pub(crate) fn end_first_reads(&self) {
         self.drain.fetch_max(DrainPhase::FirstReadsOver as u8, Ordering::SeqCst);
     }
@@ -259,7 +262,7 @@ impl Runs {
         self.drain.load(Ordering::SeqCst) >= DrainPhase::FirstReads as u8
     }
 
-    /// Whether a connection that has sent nothing is ended instead of waited for.
+    /// Whether a drain ends a connection that has sent nothing, and does not wait for it any more.
     pub(crate) fn first_reads_are_over(&self) -> bool {
         self.drain.load(Ordering::SeqCst) >= DrainPhase::FirstReadsOver as u8
     }
@@ -304,8 +307,8 @@ impl Runs {
         Ok(())
     }
 
-    /// A run that accepts no more is about to end: a thread that has waited for its shutdown may begin the next one at
-    /// once.
+    /// Waits for the end of a run that accepts no more. That end is near: a thread that has waited for its own
+    /// shutdown may begin the next run at once.
     fn wait_while_finishing(&self) -> MutexGuard<'_, RunsState> {
         let mut state = self.state.lock();
         while matches!(state.run, RunState::Finishing(_)) {
@@ -327,13 +330,14 @@ impl Runs {
         may
     }
 
-    /// The mixin has returned: a loop that has not left is suspended in a worker that is stuck, and does nothing but unwind.
+    /// Forgets the loops that have not left: the mixin has returned, so such a loop is suspended in a worker that is
+    /// stuck, and will only unwind.
     pub(crate) fn forget_loops(&self) {
         self.state.lock().loops.retain(|(_, accepts)| *accepts != Accepts::Loop);
     }
 
-    /// Notes that this thread, a worker's, accepts beside the loop, if there is a loop that accepts until a stop. It
-    /// counts as a loop, so that accepting ends with the last of all.
+    /// Notes that this thread, a worker, accepts beside the loop, if there is a loop that accepts until a stop. It
+    /// counts as a loop, so accepting ends when the last of all has left.
     ///
     /// False: the worker must not accept, and does not call [`leave_loop`](Self::leave_loop).
     pub(crate) fn enter_worker(&self) -> bool {
@@ -348,8 +352,8 @@ impl Runs {
         may
     }
 
-    /// Notes that a loop has ended. The last one ends the accepting, if a stop was requested: it closes the listener, if
-    /// that was asked for as well, while requests may still be running.
+    /// Notes that a loop has ended. If a stop was requested, the last loop ends the accepting. If a close was asked
+    /// for as well, it also closes the listener, while requests may still be running.
     pub(crate) fn leave_loop(&self, close_listener: impl Fn()) {
         let mut state = self.state.lock();
         let me = thread::current().id();
@@ -367,8 +371,8 @@ impl Runs {
         }
     }
 
-    /// The listener is closed without the lock: the transport may be the user's. A `close` that is called meanwhile is
-    /// seen afterwards.
+    /// Closes the listener without the lock, because the transport may be the user's. Looks afterwards for a `close`
+    /// that was called meanwhile.
     fn end_accepting(&self, state: &mut MutexGuard<'_, RunsState>, close_listener: impl Fn()) {
         let mut closed = false;
         // Once: the condition is looked at again, because the lock was released.
@@ -385,7 +389,7 @@ impl Runs {
         self.changed.notify_all();
     }
 
-    /// Ends a run, and gives the error that ended it.
+    /// Ends a run, and returns the error that ended it.
     pub(crate) fn end(&self, close_listener: impl Fn()) -> Result<()> {
         let mut state = self.state.lock();
         if !state.loops.is_empty() {
@@ -411,7 +415,7 @@ impl Runs {
         failure.map_or(Ok(()), Err)
     }
 
-    /// The caller of this `handle_request` is told of the stop.
+    /// Notes that the caller of this `handle_request` is told of the stop.
     pub(crate) fn report_stop(&self) {
         let run = &mut self.state.lock().run;
         match run {
@@ -420,17 +424,17 @@ impl Runs {
         }
     }
 
-    /// Ends the run that goes on with an error. The first one counts.
+    /// Ends the run that goes on with an error. Only the first error counts.
     ///
-    /// Called by any thread, for a `Fatal`. After the end of a run it is the next one that fails, or `take_failure`
-    /// fetches it.
+    /// Any thread calls this for a `Fatal`. If the run has already ended, the next run fails, or `take_failure`
+    /// returns the error.
     pub(crate) fn fail(&self, error: Error) {
         self.state.lock().failure.get_or_insert(error);
         self.request_stop();
     }
 
-    /// The error with which the run would end: for a forked child, which tells its parent, and for a thread that has
-    /// closed the server, when the run has ended before.
+    /// The error with which the run would end. A forked child tells it to its parent. A thread that has closed the
+    /// server asks for it if the run has ended before.
     pub(crate) fn take_failure(&self) -> Option<Error> {
         self.state.lock().failure.take()
     }
@@ -467,7 +471,7 @@ impl Runs {
         self.state.lock().has_loop_of(thread::current().id())
     }
 
-    /// Waits until accepting has ended, or until the deadline. Says whether it has.
+    /// Waits until accepting has ended, or until the deadline. Returns whether it has ended.
     pub(crate) fn wait_until_ended(&self, deadline: Option<Instant>) -> bool {
         // A forked child has none of its parent's loops.
         if !self.stop.is_ours() {

@@ -10,7 +10,8 @@ use crate::wait::{Event, Waiting};
 /// Invariant: from a request until the stop is forgotten the event is readable, and nothing clears it. So it wakes
 /// every loop of the run, however many there are, and also a loop that begins its wait afterwards.
 ///
-/// The converse does not hold, because a request takes three steps and a signal's action takes no lock:
+/// The converse does not hold: the event may be readable without a requested stop. A request takes three steps, and a
+/// signal's action takes no lock:
 ///
 /// ```text
 /// request, in a signal's action           forget, in the thread that ends a run
@@ -20,22 +21,22 @@ use crate::wait::{Event, Waiting};
 /// is_set = true
 /// ```
 ///
-/// Now the event is readable without a requested stop, and every wait would return at once. So each wait for the latch
-/// is followed by [`settle`](Self::settle), which clears it.
+/// Now the event is readable without a requested stop, and every wait would return at once. So after each wait for
+/// the latch, [`settle`](Self::settle) clears the event.
 ///
 /// **Async-signal-safe** are [`request`](Self::request) and [`is_requested`](Self::is_requested).
 #[derive(Debug)]
 pub(super) struct StopLatch {
-    /// The truth about the stop; the event is there to wake.
+    /// Whether a stop is requested. The event only wakes.
     requested: AtomicBool,
     /// Part of every wait of a loop.
     event: Event,
-    /// The event has been notified since it was cleared last. It spares `settle` a system call.
+    /// The event has been notified since the last clear. Without this flag each `settle` would need a system call.
     is_set: AtomicBool,
 }
 
 impl StopLatch {
-    /// Without a request. Takes one descriptor, on systems without eventfd two.
+    /// Without a requested stop. Takes one descriptor, and two on systems without eventfd.
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             requested: AtomicBool::new(false),
@@ -44,7 +45,7 @@ impl StopLatch {
         })
     }
 
-    /// The flag before the event: a loop that is woken finds the request.
+    /// Requests a stop. The flag is set before the event, so that a woken loop finds the request.
     pub(super) fn request(&self) {
         self.requested.store(true, Ordering::SeqCst);
         self.event.notify();
@@ -56,7 +57,7 @@ impl StopLatch {
         self.requested.load(Ordering::SeqCst)
     }
 
-    /// Ready from a request on. [`settle`](Self::settle) follows the wait.
+    /// Becomes ready with a request. A call of [`settle`](Self::settle) must follow the wait.
     pub(super) fn waiting(&self) -> Waiting<'_> {
         self.event.waiting()
     }
@@ -77,16 +78,17 @@ impl StopLatch {
         }
     }
 
-    /// The stop has been obeyed, or was requested between two runs.
+    /// Forgets the stop: it has been obeyed, or was requested between two runs.
     ///
-    /// Only while no loop of the run is left: another one would miss the stop.
+    /// May be called only when the run has no loop left, because another loop would miss the stop.
     pub(super) fn forget(&self) {
         self.requested.store(false, Ordering::SeqCst);
         self.is_set.store(false, Ordering::SeqCst);
         self.event.clear();
     }
 
-    /// In a forked child that goes on for itself: gives it an event of its own. A requested stop stays requested.
+    /// For a forked child that becomes a server of its own: gives it an event of its own. A requested stop stays
+    /// requested.
     pub(super) fn enter_process(&self) -> io::Result<()> {
         self.event.own()?;
         // In this order: a request that comes meanwhile has either found the new event, or is found here.
@@ -98,12 +100,12 @@ impl StopLatch {
         Ok(())
     }
 
-    /// Whether the event belongs to this process; in a forked child that serves one request it never does.
+    /// Whether the event belongs to this process. In a forked child that serves one request it never does.
     pub(super) fn is_ours(&self) -> bool {
         self.event.is_ours()
     }
 
-    /// As [`is_ours`](Self::is_ours), by the process as it was noted, without a system call.
+    /// As [`is_ours`](Self::is_ours), but compares with the noted process, without a system call.
     pub(super) fn is_of_noted_process(&self) -> bool {
         self.event.is_of_noted_process()
     }

@@ -8,14 +8,15 @@ use parking_lot::Mutex;
 
 use super::check;
 
-/// The number of the first one (`SD_LISTEN_FDS_START`); the others follow.
+/// The number of the first passed descriptor (`SD_LISTEN_FDS_START`); the others follow it.
 const FIRST: RawFd = 3;
 
-/// Takes the next descriptors that were passed to this process, `count` of them from number 3 on, and closes them in
-/// programs that it starts. Gives the number of the first that cannot be taken with the error.
+/// Takes the descriptors that were passed to this process, `count` of them from number 3 on, and marks them to be
+/// closed in programs that this process starts. If a descriptor cannot be taken, the error comes with its number.
 ///
-/// Such a descriptor has come through an exec, so it is not closed by one: that tells it from all that std and this crate
-/// have opened since. One that another part of the program has taken before, by the same protocol, is closed by an exec.
+/// A passed descriptor has come through an exec, so it is not marked close-on-exec; all descriptors that std and this
+/// crate have opened since are. If another part of the program has taken the passed descriptor before, by the same
+/// protocol, it is marked as well.
 pub(crate) fn take_passed(count: usize) -> Result<Vec<OwnedFd>, (RawFd, io::Error)> {
     // Two threads must not take the same descriptors.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -34,7 +35,8 @@ pub(crate) fn take_passed(count: usize) -> Result<Vec<OwnedFd>, (RawFd, io::Erro
     (FIRST..end).map(take).collect()
 }
 
-/// Fails unless this number is a descriptor that was open when the process began, and that nothing has taken since.
+/// Fails unless this number is a descriptor that was open when the process began, and that no part of the program has
+/// taken since.
 fn is_passed(fd: RawFd) -> io::Result<()> {
     // SAFETY: a number alone; one that is no descriptor is an error.
     let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFD) })?;

@@ -1,5 +1,5 @@
-//! Children of this process: how one has ended, and signals to one. None of these calls touches a child that it was not
-//! asked about, as `waitpid(-1)` would: the statuses of `std::process::Command` are for others.
+//! Children of this process: how one has ended, and signals to one. Each of these calls touches only the child that
+//! it was asked about; `waitpid(-1)` would take the statuses of `std::process::Command`.
 //!
 //! ```text
 //! runs -> has ended: WNOWAIT tells, as often as it is asked -> reaped: the number is free for another process
@@ -37,14 +37,16 @@ pub(crate) fn reap(child: i32) -> ChildState {
     }
 }
 
-/// A child that has ended, this server's or a foreign one; it is not reaped by this. None, if there is none.
+/// A child that has ended, whether this server or another part of the program has started it. None, if no child has.
+/// This call does not reap.
 ///
-/// The answer is the same until that child is reaped, so a caller that leaves it alone must not ask again in a loop.
+/// The answer stays the same until that child is reaped. So a caller that leaves the child alone must not ask again
+/// in a loop.
 pub(crate) fn ended_child() -> Option<i32> {
     ended(libc::P_ALL, 0).ok().filter(|pid| *pid != 0)
 }
 
-/// Sends a signal to a child. False if it has ended: the number of a child that has been reaped may be a stranger's.
+/// Sends a signal to a child. False if the child has been reaped: its number may be a stranger's by then.
 ///
 /// [kill(2)](https://man7.org/linux/man-pages/man2/kill.2.html). A child keeps its number until it is reaped, also
 /// when it ends between the look and the signal.
@@ -56,7 +58,7 @@ pub(crate) fn signal(child: i32, signal: libc::c_int) -> bool {
     }
 }
 
-/// The number of an ended child among those that are asked for; zero if all run.
+/// The number of an ended child among those that are asked for. Zero if all of them run.
 /// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html)
 ///
 /// WNOWAIT leaves a child that has ended to [`reap`], WNOHANG leaves the number zero if none has. If there are no such

@@ -14,27 +14,28 @@ use std::path::{Path, PathBuf};
 /// A directory. Where it cannot be held open, it is looked up by its name each time.
 #[derive(Debug)]
 pub(crate) struct Directory {
-    /// As it was given. Used where `opened` is none.
+    /// The name as it was given. Used if `opened` is none.
     name: PathBuf,
-    /// Opened by O_PATH, and only if `/proc` names it: a path by way of it is all that it is for.
+    /// The directory, opened by O_PATH, and only if `/proc` names it: it is only used to build paths.
     opened: Option<File>,
 }
 
 impl Directory {
-    /// One that does not exist, or that this process may not enter, is no error yet.
+    /// If the directory does not exist, or this process may not enter it, this is no error yet.
     pub(crate) fn new(name: &Path) -> Self {
         let opened = open_path::directory(name).ok();
         Self { name: name.to_owned(), opened: opened.filter(|file| of_descriptor(file).exists()) }
     }
 
-    /// A path to a file of it that stays right when the directory's name changes.
+    /// A path to a file in the directory. It stays right when the directory's name changes.
     pub(crate) fn file(&self, name: &OsStr) -> PathBuf {
         self.opened.as_ref().map_or_else(|| self.name.clone(), of_descriptor).join(name)
     }
 
-    /// Opened to be locked.
+    /// Opens the directory in order to lock it.
     ///
-    /// flock(2) refuses a descriptor by O_PATH; so this opens it once more, which takes the right to read it.
+    /// flock(2) refuses a descriptor that was opened by O_PATH. So this opens the directory once more, which needs
+    /// the right to read it.
     pub(crate) fn open(&self) -> io::Result<File> {
         File::open(self.file(OsStr::new(".")))
     }
@@ -77,9 +78,9 @@ pub(crate) fn try_lock(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the file of the socket `fd` its permissions. The file at `path` must be that one: a socket with one name and the
-/// owner of `fd`. It is opened once, checked and changed, so that a file that another process puts there meanwhile (a link
-/// above all) is never changed.
+/// Gives the file of the socket `fd` its permissions. The file at `path` must be that file: a socket with one name
+/// and the owner of `fd`. It is opened once, checked and then changed, so that a file that another process puts there
+/// meanwhile (a link above all) is never changed.
 pub(crate) fn set_mode_of_socket_file(
     fd: BorrowedFd<'_>,
     path: &Path,
@@ -106,14 +107,14 @@ pub(crate) fn set_mode_of_socket_file(
 pub(crate) const MODE_BITS: u32 = 0o7777;
 
 /// Whether a file may be the one that this socket's `bind` has made. The inode of the file is not the socket's, and
-/// no call tells the one from the other; so the kind, the number of names and the owner have to do.
+/// no call tells one from the other. So the kind, the number of names and the owner have to be enough.
 fn is_file_of_socket(fd: BorrowedFd<'_>, found: &Metadata) -> io::Result<bool> {
     // fstat(2) of a socket names the user that has made it.
     let socket = File::from(fd.try_clone_to_owned()?).metadata()?;
     Ok(found.file_type().is_socket() && found.nlink() == 1 && found.uid() == socket.uid())
 }
 
-/// Opens a file only to hold and to inspect it, which takes no rights on it.
+/// Opens a file only to hold and to inspect it. This needs no rights on the file.
 /// [open(2)](https://man7.org/linux/man-pages/man2/open.2.html), O_PATH
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod open_path {
@@ -137,7 +138,7 @@ mod open_path {
     }
 }
 
-/// Other systems cannot: the functions above then go by the name.
+/// Other systems cannot do this: the functions above then go by the name.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 mod open_path {
     use std::fs::File;

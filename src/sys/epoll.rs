@@ -1,8 +1,8 @@
 //! An epoll set: several descriptors that are waited for as one.
 //!
-//! A fork shares the set itself, not a copy: a change by one process holds for both. So a child that goes on for
-//! itself renews it before it adds or removes anything. A closed descriptor leaves the set only when its last copy is
-//! closed, in any process: so descriptors that may have been inherited are removed explicitly.
+//! A fork shares the set itself and makes no copy: a change by one process holds for both. So a child that goes on
+//! for itself renews the set before it adds or removes anything. A closed descriptor leaves the set only when its
+//! last copy is closed, in any process. So descriptors that may have been inherited are removed explicitly.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::check;
 use super::socket::Mode;
 
-/// The set. Its descriptor is readable while one of those in it is ready.
+/// The set. Its descriptor is readable while a descriptor in the set is ready.
 /// [epoll(7)](https://man7.org/linux/man-pages/man7/epoll.7.html)
 #[derive(Debug)]
 pub(crate) struct Epoll {
@@ -28,8 +28,8 @@ impl Epoll {
         Ok(Self { set: super::owned(fd) })
     }
 
-    /// In a forked child: makes it an empty set of its own, under the same number. The parent's set is shared until then,
-    /// so that every change to it would hold in the parent as well.
+    /// In a forked child: makes it an empty set of its own, under the same number. Until then the child shares the
+    /// parent's set, and every change would hold in the parent as well.
     pub(super) fn renew(&self) -> io::Result<()> {
         super::replace(&self.set, Self::new()?.set)
     }
@@ -60,18 +60,17 @@ impl Epoll {
         check(unsafe { libc::epoll_ctl(set, operation, fd, &raw mut event) }).map(drop)
     }
 
-    /// Removes a descriptor. One that is not in the set is no error.
+    /// Removes a descriptor. If it is not in the set, nothing happens.
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
         let (set, fd) = (self.set.as_raw_fd(), fd.as_raw_fd());
         // SAFETY: no event is passed, and none is needed to delete.
         unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
     }
 
-    /// Waits until one is ready ([`Mode::Block`]), or only looks. Returns the numbers of those that are, `MOST` at the
-    /// most.
+    /// Waits until a descriptor is ready ([`Mode::Block`]), or only looks. Returns the numbers of the ready ones,
+    /// `MOST` at the most.
     ///
-    /// A signal ends the wait with `Interrupted`. A set with more ready descriptors than `MOST` reports the others by
-    /// the next calls.
+    /// A signal ends the wait with `Interrupted`. If more than `MOST` are ready, the next calls report the others.
     pub(super) fn wait<const MOST: usize>(
         &self,
         mode: Mode,
@@ -90,7 +89,8 @@ impl Epoll {
 /// For a worker that runs coroutines: many descriptors, each with a number of its own.
 #[cfg(has_green)]
 impl Epoll {
-    /// Watches a descriptor from here on. One that is in the set already is watched for this from here on.
+    /// Watches a descriptor from here on. A descriptor that is in the set already is watched for the new events
+    /// instead.
     pub(crate) fn watch(&self, fd: BorrowedFd<'_>, what: WatchFor, number: u64) -> io::Result<()> {
         match self.add(fd, what.events(), number) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -100,7 +100,7 @@ impl Epoll {
         }
     }
 
-    /// Watches a descriptor that is not in the set; one that is gives `AlreadyExists`.
+    /// Watches a descriptor that is not in the set yet. If it is, the error is `AlreadyExists`.
     pub(crate) fn watch_new(
         &self,
         fd: BorrowedFd<'_>,
@@ -110,7 +110,7 @@ impl Epoll {
         self.add(fd, what.events(), number)
     }
 
-    /// Watches a descriptor of the set for something else. If it is ready already, that is reported anew.
+    /// Watches a descriptor of the set for other events. If one of them is there already, it is reported anew.
     pub(crate) fn watch_instead(
         &self,
         fd: BorrowedFd<'_>,
@@ -120,7 +120,7 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_MOD, fd, what.events(), number)
     }
 
-    /// Waits until a descriptor is ready, or for this long; none is for ever. A signal ends the wait.
+    /// Waits until a descriptor is ready, or for this long; None means for ever. A signal ends the wait.
     pub(crate) fn wait_for_events(&self, events: &mut ReadyEvents, timeout: Option<Duration>) {
         // Rounded up: a wait that ends early would make its caller spin for the rest.
         let millis = timeout.map_or(-1, |timeout| {
@@ -140,13 +140,13 @@ impl Epoll {
 #[cfg(has_green)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WatchFor {
-    /// Input that arrives, and the end of it: reported once each time.
+    /// Input that arrives, and the end of the input. Each is reported once.
     Arrivals,
-    /// The same, and room to write that comes back.
+    /// The same, and also room to write that comes back.
     ArrivalsAndRoom,
-    /// Input or clients: reported as long as there are some.
+    /// Input or clients. Reported for as long as there are some.
     Input,
-    /// Room to write: reported as long as there is some.
+    /// Room to write. Reported for as long as there is some.
     Room,
 }
 
@@ -168,7 +168,7 @@ impl WatchFor {
 #[cfg(has_green)]
 pub(crate) struct ReadyEvents {
     room: Box<[libc::epoll_event]>,
-    /// How many of them the last wait has filled.
+    /// How many events the last wait has found.
     count: usize,
 }
 
@@ -185,7 +185,7 @@ impl ReadyEvents {
         self.count
     }
 
-    /// One of them.
+    /// The event at this place.
     pub(crate) fn get(&self, at: usize) -> Option<ReadyEvent> {
         let event = self.room[..self.count].get(at)?;
         let has = |flags: libc::c_int| event.events & flags as u32 != 0;
@@ -206,7 +206,7 @@ impl ReadyEvents {
 #[cfg(has_green)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadyEvent {
-    /// The number that it is watched by.
+    /// The number that the descriptor was added with.
     pub(crate) number: u64,
     /// There is input, a client, the end of input, or an error.
     pub(crate) readable: bool,

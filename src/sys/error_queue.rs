@@ -7,11 +7,10 @@ use socket2::SockRef;
 
 /// How many errors one call takes. The next wait finds the others.
 ///
-/// A peer that goes on causing errors must not hold the thread here.
+/// There is a bound because a peer may go on causing errors, and must not hold the thread here.
 const MAX_ERRORS: usize = 64;
 
-/// Empties it.
-/// [recv(2)](https://man7.org/linux/man-pages/man2/recv.2.html), MSG_ERRQUEUE
+/// Empties the error queue. [recv(2)](https://man7.org/linux/man-pages/man2/recv.2.html), MSG_ERRQUEUE
 pub(super) fn empty(fd: BorrowedFd<'_>) {
     let socket = SockRef::from(&fd);
     let mut memory = [MaybeUninit::uninit(); 1];

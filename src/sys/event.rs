@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::check;
 
-/// The descriptors behind an event: on Linux one, whose counter is above zero while the event is notified.
+/// The descriptor behind an event: on Linux one, whose counter is above zero while the event is notified.
 pub(crate) type Ends = OwnedFd;
 
-/// One that is not notified.
+/// An event that is not notified.
 pub(crate) fn new() -> io::Result<Ends> {
     // SAFETY: no pointers; a descriptor or -1 comes back.
     // EFD_NONBLOCK: neither `notify` nor `clear` may ever wait.
@@ -17,7 +17,7 @@ pub(crate) fn new() -> io::Result<Ends> {
     Ok(super::owned(fd))
 }
 
-/// In a forked child: makes it one of its own, not notified, under the same number.
+/// In a forked child: gives the event a descriptor of its own, not notified, under the same number.
 pub(crate) fn renew(ends: &Ends) -> io::Result<()> {
     super::replace(ends, new()?)
 }

@@ -22,17 +22,18 @@ use super::epoll::Epoll;
 /// is waiting.
 #[derive(Debug)]
 pub(crate) struct ExclusiveEpoll {
-    /// Has the listener first, and the interrupts.
+    /// Contains the listener, which was added first, and the interrupts.
     worker: Epoll,
-    /// Has the listener only: a loop hears of its other events by the poll(2) that this set's descriptor is part of.
+    /// Contains only the listener. The loop learns of its other events by the poll(2) that includes this set's
+    /// descriptor.
     accept_loop: Epoll,
 }
 
 impl ExclusiveEpoll {
     /// `interrupts`: events that wake the worker as well.
     ///
-    /// The descriptor must be a listening socket: for one, the kernel wakes a thread per client. An event may be
-    /// notified once for many requests, and the worker would take only one of them.
+    /// The descriptor must be a listening socket, because for a listener the kernel wakes a thread for each client.
+    /// An event may be notified once for many requests, and the worker would take only one of them.
     pub(crate) fn new(
         listener: BorrowedFd<'_>,
         interrupts: [BorrowedFd<'_>; 2],
@@ -76,7 +77,8 @@ impl ExclusiveEpoll {
         self.accept_loop.as_fd()
     }
 
-    /// For a worker that was woken for a client and cannot take it: wakes the loop, if the client is still there.
+    /// For a worker that was woken for a client and cannot take it: wakes the loop, if the client is still in the
+    /// queue.
     ///
     /// An exclusive wake-up is spent once a thread has returned with it. Without this the client would wait until the
     /// next one comes.
@@ -87,5 +89,5 @@ impl ExclusiveEpoll {
     }
 }
 
-/// Woken for a client, of all sets that have the listener only the first.
+/// If a client comes, the kernel wakes only the first of all sets that have the listener.
 const CLIENTS: libc::c_int = libc::EPOLLIN | libc::EPOLLEXCLUSIVE;

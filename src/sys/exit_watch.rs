@@ -11,9 +11,9 @@ use crate::process::OwnerProcess;
 
 /// A descriptor that is readable while one of the watched children has ended.
 ///
-/// It is an epoll set. A child is watched by a pidfd in it, which says exactly which child has ended. Where there is no
-/// pidfd (before Linux 5.3, in a container whose filter refuses the call, or without a descriptor left) SIGCHLD notifies
-/// an event in the same set:
+/// It is an epoll set. A child is watched by a pidfd in the set, which tells exactly which child has ended. If there
+/// is no pidfd (before Linux 5.3, in a container whose filter refuses the call, or without a descriptor left),
+/// SIGCHLD notifies an event in the same set:
 ///
 /// ```text
 /// pidfd of child 1 --+
@@ -21,13 +21,13 @@ use crate::process::OwnerProcess;
 /// event <- SIGCHLD --+
 /// ```
 ///
-/// From the first child on that has no pidfd the signal is taken for all. The event is cleared before the caller looks
-/// for ended children, so that a child that ends after the look notifies it again.
+/// From the first child without a pidfd on, the signal is taken for all children. The event is cleared before the
+/// caller looks for ended children, so that a child that ends after the look notifies it again.
 #[derive(Debug)]
 pub(crate) struct ExitWatch {
-    /// Numbered by the child's process number, or [`SIGCHLD_EVENT`].
+    /// Its numbers are those of the children, and [`SIGCHLD_EVENT`].
     set: Epoll,
-    /// In the set from the beginning, and notified only once `sigchld` is there.
+    /// In the set from the beginning, but notified only after `sigchld` is there.
     sigchld_event: Arc<event::Ends>,
     /// Set by [`watch_by_signal`](Self::watch_by_signal), and for good.
     sigchld: OnceLock<Sigchld>,
@@ -61,7 +61,7 @@ impl ExitWatch {
         })
     }
 
-    /// In a forked child that goes on for itself: makes it one of its own, which watches no child yet.
+    /// In a forked child that goes on for itself: makes the watch its own. It watches no child yet.
     ///
     /// The action of SIGCHLD that was inherited writes to the same number, which is the new event from here on.
     pub(crate) fn renew(&self) -> io::Result<()> {
@@ -72,12 +72,12 @@ impl ExitWatch {
         Ok(())
     }
 
-    /// Watches a child. If it has ended before, only a look at it tells: call [`reap`](super::child_process::reap)
-    /// afterwards.
+    /// Watches a child. If the child has ended before this call, no event follows: call
+    /// [`reap`](super::child_process::reap) afterwards.
     ///
     /// # Errors
     ///
-    /// ESRCH, if it is a child no longer; and if SIGCHLD cannot be taken.
+    /// ESRCH, if this is no child of the process any more; also if SIGCHLD cannot be taken.
     pub(crate) fn add(&self, child: i32) -> io::Result<Watched> {
         match self.add_descriptor(child) {
             Ok(pidfd) => Ok(Watched::ByDescriptor(pidfd)),
@@ -101,9 +101,9 @@ impl ExitWatch {
         Ok(pidfd)
     }
 
-    /// From here on each SIGCHLD notifies, whether the child is one of the watched or not.
+    /// From here on each SIGCHLD notifies the event, whether the child is watched or not.
     ///
-    /// Called on one thread at a time, that of the loop. Fails if the system refuses the action.
+    /// Called on one thread at a time, the loop's. Fails if the system refuses the action.
     pub(crate) fn watch_by_signal(&self) -> io::Result<()> {
         if self.sigchld.get().is_none() {
             let sigchld =
@@ -118,22 +118,23 @@ impl ExitWatch {
         self.sigchld.get().is_some()
     }
 
-    /// Whether children leave no status behind, because SIGCHLD is ignored: they have to be looked at one by one.
+    /// Whether children leave no status behind, because SIGCHLD is ignored. They then have to be looked at one by
+    /// one.
     pub(crate) fn are_reaped_by_the_kernel(&self) -> bool {
         self.sigchld.get().is_some_and(|sigchld| sigchld.reaped_by_the_kernel)
     }
 
-    /// Ends a watch. To close the pidfd would not end it: children that were forked meanwhile have copies, and the kernel
-    /// would go on reporting it.
+    /// Ends a watch. Closing the pidfd would not end it: children that were forked meanwhile have copies, and the
+    /// kernel would go on reporting it.
     pub(crate) fn remove(&self, watched: Watched) {
         if let Watched::ByDescriptor(pidfd) = watched {
             self.set.remove(pidfd.as_fd());
         }
     }
 
-    /// Some of the children that have ended, at most [`ENDS_AT_ONCE`]; the others leave the descriptor readable.
+    /// Some of the children that have ended, at most [`ENDS_AT_ONCE`]. The others keep the descriptor readable.
     ///
-    /// Never waits, and takes no memory. A set that cannot be asked has no ends to report.
+    /// Never waits, and takes no memory. If the set cannot be asked, no ends are reported.
     pub(crate) fn ended(&self) -> Ended {
         let mut ended = Ended { signalled: false, children: [0; ENDS_AT_ONCE] };
         let found = self.set.wait::<ENDS_AT_ONCE>(super::Mode::Try).into_iter().flatten();
@@ -155,7 +156,7 @@ impl ExitWatch {
 pub(crate) struct Ended {
     /// SIGCHLD has come: a child has ended, perhaps one that is not watched by a descriptor.
     pub(crate) signalled: bool,
-    /// Zero where there is none: no process has this number.
+    /// Zero stands for none: no process has this number.
     children: [i32; ENDS_AT_ONCE],
 }
 
@@ -166,7 +167,7 @@ impl Ended {
     }
 }
 
-/// How many ends are looked for at once. A loop that forks looks after each fork, and seldom finds two.
+/// How many ends one look finds at most. A loop that forks looks after each fork, and seldom finds two.
 const ENDS_AT_ONCE: usize = 8;
 
 impl AsFd for ExitWatch {
@@ -175,12 +176,12 @@ impl AsFd for ExitWatch {
     }
 }
 
-/// SIGCHLD notifies an event, beside what it did before, until this is dropped.
+/// Makes SIGCHLD notify an event, in addition to its earlier action, until this is dropped.
 #[derive(Debug)]
 struct Sigchld {
-    /// For the removal.
+    /// The registration of the action, for its removal.
     id: signal_hook::SigId,
-    /// SIGCHLD was ignored, or had SA_NOCLDWAIT, before this: waitpid(2) then finds no child.
+    /// SIGCHLD was ignored before this, or had SA_NOCLDWAIT. Then waitpid(2) finds no ended child.
     reaped_by_the_kernel: bool,
 }
 

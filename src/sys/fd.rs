@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// Turns the -1 of a system call into the error behind it.
+/// Returns the error of a system call whose result is -1.
 pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -13,8 +13,8 @@ pub(super) fn check_len(result: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// Makes a system call again for as long as signals interrupt it. For calls without a timeout: one with a timeout has to
-/// count the time that has passed.
+/// Repeats a system call for as long as signals interrupt it. For calls without a timeout: a call with a timeout has
+/// to count the time that has passed.
 #[inline]
 pub(super) fn uninterrupted<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     loop {
@@ -36,8 +36,8 @@ pub(crate) fn number(fd: &impl AsFd) -> RawFd {
     fd.as_fd().as_raw_fd()
 }
 
-/// Makes the number of `old` a descriptor of `new`'s file, in this process alone: a forked child replaces a descriptor
-/// that it shares with its parent, and everything that holds the number goes on with the new one.
+/// Makes the number of `old` a descriptor of `new`'s file, in this process alone. A forked child replaces a
+/// descriptor that it shares with its parent, and all code that holds the number goes on with the new file.
 /// [dup3(2)](https://man7.org/linux/man-pages/man2/dup3.2.html)
 pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
     // Only the second number is closed: the file stays open under `old`.

@@ -15,7 +15,8 @@ use std::os::unix::fs::MetadataExt;
 use super::check;
 use super::signal::change_mask;
 
-/// Which of the two processes this is after a fork. The child has its number until it is reaped.
+/// Which of the two processes this is after a fork. The parent gets the child's number, which stays the child's until
+/// it is reaped.
 pub(crate) enum Forked {
     Parent { child: i32 },
     Child,
@@ -23,8 +24,8 @@ pub(crate) enum Forked {
 
 /// Forks, in a process that has one thread.
 ///
-/// The child of a process with several threads has one thread, and the locks that the others held stay locked in it for
-/// ever, those of the memory allocator among them. So a process with several threads is refused.
+/// The child of a process with several threads has only one thread. Locks that the other threads held stay locked in
+/// the child for ever, those of the memory allocator among them. So a process with several threads is refused.
 ///
 /// # Errors
 ///
@@ -42,13 +43,13 @@ pub(crate) fn fork() -> io::Result<Forked> {
     }
 }
 
-/// Holds back SIGTERM and SIGINT until it is dropped. It is held across a fork: a child that is signalled before it has
-/// noted its request would take the signal as its parent does.
+/// Holds back SIGTERM and SIGINT until it is dropped. It is held across a fork: a child that gets a signal before it
+/// has noted its request would act on it as its parent does.
 pub(crate) struct SignalsHeld {
     /// The mask to return to: that of the thread before, or in a child `in_child`.
     before: libc::sigset_t,
-    /// The mask of a child. It is made before the fork, because a call into one more page of the C library is one more
-    /// page that each child has to map.
+    /// The mask of a child. It is made before the fork, because in the child the call would need one more page of the
+    /// C library, and each child would have to map that page.
     in_child: libc::sigset_t,
 }
 
@@ -63,7 +64,8 @@ impl SignalsHeld {
         Self { before, in_child }
     }
 
-    /// In the child: lets SIGTERM through, also if the parent blocks it. By it the parent tells of a drain.
+    /// In the child: lets SIGTERM through, even if the parent blocks it, because the parent tells of a drain by this
+    /// signal.
     pub(crate) fn release_in_child(mut self) {
         self.before = self.in_child;
     }
@@ -82,7 +84,7 @@ impl Drop for SignalsHeld {
 ///
 /// # Errors
 ///
-/// If there is another thread. The error names all threads, and what to use in their place.
+/// If there is another thread. The error names all threads, and says what to use instead.
 pub(crate) fn no_other_threads() -> io::Result<()> {
     let Some(names) = other_threads()? else { return Ok(()) };
     Err(io::Error::other(format!(
@@ -91,7 +93,7 @@ pub(crate) fn no_other_threads() -> io::Result<()> {
     )))
 }
 
-/// The names of the process's threads, if there is another one than this.
+/// The names of the process's threads, if it has more than one.
 fn other_threads() -> io::Result<Option<String>> {
     // A directory has a link for each directory in it, and two more: with one thread, three. This is asked where a
     // filter refuses the first call.
@@ -117,8 +119,8 @@ fn other_threads() -> io::Result<Option<String>> {
 
 /// Whether there is no other thread. False also where a filter refuses the call.
 ///
-/// [unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html) does nothing at all for a process with one
-/// thread that is to part its threads, and fails for one that has more: the cheapest way to ask.
+/// [unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html) is asked to separate the threads of the
+/// process. With one thread it does nothing at all, and with more it fails: the cheapest way to ask.
 fn has_one_thread() -> bool {
     // SAFETY: no pointers, and nothing changes.
     unsafe { libc::unshare(libc::CLONE_THREAD) == 0 }

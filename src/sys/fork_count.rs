@@ -1,20 +1,20 @@
-//! How often this process has forked: whether another process may have its descriptors.
+//! How often this process has forked: by that it can tell whether another process may have its descriptors.
 
 use std::cell::Cell;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Forks of this process that count, since [`Moment::now`] was called first.
+/// How many counted forks this process has made since the first call of [`Moment::now`].
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// This process, and how often it has forked since the first question. If it is the same at two moments, a descriptor that
-/// was made at the first is in no other process at the second by a fork.
+/// This process, and how often it has forked since the first question. If two moments are equal, a descriptor that
+/// was made at the first has come into no other process by a fork until the second.
 ///
 /// Programs that are started by [posix_spawn(3)](https://man7.org/linux/man-pages/man3/posix_spawn.3.html), as
-/// `std::process::Command` mostly does, do not count: they do not inherit descriptors that are close-on-exec.
+/// `std::process::Command` mostly does, do not count, because they do not inherit descriptors that are close-on-exec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {
-    /// A child begins with its parent's count, and differs by its number.
+    /// The process number. A child begins with its parent's count, and differs by this number.
     process: u32,
     /// The value of [`FORKS`].
     forks: u64,
@@ -43,11 +43,11 @@ extern "C" fn count() {
 }
 
 thread_local! {
-    /// This thread is about to fork a child that closes the descriptors that are not for it.
+    /// This thread is about to fork a child that closes all descriptors that it should not have.
     static UNCOUNTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a fork that does not count. The count is not written to, because each write copies its page.
+/// Runs a fork that does not count. The count stays unwritten, because each write copies its page.
 pub(super) fn uncounted<R>(fork: impl FnOnce() -> R) -> R {
     UNCOUNTED.set(true);
     let forked = fork();

@@ -1,7 +1,7 @@
 //! Waiting for input that arrives after this side has shut the input down (`shutdown(Read)`).
 //!
-//! It is for a drain that has ended the input of a connection whose request had begun just then: the request is still
-//! to be read, within the grace.
+//! A drain needs it: it has ended the input of a connection whose request had begun at just that moment. The request
+//! still has to be read, within the grace.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,7 +14,7 @@ use super::socket::Mode;
 /// ([EPOLLET](https://man7.org/linux/man-pages/man7/epoll.7.html)) reports only new input.
 #[derive(Debug)]
 pub(crate) struct LateInput {
-    /// Has the connection only.
+    /// Contains only the connection.
     set: Epoll,
 }
 
@@ -27,8 +27,8 @@ impl LateInput {
         Ok(Self { set })
     }
 
-    /// Forgets the input that has arrived so far: it is readable again when more arrives. Called before the receive, so
-    /// that none is missed.
+    /// Forgets the input that has arrived so far: the descriptor becomes readable when more arrives. Called before
+    /// the receive, so that no input is missed.
     pub(crate) fn clear(&self) {
         let _ = self.set.wait::<1>(Mode::Try);
     }

@@ -1,7 +1,7 @@
 //! A closure with borrows that somebody else on this thread calls later: [`lend_once`].
 //!
-//! A coroutine's body has to be `'static`, because a coroutine may outlive its maker. [`lend_once`] lends a closure that
-//! borrows from its caller's frame, and does not come back before that closure is gone:
+//! A coroutine's body has to be `'static`, because a coroutine may outlive its maker. [`lend_once`] lends a closure
+//! that borrows from its caller's frame, and returns only when that closure is gone:
 //!
 //! ```text
 //! lend_once(work)                    the borrower
@@ -18,11 +18,11 @@ use std::rc::Rc;
 
 use crate::panic_payload::drop_payload;
 
-/// Gives `within` a closure that calls `work`, and does not return, or unwind, before that one has been called or dropped.
-/// Until then it calls `wait`, which should let the borrower go on; if the borrower forgets the closure, that is for ever.
-/// `on_end` is called when `work` is gone, to wake `wait`.
+/// Gives `within` a closure that calls `work`. Does not return, or unwind, before that closure has been called or
+/// dropped. Until then it calls `wait`, which should let the borrower go on. If the borrower forgets the closure, it
+/// waits for ever. `on_end` is called when `work` is gone, to wake `wait`.
 ///
-/// A panic of `wait` is held back until the end; of several the first is.
+/// A panic of `wait` is held back until the end; if there are several, the first counts.
 pub(crate) fn lend_once<'a, X>(
     work: Box<dyn FnOnce() + 'a>,
     on_end: Rc<dyn Fn()>,
@@ -52,7 +52,7 @@ pub(crate) fn lend_once<'a, X>(
     }
 }
 
-/// The closure, and the end that follows it. The order of the fields is that of their drops.
+/// The closure, and the note of its end. They are dropped in the order of the fields.
 struct Lent {
     work: Box<dyn FnOnce()>,
     _end: LentEnd,
@@ -66,7 +66,7 @@ impl Lent {
     }
 }
 
-/// Says by its drop that the closure is gone.
+/// Its drop notes that the closure is gone.
 struct LentEnd {
     ended: Rc<Cell<bool>>,
     on_end: Rc<dyn Fn()>,

@@ -1,7 +1,7 @@
 //! Writing to a standard stream without ever waiting for its reader.
 //!
-//! A log reader that has stopped reading must not stop the server. The price is that text which does not fit is lost;
-//! `console.rs` counts what.
+//! A log reader that has stopped reading must not stop the server. So text that does not fit is lost, and
+//! `console.rs` counts the losses.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -13,10 +13,10 @@ use super::{PollFd, check, check_len, poll};
 const PIECE: usize =
     if cfg!(any(target_os = "linux", target_os = "android")) { 4_096 } else { 512 };
 
-/// Writes as much as fits at once, and returns how many bytes that were. A regular file always takes everything.
+/// Writes as much as fits at once, and returns the number of bytes. A regular file always takes everything.
 ///
-/// O_NONBLOCK is a flag of the open file description, which other processes share (a shell, for one), so it is not set.
-/// The kind of file decides how to avoid a wait:
+/// O_NONBLOCK is a flag of the open file description, which other processes share (a shell, for one), so it is not
+/// set. How a wait is avoided depends on the kind of file:
 ///
 /// | file | how |
 /// |---|---|
@@ -59,7 +59,7 @@ pub(crate) fn write_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
     }
 }
 
-/// Writes piece by piece until one does not fit. A piece ends at the end of a line, if it has one.
+/// Writes piece by piece until a piece does not fit. A piece ends at the end of a line, if there is one in it.
 fn in_pieces(bytes: &[u8], most: usize, write: impl Fn(&[u8]) -> io::Result<usize>) -> usize {
     let mut done = 0;
     while done < bytes.len() {
@@ -113,8 +113,8 @@ mod own_description {
     /// Whether `open` can work at all on this system.
     pub(super) const IS_POSSIBLE: bool = true;
 
-    /// The last description of a terminal, and which terminal it is: when the process is out of descriptors it can still
-    /// report that. The lock is only tried: in a forked child its holder may not exist.
+    /// The last description of a terminal that was opened, and which terminal it is: for reports when the process is
+    /// out of descriptors. The lock is only tried, because in a forked child its holder may not exist.
     static TERMINAL: Mutex<Option<(Which, Arc<File>)>> = Mutex::new(None);
 
     /// Device, inode and, for a terminal, the number of the terminal: equal for two descriptors of one terminal.
@@ -125,7 +125,7 @@ mod own_description {
         (file.st_dev, file.st_ino, file.st_rdev)
     }
 
-    /// Keeps a description for [`kept`] in place of the one before. Does nothing while another thread is in here.
+    /// Keeps a description for [`kept`], in place of the earlier one. Does nothing while another thread is in here.
     pub(super) fn keep(own: File, file: Option<libc::stat>) {
         let now = file.map(|file| (which(&file), Arc::new(own)));
         let before = TERMINAL.try_lock().map(|mut kept| std::mem::replace(&mut *kept, now));
@@ -133,7 +133,7 @@ mod own_description {
         drop(before);
     }
 
-    /// The description that is kept, if it is of this terminal: the number may belong to another file by now.
+    /// The kept description, if it belongs to this terminal: the number may belong to another file by now.
     pub(super) fn kept(file: Option<libc::stat>) -> Option<Arc<File>> {
         let kept = TERMINAL.try_lock()?;
         let (of, own) = kept.as_ref()?;

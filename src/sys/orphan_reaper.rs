@@ -1,9 +1,9 @@
-//! Orphans: processes that this one has not started and has to wait for all the same, because it is the first of a
-//! container, or a subreaper.
+//! Orphans: processes that this one has not started but has to wait for all the same, because it is the first process
+//! of a container, or a subreaper.
 //!
-//! The system does not tell an adopted process from a child of one's own, and to wait for a child of
-//! `std::process::Command` would be to steal its status. So the children that serve requests carry a mark that all
-//! their descendants inherit, also across `exec`, and that can be read when they have ended: a limit for file locks
+//! The system does not tell an adopted process from a child of one's own, and waiting for a child of
+//! `std::process::Command` would steal its status. So the children that serve requests carry a mark. All their
+//! descendants inherit it, also across `exec`, and it can be read when they have ended: a limit for file locks
 //! (`RLIMIT_LOCKS`), which Linux has not enforced since 2.4.25.
 //!
 //! ```text
@@ -23,14 +23,15 @@ use super::child_process::{ChildState, reap};
 /// The mark of the descendants of one server's children.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OrphanMark {
-    /// The soft limit of RLIMIT_LOCKS that its processes have.
+    /// The soft limit of RLIMIT_LOCKS that the marked processes have.
     locks: u64,
 }
 
-/// A number that no program sets. It has to differ from the limit of this process, and from the marks of its other servers.
+/// The first mark: a number that no program sets. A mark has to differ from the limit of this process, and from the
+/// marks of its other servers.
 const FIRST: u64 = 0x5350_0000;
 
-/// How many marks there have been.
+/// How many marks there have been so far.
 static MARKS: AtomicU64 = AtomicU64::new(0);
 
 impl OrphanMark {
@@ -67,9 +68,9 @@ impl OrphanMark {
         unsafe { libc::setrlimit(libc::RLIMIT_LOCKS, &raw const limit) };
     }
 
-    /// Reaps a process, if it is marked and has ended. Says whether that is so.
+    /// Reaps a process, if it has the mark and has ended. Returns whether it was reaped.
     ///
-    /// The mark is read first, and the process reaped only then: a process without it may be a child of
+    /// The mark is read first. A process without the mark is not reaped, because it may be a child of
     /// `std::process::Command`.
     pub(crate) fn reap(self, orphan: i32) -> bool {
         let is_marked =
@@ -97,10 +98,10 @@ fn is_subreaper() -> bool {
     result == 0 && is != 0
 }
 
-/// The children of this thread: of the process, if there is no other.
+/// The children of this thread: all children of the process, if it has no other thread.
 ///
-/// [proc(5)](https://man7.org/linux/man-pages/man5/proc.5.html). Empty where the kernel was built without the list
-/// (CONFIG_PROC_CHILDREN). Those that have ended and are not reaped are in it.
+/// [proc(5)](https://man7.org/linux/man-pages/man5/proc.5.html). Empty if the kernel was built without the list
+/// (CONFIG_PROC_CHILDREN). Children that have ended and are not reaped are in the list.
 pub(crate) fn children() -> Vec<i32> {
     let listed = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
     listed.split_whitespace().filter_map(|number| number.parse().ok()).collect()

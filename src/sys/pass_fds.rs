@@ -1,7 +1,7 @@
 //! Descriptors that another process gives or gets: over a Unix socket (SCM_RIGHTS), or across an exec.
 //!
-//! Over a socket the kernel makes new descriptors of the same open files in the receiver. It makes them while the receiver
-//! receives, so all of them are owned from the first moment on, also those that nobody has asked for.
+//! Over a socket the kernel makes new descriptors of the same open files in the receiver. It makes them while the
+//! receiver receives. So all of them are owned from the first moment on, even if nobody has asked for them.
 
 use std::io;
 use std::mem;
@@ -26,14 +26,15 @@ const CONTROL_BYTES: usize =
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
 
-/// Close-on-exec in the same call, where the system has it: a fork of another thread gets no copy that an exec keeps.
+/// Close-on-exec in the same call, where the system has it. Otherwise a fork of another thread could get a copy that
+/// an exec keeps.
 #[cfg(not(target_vendor = "apple"))]
 const RECEIVE_FLAGS: libc::c_int = libc::MSG_CMSG_CLOEXEC;
 #[cfg(target_vendor = "apple")]
 const RECEIVE_FLAGS: libc::c_int = 0;
 
-/// Sends bytes, and descriptors with the first of them; never waits. Says how many bytes have gone: fewer than there are,
-/// if the receiver's buffer is full.
+/// Sends bytes, and descriptors with the first of them. Never waits. Returns how many bytes were sent: fewer than
+/// all, if the receiver's buffer is full.
 ///
 /// # Panics
 ///
@@ -76,12 +77,13 @@ pub(crate) fn send_fds(
     })
 }
 
-/// Receives bytes and the descriptors that come with them, which are close-on-exec; never waits. No byte is the end.
+/// Receives bytes and the descriptors that come with them, which are close-on-exec. Never waits. Zero bytes mean the
+/// end.
 ///
 /// # Errors
 ///
-/// `WouldBlock` if nothing is there; `InvalidData` if the kernel could not make all of the descriptors (EMFILE), or if
-/// there were more than fit. Those that it has made are closed.
+/// `WouldBlock` if nothing has come; `InvalidData` if the kernel could not make all of the descriptors (EMFILE), or
+/// if more came than fit. The descriptors that it has made are closed.
 pub(crate) fn receive_fds(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -141,9 +143,9 @@ fn descriptors_of(header: &libc::msghdr) -> Vec<OwnedFd> {
     fds
 }
 
-/// Starts a program that has `fd` open under the same number; all else is as the command says.
+/// Starts a program that has `fd` open under the same number. Everything else is as the command says.
 ///
-/// The fork does not count ([`fork_count`]): the program keeps nothing else that this process has made.
+/// The fork is not counted ([`fork_count`]), because the program keeps nothing else that this process has opened.
 pub(crate) fn spawn_with(command: &mut Command, fd: BorrowedFd<'_>) -> io::Result<Child> {
     let number = fd.as_raw_fd();
     // SAFETY: one system call with numbers alone. It runs in the child, which has a table of descriptors of its own.
@@ -153,12 +155,13 @@ pub(crate) fn spawn_with(command: &mut Command, fd: BorrowedFd<'_>) -> io::Resul
     fork_count::uncounted(|| command.spawn())
 }
 
-/// Owns a descriptor that this process was started with, under a number that its starter has told, if `is_it` says that it
-/// is the one that was meant. From here on it is close-on-exec.
+/// Owns a descriptor that this process was started with. The starter has told its number, and `is_it` decides whether
+/// it is the one that was meant. From here on it is close-on-exec.
 ///
 /// # Errors
 ///
-/// If there is none, or if it is one that this process has made itself or has taken before: those are close-on-exec.
+/// If there is no such descriptor; or if this process has made it itself, or has taken it before (those are
+/// close-on-exec).
 pub(crate) fn take_from_starter(
     number: RawFd,
     is_it: impl FnOnce(BorrowedFd<'_>) -> io::Result<bool>,

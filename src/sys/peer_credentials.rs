@@ -1,15 +1,15 @@
 //! Peer credentials of Unix sockets: [`Credentials`].
 //!
-//! They need no message of the peer: the kernel notes them at `connect`, and a program may decide by them whether to
-//! serve (`Incoming::peer_credentials`).
+//! The peer need not send anything: the kernel notes its credentials at `connect`, and a program may decide by them
+//! whether to serve (`Incoming::peer_credentials`).
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
 /// The process at the other end of a Unix socket, as the kernel recorded it at `connect`.
 ///
-/// They are those of the process that has connected, also when it has passed the socket on or changed its user since.
-/// The number of a process that has ended may be another one's by now.
+/// These are the credentials of the process that has connected, even if it has passed the socket on or changed its
+/// user since. If that process has ended, its number may belong to another process by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credentials {

@@ -7,13 +7,13 @@ use socket2::{SockAddr, SockAddrStorage};
 
 use super::socket::socklen;
 
-/// The sender of a datagram, as the kernel names it, so that a reply needs no conversion. Internet addresses take 28 bytes
-/// at the most; the kernel's buffer for any name has 128.
+/// The sender of a datagram, as the kernel names it, so that a reply needs no conversion. Internet addresses take at
+/// most 28 bytes, while the kernel's buffer for any name has 128.
 #[derive(Clone, Debug)]
 pub(crate) enum PeerName {
-    /// 16 bytes, as they were received.
+    /// An IPv4 address: 16 bytes, as they were received.
     V4(libc::sockaddr_in),
-    /// 28 bytes, with the flow and the interface that a reply needs.
+    /// An IPv6 address: 28 bytes, with the flow and the interface that a reply needs.
     V6(libc::sockaddr_in6),
     /// A Unix socket's name, or no name at all. In a box, because it is long and rare.
     Other(Box<SockAddr>),
@@ -47,7 +47,8 @@ impl PeerName {
         }
     }
 
-    /// For a call of the system, with [`len`](Self::len). Valid as long as `self` is neither moved nor dropped.
+    /// A pointer for a system call, together with [`len`](Self::len). Valid as long as `self` is neither moved nor
+    /// dropped.
     pub(super) fn as_ptr(&self) -> *const libc::sockaddr {
         match self {
             Self::V4(name) => ptr::from_ref(name).cast(),
@@ -66,7 +67,7 @@ impl PeerName {
         }
     }
 
-    /// Whether both are the same internet address. False for other kinds, which are not compared.
+    /// Whether both are the same internet address. False for names of other kinds, which are not compared.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::V4(one), Self::V4(other)) => {

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::{check, error_queue};
 
-/// Waits until one of the descriptors is ready, or until the deadline; without a deadline, for ever. Says whether one
-/// is ready.
+/// Waits until one of the descriptors is ready, or until the deadline; without a deadline, for ever. Returns whether
+/// one is ready.
 ///
 /// A signal does not end the wait. [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html)
 pub(crate) fn poll(fds: &mut [PollFd], deadline: Option<Instant>) -> io::Result<bool> {
@@ -67,9 +67,9 @@ impl PollFd {
         Self(libc::pollfd { fd: -1, events: 0, revents: 0 })
     }
 
-    /// If the last poll has found nothing but an error: empties the socket's error queue, which options such as IP_RECVERR
-    /// and SO_TIMESTAMPING fill. A filled one makes every poll return at once, and no receive and no send empties it. A
-    /// pending error of the socket (SO_ERROR) is another thing, and stays for the next call.
+    /// Empties the socket's error queue, if the last poll has found nothing but an error. Options such as IP_RECVERR
+    /// and SO_TIMESTAMPING fill that queue. A filled queue makes every poll return at once, and no receive and no
+    /// send empties it. A pending error of the socket (SO_ERROR) is something else, and stays for the next call.
     fn forget_queued_errors(&self) {
         if self.0.revents != libc::POLLERR {
             return;
@@ -82,7 +82,7 @@ impl PollFd {
 
     /// Whether the last poll has found it ready, or in error.
     ///
-    /// In error counts, because the call that follows reports which error it is.
+    /// An error counts as ready, because the call that follows returns it.
     pub(crate) fn is_ready(&self) -> bool {
         self.0.revents != 0
     }

@@ -1,7 +1,8 @@
 //! Receiving datagrams by the batch: `recvmmsg`, with the local address of each datagram.
 //!
-//! std does not tell the local address. A server that is bound to every interface needs it: the route may choose another
-//! address for a reply than the one that the client has sent to, and the client then drops the reply.
+//! std does not tell the local address of a datagram. A server that is bound to every interface needs it: the route
+//! may choose another address for the reply than the one that the client has sent to, and the client then drops the
+//! reply.
 //!
 //! ```text
 //! headers   [h0][h1][h2] ..        made for each call; point to the three below
@@ -10,8 +11,8 @@
 //! buffers   [slot 0  ][slot 1  ]   a datagram each, `stride` bytes apart
 //! ```
 //!
-//! The kernel fills number 0 first. `take` gives them in this order, and borrows from the buffers until the next
-//! call.
+//! The kernel fills slot 0 first. `take` returns the datagrams in this order, and borrows from the buffers until the
+//! next call.
 
 use std::io;
 use std::iter;
@@ -35,21 +36,21 @@ struct mmsghdr {
 
 /// One datagram of a [`RecvBatch`].
 pub(crate) struct Received<'a> {
-    /// At most the batch's size; the buffer is used again by the next batch.
+    /// Its bytes, at most the batch's size. The next batch uses the buffer again.
     pub(crate) bytes: &'a [u8],
     /// Its sender: where a reply goes.
     pub(crate) peer: PeerName,
     /// The address that it was sent to, if the kernel tells.
     pub(crate) destination: Destination,
-    /// It was longer than the buffer, and its end is lost.
+    /// The datagram was longer than the buffer, and its end is lost.
     pub(crate) truncated: bool,
 }
 
-/// The longest datagram that a [`RecvBatch`] receives whole. A sender of longer ones would need a send buffer as large, and
-/// the system's usual limit of those (`net.core.wmem_max`) is less than a fiftieth of this.
+/// The longest datagram that a [`RecvBatch`] receives whole. The sender of a longer one would need a send buffer of
+/// that size, and the system's usual limit of those (`net.core.wmem_max`) is less than a fiftieth of this.
 pub(crate) const MAX_DATAGRAM_BYTES: usize = 16 * 1024 * 1024;
 
-/// The most memory of all slots, if there is more than one: that of 64 datagrams of 65,535 bytes.
+/// The most memory of all slots together, if there is more than one: as for 64 datagrams of 65,535 bytes.
 const BATCH_BYTES: usize = 64 * stride(65_535);
 
 /// Room for the control messages of one datagram. The kernel writes those of SOL_SOCKET first, then the address that is
@@ -61,9 +62,9 @@ const CONTROL_BYTES: usize = 320;
 /// Whether the kernel says where each datagram was sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Destinations {
-    /// It does: [`tell_local_address`](super::send_cmsg::tell_local_address) has asked it to.
+    /// It does, because [`tell_local_address`](super::send_cmsg::tell_local_address) has asked for it.
     Told,
-    /// Nobody has asked.
+    /// It does not: nobody has asked for it.
     Unknown,
 }
 
@@ -75,21 +76,21 @@ pub(crate) struct RecvBatch {
     buffers: Vec<u8>,
     /// The senders' names, as the kernel writes them; 128 bytes each.
     names: Vec<libc::sockaddr_storage>,
-    /// Empty where no address is asked for. The kernel then writes no control messages, and closes descriptors that a
+    /// Empty if no addresses are asked for. The kernel then writes no control messages, and closes descriptors that a
     /// sender has passed with a datagram.
     controls: Vec<[u8; CONTROL_BYTES]>,
     /// How many bytes of a slot a datagram may use.
     size: usize,
-    /// The facts that the kernel has told about each datagram of the batch.
+    /// What the kernel has told about each datagram of the batch.
     batch: Vec<ReceivedInfo>,
-    /// How many of them have been taken.
+    /// How many datagrams of the batch have been taken.
     taken: usize,
 }
 
 /// The facts about one datagram that `receive` keeps for `take`.
 #[derive(Clone, Copy)]
 struct ReceivedInfo {
-    /// How many bytes it has, after the cut.
+    /// How many of its bytes are in the slot: its end may be cut off.
     len: usize,
     /// The length of the sender's name, as the kernel has written it.
     name_len: libc::socklen_t,
@@ -98,8 +99,8 @@ struct ReceivedInfo {
 }
 
 impl RecvBatch {
-    /// Buffers for `count` datagrams of `size` bytes, at most [`MAX_DATAGRAM_BYTES`]; for fewer if they are long. Pages take
-    /// memory only when they are used.
+    /// Buffers for `count` datagrams of `size` bytes, at most [`MAX_DATAGRAM_BYTES`]; for fewer datagrams if they are
+    /// long. Pages take memory only when they are used.
     pub(crate) fn new(count: usize, size: usize, destinations: Destinations) -> Self {
         let size = size.clamp(1, MAX_DATAGRAM_BYTES);
         let count = count.min(BATCH_BYTES / stride(size)).max(1);
@@ -138,8 +139,8 @@ impl RecvBatch {
         })
     }
 
-    /// Receives the datagrams that have arrived, without blocking; `WouldBlock` if there are none. The batch before must
-    /// have been taken to its end.
+    /// Receives the datagrams that have arrived, without blocking; `WouldBlock` if there are none. All datagrams of
+    /// the last batch must have been taken.
     pub(crate) fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
         debug_assert_eq!(
             self.len(),

@@ -6,13 +6,13 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::socket::Mode;
 
-/// Memory to receive into. Only bytes that have been received are ever read, so that the memory need not be cleared
-/// first. With a thousand threads, clearing a kilobyte for each receive costs a twentieth of a request: most of it is
-/// cache misses on memory that the kernel then does not write to.
+/// Memory to receive into. Only bytes that have been received are ever read, so the memory need not be cleared first.
+/// With a thousand threads, clearing a kilobyte for each receive costs a twentieth of a request: most of it is cache
+/// misses on memory that the kernel then does not write to.
 ///
 /// Invariant: the first `written` bytes of `memory` are initialised.
 pub(crate) struct RecvBuf<'a> {
-    /// The caller's; nothing is allocated here.
+    /// The caller's memory; nothing is allocated here.
     memory: &'a mut [MaybeUninit<u8>],
     /// How many bytes, from the beginning, are known to have been written.
     written: usize,
@@ -40,7 +40,8 @@ impl<'a> RecvBuf<'a> {
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), count) }
     }
 
-    /// All of it as bytes, for [`Read::read`](std::io::Read::read): clears the bytes that have not been written.
+    /// The whole memory as bytes, for [`Read::read`](std::io::Read::read). Clears the bytes that have not been
+    /// written.
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
         for byte in &mut self.memory[self.written..] {
             byte.write(0);
@@ -54,8 +55,8 @@ impl<'a> RecvBuf<'a> {
 
     /// Receives once.
     #[inline]
-    /// [recv(2)](https://man7.org/linux/man-pages/man2/recv.2.html), from the beginning of the memory. Zero is the
-    /// end of the input, or a memory of no bytes. A signal ends it with `Interrupted`.
+    /// [recv(2)](https://man7.org/linux/man-pages/man2/recv.2.html), to the beginning of the memory. Zero means the
+    /// end of the input, or a memory without room. A signal ends it with `Interrupted`.
     pub(crate) fn recv(&mut self, fd: BorrowedFd<'_>, mode: Mode) -> io::Result<usize> {
         if mode == Mode::Block {
             // Most likely the thread is about to leave the processor.

@@ -1,5 +1,5 @@
-//! Control messages that come with a datagram. Every length in them is checked: the kernel cuts a message short if the
-//! buffer is too small, and only its length tells that.
+//! Control messages that come with a datagram. Every length in them is checked: the kernel cuts a message short if
+//! the buffer is too small, and only the message's length shows that.
 //!
 //! This file uses nothing of the crate, so that the fuzz target `control` can include it.
 
@@ -11,16 +11,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(crate) struct LocalAddress {
     /// One of this machine's addresses.
     pub(crate) ip: IpAddr,
-    /// The interface, which a link-local address needs; 0 leaves it to the route.
+    /// The interface, which a link-local address needs. Zero: the route chooses it.
     pub(crate) interface: u32,
 }
 
 /// The address that a datagram was sent to, as far as it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Destination {
-    /// The address, if it is this machine's.
+    /// The address, if it belongs to this machine.
     pub(crate) local: Option<LocalAddress>,
-    /// It was sent to a multicast group, which may have other members.
+    /// The datagram was sent to a multicast group, which may have other members.
     pub(crate) group: bool,
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn destination(control: &[u8]) -> Destination {
 
 /// One control message, which may have been cut short.
 struct ControlMessage<'a> {
-    /// The protocol that it belongs to, such as IPPROTO_IP.
+    /// The protocol of the message, such as IPPROTO_IP.
     level: libc::c_int,
     /// The message's number within its protocol, such as IP_PKTINFO.
     kind: libc::c_int,
@@ -70,7 +70,7 @@ impl ControlMessage<'_> {
         }
     }
 
-    /// Bytes of its data; none if it ends before them.
+    /// Some bytes of the data. None if the data ends before them.
     fn field<const LEN: usize>(&self, at: usize) -> Option<[u8; LEN]> {
         self.data.get(at..at + LEN)?.try_into().ok()
     }
@@ -78,7 +78,7 @@ impl ControlMessage<'_> {
 
 /// The messages of one datagram, one after the other, up to the first bytes that cannot be a message.
 struct ControlMessages<'a> {
-    /// Begins with the next message's header.
+    /// The bytes from the next message's header on.
     rest: &'a [u8],
 }
 
@@ -88,7 +88,7 @@ const DATA: usize = unsafe { libc::CMSG_SPACE(0) } as usize;
 // SAFETY: as above.
 const ALIGNMENT: usize = unsafe { libc::CMSG_SPACE(1) } as usize - DATA;
 
-/// The offsets of the two numbers in its header. The length before them has 4 or 8 bytes, depending on the system.
+/// The offsets of the two numbers in a header. The length before them has 4 or 8 bytes, depending on the system.
 const LEVEL: usize = offset_of!(libc::cmsghdr, cmsg_level);
 const KIND: usize = offset_of!(libc::cmsghdr, cmsg_type);
 
@@ -110,7 +110,7 @@ impl<'a> Iterator for ControlMessages<'a> {
     }
 }
 
-/// An int of a header; none if the header ends before it.
+/// An int of a header. None if the header ends before it.
 fn number(header: &[u8], at: usize) -> Option<libc::c_int> {
     header.get(at..)?.first_chunk().copied().map(libc::c_int::from_ne_bytes)
 }

@@ -4,12 +4,14 @@ use std::os::fd::BorrowedFd;
 
 use socket2::{SockFilter, SockRef};
 
-/// Makes the kernel take no new clients at a listening socket, for good and in every process that has it. So the listener
-/// must be about to close, and belong to this process alone. Clients in the accept queue can still be accepted.
+/// Makes the kernel take no new clients at a listening socket, for good and in every process that has the socket. So
+/// the listener must be about to close, and belong to this process alone. Clients in the accept queue can still be
+/// accepted.
 ///
-/// Over TCP the kernel drops SYN segments from then on. A client sends its SYN again after a second; by then the listener
-/// is closed, and the client is refused, or accepted by the next server. (A plain close would reset the clients that
-/// arrive between the last look into the queue and the close.) Over Unix sockets clients are refused at once.
+/// Over TCP the kernel drops SYN segments from then on. A client sends its SYN again after a second. By then the
+/// listener is closed, and the client is refused, or the next server accepts it. (A plain close would reset the
+/// clients that arrive between the last look into the queue and the close.) Over Unix sockets clients are refused at
+/// once.
 pub(crate) fn refuse_clients(listener: BorrowedFd<'_>) {
     let socket = SockRef::from(&listener);
     // A listener over TCP has no such half: shutdown(2) would end the listening, and reset the clients in the queue.

@@ -5,8 +5,8 @@
 //! in AVX-512's zmm16 to zmm31: a kilobyte that every later switch of the thread writes and reads. In a ping-pong among
 //! a thousand threads this costs about 3 %.
 
-/// Empties zmm16 to zmm31, which hold no value across a call. It takes some nanoseconds, and does nothing on a processor
-/// without them.
+/// Empties zmm16 to zmm31, which hold no value across a call. It takes some nanoseconds. A processor without these
+/// registers does nothing.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn empty() {
     if std::arch::is_x86_feature_detected!("avx512vl") {

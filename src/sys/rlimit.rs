@@ -1,8 +1,7 @@
 //! How many descriptors this process may have, and the programs that it starts.
 //!
-//! The soft limit is what a process may have, and it may raise that itself, up to the hard one. The two belong to the
-//! process, and programs inherit them by fork and exec; so a raised limit is taken back in programs that handlers
-//! start.
+//! The soft limit is what a process may use, and the process may raise it itself, up to the hard limit. Programs
+//! inherit both limits by fork and exec. So a raised limit is set back in programs that handlers start.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::check;
 
-/// The limit with which this process began, and that to which it was raised first; none before that.
+/// The limit with which this process began, and the first raised one. None before the first raise.
 static RAISED: Mutex<Option<Raised>> = Mutex::new(None);
 
 /// A raise of the soft limit.
@@ -22,11 +21,13 @@ static RAISED: Mutex<Option<Raised>> = Mutex::new(None);
 struct Raised {
     /// The soft limit that programs get back.
     from: libc::rlim_t,
-    /// The limit of [`raise_descriptors`]: another one by now is the program's own decision, and stays.
+    /// The limit that [`raise_descriptors`] has set. If the limit is another one by now, the program has decided
+    /// that, and it stays.
     to: libc::rlim_t,
 }
 
-/// Raises the soft limit of descriptors to the hard one, and gives it. [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html)
+/// Raises the soft limit of descriptors to the hard one, and returns it.
+/// [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html)
 pub(crate) fn raise_descriptors() -> io::Result<u64> {
     let mut limit = descriptor_limit()?;
     if limit.rlim_cur < limit.rlim_max {
@@ -39,7 +40,7 @@ pub(crate) fn raise_descriptors() -> io::Result<u64> {
     Ok(limit.rlim_cur as u64)
 }
 
-/// How many descriptors this process may have, and how many it has; none without `/proc`.
+/// How many descriptors this process may have, and how many it has. None without `/proc`.
 pub(crate) fn descriptors() -> Option<(u64, u64)> {
     let limit = descriptor_limit().ok()?;
     // One less than there are entries: reading the folder has it open as well.
@@ -47,15 +48,15 @@ pub(crate) fn descriptors() -> Option<(u64, u64)> {
     Some((limit.rlim_cur as u64, open as u64))
 }
 
-/// How many descriptors are open, and how many may be. Cheaper than [`descriptors`]: since 6.2 Linux tells the first number
-/// as the size of a folder; before that none is told.
+/// How many descriptors are open, and how many may be. Cheaper than [`descriptors`]: since Linux 6.2 the first number
+/// is the size of a folder. None before that.
 pub(crate) fn descriptors_now() -> Option<(u64, u64)> {
     let limit = descriptor_limit().ok()?;
     let open = std::fs::metadata("/proc/self/fd").ok()?.len();
     (open > 0).then_some((open, limit.rlim_cur as u64))
 }
 
-/// The soft and the hard limit of RLIMIT_NOFILE. It takes no lock and no memory, so that it may run between fork and
+/// The soft and the hard limit of RLIMIT_NOFILE. Takes no lock and no memory, so that it may run between fork and
 /// exec.
 pub(super) fn descriptor_limit() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -64,19 +65,20 @@ pub(super) fn descriptor_limit() -> io::Result<libc::rlimit> {
     Ok(limit)
 }
 
-/// A descriptor that is open only to be closed when there is no other left: the reserve of `transport/stream_listener.rs`.
+/// A descriptor that is opened only to be closed when no other is free: the reserve of
+/// `transport/stream_listener.rs`.
 pub(crate) fn spare_descriptor() -> io::Result<OwnedFd> {
     File::open("/dev/null").map(Into::into)
 }
 
-/// [setrlimit(2)](https://man7.org/linux/man-pages/man2/setrlimit.2.html). Any soft limit up to the hard one takes no
+/// [setrlimit(2)](https://man7.org/linux/man-pages/man2/setrlimit.2.html). A soft limit up to the hard one needs no
 /// privilege.
 fn set_descriptor_limit(limit: &libc::rlimit) -> io::Result<()> {
     // SAFETY: the pointer is to a live structure.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const *limit) }).map(drop)
 }
 
-/// Has a program begin with the limit from before [`raise_descriptors`], if the process still has the raised one.
+/// Makes a program begin with the limit from before [`raise_descriptors`], if the process still has the raised one.
 pub(crate) fn restore_descriptors(command: &mut Command) {
     // Copied out of the lock here: the closure runs in the child, where another thread may have held it for ever.
     let Some(Raised { from, to }) = *RAISED.lock() else { return };

@@ -6,7 +6,7 @@
 //! sendmmsg  2                    messages taken, before one that does not fit: 4 datagrams
 //! ```
 //!
-//! The order of the datagrams stays as it was pushed.
+//! The datagrams keep the order in which they were pushed.
 
 use std::io;
 use std::mem;
@@ -25,9 +25,9 @@ use super::socket::SEND_FLAGS;
 pub(crate) struct Outgoing<'a> {
     /// Its receiver.
     pub(crate) peer: &'a PeerName,
-    /// None leaves the address to the route.
+    /// The local address. None leaves it to the route.
     pub(crate) local: Option<LocalAddress>,
-    /// All of it; a datagram is sent whole or not at all.
+    /// All of its bytes: a datagram is sent whole or not at all.
     pub(crate) bytes: &'a [u8],
 }
 
@@ -44,7 +44,7 @@ impl Outgoing<'_> {
         super::uninterrupted(|| super::check_len(send())).map(drop)
     }
 
-    /// Points to the bytes, which the kernel only reads.
+    /// Points to the bytes. The kernel only reads them.
     fn part(&self) -> libc::iovec {
         libc::iovec { iov_base: self.bytes.as_ptr().cast_mut().cast(), iov_len: self.bytes.len() }
     }
@@ -70,12 +70,13 @@ impl Outgoing<'_> {
 const BURST: usize = 64;
 const BURST_BYTES: usize = 60_000;
 
-/// Datagrams that leave together. Their bytes are in one buffer, one behind the other, which the next batch uses again.
+/// Datagrams that leave together. Their bytes are in one buffer, one datagram after the other, and the next batch
+/// uses the buffer again.
 #[derive(Debug, Default)]
 pub(crate) struct SendBatch {
-    /// Those of all datagrams, in the order of `heads`.
+    /// The bytes of all datagrams, in the order of `heads`.
     bytes: Vec<u8>,
-    /// For each: its receiver, the local address that it leaves from, and where its bytes end.
+    /// For each datagram: its receiver, the local address that it leaves from, and where its bytes end.
     heads: Vec<(PeerName, Option<LocalAddress>, usize)>,
 }
 
@@ -91,13 +92,13 @@ impl SendBatch {
         self.heads.len()
     }
 
-    /// Forgets them, and keeps the memory.
+    /// Forgets the datagrams, and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.heads.clear();
     }
 
-    /// One of them.
+    /// The datagram at this place.
     ///
     /// # Panics
     ///
@@ -109,8 +110,8 @@ impl SendBatch {
         Outgoing { peer, local: *local, bytes: &self.bytes[start..*end] }
     }
 
-    /// One message of the batch, and how many datagrams it stands for: datagram number `first` alone; or, with GSO, it
-    /// and those behind it that are as long and go the same way.
+    /// One message of the batch, and how many datagrams it stands for. That is datagram number `first` alone, or,
+    /// with GSO, also the following ones that are as long and go the same way.
     fn message(&self, first: usize, gso: Gso) -> (Outgoing<'_>, usize) {
         let one = self.get(first);
         let len = one.bytes.len();
@@ -130,8 +131,8 @@ impl SendBatch {
     }
 }
 
-/// Generic segmentation offload: several datagrams of one length to one peer leave as one message, which the kernel cuts
-/// apart as late as it can. [udp(7)](https://man7.org/linux/man-pages/man7/udp.7.html), UDP_SEGMENT
+/// Generic segmentation offload: several datagrams of one length to one peer leave as one message, which the kernel
+/// cuts apart as late as it can. [udp(7)](https://man7.org/linux/man-pages/man7/udp.7.html), UDP_SEGMENT
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gso {
     /// The kernel cuts bursts.
@@ -140,7 +141,7 @@ pub(crate) enum Gso {
     Off,
 }
 
-/// Whether the kernel knows it for this socket. To one that does not (Linux before 4.18) such a message would be one
+/// Whether the kernel can do this for the socket. If it cannot (Linux before 4.18), such a message would leave as one
 /// long datagram.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn gso_of(fd: BorrowedFd<'_>) -> Gso {
@@ -155,13 +156,13 @@ pub(crate) fn gso_of(_fd: BorrowedFd<'_>) -> Gso {
     Gso::Off
 }
 
-/// Sends a batch from its datagram number `first` on, without blocking, and says how many were taken. With
-/// [`Gso::On`] those that go the same way one behind the other leave as one message, which spares the
-/// kernel most of its work for all but the first.
+/// Sends a batch from datagram number `first` on, without blocking, and returns how many were taken. With [`Gso::On`]
+/// consecutive datagrams that go the same way leave as one message, which spares the kernel most of its work for all
+/// but the first.
 ///
 /// # Errors
 ///
-/// That of the first datagram, or of its burst; those behind it were not tried.
+/// That of the first datagram, or of its burst. The datagrams after it were not tried.
 ///
 /// [sendmmsg(2)](https://man7.org/linux/man-pages/man2/sendmmsg.2.html)
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -1,5 +1,5 @@
-//! Control messages that are sent with a datagram: the address that it leaves from, and the length of a burst's datagrams.
-//! `recv_cmsg.rs` reads those that are received.
+//! Control messages that are sent with a datagram: the address that it leaves from, and the length of the datagrams
+//! in a burst. `recv_cmsg.rs` reads the messages that are received.
 
 use std::io;
 use std::mem;
@@ -12,9 +12,9 @@ use socket2::{Domain, SockRef};
 use super::recv_cmsg::LocalAddress;
 use super::socket::set_int_option;
 
-/// Asks the kernel to tell with each datagram the address that it was sent to.
+/// Asks the kernel to tell, with each datagram, the address that it was sent to.
 ///
-/// A dual-stack IPv6 socket tells it for IPv4 as well, as a mapped address.
+/// A dual-stack IPv6 socket also tells it for IPv4, as a mapped address.
 pub(crate) fn tell_local_address(fd: BorrowedFd<'_>) -> io::Result<()> {
     if SockRef::from(&fd).domain()? == Domain::IPV6 {
         set_int_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
@@ -41,7 +41,7 @@ fn tell_local_ipv4(_fd: BorrowedFd<'_>) -> io::Result<()> {
 pub(super) struct ControlBuf([u8; ControlBuf::LEN]);
 
 impl ControlBuf {
-    /// The larger of the two structures for an address, and the length of a burst's datagrams.
+    /// The larger of the two structures for an address, and the length of the datagrams in a burst.
     // SAFETY: `CMSG_SPACE` computes with its argument and touches no memory.
     pub(super) const LEN: usize = unsafe {
         libc::CMSG_SPACE(mem::size_of::<libc::in6_pktinfo>() as libc::c_uint)
@@ -76,13 +76,13 @@ impl ControlBuf {
         }
     }
 
-    /// Has the kernel cut the bytes that are sent into datagrams of `len` bytes each; see [`Gso`](super::send_batch::Gso).
+    /// Makes the kernel cut the sent bytes into datagrams of `len` bytes each; see [`Gso`](super::send_batch::Gso).
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn cut(&mut self, len: u16, header: &mut libc::msghdr) {
         self.push(header, libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
     }
 
-    /// Adds a message to those that the header has.
+    /// Adds a message behind those that the header has.
     fn push(&mut self, header: &mut libc::msghdr, level: i32, kind: i32, bytes: &[u8]) {
         let used: usize = header.msg_controllen as _;
         // SAFETY: they compute with their arguments and touch no memory.
@@ -119,7 +119,7 @@ unsafe impl NoPadding for libc::in_pktinfo {}
 // SAFETY: fields of 16 and 4 bytes with an alignment of 4, which are 20.
 unsafe impl NoPadding for libc::in6_pktinfo {}
 
-/// A structure as it is sent.
+/// The bytes of a structure, as they are sent.
 fn bytes_of<T: NoPadding>(value: &T) -> &[u8] {
     // SAFETY: every byte of `value` is initialised (`NoPadding`), and the slice borrows from it.
     unsafe { std::slice::from_raw_parts(ptr::from_ref(value).cast(), mem::size_of::<T>()) }

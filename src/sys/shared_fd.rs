@@ -3,11 +3,11 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-/// A descriptor with several owners, with its number beside the pointer to it: reading the number through the pointer
-/// would be one more cache miss for each call on a connection.
+/// A descriptor with several owners. Its number stands beside the pointer to it: reading the number through the
+/// pointer would be one more cache miss for each call on a connection.
 #[derive(Debug)]
 pub(crate) struct SharedFd {
-    /// That of `owned`, which never changes: sys/fd.rs replaces the file behind a number, and not the number.
+    /// The number of `owned`. It never changes: `fd.rs` replaces the file behind a number, and not the number.
     number: RawFd,
     /// Closed with the last owner.
     owned: Arc<OwnedFd>,

@@ -1,6 +1,6 @@
 //! Memory that a process and its children have in common.
 //!
-//! It is mapped before the first fork, and never grows: a mapping that is made later is the parent's or the child's
+//! It is mapped before the first fork, and never grows: a later mapping would belong to the parent or to one child
 //! alone.
 
 use std::io;
@@ -10,10 +10,10 @@ use std::sync::atomic::AtomicU64;
 
 use libc::{MAP_ANON, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE};
 
-/// Rows of numbers, zero at first, that this process and the children that are forked from here on share: a number that
-/// one writes the others see. (All other memory is copied by a fork.)
+/// Rows of numbers, zero at first, that this process shares with the children that it forks from here on: what one
+/// process writes the others see. (A fork copies all other memory.)
 ///
-/// Rows that have never been written to take no memory.
+/// Rows take memory only when they are written to.
 #[derive(Debug)]
 pub(crate) struct Common<const NUMBERS: usize> {
     /// The first of `count` rows, at the beginning of the mapping.
@@ -46,7 +46,7 @@ impl<const NUMBERS: usize> Common<NUMBERS> {
     }
 
     #[inline]
-    /// All rows. Processes that write to one at the same time agree by the atomics alone.
+    /// All rows. Only the atomics order the writes of several processes.
     pub(crate) fn rows(&self) -> &[[AtomicU64; NUMBERS]] {
         // SAFETY: the memory holds so many rows, begins at a page, is zero at first, which is a valid atomic,
         // and is unmapped when this is dropped.

@@ -1,7 +1,7 @@
 //! Actions of signals in this process, added to those that were there before.
 //!
 //! signal-hook runs all actions of a signal, in the order in which they were registered, after the handler that was
-//! there before. So a signal that this crate takes goes this way:
+//! there before. So a signal that this crate takes has this way:
 //!
 //! ```text
 //! the kernel -> signal-hook's handler -> the program's own handler, if there was one
@@ -9,8 +9,8 @@
 //!                                     -> the action of each guard
 //! ```
 //!
-//! Actions interrupt a thread anywhere. They call functions that signal-safety(7) allows, and touch atomics; a lock
-//! is at most tried.
+//! An action interrupts a thread anywhere. It calls only functions that signal-safety(7) allows, touches only
+//! atomics, and at most tries a lock.
 
 use std::io;
 use std::mem;
@@ -21,8 +21,8 @@ use parking_lot::Mutex;
 
 use super::check;
 
-/// Runs `action` whenever the process gets `signal`, beside the handler that was there before. While there is a guard, of
-/// any signal, no signal does its default.
+/// Runs `action` whenever the process gets `signal`, beside the handler that was there before. While any guard
+/// exists, of any signal, no signal has its default effect.
 ///
 /// `action` runs in the signal's handler: it may only store to atomics, write to or shut down a descriptor, try a lock,
 /// and end the process.
@@ -39,9 +39,9 @@ pub(crate) fn on_signal(
 }
 
 /// As [`on_signal`], for as long as the process lives, and for its children. The action runs in this process as well,
-/// and has to do nothing there. While there is no guard and `takes` says no, the signal does its default.
+/// and has to do nothing there. If there is no guard and `takes` says no, the signal has its default effect.
 ///
-/// `takes` runs in the signal's handler, and is the same function for all signals. It stands in the place of a guard,
+/// `takes` runs in the signal's handler, and is the same function for all signals. It takes the place of a guard,
 /// because a child would have to write to the count of guards.
 pub(crate) fn on_signal_in_children(
     signal: libc::c_int,
@@ -54,14 +54,14 @@ pub(crate) fn on_signal_in_children(
     unsafe { signal_hook::low_level::register(signal, action) }.map(drop)
 }
 
-/// Whether this process is a child that takes its signals.
+/// Asks whether this process is a child that takes its signals.
 static CHILD_TAKES: OnceLock<fn() -> bool> = OnceLock::new();
 
 /// How many guards there are.
 static GUARDS: AtomicUsize = AtomicUsize::new(0);
 
-/// signal-hook never gives a signal back: when its last action is gone, the signal is ignored. So one action is
-/// registered for good, before the first one, and does the signal's default while there is no guard.
+/// signal-hook never gives a signal back: when its last action is gone, the signal is ignored. So before the first
+/// action one more is registered for good, which produces the default effect while there is no guard.
 fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
     static TAKEN: Mutex<Vec<libc::c_int>> = Mutex::new(Vec::new());
     // Once for each signal: a second action for the default would do it twice.
@@ -116,8 +116,8 @@ pub(crate) fn keep_statuses() {
 
 /// From here on a write beyond the limit of a file's size (`ulimit -f`) fails with EFBIG and does not end the process.
 ///
-/// SIGXFSZ gets a handler that does nothing. It is not ignored, because programs that this process starts would inherit
-/// that; exec gives them back the default in place of a handler.
+/// SIGXFSZ gets a handler that does nothing. It is not ignored, because programs that this process starts would
+/// inherit that. A handler is replaced by the default at exec.
 pub(crate) fn keep_from_file_size_signal() {
     extern "C" fn nothing(_signal: libc::c_int) {}
     let is_default = |action: libc::sigaction| action.sa_sigaction == libc::SIG_DFL;
@@ -134,7 +134,7 @@ pub(crate) fn keep_from_file_size_signal() {
     }
 }
 
-/// Lets signals that this thread blocks through to it, until this is dropped, in the same thread.
+/// Unblocks signals for this thread, until this is dropped, in the same thread.
 #[derive(Debug)]
 pub(crate) struct LetThrough {
     /// The signals that were blocked before.
@@ -142,7 +142,7 @@ pub(crate) struct LetThrough {
 }
 
 impl LetThrough {
-    /// A mask is a thread's own: signals to the process may reach another thread that does not block them.
+    /// A mask belongs to one thread: signals to the process may reach another thread that does not block them.
     pub(crate) fn new(signals: &[libc::c_int]) -> Self {
         let before = change_mask(libc::SIG_UNBLOCK, signals);
         // Only these signals are blocked again at the end. The others were not blocked before.
@@ -158,7 +158,8 @@ impl Drop for LetThrough {
     }
 }
 
-/// Changes the mask of this thread, and gives the one before. [sigprocmask(2)](https://man7.org/linux/man-pages/man2/sigprocmask.2.html)
+/// Changes the mask of this thread, and returns the old one.
+/// [sigprocmask(2)](https://man7.org/linux/man-pages/man2/sigprocmask.2.html)
 ///
 /// pthread_sigmask(3) fails only for a `how` that it does not know.
 pub(super) fn change_mask(how: libc::c_int, signals: &[libc::c_int]) -> libc::sigset_t {

@@ -1,8 +1,8 @@
 //! Calls on a socket that std does not have: sends that never wait and never raise a signal, options, and the number of
 //! unread bytes.
 //!
-//! Connections stay in blocking mode, because the mode belongs to the open file description, which a program that was
-//! given a copy shares. Each call says by its own flag whether it may wait.
+//! Connections stay in blocking mode, because the mode belongs to the open file description, which is shared by every
+//! copy of the descriptor. Each call says by a flag of its own whether it may wait.
 
 use std::io;
 use std::mem;
@@ -19,19 +19,19 @@ pub(super) const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 pub(super) const SEND_FLAGS: libc::c_int = 0;
 
-/// MSG_MORE: the bytes wait in the kernel for the next ones, so that both leave in one packet.
+/// MSG_MORE: the bytes wait in the kernel for more bytes, so that both leave in one packet.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const MORE: libc::c_int = libc::MSG_MORE;
-/// Without such a flag they leave at once.
+/// Without such a flag the bytes leave at once.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const MORE: libc::c_int = 0;
 
 /// Whether a call may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// It waits, as long as the descriptor's own mode and timeout allow.
+    /// The call waits, as long as the descriptor's own mode and timeout allow.
     Block,
-    /// It returns at once, with `WouldBlock` if there is nothing, whatever the descriptor's mode.
+    /// The call returns at once, with `WouldBlock` if it can do nothing, whatever the descriptor's mode.
     Try,
 }
 
@@ -51,8 +51,9 @@ pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
     send_with(fd, buf, 0)
 }
 
-/// Sends as [`send`] does, the last bytes of a connection: the kernel puts them and the end of the output into one packet.
-/// The caller has to close or to shut down next; otherwise the bytes stay in the kernel (on Linux for 200 ms).
+/// Sends the last bytes of a connection, as [`send`] does: the kernel puts them and the end of the output into one
+/// packet. The caller has to close or to shut down next, because the bytes otherwise stay in the kernel (on Linux for
+/// 200 ms).
 pub(crate) fn send_before_end(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
     send_with(fd, buf, MORE)
 }
@@ -65,7 +66,7 @@ fn send_with(fd: BorrowedFd<'_>, buf: &[u8], flags: libc::c_int) -> io::Result<u
     check_len(unsafe { libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), flags) })
 }
 
-/// How many bytes have arrived and are unread. It takes none of them; none at all is no error.
+/// How many bytes have arrived and are unread. Takes none of them.
 /// [ioctl(2)](https://man7.org/linux/man-pages/man2/ioctl.2.html), FIONREAD
 pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let mut count: libc::c_int = 0;
@@ -76,8 +77,8 @@ pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
 
 /// Ends one direction of a connection, or both.
 ///
-/// [shutdown(2)](https://man7.org/linux/man-pages/man2/shutdown.2.html): it holds for every process and thread that
-/// has the connection, and wakes those that wait for input. ENOTCONN if it is connected no longer.
+/// [shutdown(2)](https://man7.org/linux/man-pages/man2/shutdown.2.html). It holds for every process and thread that
+/// has the connection, and wakes those that wait for input. ENOTCONN if the connection is lost.
 pub(crate) fn shutdown(fd: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
     let how = match how {
         Shutdown::Read => libc::SHUT_RD,
@@ -115,8 +116,8 @@ fn set_option<T: Copy>(
     Ok(())
 }
 
-/// Reads a socket option, and says how many bytes of the value the kernel has written: fewer, if its own is shorter.
-/// The value is a structure of the system's, without pointers, or numbers; any bytes are a value of it.
+/// Reads a socket option, and returns how many bytes of the value the kernel has written: fewer, if its own structure
+/// is shorter. The value is a structure of the system's without pointers, or numbers; any bytes are a valid value.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn get_option<T: Copy>(
     fd: BorrowedFd<'_>,
@@ -140,7 +141,7 @@ pub(super) fn socklen<T>() -> libc::socklen_t {
 /// The shortest value of `SO_RCVTIMEO` in use here: zero would mean for ever.
 pub(crate) const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
 
-/// Bounds every receive from here on; without a timeout they may wait for ever.
+/// Bounds every receive from here on. Without a timeout receives may wait for ever.
 /// [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), SO_RCVTIMEO
 pub(crate) fn set_receive_timeout(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
     let timeout = timeout.unwrap_or_default();

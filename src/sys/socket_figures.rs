@@ -1,6 +1,7 @@
 //! Figures that the kernel keeps of a server's socket: its accept queue, its receive buffer, what it has dropped.
 //!
-//! Other systems keep them elsewhere or not at all. A socket of another kind, or a descriptor that is no socket, has none.
+//! Other systems keep such figures elsewhere or not at all. Sockets of other kinds, and descriptors that are no
+//! sockets, have none.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -15,7 +16,7 @@ type Used = (u64, u64);
 /// The kernel's figures of one socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SocketFigures {
-    /// Connections that wait to be accepted; of the backlog.
+    /// Connections that wait to be accepted. The maximum is the backlog.
     pub(crate) accept_queue: Option<Used>,
     /// Attempts to connect that were dropped.
     pub(crate) accept_drops: Option<u64>,
@@ -68,15 +69,15 @@ fn memory(fd: BorrowedFd<'_>) -> Option<[u32; 9]> {
 }
 
 /// The accept queue of a Unix socket, which only
-/// [sock_diag(7)](https://man7.org/linux/man-pages/man7/sock_diag.7.html) tells: a request for the socket of this inode,
-/// with its queue lengths.
+/// [sock_diag(7)](https://man7.org/linux/man-pages/man7/sock_diag.7.html) tells. The request names the socket by its
+/// inode and asks for queue lengths.
 fn unix_accept_queue(fd: BorrowedFd<'_>) -> io::Result<Option<Used>> {
     /// `SOCK_DIAG_BY_FAMILY`, `UNIX_DIAG_RQLEN`, `UDIAG_SHOW_RQLEN`.
     const BY_FAMILY: u16 = 20;
     const QUEUES: u16 = 4;
     const SHOW_QUEUES: u32 = 0x10;
     const REQUEST: usize = 40;
-    /// The answer: a header, the socket's, and then attributes.
+    /// The length of the answer's header and the socket's structure, behind which attributes follow.
     const ATTRIBUTES: usize = 32;
 
     let inode = u32::try_from(File::from(fd.try_clone_to_owned()?).metadata()?.ino())

@@ -1,7 +1,7 @@
-//! Standard input, output and error: open in this process, and all that a program inherits.
+//! Standard input, output and error: open in this process, and the only descriptors that a program inherits.
 //!
-//! The numbers 0 to 2 have a meaning to every program, and the system gives the lowest free number to whatever is
-//! opened next. So they are filled before the first socket is made.
+//! The numbers 0 to 2 have a meaning to every program, and the system gives the lowest free number to each new file.
+//! So these numbers are filled before the first socket is made.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use super::rlimit::descriptor_limit;
 
-/// Has a program begin with the first three descriptors of this process and no other.
+/// Makes a program begin with the first three descriptors of this process and no others.
 pub(crate) fn inherit_only_stdio(command: &mut Command) {
     // SAFETY: the closure only makes system calls. It closes nothing, but marks descriptors to be closed by the exec, in a
     // child that has its own table of descriptors and does nothing else before that exec.
@@ -35,9 +35,9 @@ fn close_on_exec_from_3() -> io::Result<()> {
     mark_each()
 }
 
-/// One after the other, up to the limit. A descriptor above a limit that has been lowered since is not marked.
+/// Marks one number after the other, up to the limit. If the limit was lowered, descriptors above it are not marked.
 fn mark_each() -> io::Result<()> {
-    /// A bound on the time that this takes, where the limit is hardly one.
+    /// Bounds the time that this takes, where the limit is very high.
     const MOST: libc::rlim_t = 1 << 20;
     let limit = descriptor_limit()?.rlim_cur.min(MOST);
     for fd in FIRST..libc::c_int::try_from(limit).unwrap_or(libc::c_int::MAX) {
@@ -47,9 +47,9 @@ fn mark_each() -> io::Result<()> {
     Ok(())
 }
 
-/// Opens `/dev/null` for each of standard input, output and error that is closed, as std does when a program starts: every
-/// `println!` would write to a listener or a connection that took one of these numbers. A program may have closed them
-/// since, to become a daemon.
+/// Opens `/dev/null` for each of standard input, output and error that is closed, as std does when a program starts.
+/// A program may have closed them since, to become a daemon. Without this a listener or a connection could get such a
+/// number, and every `println!` would write to it.
 pub(crate) fn fill_standard_descriptors() {
     for number in 0..3 {
         // SAFETY: no pointers.

@@ -1,14 +1,15 @@
-//! How far a connection has got, as the system counts it: bytes of every process and thread that has the socket.
+//! How far a connection has got, as the system counts it: with the bytes of every process and thread that has the
+//! socket.
 //!
-//! A send buffer takes bytes for a peer that is gone; only its acknowledgements show that it is there. They are asked
-//! for by the idle reaper and by sends that wait for space.
+//! A send buffer still takes bytes when the peer is gone. Only acknowledgements show that the peer is there. The idle
+//! reaper asks for them, and sends that wait for space do.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-/// How many bytes the peer's system has acknowledged plus how many it has sent, since the connection began. `None` if
-/// the socket is not TCP or the system does not keep these counts.
+/// How many bytes the peer's system has acknowledged, plus how many it has sent, since the connection began. `None`
+/// if the socket is not TCP, or if the system does not keep these counts.
 ///
 /// [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), TCP_INFO: versions of the system have appended fields to the
 /// structure and never moved one, so it is read as words. Linux has had the two numbers since 4.1.
@@ -30,8 +31,9 @@ pub(crate) fn bytes_transferred(_fd: BorrowedFd<'_>) -> Option<u64> {
     None
 }
 
-/// How long ago a connection was established, if nothing has been sent over it: for one that has just been accepted, its
-/// time in the accept queue. `None` as above. The kernel counts in its own ticks, of 1 to 10 ms.
+/// How long ago a connection was established, if nothing has been sent over it. For a connection that has just been
+/// accepted, this is its time in the accept queue. `None` as above. The kernel counts in its own ticks, of 1 to 10
+/// ms.
 ///
 /// `tcpi_last_data_sent`: the kernel sets the moment of the last send when it makes the socket, at the last packet of
 /// TCP's handshake.
@@ -51,9 +53,9 @@ pub(crate) fn since_connected(_fd: BorrowedFd<'_>) -> Option<Duration> {
     None
 }
 
-/// The accept queue of a listener: how many connections wait in it, and how many may. `None` for other sockets.
+/// The accept queue of a listener: how many connections wait in it, and how many may wait. `None` for other sockets.
 ///
-/// `tcpi_unacked` and `tcpi_sacked`, which mean this for a listener alone.
+/// These are `tcpi_unacked` and `tcpi_sacked`, which have this meaning for a listener alone.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
     /// The state of a listener, in the first byte; and the offsets of the two numbers, in words of four bytes.
@@ -67,8 +69,8 @@ pub(super) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
     (has_both && listens).then(|| (info[UNACKED].into(), info[SACKED].into()))
 }
 
-/// How many bytes have been sent and the peer's system has not acknowledged; on a Unix socket, how much memory they take
-/// until they are received. [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), SIOCOUTQ
+/// How many sent bytes the peer's system has not acknowledged. On a Unix socket: how much memory they take until they
+/// are received. [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), SIOCOUTQ
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let mut count: libc::c_int = 0;

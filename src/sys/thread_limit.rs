@@ -1,17 +1,17 @@
 //! The number of threads that a process can have.
 //!
-//! `Threading` without `max_threads` could reach it in a rush of slow clients: such a request is refused, as one for
-//! which no thread can be started.
+//! `Threading` without `max_threads` could reach it in a rush of slow clients. A request beyond it is refused, as if
+//! no thread could be started.
 
 use std::sync::OnceLock;
 
-/// Linux: a thread takes four memory mappings, which are its stack, its signal stack and a guard page before each. A new
+/// On Linux a thread takes four memory mappings: its stack, its signal stack, and a guard page before each. A new
 /// thread that cannot map its signal stack does not fail; it aborts the process. The kernel bounds the mappings of a
 /// process (vm.max_map_count, 65,530 by default). An eighth is kept for everything else: 57,339 / 4 = 14,334 threads.
 ///
 /// Elsewhere there is no such bound.
 ///
-/// Asked once: the limit of a running machine hardly ever changes, and each thread's start asks.
+/// Read once: the limit of a running machine hardly ever changes, and each start of a thread asks for it.
 pub(crate) fn most_threads() -> usize {
     static MOST: OnceLock<usize> = OnceLock::new();
     *MOST.get_or_init(|| {

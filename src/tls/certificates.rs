@@ -7,14 +7,15 @@ use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-/// Certificates in the order in which they were given. The first is for clients whose name none has.
+/// Certificates in the order in which they were given. The first is for clients that ask for a name that no
+/// certificate has.
 #[derive(Debug)]
 pub(super) struct ByName {
     all: Vec<Arc<CertifiedKey>>,
 }
 
 impl ByName {
-    /// There is one at least.
+    /// `all` must not be empty.
     pub(super) fn new(all: Vec<Arc<CertifiedKey>>) -> Self {
         Self { all }
     }
@@ -35,7 +36,7 @@ impl ResolvesServerCert for ByName {
     }
 }
 
-/// Whether a certificate has that name, also by a wildcard.
+/// Whether a certificate is for that name, also by a wildcard.
 fn has_name(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
     let parsed = key.cert.first().and_then(|first| ParsedCertificate::try_from(first).ok());
     parsed.is_some_and(|parsed| verify_server_name(&parsed, name).is_ok())

@@ -14,10 +14,10 @@ use super::pem;
 use super::tickets::{PERIOD, Tickets};
 use crate::error::{Error, Result};
 
-/// TLS for [`Builder::tls`](crate::Builder::tls): certificates and what clients have to show. Clones are the same: a
-/// [`reload`](Self::reload) of one is seen by all. The [module](crate::tls) has the rest.
+/// TLS for [`Builder::tls`](crate::Builder::tls): certificates, and what clients have to show. All clones share one
+/// configuration: a [`reload`](Self::reload) of one changes it for all. The [module](crate::tls) has the rest.
 ///
-/// The settings are made first, and each gives a value of its own; then it is cloned.
+/// Make the settings first, then clone: each setting returns a value of its own.
 ///
 /// ```no_run
 /// use socketserver::tls::Tls;
@@ -46,11 +46,11 @@ pub struct Tls {
 struct Shared {
     /// The configuration of new connections.
     config: RwLock<Arc<ServerConfig>>,
-    /// Where it comes from; none if it was given as a whole.
+    /// The files that the configuration comes from. None if it was given as a whole.
     source: Option<Source>,
     /// Held by a reload, so that two of them do not mix.
     reloading: Mutex<()>,
-    /// Its keys; those of a configuration that was given are the program's.
+    /// The keys of its tickets. None if the configuration was given as a whole: then the program has them.
     tickets: RwLock<Option<Arc<Tickets>>>,
 }
 
@@ -64,7 +64,7 @@ struct Source {
     provider: Arc<CryptoProvider>,
 }
 
-/// Clients' certificates: the file of those who sign them, and whether each client needs one.
+/// Clients' certificates: the file of the authorities that sign them, and whether each client needs one.
 #[derive(Clone)]
 struct Clients {
     authorities: PathBuf,
@@ -72,13 +72,13 @@ struct Clients {
 }
 
 impl Tls {
-    /// Reads a certificate, with its chain, and its key, both from PEM files. The server's own certificate comes first in
-    /// its file, then those that signed it. The key is PKCS#8, PKCS#1 or SEC1, not encrypted.
+    /// Reads a certificate with its chain, and its key, both from PEM files. The server's own certificate comes first
+    /// in its file, and then the certificates that signed it. The key is PKCS#8, PKCS#1 or SEC1, not encrypted.
     ///
     /// # Errors
     ///
-    /// If a file cannot be read, has no certificate or no key in it, or if the key is not that of the certificate. The
-    /// error names the file and what helps.
+    /// If a file cannot be read, if it contains no certificate or no key, or if the key does not belong to the
+    /// certificate. The error names the file, and says what helps.
     #[doc(alias("load_cert_chain", "SSLContext"))]
     pub fn from_pem(certificates: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self> {
         let provider = CryptoProvider::get_default().map(Arc::clone);
@@ -91,8 +91,9 @@ impl Tls {
         .into_tls()
     }
 
-    /// Adds a certificate for other names, or the same names with another kind of key. A client gets the first that has
-    /// the name that it asks for (SNI; wildcards match) and whose key it can check, and else the first of all.
+    /// Adds a certificate for other names, or for the same names with another kind of key. A client gets the first
+    /// certificate that has the name that it asks for (SNI; wildcards match) and whose key it can check; without such
+    /// a certificate, the first of all.
     ///
     /// # Errors
     ///
@@ -107,8 +108,8 @@ impl Tls {
         self.change(|source| source.certificates.push(files))
     }
 
-    /// Only clients with a certificate that one of these authorities (a PEM file) has signed are served: the handshake of
-    /// any other fails. [`TlsInfo::peer_certificates`](super::TlsInfo::peer_certificates) has the certificate.
+    /// Serves only clients with a certificate that one of these authorities (a PEM file) has signed: the handshake of
+    /// any other client fails. [`TlsInfo::peer_certificates`](super::TlsInfo::peer_certificates) has the certificate.
     ///
     /// # Errors
     ///
@@ -119,8 +120,8 @@ impl Tls {
         self.change(|source| source.clients = Some(Clients { authorities, required: true }))
     }
 
-    /// Asks each client for a certificate, and serves those without one as well; a certificate that no authority of the
-    /// file has signed fails the handshake.
+    /// Asks each client for a certificate, and also serves clients without one. A certificate that no authority of
+    /// the file has signed fails the handshake.
     ///
     /// # Errors
     ///
@@ -131,8 +132,9 @@ impl Tls {
         self.change(|source| source.clients = Some(Clients { authorities, required: false }))
     }
 
-    /// The protocols to agree on by ALPN, the preferred first: `["h2", "http/1.1"]`. A client that offers only others is
-    /// turned away; one that offers none is served. Default: none, and then a client's offer is ignored.
+    /// The protocols to agree on by ALPN, the preferred one first: `["h2", "http/1.1"]`. A client that offers only
+    /// others is turned away; a client that offers none is served. Default: none, and then a client's offer is
+    /// ignored.
     #[must_use]
     #[doc(alias = "set_alpn_protocols")]
     pub fn alpn<P: AsRef<[u8]>>(self, protocols: impl IntoIterator<Item = P>) -> Self {
@@ -143,7 +145,7 @@ impl Tls {
         Self::new(config, source, self.shared.tickets.read().clone())
     }
 
-    /// Uses this crypto provider and not the default. The keys are read again with it.
+    /// Uses this crypto provider instead of the default. The keys are read again with it.
     ///
     /// # Errors
     ///
@@ -152,17 +154,17 @@ impl Tls {
         self.change(|source| source.provider = provider)
     }
 
-    /// Reads all files anew, for connections from now on; running ones keep what they have. All or nothing: with an error
+    /// Reads all files anew, for connections from now on; running connections keep the old ones. If anything fails,
     /// everything stays as it was. Any thread may call it. Under [`Forking`](crate::Forking) the parent calls it, and
     /// later children have the new files; a child that calls it changes only itself.
     ///
-    /// Tickets stay good, except if clients have to show certificates: then the old tickets would spare them the new
-    /// authorities' look.
+    /// Tickets stay good, unless clients have to show certificates: with an old ticket a client would not be checked
+    /// against the new authorities.
     ///
     /// # Errors
     ///
-    /// As [`from_pem`](Self::from_pem). If there are no files, because it was made from a `ServerConfig`:
-    /// [`replace`](Self::replace) is for that.
+    /// As [`from_pem`](Self::from_pem). Also if there are no files, because this was made from a `ServerConfig`: then
+    /// use [`replace`](Self::replace).
     pub fn reload(&self) -> Result<()> {
         let Some(source) = &self.shared.source else {
             let why = "it was not read from files, so there are none to read again; a program exchanges it by `Tls::replace`";
@@ -177,8 +179,8 @@ impl Tls {
         Ok(())
     }
 
-    /// Exchanges the configuration for connections from now on. A later [`reload`](Self::reload) of one that came from
-    /// files brings theirs back.
+    /// Exchanges the configuration for connections from now on. If the settings came from files, a later
+    /// [`reload`](Self::reload) brings those back.
     pub fn replace(&self, config: impl Into<Arc<ServerConfig>>) {
         let _one = self.shared.reloading.lock();
         *self.shared.config.write() = without_early_data(config.into());
@@ -190,7 +192,7 @@ impl Tls {
         Arc::clone(&self.shared.config.read())
     }
 
-    /// The process that accepts is about to serve a connection, or to fork for it.
+    /// Called when the process that accepts is about to serve a connection, or to fork for it.
     pub(super) fn prepare(&self) {
         if let Some(tickets) = &*self.shared.tickets.read() {
             tickets.rotate_if_due();
@@ -204,7 +206,8 @@ impl Tls {
         Self { shared: Arc::new(shared) }
     }
 
-    /// With one setting more. Files that have been read are read again: a setting is made once.
+    /// The same settings with one change. Files that have been read are read again, because settings are made only
+    /// once.
     fn change(self, change: impl FnOnce(&mut Source)) -> Result<Self> {
         let Some(mut source) = self.shared.source.clone() else {
             let why = "it was made of a ServerConfig, which has this setting itself";
@@ -258,9 +261,9 @@ impl Source {
     }
 }
 
-/// A configuration of the program's own making. Its tickets, its session storage and the files that it came from are the
-/// program's: under [`Forking`](crate::Forking) a store in memory resumes nothing, because each child has a copy. Early data
-/// is not accepted, whatever the configuration says.
+/// A configuration that the program has made. Its tickets, its session storage and the files that it came from are
+/// the program's. Under [`Forking`](crate::Forking) a store in memory resumes nothing, because each child has a copy
+/// of it. Early data is not accepted, whatever the configuration says.
 impl From<Arc<ServerConfig>> for Tls {
     fn from(config: Arc<ServerConfig>) -> Self {
         let config = RwLock::new(without_early_data(config));
@@ -276,7 +279,7 @@ impl From<ServerConfig> for Tls {
     }
 }
 
-/// Early data would reach no handler: rustls keeps it apart, because it may be an attacker's repetition.
+/// Refuses early data. It would reach no handler: rustls keeps it apart, because an attacker may have repeated it.
 fn without_early_data(mut config: Arc<ServerConfig>) -> Arc<ServerConfig> {
     if config.max_early_data_size > 0 {
         Arc::make_mut(&mut config).max_early_data_size = 0;

@@ -18,7 +18,7 @@ pub struct TlsInfo {
 }
 
 impl TlsInfo {
-    /// Of a session whose handshake is done.
+    /// The facts of a session whose handshake has ended.
     pub(super) fn of(tls: &ServerConnection) -> Self {
         let suite = tls.negotiated_cipher_suite();
         Self {
@@ -49,16 +49,16 @@ impl TlsInfo {
         self.alpn.as_deref()
     }
 
-    /// The name that the client asked for (SNI), in lower case. It is the client's word: nothing proves that it is
-    /// allowed to use it.
+    /// The name that the client asked for (SNI), in lower case. This is the client's claim: nothing proves that it is
+    /// allowed to use the name.
     #[must_use]
     pub fn server_name(&self) -> Option<&str> {
         self.server_name.as_deref()
     }
 
     /// The client's certificates, its own first, each as DER. They were checked against the authorities of
-    /// [`require_client_certificates`](crate::tls::Tls::require_client_certificates); a resumed session has those of its
-    /// first handshake. Empty if none was asked for, or none given.
+    /// [`require_client_certificates`](crate::tls::Tls::require_client_certificates). A resumed session has those of
+    /// its first handshake. Empty if none was asked for, or the client has given none.
     #[must_use]
     pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
         &self.certificates

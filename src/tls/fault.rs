@@ -15,7 +15,7 @@ use rustls::Error;
 
 use crate::peer_fault::{PeerFault, RequestId};
 
-/// When an error was met.
+/// The part of the connection in which an error came.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     Handshake,

@@ -43,17 +43,18 @@ impl StreamRequest {
     /// Starts TLS in the middle of a protocol that begins in the clear (STARTTLS). A server that speaks TLS from the first
     /// byte on has [`Builder::tls`](crate::Builder::tls) instead.
     ///
-    /// As for [`wrap_stream`](Self::wrap_stream): bytes that were written before leave first, in the clear, and an outbox
-    /// that was made before takes no more messages; a new [`outbox`](Self::outbox) is encrypted. Bytes that the peer has
-    /// sent behind its STARTTLS are taken for the beginning of its handshake, so nobody can slip in a command that looks
-    /// encrypted. A handler that must end a line before this ("220 go ahead") writes it before.
+    /// As for [`wrap_stream`](Self::wrap_stream), bytes that were written before leave first, in the clear. An outbox
+    /// that was made before takes no more messages; a new [`outbox`](Self::outbox) is encrypted. Bytes that the peer
+    /// has sent after its STARTTLS are taken for the beginning of its handshake, so nobody can slip in a command that
+    /// looks encrypted. A handler that must send a line first ("220 go ahead") writes it before this call.
     ///
     /// # Errors
     ///
-    /// Those of the handshake, all the peer's fault ([`PeerFault`](crate::request::PeerFault)) unless the machine has no
-    /// randomness; `TimedOut` after [`Limits::handshake`](crate::Limits::handshake); one that ends the request as
-    /// [`Refused`](crate::CloseReason::Refused), and is not reported, if it had to make room
-    /// ([`Limits::handshakes`](field@crate::Limits::handshakes)). The connection is then gone.
+    /// Those of the handshake. They are the peer's fault ([`PeerFault`](crate::request::PeerFault)), unless the
+    /// machine has no randomness. `TimedOut` after [`Limits::handshake`](crate::Limits::handshake). If the handshake
+    /// had to make room for others ([`Limits::handshakes`](field@crate::Limits::handshakes)), the error ends the
+    /// request as [`Refused`](crate::CloseReason::Refused), and is not reported. After an error the connection is
+    /// gone.
     ///
     /// ```
     /// use std::io::Write;
@@ -102,7 +103,7 @@ impl StreamRequest {
     }
 }
 
-/// Makes the handshake. The raw stream keeps its time.
+/// Makes the handshake. The raw stream keeps the limit in time.
 fn shake_hands(config: Arc<ServerConfig>, base: SealBase) -> io::Result<(TlsStream, TlsInfo)> {
     let SealBase { mut raw, fd, entry } = base;
     let owner = entry.owner();
@@ -130,7 +131,7 @@ fn shake_hands(config: Arc<ServerConfig>, base: SealBase) -> io::Result<(TlsStre
     Ok((TlsStream::new(session, raw, fd, entry), info))
 }
 
-/// Sends the alert, as far as that does not wait: the peer may not read.
+/// Sends the alert, as far as this needs no wait: the peer may not be reading.
 fn tell(tls: &mut ServerConnection, raw: &mut Box<dyn Stream>) {
     raw.set_deadline(Some(Instant::now()));
     while tls.wants_write() {

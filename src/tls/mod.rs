@@ -21,7 +21,7 @@
 //! # }
 //! ```
 //!
-//! For a try on your own machine, and its client:
+//! To try it on your own machine, with a client:
 //!
 //! ```text
 //! openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 \
@@ -46,11 +46,11 @@
 //!
 //! # The handshake
 //!
-//! It runs in the worker, so that a client that stalls in it delays no other, and has
-//! [`Limits::handshake`](field@crate::Limits::handshake). A client that fails in it is its own fault, and is not reported
-//! on stderr: [`CloseReason`](crate::CloseReason) says `TimedOut` for silence, `Garbled` for bytes that are no TLS,
-//! `Disconnected` for one that left, `HandshakeFailed` for a version, cipher or certificate that does not suit. An alert is
-//! sent where TLS has one.
+//! It runs in the worker, within [`Limits::handshake`](field@crate::Limits::handshake), so that a client that stalls
+//! in it delays no other client. A failed handshake is the client's fault, and is not reported on stderr.
+//! [`CloseReason`](crate::CloseReason) is `TimedOut` for silence, `Garbled` for bytes that are no TLS, `Disconnected`
+//! if the client has left, and `HandshakeFailed` for a version, cipher or certificate that does not suit. If TLS has
+//! an alert for it, the alert is sent.
 //!
 //! # Certificates
 //!
@@ -63,20 +63,19 @@
 //!
 //! # Resumption
 //!
-//! A client that comes again shows a ticket and skips the costly part of the handshake. The tickets need no memory here:
-//! this side encrypts its state into them, with a key that no file has. Each key makes tickets for six hours and is
-//! accepted for six more; then it is gone, and with it the possibility to read old sessions by it. A new key is made
-//! when the first connection comes after the six hours, by the process that accepts: under
-//! [`Forking`](crate::Forking) that is the parent, before the fork, so that a ticket of one child is good in every other.
-//! (With STARTTLS it is the first handshake after that time; under `Forking` such a server keeps its first key, because the
-//! parent sees no handshake.)
-//! A restart makes new keys, and so does a [`reload`](Tls::reload) if clients have to show certificates. TLS 1.2 and 1.3
-//! have the same tickets; early data (0-RTT) is never accepted.
+//! A client that comes again shows a ticket and skips the costly part of the handshake. The tickets need no memory
+//! here: the server encrypts its state into them, with a key that is in no file. Each key makes tickets for six hours
+//! and is accepted for six more. Then it is gone, and nobody can use it to decrypt old sessions. A new key is made
+//! when the first connection comes after the six hours, by the process that accepts. Under
+//! [`Forking`](crate::Forking) that is the parent, before the fork, so that a ticket of one child is good in every
+//! other. (With STARTTLS the first handshake after that time makes the key; under `Forking` such a server keeps its
+//! first key, because the parent sees no handshake.) A restart makes new keys, and so does a [`reload`](Tls::reload)
+//! if clients have to show certificates. TLS 1.2 and 1.3 have the same tickets. Early data (0-RTT) is never accepted.
 //!
 //! # The crypto provider
 //!
-//! The process default of rustls if one is installed, otherwise ring; [`with_provider`](Tls::with_provider) takes another.
-//! All other settings: make a [`rustls::ServerConfig`], and [`Tls::from`] it.
+//! The process default of rustls if one is installed, otherwise ring; [`with_provider`](Tls::with_provider) takes
+//! another one. For all other settings make a [`rustls::ServerConfig`], and pass it to [`Tls::from`].
 
 mod certificates;
 mod config;

@@ -43,7 +43,7 @@ pub(super) fn certified_key(
     Ok(Arc::new(certified))
 }
 
-/// The authorities whose signature makes a client's certificate good.
+/// The authorities that sign clients' certificates.
 pub(super) fn authorities(path: &Path) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in read_certificates(path, "the authorities in")? {
@@ -93,7 +93,7 @@ fn read(path: &Path, operation: &'static str) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| Error::io(operation, path.display(), error))
 }
 
-/// The text without the Rust of rustls' own.
+/// The error's text without the Rust code that rustls puts into it.
 fn explain(error: &pem::Error) -> String {
     match error {
         pem::Error::MissingSectionEnd { .. } => {

@@ -1,4 +1,4 @@
-//! [`Session`]: one connection's TLS, without its socket. The worker has it alone until an outbox shares it.
+//! [`Session`]: one connection's TLS, without its socket. Only the worker has it, until an outbox shares it.
 
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
@@ -11,7 +11,8 @@ use crate::live::Entry;
 use crate::request::Seal;
 use crate::sys;
 
-/// How much is encrypted before it is sent: four records. More gains nothing, and every connection may hold as much.
+/// How many bytes are encrypted before they are sent: four records. More gains nothing, and every connection may hold
+/// this much.
 pub(super) const SEALED_AT_ONCE: usize = 64 * 1024;
 
 /// The state of one connection.
@@ -22,7 +23,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Encrypts the beginning of these bytes, and gives how much that is.
+    /// Encrypts the first of these bytes, and returns how many.
     pub(super) fn seal(&mut self, plain: &[u8]) -> io::Result<usize> {
         if self.ended {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -36,7 +37,7 @@ impl Session {
         self.tls.send_close_notify();
     }
 
-    /// Sends what is encrypted, without waiting.
+    /// Sends the encrypted bytes, without waiting.
     fn transmit(&mut self, fd: BorrowedFd<'_>, entry: &Entry) -> io::Result<()> {
         while self.tls.wants_write() {
             match self.tls.write_tls(&mut Unwaiting(fd)) {
@@ -69,7 +70,7 @@ pub(super) struct SharedSession {
 }
 
 impl SharedSession {
-    /// Takes all that is encrypted out of the session. The caller has to send it before anything else.
+    /// Takes all encrypted bytes out of the session. The caller has to send them before anything else.
     pub(super) fn take_records(&self, records: &mut Vec<u8>) -> io::Result<()> {
         let mut session = self.session.lock();
         while session.tls.wants_write() {
@@ -99,12 +100,12 @@ impl Seal for SharedSession {
 pub(super) enum Hold {
     Alone(Box<Session>),
     Shared(Arc<SharedSession>),
-    /// Between the two, for a moment.
+    /// Stands in for a moment, between the other two.
     Moving,
 }
 
 impl Hold {
-    /// Calls `act` with the session. It must not wait.
+    /// Calls `act` with the session. `act` must not wait.
     pub(super) fn with<T>(&mut self, act: impl FnOnce(&mut Session) -> T) -> T {
         match self {
             Self::Alone(session) => act(session),
@@ -113,7 +114,7 @@ impl Hold {
         }
     }
 
-    /// The session that others have as well from here on.
+    /// Shares the session: from here on others have it as well.
     pub(super) fn share(&mut self, entry: &Arc<Entry>) -> Arc<SharedSession> {
         *self = match std::mem::replace(self, Self::Moving) {
             Self::Alone(session) => Self::Shared(Arc::new(SharedSession {

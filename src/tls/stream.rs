@@ -6,12 +6,12 @@
 //! write   sends what an earlier call has left, encrypts up to 64 KiB, sends it
 //! ```
 //!
-//! All waits are the raw stream's, which keeps the limits, sees the drain and counts the bytes on the wire. After an
-//! error of it a call may be made again: no byte is lost. The bytes of a write that has timed out may leave later, before
-//! those of the next one, as those of a write behind an outbox may.
+//! All waits are those of the raw stream, which keeps the limits, sees the drain and counts the bytes on the wire.
+//! After an error of the raw stream a call may be made again, and no byte is lost. The bytes of a write that has
+//! timed out may leave later, before those of the next write, as with a write behind an outbox.
 //!
-//! At rest a connection has rustls' state and its receive buffer of 4 KiB. Receives are of that size at first; a peer
-//! that fills one is received into a block of 64 KiB, of the common pool, which saves system calls.
+//! At rest a connection has rustls' state and its receive buffer of 4 KiB. At first receives have that size. If a
+//! peer fills one, the next receives use a block of 64 KiB from the common pool, which saves system calls.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -25,9 +25,10 @@ use crate::live::Entry;
 use crate::peer_fault::PeerFault;
 use crate::request::{Chunk, Seal, SealedStream, Stream};
 
-/// A receive on behalf of a shared session goes through the stack, because rustls' own buffer is behind the lock.
+/// The length of a receive for a shared session. It goes through the stack, because rustls' own buffer is behind the
+/// lock.
 const SMALL_RECEIVE: usize = 1024;
-/// A receive that has brought so much shows a peer that sends a stream. It is rustls' own size.
+/// A receive of this many bytes shows that the peer sends a stream. It is the size of rustls' own buffer.
 const MUCH: usize = 4096;
 
 /// TLS above a raw stream. The handshake is done.
@@ -35,23 +36,24 @@ pub(super) struct TlsStream {
     session: Hold,
     /// The connection below, with the limits of the request.
     raw: Box<dyn Stream>,
-    /// The socket below, if there is one: for what is sent beside an outbox.
+    /// The socket below, if there is one: the rest of an outbox's records is sent by it.
     fd: Option<Arc<OwnedFd>>,
     entry: Arc<Entry>,
-    /// Received and not decrypted yet. It has memory only while it has bytes, or in a stream of them.
+    /// Bytes that were received and not decrypted yet. It has memory only while it has bytes, or during a stream of
+    /// them.
     ahead: Chunk,
     /// How many of the next receives use a block at once.
     much: u8,
-    /// How the session has failed. Plaintext from before that is read first.
+    /// How the session has failed. Plaintext from before the failure is read first.
     failed: Option<rustls::Error>,
-    /// Nobody else encrypts by a shared session any more, so its records may leave it before they are sent.
+    /// Nobody else encrypts by the shared session any more. So its records may be taken out before they are sent.
     is_last: bool,
-    /// Records of such a session that the socket has not taken.
+    /// Records of that session that the socket has not taken.
     unsent: Vec<u8>,
 }
 
 impl TlsStream {
-    /// A stream whose handshake is done.
+    /// A stream over a session whose handshake has ended.
     pub(super) fn new(
         session: Session,
         raw: Box<dyn Stream>,
@@ -72,7 +74,7 @@ impl TlsStream {
         }
     }
 
-    /// Sends what is encrypted, within the limits of the call.
+    /// Sends the encrypted bytes, within the limits of the call.
     fn send_pending(&mut self) -> io::Result<()> {
         match &mut self.session {
             Hold::Alone(session) => {
@@ -126,7 +128,7 @@ impl TlsStream {
         Ok(true)
     }
 
-    /// Decrypts what has been received, until there is plaintext.
+    /// Decrypts the received bytes, until there is plaintext.
     fn decrypt(&mut self) {
         let ahead = &mut self.ahead;
         let result = self.session.with(|session| {
@@ -153,7 +155,7 @@ impl TlsStream {
         }
     }
 
-    /// The session has failed. The peer is told why, as far as that does not wait.
+    /// Notes that the session has failed. The peer is told why, as far as this needs no wait.
     fn fail(&mut self, error: rustls::Error) {
         self.session.with(|session| session.ended = true);
         self.raw.set_deadline(Some(Instant::now()));
@@ -161,7 +163,7 @@ impl TlsStream {
         self.failed = Some(error);
     }
 
-    /// Marks an error of the socket itself, met beside the raw stream, as a loss of the peer if it is one.
+    /// Marks an error of the socket, met beside the raw stream, as the loss of the peer, if it is one.
     fn lose(&self, error: io::Error) -> io::Error {
         if crate::peer_fault::is_loss(&error) && PeerFault::find(&error).is_none() {
             return self.entry.lose(error);

@@ -1,8 +1,8 @@
 //! [`Tickets`]: the keys of session tickets, and when they change.
 //!
-//! rustls' own rotation looks at the clock when a ticket is made or read. Under `Forking` that is in a child, whose new
-//! keys end with it. So here nothing changes while a ticket is made or read: the process that accepts asks before each
-//! connection (`rotate_if_due`), which is the parent, before the fork.
+//! rustls' own rotation looks at the clock when a ticket is made or read. Under `Forking` that is in a child, and a
+//! key that the child makes would end with it. So here making or reading a ticket changes nothing. Instead the
+//! process that accepts looks before each connection (`rotate_if_due`): the parent, before the fork.
 //!
 //! ```text
 //! time      0h          6h          12h
@@ -10,7 +10,7 @@
 //! previous  -           K1          K2        reads them
 //! ```
 //!
-//! Invariant: a ticket is good for `PERIOD` at least and for twice that at most, in the process that has made it, in its
+//! Invariant: a ticket is good for at least `PERIOD` and at most twice that, in the process that has made it, in its
 //! parent, and in all children that the parent forks meanwhile.
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 /// How long one key makes tickets.
 pub(super) const PERIOD: Duration = Duration::from_secs(6 * 60 * 60);
 
-/// Keys that change with time. One for a server and all its children.
+/// Keys that change with time. A server shares them with all its children.
 #[derive(Debug)]
 pub(super) struct Tickets {
     keys: RwLock<Keys>,
@@ -49,7 +49,7 @@ impl Tickets {
         Ok(Arc::new(Self { keys, began: Instant::now(), due, period }))
     }
 
-    /// Makes a new key if its time has come. A machine without randomness keeps the old one.
+    /// Makes a new key if its time has come. If the machine has no randomness, the old key stays.
     pub(super) fn rotate_if_due(&self) {
         let now = self.began.elapsed().as_secs();
         let due = self.due.load(Ordering::Relaxed);
@@ -71,7 +71,7 @@ impl Tickets {
         }
     }
 
-    /// The time of the next key has come, and stays so until it is made.
+    /// Makes the next key due, until it is made.
     #[cfg(test)]
     pub(super) fn set_due(&self) {
         self.due.store(0, Ordering::Relaxed);
@@ -104,7 +104,7 @@ impl ProducesTickets for Tickets {
     }
 }
 
-/// A key of rustls' own making. Its own rotation is slower than this one.
+/// A key that rustls makes. rustls' own rotation of it is slower than ours.
 fn new_key() -> Result<Arc<dyn ProducesTickets>> {
     let key = ring::Ticketer::new().map_err(|error| {
         Error::io("make a key for", "session tickets", std::io::Error::other(error))
@@ -115,7 +115,7 @@ fn new_key() -> Result<Arc<dyn ProducesTickets>> {
     Ok(key)
 }
 
-/// The longest state of a session: it has the client's certificates.
+/// The length of the longest state of a session: it contains the client's certificates.
 const LONGEST_STATE: usize = 64 * 1024;
 
 #[cfg(test)]

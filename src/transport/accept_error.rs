@@ -15,7 +15,7 @@ pub enum AcceptAction {
     /// The system is short of memory, buffers or files: wait a little, longer each time.
     BackOff,
     /// This process is out of descriptors: close the waiting clients by means of the spare descriptor
-    /// ([`shed`](super::Transport::shed)), then back off. They fail at once instead of waiting in vain.
+    /// ([`shed`](super::Transport::shed)), and then back off. The clients fail at once, and do not wait in vain.
     Shed,
     /// The listener itself is broken: the run ends with this error.
     Fatal,

@@ -11,9 +11,10 @@
 //! any wait of this thread: flush() comes first
 //! ```
 //!
-//! **Invariants.** No lock is held across a wait. A reply is gathered only by the one thread that has promised to flush
-//! before it waits (`wait::flush_before_waiting`), and only while more datagrams of the same batch are to be handled, so
-//! that no reply is late by more than the handlers of its batch. Gathered replies leave before any that is sent at once.
+//! **Invariants.** No lock is held across a wait. A reply is gathered only by the one thread that has promised to
+//! flush before it waits (`wait::flush_before_waiting`), and only while more datagrams of the same batch have to be
+//! handled. So no reply is late by more than the handlers of its batch. Gathered replies leave before any reply that
+//! is sent at once.
 
 use std::fmt;
 use std::io;
@@ -46,7 +47,7 @@ pub struct IncomingDatagram {
     peer: PeerName,
     local: Option<LocalAddress>,
     reply_to: ReplyTo,
-    /// When it was taken out of its batch.
+    /// The moment at which it was taken out of its batch.
     pub(super) taken: Instant,
     socket: Arc<DatagramSocket>,
     /// The server's socket, once the handler has asked for it.
@@ -99,7 +100,7 @@ impl IncomingDatagram {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReplyTo {
     Sender,
-    /// A reply would reach nobody, or another socket than the sender's.
+    /// A reply would reach nobody, or a socket other than the sender's.
     Nobody,
 }
 
@@ -137,26 +138,26 @@ impl Reply for IncomingDatagram {
     }
 }
 
-/// The longest reply that is gathered: below every system's smallest limit on Unix datagrams (Linux: the
-/// send buffer, 4,608 bytes at the least), and above the packets of Ethernet.
+/// The longest reply that is gathered. It is below every system's smallest limit on Unix datagrams (Linux: the send
+/// buffer, at least 4,608 bytes), and above the packets of Ethernet.
 const GATHERED_BYTES: usize = 2_048;
 
 /// How many datagrams one system call receives or sends. Measured: 64 gain 4 to 6 % over one, and more gain nothing.
 const BATCH: usize = 64;
 
-/// A handler that takes longer than this makes batches pointless, and gathered replies late.
+/// If a handler takes longer than this, batches are pointless, and gathered replies are late.
 const SLOW: Duration = Duration::from_millis(2);
 
 /// After a slow handler, the replies to this many datagrams are sent at once.
 const UNGATHERED: u32 = 256;
 
-/// A datagram socket with its batches. No lock of it is held across a wait.
+/// A datagram socket with its batches. None of its locks is held across a wait.
 pub(super) struct DatagramSocket {
     pub(super) socket: ServerSocket,
     /// See [`bound_address`](Self::bound_address).
     bound: OnceLock<Address>,
     max_packet_size: usize,
-    /// Received and not yet taken. It outlives a run: nothing that was received is lost.
+    /// Datagrams that were received and not taken yet. The queue outlives a run: nothing that was received is lost.
     queue: Mutex<ReceiveQueue>,
     replies: Mutex<ReplyQueue>,
     /// The server closes, and receives nothing more.
@@ -165,7 +166,7 @@ pub(super) struct DatagramSocket {
     batch_has_more: AtomicBool,
     /// How many more replies are sent at once; see [`UNGATHERED`].
     ungathered: AtomicU32,
-    /// Asked with the first batch.
+    /// Found out with the first batch.
     gso: OnceLock<Gso>,
 }
 
@@ -173,15 +174,16 @@ pub(super) struct DatagramSocket {
 struct ReceiveQueue {
     /// Made by the first receive, so that a server that is never run has no buffers.
     receiver: Option<RecvBatch>,
-    /// Made with it.
+    /// Made together with the receiver.
     guard: Option<ReplyLoopGuard>,
     last_taken: Option<Instant>,
-    /// The process that has received them.
+    /// The process that has received the datagrams.
     owner: OwnerProcess,
 }
 
 impl ReceiveQueue {
-    /// In a forked child: drops what the parent has received before the fork, because the parent answers it.
+    /// In a forked child: drops the datagrams that the parent has received before the fork, because the parent
+    /// answers them.
     fn leave_to_parent(&mut self) {
         if !self.owner.is_noted() {
             self.owner.become_noted();
@@ -193,8 +195,8 @@ impl ReceiveQueue {
         self.receiver.as_ref().is_none_or(|receiver| receiver.len() == 0)
     }
 
-    /// Whether the handler of the datagram before this one was slow. Replies are gathered only while handlers are fast,
-    /// because a slow one delays the replies before it; that happens once, and then replies are sent at once for a
+    /// Whether the handler of the previous datagram was slow. Replies are gathered only while handlers are fast,
+    /// because a slow handler delays the gathered replies. That happens once; then replies are sent at once for a
     /// while.
     fn was_slow(&mut self, now: Instant) -> bool {
         self.last_taken.replace(now).is_some_and(|last| now - last > SLOW)
@@ -204,7 +206,7 @@ impl ReceiveQueue {
 #[derive(Default)]
 struct ReplyQueue {
     gathered: SendBatch,
-    /// The number of the thread that has promised to flush before it waits. Only that one gathers.
+    /// The number of the thread that has promised to flush before it waits. Only this thread gathers.
     promised: Option<usize>,
 }
 
@@ -282,14 +284,15 @@ impl DatagramSocket {
         packet
     }
 
-    /// The address that the socket is bound to. Asked once, because it does not change while datagrams arrive.
+    /// The address that the socket is bound to. The system is asked once, because the address does not change while
+    /// datagrams arrive.
     pub(super) fn bound_address(&self) -> &Address {
         self.bound.get_or_init(|| self.socket.local_address().unwrap_or(Address::Unnamed))
     }
 
-    /// Sends a reply, or gathers it to send it with others. A reply is gathered only in the loop, only while more
-    /// datagrams of the same batch are waiting to be handled there, and only if it certainly fits, because a "too long"
-    /// error must be returned to the handler.
+    /// Sends a reply, or gathers it in order to send it with others. It is gathered only in the loop, only while more
+    /// datagrams of the same batch wait to be handled there, and only if it certainly fits, because the handler must
+    /// get a "too long" error.
     fn reply(self: &Arc<Self>, reply: Outgoing<'_>) -> io::Result<()> {
         if !wait::is_in_loop() {
             return self.send(reply);
@@ -311,7 +314,7 @@ impl DatagramSocket {
         self.send(reply)
     }
 
-    /// Gathers a reply, if this thread may and if another one will follow. Returns how many are gathered.
+    /// Gathers a reply, if this thread may and if another datagram follows. Returns how many replies are gathered.
     fn gather(self: &Arc<Self>, reply: Outgoing<'_>, batch_has_more: bool) -> Option<usize> {
         let mut replies = self.replies.lock();
         if replies.gathered.len() == 0 && !batch_has_more {
@@ -335,8 +338,8 @@ impl DatagramSocket {
         ungathered == 0
     }
 
-    /// Sends one datagram, and waits for room in the socket's buffer if there is none. A Unix socket does not wait: it is
-    /// the receiver's queue that is full, and the readiness of this socket says nothing about that.
+    /// Sends one datagram. If the socket's buffer is full, it waits for room. Over a Unix socket it does not wait:
+    /// there the receiver's queue is full, and the readiness of this socket says nothing about that.
     pub(super) fn send(&self, outgoing: Outgoing<'_>) -> io::Result<()> {
         let Some(fd) = self.socket.fileno() else {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
@@ -356,7 +359,7 @@ impl DatagramSocket {
         }
     }
 
-    /// See [`Transport::refuse_new`](super::Transport::refuse_new): the rest of the batch is still handed out.
+    /// See [`Transport::refuse_new`](super::Transport::refuse_new). The rest of the batch is still handed out.
     pub(super) fn refuse_new(&self) -> bool {
         self.closing.store(true, Ordering::SeqCst);
         !self.queue.lock().is_empty()

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use super::predecessor::SocketDescription;
 
 /// A server's socket that can be handed over to another process: see
-/// [`Transport::handover`](super::Transport::handover). The transports of this crate have one; a transport that wraps one
-/// of them passes its socket on. Nothing else can be done with it.
+/// [`Transport::handover`](super::Transport::handover). The transports of this crate have such a socket, and a
+/// transport that wraps one of them passes it on. Nothing else can be done with this trait.
 pub trait HandoverSocket: Send + Sync {
-    /// The socket, and all that the other process has to know of it; none if it is closed.
+    /// The socket, and everything that the other process has to know of it. None if it is closed.
     #[doc(hidden)]
     fn describe(&self) -> Option<(SocketDescription, Arc<OwnedFd>)>;
 
-    /// Its number, if this process was given it by another one.
+    /// The number of the socket, if another process has given it to this one.
     #[doc(hidden)]
     fn inherited_as(&self) -> Option<usize>;
 
-    /// Another process has got it, or has it no longer.
+    /// Notes which processes have the socket from now on.
     #[doc(hidden)]
     fn set_holders(&self, holders: Holders);
 }
@@ -35,10 +35,10 @@ pub trait HandoverSocket: Send + Sync {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holders {
-    /// This process: a close ends the accept queue, and removes the name.
+    /// This process alone: a close ends the accept queue, and removes the name.
     Alone,
-    /// This process and another one: a close may accept clients, but leaves the listener and its name alone.
+    /// This process and another one. A close may accept clients, but leaves the listener and its name alone.
     Both,
-    /// The other one is responsible: a close leaves the clients in the queue to that one.
+    /// The other process is responsible: a close leaves the clients in the queue to it.
     Other,
 }

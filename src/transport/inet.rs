@@ -5,7 +5,7 @@
 //! server_bind           binds it to [::1]:80; if that fails: a new socket, bound to 127.0.0.1:80
 //! ```
 //!
-//! The socket is there before the bind, so that a hook can set options that count only then.
+//! The socket is made before the bind, so that a hook can set options that only count then.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,15 +25,16 @@ use crate::error::{Error, Result};
 /// The addresses that a server was asked to bind to, and how its sockets are made.
 #[derive(Debug)]
 pub(super) struct InetName {
-    /// The addresses of the host name, tried in order; none for a socket that came bound.
+    /// The addresses of the host name, tried in order. None for a socket that came bound.
     candidates: Vec<SocketAddr>,
-    /// Kept for the sockets of later candidates, and for accepted ones where the system copies none.
+    /// Kept for the sockets of later candidates; and for accepted sockets, where the system does not copy the
+    /// options.
     pub(super) options: SocketOptions,
     /// TCP's or UDP's way to make a socket.
     make: MakeSocket,
-    /// Where its socket comes from.
+    /// Where the socket comes from.
     pub(super) origin: Origin,
-    /// Its place among those of the service manager, if that one has made it.
+    /// The socket's place among those of the service manager, if the service manager has made it.
     activated: Option<ActivatedAs>,
 }
 
@@ -41,7 +42,7 @@ pub(super) struct InetName {
 type MakeSocket = fn(&SocketAddr, &SocketOptions) -> io::Result<Socket>;
 
 impl InetName {
-    /// The name, and the first socket for it, which is not bound yet.
+    /// The name, and the first socket for it. The socket is not bound yet.
     ///
     /// # Errors
     ///
@@ -102,8 +103,8 @@ impl InetName {
             .map_err(|error| Error::io("make a socket for", address, error))
     }
 
-    /// Binds to the first address that can be had; the error is the last address's. The socket that is there is the
-    /// first one's; each of the others gets a new one.
+    /// Binds to the first address that is available. The error is that of the last address. The present socket is for
+    /// the first address; each further address gets a new socket.
     pub(super) fn server_bind(
         &self,
         socket: &ServerSocket,
@@ -132,7 +133,7 @@ impl InetName {
         result
     }
 
-    /// The address that the kernel tells, or, before bind and after close, the one that was asked for.
+    /// The address that the kernel tells. Before the bind and after the close, the address that was asked for.
     pub(super) fn server_address(&self, socket: &ServerSocket) -> Address {
         // Port 0: the socket is not bound yet.
         match (socket.local_address(), self.candidates.first()) {

@@ -7,15 +7,15 @@
 //! take(which, kind): the socket is of this kind and listens?  -> its only owner: a server
 //! ```
 //!
-//! So a successor finds its sockets as the first process of the line did, by the same names and numbers. Those that the
-//! predecessor has not taken are not handed over.
+//! So a successor finds its sockets as the first process of the line did, by the same names and numbers. Sockets that
+//! the predecessor has not taken are not handed over.
 //!
-//! Others may have such a socket too: a server on it never calls shutdown(2) for it, removes no file, leaves its accept
-//! queue alone when it closes, and keeps the length of that queue.
+//! Other processes may have such a socket too. So a server on it never calls shutdown(2) for it, removes no file,
+//! leaves its accept queue alone when it closes, and keeps the length of that queue.
 //!
-//! The variables stay in the environment: to remove one is a race with any other thread that reads it. So this table, and
-//! not the environment, knows what is taken; `sys` marks each descriptor to be closed in started programs; and the helpers
-//! of `command` take the variables out of a program's environment.
+//! The variables stay in the environment, because removing one is a race with any other thread that reads it. So this
+//! table, and not the environment, knows which sockets are taken. `sys` marks each descriptor to be closed in started
+//! programs, and the helpers of `command` take the variables out of a program's environment.
 
 use std::env;
 use std::fmt;
@@ -42,7 +42,7 @@ pub enum SocketKind {
     UnixListener,
     /// A Unix datagram socket: [`UnixDatagram`](crate::UnixDatagram).
     UnixDatagram,
-    /// A connection, and no listener: of a unit with `Accept=yes`.
+    /// A connection and no listener: from a unit with `Accept=yes`.
     Connection,
     /// A stream socket that does not listen.
     NotListening,
@@ -72,7 +72,7 @@ impl SocketKind {
         }
     }
 
-    /// The line of a `.socket` unit that makes one.
+    /// The line of a `.socket` unit that makes such a socket.
     fn line(self) -> &'static str {
         match self {
             Self::UnixListener => "ListenStream=/PATH and Accept=no",
@@ -104,8 +104,8 @@ pub struct ActivatedSocket {
     /// Its place among those that were passed, from 0 on: for
     /// [`BindAddress::activated_number`](super::BindAddress::activated_number).
     pub number: usize,
-    /// Its name: `FileDescriptorName=` of the unit, or the unit's own name. Several may have one name. `unknown` if the
-    /// service manager has given no names.
+    /// Its name: `FileDescriptorName=` of the unit, or the unit's own name. Several sockets may have one name.
+    /// `unknown` if the service manager has given no names.
     pub name: String,
     /// Its kind, which decides the transport.
     pub kind: SocketKind,
@@ -123,13 +123,14 @@ impl fmt::Display for ActivatedSocket {
     }
 }
 
-/// The sockets that a service manager has passed to this process, or to the first of its predecessors, which have handed
-/// them over under the same names and numbers; none if it was started without.
+/// The sockets that a service manager has passed to this process. Also those that it has passed to the first of this
+/// process's predecessors, if they were handed over: they have the same names and numbers. Empty if the process was
+/// started without a service manager.
 ///
-/// In a process that [takes another one's place](crate::handover) they are there as soon as it has its
-/// [`Handover`](crate::handover::Handover). A successor gets those on which its predecessor has served.
+/// In a process that [takes another one's place](crate::handover) they are known as soon as it has its
+/// [`Handover`](crate::handover::Handover). A successor gets the sockets on which its predecessor has served.
 ///
-/// For programs whose transports follow from what they are given. A program that knows its sockets binds to
+/// For programs that choose their transports by the sockets that they get. A program that knows its sockets binds to
 /// [`BindAddress::activated`](super::BindAddress::activated).
 ///
 /// # Errors
@@ -141,11 +142,11 @@ pub fn activated_sockets() -> Result<Vec<ActivatedSocket>> {
     Ok(table.entries.iter().map(|entry| entry.shown.clone()).collect())
 }
 
-/// All sockets of this kind that the process has or had.
+/// All sockets of this kind that the process has, or has had.
 static TABLE: Mutex<Table> = Mutex::new(Table { asked: None, entries: Vec::new() });
 
 struct Table {
-    /// The answer of the environment, once it was asked: an error stays one.
+    /// The result of reading the environment, once it was read. An error stays.
     asked: Option<Result<(), String>>,
     entries: Vec<Entry>,
 }
@@ -158,7 +159,7 @@ struct Entry {
     inherited_as: Option<usize>,
 }
 
-/// A socket's place among those that a service manager has passed. It keeps it when it is handed over.
+/// A socket's place among those that a service manager has passed. A handover keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ActivatedAs {
     /// See [`ActivatedSocket::number`].
@@ -172,12 +173,12 @@ pub(crate) struct ActivatedAs {
 pub(super) struct Taken {
     pub(super) fd: OwnedFd,
     pub(super) activated: ActivatedAs,
-    /// Its number in the list of the predecessor, if it comes from there.
+    /// Its number in the predecessor's list, if it comes from a predecessor.
     pub(super) inherited_as: Option<usize>,
 }
 
-/// Makes a predecessor's socket known, as if the service manager had passed it to this process. One that it has passed as
-/// well, because it has started this process too, is closed: it is the same.
+/// Makes a predecessor's socket known, as if the service manager had passed it to this process. If the service
+/// manager has passed the same socket itself, because it has started this process too, that copy is closed.
 pub(super) fn add(activated: &ActivatedAs, fd: OwnedFd, inherited_as: usize) {
     let mut table = TABLE.lock();
     // The descriptors of the environment are taken first: theirs are the lowest numbers. An error among them is
@@ -186,8 +187,8 @@ pub(super) fn add(activated: &ActivatedAs, fd: OwnedFd, inherited_as: usize) {
     table.add(activated, fd, inherited_as);
 }
 
-/// Takes a predecessor's socket of this kind that is bound to one of these addresses, for a server that asks for no
-/// activated one.
+/// Takes a predecessor's socket of this kind that is bound to one of these addresses. For a server that does not ask
+/// for an activated socket.
 pub(super) fn take_at(kind: SocketKind, addresses: &[Address]) -> Option<(Taken, Address)> {
     let mut table = TABLE.lock();
     let is_there = |entry: &&mut Entry| {
@@ -204,7 +205,7 @@ pub(super) fn has_predecessors(kind: SocketKind) -> bool {
     TABLE.lock().entries.iter().any(is_one)
 }
 
-/// Closes those of the predecessor that no server has taken. Gives their addresses.
+/// Closes the predecessor's sockets that no server has taken, and returns their addresses.
 pub(super) fn close_those_of_predecessor() -> Vec<Address> {
     let is_left = |entry: &Entry| entry.inherited_as.is_some() && !entry.shown.is_taken;
     let mut left = Vec::new();
@@ -216,12 +217,12 @@ pub(super) fn close_those_of_predecessor() -> Vec<Address> {
     left
 }
 
-/// Takes a socket for a server. Each is taken once.
+/// Takes a socket for a server. Each socket is taken once.
 ///
 /// # Errors
 ///
-/// If there is none, if it is of another kind, or if it is taken. The error says what there is, and what to write into the
-/// unit. The socket can then still be taken.
+/// If there is no such socket, if it is of another kind, or if it is taken. The error says which sockets there are,
+/// and what to write into the unit. The socket can then still be taken.
 pub(super) fn take(which: &Activated, kind: SocketKind) -> Result<Taken> {
     let mut table = TABLE.lock();
     let taken = table.ask().and_then(|()| table.take(which, kind));
@@ -233,7 +234,7 @@ fn cannot_take(what: &dyn fmt::Display, why: String) -> Error {
 }
 
 impl Table {
-    /// Takes over what the environment names, at the first call.
+    /// Takes over the sockets that the environment names, at the first call.
     fn ask(&mut self) -> Result<(), String> {
         if self.asked.is_none() {
             let passed = Passed::from_environment();
@@ -298,7 +299,7 @@ impl Table {
         })
     }
 
-    /// All of them, for a message.
+    /// A line for each socket, for a message.
     fn list(&self) -> String {
         let all: Vec<_> = self.entries.iter().map(|entry| entry.shown.to_string()).collect();
         all.join("; ")
@@ -315,7 +316,7 @@ impl Entry {
         Self { shown, fd: Some(fd), inherited_as }
     }
 
-    /// None, if a server has it.
+    /// Takes the socket. None, if a server has it.
     fn take(&mut self) -> Option<Taken> {
         let fd = self.fd.take()?;
         self.shown.is_taken = true;
@@ -344,7 +345,7 @@ struct Passed;
 
 impl Passed {
     /// Takes over the descriptors that the environment names, if they are for this process. Every contradiction is an
-    /// error, because a server at the wrong socket is worse than none.
+    /// error, because a server on the wrong socket is worse than no server.
     fn from_environment() -> Result<Vec<(String, OwnedFd)>, String> {
         let number = |name: &str| match env::var(name) {
             Ok(text) => match text.parse::<usize>() {
@@ -376,7 +377,7 @@ impl Passed {
     }
 }
 
-/// More than a process may have descriptors: a number that is no number of sockets costs no memory.
+/// More descriptors than a process may have: a larger number is no number of sockets, and must cost no memory.
 const MOST_NAMES: usize = 1 << 20;
 
 #[cfg(test)]

@@ -15,11 +15,11 @@ use crate::sys::recv_cmsg::LocalAddress;
 use crate::sys::send_batch::Outgoing;
 use crate::wait::{self, Flush};
 
-/// The way back to the sender of a datagram, and to others, for as long as the server is open.
+/// The way back to the sender of a datagram and to others, for as long as the server is open.
 pub(super) struct LaterDatagram {
-    /// The sender of the datagram, and the address that it has sent to; none if no reply reaches it.
+    /// The sender of the datagram, and the address that it has sent to. None if no reply reaches the sender.
     to: Option<(PeerName, Option<LocalAddress>)>,
-    /// Closed by the server alone.
+    /// The server's socket. Only the server closes it.
     socket: Arc<DatagramSocket>,
 }
 
@@ -31,7 +31,7 @@ impl LaterDatagram {
         Self { to, socket: Arc::clone(socket) }
     }
 
-    /// Sends at once, behind the replies that this thread has gathered.
+    /// Sends at once, after the replies that this thread has gathered.
     fn send(&self, outgoing: Outgoing<'_>) -> io::Result<()> {
         if wait::is_in_loop() {
             self.socket.flush();
@@ -45,8 +45,8 @@ impl LaterDatagram {
         })
     }
 
-    /// The name to send to, of the family of the socket: one of IPv6 that takes IPv4 as well knows IPv4 addresses as mapped
-    /// ones.
+    /// The name to send to, in the family of the socket: an IPv6 socket that takes IPv4 as well knows IPv4 addresses
+    /// as mapped ones.
     fn name(&self, to: &Address) -> io::Result<SockAddr> {
         let name = to.to_socket()?;
         let is_v6 = self.socket.socket.local_name().is_some_and(|own| own.domain() == Domain::IPV6);

@@ -193,7 +193,7 @@ pub trait Transport: Send + Sync + 'static {
     /// If the address cannot be bound.
     fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()>;
 
-    /// A name in one word, for labels of figures and for logs. Default: `other`.
+    /// The transport's name in one word, for labels of figures and for logs. Default: `other`.
     fn name(&self) -> &'static str {
         "other"
     }
@@ -288,9 +288,9 @@ pub trait Transport: Send + Sync + 'static {
         self.close_request(request);
     }
 
-    /// Refuses new clients, if no other process has the listener. Called when the server begins to close, while another
-    /// thread may be in [`get_request`](Self::get_request). Returns whether requests that arrived earlier are left:
-    /// `get_request` is then called until it fails. Default: false.
+    /// Refuses new clients, if no other process has the listener. Called when the server begins to close, while
+    /// another thread may be in [`get_request`](Self::get_request). Returns whether requests that arrived earlier are
+    /// left; if so, `get_request` is called until it fails. Default: false.
     fn refuse_new(&self) -> bool {
         false
     }
@@ -303,9 +303,8 @@ pub trait Transport: Send + Sync + 'static {
     /// Stops listening. May be called more than once.
     fn server_close(&self);
 
-    /// The socket that a handover passes to the next process. A transport that wraps one of this
-    /// crate's returns that one's. Default: none; the transport then stays with its process, and the next process makes
-    /// its own.
+    /// The socket that a handover passes to the next process. A transport that wraps one of this crate's returns the
+    /// inner one's. Default: none; the transport then stays with its process, and the next process makes its own.
     fn handover(&self) -> Option<&dyn HandoverSocket> {
         None
     }

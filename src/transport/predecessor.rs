@@ -1,5 +1,6 @@
-//! Sockets of a predecessor, whose place this process takes, until servers bind to their addresses: `bind` looks here
-//! first. Those of a service manager are kept in `inherited`, with the names that it has given them.
+//! Sockets of a predecessor, whose place this process takes. They are kept here until servers bind to their
+//! addresses: `bind` looks here first. Sockets of a service manager are kept in `inherited`, under the names that it
+//! has given them.
 
 use std::os::fd::OwnedFd;
 
@@ -11,23 +12,23 @@ use crate::address::Address;
 use crate::bind_address::BindAddress;
 use crate::error::Result;
 
-/// All that a process tells another one about a socket beside its descriptor.
+/// Everything that a process tells another one about a socket, besides its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketDescription {
     pub(crate) kind: SocketKind,
-    /// The address that its server was asked to bind to: with port 0, where any free one was wanted.
+    /// The address that its server was asked to bind to: with port 0, if any free port was wanted.
     pub(crate) asked: Address,
-    /// Its place among those of the service manager, if that one has made it.
+    /// Its place among those of the service manager, if the service manager has made it.
     pub(crate) activated: Option<ActivatedAs>,
-    /// The address that it is bound to; the path of a Unix socket is absolute.
+    /// The address that it is bound to. The path of a Unix socket is absolute.
     pub(crate) bound: Address,
-    /// Device and inode of a Unix socket's file, if the server is in charge of it.
+    /// Device and inode of a Unix socket's file, if the server has to remove that file.
     pub(crate) file: Option<(u64, u64)>,
-    /// No other process than the one that describes it has it.
+    /// Whether only the process that describes the socket has it.
     pub(crate) alone: bool,
 }
 
-/// A socket that was passed.
+/// A socket that a predecessor has passed.
 #[derive(Debug)]
 pub(crate) struct PredecessorsSocket {
     /// Its place in the list of the process that has passed it.
@@ -37,14 +38,14 @@ pub(crate) struct PredecessorsSocket {
 }
 
 impl PredecessorsSocket {
-    /// For the server that takes it.
+    /// The part that the server keeps which takes the socket.
     pub(super) fn inheritance(&self) -> Inheritance {
         let SocketDescription { file, alone, ref activated, .. } = self.description;
         Inheritance { number: self.number, file, alone, is_activated: activated.is_some() }
     }
 }
 
-/// The knowledge of a server about the predecessor's socket that it has.
+/// What a server keeps in mind about a predecessor's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Inheritance {
     /// See [`PredecessorsSocket::number`].
@@ -58,13 +59,13 @@ pub(super) struct Inheritance {
 }
 
 impl Inheritance {
-    /// Of a socket that a service manager has made, with this number.
+    /// For a socket that a service manager has made, with this number.
     pub(super) fn of_activated(number: usize) -> Self {
         Self { number, file: None, alone: false, is_activated: true }
     }
 }
 
-/// Those that no server has taken.
+/// Sockets that no server has taken yet.
 static PASSED: Mutex<Vec<PredecessorsSocket>> = Mutex::new(Vec::new());
 
 /// Keeps sockets for servers that are bound from here on.
@@ -79,9 +80,9 @@ pub(crate) fn keep(sockets: Vec<PredecessorsSocket>) {
 
 /// Takes the socket that a server of this kind would bind to this address.
 ///
-/// That is the one that is bound to such an address; or one that was bound to any free port, for a server that asks for
-/// any free port of the same address. If there are several, the first. A server that asks for an activated socket finds
-/// it in `inherited`.
+/// This is the socket that is bound to such an address. Or, if the server asks for any free port, one that was bound
+/// to any free port of the same address. If there are several, the first. A server that asks for an activated socket
+/// finds it in `inherited`.
 ///
 /// # Errors
 ///
@@ -119,14 +120,14 @@ pub(super) fn take(kind: SocketKind, address: &BindAddress) -> Result<Option<Pre
     }))
 }
 
-/// Takes the one with this number.
+/// Takes the socket with this number.
 pub(crate) fn take_numbered(number: usize) -> Option<PredecessorsSocket> {
     let mut passed = PASSED.lock();
     let at = passed.iter().position(|socket| socket.number == number)?;
     Some(passed.remove(at))
 }
 
-/// Closes those that no server has taken. Gives their addresses.
+/// Closes the sockets that no server has taken, and returns their addresses.
 pub(crate) fn close_the_rest() -> Vec<Address> {
     let rest = std::mem::take(&mut *PASSED.lock());
     let passed = rest.into_iter().map(|socket| socket.description.bound);
@@ -149,7 +150,7 @@ mod tests {
         PredecessorsSocket { number, description, fd }
     }
 
-    /// All in one test: the list is the process's.
+    /// All cases in one test, because the whole process shares the list.
     #[test]
     fn a_socket_is_found_by_its_address_or_by_the_wish_for_any_port() {
         use SocketKind::{TcpListener, UdpSocket};

@@ -15,23 +15,23 @@ use crate::address::Address;
 use crate::sys::peer_name::PeerName;
 use crate::sys::recv_batch::Received;
 
-/// The address of a socket, and which other addresses are known to be this machine's.
+/// The address of a socket, and the other addresses that are known to be this machine's.
 pub(super) struct ReplyLoopGuard {
-    /// None over Unix sockets.
+    /// None for a Unix socket.
     port: Option<u16>,
-    /// Unspecified if the server is bound to every interface: then each address of the machine is its own.
+    /// Unspecified if the server is bound to every interface: then each address of the machine is its own address.
     ip: IpAddr,
-    /// The name of a Unix socket. No other socket can send from it, but a peer may have replaced the file of its own
-    /// name by a link to ours, and the answer to that peer then comes here.
+    /// The name of a Unix socket. No other socket can send from this name. But a peer may have replaced its own file
+    /// by a link to ours, and an answer to that peer then comes here.
     name: Option<SockAddr>,
     /// Whether an address is one of this machine's, as found out since `since`.
     asked: HashMap<SocketAddr, bool>,
-    /// When the first of the answers was asked for; all of them end together.
+    /// When the oldest of these answers was found out. All of them expire together.
     since: Option<Instant>,
 }
 
-/// How long an answer of the system is used again, and how many are kept. A machine's addresses change rarely, and few
-/// peers send from the server's own port: other servers of the same kind.
+/// How long an answer of the system is used again, and how many answers are kept. A machine's addresses change
+/// rarely, and few peers send from the server's own port: mostly other servers of the same kind.
 const ANSWER_HOLDS: Duration = Duration::from_secs(1);
 const MAX_ANSWERS: usize = 1_024;
 
@@ -47,8 +47,8 @@ impl ReplyLoopGuard {
         Self { port, ip, name, asked: HashMap::new(), since: None }
     }
 
-    /// Whether this datagram seems to come from the server itself. One that was sent to a multicast group does not: other
-    /// members may have the same address and port, and the answer reaches only one of them.
+    /// Whether this datagram seems to come from the server itself. A datagram to a multicast group never does: other
+    /// members may have the same address and port, and an answer reaches only one of them.
     #[inline]
     pub(super) fn is_from_self(&mut self, received: &Received<'_>) -> bool {
         match &received.peer {
@@ -58,7 +58,7 @@ impl ReplyLoopGuard {
         }
     }
 
-    /// For a client that has the server's port, which is rare.
+    /// The check for a client that has the server's port, which is rare.
     #[cold]
     fn is_from_self_inet(&mut self, received: &Received<'_>) -> bool {
         // On a socket for both versions an IPv4 peer has a mapped address.
@@ -86,14 +86,15 @@ impl ReplyLoopGuard {
     }
 }
 
-/// The address as it compares: IPv4 instead of an IPv4-mapped one; a link-local one keeps its scope.
+/// The address in a form that can be compared: an IPv4-mapped address becomes an IPv4 one, and a link-local address
+/// keeps its scope.
 fn canonical(address: SocketAddr) -> SocketAddr {
     Address::from(address).as_inet().unwrap_or(address)
 }
 
-/// Whether an address is this machine's. The system chooses the source address of a socket when it is connected, and
-/// chooses the destination itself only if that is the machine's own. Nothing is sent. (A bind to the address proves less:
-/// the system may allow it for addresses that do not exist.)
+/// Whether an address is this machine's. When a socket is connected, the system chooses its source address, and it
+/// chooses the destination itself only if that belongs to the machine. Nothing is sent. (A bind to the address proves
+/// less: the system may allow it for addresses that do not exist.)
 fn is_of_this_machine(address: SocketAddr) -> bool {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

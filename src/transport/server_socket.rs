@@ -1,7 +1,7 @@
 //! A server's socket, of any of the four kinds: an owner that can close it while other threads use it.
 //!
-//! A thread that used a bare number could, after a close, meet a socket that has got the same number since. So each use
-//! is one of two:
+//! A thread that used a bare number could meet another socket after a close, which has got the same number since. So
+//! each use is one of two:
 //!
 //! - [`ServerSocket::with`], for a call that does not wait: a close waits until it has returned.
 //! - [`ServerSocket::fileno`], a share, for a wait: the descriptor stays open until the share is dropped.
@@ -17,11 +17,11 @@ use super::predecessor::Inheritance;
 use crate::address::Address;
 use crate::error::{Error, Result};
 
-/// A server's socket. The loop and other threads borrow it; a close takes it out, and the descriptor closes when the last
-/// of them has dropped its share.
+/// A server's socket. The loop and other threads borrow it. A close takes it out, and the descriptor closes when the
+/// last borrower has dropped its share.
 #[derive(Debug)]
 pub(super) struct ServerSocket {
-    /// None after the close, which waits for the calls of [`with`](Self::with) that use the socket.
+    /// None after the close. The close waits for the calls of [`with`](Self::with) that use the socket.
     fd: RwLock<Option<Arc<OwnedFd>>>,
 }
 
@@ -33,22 +33,22 @@ impl ServerSocket {
 
     /// Replaces the socket by another one. The old one closes.
     ///
-    /// For the next candidate of a bind; a server that listens is never replaced.
+    /// Used for the next candidate of a bind. The socket of a server that listens is never replaced.
     pub(super) fn replace(&self, socket: socket2::Socket) {
         *self.fd.write() = Some(Arc::new(socket.into()));
     }
 
-    /// A share of the descriptor, which keeps it open; none if the socket is closed.
+    /// A share of the descriptor, which keeps it open. None if the socket is closed.
     pub(super) fn fileno(&self) -> Option<Arc<OwnedFd>> {
         self.fd.read().clone()
     }
 
-    /// Closes it. A call that has a share of it goes on until it returns.
+    /// Closes the socket. A call that has a share of it goes on until it returns.
     pub(super) fn close(&self) {
         self.fd.write().take();
     }
 
-    /// Uses the socket, if it is open; otherwise fails with EBADF, as the system would.
+    /// Uses the socket, if it is open. Otherwise fails with EBADF, as the system would.
     pub(super) fn with<R>(&self, use_it: impl FnOnce(&OwnedFd) -> io::Result<R>) -> io::Result<R> {
         match &*self.fd.read() {
             Some(fd) => use_it(fd),
@@ -61,7 +61,7 @@ impl ServerSocket {
         self.with(|fd| Ok(Address::from_socket(&SockRef::from(fd).local_addr()?)))
     }
 
-    /// The same as a name that the kernel takes; none if it is closed.
+    /// The same as a name that the kernel takes. None if the socket is closed.
     pub(super) fn local_name(&self) -> Option<SockAddr> {
         self.with(|fd| SockRef::from(fd).local_addr()).ok()
     }
@@ -72,18 +72,19 @@ impl ServerSocket {
 pub(super) enum Origin {
     /// This process has made it: until it forks, no other process has it.
     Made,
-    /// It was handed over, open and bound: others may have it as well, and its name is not ours to remove.
+    /// It was handed over, open and bound. Other processes may have it as well, and this server must not remove its
+    /// name.
     Adopted,
-    /// As `Adopted`, by another process that has decided everything about it: it listens already, with a backlog of that
-    /// process's choice.
+    /// As `Adopted`, and the other process has decided everything about it: it listens already, with a backlog of
+    /// that process's choice.
     Inherited,
-    /// It is a predecessor's, whose place this process takes: it is ours when that one has closed it.
+    /// It comes from a predecessor, whose place this process takes. It is ours when the predecessor has closed it.
     Predecessor(Inheritance),
 }
 
 impl Origin {
-    /// Of a socket that a service manager has made: passed to this process, or to a predecessor, which has handed it over
-    /// with this number.
+    /// For a socket that a service manager has made. It was passed to this process, or to a predecessor, which has
+    /// handed it over under this number.
     pub(super) fn of_activated(inherited_as: Option<usize>) -> Self {
         match inherited_as {
             Some(number) => Self::Predecessor(Inheritance::of_activated(number)),
@@ -100,7 +101,7 @@ impl Origin {
     }
 }
 
-/// Takes over a socket that is open already, if it is what the transport needs. `domain` is that of Unix sockets, or any
+/// Takes over a socket that is open already, if the transport can use it. `domain` is that of Unix sockets, or any
 /// other one for internet sockets of both versions.
 pub(super) fn adopt(fd: OwnedFd, domain: Domain, kind: Type) -> Result<(socket2::Socket, Address)> {
     // The address is not known yet, so errors name the descriptor.

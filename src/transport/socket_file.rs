@@ -1,15 +1,15 @@
 //! The file of a Unix socket: creating it, its permissions, replacing a stale one, and removing it.
 //!
-//! A socket's file outlives its server, so an existing path says nothing. A server may replace it only if no socket is
-//! bound to it any more, and only if it is a socket. Two servers that start at the same time could both find a stale one,
-//! and the slower one would remove the new file of the faster one; so a lock on the directory is held from the look at
-//! the path until after the bind:
+//! A socket's file outlives its server, so a file at the path says nothing. A server may replace it only if it is a
+//! socket file, and only if no socket is bound to it any more. Two servers that start at the same time could both
+//! find a stale file, and the slower one would remove the new file of the faster one. So a lock on the directory is
+//! held from the look at the path until after the bind:
 //!
 //! ```text
 //! flock(directory) -> is it a socket's file? -> connect: ECONNREFUSED? -> unlink -> fchmod(fd) -> bind -> chmod -> unlock
 //! ```
 //!
-//! All steps use one directory, which is held open, and one file in it. A path that is looked up twice may lead to two
+//! All steps use one open directory, and one file in it. If a path were looked up twice, it could lead to two
 //! different files.
 
 use std::ffi::OsString;
@@ -34,9 +34,9 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 /// A socket file that this process has made.
 #[derive(Debug)]
 pub(super) struct SocketFile {
-    /// Where it is; the directory is held open, so that the program may change its working directory.
+    /// The place of the file. The directory is held open, so that the program may change its working directory.
     entry: DirectoryEntry,
-    /// Device and inode: a file at the path with another identity is another server's.
+    /// Device and inode: if a file at the path has others, it belongs to another server.
     identity: (u64, u64),
     /// The process that has made it.
     pub(super) owner: OwnerProcess,
@@ -45,7 +45,7 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Binds `fd` at `path`. Returns the absolute path, and the file, if the system tells which it is.
+    /// Binds `fd` at `path`. Returns the absolute path; and the file, if the system tells which file it is.
     pub(super) fn bind(
         fd: BorrowedFd<'_>,
         path: &Path,
@@ -85,7 +85,7 @@ impl SocketFile {
         Ok((Some(Self { entry, identity, owner, removed_at_close }), whole))
     }
 
-    /// The file of a predecessor's socket, of which this process is in charge from now on.
+    /// The file of a predecessor's socket, which this process has to remove from now on.
     pub(super) fn of_predecessors(
         path: &Path,
         identity: (u64, u64),
@@ -104,7 +104,7 @@ impl SocketFile {
         self.identity
     }
 
-    /// Removes the file, if it is still ours and does not stay.
+    /// Removes the file, if it is still ours and is to be removed.
     pub(super) fn close(self) {
         if self.removed_at_close && self.is_there() {
             // An error is ignored: if another process has removed the file, nothing is left to do.
@@ -112,8 +112,8 @@ impl SocketFile {
         }
     }
 
-    /// As [`close`](Self::close), in a forked child that has closed its copy of the socket: only if no other process has
-    /// one.
+    /// As [`close`](Self::close), in a forked child that has closed its copy of the socket. Removes the file only if
+    /// no other process has a copy.
     pub(super) fn close_as_the_last(self) {
         if !self.removed_at_close {
             return;
@@ -124,15 +124,15 @@ impl SocketFile {
         }
     }
 
-    /// Whether the path still leads to this file. A link there, wherever it leads, is another file.
+    /// Whether the path still leads to this file. A link at the path, wherever it leads, is another file.
     fn is_there(&self) -> bool {
         let is_it = |found: fs::Metadata| (found.dev(), found.ino()) == self.identity;
         fs::symlink_metadata(self.entry.file()).is_ok_and(is_it)
     }
 }
 
-/// The absolute path, which stays right when the process changes its working directory; and the address to bind to. That
-/// is the same path, unless it is too long for a socket and the path that was given is not.
+/// The absolute path, which stays right when the process changes its working directory; and the address to bind to.
+/// The address is the absolute path too, unless that is too long for a socket and the given path is not.
 fn whole_path(path: &Path) -> io::Result<(PathBuf, SockAddr)> {
     let whole = absolute(path);
     let address = SockAddr::unix(&whole).or_else(|_| SockAddr::unix(path)).map_err(|_| {
@@ -151,7 +151,7 @@ pub(super) fn absolute(path: &Path) -> PathBuf {
 /// A name in a directory.
 #[derive(Debug)]
 struct DirectoryEntry {
-    /// The folder, opened where the system can hold one open by path alone.
+    /// The folder. It is held open, if the system can open a folder without rights on it.
     directory: Directory,
     name: OsString,
 }
@@ -168,13 +168,13 @@ impl DirectoryEntry {
         Self { directory: Directory::new(directory), name }
     }
 
-    /// A path to the file by way of the open directory.
+    /// A path to the file that goes through the open directory.
     fn file(&self) -> PathBuf {
         self.directory.file(&self.name)
     }
 
-    /// Locks the directory against other servers that start there. None if it cannot be opened; the bind then fails and
-    /// says why.
+    /// Locks the directory against other servers that start there. None if it cannot be opened; the bind then fails,
+    /// and its error says why.
     fn lock(&self) -> Option<File> {
         // flock(2) refuses an O_PATH descriptor, so the directory is opened once more.
         let directory = self.directory.open().ok()?;
@@ -196,7 +196,7 @@ impl DirectoryEntry {
         }
     }
 
-    /// Removes the file if it belongs to a socket that is gone. Anything else stays, and the bind fails with
+    /// Removes the file if it is the file of a socket that is gone. Any other file stays, and the bind fails with
     /// `EADDRINUSE`.
     fn remove_if_stale(&self) -> io::Result<()> {
         let file = self.file();
@@ -218,10 +218,10 @@ impl DirectoryEntry {
     }
 }
 
-/// Whether no socket of any process is bound to a file. It is found out by connecting a datagram socket: the kernel answers
-/// with success or `EPROTOTYPE` (another kind of socket) for any bound socket, even one that does not listen yet, and with
-/// `ECONNREFUSED` if there is none. A stream socket would be refused by a server that is about to listen, and
-/// accepted by one that does.
+/// Whether no socket of any process is bound to a file. A datagram socket is connected to find that out. The kernel
+/// answers with success or `EPROTOTYPE` (another kind of socket) for any bound socket, even one that does not listen
+/// yet, and with `ECONNREFUSED` if there is none. A stream socket could not tell: a server that is about to listen
+/// would refuse it, and a server that listens would accept it.
 fn is_without_socket(address: &SockAddr) -> io::Result<bool> {
     let probe = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
     let refused = probe.connect(address).err().and_then(|error| error.raw_os_error());
@@ -230,8 +230,8 @@ fn is_without_socket(address: &SockAddr) -> io::Result<bool> {
     Ok(refused == Some(libc::ECONNREFUSED))
 }
 
-/// Names the file that is in the way of a bind. The system says `EADDRINUSE` of any file, and its reader would look for another
-/// server. If the file has been replaced since, the message is wrong, and nothing else is.
+/// Names the file that is in the way of a bind. The system says `EADDRINUSE` for any file, and its reader would look
+/// for another server. If the file was replaced meanwhile, only the message is wrong.
 fn explain(error: io::Error, path: &Path) -> io::Error {
     // The link itself is in the way, wherever it leads, and is never replaced.
     let Ok(found) = fs::symlink_metadata(path) else { return error };

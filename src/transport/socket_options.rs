@@ -136,7 +136,7 @@ pub(super) fn set_buffers(socket: &socket2::Socket, options: &SocketOptions) -> 
     Ok(())
 }
 
-/// An error that names the option and its value, so that its reader knows what to change.
+/// An error that names the option and its value, so that the reader knows what to change.
 pub(super) fn name_option(name: &str, value: impl fmt::Display, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{name} {value}: {error}"))
 }

@@ -1,5 +1,5 @@
-//! [`SocketSource`]: a server's socket comes from a predecessor, from a service manager, or is made; every transport
-//! looks in this order.
+//! [`SocketSource`]: where a server's socket comes from. Every transport looks in this order: a predecessor, a
+//! service manager, or else it makes one.
 
 use std::os::fd::OwnedFd;
 
@@ -14,7 +14,7 @@ use crate::error::Result;
 pub(super) trait SocketSource: Sized {
     const KIND: SocketKind;
 
-    /// Over the socket of a process whose place this one takes.
+    /// Over the socket of a predecessor, whose place this process takes.
     fn of_predecessors(found: PredecessorsSocket, options: &SocketOptions) -> Result<Self>;
 
     /// Over a socket that is bound already.
@@ -25,7 +25,7 @@ pub(super) trait SocketSource: Sized {
         activated: Option<ActivatedAs>,
     ) -> Result<Self>;
 
-    /// Over a socket of its own, which is not bound yet.
+    /// Over a new socket, which is not bound yet.
     fn made(address: &BindAddress, options: &SocketOptions) -> Result<Self>;
 
     /// See [`Bind::unbound`](super::Bind::unbound).

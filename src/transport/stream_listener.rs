@@ -30,29 +30,32 @@ pub(super) struct StreamListener {
     pub(super) socket: ServerSocket,
     /// `SocketOptions::request_queue_size`, for `listen`.
     backlog: i32,
-    /// It listens already, and the length of its accept queue is the affair of the process that has made it.
+    /// It listens already, and the process that has made it decides the length of its accept queue.
     listens: bool,
-    /// When this process alone had it, if it ever had: no other process has it until this one forks.
+    /// The moment at which this process alone had the listener, if it ever had. Until it forks, no other process has
+    /// it.
     alone: Mutex<Option<Moment>>,
-    /// Whether a handover has given it to another process, or will.
+    /// The processes that have the listener, as far as handovers are concerned.
     holders: Mutex<Holders>,
-    /// It is a predecessor's, who alone has it.
+    /// It comes from a predecessor that alone has it.
     inherited_alone: bool,
     /// A spare descriptor. A process that is out of descriptors closes it, and can then accept one client after the other
     /// in order to close them.
     reserve: Mutex<Option<OwnedFd>>,
 }
 
-/// How many clients are ended by one [`StreamListener::shed`]. It bounds the time in which the loop does nothing else;
-/// the next call ends the others.
+/// How many clients one [`StreamListener::shed`] closes. This bounds the time in which the loop does nothing else;
+/// the next call closes the others.
 const MAX_SHED: usize = 1_024;
 
 impl StreamListener {
-    /// See [`Transport::waits_first`](super::Transport::waits_first). An accept that finds no client costs 16 polls (3.3
-    /// microseconds to 0.2, measured on Linux 6.18), because the kernel makes the new socket before it looks.
+    /// See [`Transport::waits_first`](super::Transport::waits_first). An accept that finds no client costs as much as
+    /// 16 polls (3.3 microseconds against 0.2, measured on Linux 6.18), because the kernel makes the new socket
+    /// before it looks for a client.
     pub(super) const WAITS_FIRST: bool = true;
 
-    /// A listener that does not listen yet. Without a descriptor for the reserve it has none, and can shed nothing.
+    /// A listener that does not listen yet. If no descriptor is free for the reserve, there is no reserve, and the
+    /// listener can shed nothing.
     pub(super) fn new(socket: socket2::Socket, backlog: i32, origin: Origin) -> Self {
         Self {
             socket: ServerSocket::new(socket),
@@ -103,7 +106,7 @@ impl StreamListener {
         Ok((AcceptedConnection { fd }, Address::from_socket(&peer)))
     }
 
-    /// Accepts and closes the clients of the accept queue, by means of the reserve. Returns how many.
+    /// Accepts and closes the clients of the accept queue, by means of the reserve. Returns how many it has closed.
     ///
     /// Called when accept has failed with EMFILE. Clients that stay in the queue would wait for an answer that does not
     /// come, until a descriptor is free:
@@ -131,8 +134,8 @@ impl StreamListener {
         shed
     }
 
-    /// Refuses new clients, if no other process has this listener. Says whether those in the accept queue are this
-    /// server's.
+    /// Refuses new clients, if no other process has this listener. Returns whether this server has to serve the
+    /// clients in the accept queue.
     pub(super) fn refuse_new(&self) -> bool {
         match *self.holders.lock() {
             Holders::Alone => {}
@@ -161,7 +164,8 @@ impl StreamListener {
         }
     }
 
-    /// Whether no other process can have a copy: it has been this one's alone, and there was no fork since then.
+    /// Whether no other process can have a copy: this process alone has had it at some moment, and has not forked
+    /// since.
     pub(super) fn is_alone(&self) -> bool {
         self.alone.lock().is_some_and(|alone| alone == Moment::now())
     }

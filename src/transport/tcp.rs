@@ -23,8 +23,8 @@ use crate::error::{Error, Result};
 /// TCP connections.
 ///
 /// If a host name has several addresses, the first one that is available is bound. Accepted connections have
-/// TCP_NODELAY, because a handler's small answers would wait for the peer's acknowledgements otherwise, and
-/// [keepalive](SocketOptions::keepalive) only if it is asked for.
+/// TCP_NODELAY, because otherwise a handler's small answers would wait for the peer's acknowledgements. They have
+/// [keepalive](SocketOptions::keepalive) only if you ask for it.
 ///
 /// ```
 /// use socketserver::{SocketOptions, TcpServer, stream_fn};
@@ -153,8 +153,8 @@ fn prepare_tcp(socket: &Socket, options: &SocketOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// The nearest silence that the kernel can count, rounded up. Linux allows 1 to 32,767 seconds (`MAX_TCP_KEEPIDLE`).
-/// So 1.2 s become 2 s, zero becomes 1 s, and a day becomes 32,767 s, which are nine hours.
+/// The nearest time that the kernel can count, rounded up. Linux allows 1 to 32,767 seconds (`MAX_TCP_KEEPIDLE`). So
+/// 1.2 s become 2 s, zero becomes 1 s, and a day becomes 32,767 s, which is nine hours.
 fn whole_seconds(silence: Duration) -> Duration {
     const MAX_KEEPIDLE: u64 = 32_767;
     let begun = u64::from(silence.subsec_nanos() > 0);

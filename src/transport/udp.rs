@@ -24,8 +24,8 @@ use crate::sys::send_cmsg::tell_local_address;
 /// UDP datagrams. A reply leaves from the address that its datagram was sent to, even if the server is bound to every
 /// interface.
 ///
-/// A sender's address proves nothing: anybody who can send with a forged address has the reply sent there. A protocol
-/// over UDP has to guard against this:
+/// A sender's address proves nothing: with a forged address anybody can have the reply sent to somebody else. A
+/// protocol over UDP has to guard against this:
 ///
 /// - **Amplification.** A reply that is longer than its request can be used to flood others. Answer with no more bytes than
 ///   were received, or only peers that have proved that they receive at their address (by sending back a number, say),
@@ -45,7 +45,7 @@ pub struct Udp {
     name: InetName,
 }
 
-/// More than a datagram of UDP can carry, whose length is a number of 16 bits.
+/// More than a datagram of UDP can carry: its length is a number of 16 bits.
 const MAX_UDP_BYTES: usize = 65_535;
 
 impl Udp {
@@ -140,6 +140,6 @@ impl HandoverSocket for Udp {
         self.name.origin.inherited_as()
     }
 
-    /// A close only stops receiving, whoever has the socket.
+    /// Does nothing: a close only stops receiving, whichever processes have the socket.
     fn set_holders(&self, _holders: Holders) {}
 }

@@ -40,8 +40,8 @@ use crate::request::{DatagramRequest, Ticket};
 /// If the absolute path is too long for a socket (more than 107 bytes), a relative path can still be bound, and clients
 /// need the same working directory to connect.
 ///
-/// Descriptors that a peer passes (SCM_RIGHTS) are not received; the kernel closes them when the bytes they came with are
-/// read.
+/// Descriptors that a peer passes (SCM_RIGHTS) are not received. The kernel closes them when the bytes that they came
+/// with are read.
 #[derive(Debug)]
 pub struct UnixStream {
     /// The socket and its accept queue.
@@ -64,7 +64,7 @@ pub struct UnixStream {
 /// reply until it leaves. Serve clients that cannot be trusted by [`UnixStream`], or put the socket into a directory that
 /// only trusted users may enter.
 ///
-/// Descriptors that a sender passes (SCM_RIGHTS) are not received; the kernel closes them at once.
+/// Descriptors that a sender passes (SCM_RIGHTS) are not received. The kernel closes them at once.
 #[derive(Debug)]
 pub struct UnixDatagram {
     /// Shared with every datagram that is on its way to its handler.
@@ -75,19 +75,19 @@ pub struct UnixDatagram {
 /// The name that a Unix socket is bound to, and its file.
 #[derive(Debug)]
 struct UnixName {
-    /// As it was given to `bind`.
+    /// The address as it was given to `bind`.
     asked: Address,
-    /// As it is bound: an absolute path.
+    /// The address as it is bound: an absolute path.
     bound: OnceLock<Address>,
-    /// Its place among those of the service manager, if that one has made it.
+    /// The socket's place among those of the service manager, if the service manager has made it.
     activated: Option<ActivatedAs>,
-    /// The file of an adopted socket belongs to the process that has made it.
+    /// Where the socket comes from. The file of an adopted socket belongs to the process that has made it.
     origin: Origin,
     options: SocketOptions,
-    /// Taken by the close, so that only the first one removes the file. None for an abstract name, and for a file of
-    /// which another process is in charge.
+    /// The close takes it, so that only the first close removes the file. None for an abstract name, and for a file
+    /// that another process has to remove.
     file: Mutex<Option<SocketFile>>,
-    /// A successor may have the socket, and is not ready.
+    /// A successor may have the socket, and is not ready yet.
     is_shared: AtomicBool,
 }
 
@@ -109,7 +109,7 @@ impl UnixName {
         Self { activated, ..Self::new(address, origin, options) }
     }
 
-    /// The name of a predecessor's socket. Its file is that one's until it has closed the socket.
+    /// The name of a predecessor's socket. The file belongs to the predecessor until it has closed the socket.
     fn of_predecessors(socket: &PredecessorsSocket, options: &SocketOptions) -> Self {
         let SocketDescription { asked, bound, activated, .. } = socket.description.clone();
         let origin = Origin::Predecessor(socket.inheritance());
@@ -140,12 +140,12 @@ impl UnixName {
         }
     }
 
-    /// The bound name; the asked one before the bind.
+    /// The bound name. Before the bind, the one that was asked for.
     fn server_address(&self, _socket: &ServerSocket) -> Address {
         self.bound.get().unwrap_or(&self.asked).clone()
     }
 
-    /// Binds, with all that belongs to a socket's file. An adopted socket is bound already.
+    /// Binds, with everything that belongs to a socket's file. An adopted socket is bound already.
     fn server_bind(&self, socket: &ServerSocket, before_bind: BeforeBind<'_>) -> Result<()> {
         if self.origin != Origin::Made {
             return Ok(());
@@ -169,8 +169,8 @@ impl UnixName {
     }
 
     /// The process that has made the file removes it before the socket closes: until then no other server takes the
-    /// file for a stale one, and its inode is not reused. A forked child closes its copy first, and then sees whether
-    /// another process still listens.
+    /// file for a stale one, and its inode is not used again. A forked child closes its copy first, and then sees
+    /// whether another process still listens.
     fn server_close(&self, close_socket: impl FnOnce()) {
         let file = self.file.lock().take();
         // A file of the process that has forked this one is shared: that process may still listen; and so may a successor

@@ -1,7 +1,7 @@
 //! Cancellation: the end of waits that would go on for longer than the server.
 //!
-//! A thread cannot be cancelled, only its connection can be closed. A coroutine can: whatever it waits for, its wait
-//! fails. It is up to the [`Parker`](super::Parker) when.
+//! A thread cannot be cancelled; only its connection can be closed. A coroutine can: whatever it waits for, its wait
+//! fails. The [`Parker`](super::Parker) decides when.
 
 use std::any::Any;
 use std::error::Error;
@@ -10,17 +10,17 @@ use std::io;
 
 use super::parker;
 
-/// The error of a wait that was cancelled, as the source of an [`io::Error`]: the request is over, and its handler should
-/// return.
+/// The error of a wait that was cancelled, as the source of an [`io::Error`]: the request has to end, and its handler
+/// should return.
 ///
-/// A handler meets it where it waits for something other than its own connection: another server, an event, a child
-/// of [`join`](crate::join). [`sleep`](super::sleep) ends early instead.
+/// A handler meets this error where it waits for something other than its own connection: another server, an event, a
+/// child of [`join`](crate::join). [`sleep`](super::sleep) ends early instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Cancelled;
 
 impl Cancelled {
-    /// Whether this error, or the cause of it, says so.
+    /// Whether this error, or its cause, is a cancellation.
     #[must_use]
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         let mut error = Some(error);
@@ -37,7 +37,7 @@ impl Cancelled {
         None
     }
 
-    /// For a parker: the error of a wait that it cancels.
+    /// The error of a wait that a parker cancels.
     #[must_use]
     pub fn error() -> io::Error {
         io::Error::other(Self)
@@ -52,7 +52,8 @@ impl fmt::Display for Cancelled {
 
 impl Error for Cancelled {}
 
-/// The payload of the panic that ends a handler which waits on after its wait was cancelled. No panic hook sees it.
+/// The payload of the panic that ends a handler which goes on waiting after its wait was cancelled. No panic hook
+/// sees it.
 pub(crate) struct CancelledUnwind;
 
 impl CancelledUnwind {
@@ -62,8 +63,8 @@ impl CancelledUnwind {
     }
 }
 
-/// The payload of the panic that ends an accept loop which goes on elsewhere, or whose server has closed; and, where that was
-/// caught, an error. No panic hook sees it.
+/// The payload of the panic that ends an accept loop whose run goes on elsewhere, or whose server has closed. Where
+/// that panic was caught, it is an error. No panic hook sees it.
 #[derive(Debug)]
 pub(crate) struct RetiredUnwind;
 
@@ -82,8 +83,8 @@ impl fmt::Display for RetiredUnwind {
 
 impl Error for RetiredUnwind {}
 
-/// Runs a section whose waits are not cancelled: a farewell to another server, the end of a transaction. It holds off the
-/// end of the process, so it should be short, and each of its waits bounded.
+/// Runs a section whose waits are not cancelled: a farewell to another server, the end of a transaction. The section
+/// delays the end of the process, so it should be short, and each of its waits bounded.
 ///
 /// A cancellation that was held off comes with the first wait after the section. On a plain thread this only calls `run`.
 ///

@@ -1,8 +1,8 @@
 //! Work that a thread defers until it waits: replies to datagrams, and its list of outboxes.
 //!
-//! One system call then sends many. A thread may defer only while it promises to flush, by a [`FlushPromise`]; without
-//! one [`flush_before_waiting`] says so, and the caller sends at once. Everything deferred leaves by [`flush`], which
-//! every wait calls first, and at the latest when the outermost promise is dropped.
+//! Deferring lets one system call send much. A thread may defer only while it promises to flush, by a
+//! [`FlushPromise`]; without a promise [`flush_before_waiting`] returns false, and the caller sends at once.
+//! Everything deferred leaves by [`flush`]. Every wait calls it first, and so does the drop of the outermost promise.
 //!
 //! ```text
 //! FlushPromise::start                    a request begins, or the accept loop
@@ -17,28 +17,31 @@ use std::sync::Arc;
 use super::{HERE, is_in_loop, leave_loop, note};
 
 thread_local! {
-    /// The work that this thread has deferred; none while it has made no [`FlushPromise`].
+    /// The work that this thread has deferred. None while it has made no [`FlushPromise`].
     static DEFERRED: RefCell<Option<Vec<Arc<dyn Flush>>>> = const { RefCell::new(None) };
 }
 
-/// Something that a thread has deferred and that has to leave before it waits.
+/// Work that a thread has deferred, and that has to leave before the thread waits.
 pub(crate) trait Flush: Send + Sync {
-    /// Sends it. There is nobody to return an error to: the code that has deferred it has gone on.
+    /// Sends it. An error cannot be returned to anybody, because the code that has deferred the work has gone on.
     fn flush(&self);
 
-    /// Asked by a thread that runs coroutines: whether it is so much that a moment's wait for more to go along is worth one more look at the thread's descriptors.
+    /// Whether so much is deferred that a short wait for more is worth one more look at the thread's descriptors. A
+    /// thread that runs coroutines asks this.
     #[cfg(feature = "green")]
     fn gathers(&self) -> bool {
         false
     }
 }
 
-/// A thread's promise to wait by this module, or to drop this guard, before long. Only then may it defer.
+/// A thread's promise to wait by this module, or to drop this guard, before long. Only with such a promise may it
+/// defer.
 #[derive(Debug)]
 pub(crate) struct FlushPromise {
     // A nested promise changes nothing: the outermost one flushes.
     outermost: bool,
-    /// It is an accept loop's. (A loop within a request of another loop, by `handle_request`, does not end that one.)
+    /// An accept loop has made this promise. (If a request calls `handle_request`, that inner loop does not end the
+    /// outer loop's promise.)
     in_loop: bool,
 }
 
@@ -51,7 +54,7 @@ impl FlushPromise {
         promise
     }
 
-    /// The promise of a request. Within that of a loop it adds nothing.
+    /// The promise of a request. Within the promise of a loop it adds nothing.
     pub(crate) fn start() -> Self {
         let outermost = DEFERRED.with(|deferred| {
             let mut deferred = deferred.borrow_mut();
@@ -96,7 +99,8 @@ pub(crate) fn flush_before_waiting(what: &Arc<dyn Flush>) -> bool {
     })
 }
 
-/// Whether this thread has deferred so much that it should look for more before it flushes: see [`Flush::gathers`]. A plain thread has nothing else to look at.
+/// Whether this thread has deferred so much that it should look for more before it flushes: see [`Flush::gathers`]. A
+/// plain thread has nothing else to look for.
 #[cfg(feature = "green")]
 pub(crate) fn gathers() -> bool {
     let gathers = |list: &Vec<Arc<dyn Flush>>| list.iter().any(|deferred| deferred.gathers());

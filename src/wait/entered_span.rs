@@ -1,7 +1,8 @@
-//! The span of the facade `tracing` that a coroutine is in: left before each of its waits, and entered again after it.
+//! The span of the facade `tracing` that a coroutine is in. It is left before each wait of the coroutine, and entered
+//! again after it.
 //!
-//! A thread has one stack of spans. A span that stays entered while its coroutine is suspended would be that of all the
-//! others of the thread.
+//! A thread has one stack of spans. If a span stayed entered while its coroutine is suspended, all other coroutines
+//! of the thread would be in it.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -13,7 +14,8 @@ use tracing::span::EnteredSpan;
 use crate::panic_payload::drop_payload;
 
 thread_local! {
-    /// That of the coroutine that runs. While one is suspended, its span is on its own stack: see [`apart`].
+    /// The span of the coroutine that runs. While a coroutine is suspended, its span is on its own stack: see
+    /// [`apart`].
     static ENTERED: Cell<Option<EnteredSpan>> = const { Cell::new(None) };
 }
 
@@ -36,7 +38,8 @@ impl Drop for InSpan {
     }
 }
 
-/// The span that the caller is in, for a thread or a coroutine that works for it: events there are of the same request.
+/// The span that the caller is in. A thread or a coroutine that works for the caller enters it, because its events
+/// belong to the same request.
 pub(super) struct CallersSpan(Option<Span>);
 
 impl CallersSpan {
@@ -48,7 +51,7 @@ impl CallersSpan {
         Self(own.or_else(|| caught(Span::current)))
     }
 
-    /// For work that has begun on a thread or a coroutine of its own.
+    /// Enters the span, for work that has begun on another thread or coroutine.
     pub(super) fn enter(self) -> InSpan {
         ENTERED.set(self.0.and_then(|span| caught(|| span.entered())));
         InSpan { not_send: PhantomData }
@@ -70,7 +73,7 @@ fn leave_and_enter<R>(entered: EnteredSpan, wait: impl FnOnce() -> R) -> R {
     wait()
 }
 
-/// Enters the span again when it is dropped: also where a cancelled wait unwinds.
+/// Enters the span again when this is dropped, also where a cancelled wait unwinds.
 struct EnterAgain(Option<Span>);
 
 impl Drop for EnterAgain {
@@ -81,7 +84,7 @@ impl Drop for EnterAgain {
     }
 }
 
-/// The subscriber is the program's code: its panic costs the span.
+/// Calls the subscriber, which is the program's code. If it panics, the span is lost, and nothing else.
 fn caught<R>(call: impl FnOnce() -> R) -> Option<R> {
     panic::catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
 }

@@ -1,4 +1,4 @@
-//! A descriptor that one side makes readable and another waits for; and which process owns it.
+//! A descriptor that one side makes readable and another side waits for; and which process owns it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,15 +10,15 @@ use super::{Interest, Waiting};
 use crate::process::{self, OwnerProcess};
 use crate::sys;
 
-/// A descriptor that one side makes readable and another waits for.
+/// A descriptor that one side makes readable and another side waits for.
 ///
-/// It stays readable until it is cleared, so that a notification between a check and a wait is not lost. A mixin wakes
-/// the accept loop by it (`event_fd`), and a transport without a socket of its own gives it as `fileno`. It uses one
-/// descriptor (two where the system has no eventfd).
+/// It stays readable until it is cleared, so that a notification between a look and a wait is not lost. A mixin wakes
+/// the accept loop by an event (`event_fd`), and a transport without a socket of its own returns one from `fileno`.
+/// It uses one descriptor (two where the system has no eventfd).
 ///
-/// A forked child that begins to serve gets a descriptor of its own, under the same number, when it next asks for it.
-/// Until then, and in the children of [`Forking`](crate::Forking), which serve one request each, the descriptor is the
-/// parent's, and a child must not wake its parent: there `notify` and `clear` do nothing.
+/// A forked child that begins to serve gets a descriptor of its own, under the same number, when it next waits for
+/// the event. Until then the descriptor is the parent's, and also in the children of [`Forking`](crate::Forking),
+/// which serve one request each. A child must not wake its parent, so there `notify` and `clear` do nothing.
 ///
 /// ```
 /// use std::os::fd::AsFd;
@@ -35,7 +35,7 @@ use crate::sys;
 /// ```
 #[derive(Debug)]
 pub struct Event {
-    /// Keep their numbers for as long as the event lives.
+    /// The descriptors. They keep their numbers for as long as the event lives.
     ends: sys::event::Ends,
     /// The process that its descriptor belongs to.
     owner: OwnerProcess,
@@ -51,24 +51,24 @@ impl Event {
         Ok(Self { ends: sys::event::new()?, owner: OwnerProcess::this_process() })
     }
 
-    /// Makes it readable. It never blocks, and a signal handler may call it. In a child of the process that owns it,
-    /// it does nothing.
+    /// Makes the event readable. It never blocks, and a signal handler may call it. In a child of the process that
+    /// owns the event, it does nothing.
     pub fn notify(&self) {
         if self.is_ours() {
             sys::event::notify(&self.ends);
         }
     }
 
-    /// Makes it unreadable again. In a child of the process that owns it, it does nothing.
+    /// Makes the event unreadable again. In a child of the process that owns it, this does nothing.
     pub fn clear(&self) {
         if self.is_ours() {
             sys::event::clear(&self.ends);
         }
     }
 
-    /// Waits until it is notified, or the timeout has passed; None is no timeout. True: it is notified, and stays so until it
-    /// is [cleared](Self::clear). False: the timeout has passed. A plain thread blocks meanwhile; a coroutine parks, and its
-    /// thread goes on with others.
+    /// Waits until the event is notified, or the timeout has passed; None is no timeout. True: it is notified, and
+    /// stays so until it is [cleared](Self::clear). False: the timeout has passed. A plain thread blocks meanwhile; a
+    /// coroutine parks, and its thread goes on with others.
     ///
     /// # Errors
     ///
@@ -93,13 +93,13 @@ impl Event {
         self.owner.is_this_process()
     }
 
-    /// The same, as far as the process is noted.
+    /// The same, compared with the noted process.
     pub(crate) fn is_of_noted_process(&self) -> bool {
         self.owner.is_noted()
     }
 
-    /// In a forked child that goes on for itself: gives this process an event of its own, not notified. A wait that
-    /// has begun before still waits for the parent's.
+    /// For a forked child that becomes a server of its own: gives this process an event of its own, not notified. A
+    /// wait that has begun before still waits for the parent's event.
     pub(crate) fn own(&self) -> io::Result<()> {
         // Two threads that renew at once would notify two different descriptors.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -112,7 +112,8 @@ impl Event {
         Ok(())
     }
 
-    /// As [`own`](Self::own), if this process is already known to be another one. The event stays readable if it was.
+    /// As [`own`](Self::own), if this process is already noted as another one. If the event was readable, it stays
+    /// so.
     pub(crate) fn own_if_noted(&self) {
         if !self.is_of_noted_process() {
             let was_set = self.is_set();
@@ -123,12 +124,12 @@ impl Event {
         }
     }
 
-    /// Whether it is readable now.
+    /// Whether the event is readable now.
     pub(crate) fn is_set(&self) -> bool {
         matches!(sys::is_readable(self.waiting().fd), Ok(true))
     }
 
-    /// A wait for it, once it is this process's own.
+    /// A wait for the event, once it is this process's own.
     pub(crate) fn waiting(&self) -> Waiting<'_> {
         Waiting { fd: sys::event::reader(&self.ends), interest: Interest::Read, slot: None }
     }

@@ -23,25 +23,26 @@ use crate::sys::lent_once::lend_once;
 /// Runs two closures at once, and returns both results when both have ended: a handler that has to wait for two things, such
 /// as the two directions of a connection.
 ///
-/// `a` runs where the handler does. `b` runs beside it: on a thread of its own, or, where handlers are coroutines, in a
-/// coroutine of the same thread. Both may borrow from the handler. Nothing of it outlives the call: `join` neither returns
-/// nor unwinds before both have ended, and neither is interrupted. So each of them has to end by itself when the other one has
-/// failed; the halves of a connection have [`close`](crate::outgoing::HalfClose::close) for that, which ends the waits of the
-/// other half.
+/// `a` runs where the handler runs. `b` runs beside it: on a thread of its own, or, where handlers are coroutines, in
+/// a coroutine of the same thread. Both may borrow from the handler, and nothing of it outlives the call: `join`
+/// neither returns nor unwinds before both have ended, and it interrupts neither. So each closure has to end by
+/// itself when the other one has failed. The halves of a connection have [`close`](crate::outgoing::HalfClose::close)
+/// for that: it ends the waits of the other half.
 ///
 /// With the feature `tracing`, events of `b` are in the span of the request, if the subscriber says which span a thread is in.
 ///
-/// At the deadline of a drain both see their waits fail, as the handler alone would. A call of
+/// At the deadline of a drain the waits of both fail, as those of the handler alone would. A call of
 /// [`server_close`](crate::BaseServer::server_close) in `b` does not wait for the request, as in the handler itself.
 ///
 /// # Errors
 ///
-/// If no thread and no coroutine can be started for `b`. Neither closure has then been called: to run one after the other
-/// would be another thing than was asked for, and would wait for ever where the one needs the other.
+/// If no thread and no coroutine can be started for `b`. Then neither closure has been called. (Running them one
+/// after the other would not be what was asked for, and would wait for ever where one needs the other.)
 ///
 /// # Panics
 ///
-/// If one of the closures panics, with the same payload, when the other one has ended. If both do, with that of `a`.
+/// If one of the closures panics: with the same payload, when the other one has ended. If both panic, with that of
+/// `a`.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -91,14 +92,14 @@ pub fn join<A, B: Send>(a: impl FnOnce() -> A, b: impl FnOnce() -> B + Send) -> 
     }
 }
 
-/// How a closure has ended: with its result, or with the payload of its panic.
+/// The end of a closure: its result, or the payload of its panic.
 type Ended<R> = Result<R, Box<dyn Any + Send>>;
 
 fn caught<R>(work: impl FnOnce() -> R) -> Ended<R> {
     panic::catch_unwind(AssertUnwindSafe(work))
 }
 
-/// Runs `b` on a thread of its own. `end`: in a coroutine, which must not block its thread.
+/// Runs `b` on a thread of its own. `end` is given by a coroutine, which must not block its thread.
 fn beside_a_thread<A, B: Send>(
     a: impl FnOnce() -> A,
     b: impl FnOnce() -> B + Send,
@@ -130,8 +131,8 @@ fn beside_a_thread<A, B: Send>(
     })
 }
 
-/// Waits for the other one, whatever happens. A cancellation does not end it, because the other one is cancelled as well,
-/// and borrows from here.
+/// Waits for the end of the other closure, whatever happens. A cancellation does not end this wait: the other closure
+/// is cancelled as well, and it borrows from here.
 fn wait_patiently(end: &Event) {
     shield(|| {
         while !end.is_set() {
@@ -154,7 +155,7 @@ fn both<A, B>(a: Ended<A>, b: Ended<B>) -> io::Result<(A, B)> {
     }
 }
 
-/// Tells the coroutine that waits, by the end of the thread's work or its panic.
+/// Wakes the coroutine that waits, when the thread's work ends or panics.
 struct NotifyOnDrop<'a>(&'a Event);
 
 impl Drop for NotifyOnDrop<'_> {

@@ -1,8 +1,8 @@
 //! The one place where anything waits.
 //!
 //! A call that may block (accept, receive, send, sleep) tries its system call first, and waits here when there is
-//! nothing to do yet. On a plain thread the wait blocks the thread. Where a [`Parker`] is installed it suspends the
-//! coroutine, and the thread goes on with another one. So no transport and no handler has to know how it is run.
+//! nothing to do yet. On a plain thread the wait blocks the thread. If a [`Parker`] is installed, the wait suspends
+//! the coroutine, and the thread goes on with another one. So no transport and no handler has to know how it is run.
 //!
 //! Two rules hold for every wait:
 //!
@@ -19,8 +19,8 @@
 //!                               which may return early: the caller tries again
 //! ```
 //!
-//! A wait may always come back early, and an [`Event`] stays readable until it is cleared. So a waiter looks, waits
-//! and looks again; a waker changes the state first, and then notifies.
+//! A wait may always come back early, and an [`Event`] stays readable until it is cleared. So a waiter looks, waits,
+//! and looks again; and the side that wakes it changes the state first, and then notifies.
 
 mod cancelled;
 mod deferred_flush;
@@ -58,7 +58,7 @@ pub(crate) use parker::parker;
 pub use parker::{Installed, Interest, Parker, Slot, Waiting, install};
 pub(crate) use serving::{Serving, is_serving};
 
-/// The state of this thread, in one place: it is read twice for each request.
+/// The state of this thread, in one value, because it is read twice for each request.
 #[derive(Clone, Copy)]
 struct ThreadState {
     /// A [`Parker`] is installed.
@@ -71,7 +71,7 @@ struct ThreadState {
 }
 
 thread_local! {
-    /// Its address is the thread's number, too: see [`number_of_thread`].
+    /// The state of this thread. Its address also serves as the thread's number: see [`number_of_thread`].
     static HERE: Cell<ThreadState> =
         const { Cell::new(ThreadState { parked: false, in_loop: false, holds_back: false }) };
 }
@@ -99,14 +99,14 @@ pub(crate) fn may_block() -> bool {
     !parked
 }
 
-/// The most descriptors of one wait. The accept loop has four, and two more if it forks and hands over; others have one
-/// or two.
+/// The most descriptors of one wait. The accept loop has four, and two more if it forks and hands over. Other waits
+/// have one or two.
 pub(crate) const MOST: usize = 6;
 
-/// Waits until one of `waiting` (at most [`MOST`]) is ready or the deadline has passed; it may come back early. True:
-/// the first of them may be ready.
+/// Waits until one of `waiting` (at most [`MOST`]) is ready or the deadline has passed. May come back early. True:
+/// the first of `waiting` may be ready.
 ///
-/// Without descriptors it is a sleep until the deadline. A signal does not end it.
+/// Without descriptors this is a sleep until the deadline. A signal does not end it.
 ///
 /// # Panics
 ///
@@ -134,7 +134,7 @@ fn panicking() -> io::Error {
     io::Error::other("a coroutine cannot wait while it is panicking")
 }
 
-/// The wait of a plain thread. A call of its own, so that the stack of a coroutine that waits is short.
+/// The wait of a plain thread. Not inlined, so that the stack of a waiting coroutine is short.
 #[inline(never)]
 fn block(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     flush();
@@ -151,11 +151,11 @@ thread_local! {
     static SPENT: Cell<u32> = const { Cell::new(0) };
 }
 
-/// The most receives and sends of a coroutine without a wait, as tokio allows its tasks.
+/// How many receives and sends a coroutine may make without a wait. tokio allows its tasks the same number.
 const BUDGET: u32 = 128;
 
-/// A coroutine has received or sent. One whose peer always has more, or takes everything, gives way now and then, so that
-/// the others of its thread go on.
+/// Counts a receive or a send of a coroutine. If its peer always has more, or always takes everything, the coroutine
+/// gives way now and then, so that the others of its thread go on.
 #[inline]
 pub(crate) fn spend() {
     let spent = SPENT.with(|spent| {
@@ -214,7 +214,7 @@ pub fn sleep(duration: Duration) {
     }
 }
 
-/// The moment so much later. Where the clock cannot count that far, it is one that no process lives to see.
+/// The moment that is this much later. If the clock cannot count that far, a moment that no process lives to see.
 pub(crate) fn moment_after(now: Instant, time: Duration) -> Instant {
     /// 136 years.
     const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -233,8 +233,8 @@ fn park_for_ever() {
     }
 }
 
-/// A number that no other living thread has. It costs less than std's `ThreadId`, for which a reference to the thread
-/// is counted.
+/// A number that no other living thread has. It costs less than std's `ThreadId`, which needs a reference to the
+/// thread.
 pub(crate) fn number_of_thread() -> usize {
     HERE.with(|of_this_thread| std::ptr::from_ref(of_this_thread).addr())
 }

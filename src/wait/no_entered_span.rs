@@ -1,12 +1,12 @@
-//! No spans: the feature `tracing` is off, and each of these calls is nothing. The other form is `entered_span.rs`.
+//! No spans: the feature `tracing` is off, and each of these calls does nothing. The other form is `entered_span.rs`.
 
-/// Waits as it is.
+/// Only waits.
 #[inline]
 pub(super) fn apart<R>(wait: impl FnOnce() -> R) -> R {
     wait()
 }
 
-/// The span that a caller does not have.
+/// Stands for the span of a caller.
 pub(super) struct CallersSpan;
 
 impl CallersSpan {
@@ -19,7 +19,7 @@ impl CallersSpan {
     }
 }
 
-/// Nothing is entered.
+/// Stands for an entered span.
 pub(super) struct InSpan;
 
 impl Drop for InSpan {

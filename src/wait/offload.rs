@@ -34,16 +34,17 @@ use crate::process::OwnerProcess;
 ///
 /// # The threads
 ///
-/// A thread is started when work comes and none is free, up to 64; beyond that, work waits for its turn, first come first
-/// served. A thread without work ends after five seconds. So 65 works that wait for each other never end; work that may
-/// last for minutes, or for ever, belongs to a thread of its own ([`std::thread::spawn`]).
+/// A thread is started when work comes and no thread is free, up to 64. Beyond that, work waits for its turn, first
+/// come first served. A thread without work ends after five seconds. If 65 works wait for each other, they never end.
+/// Give work that may last for minutes, or for ever, a thread of its own ([`std::thread::spawn`]).
 ///
-/// If the request is cut off while its work runs, the coroutine does not wait for it any longer, and the work goes on to its
-/// end; work that has not begun is dropped.
+/// If the request is cut off while its work runs, the coroutine stops waiting, and the work goes on to its end. Work
+/// that has not begun is dropped.
 ///
 /// # Errors
 ///
-/// If no thread can be started for it, or the coroutine cannot wait: it is panicking, or its request was cut off.
+/// If no thread can be started for the work, or if the coroutine cannot wait: it is panicking, or its request was cut
+/// off.
 ///
 /// # Panics
 ///
@@ -70,10 +71,10 @@ pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> 
     ended.ok_or_else(|| io::Error::other("the work was not waited for"))
 }
 
-/// The same for looking up a name, which may take longer than there is time. None: the time is over, and the result will be
-/// thrown away. On a plain thread the work is not interrupted.
+/// The same for looking up a name, which may take longer than there is time. None: the time is over, and the result
+/// will be thrown away. A plain thread does the work itself, to its end.
 ///
-/// It has threads of its own, because clients may choose names that nobody answers for.
+/// Look-ups have threads of their own, because clients may choose names that no name server answers for.
 pub(crate) fn look_up_until<R: Send + 'static>(
     work: impl FnOnce() -> R + Send + 'static,
     deadline: Option<Instant>,
@@ -86,7 +87,8 @@ pub(crate) fn look_up_until<R: Send + 'static>(
     LOOK_UPS.run(work, deadline)
 }
 
-/// The most threads of one crew. Work that blocks waits for a disk or a network, and not for the processor.
+/// The most threads of one crew. Work that blocks waits for a disk or a network, so there may be more threads than
+/// processors.
 const MOST: usize = 64;
 
 /// How long a thread stays without work.
@@ -98,7 +100,7 @@ type Work = Box<dyn FnOnce() + Send>;
 struct Crew {
     /// The name of its threads.
     name: &'static str,
-    /// None until there is work. Never locked while work runs.
+    /// None until the first work comes. Never locked while work runs.
     state: Mutex<Option<CrewState>>,
     /// Notified once for each work that is queued.
     queued: Condvar,
@@ -109,7 +111,7 @@ struct CrewState {
     /// How many threads there are, and how many of them wait for work.
     threads: usize,
     idle: usize,
-    /// A forked child has a copy of this, and none of the threads.
+    /// The process that has the threads. A forked child has a copy of this value, but none of the threads.
     owner: OwnerProcess,
 }
 
@@ -118,7 +120,7 @@ impl Crew {
         Self { name, state: Mutex::new(None), queued: Condvar::new() }
     }
 
-    /// Runs the work, and waits for it as a coroutine does. None: the deadline has passed.
+    /// Runs the work on a thread, and waits for it as a coroutine does. None: the deadline has passed.
     fn run<R: Send + 'static>(
         &'static self,
         work: impl FnOnce() -> R + Send + 'static,
@@ -151,7 +153,7 @@ impl Crew {
         }
     }
 
-    /// Queues the work, and starts a thread if there are fewer free ones than work.
+    /// Queues the work, and starts a thread if more work waits than threads are free.
     fn submit(&'static self, work: Work) -> io::Result<()> {
         let mut locked = self.state.lock();
         if locked.as_ref().is_none_or(|state| !state.owner.is_this_process()) {
@@ -207,7 +209,7 @@ impl Crew {
     }
 }
 
-/// The end of one work, which its thread and its coroutine share.
+/// The end of one piece of work, shared by its thread and its coroutine.
 struct WorkEnd<R> {
     /// Stored before the event is notified.
     result: Mutex<Option<thread::Result<R>>>,
@@ -223,7 +225,7 @@ impl<R> WorkEnd<R> {
     }
 }
 
-/// Held by the coroutine while it waits.
+/// The coroutine holds this while it waits. Its drop says that the coroutine has stopped waiting.
 struct GiveUpOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for GiveUpOnDrop<'_> {

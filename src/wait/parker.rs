@@ -1,4 +1,4 @@
-//! [`Parker`]: how a thread waits that runs many requests, as coroutines.
+//! [`Parker`]: how a thread that runs many requests, as coroutines, waits.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -11,13 +11,13 @@ use std::time::Instant;
 use super::note;
 use crate::sys::PollFd;
 
-/// Whether a wait is for input or for room to write.
+/// What a wait is for: input, or room to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Interest {
-    /// Until there is something to read or to accept, or the end of input.
+    /// Something to read or to accept, or the end of input.
     Read,
-    /// Until there is room to write.
+    /// Room to write.
     Write,
 }
 
@@ -27,7 +27,7 @@ pub enum Interest {
 pub struct Waiting<'a> {
     /// The descriptor.
     pub fd: BorrowedFd<'a>,
-    /// The descriptor and the events to wait for.
+    /// What to wait for.
     pub interest: Interest,
     /// Where a parker notes that it has registered this descriptor. None for listeners and events, which several
     /// workers may wait for at once.
@@ -44,17 +44,17 @@ impl Waiting<'_> {
     }
 }
 
-/// A number that is kept beside a descriptor, for a [`Parker`] to remember that it has registered it, say. It starts
-/// as zero, and only the worker that runs the request uses it.
+/// A number that is kept beside a descriptor. A [`Parker`] may remember by it that it has registered the descriptor,
+/// say. It starts as zero, and only the worker that runs the request uses it.
 ///
-/// The two directions of a connection have one slot: one coroutine may wait for input and another for room, at the same
-/// time (see [`join`](fn@super::join)).
+/// The two directions of a connection share one slot: one coroutine may wait for input and another for room, at the
+/// same time (see [`join`](fn@super::join)).
 #[derive(Debug, Default)]
 pub struct Slot {
-    /// Atomic, because the halves of a connection that share it may be on two plain threads, where it stays zero. Under a
-    /// parker only one thread uses it, so no access orders another: it costs as much as a plain number.
+    /// Atomic, because the two halves of a connection may be on two plain threads, where the value stays zero. Under
+    /// a parker only one thread uses it. So no access has to order another, and it costs as much as a plain number.
     value: AtomicUsize,
-    /// The address of what its user touches next after each wait, as a hint to the processor; zero is no hint.
+    /// A hint for the caches: the address that is touched next after each wait. Zero is no hint.
     near: AtomicUsize,
 }
 
@@ -83,32 +83,31 @@ impl Slot {
     }
 }
 
-/// How a thread waits that runs many requests at once: it suspends the coroutine that waits.
+/// How a thread that runs many requests at once waits: it suspends the coroutine that waits.
 ///
-/// A mixin that runs requests as coroutines (none of this crate does; one of your own may) implements it and calls
-/// [`install`] on each of its threads. From there on every wait of a request on that thread calls
-/// [`park`](Self::park).
+/// Implement it in a mixin that runs requests as coroutines, and call [`install`] on each of its threads. From there
+/// on every wait of a request on that thread calls [`park`](Self::park). (The mixin `Green` has a parker of its own.)
 ///
-/// Before the thread itself waits, because no coroutine can go on, it calls [`flush`](super::flush): replies to
+/// When no coroutine can go on, the thread itself waits. Before that it calls [`flush`](super::flush): replies to
 /// datagrams are held back until then, so that one system call sends many.
 pub trait Parker {
     /// Suspends the calling coroutine until one of the descriptors is ready or the deadline has passed. It may come
-    /// back early: the caller tries again and waits again.
+    /// back early: the caller looks, and waits again.
     ///
-    /// Without descriptors it is a sleep. It is never called while the thread is panicking: a coroutine that is
+    /// Without descriptors this is a sleep. It is never called while the thread is panicking: a coroutine that is
     /// suspended in the middle of an unwind would make all others of the thread believe that they are panicking.
     ///
     /// # Errors
     ///
-    /// Only if the wait cannot be made (no memory to register it). The read, write or accept that waits returns this
-    /// error.
+    /// Only if the wait cannot be made (no memory to register it, say). The read, write or accept that waits returns
+    /// this error.
     fn park(&self, waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()>;
 
     /// A descriptor whose slot is not zero is about to be closed.
     fn forget(&self, fd: BorrowedFd<'_>, slot: &Slot);
 
-    /// The calling coroutine has received or sent many times without a wait: others may have their turn. Default: it goes
-    /// on.
+    /// The calling coroutine has received or sent many times without a wait, and others should have their turn.
+    /// Default: it goes on.
     fn give_way(&self) {}
 
     /// The calling coroutine begins a section in which its waits must not be cancelled: see [`shield`](super::shield).
@@ -118,20 +117,21 @@ pub trait Parker {
     /// The innermost of these sections ends.
     fn end_shield(&self) {}
 
-    /// Runs a closure in a coroutine of its own, on this thread: for [`join`](fn@super::join). The caller goes on, and parks
-    /// until the closure has been called or dropped. One that is kept and never called keeps the caller for ever.
+    /// Runs a closure in a coroutine of its own, on this thread: for [`join`](fn@super::join). The caller goes on,
+    /// and then parks until the closure has been called or dropped. If the closure is kept and never called, the
+    /// caller waits for ever.
     ///
     /// # Errors
     ///
-    /// The closure, if it cannot be run: no parker has to spawn, and there may be no memory for a stack. The caller then
-    /// uses a thread.
+    /// The closure itself, if it cannot be run: a parker need not spawn, and there may be no memory for a stack. The
+    /// caller then uses a thread.
     fn spawn(&self, run: Box<dyn FnOnce()>) -> Result<(), Box<dyn FnOnce()>> {
         Err(run)
     }
 }
 
 thread_local! {
-    /// Borrowed for moments only, never across a call of the parker.
+    /// The parker of this thread. Borrowed for moments only, never across a call of the parker.
     static PARKER: RefCell<Option<Rc<dyn Parker>>> = const { RefCell::new(None) };
 }
 
@@ -156,7 +156,7 @@ pub(crate) fn is_installed(parker: &dyn Parker) -> bool {
 /// Keeps a [`Parker`] installed on this thread. The previous one is back when this is dropped.
 #[must_use = "the parker is removed when this is dropped"]
 pub struct Installed {
-    /// The parker from before, if installs are nested.
+    /// The earlier parker, if installs are nested.
     before: Option<Rc<dyn Parker>>,
 }
 
@@ -174,8 +174,8 @@ impl fmt::Debug for Installed {
     }
 }
 
-/// The parker of this thread, cloned out of the thread-local: a coroutine that was suspended inside `with` would leave
-/// the borrow to the next one.
+/// The parker of this thread, cloned out of the thread-local: if a coroutine were suspended inside `with`, the next
+/// one would meet the borrow.
 #[inline]
 pub(crate) fn parker() -> Option<Rc<dyn Parker>> {
     PARKER.with(|current| current.borrow().clone())

@@ -1,19 +1,19 @@
 //! The servers whose requests a thread runs: a handler that closes its own server must not wait for itself.
 //!
-//! A list and not one server: a handler may run a server of its own in its thread, and so on. Counted, because a thread
-//! may run thousands of requests of a server, as coroutines. A thread that works for a
-//! handler ([`join`](fn@super::join), [`offload`](fn@super::offload)) has the list of the handler's.
+//! This is a list, because a handler may run a server of its own in its thread, and so on. It has counts, because a
+//! thread may run thousands of requests of one server, as coroutines. A thread that works for a handler
+//! ([`join`](fn@super::join), [`offload`](fn@super::offload)) has the list of the handler's thread.
 
 use std::cell::RefCell;
 
 thread_local! {
-    /// By the addresses of their contexts: how many requests of each.
+    /// For each server, by the address of its context: how many of its requests this thread runs.
     static SERVING: RefCell<Vec<(usize, usize)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// This thread runs a request of a server for as long as this lives.
+/// Notes that this thread runs a request of a server, until this is dropped.
 pub(crate) struct Serving {
-    /// Compared, and never followed.
+    /// The address of the server's context. Compared, and never followed.
     server: usize,
 }
 
@@ -29,7 +29,7 @@ impl Serving {
         Self { server }
     }
 
-    /// The list of this thread, for another one that works for it.
+    /// The list of this thread, for another thread that works for it.
     pub(crate) fn inherit() -> Inherited {
         Inherited(
             SERVING.with_borrow(|serving| serving.iter().map(|(server, _)| *server).collect()),
@@ -56,11 +56,11 @@ pub(crate) fn is_serving(server: usize) -> bool {
     SERVING.with_borrow(|serving| serving.iter().any(|(known, _)| *known == server))
 }
 
-/// The servers of the thread that it comes from.
+/// The servers of the thread that the work comes from.
 pub(crate) struct Inherited(Vec<usize>);
 
 impl Inherited {
-    /// This thread works for their requests until the result is dropped.
+    /// Notes that this thread works for their requests, until the result is dropped.
     pub(crate) fn enter(&self) -> Vec<Serving> {
         self.0.iter().copied().map(Serving::start).collect()
     }

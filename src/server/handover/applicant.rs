@@ -13,35 +13,36 @@ use super::target::Target;
 use crate::sys::child_process;
 use crate::wait::moment_after;
 
-/// How long a process that connects may take for its first message. Others wait meanwhile.
+/// How long a process may take for its first message after it has connected. Others wait meanwhile.
 const HELLO: Duration = Duration::from_secs(5);
 
-/// One attempt. It ends with the first mistake, and the next one begins anew.
+/// One process's attempt to become the successor. Its first mistake ends the attempt, and the next attempt begins
+/// anew.
 pub(super) struct Applicant {
     pub(super) channel: Channel,
-    /// If it was started here.
+    /// The process, if this one has started it.
     pub(super) child: Option<Child>,
-    /// Its number, where it is known.
+    /// Its process number, where that is known.
     process: Option<i32>,
     /// When this attempt is over.
     pub(super) deadline: Instant,
     began: Instant,
-    /// The sockets that it was passed, in the order of their numbers; none before.
+    /// The sockets that it was passed, in the order of their numbers. None before it asks.
     pub(super) passed: Option<Vec<Target>>,
 }
 
-/// The result of looking at it once.
+/// The result of one look at the applicant.
 pub(super) enum Step {
-    /// Nothing more is there.
+    /// It has said nothing more.
     Wait,
-    /// The attempt is over, and the operator knows why.
+    /// The attempt has failed, and the operator was told why.
     Failed,
     /// It serves, and has taken the sockets with these numbers.
     Ready { process: u32, taken: Vec<u16> },
 }
 
 impl Applicant {
-    /// One that was started here, and takes a program's time to begin.
+    /// An applicant that this process has started. It may take as long as a program needs to begin.
     pub(super) fn started(child: Child, channel: Channel, desk: &Desk) -> Self {
         let began = Instant::now();
         let process = i32::try_from(child.id()).ok();
@@ -49,14 +50,14 @@ impl Applicant {
         Self { channel, child: Some(child), process, deadline, began, passed: None }
     }
 
-    /// One that has connected.
+    /// An applicant that has connected by itself.
     pub(super) fn asking(process: Option<i32>, socket: Arc<OwnedFd>) -> Self {
         let began = Instant::now();
         let (channel, deadline) = (Channel::new(socket), began + HELLO);
         Self { channel, child: None, process, deadline, began, passed: None }
     }
 
-    /// Hears what it says, up to the last message that is there.
+    /// Reads all of its messages that have come.
     pub(super) fn step(&mut self, desk: &Desk) -> Step {
         loop {
             let message = match self.channel.receive() {
@@ -97,7 +98,7 @@ impl Applicant {
         }
     }
 
-    /// It has closed its end: mostly it has ended.
+    /// It has closed its end. Usually its process has ended.
     fn gone(&mut self, desk: &Desk) -> Step {
         if self.passed.is_some() {
             desk.take_back();
@@ -110,7 +111,7 @@ impl Applicant {
         Step::Failed
     }
 
-    /// This process goes on without it.
+    /// The attempt has failed, and this process goes on alone.
     fn fail(&mut self, desk: &Desk, why: &str) -> Step {
         self.dismiss(why);
         if self.passed.is_some() {
@@ -120,7 +121,7 @@ impl Applicant {
         Step::Failed
     }
 
-    /// Tells it that it must not serve; a process that was started here has no other reason to live.
+    /// Tells it that it must not serve. If this process has started it, it also gets a signal to end.
     pub(super) fn dismiss(&self, why: &str) {
         let why = format!("the attempt is over: {why}");
         // An error is ignored: the successor may have ended, or does not read.
@@ -130,7 +131,7 @@ impl Applicant {
         }
     }
 
-    /// Whether it has the sockets, and was started by others: a stop of this process is not meant for it.
+    /// Whether it has the sockets and was started by others: then it goes on when this process stops.
     pub(super) fn is_left_to_itself(&self) -> bool {
         self.child.is_none() && self.passed.is_some()
     }
@@ -144,7 +145,7 @@ impl Applicant {
     }
 }
 
-/// How a child has ended that has just closed its descriptors: it ends in the next moment, if it does.
+/// The status of a child that has just closed its descriptors. If it is ending, its status comes in the next moment.
 fn status_soon(child: &mut Child) -> Option<ExitStatus> {
     for _ in 0..10 {
         if let Ok(Some(status)) = child.try_wait() {

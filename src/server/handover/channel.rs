@@ -10,19 +10,18 @@ use super::message::{HEADER, MOST_BYTES, Message, nonsense};
 use crate::sys::pass_fds::{receive_fds, send_fds};
 use crate::sys::{self, PollFd};
 
-/// One end of the connection. Nothing here waits, but for [`send_until`](Self::send_until) and
-/// [`receive_until`](Self::receive_until).
+/// One end of the connection. Only [`send_until`](Self::send_until) and [`receive_until`](Self::receive_until) wait.
 #[derive(Debug)]
 pub(super) struct Channel {
     /// A Unix stream socket.
     socket: Arc<OwnedFd>,
-    /// Received and no whole message yet: never more than one message's bytes.
+    /// Bytes that were received and are no whole message yet: never more than one message has.
     received: Vec<u8>,
-    /// Descriptors that have come with those bytes. They close with the channel.
+    /// Descriptors that have come with those bytes. They are closed with the channel.
     fds: VecDeque<OwnedFd>,
 }
 
-/// The descriptors that may have come and belong to no whole message: those of two messages.
+/// The most descriptors that may belong to no whole message yet: those of two messages.
 const MOST_WAITING: usize = 2 * sys::pass_fds::MOST_FDS;
 
 impl Channel {
@@ -30,12 +29,12 @@ impl Channel {
         Self { socket, received: Vec::new(), fds: VecDeque::new() }
     }
 
-    /// The same connection, without what was received.
+    /// The same connection, without the bytes that were received.
     pub(super) fn share(&self) -> Self {
         Self::new(Arc::clone(&self.socket))
     }
 
-    /// For a wait.
+    /// The socket, for a wait.
     pub(super) fn socket(&self) -> &Arc<OwnedFd> {
         &self.socket
     }
@@ -79,11 +78,11 @@ impl Channel {
         Ok(())
     }
 
-    /// The next message, with the descriptors that came with it. None: there is none yet.
+    /// The next message, with the descriptors that came with it. None: no whole message has come yet.
     ///
     /// # Errors
     ///
-    /// `UnexpectedEof` if the other side has closed; `InvalidData` if it says something else.
+    /// `UnexpectedEof` if the other side has closed; `InvalidData` if its bytes are no message.
     pub(super) fn receive(&mut self) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
         loop {
             if let Some((message, len)) = Message::decode(&self.received)? {
@@ -120,7 +119,7 @@ impl Channel {
         }
     }
 
-    /// Whether the other side has closed. All that it has sent is thrown away, descriptors as well.
+    /// Whether the other side has closed. Everything that it has sent is thrown away, descriptors as well.
     pub(super) fn is_closed(&self) -> bool {
         // More than the kernel holds for one connection: a side that sends without end is there.
         for _ in 0..256 {

@@ -8,8 +8,8 @@
 //!      Over <------------------ ready, or a stop ----------- Applying ----------------------+
 //! ```
 //!
-//! A turn looks at everything once. It waits only for a successor that reads its sockets (`PASS`). A thread of its own takes
-//! the turns (`serve`), or the accept loop of a server that forks.
+//! A turn looks at everything once. It waits only for a successor that reads its sockets (`PASS`). A thread of its
+//! own takes the turns (`serve`); in a server that forks, the accept loop takes them.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,29 +36,29 @@ use crate::transport::{HandoverSocket, Holders, Transport, UnixStream, predecess
 use crate::wait::{self, Event, Interest, Waiting};
 use crate::{sys, systemd};
 
-/// The handovers of one run. Its servers know it.
+/// The handovers of one run. The servers of the run know their desk.
 pub(crate) struct Desk {
     /// How long a successor may take.
     pub(super) within: Duration,
-    /// Where successors ask.
+    /// The socket at which successors ask. None: only SIGUSR2 starts one.
     listener: Option<UnixStream>,
     program: Program,
-    /// See [`Signal`].
+    /// SIGUSR2 has come: see [`Signal`].
     signalled: Arc<AtomicBool>,
     /// Ends a wait: SIGUSR2 has come, or all servers serve.
     wake: Arc<Wake>,
-    /// Those of the run, and then those beside it. The program owns them.
+    /// The servers of the run, and then those beside it. The program owns them.
     servers: Vec<Weak<dyn AnyServer>>,
-    /// Of those of the run.
+    /// Handles of the servers of the run.
     handles: Vec<ShutdownHandle>,
-    /// Of those beside it.
+    /// Handles of the servers beside the run.
     told: Vec<ShutdownHandle>,
-    /// How many of them have begun to serve.
+    /// How many servers of the run have begun to serve.
     serving: AtomicUsize,
-    /// None while a turn is in progress: no lock is held while it runs, because it calls hooks.
+    /// None during a turn. A turn calls hooks, so it holds no lock and takes the state out.
     state: Mutex<Option<State>>,
-    /// The state is `Idle` or `Over`, and no successor is left behind. The loop of a server that forks looks at this for
-    /// each request: a turn would write to pages that its child then has to copy.
+    /// The state is `Idle` or `Over`, and no successor is left behind. The loop of a server that forks looks only at
+    /// this for each request, because a turn would write to pages that its child then has to copy.
     at_rest: AtomicBool,
     /// Why this process may not serve.
     failure: Mutex<Option<Error>>,
@@ -66,20 +66,20 @@ pub(crate) struct Desk {
     pub(super) left: LeftBehind,
 }
 
-/// See the picture above.
+/// The state of the desk: see the picture above.
 enum State {
-    /// This process is a successor, and has not heard that its predecessor accepts no more.
+    /// This process is a successor. Its predecessor has not said yet that it accepts no more.
     Succeeding { predecessor: Predecessor, told: bool },
-    /// It serves.
+    /// This process serves, and no successor is starting.
     Idle,
     /// A successor of this process is starting.
     Applying(Applicant),
-    /// It accepts no more.
+    /// This process accepts no more.
     Over,
 }
 
 impl Desk {
-    /// For servers that are about to be run.
+    /// The desk of servers that are about to be run.
     pub(super) fn open(servers: &[Box<dyn BaseServer + '_>], handover: Handover) -> (Self, Signal) {
         let Handover { within, listener, predecessor, program, signal, beside } = handover;
         let found = servers.iter().filter_map(|server| fork::find(server.context()));
@@ -108,7 +108,7 @@ impl Desk {
         (desk, signal)
     }
 
-    /// Has the servers tell this desk when they serve, and a server that forks take its turns.
+    /// Makes the desk known to its servers. They tell it when they serve, and a server that forks takes its turns.
     pub(super) fn introduce(self: &Arc<Self>) {
         let of_the_run = self.servers.iter().take(self.handles.len());
         for server in of_the_run.filter_map(Weak::upgrade) {
@@ -126,7 +126,7 @@ impl Desk {
         self.serving.load(Ordering::SeqCst) >= self.handles.len()
     }
 
-    /// Whether everything that serves was told to stop.
+    /// Whether all servers of the run were told to stop.
     fn is_stopped(&self) -> bool {
         self.all_serve() && self.handles.iter().all(ShutdownHandle::is_shutdown)
     }
@@ -175,7 +175,7 @@ impl Desk {
         }
     }
 
-    /// Part of each wait before a turn.
+    /// The event that every wait for a turn includes.
     pub(crate) fn wake_event(&self) -> Waiting<'_> {
         self.wake.waiting()
     }
@@ -184,12 +184,12 @@ impl Desk {
         matches!(&*self.state.lock(), Some(State::Over))
     }
 
-    /// At rest, and nobody can ask.
+    /// Whether the desk is at rest, and has no socket at which a process could ask.
     fn is_unasked(&self) -> bool {
         self.at_rest.load(Ordering::SeqCst) && self.listener.is_none()
     }
 
-    /// Looks at everything once.
+    /// Takes one turn: looks at everything once.
     pub(crate) fn turn(&self) {
         // Cleared before the flags are read: a wake-up that comes later is for the next turn.
         self.wake.clear();
@@ -238,7 +238,7 @@ impl Desk {
 
     // As a successor.
 
-    /// Tells the predecessor when all serve, and hears its answer.
+    /// Tells the predecessor when all servers serve, and reads its answer.
     fn succeed(&self, mut predecessor: Predecessor, mut told: bool) -> (State, bool) {
         if !told && self.all_serve() {
             let mut taken = Vec::new();
@@ -269,7 +269,7 @@ impl Desk {
         (self.fail(error), false)
     }
 
-    /// Closes the sockets of the predecessor that no server here has taken.
+    /// Closes the predecessor's sockets that no server here has taken.
     fn close_left(&self) -> io::Result<()> {
         let mut has_taken = false;
         self.for_each_server(|socket| has_taken |= socket.inherited_as().is_some());
@@ -279,14 +279,14 @@ impl Desk {
         Ok(())
     }
 
-    /// The predecessor goes on, and the servers of this process are closed.
+    /// The predecessor goes on, so the servers of this process are closed.
     fn fail(&self, error: io::Error) -> State {
         *self.failure.lock() = Some(Error::io("take over from", "the server that runs", error));
         self.handles.iter().for_each(ShutdownHandle::shutdown);
         State::Over
     }
 
-    /// The sockets are this process's from now on.
+    /// The predecessor has stopped: the sockets are this process's from now on.
     fn take_over(&self) -> State {
         // Not all servers may serve yet: the predecessor has ended, or was told to stop.
         predecessor::close_the_rest();
@@ -322,7 +322,7 @@ impl Desk {
 
     // As a predecessor.
 
-    /// A successor to be: SIGUSR2 starts one, or one asks.
+    /// The next applicant: SIGUSR2 starts one, or a process asks.
     fn next_applicant(&self) -> Option<Applicant> {
         if !self.all_serve() {
             return None;
@@ -377,14 +377,14 @@ impl Desk {
         }
     }
 
-    /// A successor that had the sockets is gone, and its copies with it.
+    /// A successor that had the sockets has ended, and its copies are closed.
     pub(super) fn take_back(&self) {
         if !self.left.may_have_sockets() {
             self.for_each_socket(|socket| socket.set_holders(Holders::Alone));
         }
     }
 
-    /// Hears of the ends of successors that have failed.
+    /// Looks whether successors that have failed have ended.
     fn look_after_the_left(&self) {
         let is_shared = || matches!(&*self.state.lock(), Some(State::Applying(_) | State::Over));
         if self.left.look() && !is_shared() {
@@ -424,7 +424,7 @@ impl Desk {
         self.close_listener();
     }
 
-    /// The servers stop, and not for a successor.
+    /// The servers stop without a successor.
     fn stop(&self, state: State) -> State {
         if let State::Applying(applicant) = state {
             if applicant.is_left_to_itself() {
@@ -442,7 +442,8 @@ impl Desk {
         State::Over
     }
 
-    /// Until then a process that asks would find the addresses in use. A loop that takes the turns itself does not wait.
+    /// Waits until the addresses are free: before that, a process that asks would find them in use. A loop that takes
+    /// the turns itself does not wait.
     fn wait_until_closed(&self) {
         let deadline = Instant::now() + Duration::from_secs(1);
         for handle in &self.handles {
@@ -461,8 +462,9 @@ impl Desk {
         self.look_after_the_left();
     }
 
-    /// In a child that serves a request. With a copy of the listener, a process that asks at the path after the parent's
-    /// sudden end would wait for an answer; with one of a connection, the other side would not see that end.
+    /// Closes this child's copies; the child serves one request. If the parent ended suddenly, a process that asks at
+    /// the path would wait for an answer from a copy of the listener, and the other side of a connection would not
+    /// see its end.
     pub(crate) fn close_in_child(&self) {
         if self.is_unasked() {
             return;
@@ -479,7 +481,7 @@ impl Desk {
         }
     }
 
-    /// Why this process may not serve, if it may not.
+    /// The reason why this process may not serve, if there is one.
     pub(super) fn take_failure(&self) -> Option<Error> {
         self.failure.lock().take()
     }
@@ -492,9 +494,9 @@ impl Desk {
     }
 }
 
-/// As many as a message's bytes have room for, with the longest paths that the system allows twice each.
+/// How many sockets a message has room for, if each has two paths of the longest length that the system allows.
 const IN_A_MESSAGE: usize = 7;
 
-/// How long a successor may take to read the sockets. It waits for them, so it takes a moment; and the loop of a server that
-/// forks stands still meanwhile.
+/// How long a successor may take to read the sockets. It waits for them, so a moment is enough. Meanwhile the loop of
+/// a server that forks stands still.
 const PASS: Duration = Duration::from_secs(1);

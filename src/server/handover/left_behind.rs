@@ -6,22 +6,23 @@ use parking_lot::Mutex;
 
 use super::channel::Channel;
 
-/// Those of one process. Nothing waits for them: each turn looks once.
+/// The failed successors of one process. Nothing waits for their ends: each turn looks once.
 #[derive(Default)]
 pub(super) struct LeftBehind {
-    /// Started here, and not known to have ended: each is a zombie until it is asked about.
+    /// Children that this process has started, and whose ends are not known yet. An ended one is a zombie until it is
+    /// looked at.
     children: Mutex<Vec<Child>>,
-    /// To those that were passed the sockets. The other end closes when its process ends.
+    /// Connections to successors that were passed the sockets. The other end closes when the process ends.
     channels: Mutex<Vec<Channel>>,
 }
 
 impl LeftBehind {
-    /// One that was started here.
+    /// Adds a successor that this process has started.
     pub(super) fn add_child(&self, child: Option<Child>) {
         self.children.lock().extend(child);
     }
 
-    /// One that was passed the sockets.
+    /// Adds a successor that was passed the sockets.
     pub(super) fn add_holder(&self, channel: Channel) {
         self.channels.lock().push(channel);
     }
@@ -36,7 +37,7 @@ impl LeftBehind {
         !self.channels.lock().is_empty()
     }
 
-    /// Hears of their ends. True: the last one that had the sockets has ended.
+    /// Looks for their ends. True: the last one that had the sockets has ended.
     pub(super) fn look(&self) -> bool {
         // An error means that others have waited for it.
         self.children.lock().retain_mut(|child| matches!(child.try_wait(), Ok(None)));

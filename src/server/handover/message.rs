@@ -13,9 +13,9 @@
 //! activated "n" | "=": 1 byte  length: 2 bytes   `length` bytes: nothing, NUMBER:NAME among the service manager's sockets
 //! ```
 //!
-//! Numbers are little-endian. The descriptors of a message with `count` sockets come with its first byte, in their order.
-//! Everything is bounded by the length of a message; a reader takes nothing for granted, and an unknown version, kind,
-//! flag or address is an error.
+//! Numbers are little-endian. The descriptors of a message with `count` sockets come with its first byte, in their
+//! order. The length of a message bounds everything in it. A reader takes nothing for granted: an unknown version,
+//! kind, flag or address is an error.
 
 use std::io;
 
@@ -25,7 +25,7 @@ use crate::transport::{ActivatedAs, SocketKind};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-/// Begins each message: whatever else is at the other end says something else first.
+/// The first bytes of each message. Any other program at the other end begins with something else.
 const MAGIC: [u8; 4] = *b"skho";
 
 /// The version of the protocol. Both sides have to speak the same.
@@ -34,7 +34,7 @@ pub(super) const VERSION: u8 = 1;
 /// The bytes before the payload.
 pub(super) const HEADER: usize = 8;
 
-/// No message has a longer payload.
+/// The longest payload of a message.
 pub(super) const MOST_BYTES: usize = u16::MAX as usize;
 
 /// A message of either side.
@@ -42,7 +42,7 @@ pub(super) const MOST_BYTES: usize = u16::MAX as usize;
 pub(super) enum Message {
     /// The successor is there, and asks for the sockets.
     Hello,
-    /// All sockets, or the first of them.
+    /// All sockets of the predecessor; with `more`, the first of them.
     Sockets { sockets: Vec<Socket>, more: bool },
     /// The successor serves. It has taken the sockets with these numbers, and has closed its copies of all others.
     Ready { process: u32, taken: Vec<u16> },
@@ -56,7 +56,7 @@ pub(super) enum Message {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Socket {
     pub(super) description: SocketDescription,
-    /// It is the one at which successors ask.
+    /// Whether this is the socket at which successors ask.
     pub(super) is_desk: bool,
 }
 
@@ -65,7 +65,7 @@ const HAS_FILE: u8 = 2;
 const IS_DESK: u8 = 4;
 
 impl Message {
-    /// The whole message.
+    /// The whole message as bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut payload = Vec::new();
         let kind = match self {
@@ -91,7 +91,7 @@ impl Message {
         [&MAGIC[..], &[VERSION, kind], &length(payload.len()), &payload].concat()
     }
 
-    /// Reads the first message of `bytes`, and says how many bytes it has. None: it is not whole yet.
+    /// Reads the first message of `bytes`, and returns its length as well. None: the message is not whole yet.
     ///
     /// # Errors
     ///
@@ -140,12 +140,12 @@ impl Message {
     }
 }
 
-/// The error of a word that cannot be understood.
+/// The error for bytes that are no message of this protocol.
 pub(super) fn nonsense(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-/// A length as it is sent. Longer ones do not occur: the sender bounds all of them.
+/// A length as it is sent. It fits, because the sender bounds all lengths.
 fn length(len: usize) -> [u8; 2] {
     u16::try_from(len).unwrap_or(u16::MAX).to_le_bytes()
 }
@@ -195,7 +195,7 @@ const KINDS: [SocketKind; 4] = [
     SocketKind::UnixDatagram,
 ];
 
-/// The number of a kind in a message; zero for one that is never passed.
+/// The number of a kind in a message. Zero for a kind that is never passed.
 fn number_of(kind: SocketKind) -> u8 {
     match kind {
         SocketKind::TcpListener => 1,
@@ -222,7 +222,7 @@ fn encode_address(address: &Address, into: &mut Vec<u8>) {
     into.extend(bytes);
 }
 
-/// The rest of a payload.
+/// Reads the parts of a payload, one after the other.
 struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -242,7 +242,7 @@ impl Reader<'_> {
         self.array().map(u16::from_le_bytes)
     }
 
-    /// A byte that says what they are, and bytes.
+    /// A byte that says the kind, and the bytes of the value.
     fn tagged(&mut self) -> Option<(u8, &[u8])> {
         let tag = self.u8()?;
         let len = usize::from(self.u16()?);

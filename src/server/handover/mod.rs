@@ -57,7 +57,7 @@ use successor::Predecessor;
 pub struct Handover {
     /// How long a successor of this process may take to be ready.
     within: Duration,
-    /// Where successors ask; none: only SIGUSR2 starts one.
+    /// The socket at which successors ask. None: only SIGUSR2 starts one.
     listener: Option<UnixStream>,
     /// The server whose place this process takes.
     predecessor: Option<Predecessor>,
@@ -74,7 +74,7 @@ struct Beside {
     handle: ShutdownHandle,
 }
 
-/// Without its types, and not kept alive.
+/// A server without its types. The desk does not keep it alive.
 struct ServerOfCore(Weak<dyn AnyServer>);
 
 impl fmt::Debug for ServerOfCore {
@@ -86,19 +86,19 @@ impl fmt::Debug for ServerOfCore {
 /// SIGUSR2, taken from the beginning on.
 #[derive(Debug)]
 struct Signal {
-    /// It has come and nothing was started since.
+    /// The signal has come, and no successor was started since.
     came: Arc<AtomicBool>,
-    /// Wakes the one who looks.
+    /// Wakes the thread that takes the turns.
     wake: Arc<Wake>,
     _taken: Option<SignalGuard>,
 }
 
-/// An event that costs no system call to clear while nobody has notified it.
+/// An event whose clear costs no system call while nobody has notified it.
 #[derive(Debug)]
 struct Wake {
     event: Event,
-    /// Set after the event, so that it never stays readable unseen: at worst a look comes too early, and the next one
-    /// clears it.
+    /// Set after the event was written to, so that it never stays readable unseen. At worst a look comes too early,
+    /// and the next one clears the event.
     is_notified: AtomicBool,
 }
 
@@ -128,13 +128,13 @@ impl Wake {
 /// How long a successor may take, from its start until it is ready.
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// How long to look for a server that is there in one moment and gone in the next.
+/// How long to look for a predecessor whose socket is there at one moment and gone at the next.
 const BETWEEN_TWO: Duration = Duration::from_secs(5);
 
 impl Handover {
-    /// Asks at this path for the sockets of the server that runs, and waits for them, up to 60 s. If no server runs, this
-    /// process is the first. From [`run`](Self::run) on the process itself answers at the path, and starts a successor on
-    /// SIGUSR2.
+    /// Asks the server that answers at this path for its sockets, and waits for them, up to 60 s. If no server
+    /// answers, this process is the first. From [`run`](Self::run) on the process itself answers at the path, and
+    /// starts a successor on SIGUSR2.
     ///
     /// The path is that of a Unix socket, with mode 0600: only processes of the same user get the sockets. Its folder
     /// must be there. A file that a killed server has left is replaced.
@@ -179,9 +179,9 @@ impl Handover {
         self
     }
 
-    /// Hands over the socket of a server as well that is not one of the run's: one that
-    /// [serves in the background](crate::Server::serve_in_background), for the program's operator say. When the successor
-    /// serves, this one is told to [`shutdown`](crate::Server::shutdown); closing it is left to the program.
+    /// Also hands over the socket of a server that is not part of the run: one that [serves in the
+    /// background](crate::Server::serve_in_background), for the program's operator say. When the successor serves,
+    /// this server is told to [`shutdown`](crate::Server::shutdown). The program has to close it.
     pub fn beside(mut self, server: &dyn BaseServer) -> Self {
         // A server of another crate has no socket that could be passed.
         self.beside.extend(fork::find(server.context()).map(|found| Beside {
@@ -214,7 +214,10 @@ impl Handover {
     ///
     /// A thread hands over beside the servers; a server that [forks](crate::Forking) does it in its loop.
     ///
-    /// # Errors
+    /// Those of `run_all`. Also if the predecessor goes on without this process, for one of three reasons: it has
+    /// waited for too long, it was told to stop, or no server here binds to one of its addresses (then this is more
+    /// likely another program at its path). The servers of this process are then closed in order. If only some of the
+    /// predecessor's addresses are not taken, the hook [`warning`](crate::ServerHooks::warning) names them.
     ///
     /// Those of `run_all`; and if the predecessor goes on without this process, because it has waited for too long or was
     /// told to stop, or because no server here binds to an address of its: then this is more likely another program at its
@@ -256,8 +259,8 @@ impl Handover {
         desk.take_failure().map_or(reports, Err)
     }
 
-    /// Gets the sockets of the server that answers at the path, unless the starter's are there already; and makes this
-    /// process the next one to answer there.
+    /// Gets the sockets of the server that answers at the path, unless the process that has started this one has
+    /// passed them already. Then binds the path, so that the next process is answered here.
     fn open_desk(&mut self, path: &Path) -> Result<()> {
         let options = SocketOptions::default().unix_mode(0o600).unlink_on_close(true);
         let began = Instant::now();
@@ -302,7 +305,7 @@ impl Handover {
     }
 }
 
-/// Closes the desk when the run is over, also if it could not begin or panics.
+/// Closes the desk when the run is over, even if the run could not begin, or panics.
 struct OpenDesk<'a>(&'a Desk);
 
 impl Drop for OpenDesk<'_> {

@@ -21,13 +21,14 @@ const VARIABLE: &str = "SOCKETSERVER_HANDOVER";
 /// A program's path and its arguments.
 #[derive(Debug)]
 pub(super) struct Program {
-    /// As it was started by: an upgrade puts another file there, or turns a link.
+    /// The path that the program was started by. It is kept as it was, because an upgrade puts another file there, or
+    /// turns a link.
     path: PathBuf,
     arguments: Vec<OsString>,
 }
 
 impl Program {
-    /// Of this process. Called at its beginning: the working directory is still the one of its start.
+    /// The program of this process. Called at its beginning, while the working directory is still that of its start.
     pub(super) fn of_this_process() -> io::Result<Self> {
         let mut arguments = env::args_os();
         let name = arguments.next().unwrap_or_default();
@@ -43,7 +44,8 @@ impl Program {
         &self.path
     }
 
-    /// Starts it with this process's arguments, environment and standard descriptors, and one end of a new connection.
+    /// Starts the program with this process's arguments, environment and standard descriptors, and with one end of a
+    /// new connection.
     pub(super) fn start(&self) -> io::Result<(Child, Channel)> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = Command::new(&self.path);
@@ -60,8 +62,8 @@ impl Program {
     }
 }
 
-/// The path behind the name that the program was started by, if that is what runs here: the first argument is only by
-/// convention the program's name.
+/// The path behind the name that the program was started by. None if another file runs: the first argument is the
+/// program's name only by convention.
 fn started_by(name: &OsString) -> Option<PathBuf> {
     // The link in /proc leads to the running file, also after its name was given to another file.
     let running = fs::metadata("/proc/self/exe").ok()?;
@@ -78,8 +80,8 @@ fn started_by(name: &OsString) -> Option<PathBuf> {
     env::split_paths(&folders).map(|folder| folder.join(name)).find(is_running)
 }
 
-/// The connection to the process that has started this one to be its successor. None: it was not started for that, or has
-/// taken the connection before.
+/// The connection to the process that has started this one as its successor. None: there is no such process, or the
+/// connection was taken before.
 pub(super) fn starter() -> Option<Channel> {
     let told = env::var(VARIABLE).ok()?;
     let (number, process) = told.split_once(':')?;

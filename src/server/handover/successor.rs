@@ -18,21 +18,21 @@ use crate::error::{Error, Result};
 use crate::sys;
 use crate::transport::predecessor::{self, PredecessorsSocket};
 
-/// How long to wait for the sockets. Another successor may be in progress, which has thirty seconds by default.
+/// How long to wait for the sockets. Another successor may be starting, which may take thirty seconds by default.
 pub(super) const ASK: Duration = Duration::from_secs(60);
 
-/// No server has more listeners.
+/// More sockets than any server has.
 const MOST_SOCKETS: usize = 4_096;
 
 /// A predecessor that has passed its sockets, and waits for this process to be ready.
 #[derive(Debug)]
 pub(super) struct Predecessor {
     pub(super) channel: Channel,
-    /// The number of the socket at which successors ask, if it passes one.
+    /// The number of the socket at which successors ask, if the predecessor has passed it.
     pub(super) desk: Option<usize>,
 }
 
-/// How long to wait between two attempts at a server whose queue is full.
+/// How long to wait between two attempts to connect to a server whose accept queue is full.
 const AGAIN: Duration = Duration::from_millis(5);
 
 /// Connects to the server that answers at `path`; none if no process does.
@@ -63,7 +63,8 @@ pub(super) fn connect(path: &Path, deadline: Instant) -> Result<Option<Channel>>
     Ok(Some(Channel::new(Arc::new(socket))))
 }
 
-/// Fails if what is there is no socket: it is never replaced, so that to wait for the path would be in vain.
+/// Fails if the file at the path is no socket. Such a file is never replaced, so waiting for the path would be in
+/// vain.
 fn no_other_file(path: &Path) -> io::Result<()> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     let kind = found.file_type();
@@ -75,7 +76,7 @@ fn no_other_file(path: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
-/// Without blocking: the queue of a server that is stopped (SIGSTOP, a debugger) may stay full for ever.
+/// Connects without blocking: the queue of a server that is stopped (SIGSTOP, a debugger) may stay full for ever.
 fn connect_until(path: &Path, deadline: Instant) -> io::Result<Socket> {
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -97,8 +98,8 @@ fn connect_until(path: &Path, deadline: Instant) -> io::Result<Socket> {
     }
 }
 
-/// Asks for the sockets, and keeps them for the servers that are bound from here on. None: the other process has ended
-/// before it has passed any.
+/// Asks for the sockets, and keeps them for the servers that are bound from here on. None: the other process has
+/// ended before it passed any.
 pub(super) fn ask(
     mut channel: Channel,
     whom: &str,
@@ -145,12 +146,12 @@ pub(super) fn ask(
     Ok(Some(Predecessor { channel, desk }))
 }
 
-/// Judges the addresses of the predecessor that no server here has taken, and gives a warning of them. They are served no
-/// more, which an operator who has changed them knows.
+/// Judges the predecessor's addresses that no server here has taken, and returns a warning about them. Nobody serves
+/// them any more; an operator who has changed the addresses knows that.
 ///
 /// # Errors
 ///
-/// If nothing was taken: this is more likely another program, whose path was given by a mistake.
+/// If no address was taken: then this is more likely another program, to which the path was given by mistake.
 pub(super) fn judge_left(left: &[Address], has_taken: bool) -> io::Result<Option<String>> {
     if left.is_empty() {
         return Ok(None);

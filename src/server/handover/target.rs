@@ -3,8 +3,8 @@
 /// One of this process's sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
-    /// That of a server, by its place among those of the run and those beside it.
+    /// The socket of a server, by the server's place among those of the run and those beside it.
     Server(usize),
-    /// The one at which successors ask.
+    /// The socket at which successors ask.
     Listener,
 }

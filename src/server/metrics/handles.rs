@@ -9,14 +9,14 @@ use crate::figures::Fill;
 use crate::refused::Refused;
 use crate::timed_out::Timeout;
 
-/// The figures of one server. A series is made when the first event comes, with the value zero, so that its first increase
-/// is seen.
+/// The figures of one server. They are made when the first event comes, with the value zero, so that a collector sees
+/// the first increase.
 pub(super) struct Handles {
     pub(super) accepted: Counter,
-    /// At the place of each reason.
+    /// A counter for each reason, at the place of its number.
     ends: Vec<Counter>,
     refused: Vec<(&'static str, Counter)>,
-    /// At the place of each limit in time.
+    /// A counter for each limit in time, at the place of its number.
     time_limits: Vec<Counter>,
     limits_reached: Vec<(Limit, Counter)>,
     pub(super) accept_errors: Counter,
@@ -34,12 +34,12 @@ pub(super) struct Handles {
     pub(super) queued: Level,
     pub(super) accept_queue: Level,
     pub(super) receive_buffer: Level,
-    /// Of the process, without labels.
+    /// A level of the whole process, without labels.
     pub(super) descriptors: Level,
 }
 
-/// A gauge, and one for its maximum. Each is made when it is first set: a level that nobody knows has no series, which
-/// would say that it is zero.
+/// A gauge, and a second one for its maximum. Each is made when it is first set: a level that nobody knows must have
+/// no series, because that would say zero.
 pub(super) struct Level {
     names: [&'static str; 2],
     labels: Vec<Label>,
@@ -56,7 +56,7 @@ impl Level {
         place.get_or_init(|| metrics::gauge!(name, self.labels.clone()))
     }
 
-    /// Sets both, as far as they are known.
+    /// Sets the value and the maximum, as far as they are known.
     pub(super) fn set(&self, fill: Option<Fill>) {
         let Some(Fill { used, max, .. }) = fill else { return };
         self.gauge(&self.used, self.names[0]).set(used as f64);
@@ -65,7 +65,7 @@ impl Level {
         }
     }
 
-    /// Nothing of it is in use. If it was never set, it stays unknown.
+    /// Sets the value to zero. If it was never set, it stays unknown.
     pub(super) fn clear(&self) {
         if let Some(used) = self.used.get() {
             used.set(0.0);
@@ -74,7 +74,7 @@ impl Level {
 }
 
 impl Handles {
-    /// Registers all of them. The labels are few: none has a value that a peer chooses.
+    /// Registers all figures. There are few labels, and none has a value that a peer chooses.
     pub(super) fn register(server: &str, transport: &'static str) -> Self {
         describe();
         let base = vec![

@@ -7,11 +7,11 @@
 //! update_metrics() ----> all gauges, now                            by a collector, before it renders
 //! ```
 //!
-//! So no thread is needed, which a server that forks could not have, and a server without requests costs nothing.
+//! So no thread is needed (a server that forks could not have one), and a server without requests costs nothing.
 //!
 //! Bytes are counted as they flow, and not only when a request ends: an update adds the growth of the sum over all
-//! requests, ended and live. The ended ones are read first. A request that ends meanwhile is then missing for a moment,
-//! and never counted twice; the sum is told only when it has grown.
+//! requests, ended and live. The ended requests are read first. So a request that ends at that moment may be missing
+//! once, but is never counted twice; and the sum is reported only when it has grown.
 
 mod handles;
 
@@ -33,9 +33,9 @@ use crate::transport::Transport;
 const EVERY: Duration = Duration::from_secs(1);
 
 impl<T: Transport, M: Mixin> Builder<T, M> {
-    /// Tells figures of the server to the recorder that the program has installed for the facade
-    /// [`metrics`](https://docs.rs/metrics), such as a Prometheus exporter: `examples/metrics` shows one. `server` is the
-    /// value of the label of that name. Feature `metrics`.
+    /// Reports figures of the server to the recorder that the program has installed for the facade
+    /// [`metrics`](https://docs.rs/metrics), such as a Prometheus exporter: `examples/metrics` shows one. The
+    /// argument `server` is the value of the label `server`. Feature `metrics`.
     ///
     /// | figure | kind | labels beside `server` and `transport` |
     /// |---|---|---|
@@ -52,13 +52,13 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// | `socketserver_live_requests`, `socketserver_busy_workers`, `socketserver_queued_requests`, `socketserver_accept_queue`, `socketserver_receive_buffer_bytes`, each also with `_max`; `socketserver_idle_workers` | gauges of [`Figures`](crate::monitor::Figures) | |
     /// | `socketserver_open_descriptors`, also with `_max` | gauges of the process | none at all |
     ///
-    /// No label has a value that a client chooses. A level that the kernel does not tell, or a maximum that there is not, has
-    /// no series. The histogram of the accept queue needs
+    /// No label has a value that a client chooses. If the kernel does not tell a level, or if there is no maximum,
+    /// there is no series for it. The histogram of the accept queue needs
     /// [`time_accept_queue`](Self::time_accept_queue) as well.
     ///
-    /// Counters and histograms follow each event. Gauges and bytes are updated with an event, once a second at most, and
-    /// by [`update_metrics`], which a collector calls before it renders; when the last
-    /// request ends, its workers and queues become zero.
+    /// Counters and histograms follow each event. Gauges and bytes are updated with an event, but once a second at
+    /// most, and by [`update_metrics`], which a collector calls before it renders. When the last request ends, the
+    /// gauges of workers and queues become zero.
     ///
     /// Install the recorder before the server serves: the first event looks for it, and figures from before a recorder
     /// are lost. Give two servers of a program two names, or their gauges overwrite each other. Under
@@ -104,27 +104,27 @@ pub fn update_metrics() {
     }
 }
 
-/// Tells one server's figures.
+/// Reports one server's figures.
 struct Meter {
     server: String,
     context: Weak<ServerContext>,
-    /// Registered at the first event, when the program has installed its recorder.
+    /// Registered at the first event, because the program has installed its recorder by then.
     handles: OnceLock<Handles>,
     /// `next_update` counts from here.
     made: Instant,
-    /// In milliseconds; changed by the thread that does the update.
+    /// The moment of the next update, in milliseconds. The thread that does the update changes it.
     next_update: AtomicU64,
     /// Bytes of requests that have ended.
     ended_in: AtomicU64,
     ended_out: AtomicU64,
-    /// Bytes of datagrams that belong to no request any more. Kept, because the context may be gone before the last of them
-    /// are told.
+    /// Bytes of datagrams that belong to no request any more. The meter has a share of the count, because the context
+    /// may be gone before the last of them are reported.
     sent_by_senders: Arc<AtomicU64>,
     /// Held while gauges are set, so that an older number does not replace a newer one.
     told: Mutex<Told>,
 }
 
-/// Growing numbers, as far as the recorder knows them.
+/// Numbers that only grow, as the recorder has last got them.
 #[derive(Default)]
 struct Told {
     bytes_in: u64,
@@ -226,7 +226,7 @@ impl Meter {
         self.ended_out.fetch_add(*bytes_out, Ordering::SeqCst);
     }
 
-    /// The server has nothing to do until the next client: there is no later event that would say so.
+    /// The server has nothing to do until its next client, and no later event would say so.
     fn rest(&self, handles: &Handles) {
         let mut told = self.told.lock();
         handles.live.clear();
@@ -276,7 +276,7 @@ impl Meter {
     }
 }
 
-/// A server that is gone has nothing.
+/// A server that is gone has no workers and no queues.
 impl Drop for Meter {
     fn drop(&mut self) {
         if let Some(handles) = self.handles.get() {

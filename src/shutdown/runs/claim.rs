@@ -7,15 +7,15 @@ use std::thread;
 use super::{Runs, serving_already};
 use crate::error::Result;
 
-/// The runs of a server are for one thread, until this is dropped.
+/// Keeps the runs of a server for one thread, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    /// Those that are claimed.
+    /// The runs that are claimed.
     runs: Arc<Runs>,
 }
 
 impl Claim {
-    /// From here on they are for the calling thread.
+    /// From here on the runs are for the calling thread.
     pub(crate) fn take_over(&self) {
         self.runs.state.lock().claimed = Some(thread::current().id());
     }

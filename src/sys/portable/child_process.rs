@@ -1,4 +1,4 @@
-//! Children, where none are made.
+//! Children, on systems where this crate forks none.
 
 /// See the Linux form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

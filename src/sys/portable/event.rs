@@ -1,4 +1,4 @@
-//! The same by a pair of sockets.
+//! An event made of a pair of sockets.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -31,7 +31,7 @@ pub(crate) fn notify(ends: &Ends) {
     let _full_is_readable_too = (&ends.1).write(&[1]);
 }
 
-/// See the Linux form. A pair holds a byte for each `notify`: reads until one comes back short.
+/// See the Linux form. A pair holds one byte for each `notify`, so this reads until a read comes back short.
 pub(crate) fn clear(ends: &Ends) {
     let mut bytes = [0u8; 64];
     while matches!((&ends.0).read(&mut bytes), Ok(64)) {}

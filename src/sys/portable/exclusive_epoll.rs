@@ -1,4 +1,4 @@
-//! Elsewhere than on Linux the system cannot prefer a worker to the accept loop, and only the loop accepts.
+//! Only Linux can wake a worker in preference to the accept loop. Elsewhere only the loop accepts.
 
 use std::io;
 use std::os::fd::BorrowedFd;

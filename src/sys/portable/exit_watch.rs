@@ -1,4 +1,4 @@
-//! The ends of children, where none are made.
+//! The ends of children, on systems where this crate forks none.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,4 +1,4 @@
-//! Forking, where the number of a process's threads cannot be known: refused.
+//! Forking, on systems that do not tell how many threads a process has: it is refused.
 
 use std::io;
 

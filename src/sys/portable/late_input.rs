@@ -1,4 +1,4 @@
-//! Other systems have no such descriptor: `new` always fails.
+//! Late input cannot be waited for on other systems: `new` always fails.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

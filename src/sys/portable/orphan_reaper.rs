@@ -1,4 +1,4 @@
-//! Orphans, where no request is served by a child.
+//! Orphans, on systems where no child serves a request.
 
 /// See the Linux form.
 #[derive(Clone, Copy, Debug)]

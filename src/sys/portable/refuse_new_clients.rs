@@ -1,4 +1,4 @@
-//! Other systems have no such means: clients that arrive right before the close are reset by it.
+//! Other systems cannot refuse clients before the close: the close resets clients that arrive just before it.
 
 use std::os::fd::BorrowedFd;
 
