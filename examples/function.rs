@@ -1,4 +1,4 @@
-//! A function as a handler: `stream_fn` makes a handler of it. So it does of a closure.
+//! A function as a handler: `stream_fn` makes a handler of a function, or of a closure.
 //!
 //! Try it: `nc 127.0.0.1 9999`, and type two numbers with a space between them.
 

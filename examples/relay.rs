@@ -56,7 +56,7 @@ fn relay(request: &mut StreamRequest) -> HandlerResult {
     Ok(if was_closed { down } else { up.and(down) }?)
 }
 
-/// Passes everything on, and then its end. A failure ends both connections, so that the other direction ends as well.
+/// Passes on all input, and then its end. A failure ends both connections, so that the other direction ends as well.
 fn pump(from: &mut impl Read, to: &mut impl HalfClose) -> io::Result<()> {
     let moved = io::copy(from, to).and_then(|_count| to.shutdown_write());
     moved.inspect_err(|_error| to.close())
@@ -67,7 +67,7 @@ fn read<const N: usize>(request: &mut StreamRequest) -> io::Result<[u8; N]> {
     request.read_exact(&mut bytes).map(|()| bytes)
 }
 
-/// The answer names no address of the relay's own: 0.0.0.0:0.
+/// Sends an answer. It names no address of the relay's own: 0.0.0.0:0.
 fn answer(request: &mut StreamRequest, code: u8) -> HandlerResult {
     Ok(request.write_all(&[5, code, 0, 1, 0, 0, 0, 0, 0, 0])?)
 }

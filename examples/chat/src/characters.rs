@@ -2,7 +2,8 @@
 
 use unicode_normalization::char::is_combining_mark;
 
-/// Whether it controls a terminal, or changes the direction of text, by which a line could pass for another one.
+/// Whether it controls a terminal or changes the direction of text: by such characters a line could pass for another
+/// one.
 pub fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{feff}')
@@ -32,11 +33,11 @@ pub fn is_joiner(character: char) -> bool {
     matches!(character, '\u{200c}' | '\u{200d}')
 }
 
-/// Blanks in a row at most: enough for the indent of a piece of a program. More of them would push the text after them to
-/// the beginning of the terminal's next row, where it could pass for another member's line.
+/// The most blanks in a row: enough for the indent of a piece of a program. More of them would push the text after
+/// them to the beginning of the terminal's next row, where it could pass for another member's line.
 const BLANKS: usize = 8;
-/// Marks on one letter at most: a Tibetan or Burmese letter may have six. More of them would cover the lines above and
-/// below.
+/// The most marks on one letter: a Tibetan or Burmese letter may have six. More of them would cover the lines above
+/// and below.
 const MARKS: usize = 8;
 
 /// The text without long runs of blanks, of invisible characters, and of marks on one letter.

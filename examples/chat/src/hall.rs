@@ -1,9 +1,10 @@
 //! The hall: connections that have sent nothing yet, and those that wait to join the room.
 //!
-//! A silent connection counts in `--max-clients`, so an attacker could keep others out by many of them. So the hall holds
-//! at most half of all clients, and half of those of one address. When it is full, the address with the most silent
-//! connections loses its oldest one. Clients that have sent a word join in the order of their first words, and at a
-//! bounded rate, because each join is a line for every member. A client that leaves before it joins is not announced.
+//! A silent connection counts in `--max-clients`, so an attacker could keep others out by many of them. So the hall
+//! holds at most half of all clients, and half of the clients that one address may have. When it is full, the address
+//! with the most silent connections loses its oldest one. Clients that have sent a word join in the order of their
+//! first words, and at a bounded rate, because each join is a line for every member. A client that leaves before it
+//! joins is not announced.
 //!
 //! ```text
 //! connect -> silent -- first word --> speaking -- its turn --> the room
@@ -32,7 +33,7 @@ pub type Number = u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     Now,
-    /// Not before this time has passed; then it asks again.
+    /// Not before this time has passed. Then the client asks again.
     In(Duration),
     /// Never: its connection was ended in the hall.
     Never,
@@ -45,7 +46,7 @@ pub struct Hall {
 }
 
 struct State {
-    /// In the order of their connections.
+    /// Silent clients, in the order of their connections.
     silent: BTreeMap<Number, Silent>,
     next: Number,
     room: usize,
@@ -126,7 +127,7 @@ impl Hall {
         Turn::In(Duration::from_secs_f64(missing / PER_SECOND))
     }
 
-    /// The silent clients as a line for the operator; none if there are none.
+    /// The silent clients as a line for the operator. None if there are none.
     pub fn list(&self) -> Option<String> {
         let state = self.state.lock();
         let all = state.silent.len();
@@ -147,8 +148,8 @@ impl Hall {
         ))
     }
 
-    /// Ends silent clients: one by its number, those of an internet address, or all if `which` is empty. Returns how many
-    /// these were.
+    /// Ends silent clients: the client with this number, those of this internet address, or all if `which` is empty.
+    /// Returns how many it has ended.
     pub fn kick(&self, which: &str) -> usize {
         let mut state = self.state.lock();
         let address: Option<IpAddr> = which.trim_matches(['[', ']']).parse().ok();

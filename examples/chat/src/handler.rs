@@ -13,13 +13,14 @@ use super::room::{Id, Room, Who};
 pub struct Chat {
     room: Room,
     hall: Hall,
-    /// How long it may take for its first word, which a person types.
+    /// How long the client may take for its first word, which a person types.
     patience: Duration,
     pace: Pace,
     place: Place,
     /// The room has been told that this client knows lines.
     told_lines: bool,
-    /// For a client without lines that listens: when it gets an answer even if nobody has said anything.
+    /// For a client without lines that listens: the moment at which it gets an answer even if nobody has said
+    /// anything.
     late: Option<Instant>,
 }
 
@@ -34,11 +35,11 @@ enum Place {
 
 /// Why a member leaves.
 enum End {
-    /// It said so.
+    /// It has said so.
     Quit,
     /// It was silent for too long.
     Silent,
-    /// It left before it could join.
+    /// Too many clients were in the hall, and it was chosen to leave.
     TooMany,
     TooLong,
 }
@@ -58,7 +59,8 @@ enum Received {
 }
 
 impl Chat {
-    /// `patience` bounds the wait for the first word, `lines_per_second` the lines in the long run; zero is no limit.
+    /// `patience` bounds the wait for the first word, `lines_per_second` the lines in the long run; zero means no
+    /// limit.
     pub fn new(room: &Room, hall: &Hall, patience: Duration, lines_per_second: u32) -> Self {
         Self {
             room: room.clone(),
@@ -159,7 +161,7 @@ impl Chat {
         }
     }
 
-    /// Waits until it may join. False if it left before that.
+    /// Waits until the client may join. False if it was ended before that.
     fn wait_for_turn(
         &mut self,
         request: &mut StreamRequest,
@@ -247,7 +249,7 @@ impl Chat {
     }
 }
 
-/// The answer to an unknown command, and to a question for the known ones.
+/// The answer to an unknown command, and to a question for the list of commands.
 pub fn unknown(word: &str, others: &str) -> String {
     let known = format!(
         "there are {others}@NAME TEXT and /quit; to say a line that begins with a slash, type two slashes"
@@ -302,7 +304,7 @@ impl StreamRequestHandler for Chat {
 struct Pace {
     /// None for no limit.
     interval: Option<Duration>,
-    /// When all lines so far would have been said at the allowed pace.
+    /// The moment at which all lines so far would have been said at the allowed pace.
     due: Instant,
 }
 

@@ -1,4 +1,5 @@
-//! The hold-back: a burst of lines of other servers waits at the bus until the members here have taken the lines before it.
+//! The hold-back: a burst of lines from other servers waits at the bus until the members here have taken the lines
+//! before it.
 //!
 //! A server that was cut off gets minutes of talk at once, more than an outbox holds. A member that reads is not dropped
 //! for that: while an outbox is more than half full, the bus's reader waits. The other half is for lines of this server,
@@ -11,10 +12,11 @@
 //!
 //! A member that waits delays the lines of the bus for all members here, so there are two bounds:
 //!
-//! - One member is awaited for [`GRACE`], and longer only as far as it takes [`RATE`] bytes a second. One that reads
-//!   nothing delays the others by 2 s, once; the burst then fills its outbox, and it is dropped as it is for local lines.
-//! - All of them together are awaited for [`MOST`] after a pause, and in the long run for a tenth of the time. After
-//!   that nobody is awaited, and a member whose outbox is full is dropped.
+//! - The bus waits [`GRACE`] for one member, and longer only while that member takes [`RATE`] bytes a second. A member
+//!   that reads nothing delays the others by 2 s, once. Then the burst fills its outbox, and it is dropped as for local
+//!   lines.
+//! - The bus waits [`MOST`] for all members together after a pause, and a tenth of the time in the long run. After that
+//!   it waits for nobody, and a member whose outbox is full is dropped.
 //!
 //! So a burst of 1 MB, 10,000 lines of 100 bytes, needs members that take 75 KB a second: all but 256 KiB of it within 10 s.
 
@@ -31,14 +33,15 @@ pub const CROWDED_BYTES: usize = OUTBOX_BYTES / 2;
 /// How many bytes may be shown before the outboxes are looked at again: a part of the free half, so that a look for each
 /// line is spared. Much of the rest is for one long line of the bus's own, with the names of a lost server.
 const LOOK_BYTES: usize = OUTBOX_BYTES / 16;
-/// How long a member is awaited that takes nothing: longer than a lost packet takes to be sent again.
+/// How long the bus waits for a member that takes nothing: longer than a lost packet takes to be sent again.
 const GRACE: Duration = Duration::from_secs(2);
-/// How many bytes a second an awaited member takes at least: half of what a slow mobile line carries.
+/// How many bytes a second a member takes at least while the bus waits for it: half of what a slow mobile line
+/// carries.
 const RATE: u64 = 32 * 1024;
-/// How long all members are awaited together after a pause: less than `--bus-wait`, after which the authors are told that
-/// their lines may not have arrived.
+/// How long the bus waits for all members together after a pause: less than `--bus-wait`, after which the authors are
+/// told that their lines may not have arrived.
 const MOST: Duration = Duration::from_secs(10);
-/// The share of the time for which they are awaited in the long run.
+/// The bus waits at most one part in this many of the time, in the long run.
 const SHARE: u32 = 10;
 
 /// How much was shown, and how long members may be awaited.
@@ -63,17 +66,17 @@ pub struct Patience {
 #[derive(Clone, Copy)]
 struct Slow {
     since: Instant,
-    /// How much it had taken then.
+    /// How many bytes it had taken at the last look.
     taken: u64,
 }
 
 impl HoldBack {
-    /// So many bytes were shown.
+    /// Counts this many bytes as shown.
     pub fn add(&self, bytes: usize) {
         self.shown.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Whether so much was shown that the outboxes have to be looked at.
+    /// Whether enough bytes were shown that the outboxes have to be looked at.
     pub fn is_due(&self) -> bool {
         self.shown.load(Ordering::Relaxed) >= LOOK_BYTES
     }
@@ -91,8 +94,8 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Chooses one of the members whose outboxes are crowded, each with the bytes that it has taken, and how long it may be
-    /// awaited. None if the bus may go on.
+    /// Chooses a member to wait for, and how long at most. `crowded` are the members whose outboxes are crowded, each
+    /// with the bytes that it has taken. None if the bus may go on.
     pub fn awaited(&mut self, crowded: &[(Id, u64)], now: Instant) -> Option<(Id, Duration)> {
         self.slow.retain(|id, _| crowded.iter().any(|(one, _)| one == id));
         for (id, taken) in crowded {
@@ -107,7 +110,7 @@ impl Patience {
         })
     }
 
-    /// A member was awaited so long.
+    /// Counts the time for which the bus has waited for a member.
     pub fn waited(&mut self, from: Instant, to: Instant) {
         self.left = self.left.saturating_sub(to.saturating_duration_since(from));
         self.counted = to;
@@ -115,7 +118,7 @@ impl Patience {
 }
 
 impl Slow {
-    /// How long it may still be awaited, when it has taken so much.
+    /// How long the bus may still wait for this member, when it has taken this much.
     fn patience(&self, taken: u64, now: Instant) -> Duration {
         let earned = Duration::from_millis(taken.saturating_sub(self.taken) * 1000 / RATE);
         (GRACE + earned).saturating_sub(now.saturating_duration_since(self.since))

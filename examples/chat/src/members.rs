@@ -14,9 +14,9 @@ use super::room::{Id, Who};
 #[derive(Default)]
 pub struct Members {
     pub all: HashMap<Id, Member>,
-    /// By their folded names.
+    /// Members by their folded names.
     names: HashMap<String, Id>,
-    /// By the forms in which names that look alike are equal.
+    /// Members by the looks of their names: names that look alike have one in common.
     looks: HashMap<String, Id>,
     pub next: Id,
 }
@@ -24,7 +24,7 @@ pub struct Members {
 /// A member.
 pub struct Member {
     pub name: String,
-    /// `name: `, the beginning of each of its lines.
+    /// The beginning of each of its lines: `name: `.
     pub prefix: String,
     pub outbox: Outbox,
     /// For a client without lines: the text that it gets after its next message.
@@ -71,7 +71,7 @@ impl Members {
         }
     }
 
-    /// None if it was dismissed: the lines that it had sent before are then ignored.
+    /// The beginning of the author's lines. None if it was dismissed: lines that it had sent before are then ignored.
     pub fn prefix(&self, who: Who) -> Option<&str> {
         match who {
             Who::Member(id) => self.all.get(&id).map(|member| &*member.prefix),
@@ -116,14 +116,14 @@ impl Members {
         names.find(|name| self.check_free(name, self.next).is_ok()).unwrap_or_default()
     }
 
-    /// Those whose outboxes are too full for lines of other servers.
+    /// Members whose outboxes are too full for lines of other servers.
     pub fn crowded(&self) -> Vec<(Id, Outbox)> {
         let full = |one: &Member| one.outbox.waiting_bytes() > CROWDED_BYTES;
         let crowded = self.all.iter().filter(|(_, one)| full(one));
         crowded.map(|(id, one)| (*id, one.outbox.clone())).collect()
     }
 
-    /// With their names, in the order of their names.
+    /// The members with their names, in the order of the names.
     pub fn listed(&self) -> Vec<(Id, String)> {
         let mut names: Vec<_> = self.all.iter().map(|(id, one)| (*id, one.name.clone())).collect();
         names.sort_unstable_by(|(_, one), (_, other)| one.cmp(other));

@@ -14,16 +14,17 @@ use unicode_security::skeleton;
 
 use super::characters::{is_blank, is_invisible, is_joiner};
 
-/// Characters of a name at most: it stands before every line.
+/// The most characters of a name: it stands before every line.
 pub const NAME_CHARS: usize = 32;
-/// Bytes of a name at most, in any form: a character of NFC decomposes into at most four, of four bytes each.
+/// The most bytes of a name, in any form: a character of NFC decomposes into at most four, of four bytes each.
 const NAME_BYTES: usize = NAME_CHARS * 16;
 /// The operator's name. No member may have it, or one that looks like it.
 pub const OPERATOR: &str = "operator";
 
 /// Signs that a name may have anywhere.
 const SIGNS: &str = "-_.";
-/// Signs that stand within names, or behind them: O'Brien, Gal·la, ג׳ורג׳, བསྟན་འཛིན, ジョン・スミス.
+/// Signs that a name may have inside or at its end, but not at its beginning: O'Brien, Gal·la, ג׳ורג׳, བསྟན་འཛིན,
+/// ジョン・スミス.
 const INNER_SIGNS: &str = "'\u{2019}\u{b7}\u{5f3}\u{5f4}\u{f0b}\u{30fb}";
 
 /// The name in the form that is stored and shown.
@@ -31,8 +32,8 @@ pub fn normal(name: &str) -> String {
     name.nfc().collect()
 }
 
-/// Checks a name. The error says what a name may have: no characters that separate it from its line, that are invisible,
-/// or that do not belong to the letter before them.
+/// Checks a name. The error says what a name may have. Characters are refused if they would separate the name from
+/// its line, if they are invisible, or if they do not belong to the letter before them.
 pub fn check_name(name: &str) -> Result<(), String> {
     let name: Vec<char> = if is_too_long(name) { Vec::new() } else { name.nfc().collect() };
     let fits = name.len() <= NAME_CHARS && name.iter().any(|one| is_letter(*one));
@@ -68,7 +69,7 @@ fn is_letter(character: char) -> bool {
         && !is_invisible(character)
 }
 
-/// Whether a character may stand behind these, and before that.
+/// Whether a character may stand after the characters `before`, and before `next`.
 fn belongs(character: char, before: &[char], next: Option<&char>) -> bool {
     /// Marks on one letter at most.
     const MARKS: usize = 8;
@@ -96,20 +97,20 @@ fn belongs(character: char, before: &[char], next: Option<&char>) -> bool {
         || INNER_SIGNS.contains(character) && letter.is_some()
 }
 
-/// The form in which names are compared: `Bob` is taken where there is a `bob`, and an `@` finds a name that is typed in
-/// full width, in capitals, or in decomposed characters.
+/// The form in which names are compared. So `Bob` is taken if there is a `bob`, and an `@` finds a name that is typed
+/// in full width, in capitals, or in decomposed characters.
 pub fn fold(name: &str) -> String {
     let plain = name.nfkc().filter(|one| is_told_apart(*one));
     let folded = plain.flat_map(char::to_uppercase).flat_map(char::to_lowercase);
     folded.collect::<String>().nfkc().collect()
 }
 
-/// Removes joiners, and the sign that lengthens Arabic words.
+/// False for joiners, and for the sign that lengthens Arabic words: a name is compared without them.
 fn is_told_apart(character: char) -> bool {
     !is_invisible(character) && character != '\u{640}'
 }
 
-/// The forms of a name by its look: two names with one of these in common look alike.
+/// The forms of a name by its look. Two names look alike if they have one of these in common.
 pub fn looks(name: &str) -> [String; 3] {
     let folded = fold(name);
     // Also before the case is removed: a capital I looks like an l, and a small i does not.

@@ -1,5 +1,5 @@
-//! Passwords on the command line: a message about a wrong address, or one in a wrong place, repeats the address on stderr,
-//! and so in a journal. Here the password is removed from it.
+//! Passwords on the command line. A message about a wrong address, or about an address in a wrong place, repeats it
+//! on stderr, and so in a journal. This removes the password from such a message.
 
 use std::ffi::OsString;
 
@@ -19,7 +19,7 @@ pub fn hide(text: &str, words: impl Iterator<Item = OsString>) -> String {
     })
 }
 
-/// The word with stars for a user and a password; none if there are none.
+/// The word with stars in place of a user and a password. None if it has none.
 fn without_password(word: &str) -> Option<String> {
     let (scheme, rest) = match word.find("://") {
         Some(at) => word.split_at(at + 3),

@@ -1,9 +1,11 @@
-//! The wire: how members' bytes are cut into messages, what a message means, and what a client without lines is sent.
+//! The wire: how members' bytes are cut into messages, what a message means, and what the server sends to a client
+//! without lines.
 //!
-//! A message is a line of UTF-8, ended by `\n`. The tutorial's clients send no newline: until its first one a client counts
-//! as one of them, and the bytes until a silence of [`SILENCE`] are a message. After each of its messages such a client
-//! reads once, at most [`ANSWER_BYTES`], and then asks its user. So it is sent exactly one piece for each of its messages,
-//! when others have said something: see [`Waiting`].
+//! A message is a line of UTF-8, ended by `
+//! `. The tutorial's clients send no newline. So until its first newline a client counts as one of them, and the
+//! bytes before a silence of [`SILENCE`] are a message. After each of its messages such a client reads once, at most
+//! [`ANSWER_BYTES`], and then asks its user. So the server sends exactly one piece for each of its messages, when
+//! others have said something: see [`Waiting`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,14 +15,14 @@ use unicode_normalization::char::is_combining_mark;
 
 use super::characters::{is_invisible, is_joiner, is_unsafe, without_runs};
 
-/// Bytes of a line at most, without its newline: a page and a half of text.
+/// The most bytes of a line, without its newline: a page and a half of text.
 pub const LINE_BYTES: usize = 8 * 1024;
-/// Bytes that the tutorial's clients read at once.
+/// How many bytes the tutorial's clients read at once.
 pub const ANSWER_BYTES: usize = 1024;
 /// The silence that ends a message of a client without lines: longer than the gaps between the pieces of one message,
 /// shorter than its user notices.
 pub const SILENCE: Duration = Duration::from_millis(200);
-/// Bytes that wait for a client without lines until its next message: some hundreds of lines.
+/// How many bytes wait for a client without lines until its next message: some hundreds of lines.
 pub const WAITING_BYTES: usize = 64 * 1024;
 /// The last line of a server that stops. No member can say it, because members' lines begin with a name.
 pub const GOODBYE: &str = "* the server stops; goodbye";
@@ -31,7 +33,7 @@ pub struct Incoming {
     bytes: Vec<u8>,
     /// The bytes up to here belong to messages that were returned.
     start: usize,
-    /// From there up to here is no newline.
+    /// Between `start` and here there is no newline.
     searched: usize,
     has_lines: bool,
 }
@@ -89,7 +91,7 @@ impl Incoming {
         Ok((!bytes.is_empty()).then(|| clean(&bytes)))
     }
 
-    /// Whether the caller has to stop receiving: a client that waits to join may send on.
+    /// Whether the caller has to stop receiving, because a client that waits to join goes on sending.
     pub fn is_full(&self) -> bool {
         self.bytes.len() - self.start > LINE_BYTES
     }
@@ -125,9 +127,10 @@ fn shorten(mut text: String) -> String {
     text
 }
 
-/// A part of a line in quotation marks, for the notice that says what has become of it: enough to recognise it.
+/// The beginning of a line in quotation marks, for the notice that says what has become of the line: enough to
+/// recognise it.
 pub fn quoted(text: &str) -> String {
-    /// A line of a terminal, with the words around it.
+    /// As long as a line of a terminal, less the words around it.
     const CHARACTERS: usize = 60;
     let text = clean(text.as_bytes());
     let Some((end, next)) = text.char_indices().nth(CHARACTERS) else {
@@ -173,7 +176,7 @@ pub enum Message {
 }
 
 impl Message {
-    /// Reads a text. One that begins with two slashes is a line that begins with one.
+    /// Reads a text. If it begins with two slashes, it is a line that begins with one slash.
     pub fn parse(text: &str) -> Self {
         let text = text.trim_end();
         // Also at the wide blank of an East Asian keyboard.
@@ -201,7 +204,7 @@ fn is_one_word(text: &str) -> bool {
     !text.is_empty() && !text.contains(char::is_whitespace)
 }
 
-/// Names in a line. It is cut, because other servers may announce more names than an outbox holds.
+/// Names in a line. The line is cut, because other servers may announce more names than an outbox holds.
 pub fn listed(names: &[String]) -> String {
     /// Three thousand names of ordinary length.
     const BYTES: usize = 64 * 1024;
@@ -216,7 +219,7 @@ pub fn listed(names: &[String]) -> String {
     names[..shown].join(", ") + &more
 }
 
-/// The kind of a line, for a client without lines, which stops listening when it is sent something.
+/// The kind of a line, for a client without lines. Such a client stops listening when it is sent something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Another member's line: the client listens for this after its own message.
@@ -227,24 +230,25 @@ pub enum Kind {
     News,
 }
 
-/// The text that waits for a client without lines. The client listens from its own message until it is sent a piece. A piece
-/// is sent for a line of another member, and not for its own lines or for news alone.
+/// The text that waits for a client without lines. The client listens from its own message until it is sent a piece.
+/// A line of another member causes a piece; a line of its own, or news alone, does not.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    /// With their newlines; a part of the first one may have been sent.
+    /// The waiting lines, with their newlines. A part of the first line may have been sent.
     lines: VecDeque<(Kind, String)>,
     bytes: usize,
     left_out: usize,
-    /// When it began to listen.
+    /// The moment at which the client began to listen.
     listens: Option<Instant>,
 }
 
 impl Waiting {
-    /// How long a client listens before it is sent the lines that were said before its message. Until then an answer may
-    /// arrive, which is sent with them.
+    /// How long a client listens before it is sent lines that were said before its message. An answer that arrives
+    /// until then is sent together with them.
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// The client has sent a message. Returns when it gets the waiting text, if there is some.
+    /// The client has sent a message, and listens. Returns the moment at which it gets the waiting text, if there is
+    /// some.
     pub fn listen(&mut self) -> Option<Instant> {
         let since = *self.listens.get_or_insert_with(Instant::now);
         self.lines.iter().any(|(kind, _)| *kind == Kind::Said).then(|| since + Self::PATIENCE)
@@ -273,13 +277,13 @@ impl Waiting {
         if answers { self.piece(if overtakes { 1 } else { 0 }) } else { None }
     }
 
-    /// The next piece: as many whole lines as one read of the client takes, or a part of a long one.
-    /// Without the last newline, because the client adds its own. The client then no longer listens.
+    /// The next piece: as many whole lines as one read of the client takes, or a part of a long line. It has no last
+    /// newline, because the client adds its own. The client then no longer listens.
     pub fn answer(&mut self) -> Option<String> {
         self.piece(0)
     }
 
-    /// A piece that begins with these lines, followed by at least a part of the waiting ones.
+    /// A piece that begins with the first `before` bytes, followed by at least a part of the waiting lines.
     fn piece(&mut self, before: usize) -> Option<String> {
         // At least a part of the first waiting line, so that it does not wait for ever behind answers.
         let first = (before > 0).then_some(before + usize::from(self.left_out > 0));

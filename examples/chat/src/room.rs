@@ -26,7 +26,8 @@ use super::name::{OPERATOR, fold, is_too_long};
 use super::protocol::{Kind, Waiting, listed, quoted};
 use super::screen::Screen;
 
-/// Bytes of lines that may wait for a member: more than one may say at once, so that a member that reads is never dropped.
+/// How many bytes of lines may wait for a member: more than one member may say at once, so that a member that reads
+/// is never dropped.
 pub const OUTBOX_BYTES: usize = 256 * 1024;
 
 /// A member, by its number in the room. No number is used again before the program ends.
@@ -39,7 +40,7 @@ pub enum Who {
     Operator,
 }
 
-/// As the bus writes it: `operator`, or the member's number.
+/// The author as the bus writes it: `operator`, or the member's number.
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -65,7 +66,7 @@ pub struct Room {
     hold_back: Arc<HoldBack>,
     /// The bus to the other servers of this room; set once, before anyone joins.
     bus: Arc<OnceLock<Relay>>,
-    /// The server stops: nothing more is handed to the bus. Changed under the lock of `state`.
+    /// Set when the server stops: nothing more is handed to the bus. Changed under the lock of `state`.
     stops: Arc<AtomicBool>,
 }
 
@@ -191,8 +192,8 @@ impl Room {
         }
     }
 
-    /// Says that no member here has a name, and how members elsewhere of this name are written. A private line is never sent
-    /// to one of those by guess.
+    /// Says that no member here has this name, and how to address members of this name elsewhere. A private line is
+    /// never sent to one of those by guess.
     fn says_nobody(&self, name: &str) -> String {
         let nobody = format!("nobody here is called {name}");
         match &self.bus.get().map_or(Vec::new(), |bus| bus.namesakes(name))[..] {
@@ -266,7 +267,8 @@ impl Room {
         self.expel(&mut self.state.lock(), id, why);
     }
 
-    /// A client without lines has sent a message, and listens. Returns when it gets the waiting text, if there is some.
+    /// A client without lines has sent a message, and listens. Returns the moment at which it gets the waiting text,
+    /// if there is some.
     pub fn listens(&self, id: Id) -> Option<Instant> {
         let mut state = self.state.lock();
         state.all.get_mut(&id).and_then(|member| member.waiting.as_mut()).and_then(Waiting::listen)
@@ -296,7 +298,7 @@ impl Room {
         }
     }
 
-    /// A client knows lines after all: it gets all waiting text, and from now on each line at once.
+    /// A client turns out to know lines: it gets all waiting text, and from now on each line at once.
     pub fn has_lines(&self, id: Id) {
         let mut state = self.state.lock();
         let waiting = state.all.get_mut(&id).and_then(|member| member.waiting.take());
@@ -312,8 +314,8 @@ impl Room {
         self.screen.show(line);
     }
 
-    /// Announces news of the bus, each with its newline. The operator's text may say more than the members', which may be
-    /// empty.
+    /// Announces news of the bus, each with its newline. The operator's text may say more than the members' text,
+    /// which may be empty.
     pub fn news(&self, to_members: &str, to_operator: &str) {
         if !to_members.is_empty() {
             self.spread(&mut self.state.lock(), Kind::News, to_members, Who::Operator);
@@ -330,16 +332,16 @@ impl Room {
         is_here
     }
 
-    /// The members here with their names, sorted by these.
+    /// The members here with their names, sorted by name.
     pub fn names(&self) -> Vec<(Id, String)> {
         self.state.lock().listed()
     }
 
-    /// Waits until the outboxes of the members here have room for lines of other servers, at most for `most`. The bus calls
-    /// it before each line that it shows, and again as long as it is false: then there is no room yet. That ends in bounded
+    /// Waits until the outboxes of the members here have room for lines of other servers, at most for `most`. The bus
+    /// calls it before each line that it shows, and repeats the call while it returns false. That ends in bounded
     /// time, however slow the members are: see [`HoldBack`].
     pub fn wait_for_outboxes(&self, most: Duration) -> bool {
-        /// The other members are looked at as well, so often.
+        /// How often the other members are looked at as well.
         const LOOK: Duration = Duration::from_millis(500);
         let until = Instant::now() + most;
         let Some(mut patience) = self.hold_back.patience.try_lock_until(until) else {
@@ -368,7 +370,7 @@ impl Room {
         true
     }
 
-    /// To everyone, here and elsewhere, and on the operator's screen.
+    /// Announces a line to everyone, here and elsewhere, and on the operator's screen.
     fn announce(&self, state: &mut Members, id: Id, name: &str, news: &str, now: Option<&str>) {
         let line = format!("* {name} {news}\n");
         self.spread(state, Kind::News, &line, Who::Operator);
@@ -378,8 +380,8 @@ impl Room {
         }
     }
 
-    /// Shows lines to all members here but their author. A member whose outbox is full is dropped, which is another line for
-    /// the others: the loop ends when no member is dropped.
+    /// Shows lines to all members here except their author. A member whose outbox is full is dropped, which is one
+    /// more line for the others. The loop ends when no member is dropped.
     fn spread(&self, state: &mut Members, kind: Kind, line: &str, from: Who) {
         let mut stalled = Vec::new();
         for (id, member) in &mut state.all {

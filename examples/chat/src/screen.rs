@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::terminal::Output;
 
-/// Lines in the queue at most: more than a screen can be scrolled back.
+/// The most lines in the queue: more than a screen can be scrolled back.
 const WAITING_LINES: usize = 4_096;
 
 enum Item {
@@ -48,7 +48,7 @@ impl Screen {
         }
     }
 
-    /// Waits until all lines are shown, but not for ever.
+    /// Waits until all lines are shown, but no longer than a bound.
     pub fn finish(&self) {
         const PATIENCE: Duration = Duration::from_secs(1);
         let (done, shown) = bounded(1);

@@ -1,4 +1,4 @@
-//! The end of the room: authors learn which of their lines were not relayed before their connections end.
+//! The end of the room: before connections end, authors learn which of their lines were not relayed.
 //!
 //! ```text
 //! signal, /quit, control socket, handover
@@ -47,7 +47,7 @@ impl Stop {
         });
     }
 
-    /// How the bus has ended; it ends now if no server has closed.
+    /// How the bus has ended. If no server has closed, this ends it.
     pub fn result(&self) -> Result<(), Failure> {
         self.end_bus();
         self.ended.lock().take().unwrap_or(Ok(()))

@@ -1,9 +1,9 @@
 //! Ctrl-Z and `fg`: the line editor gives the terminal back to the user's shell, and takes it again.
 //!
-//! The editor's own Ctrl-Z sends the signal and goes on at once: with several threads it may change the terminal again
-//! before the process has stopped, and does not change it when the process goes on. So here the line is saved first,
-//! and edited anew after `fg`. A process that another one stops in the middle of a line changes the terminal again as soon
-//! as it is in the foreground.
+//! The editor's own Ctrl-Z sends the signal and goes on at once. With several threads it may therefore change the
+//! terminal again before the process has stopped, and it does not change it when the process goes on. So here the
+//! line is saved first, and edited anew after `fg`. If another process stops this one in the middle of a line, the
+//! terminal is changed again as soon as this process is in the foreground.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -38,7 +38,7 @@ pub struct Suspend {
 /// The line that was being edited at Ctrl-Z, and the position of the cursor in it.
 type Aside = Arc<Mutex<Option<(String, usize)>>>;
 
-/// The key's handler: it ends the editing, and saves the line, by which the caller tells it from a Ctrl-C.
+/// The key's handler: it ends the editing and saves the line. By the saved line the caller tells Ctrl-Z from Ctrl-C.
 struct Key(Aside);
 
 impl ConditionalEventHandler for Key {

@@ -1,5 +1,5 @@
-//! Input and output: with line editing on a terminal, where incoming lines do not tear the line that is being typed, and
-//! plainly on a pipe.
+//! Input and output. On a terminal there is line editing, and incoming lines do not tear the line that is being
+//! typed. On a pipe both are plain.
 
 use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
@@ -47,12 +47,12 @@ pub enum Typed {
     Closed,
 }
 
-/// Moves the cursor up and down again: a message without a visible effect, after which the editor draws the edited line
-/// again. The editor's queue holds one message, so that it accepts another one only when it has shown the one before.
+/// Moves the cursor up and down again: a message without a visible effect, after which the editor draws the edited
+/// line again. The editor's queue holds one message, so it accepts this one only when it has shown the one before.
 pub const NOTHING: &str = "\x1b[A\n";
 
 impl Terminal {
-    /// The terminal of this process, if its input and its output are one; else pipes.
+    /// The terminal of this process, if its input and its output are a terminal; otherwise pipes.
     pub fn open() -> Self {
         let edited = || {
             if !io::stdin().is_terminal() || !io::stdout().is_terminal() {

@@ -16,7 +16,7 @@ use socketserver::transport::BindAddress;
 /// | `unix:PATH`, `unix:@NAME` | a Unix stream socket, at a path or with an abstract name |
 /// | `unixgram:PATH`, `unixgram:@NAME` | a Unix datagram socket |
 ///
-/// It prints as it is written, but TCP has no prefix.
+/// It prints in the same form, but TCP has no prefix.
 ///
 /// ```
 /// # use common::Endpoint;
@@ -65,7 +65,7 @@ impl Endpoint {
     }
 }
 
-/// A word that is not an [`Endpoint`]; it says what to write.
+/// The error for a word that is no [`Endpoint`]. It says what to write.
 #[derive(Debug)]
 pub struct BadEndpoint(String);
 
@@ -120,7 +120,7 @@ fn with_scheme(text: &str) -> Option<(&str, &str)> {
         .filter(|(scheme, _)| matches!(*scheme, "tcp" | "udp" | "unix" | "unixgram"))
 }
 
-/// The parts of `HOST:PORT`, or the reason why it has none. Host names are not looked up.
+/// The parts of `HOST:PORT`, or the reason why the text is wrong. Host names are not looked up.
 fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
     let Some((host, port)) = text.rsplit_once(':') else { return Err("write it as HOST:PORT") };
     let Ok(port) = port.parse() else { return Err("the port is a number from 0 to 65535") };

@@ -9,12 +9,12 @@ use crate::{log, warn};
 /// Why a program ends, and with which status.
 #[derive(Debug)]
 pub enum Failure {
-    /// Its command line is wrong: status 2, as clap gives it.
+    /// Its command line is wrong. Status 2, as clap gives it.
     Usage(String),
-    /// The reader of its stdout has gone, as behind `| head`: it ends silently, with the status that SIGPIPE would have
-    /// given it.
+    /// The reader of its stdout has gone, as behind `| head`. It ends silently, with the status that SIGPIPE would
+    /// have given it.
     Unread,
-    /// Anything else: status 1.
+    /// Any other reason. Status 1.
     Other(String),
 }
 

@@ -7,7 +7,7 @@
 //!               that are written say how many were
 //! ```
 //!
-//! How a line is written depends on [`HOW`], which goes through these states in this order:
+//! How a line is written depends on [`HOW`]. It goes through these states in this order:
 //!
 //! | state | until | a line is |
 //! |---|---|---|
@@ -32,8 +32,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use socketserver::ServerEvent;
 use socketserver::monitor::{Console, RunPhase};
 
-/// How many bytes may wait for the reader of a stream, beside as many that its thread is writing: some thousands of
-/// lines, which a busy server prints in more than a second.
+/// How many bytes may wait for the reader of a stream, beside the same number that its thread is writing: some
+/// thousands of lines, which a busy server prints in more than a second.
 const QUEUE_BYTES: usize = 256 * 1024;
 
 /// How long the end of a program waits for the queues to be read.
@@ -79,7 +79,7 @@ pub fn set_level(level: Level) {
     LEVEL.store(level as u8, Ordering::Relaxed);
 }
 
-/// An observer of servers: it says each event at [`Level::Verbose`].
+/// An observer of servers: prints each event at [`Level::Verbose`].
 pub(crate) fn observe(event: &ServerEvent<'_>) {
     // The first line of a program says where it listens. An address that is bound before that is no news after it.
     // Both phases have events of their own.
@@ -90,19 +90,19 @@ pub(crate) fn observe(event: &ServerEvent<'_>) {
     }
 }
 
-/// Says a line on stdout, and adds its newline; nothing at [`Level::Quiet`].
+/// Prints a line on stdout, and adds its newline. Nothing at [`Level::Quiet`].
 pub fn say(line: &str) {
     if level() != Level::Quiet {
         tell(&STDOUT, Console::Stdout, line);
     }
 }
 
-/// Says a line on stderr, and adds its newline.
+/// Prints a line on stderr, and adds its newline.
 pub fn warn(line: &str) {
     tell(&STDERR, Console::Stderr, line);
 }
 
-/// The writers of the queues.
+/// What writes the queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writers {
     /// A thread for each stream.
@@ -111,8 +111,8 @@ pub(crate) enum Writers {
     None,
 }
 
-/// From here on no line waits for a reader. `first` is said on stdout by this thread, so that it is there before anything
-/// else that the caller writes to the terminal.
+/// From here on no line waits for a reader. This thread itself prints `first` on stdout, so that it comes before
+/// anything else that the caller writes to the terminal.
 pub(crate) fn start(first: &str, writers: Writers) {
     HOW.store(AT_ONCE, Ordering::SeqCst);
     // The server catches and reports a panic; before that std prints it, which would wait for a reader.
@@ -211,7 +211,8 @@ impl Queue {
         }
     }
 
-    /// Waits for lines and takes all of them. Called by the writer, which has then written the lines that it took before.
+    /// Waits for lines and takes all of them. The writer calls it, and has then written the lines that it took
+    /// before.
     fn take(&self) -> Vec<u8> {
         let mut waiting = self.lock();
         waiting.writing = false;
@@ -278,7 +279,7 @@ mod tests {
     use super::*;
     use std::io::{BufRead, BufReader, Read};
 
-    /// A queue whose stream is a pipe, and the end that nobody reads for now.
+    /// A queue whose stream is a pipe, and the reading end, which nobody reads for now.
     fn queue() -> (&'static Queue, impl Read) {
         let queue: &'static Queue = Box::leak(Box::new(Queue::new()));
         let (reader, writer) = io::pipe().unwrap();

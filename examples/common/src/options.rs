@@ -37,7 +37,7 @@ impl fmt::Display for MixinName {
 }
 
 impl MixinName {
-    /// Makes the mixin, with so many workers if it has some.
+    /// Makes the mixin, with this many workers if it has workers.
     fn make(self, workers: Option<usize>) -> Box<dyn Mixin> {
         match self {
             Self::Inline => Box::new(Inline),
@@ -166,9 +166,9 @@ impl ServeOptions {
     }
 }
 
-/// The least share of one address: a browser opens six connections at once. Where fewer workers than that serve all, the
-/// clients of one address can occupy them, but a client of another address waits behind eight of them and not behind a
-/// thousand.
+/// The least share of one address: a browser opens six connections at once. If fewer workers than that serve
+/// everybody, the clients of one address can occupy all of them. But then a client of another address waits behind
+/// eight clients, and not behind a thousand.
 const LEAST_PER_PEER: usize = 8;
 
 /// The option of programs whose clients speak first.
@@ -180,7 +180,7 @@ pub struct FirstWord {
 }
 
 impl FirstWord {
-    /// Starts the time of the first word, which nothing that the client sends extends. When it is over, the next read
+    /// Begins the time for the first word. Bytes from the client do not extend it. When it is over, the next read
     /// ends with the error of `Limits::idle`, which is not reported.
     pub fn expect(self, request: &mut StreamRequest) {
         let (limit, after) = (Timeout::Idle, self.first_word);
@@ -188,7 +188,7 @@ impl FirstWord {
         request.set_deadline(deadline);
     }
 
-    /// Ends that time: the first word has arrived, and the server's limits apply again.
+    /// Ends the time for the first word: that has arrived, and the server's limits apply again.
     pub fn heard(request: &mut StreamRequest) {
         request.set_deadline(None);
     }
@@ -208,8 +208,8 @@ pub fn datagrams_too<P: Program>(bind: Arg) -> Arg {
     )
 }
 
-/// Reads a time from the command line, as [`Limits::set`] reads it and the control socket: seconds (`60`, `0.5`), or with a
-/// unit (`500ms`, `60s`, `5m`, `2h`). `none` is the longest time, and no limit.
+/// Reads a time from the command line, as [`Limits::set`] and the control socket read it: seconds (`60`, `0.5`), or
+/// with a unit (`500ms`, `60s`, `5m`, `2h`). `none` is the longest time, which is no limit.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     let mut limits = Limits::default();
     match limits.set("idle", text) {

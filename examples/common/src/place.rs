@@ -18,7 +18,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// The addresses to bind to, each with its transport. A socket of the service manager has one already.
+    /// The addresses to bind to, each with its transport. A socket of the service manager has an address already.
     fn endpoints(&self) -> Result<Vec<(Endpoint, BindAddress)>, Failure> {
         let name = match self {
             Self::At(endpoint) => {
@@ -61,11 +61,12 @@ pub struct Places {
 }
 
 impl Places {
-    /// Gets the sockets of the server whose place this one takes, if there is one, and finds all that `--bind` means.
+    /// Gets the sockets of the server whose place this one takes, if there is one, and finds all places that `--bind`
+    /// means.
     ///
     /// # Errors
     ///
-    /// If there is no handover, if the service manager contradicts itself, and if one mixin cannot serve all of them.
+    /// If the handover fails, if the service manager contradicts itself, or if one mixin cannot serve all places.
     pub fn of(options: &ServeOptions) -> Result<Self, Failure> {
         let check = |count: usize| {
             if options.mixin == MixinName::Forking && count > 1 {
@@ -93,7 +94,7 @@ impl Places {
         Ok(Self { handover: handover.within(options.handover_within), places })
     }
 
-    /// The addresses, those of a service manager's sockets included.
+    /// The addresses, also those of a service manager's sockets.
     pub fn endpoints(&self) -> Vec<Endpoint> {
         self.places.iter().map(|(endpoint, _)| endpoint.clone()).collect()
     }

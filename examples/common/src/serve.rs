@@ -1,4 +1,4 @@
-//! Serving: what a program has to say about itself, and what is done with it.
+//! Serving: a program describes itself, and this file runs it.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::OwnedFd;
@@ -27,16 +27,16 @@ pub trait Program {
     /// The address when there is no `--bind`.
     const DEFAULT_BIND: &'static str;
 
-    /// The rights of a client, for the warning at the start on an address that other machines can reach.
+    /// What a client may do, for the warning at the start on an address that other machines can reach.
     fn exposure(&self) -> String;
 
     /// Makes the handlers of connections.
     fn stream(&self) -> impl MakeHandler<StreamRequest>;
 
-    /// Makes the handlers of datagrams; none if the program needs connections.
+    /// Makes the handlers of datagrams. None if the program needs connections.
     fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>>;
 
-    /// The reason why it does not run under a mixin; none if it does.
+    /// Why the program does not run under a mixin. None if it does.
     fn refuses(&self, mixin: MixinName) -> Option<String> {
         let _ = mixin;
         None
@@ -47,7 +47,7 @@ pub trait Program {
         Limits::default()
     }
 
-    /// TLS for all its connections; none if they are in the clear. See [`ServeTls`](crate::ServeTls).
+    /// TLS for all its connections. None if they are in the clear. See [`ServeTls`](crate::ServeTls).
     fn tls(&self) -> Option<&Tls> {
         None
     }
@@ -57,8 +57,8 @@ pub trait Program {
         if self.tls().is_some() { format!("{at} with TLS") } else { at.to_string() }
     }
 
-    /// Called once, before anything is bound. With `takes_over` another process of this program runs in its place, and goes
-    /// on until this one is ready. An error ends the program.
+    /// Called once, before anything is bound. With `takes_over`, another process of this program serves in this
+    /// place, and goes on until this one is ready. An error ends the program.
     fn prepare(&self, takes_over: bool) -> Result<(), Failure> {
         let _ = takes_over;
         Ok(())
@@ -68,9 +68,9 @@ pub trait Program {
     /// are started here; not under `forking`, which needs a process of one thread.
     fn ready(&self) {}
 
-    /// Gives the work to be done before its connections end: for a program whose clients have to be told something. It runs once for
-    /// each address, in several threads at once, and new clients are still accepted meanwhile; the grace period begins
-    /// after it. Not under `forking`.
+    /// Work to be done before its connections end, for a program that has to tell its clients something. It runs once
+    /// for each address, in several threads at once. New clients are still accepted meanwhile, and the grace period
+    /// begins after it. Not under `forking`.
     fn stopping(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         None
     }
@@ -85,8 +85,8 @@ impl<R: Request> ServerHooks<R> for BeforeTheEnd {
     }
 }
 
-/// After this silence the kernel asks whether the peer's machine is still there. A silent peer may be welcome for hours;
-/// one whose machine has lost its power never ends the connection by itself.
+/// After this silence the kernel asks whether the peer's machine is still there. A silent peer may be welcome for
+/// hours, but a machine that has lost its power never ends its connection by itself.
 pub const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// The type for a program without datagrams: it returns `None::<NoDatagrams>`.
@@ -100,7 +100,7 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
     serve_at(program, Places::of(options)?, options)
 }
 
-/// The reason why it cannot be served so; none if it can.
+/// Why the program cannot be served with these options. None if it can.
 fn refusal<P: Program>(program: &P, options: &ServeOptions) -> Option<String> {
     program.refuses(options.mixin).or_else(|| options.contradiction())
 }
@@ -175,8 +175,8 @@ pub fn serve_at<P: Program>(
     Ok(())
 }
 
-/// The observer of the log and the hook of the control socket, where the command line asks for them, and the program's own
-/// hook.
+/// Adds the observer of the log and the hook of the control socket, if the command line asks for them, and the
+/// program's own hook.
 fn operated<T: Transport, M: Mixin>(
     mut builder: Builder<T, M>,
     options: &ServeOptions,
@@ -200,8 +200,8 @@ fn operated<T: Transport, M: Mixin>(
     builder
 }
 
-/// A server that closes within its own `Limits::drain`, which an operator may change, and not within the grace of
-/// `run_all`, which was fixed at the start.
+/// A server that closes within its own `Limits::drain`, which an operator may change. (The grace of `run_all` was
+/// fixed at the start.)
 struct WithinItsLimits(Arc<dyn BaseServer>);
 
 impl BaseServer for WithinItsLimits {
@@ -250,7 +250,7 @@ impl BaseServer for WithinItsLimits {
     }
 }
 
-/// Takes the clients' addresses from the headers of proxies, where the command line names those.
+/// Takes the clients' addresses from the headers of proxies, if the command line names proxies.
 fn behind_proxies<T: Transport<Request = StreamRequest>, M: Mixin>(
     builder: Builder<T, M>,
     options: &ServeOptions,
@@ -261,7 +261,7 @@ fn behind_proxies<T: Transport<Request = StreamRequest>, M: Mixin>(
     }
 }
 
-/// A network without a prefix names all clients: each of them can send a header with any address.
+/// Warns of a network without a prefix: it contains all clients, and each of them can send a header with any address.
 fn warn_of_proxies_everywhere(options: &ServeOptions) {
     let everywhere = ["0.0.0.0/0", "::/0"].map(|text| text.parse::<Network>().ok());
     let networks = options.proxy_from.iter().flat_map(ProxyProtocol::networks);
@@ -273,7 +273,7 @@ fn warn_of_proxies_everywhere(options: &ServeOptions) {
     }
 }
 
-/// The reason why no proxy of the command line could ever reach this address; none if one could.
+/// Why no proxy of the command line could ever reach this address. None if one could.
 fn out_of_reach(endpoint: &Endpoint, options: &ServeOptions) -> Option<Failure> {
     let from = options.proxy_from.as_ref()?;
     let is_unix = |network: &Network| *network == Network::UNIX;

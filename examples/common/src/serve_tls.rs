@@ -10,7 +10,8 @@ use socketserver::{Builder, StreamRequest};
 
 use crate::{Failure, warn};
 
-/// The options of a server for TLS. A program that has them gives what they say from [`Program::tls`](crate::Program::tls).
+/// The options of a server for TLS. A program that has them returns their TLS from
+/// [`Program::tls`](crate::Program::tls).
 #[derive(Clone, Debug, Default, Args)]
 pub struct ServeTls {
     /// Talk TLS: the server's certificate and those of its issuers, in PEM. SIGHUP reads all files of TLS again
@@ -25,7 +26,7 @@ pub struct ServeTls {
 }
 
 impl ServeTls {
-    /// Reads the files. None: the program is to serve in the clear.
+    /// Reads the files. None: the program serves in the clear.
     ///
     /// # Errors
     ///
@@ -42,7 +43,7 @@ impl ServeTls {
     }
 }
 
-/// The server's TLS, if it has any. SIGHUP exchanges the certificates for later connections, and says so.
+/// Adds the server's TLS, if it has any. SIGHUP exchanges the certificates for later connections, and reports it.
 pub(crate) fn encrypted<T, M>(builder: Builder<T, M>, tls: Option<&Tls>) -> Builder<T, M>
 where
     T: Transport<Request = StreamRequest>,

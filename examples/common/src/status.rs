@@ -1,4 +1,4 @@
-//! The figures of a program at a moment: those that the control socket tells, and that a page may show.
+//! The figures of a program at a moment. The control socket tells them, and a page may show them.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
@@ -43,7 +43,7 @@ pub struct ServerStatus {
     pub phase: RunPhase,
     /// How many requests are alive.
     pub live: usize,
-    /// How many of them do what.
+    /// How many of them have each activity.
     pub activities: Vec<(Activity, usize)>,
     /// Requests a second, lately.
     pub rates: Rates,
@@ -53,7 +53,7 @@ pub struct ServerStatus {
     pub counts: Counts,
     /// How much of its limits is used, the fullest first.
     pub uses: Vec<Use>,
-    /// The requests that take longest: first those that do not just wait for their peer's next request.
+    /// The requests that take longest. Those that only wait for their peer's next request come last.
     pub slowest: Vec<LiveRequest>,
 }
 
@@ -79,18 +79,18 @@ pub struct Use {
     pub used: f64,
     /// How much there is.
     pub max: f64,
-    /// By which peer or request, if it is one's own limit.
+    /// The peer or request that uses most of it, if each has a limit of its own.
     pub by: String,
 }
 
 impl Use {
-    /// The part that is used: 1 is all of it.
+    /// The used part: 1 is all of it.
     pub fn part(&self) -> f64 {
         if self.max > 0.0 { self.used / self.max } else { 0.0 }
     }
 }
 
-/// From this part on a limit is near its end.
+/// A limit that is used to this part is near its end.
 pub const NEAR: f64 = 0.8;
 
 /// How many of the slowest requests are shown.
@@ -296,21 +296,22 @@ struct Sample {
     failed: u64,
 }
 
-/// For each server its samples, the oldest first. Each question for the status takes one; nobody samples while nobody
-/// asks.
+/// For each server its samples, the oldest first. Each question for the status takes one sample; nobody samples while
+/// nobody asks.
 static SAMPLES: Mutex<Vec<VecDeque<Sample>>> = Mutex::new(Vec::new());
 
-/// Rates are over this time at most, as far as there are samples.
+/// The longest time that rates are counted over, as far as there are samples.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// Rates are over this time at least: one request more or less is no leap.
+/// The shortest time that rates are counted over, so that one request more or less is no leap.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// Two samples are not closer to each other, however often the status is asked for.
+/// The shortest time between two samples, however often the status is asked for.
 const BETWEEN: Duration = Duration::from_millis(250);
 
 impl Rates {
-    /// The rates since the oldest sample of the window, or the newest one before that: at first the start.
+    /// The rates since the oldest sample of the window, or since the newest one before the window; at first since the
+    /// start.
     fn lately(counts: Counts, started: Instant, samples: &mut VecDeque<Sample>) -> Self {
         let now = Sample {
             at: Instant::now(),
@@ -347,7 +348,7 @@ impl Rates {
     }
 }
 
-/// How much of the limits is used, as far as it can be counted from outside.
+/// How much of each limit is used, as far as this can be counted from outside.
 fn uses(limits: &Limits, live: &[LiveRequest], rates: Rates, figures: &Figures) -> Vec<Use> {
     let of = |limit, used, max| Use { limit, used, max, by: String::new() };
     let mut uses = Vec::new();

@@ -9,8 +9,9 @@
 //! `--mode` chooses what a benchmark measures: `echo` every byte as it comes, one `line` and then
 //! close, `sink` (count the bytes, answer the count), or `chat` (a line goes to all the others).
 //!
-//! Limits: in `chat` a member that is 64 KiB behind is dropped. Over UDP every datagram is answered. One that names
-//! another such server as its sender makes the two answer each other for ever: use it in networks whose members are known.
+//! Limits: in `chat` a member that is 64 KiB behind is dropped. Over UDP every datagram is answered. If a datagram
+//! names another such server as its sender, the two answer each other for ever: use UDP in networks whose members are
+//! known.
 
 mod handlers;
 

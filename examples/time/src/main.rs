@@ -6,11 +6,11 @@
 //! cargo run --release --bin time -- connect udp:127.0.0.1:3700
 //! ```
 //!
-//! The two handlers are one line each, and show UDP beside TCP, and handlers that are functions.
+//! Each of the two handlers is one line. They show UDP beside TCP, and functions as handlers.
 //!
-//! Limits: the time is UTC. Every datagram is answered at the address that it names as its sender, which may be wrong. The
-//! answer is hardly longer than the question, but two of these servers can be made to answer each other for ever: use UDP in
-//! networks whose members are known.
+//! Limits: the time is UTC. Every datagram is answered to the address that it names as its sender, which may be
+//! forged. The answer is hardly longer than the question, but two of these servers can be made to answer each other
+//! for ever: use UDP in networks whose members are known.
 
 use std::io::{Read, Write};
 use std::process::ExitCode;

@@ -20,7 +20,7 @@ pub struct Connection(Arc<Link>);
 enum Link {
     Clear {
         socket: Socket,
-        /// A read has begun: the first looks whether the server speaks TLS.
+        /// A read has begun. The first read looks whether the server speaks TLS.
         heard: AtomicBool,
     },
     Tls(Box<Session>),
@@ -42,17 +42,17 @@ impl Connection {
         }
     }
 
-    /// How long a read may wait; none is for ever. Then its error is `WouldBlock`.
+    /// Sets how long a read may wait; None means for ever. Then its error is `WouldBlock`.
     pub fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
         self.socket().set_read_timeout(time)
     }
 
-    /// How long a write may wait; none is for ever. Then its error is `WouldBlock`.
+    /// Sets how long a write may wait; None means for ever. Then its error is `WouldBlock`.
     pub fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
         self.socket().set_write_timeout(time)
     }
 
-    /// Whether a read would return something at once, or the end.
+    /// Whether a read would return at once, with bytes or with the end.
     pub fn has_input(&self) -> bool {
         match &*self.0 {
             Link::Clear { socket, .. } => {

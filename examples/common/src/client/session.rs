@@ -1,19 +1,21 @@
 //! [`Session`]: TLS over a socket, for a thread that reads and a thread that writes at the same time.
 //!
-//! rustls keeps both directions of a session in one value, which one thread at a time may use. A thread that waited for
-//! the socket with that value in its hands would keep the other one out: the client of an echo server would then send
-//! nothing while it waits for an answer. So there are three locks, and the one around rustls is never held across a wait:
+//! rustls keeps both directions of a session in one value, which only one thread at a time may use. If a thread
+//! waited for the socket while it holds that value, it would keep the other one out: the client of an echo server
+//! would then send nothing while it waits for an answer. So there are three locks, and the lock of rustls is never
+//! held across a wait:
 //!
 //! ```text
 //!   read:   receiving  ->  tls      decrypt what is there; nothing: unlock tls, wait for the socket
 //!   write:  sending    ->  tls      encrypt, take the records out;  unlock tls, wait for the socket
 //! ```
 //!
-//! *Records leave in the order in which they were encrypted*, because both happens under `sending`.
+//! *Records leave in the order in which they were encrypted*, because both happen under `sending`.
 //!
-//! *A read never waits for a write.* It may have something to send, such as the answer to a new key. If it waited for room,
-//! and the server waited until it is read, both would wait for ever. So it sends only what fits at once, and only if nobody
-//! is sending. If somebody is, that thread looks again after it has unlocked `sending`, so that nothing is left behind.
+//! *A read never waits for a write.* A read may have something to send, such as the answer to a new key. If it waited
+//! for room while the server waits until its own output is read, both would wait for ever. So it sends only what fits
+//! at once, and only if no other thread is sending. A thread that is sending looks again after it has unlocked
+//! `sending`, so that nothing is left behind.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -57,7 +59,7 @@ impl Session {
         &self.socket
     }
 
-    /// Decrypts what comes. Zero bytes: the server has said that this is all.
+    /// Reads decrypted bytes. Zero bytes: the server has said that this is all.
     ///
     /// # Errors
     ///
@@ -81,7 +83,7 @@ impl Session {
         }
     }
 
-    /// Whether a read would not wait. The session's own messages, such as tickets, are no input.
+    /// Whether a read would return at once. The session's own messages, such as tickets, are no input.
     pub(super) fn has_input(&self) -> bool {
         // If another thread is reading, it gets the bytes.
         let Ok(mut inbox) = self.receiving.try_lock() else { return false };
@@ -140,7 +142,7 @@ impl Session {
         self.socket.shutdown(how)
     }
 
-    /// Says the farewell without waiting for anything: a program is about to end.
+    /// Sends the farewell without waiting: the program is about to end.
     fn leave(&self) {
         // Another thread is in the middle of a write. That write is cut off, so no farewell could follow it.
         let Ok(mut outbox) = self.sending.try_lock() else { return };
@@ -176,7 +178,7 @@ impl Drop for Session {
     }
 }
 
-/// Decrypts what was received. None: more has to be received first.
+/// Decrypts the received bytes. None: more has to be received first.
 fn decrypt(
     tls: &mut ClientConnection,
     inbox: &mut Inbox,
@@ -205,7 +207,7 @@ struct Inbox {
     ended: bool,
 }
 
-/// How much is received at a time: about one record of the largest size.
+/// How many bytes are received at a time: about one record of the largest size.
 const RECEIVED: usize = 16 * 1024;
 
 impl Inbox {
@@ -218,7 +220,7 @@ impl Inbox {
         self.ended && !self.has_bytes()
     }
 
-    /// Receives once. All that came before has been taken.
+    /// Receives once. The earlier bytes must all have been taken.
     fn receive(&mut self, socket: &Socket, flags: RecvFlags) -> io::Result<()> {
         self.bytes.resize(RECEIVED, 0);
         let received = retry(|| recv(socket, &mut self.bytes[..], flags).map(|(count, _)| count));
@@ -245,7 +247,7 @@ struct Outbox {
 }
 
 impl Outbox {
-    /// Takes what rustls has encrypted.
+    /// Takes the records that rustls has encrypted.
     fn fill(&mut self, tls: &mut ClientConnection) -> io::Result<()> {
         while tls.wants_write() {
             tls.write_tls(&mut self.records)?;
@@ -253,7 +255,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Sends all, or as much as the flags allow. The rest is sent by the next call.
+    /// Sends all records, or as much as the flags allow. The next call sends the rest.
     fn send(&mut self, socket: &Socket, flags: SendFlags) -> io::Result<()> {
         while self.sent < self.records.len() {
             let left = &self.records[self.sent..];
@@ -265,7 +267,7 @@ impl Outbox {
     }
 }
 
-/// Makes a system call again that a signal has interrupted.
+/// Repeats a system call that a signal has interrupted.
 pub(super) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {
     loop {
         match call() {
@@ -275,7 +277,7 @@ pub(super) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result
     }
 }
 
-/// A thread that panicked has left nothing half done that another one could see.
+/// Locks, also after a panic: a thread that panicked has left nothing half done that another one could see.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

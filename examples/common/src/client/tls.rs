@@ -92,7 +92,7 @@ impl ClientTls {
     }
 }
 
-/// An error that is not the user's.
+/// An error on this side that is not the user's fault.
 fn own(error: &rustls::Error) -> Failure {
     Failure::Other(format!("cannot prepare TLS: {error}"))
 }

@@ -37,14 +37,14 @@ pub(super) fn explain(error: &Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, of(error))
 }
 
-/// The error of a session that has ended without a farewell.
+/// The error of a session that has ended without the server's farewell.
 pub(super) fn truncated() -> io::Error {
     let text = "it ended without TLS's farewell (close_notify): something may be missing, because the server crashed or \
                 somebody cut it off";
     io::Error::new(io::ErrorKind::UnexpectedEof, text)
 }
 
-/// An alert of TLS as the first answer to words without TLS, and nothing after it.
+/// Fails if the first answer to words without TLS is an alert of TLS, and nothing after it.
 pub(super) fn answers_with_tls(first: &[u8]) -> io::Result<()> {
     match first {
         // An alert, TLS 1.0 to 1.3 as records say it, two bytes, fatal.

@@ -1,4 +1,4 @@
-//! [`Verifier`]: whether a server is the one that its user means.
+//! [`Verifier`]: decides whether a server is the one that its user means.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 
-/// rustls's own rules, with one exception: a server's certificate that is in the file of `--ca` is trusted although it
-/// says of itself that it is an authority. `openssl req -x509` makes such certificates unless it is told otherwise. Its
-/// name and its time are checked as ever, and the server proves that it has the key.
+/// rustls's own rules, with one exception. A server's certificate that is in the file of `--ca` is trusted even if it
+/// says that it is an authority's: `openssl req -x509` makes such certificates unless it is told otherwise. Its name
+/// and its time are checked as ever, and the server proves that it has the key.
 #[derive(Debug)]
 pub(super) struct Verifier {
     rules: Arc<WebPkiServerVerifier>,

@@ -21,7 +21,7 @@ pub struct ControlOptions {
     command: Vec<String>,
 }
 
-/// How long an answer may take to come: a program that computes in its only thread answers late.
+/// How long an answer may take: a program that computes in its only thread answers late.
 const ANSWER: Duration = Duration::from_secs(30);
 
 /// Sends a command to a running program, and shows the answer. A command that fails is a failure with status 1.
@@ -135,13 +135,13 @@ impl ControlSocket {
         self.receive()
     }
 
-    /// The answer to a command that has to go well.
+    /// Sends a command, and returns its answer. A command that fails is an error.
     pub(super) fn ask_well(&mut self, command: &str) -> Result<Reply, Failure> {
         self.send(command)?;
         self.receive_well()
     }
 
-    /// The next answer, of a command that has to go well.
+    /// Receives the next answer. A command that has failed is an error.
     pub(super) fn receive_well(&mut self) -> Result<Reply, Failure> {
         let reply = self.receive()?;
         match reply.error {
@@ -169,8 +169,8 @@ impl ControlSocket {
         Failure::Other(format!("the connection to {} broke: {error}", self.path.display()))
     }
 
-    /// Obeys an operator, or a script. A command that fails is told, and the next one is obeyed; the status is that of
-    /// the last one.
+    /// Obeys an operator, or a script. If a command fails, its error is printed, and the next command is obeyed. The
+    /// status is that of the last command.
     fn obey_stdin(&mut self) -> Result<(), Failure> {
         let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
         let mut last = Ok(());
@@ -206,7 +206,7 @@ impl ControlSocket {
 }
 
 impl Reply {
-    /// As a person reads it.
+    /// The answer as a person reads it.
     fn shown(&self) -> String {
         let mut text = aligned(&self.lines);
         if !self.note.is_empty() {
@@ -223,7 +223,8 @@ fn aligned(lines: &[String]) -> String {
     table(&rows).into_iter().map(|line| line + "\n").collect()
 }
 
-/// Rows as lines: each column as wide as its widest value. A column of numbers, below its name, stands to the right.
+/// Rows as lines: each column is as wide as its widest value. A column of numbers, below its name, is aligned to the
+/// right.
 pub(super) fn table<S: AsRef<str>>(rows: &[Vec<S>]) -> Vec<String> {
     let mut widths = Vec::new();
     for row in rows.iter().filter(|row| row.len() > 1) {

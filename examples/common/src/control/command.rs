@@ -1,4 +1,4 @@
-//! The commands: one line in, one answer out. Nothing here waits for a peer.
+//! The commands: each is one line, and has one answer. Nothing here waits for a peer.
 
 use std::cell::RefCell;
 use std::fmt::{Display, Write};
@@ -27,14 +27,14 @@ pub(crate) struct Answer {
 pub(crate) enum Then {
     /// It waits for the next command.
     Next,
-    /// It sends the answer to `status` each time that so long has passed, until a line comes.
+    /// It sends the answer to `status` at this interval, until a line comes.
     Watch(Duration),
     /// It ends.
     End,
 }
 
 impl From<Result<String, String>> for Answer {
-    /// The lines of an answer that went well, whose last one is what `ok` says; or the reason why it did not.
+    /// The lines of a successful answer, whose last line is the text behind `ok`; or the reason of a failure.
     fn from(result: Result<String, String>) -> Self {
         let text = match result {
             Ok(lines) => {
@@ -86,7 +86,7 @@ impl Operator {
         result.into()
     }
 
-    /// The number of a request, for the operator: with that of its server if there are several.
+    /// The number of a request, as the operator sees it: with that of its server if there are several.
     fn id(&self, server: usize, request: u64) -> String {
         if self.servers.len() == 1 {
             request.to_string()
@@ -153,7 +153,7 @@ impl Operator {
         text + "\n"
     }
 
-    /// Those of datagrams and of streams may differ.
+    /// The limits of each server: those of datagrams and of streams may differ.
     fn limits(&self) -> String {
         let value = |limits: Limits, name| limits.get(name).unwrap_or_default();
         self.table("LIMIT", |server| {
@@ -264,12 +264,12 @@ impl Operator {
 }
 
 thread_local! {
-    /// The failure of the reload that this thread has just had made.
+    /// The failure of the last reload that this thread has ordered.
     static RELOAD_FAILED: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// An observer of the servers, which keeps the failure of a reload for the operator who has asked for it, and the process
-/// that has taken this one's place for those who watch.
+/// An observer of the servers. It keeps the failure of a reload for the operator who has asked for the reload, and the
+/// number of the successor for those that watch.
 pub(crate) fn observe(event: &ServerEvent<'_>) {
     match event {
         ServerEvent::Reloaded { error: Some(error), .. } => {
@@ -280,7 +280,7 @@ pub(crate) fn observe(event: &ServerEvent<'_>) {
     }
 }
 
-/// The times that `watch` takes: a tenth of a second costs nothing, and an hour is as good as never.
+/// The intervals that `watch` accepts: a tenth of a second costs nothing, and an hour is as good as never.
 const WATCH: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(3_600);
 
@@ -291,7 +291,7 @@ fn set_log(level: &str) -> Result<String, String> {
     Ok(format!("the log is {level}"))
 }
 
-/// The error of a command that is unknown, or has other words than it takes.
+/// The error for an unknown command, or for a command with the wrong words behind it.
 fn misused(command: &str) -> String {
     let usage = HELP.lines().find(|line| line.split_whitespace().next() == Some(command));
     match usage.and_then(|line| line.split("  ").next()) {

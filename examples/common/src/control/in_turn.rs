@@ -1,8 +1,9 @@
-//! The control socket under `forking`: the parent has one thread, which must not wait for an operator.
+//! The control socket under `forking`. The parent has only one thread, which must not wait for an operator.
 //!
-//! The loop calls [`InTurn::turn`] ten times a second and after each request. It accepts and reads what has come, obeys
-//! whole lines, and sends what the kernel takes; everything else is left for the next turn. A forked child has copies of
-//! these connections and looks at none of them, so a connection is ended by `shutdown`, which no copy survives.
+//! The loop calls [`InTurn::turn`] ten times a second and after each request. A turn accepts connections, reads the
+//! bytes that have come, obeys whole lines, and sends what the kernel takes; everything else is left for the next
+//! turn. A forked child has copies of these connections and looks at none of them. So a connection is ended by
+//! `shutdown`, which also ends its copies.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -17,8 +18,8 @@ use socketserver::{ServerHooks, UnixStreamServer};
 use super::{IDLE, LINE_BYTES, MOST, NOT_YOURS, Operator, Then, WRITE, may_control};
 use crate::status::Status;
 
-/// The control socket of a forking program, shared with the hook that looks at it. None before it is served and after
-/// its end.
+/// The control socket of a forking program, shared with the hook that looks at it. None before it is served, and
+/// after its end.
 #[derive(Default)]
 pub(crate) struct InTurn(Mutex<Option<State>>);
 
@@ -43,14 +44,14 @@ struct State {
 }
 
 impl InTurn {
-    /// From here on turns have something to do.
+    /// Begins the turns: from here on the socket is served.
     pub(crate) fn start(&self, server: UnixStreamServer, operator: Arc<Operator>) {
         let state = State { server, operator, connections: Vec::new(), last_turn: Instant::now() };
         *self.lock() = Some(state);
     }
 
-    /// Ends the connections and removes the file. The operator has the servers, and their hook has this: without this
-    /// call none of them would ever be dropped.
+    /// Ends the connections and removes the file. The operator holds the servers, and their hook holds this value:
+    /// without this call none of them would ever be dropped.
     pub(crate) fn end(&self) {
         *self.lock() = None;
     }
@@ -59,7 +60,7 @@ impl InTurn {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at all connections, and waits for none.
+    /// Takes one turn: looks at all connections, and waits for none.
     fn turn(&self) {
         let mut state = self.lock();
         let Some(state) = &mut *state else { return };
@@ -112,11 +113,11 @@ struct Connection {
     input: Vec<u8>,
     /// Answers that the kernel has not taken yet.
     output: Vec<u8>,
-    /// The time between two figures, and the time of the next ones.
+    /// The interval of the figures, and the moment of the next ones.
     watch: Option<(Duration, Instant)>,
-    /// No more is read: it ends when its output is sent.
+    /// No more input is read, and the connection ends when its output is sent.
     ends: bool,
-    /// When something was last read or sent.
+    /// The moment of the last read or send.
     last: Instant,
 }
 
@@ -130,7 +131,7 @@ impl Connection {
         self.output.extend_from_slice(text);
     }
 
-    /// Does what can be done without waiting. False: the connection is over.
+    /// Does everything that is possible without waiting. False: the connection is over.
     fn turn(&mut self, operator: &Operator) -> bool {
         // Output first: as long as some is left, no command is obeyed that would add to it.
         let turned = self.send().and_then(|()| {
@@ -168,7 +169,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Obeys the lines that are whole, until one has an answer that has to be sent first.
+    /// Obeys whole lines, until one has an answer that has to be sent first.
     fn obey(&mut self, operator: &Operator) {
         while self.output.is_empty() && self.watch.is_none() {
             let Some(end) = self.input.iter().position(|byte| *byte == b'\n') else { break };
@@ -191,7 +192,7 @@ impl Connection {
         }
     }
 
-    /// The figures, if they are due. Those that were not taken in time are left out.
+    /// Sends the figures, if they are due. Figures that could not be sent in time are left out.
     fn show(&mut self) {
         let now = Instant::now();
         if let Some((every, next)) = self.watch.filter(|(_, next)| now >= *next) {

@@ -3,9 +3,9 @@
 //!
 //! # The protocol
 //!
-//! A command is a line of words. Its answer is any number of lines, and then one line that begins with `ok` or `error`;
-//! no other line does. So it can be typed (`nc -U PATH`, `socat - UNIX:PATH`), used by a script, and read by
-//! `PROGRAM control PATH COMMAND`. A table has a line of names first, and a tab between two columns.
+//! A command is a line of words. Its answer is any number of lines, and then one line that begins with `ok` or
+//! `error`; no other line begins so. This makes it fit for typing (`nc -U PATH`, `socat - UNIX:PATH`), for scripts,
+//! and for `PROGRAM control PATH COMMAND`. A table begins with a line of names, and has a tab between two columns.
 //!
 //! ```text
 //! $ printf 'limit idle soon\nlimit idle 5m\n' | socat - UNIX:/run/echo.ctl
@@ -17,8 +17,8 @@
 //!
 //! # Whose it is
 //!
-//! The file has the mode 0600, and the server asks the kernel for the user at the other end: it has to be the
-//! program's own, or root. A socket of an abstract name has no mode, and is not taken.
+//! The file has the mode 0600. The server also asks the kernel for the user at the other end, which has to be the
+//! program's own, or root. A socket with an abstract name has no mode, so such a name is not accepted.
 //!
 //! # It holds nothing up
 //!
@@ -27,9 +27,9 @@
 //! forking:   a few connections that never wait, looked at in the loop's own turn      in_turn.rs
 //! ```
 //!
-//! Both have [`MOST`] connections at most: one more ends the oldest that waits, so that forgotten terminals keep no
-//! operator out. A connection that takes nothing of its answers is ended after some seconds, and one that says
-//! nothing after ten minutes.
+//! Both forms have at most [`MOST`] connections. One more ends the oldest that waits for a command, so that forgotten
+//! terminals keep no operator out. A connection that does not take its answers is ended after some seconds, and a
+//! silent one after ten minutes.
 
 mod client;
 mod command;
@@ -74,13 +74,13 @@ quit                ends this connection
 /// How many connections there are at once: more operators than a program has.
 const MOST: usize = 16;
 
-/// How long a command may be. The longest has a limit's name and value.
+/// The longest command: the longest one has a limit's name and value.
 const LINE_BYTES: usize = 512;
 
-/// How long a connection may say nothing.
+/// How long a connection may be silent.
 const IDLE: Duration = Duration::from_secs(600);
 
-/// How long a connection may take nothing of its answer.
+/// How long a connection may go without taking any of its answer.
 const WRITE: Duration = Duration::from_secs(5);
 
 /// Reads the argument of `--control`: `unix:PATH`, or the path alone.
@@ -114,7 +114,7 @@ pub(crate) enum Bound {
 }
 
 impl Bound {
-    /// Binds it, before the program's own addresses are announced. `operator` obeys its commands.
+    /// Binds the control socket, before the program's own addresses are announced. `operator` obeys its commands.
     pub(crate) fn new(
         path: &std::path::Path,
         mixin: MixinName,
@@ -149,7 +149,7 @@ impl Bound {
         }
     }
 
-    /// Serves it: in a thread, until what is returned is dropped; or in turns.
+    /// Serves it: in a thread, until the returned value is dropped; or in turns.
     pub(crate) fn start(
         self,
         in_turn: &InTurn,
@@ -167,7 +167,7 @@ impl Bound {
     }
 }
 
-/// Whether a user may control this process: the same user, or root, who may do anything in any case.
+/// Whether a user may control this process. The same user may, and root, who can do anything in any case.
 fn may_control(uid: u32) -> bool {
     uid == rustix::process::geteuid().as_raw() || uid == 0
 }

@@ -2,7 +2,7 @@
 
 use super::client::{Reply, table};
 
-/// The figures that a program has told. Lines that this program does not know, of a newer one, are left out.
+/// The figures that a program has told. Lines of a newer program that this one does not know are left out.
 #[derive(Default)]
 pub(super) struct Panel {
     program: String,
@@ -24,7 +24,7 @@ struct Server {
     live: String,
     activities: Vec<(String, String)>,
     per_second: Vec<String>,
-    /// Busy and idle ones, and requests that wait for one.
+    /// Busy workers, idle workers, and requests that wait for one.
     workers: Vec<String>,
     counts: Vec<(String, u64)>,
     uses: Vec<Use>,
@@ -61,10 +61,10 @@ impl Line {
     }
 }
 
-/// From this part on a limit is shown as an alarm, and stands first.
+/// A limit that is used to this part is shown as an alarm, and first.
 const NEAR: f64 = crate::status::NEAR;
 
-/// How many limits a server shows that are not near their end: the fullest.
+/// How many other limits a server shows: the fullest ones.
 const USES: usize = 4;
 
 /// The width of a bar.
@@ -100,7 +100,7 @@ impl Panel {
         panel
     }
 
-    /// The panel in at most `height` lines: the table of the slowest requests has what is left.
+    /// The panel in at most `height` lines. The table of the slowest requests gets the lines that are left.
     pub(super) fn lines(&self, height: usize) -> Vec<Line> {
         let (program, process) = (&self.program, &self.process);
         let before = if self.took_over { ", after another one" } else { "" };

@@ -76,7 +76,7 @@ impl StreamRequestHandler for Session {
     }
 }
 
-/// Sends the status again and again, until anything comes.
+/// Sends the status again and again, until any input comes.
 fn watch(request: &mut StreamRequest, every: Duration) -> io::Result<()> {
     loop {
         request.set_timeout(Some(every));
@@ -93,7 +93,7 @@ fn watch(request: &mut StreamRequest, every: Duration) -> io::Result<()> {
     }
 }
 
-/// Ends the oldest other connection if this one is too many: one that waits for a command, or else any.
+/// Ends the oldest other connection if this one is too many. Connections that wait for a command are ended first.
 fn make_room(server: &ServerContext, own: u64) {
     let mut others = server.live();
     others.retain(|other| other.id < own);

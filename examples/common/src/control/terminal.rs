@@ -12,12 +12,13 @@ use crate::Failure;
 
 /// The terminal while it shows the panel. Its drop gives it back.
 pub(super) struct Terminal {
-    /// The mode of the input, if that is a terminal: without its echo, a key is no text on the panel.
+    /// The earlier mode of the input, if that is a terminal. The panel switches the echo off, so that a key leaves no
+    /// text on it.
     input: Option<Termios>,
     shown: bool,
 }
 
-/// Another screen, without a cursor, and without a new line for what is too long.
+/// Switches to another screen, hides the cursor, and cuts long lines instead of wrapping them.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
@@ -61,7 +62,7 @@ impl Terminal {
         }
     }
 
-    /// Shows lines that `of` makes for so many, in the place of those before. The last row is `below`.
+    /// Shows the lines that `of` makes for this many rows, in place of the earlier lines. The last row is `below`.
     pub(super) fn draw(of: impl FnOnce(usize) -> Vec<Line>, below: &str) -> Result<(), Failure> {
         let (rows, columns) = Self::size();
         let colours = std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
