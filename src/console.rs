@@ -43,7 +43,7 @@ pub enum Console {
     Stderr,
 }
 
-/// What the next text has to tell about earlier losses of one stream: [`LOST`] and [`TORN`].
+/// The earlier losses of one stream, which the next text has to tell: [`LOST`] and [`TORN`].
 type Losses = [AtomicU64; 2];
 
 /// How many texts did not fit, or not as a whole.

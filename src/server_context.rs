@@ -155,7 +155,7 @@ impl ServerContext {
         self.role.enter_child();
     }
 
-    /// Who reads on for a peer after a close of this process.
+    /// Where this process reads on for a peer after a close.
     pub(crate) fn lingering(&self) -> Lingering {
         // A child serves one request, so it may block. A coroutine would keep its stack and its place in the live
         // list.
@@ -386,7 +386,7 @@ impl ServerContext {
     }
 }
 
-/// Who discards further input while a peer may not have read its answer yet: see `lingering_close.rs`.
+/// Where further input is discarded while a peer may not have read its answer yet: see `lingering_close.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lingering {
     /// The worker itself: it is a coroutine, or a child with a single request.

@@ -53,7 +53,7 @@ impl RecvTimeout {
         }
     }
 
-    /// What is left after a call that has waited for `waited`. It is a moment from then on, so that all waits of one
+    /// The rest after a call that has waited for `waited`. It is a moment from then on, so that all waits of one
     /// receive are bounded together.
     fn after(self, waited: Duration) -> Self {
         match self {

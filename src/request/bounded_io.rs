@@ -59,7 +59,7 @@ pub(super) struct BoundedIo {
     pub(super) deadlines: Deadlines,
     /// The next byte begins a request. True before the first byte, and when the handler says so.
     pub(super) at_boundary: bool,
-    /// Who keeps `Limits::idle`: the reaper, or the wait itself.
+    /// The keeper of `Limits::idle`: the reaper, or the wait itself.
     idle_bounded_by: BoundedBy,
     /// The peer has ended its output.
     pub(super) saw_end: bool,
@@ -331,7 +331,7 @@ impl BoundedIo {
     }
 }
 
-/// Who ends a wait that has lasted too long.
+/// The keeper of a limit: it ends a wait that has lasted too long.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum BoundedBy {
     /// The server's idle reaper, by `Limits::idle`.

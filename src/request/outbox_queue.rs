@@ -52,7 +52,7 @@ pub(super) struct OutboxState {
     pub(super) phase: OutboxPhase,
 }
 
-/// Who sends due bytes that no handler waits for.
+/// The sender of due bytes that no handler waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writer {
     /// The one thread for all outboxes.

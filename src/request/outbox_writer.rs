@@ -97,7 +97,7 @@ impl Flush for ThisThreadsList {
 #[cfg(feature = "green")]
 const MANY: usize = 16;
 
-/// What the writer and its senders share. None while there is no thread.
+/// The state that the writer and its senders share. None while there is no thread.
 static THREAD: Mutex<Option<WriterInbox>> = Mutex::new(None);
 
 /// The lists that were handed over, and whether the writer sleeps. The lock of [`THREAD`] guards all of it.

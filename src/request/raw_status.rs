@@ -1,4 +1,4 @@
-//! What has happened below a wrapper, for the request above it.
+//! Events below a wrapper, noted for the request above it.
 //!
 //! The [`RawStream`](super::raw_stream::RawStream) notes its events here. When the wrapper's call has returned, the
 //! request looks at the notes, and does not depend on the wrapper's own error:

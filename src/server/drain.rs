@@ -228,7 +228,7 @@ impl ServerContext {
     }
 }
 
-/// What a close waits for.
+/// The things that a close waits for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WaitFor {
     /// Running requests, and the mixin's threads.

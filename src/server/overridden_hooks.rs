@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::hooks::DefaultHooks;
 
-/// What is known about the hooks of one server.
+/// The facts that are known about the hooks of one server.
 #[derive(Debug)]
 pub(super) struct OverriddenHooks {
     /// The type of the hooks.

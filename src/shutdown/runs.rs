@@ -209,7 +209,7 @@ impl Runs {
         self.orders.take_in_loop()
     }
 
-    /// What a loop waits for in order to see its orders.
+    /// The wait of a loop for its orders.
     pub(crate) fn orders_waiting(&self) -> Option<Waiting<'_>> {
         self.orders.waiting_in_loop()
     }

@@ -45,7 +45,7 @@ impl PredecessorsSocket {
     }
 }
 
-/// What a server keeps in mind about a predecessor's socket.
+/// A server's notes about the predecessor's socket that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Inheritance {
     /// See [`PredecessorsSocket::number`].

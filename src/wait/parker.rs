@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::note;
 use crate::sys::PollFd;
 
-/// What a wait is for: input, or room to write.
+/// The aim of a wait: input, or room to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Interest {
@@ -27,7 +27,7 @@ pub enum Interest {
 pub struct Waiting<'a> {
     /// The descriptor.
     pub fd: BorrowedFd<'a>,
-    /// What to wait for.
+    /// Whether input or room is waited for.
     pub interest: Interest,
     /// Where a parker notes that it has registered this descriptor. None for listeners and events, which several
     /// workers may wait for at once.

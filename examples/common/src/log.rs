@@ -102,7 +102,7 @@ pub fn warn(line: &str) {
     tell(&STDERR, Console::Stderr, line);
 }
 
-/// What writes the queues.
+/// The writers of the queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writers {
     /// A thread for each stream.

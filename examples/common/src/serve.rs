@@ -27,7 +27,7 @@ pub trait Program {
     /// The address when there is no `--bind`.
     const DEFAULT_BIND: &'static str;
 
-    /// What a client may do, for the warning at the start on an address that other machines can reach.
+    /// The powers of a client, for the warning at the start on an address that other machines can reach.
     fn exposure(&self) -> String;
 
     /// Makes the handlers of connections.
