@@ -3,9 +3,9 @@
 /// The state of an answer, by the bytes so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
-    /// It is incomplete, for every possible length.
+    /// More bytes are needed, whatever the length is.
     Incomplete,
-    /// The output begins here, if no more bytes arrive. The digits could also be those of a longer one.
+    /// The output begins here, if no more bytes arrive. If more arrive, the digits may belong to a longer length.
     Perhaps(usize),
     /// The output begins here, and is complete.
     Whole(usize),
@@ -13,9 +13,8 @@ pub enum Reading {
     Wrong,
 }
 
-/// Compares the bytes of an answer with each length that they may begin with. Two lengths of different numbers
-/// of digits never fit the same bytes, so that a complete answer is unambiguous; only whether it is complete may be in
-/// doubt.
+/// Compares the bytes of an answer with each length that they may begin with. Two lengths with different numbers of
+/// digits never fit the same bytes, so a complete answer is unambiguous. Only whether it is complete may be in doubt.
 pub fn read_answer(bytes: &[u8]) -> Reading {
     // The longest length that fits into memory has this many digits.
     let digits = bytes.iter().take(20).take_while(|byte| byte.is_ascii_digit()).count();

@@ -46,7 +46,8 @@ const BROKEN_PIPE: u8 = 141;
 /// How long a login may take: longer than `penalty::DELAY`.
 const LOGIN: Duration = Duration::from_secs(15);
 
-/// A server that ends a login sooner than this has refused the connection: a failed login lasts for `penalty::DELAY`.
+/// If a server ends a login sooner than this, it has refused the connection: a failed login lasts for
+/// `penalty::DELAY`.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A session with a server.
@@ -195,7 +196,8 @@ impl Client {
         }
     }
 
-    /// Sends bytes of stdin, as many as the server allows, and returns how many it still allows; none at the end.
+    /// Sends bytes of stdin, as many as the server allows. Returns how many it still allows; None at the end of
+    /// stdin.
     fn feed(&mut self, room: usize) -> Result<Option<usize>, Leave> {
         let mut piece = vec![0; room.min(LONGEST_PAYLOAD)];
         let read = rustix::io::retry_on_intr(|| rustix::io::read(io::stdin(), &mut piece));
@@ -271,7 +273,7 @@ impl Session for Client {
         self.interrupted
     }
 
-    /// Watches the connection meanwhile.
+    /// Waits for input, and watches the connection meanwhile.
     fn wait_for_input(&mut self, input: BorrowedFd<'_>) -> Result<Waited, Leave> {
         loop {
             let [interrupt, server, ready] = wait_for(

@@ -1,8 +1,8 @@
 //! A command as the server holds it: the output of its pipes, and the control socket of its supervisor.
 //!
-//! The command is not the server's own child, but that of a supervisor (see `supervise.rs`). The supervisor obeys two
-//! messages over its control socket, and ends all processes of the command when that socket closes. So
-//! even a server that is killed leaves no command behind.
+//! The command is the child of a supervisor (see `supervise.rs`), and not of the server. The supervisor obeys two
+//! messages over its control socket, and ends all processes of the command when that socket closes. So even a server
+//! that is killed leaves no command behind.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -36,11 +36,11 @@ pub struct Running {
     pub input: Input,
     /// The supervisor's report: the body of one message.
     report: Vec<u8>,
-    /// When it has to have ended, after it was told to.
+    /// The moment at which it has to have ended, after it was told to end.
     until: Option<Instant>,
 }
 
-/// How long a supervisor may take for the end. It takes less by itself, unless it was stopped, by its command say.
+/// How long a supervisor may take for the end. It needs less, unless it was stopped (by its command, say).
 const LONGEST_END: Duration = Duration::from_secs(10);
 
 impl Running {
@@ -66,7 +66,7 @@ impl Running {
         Ok(Self { supervisor, control, stdout, stderr, input, report, until: None })
     }
 
-    /// Hands on Ctrl-C.
+    /// Passes Ctrl-C on.
     pub fn interrupt(&self) {
         self.tell(INTERRUPT);
     }
@@ -88,7 +88,7 @@ impl Running {
         }
     }
 
-    /// Readable when the supervisor reports or has ended; none after its end was seen.
+    /// Readable when the supervisor reports or has ended. None after its end was seen.
     pub fn control(&self) -> Option<&UnixStream> {
         self.control.as_ref()
     }
@@ -115,8 +115,8 @@ impl Running {
         }
     }
 
-    /// Waits until all processes of the command have ended, which the supervisor bounds. The pipes are closed first, so
-    /// that a process that prints gets an error.
+    /// Waits until all processes of the command have ended; the supervisor bounds this time. The pipes are closed
+    /// first, so that a process that prints gets an error.
     pub fn end(mut self) {
         self.terminate();
         (self.stdout, self.stderr) = (None, None);
@@ -141,7 +141,8 @@ impl Running {
     /// Kills the processes in the supervisor's session, after the supervisor was killed. Those that have left the session
     /// are not found.
     fn kill_session(&self) {
-        /// Several rounds, because they may fork meanwhile. Those of another user are left in the end.
+        /// How long to go on: there are several rounds, because the processes may fork meanwhile. Processes of
+        /// another user are left in the end.
         const PATIENCE: Duration = Duration::from_secs(1);
         let until = Instant::now() + PATIENCE;
         loop {

@@ -1,13 +1,13 @@
-//! The server of the tutorial's wire: a command as it is typed, and as the answer the length of the output in decimal
-//! digits, and then the output.
+//! The server of the tutorial's wire. A command arrives as it is typed. The answer is the length of the output in
+//! decimal digits, and then the output.
 //!
-//! It has no frames, and so it is ambiguous. The bytes that arrive until a short silence are one command: so one `send` is
-//! one command, however the network cuts it, but two that arrive together are one as well. If the output begins with digits
-//! and arrives in one piece with its length, the client cannot know where the length ends. So this server sends the length
-//! in a segment of its own, and waits a little before the output.
+//! The wire has no frames, and so it is ambiguous. The bytes that arrive until a short silence are one command. So
+//! one `send` is one command, however the network cuts it, but two that arrive together are one as well. If the
+//! output begins with digits and arrives in one piece with its length, the client cannot know where the length ends.
+//! So this server sends the length in a segment of its own, and waits a little before the output.
 //!
-//! The wire has no login either. `foreign.rs` says what is refused, so that other programs of this machine, a browser
-//! above all, cannot be made to send commands.
+//! The wire has no login either. `foreign.rs` decides what is refused, so that other programs of this machine, a
+//! browser above all, cannot be made to send commands.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -20,21 +20,22 @@ use crate::protocol::{Ended, Status};
 use crate::run::{Bounds, Printed, Wire, Wish, run};
 use crate::settings::{Settings, log_refusal, log_refused_command};
 
-/// Bytes of one command at most. Linux accepts arguments of up to twice this.
+/// The most bytes of one command. Linux accepts arguments of up to twice this.
 const LONGEST_COMMAND: usize = 64 * 1024;
 
 /// The silence that ends a command. All pieces of a `send` arrive over loopback within microseconds; the rest is for a busy
 /// machine.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// How long one command may take to arrive. Without a bound a byte now and then would keep a stopping server waiting.
+/// How long one command may take to arrive. Without this bound, a byte now and then would keep a stopping server
+/// waiting.
 const LONGEST_SEND: Duration = Duration::from_secs(10);
 
-/// The pause between the length and the output. A client that waits for the length reads it in this time. One that is
-/// slower takes both for the length, which no server can prevent.
+/// The pause between the length and the output. A client that waits for the length reads it in this time. A slower
+/// client takes both for the length, which no server can prevent.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Bytes of output at most: the length is sent first, and so all of it has to be in memory.
+/// The most bytes of output. The length is sent first, so all of the output has to be in memory.
 const LONGEST_OUTPUT: u64 = 16 * 1024 * 1024;
 
 /// How often to look whether the server stops, while waiting for a command.
@@ -144,7 +145,7 @@ impl Answer {
 }
 
 impl Wire for Answer {
-    /// Both streams, as they are printed: the wire cannot separate them, and hiding errors would be worse.
+    /// Both streams, as they are printed: the wire cannot separate them, and hiding stderr would be worse.
     fn output(&mut self, _: Printed, bytes: &[u8]) -> Result<Vec<u8>, HandlerError> {
         self.output.extend_from_slice(bytes);
         Ok(Vec::new())
@@ -158,7 +159,7 @@ impl Wire for Answer {
         Ok(Vec::new())
     }
 
-    /// It belongs to the next command, whose length is checked later.
+    /// These bytes belong to the next command, whose length is checked later.
     fn input(&mut self, bytes: &[u8]) -> Result<Vec<Wish>, HandlerError> {
         let room = (LONGEST_COMMAND + 1).saturating_sub(self.next.len());
         self.next.extend_from_slice(&bytes[..bytes.len().min(room)]);

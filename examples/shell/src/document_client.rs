@@ -17,10 +17,10 @@ use crate::prompt::{Session, Waited, prompt};
 use crate::ready::wait_for;
 use common::Failure;
 
-/// The tutorial's server reads this much at once: it would take a longer command for several.
+/// The tutorial's server reads this many bytes at once, and would take a longer command for several.
 const LONGEST_COMMAND: usize = 1_024;
 
-/// Bytes of an answer that are kept.
+/// How many bytes of an answer are kept.
 const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
 
 /// The silence after which an answer that may be complete counts as complete: longer than the pause of `serve`.
@@ -86,8 +86,8 @@ impl<'a> DocumentClient<'a> {
         stdout.write_all(&shown).and_then(|()| stdout.flush()).map_err(|error| cannot_show(&error))
     }
 
-    /// Reads one answer, and returns its output; none after Ctrl-C, which ends the client and so the
-    /// command: the wire has no message that would end the command alone.
+    /// Reads one answer, and returns its output. None after Ctrl-C: the wire has no message that ends the command
+    /// alone, so Ctrl-C ends the client, and thereby the command.
     fn read(&self) -> io::Result<Option<Vec<u8>>> {
         let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
         let mut answer = Vec::new();

@@ -1,15 +1,15 @@
 //! Beginnings of other protocols, which are refused on the tutorial's wire.
 //!
-//! Any web page can make a browser connect to a port of this machine, and can choose most of the bytes that it sends:
-//! the address, the fields, the body, and the ticket of TLS. Without a login these would be the page's commands. The page
-//! cannot choose the beginning: an HTTP request begins with a line of its own form, for every method and version, and
-//! all other protocols that a browser speaks (TLS, TURN) are binary. So there is no list of methods here: the form is
-//! refused, and with it all that was sent together.
+//! Any web page can make a browser connect to a port of this machine, and can choose most of the bytes that the
+//! browser sends: the address, the fields, the body, and the ticket of TLS. Without a login these would be the page's
+//! commands. But the page cannot choose the beginning. An HTTP request begins with a line of its own form, for every
+//! method and version, and all other protocols that a browser speaks (TLS, TURN) are binary. So there is no list of
+//! methods here: the form is refused, and with it everything that was sent together with it.
 
 /// As long as the longest path of Linux (`PATH_MAX`).
 const LONGEST_PATH: usize = 4_096;
 
-/// The protocol that these bytes belong to if they are no command, as the end of the sentence "it sent ..".
+/// The protocol of bytes that are no command, as the end of the sentence "it sent ..". None if they may be a command.
 pub fn kind_of(sent: &[u8]) -> Option<&'static str> {
     if sent.starts_with(b"\x16\x03") {
         return Some("a hello of TLS, which no user types");
@@ -44,7 +44,7 @@ pub fn kind_of(sent: &[u8]) -> Option<&'static str> {
     is_like_http.then_some("a request of a protocol like HTTP, which no user types")
 }
 
-/// Whether no typed line has this byte: it is no character, no blank, and not the escape of a colour.
+/// Whether no typed line contains this byte: it is no character, no blank, and not the escape of a colour.
 fn is_of_no_text(byte: u8) -> bool {
     byte.is_ascii_control() && !matches!(byte, b'\t'..=b'\r' | 0x1b)
 }

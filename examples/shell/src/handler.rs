@@ -60,7 +60,8 @@ fn is_timeout(error: &HandlerError) -> bool {
     error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
-/// How long one wait for the next command is: under `Inline` a stop does not end it, and so it looks again and again.
+/// How long one wait for the next command lasts. Under `Inline` a stop does not end the wait, so the handler looks
+/// again and again.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs the client's commands, until it leaves.
@@ -104,7 +105,7 @@ fn serve(request: &mut StreamRequest, link: Link, settings: &Settings) -> Handle
 /// A session after its login.
 struct Session {
     link: Link,
-    /// For stdout and stderr, while a command runs whose output is transcoded.
+    /// For stdout and stderr of a running command, if its output is transcoded.
     turns: Option<[Transcoder; 2]>,
 }
 

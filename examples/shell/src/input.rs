@@ -6,20 +6,20 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::protocol::{INPUT_WINDOW, Malformed};
 
-/// Input that the command has not read. The client sends at most as much as the server has allowed (a window), so that this
-/// is bounded and the connection can always be read: a Ctrl-C may follow the input.
+/// Input that the command has not read. The client sends at most as much as the server has allowed (a window). So the
+/// input is bounded, and the connection can always be read: a Ctrl-C may follow the input.
 pub struct Input {
-    /// None if the command has no input, has closed it, or has read all of it.
+    /// None if the command gets no input, has closed it, or has read all of it.
     pipe: Option<File>,
     waiting: Vec<u8>,
     /// The client has sent the end of the input.
     ended: bool,
-    /// Bytes that the command has read and the client has not been told of.
+    /// How many bytes the command has read that the client has not been told of.
     taken: usize,
 }
 
 impl Input {
-    /// For a command that reads the other end of this pipe, if it has any input.
+    /// Input for a command that reads the other end of this pipe. None: the command gets no input.
     pub fn new(pipe: Option<File>) -> io::Result<Self> {
         if let Some(pipe) = &pipe {
             rustix::io::ioctl_fionbio(pipe, true)?;
@@ -74,7 +74,7 @@ impl Input {
         Ok(())
     }
 
-    /// How much more the client may send, once it is worth a message.
+    /// How many more bytes the client may send, once the number is worth a message.
     pub fn room(&mut self) -> Option<usize> {
         let is_worth_it = self.pipe.is_some() && self.taken >= INPUT_WINDOW / 2;
         is_worth_it.then(|| std::mem::take(&mut self.taken))

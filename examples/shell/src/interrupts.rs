@@ -11,7 +11,7 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// Until [`hear`](Self::hear) Ctrl-C ends the program as usual.
+    /// Until [`hear`](Self::hear) is called, Ctrl-C ends the program as usual.
     pub fn new() -> io::Result<Self> {
         let (heard, other) = UnixStream::pair()?;
         heard.set_nonblocking(true)?;
@@ -25,7 +25,7 @@ impl Interrupts {
         Ok(())
     }
 
-    /// Forgets earlier ones.
+    /// Forgets earlier presses of Ctrl-C.
     pub fn take(&self) {
         while matches!((&self.heard).read(&mut [0; 64]), Ok(1..)) {}
     }

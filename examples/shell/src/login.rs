@@ -11,7 +11,7 @@ use crate::seal;
 use crate::secret::Secret;
 use crate::settings::{Entry, Settings, log_refusal};
 
-/// Logs a client in. If it fails, the refusal is logged, and the client learns of it or not, by the reason.
+/// Logs a client in. If that fails, the refusal is logged. Some reasons are told to the client, and some are not.
 ///
 /// # Errors
 ///
@@ -47,7 +47,7 @@ pub fn log_in(
 enum Stop<'a> {
     /// The client has left.
     Gone,
-    /// A mistake, of which the client is told.
+    /// A mistake that the client is told of.
     Refused(String),
     /// A wrong proof: the client is told nothing, and gets the penalty.
     Failed(&'static str, &'a Penalty),

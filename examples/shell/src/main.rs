@@ -6,11 +6,11 @@
 //! cargo run --release --bin shell -- connect 127.0.0.1:8000 -- 'echo hello; exit 3'
 //! ```
 //!
-//! Over a network the wire is a session of Noise with a pre-shared key: encrypted, authenticated, and with
-//! keys of its own each time. The key is a file that the server makes at its first start. A client of the same
-//! user finds it; for any other user it has to be copied. Over a Unix socket the proof is the user. Output
-//! arrives as it is printed, stdout and stderr apart, and the exit status is the client's. The stdin of a client that was
-//! given a command is the command's. Ctrl-C ends the command, and a second one the client. At the prompt Ctrl-C
+//! Over a network the wire is a session of Noise with a pre-shared key: encrypted, authenticated, and with new keys
+//! each time. The key is a file that the server makes at its first start. A client of the same user finds it; for any
+//! other user it has to be copied. Over a Unix socket the kernel's word about the user is the proof. Output arrives
+//! as it is printed, stdout and stderr apart, and the exit status becomes the client's. If a client was given a
+//! command, its stdin is the command's. Ctrl-C ends the command, and a second one the client. At the prompt Ctrl-C
 //! discards the typed line, and `exit` or Ctrl-D ends the client.
 //!
 //! A command ends with its connection, its time, its output or its server, and all its processes end with it: those in the
@@ -201,8 +201,8 @@ fn connect(options: &Connect) -> Result<u8, Leave> {
     }
 }
 
-/// Nothing is said to a server that somebody else may have put there, and nothing in the open to one that is
-/// not on this machine.
+/// Fails if the server at the other end may not be trusted: words must not go to a server that somebody else may have
+/// put there, and words in the clear only to this machine.
 fn check_server(socket: &Socket, address: &Endpoint, no_auth: bool) -> Result<(), Failure> {
     if let Some(peer) = socket.peer_addr()?.as_socket() {
         if no_auth && !peer.ip().to_canonical().is_loopback() {

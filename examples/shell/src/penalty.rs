@@ -1,8 +1,8 @@
 //! The penalty of a failed login: its connection stays silent for a while, and then ends.
 //!
-//! The delay must not occupy a worker, neither a thread nor a forked child. So the worker passes the connection's
-//! descriptor to a process that only keeps such connections, the keeper, and serves the next client. The keeper is a
-//! process because a server that forks may have no second thread; so it is the same for every mixin.
+//! The delay must occupy neither a thread nor a forked child. So the worker passes the connection's descriptor to a
+//! process that only keeps such connections, the keeper, and serves the next client. The keeper is a process because
+//! a server that forks may have no second thread. So it is the same for every mixin.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -20,11 +20,11 @@ use socketserver::request::Stream;
 use crate::command::{leave_terminal, own_program};
 use crate::handover;
 
-/// How long the connection of a failed login is kept. It need not be long, because nobody guesses 32 bytes, and a user with
-/// the wrong secret waits for it.
+/// How long the connection of a failed login is kept. A short time is enough, because nobody guesses 32 bytes, and a
+/// user with the wrong secret has to wait for it.
 const DELAY: Duration = Duration::from_secs(2);
 
-/// How many connections are kept. One more ends the oldest, so that they cannot use up the descriptors.
+/// How many connections are kept. One more ends the oldest, so that failed logins cannot use up the descriptors.
 const AT_ONCE: usize = 256;
 
 /// The server's side: passes connections to the keeper.

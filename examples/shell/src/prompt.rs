@@ -25,8 +25,8 @@ pub enum Waited {
     Interrupt,
 }
 
-/// Runs each line of stdin, up to its end or `exit`, and returns the status of the last one. A terminal is shown a prompt,
-/// at which Ctrl-C discards the typed line.
+/// Runs each line of stdin, up to its end or `exit`, and returns the status of the last one. On a terminal there is a
+/// prompt, at which Ctrl-C discards the typed line.
 pub fn prompt(session: &mut dyn Session) -> Result<u8, Leave> {
     let stdin = io::stdin();
     let typed = stdin.is_terminal();

@@ -16,33 +16,33 @@
 //!                                               <-  ENDED status, why
 //! ```
 //!
-//! A client sends [`INPUT_WINDOW`] bytes of input, and then as many more as ROOM allows. So the server holds no more
-//! than that, and can always read the connection: an INTERRUPT does not wait behind input that the command does not read.
-//! Input that arrives after the end of a command is dropped.
+//! A client sends [`INPUT_WINDOW`] bytes of input, and then as many more as ROOM allows. So the server never holds
+//! more than the window, and can always read the connection: an INTERRUPT does not wait behind input that the command
+//! does not read. Input that arrives after the end of a command is dropped.
 
 use std::fmt;
 
-/// The version of this wire. A server refuses any other by a sentence.
+/// The version of this wire. A server refuses any other version, and says so in a sentence.
 pub const VERSION: u8 = 1;
 
-/// The longest body: what one message of Noise holds.
+/// The longest body: a message of Noise holds no more.
 pub const LONGEST_BODY: usize = 65_535;
 
 /// The longest text or output of one message: a body without its kind, the two bytes of ENDED, and the tag of the
 /// encryption.
 pub const LONGEST_PAYLOAD: usize = LONGEST_BODY - 3 - 16;
 
-/// Bytes of input that may be on their way: enough for a network, and little memory for each of many clients.
+/// How many bytes of input may be on their way: enough for a network, and little memory for each of many clients.
 pub const INPUT_WINDOW: usize = 256 * 1024;
 
-/// The longest body before the login: a HELLO has 50 bytes, and a refusal is a sentence. It bounds the memory that a client
-/// without the secret can use.
+/// The longest body before the login: a HELLO has 50 bytes, and a refusal is a sentence. This bounds the memory that
+/// a client without the secret can use.
 pub const LONGEST_LOGIN: usize = 512;
 
 /// How a client proves that it may run commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// Not by the wire: by its user (on a Unix socket), or not at all (`--no-auth`).
+    /// Not by this wire. On a Unix socket the user is the proof, and with `--no-auth` there is none.
     Nothing,
     /// By the secret: a session of Noise.
     Secret,

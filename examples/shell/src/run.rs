@@ -77,14 +77,15 @@ pub fn run(
     result
 }
 
-/// How often to look whether the server stops: a handler that polls its own descriptors is not woken for it.
+/// How often to look whether the server stops, because nothing wakes a handler that polls its own descriptors.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Bytes of one read of a pipe: half of a pipe's buffer on Linux.
+/// How many bytes of a pipe one read takes: half of a pipe's buffer on Linux.
 const PIECE: usize = 32 * 1024;
 
-/// Waits for the command and the connection at once, in one thread. It reads no output while earlier output waits for the
-/// client. So a command that prints faster than its client reads waits in its own write, and no buffer grows.
+/// Waits for the command and the connection at once, in one thread. It reads no output while earlier output waits for
+/// the client. So if a command prints faster than its client reads, the command waits in its own write, and no buffer
+/// grows.
 struct Run<'a> {
     request: &'a mut StreamRequest,
     wire: &'a mut dyn Wire,
@@ -92,7 +93,7 @@ struct Run<'a> {
     bounds: &'a Bounds,
     /// Output on its way to the client.
     pending: Vec<u8>,
-    /// When the client last accepted bytes, or none were waiting.
+    /// The last moment at which the client accepted bytes, or no bytes were waiting.
     taken: Instant,
     printed: u64,
     until: Instant,

@@ -1,4 +1,5 @@
-//! The client's output: that of a command, on its own stdout and stderr, never faster than they accept it.
+//! The client's output: the command's output goes to the client's own stdout and stderr, never faster than they
+//! accept it.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,7 +16,7 @@ const AT_ONCE: usize = 4_096;
 pub struct Screen {
     stdout: io::Stdout,
     stderr: io::Stderr,
-    /// Output on its way to one of the two.
+    /// Output on its way to one of the two streams.
     waiting: Option<(Printed, Vec<u8>)>,
     /// For output that is not UTF-8.
     turns: Option<[Transcoder; 2]>,
@@ -75,7 +76,7 @@ impl Screen {
     }
 }
 
-/// Says a line to the user that is not output.
+/// Shows the user a line that is not output.
 pub fn say(text: &str) {
     // If stderr is closed, the status still tells.
     let _ = writeln!(io::stderr(), "{text}");

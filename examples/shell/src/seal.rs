@@ -16,7 +16,7 @@ const TAG: usize = 16;
 pub enum Seal {
     /// They stay as they are.
     Open,
-    /// With the keys of a session. Each side counts its messages, so that none can be left out, repeated or
+    /// Encrypted with the keys of a session. Each side counts its messages, so that none can be left out, repeated or
     /// moved.
     Noise(Box<TransportState>),
 }
@@ -59,9 +59,9 @@ impl Beginning {
     }
 }
 
-/// The server's side: reads the first message and returns the second. An error means that the client does not have the
-/// secret. Success does not prove that it has: the message may be a recording. Only the author of the message can encrypt
-/// the next one.
+/// The server's side: reads the first message and returns the second. An error means that the client does not have
+/// the secret. Success does not yet prove that the client has it, because the message may be a recording. Only the
+/// author of the message can encrypt the next one.
 pub fn answer(secret: &Secret, message: &[u8]) -> Result<(Seal, Vec<u8>), snow::Error> {
     let mut state = builder(secret)?.build_responder()?;
     state.read_message(message, &mut [0; LONGEST_BODY])?;

@@ -86,8 +86,8 @@ pub fn read(path: &Path) -> Result<Secret, Failure> {
     Ok(Secret(secret))
 }
 
-/// Makes the file completely or not at all, and never over an existing one: of two servers that start at once, both have
-/// to get the same secret.
+/// Makes the file completely or not at all, and never over an existing one: two servers that start at once must get
+/// the same secret.
 fn make(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));

@@ -8,9 +8,10 @@
 //!   end of the socket: as TERMINATE                     an orphan, and then the supervisor's child
 //! ```
 //!
-//! Ctrl-C goes to the process group. A process that leaves the group (by `setsid`, as daemons do) loses its parent sooner
-//! or later, and the kernel then gives it to the nearest ancestor that has asked for orphans: the supervisor. So every
-//! process of the command is in the group or becomes the supervisor's child, and it ends both until none is left.
+//! Ctrl-C goes to the process group. A process that leaves the group (by `setsid`, as daemons do) loses its parent
+//! sooner or later, and the kernel then gives it to the nearest ancestor that has asked for orphans: the supervisor.
+//! So every process of the command is in the group, or becomes the supervisor's child. The supervisor ends both until
+//! none is left.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write};
@@ -35,12 +36,12 @@ use crate::signals;
 /// How long a command has to end after SIGTERM.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long after SIGKILL to wait for the last processes. Those that are left belong to another user, as under `sudo`, and
-/// cannot be killed.
+/// How long after SIGKILL to wait for the last processes. Processes that are left then belong to another user, as
+/// under `sudo`, and cannot be killed.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
-/// The pause between two looks for children while they are killed: a killed process leaves its own children to the
-/// supervisor, and one that forks and ends again and again has to be caught in between.
+/// The pause between two looks for children while they are killed. A killed process leaves its own children to the
+/// supervisor, and a process that forks and ends again and again has to be caught in between.
 const AGAIN: Duration = Duration::from_millis(2);
 
 /// Runs a command; stdin is the control socket, to which it reports.
@@ -72,7 +73,7 @@ struct Supervisor<'a> {
     children: UnixStream,
     /// The command itself, the leader of its group.
     leader: Pid,
-    /// It has ended. It is reaped last, because its number could then belong to another process.
+    /// The leader has ended. It is reaped last, because its number could then belong to another process.
     over: bool,
     stage: Stage,
 }
@@ -212,8 +213,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Sends a signal to the whole group at once, so that no process in it can escape by a fork, and to the children that
-    /// have left the group. Processes that are neither become children when their parents end.
+    /// Sends a signal to the whole group at once, so that no process in the group can escape by a fork; and to the
+    /// children that have left the group. All other processes become children when their parents end.
     fn signal_all(&self, signal: Signal) {
         // An error means that the process has ended, or is another user's. The latter is left alone in the end.
         let _ = kill_process_group(self.leader, signal);

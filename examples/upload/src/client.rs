@@ -18,8 +18,8 @@ use common::Failure;
 
 /// How long a server may take for its greeting.
 const GREETING: Duration = Duration::from_secs(30);
-/// How long a server may neither send nor read. It is silent while the last bytes reach its disk, which for a
-/// large file and a slow disk takes minutes.
+/// How long a server may neither send nor read. It is silent while the last bytes reach its disk, which takes minutes
+/// for a large file and a slow disk.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 pub struct Client {
@@ -131,7 +131,8 @@ impl Client {
         }
     }
 
-    /// Agrees with the server on the offset to begin at. Returns the digest up to there; none if the whole file is stored.
+    /// Agrees with the server on the offset to begin at. Returns the digest of the bytes before it. None if the whole
+    /// file is stored.
     fn agree(
         &mut self,
         file: &mut File,
@@ -249,7 +250,7 @@ impl Client {
         }
     }
 
-    /// The connection broke: the server may have sent the reason before.
+    /// The failure of a broken connection: the server may have sent the reason before.
     fn broken(&self, error: &io::Error) -> Trouble {
         let last = if self.connection.has_input() { self.hear().ok() } else { None };
         let why = match last {

@@ -1,13 +1,13 @@
 //! The wire of the tutorial's upload program: `post|name|size`, then the bytes, then the next file. There is no answer.
 //!
-//! Nothing ends the header. If the beginning of the file arrives in one piece with it, the size ends
-//! before the first byte that is not a digit; a file that begins with a digit cannot be told from a larger
-//! size. [`read_header`] says how such a piece is read.
+//! Nothing ends the header. If the beginning of the file arrives in one piece with the header, the size ends before
+//! the first byte that is not a digit. So a file that begins with a digit cannot be told from a larger size.
+//! [`read_header`] says how such a piece is read.
 
 /// The beginning of each header, and so of a connection.
 pub const BEGIN: &[u8] = b"post|";
 
-/// Digits of a size at most, leading zeros included.
+/// The most digits of a size, leading zeros included.
 const DIGITS: usize = 20;
 
 /// The header of a file.

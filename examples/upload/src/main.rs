@@ -6,17 +6,17 @@
 //! cargo run --release --bin upload -- connect --resume 127.0.0.1:8000 large.iso
 //! ```
 //!
-//! The bytes of a file are written to a temporary file in the folder, `.upload-KEY-SIZE.part`. When the BLAKE3 digest of
-//! the whole is right, the file is synced and renamed, and its folder is synced; only then the client is told. A broken
-//! upload leaves its part, and `--resume` goes on after it, if both sides compute the same digest of that part. A file
-//! that is stored already is not sent again. A new upload does not touch the parts of others. Parts that no client has
-//! continued for a week (`--keep`) are removed when the next client connects. `--max-total` counts a file on its way with
-//! its whole size, and the part of a broken upload with its bytes.
+//! The bytes of a file are written to a temporary file in the folder, `.upload-KEY-SIZE.part`. When the BLAKE3 digest
+//! of the whole is right, the file is synced and renamed, and its folder is synced. Only then the client is told. A
+//! broken upload leaves its part, and `--resume` goes on after that part, if both sides compute the same digest of
+//! it. A file that is stored already is not sent again. A new upload does not touch the parts of others. Parts that
+//! no client has continued for a week (`--keep`) are removed when the next client connects. `--max-total` counts a
+//! file on its way with its whole size, and the part of a broken upload with its bytes.
 //!
-//! A connection that begins with `post|` is one of the tutorial's client, and `connect --wire document`
-//! speaks that wire to the tutorial's server. It has no answer and no digest, and nothing ends its header: a file
-//! that begins with a digit, and arrives in one piece with its header, cannot be told from a larger file.
-//! `document.rs` says how it is read then.
+//! A connection that begins with `post|` is one of the tutorial's client, and `connect --wire document` speaks that
+//! wire to the tutorial's server. The wire has no answer and no digest, and nothing ends its header. So a file that
+//! begins with a digit, and arrives in one piece with its header, cannot be told from a larger file. `document.rs`
+//! says how it is read then.
 //!
 //! Limits: 1024 clients at once (`--max-clients`). Names are UTF-8. Modes, times and links are not kept. The folder and
 //! those below it are one file system, with `renameat2` (ext4, xfs, btrfs, tmpfs). Clients are not asked for a name or a

@@ -1,14 +1,14 @@
 //! Names of files and folders that peers may choose.
 
-/// Bytes of a name: the limit of Linux's file systems.
+/// The most bytes of a name: the limit of Linux's file systems.
 const LONGEST: usize = 255;
 
-/// The beginning of the names of the store's own files, which no peer may choose, nor one that would become such a name by
-/// a number, as `.upload.part` would.
+/// The beginning of the names of the store's own files. No peer may choose such a name, nor a name that a number
+/// would turn into one, as `.upload.part`.
 pub const OWN_PREFIX: &str = ".upload";
 
-/// Devices of Windows, with any ending: there, a file of such a name in a copied or shared folder can neither be read nor
-/// removed.
+/// Devices of Windows, with any extension. There, a file of such a name in a copied or shared folder can neither be
+/// read nor removed.
 const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
 
 /// Checks one component of a path.
@@ -48,7 +48,7 @@ pub fn candidate(name: &str, number: u32) -> String {
     if number == 0 { name.to_owned() } else { marked(name, &format!("-{number}")) }
 }
 
-/// A name with a random mark, for a name of which so many numbers are taken that no free one is found.
+/// A name with a random mark, for a name of which too many numbers are taken.
 pub fn unlikely(name: &str) -> String {
     marked(name, &random_mark())
 }
@@ -61,9 +61,9 @@ pub fn random_mark() -> String {
     format!("-{:016x}", u64::from_be_bytes(bytes))
 }
 
-/// A number whose name is free, and whose predecessor is taken (or zero). It looks at 1, 2, 4 and so on, and then halves the
-/// interval between the last that was taken and the first that was free, so that thousands of files cost few looks. None
-/// if all of those are taken.
+/// A number whose name is free, and whose predecessor is taken (or zero). It looks at 1, 2, 4 and so on, and then
+/// halves the interval between the last taken and the first free number, so that thousands of files cost few looks.
+/// None if all numbers that it looks at are taken.
 ///
 /// # Errors
 ///

@@ -3,8 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-/// Bytes that have to arrive within the time that a client may be silent: with the default of a minute about a KiB in a
-/// second.
+/// How many bytes have to arrive within the time that a client may be silent: with the default of a minute about a
+/// KiB a second.
 pub const PACE_BYTES: usize = 64 * 1024;
 
 /// Measures how long the server waits for a client's bytes, however these are cut into messages: a byte now and then does

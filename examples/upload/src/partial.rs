@@ -1,9 +1,10 @@
 //! A file on its way: `.upload-KEY-SIZE.part` in the store's folder, until it is complete and gets its name.
 //!
-//! The key is made of the path, the size and the fingerprint, so that a client that resumes finds its part. Other clients
-//! may know all three, and the server cannot tell clients apart. So no upload writes over the part of another: a new
-//! upload has a file of its own, with `-1`, `-2` and so on after the size, and a client that resumes is offered all parts
-//! of its key. The connection that writes to a part holds a lock on the file, which ends with the process at the latest.
+//! The key is made of the path, the size and the fingerprint, so that a client that resumes finds its part. Other
+//! clients may know all three, and the server cannot tell clients apart. So no upload writes over the part of another
+//! one: a new upload gets a file of its own, with `-1`, `-2` and so on after the size, and a client that resumes is
+//! offered all parts of its key. The connection that writes to a part holds a lock on the file, which ends with the
+//! process at the latest.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -22,8 +23,8 @@ const ENDING: &str = ".part";
 /// Hexadecimal digits of a key: half of a digest is enough to tell files apart.
 const KEY_LENGTH: usize = 32;
 
-/// How many parts of one key have a number, by which they are found again. More of them exist only if a client does this
-/// on purpose; they are complete uploads, but cannot be resumed.
+/// How many parts of one key have a number, by which they are found again. A client can make more of them only on
+/// purpose. These are complete uploads, but cannot be resumed.
 const NUMBERED: u32 = 64;
 
 /// Opens an existing file, and neither follows a link nor waits at a pipe.
@@ -35,8 +36,9 @@ pub struct Partial {
     /// How many bytes it has.
     length: u64,
     hasher: blake3::Hasher,
-    /// Another connection's part, and how much of it is offered: it is copied to the beginning of this one if the client
-    /// accepts. That connection may be an earlier one of the same client, of whose end the server has not heard.
+    /// Another connection's part, and how many bytes of it are offered. If the client accepts, they are copied to the
+    /// beginning of this part. The other connection may be an earlier one of the same client, whose end the server
+    /// has not noticed.
     other: Option<(File, u64)>,
 }
 
@@ -119,7 +121,7 @@ impl Partial {
         self.other.as_ref().map_or(self.length, |(_, length)| *length)
     }
 
-    /// Computes the digest of the offered bytes, whose continuation it then is.
+    /// Computes the digest of the offered bytes. The later bytes continue this digest.
     ///
     /// # Errors
     ///
@@ -154,7 +156,7 @@ impl Partial {
         self.length
     }
 
-    /// Whether it has no bytes to resume after. The file itself decides: a failed write may have added some.
+    /// Whether it has no bytes to resume after. The file itself decides, because a failed write may have added some.
     pub fn is_empty(&self) -> bool {
         self.file.metadata().is_ok_and(|data| data.len() == 0)
     }
@@ -180,8 +182,8 @@ impl Partial {
         self.file.sync_all()
     }
 
-    /// Removes the other parts of this file, after it got its name. A part that is not a beginning of this file belongs to
-    /// another one, and is left.
+    /// Removes the other parts of this file, after it got its name. If a part is not a beginning of this file, it
+    /// belongs to another one, and stays.
     ///
     /// # Errors
     ///
@@ -244,7 +246,7 @@ fn key(put: &Put) -> String {
     hasher.finalize().to_hex()[..KEY_LENGTH].to_owned()
 }
 
-/// Opens a file and locks it; none if another process or connection holds the lock, or if the file does not exist.
+/// Opens a file and locks it. None if another process or connection holds the lock, or if the file does not exist.
 fn open_locked<P: rustix::path::Arg + Copy>(root: impl AsFd, name: P) -> io::Result<Option<File>> {
     let file = match fs::openat(&root, name, OPEN | OFlags::NONBLOCK, Mode::empty()) {
         Ok(file) => File::from(file),
@@ -259,7 +261,7 @@ fn open_locked<P: rustix::path::Arg + Copy>(root: impl AsFd, name: P) -> io::Res
     Ok(is_there(root, name, &file)?.then_some(file))
 }
 
-/// Whether this file still has this name. Between its opening and its lock it may have been renamed or removed.
+/// Whether this file still has this name. Between its opening and its locking it may have been renamed or removed.
 fn is_there<P: rustix::path::Arg>(root: impl AsFd, name: P, file: &File) -> io::Result<bool> {
     let (ours, there) = (fs::fstat(file)?, fs::statat(&root, name, AtFlags::SYMLINK_NOFOLLOW));
     Ok(there.is_ok_and(|there| there.st_ino == ours.st_ino && there.st_dev == ours.st_dev))
@@ -275,8 +277,9 @@ pub fn size_in(name: &[u8]) -> Option<u64> {
     size.parse().ok().filter(|_| is_key)
 }
 
-/// The bytes that a file counts in `--max-total`: a part that is being written to counts with its whole size, and one of a
-/// broken upload with its bytes. Otherwise one byte of a large file would exclude all others until it is removed.
+/// How many bytes a file counts in `--max-total`. A part that is being written to counts with its whole size. The part
+/// of a broken upload counts with its bytes: otherwise one byte of a large file would exclude all others until the part
+/// is removed.
 pub fn claim(root: impl AsFd, name: &CStr, now: u64) -> u64 {
     match size_in(name.to_bytes()) {
         // A file that cannot be opened may be in use.

@@ -30,20 +30,20 @@ use std::io::{self, Read};
 pub const VERSION: u16 = 2;
 /// The oldest version that a server speaks as well.
 pub const OLDEST: u16 = 1;
-/// How many beginnings of a file a server offers: both sides read each.
+/// How many partial files a server offers: both sides read each.
 pub const OFFERS: usize = 4;
 const MAGIC: &[u8] = b"upload";
 
-/// Bytes of one frame of the file: each connection that sends a file holds as much. Measured over loopback to
-/// memory, in MiB/s: 64 KiB 490, 256 KiB 570, 1 MiB 630.
+/// The most bytes of a file in one frame: each connection that sends a file holds this much. Measured over loopback
+/// to memory, in MiB/s: 64 KiB 490, 256 KiB 570, 1 MiB 630.
 pub const DATA_BYTES: usize = 1024 * 1024;
-/// Bytes of any other frame at most: a path of 32 components of 255 bytes fits.
+/// The most bytes of any other frame: a path of 32 components of 255 bytes fits.
 pub const CONTROL_BYTES: usize = 16 * 1024;
 /// Components of a path.
 pub const DEPTH: usize = 32;
-/// Bytes of the header of a frame.
+/// The length of the header of a frame.
 pub const HEADER_BYTES: usize = 5;
-/// Bytes of a file that its fingerprint digests.
+/// How many bytes of a file its fingerprint digests.
 pub const FINGERPRINT_BYTES: usize = 64 * 1024;
 
 /// A BLAKE3 digest.
@@ -99,7 +99,7 @@ pub struct Refusal {
 pub enum Code {
     /// A frame that is invalid or not expected.
     Protocol = 1,
-    /// The path is not one that is stored.
+    /// The server stores no file with such a path.
     Name = 2,
     /// A file of that name exists, and `--conflict` keeps it.
     Exists = 3,
@@ -205,7 +205,7 @@ impl Message {
         frame
     }
 
-    /// Reads a message; none at the end of the input. The caller reads the bytes after a `Data`.
+    /// Reads a message. None at the end of the input. The caller reads the bytes after a `Data`.
     ///
     /// # Errors
     ///

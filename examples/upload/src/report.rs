@@ -20,7 +20,7 @@ pub struct Report {
     folders: usize,
     stored: usize,
     already: usize,
-    /// Bytes that were sent, those of files that were then not stored included.
+    /// How many bytes were sent, also of files that were then not stored.
     bytes: std::cell::Cell<u64>,
     /// The files that were not stored, and why.
     failed: Vec<(String, String)>,

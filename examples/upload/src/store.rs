@@ -1,5 +1,5 @@
-//! The folder that files are stored in. A client chooses names below it and nothing else: each
-//! component of a path is opened by itself, below the one before, and no link is followed.
+//! The folder that files are stored in. A client chooses names below it and nothing else: each component of a path is
+//! opened separately, inside the one before, and no link is followed.
 
 use std::fs::File;
 use std::io;
@@ -33,9 +33,9 @@ pub enum Conflict {
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     pub conflict: Conflict,
-    /// Bytes of one file.
+    /// The most bytes of one file.
     pub max_file: u64,
-    /// Bytes of all files below the folder. Without it the disk is the limit.
+    /// The most bytes of all files below the folder. Without it the disk is the limit.
     pub max_total: Option<u64>,
     /// How long the part of a broken upload is kept.
     pub keep: Duration,
@@ -52,7 +52,7 @@ pub struct Store {
 /// How often old parts are removed; by each process, and so by each child under `forking`.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// How often a free name is tried, if other clients take it first, before a random one is used.
+/// How often a free name is tried, if other clients take it first. After that a random name is used.
 const TRIES: u32 = 16;
 
 /// How many of the first and of the last files of one name are compared with a file that is resumed. Bounded, because a
@@ -134,8 +134,8 @@ impl Store {
         self.folder_of(path, true).map(drop)
     }
 
-    /// The file that an earlier upload of the same may have stored, and its path: it has this name, or this name with a
-    /// number, and the same size and beginning. Of several it is the newest.
+    /// The file that an earlier upload of the same file may have stored, and its path: it has this name, or this name
+    /// with a number, and the same size and beginning. If there are several, the newest.
     pub fn stored_before(&self, put: &Put) -> Option<(File, Vec<Vec<u8>>)> {
         let (name, folders) = put.path.split_last()?;
         let name = names::check(name).ok()?;
@@ -163,8 +163,8 @@ impl Store {
         })
     }
 
-    /// A new part, which counts with its whole size from now on. A file that could not be stored in the end is refused
-    /// here.
+    /// A new part, which counts with its whole size from now on. If the file could not be stored in the end, it is
+    /// refused here.
     ///
     /// # Errors
     ///
@@ -206,8 +206,8 @@ impl Store {
         }
     }
 
-    /// Checks `max_total`. Called after the part exists, so that of two clients at once, even in two processes, each counts
-    /// the other; and before anything is written.
+    /// Checks `max_total`. Called after the part exists, so that two clients at once, even in two processes, each
+    /// count the other; and before anything is written.
     fn count(&self, partial: Partial) -> Result<Partial, Refusal> {
         match self.check_total() {
             Ok(()) => Ok(partial),
@@ -308,7 +308,7 @@ impl Store {
         drop(partial);
     }
 
-    /// Opens the folder at the end of a path. Missing ones are made, or the result is none.
+    /// Opens the folder at the end of a path. With `make`, missing folders are made; otherwise the result is None.
     fn folder_of(&self, folders: &[Vec<u8>], make: bool) -> Result<Option<OwnedFd>, Refusal> {
         let mut folder =
             self.root.try_clone().map_err(|error| storage("open the folder of", error))?;

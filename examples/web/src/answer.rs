@@ -13,7 +13,7 @@ pub const HTML: &str = "text/html; charset=utf-8";
 pub enum Connection {
     /// It stays open, which in HTTP/1.1 is the default.
     Stays,
-    /// It stays open, and a client of HTTP/1.0 has to be told.
+    /// It stays open. A client of HTTP/1.0 has to be told so.
     StaysOpenly,
     Closes,
 }
@@ -84,7 +84,7 @@ impl Clock {
     }
 }
 
-/// A time as HTTP writes it; none before 1970 and after 9999, which the times of files may be.
+/// A time as HTTP writes it. None before 1970 and after 9999: files may have such times.
 pub fn http_date(time: SystemTime) -> Option<String> {
     /// The first second of the year 10000.
     const END: u64 = 253_402_300_800;

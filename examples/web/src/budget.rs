@@ -1,5 +1,5 @@
-//! The memory of all listings that are being made or wait to be sent. It bounds the cost of clients that ask for listings
-//! and do not read them, however many they are.
+//! The memory of all listings that are being made or wait to be sent. It bounds the cost of clients that ask for
+//! listings and do not read them, whatever their number.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// For all listings together: about a hundred that nobody reads, or thirty that are being made.
+/// For all listings together: enough for about a hundred that nobody reads, or thirty that are being made.
 const BYTES: usize = 64 * 1024 * 1024;
 
 /// For the listings of one address, so that other addresses get theirs.
@@ -41,8 +41,8 @@ pub struct Share<'a> {
 }
 
 impl Budget {
-    /// Takes `bytes` of the budget; none if they are not free in time. A request for more than the whole budget succeeds
-    /// when nothing else is in use.
+    /// Takes `bytes` of the budget. None if they do not become free in time. A request for more than the whole budget
+    /// succeeds when nothing else is in use.
     pub fn take(&self, bytes: usize, peer: Option<IpAddr>) -> Option<Share<'_>> {
         let peer = peer.map(network);
         let until = Instant::now() + PATIENCE;
@@ -83,7 +83,8 @@ impl Used {
 }
 
 impl Share<'_> {
-    /// Corrects it to the size of the finished page. A page that is larger than estimated does not wait; others do.
+    /// Corrects the share to the size of the finished page. A page that is larger than estimated does not wait; later
+    /// pages do.
     pub fn resize(&mut self, bytes: usize) {
         if bytes > self.bytes {
             self.budget.used.lock().add(bytes - self.bytes, self.peer);

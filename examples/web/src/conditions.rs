@@ -35,7 +35,7 @@ impl Version {
         }
     }
 
-    /// Whether a range belongs to the version that the client has a part of.
+    /// Whether the client's part belongs to this version, so that a range may continue it.
     fn continues(&self, head: &Head<'_>) -> bool {
         match head.if_range {
             None => true,
@@ -60,7 +60,7 @@ pub enum Span {
 
 impl Span {
     /// The part that a request asks for, of a file of this size. A range that cannot be read is ignored, and so are
-    /// several: a server may send more than was asked for.
+    /// several ranges: a server may send more than was asked for.
     pub fn new(head: &Head<'_>, version: &Version, size: u64) -> Self {
         let range = head.range.filter(|_| head.method == Method::Get && version.continues(head));
         let range = range.and_then(|range| str::from_utf8(range).ok()).and_then(split);
@@ -78,7 +78,7 @@ impl Span {
     }
 }
 
-/// The two numbers of `bytes=1-2`, of which one may be missing.
+/// The two numbers of `bytes=1-2`. One of them may be missing.
 fn split(range: &str) -> Option<(Option<u64>, Option<u64>)> {
     let (unit, range) = range.split_once('=')?;
     let (first, last) = range.trim().split_once('-')?;

@@ -142,8 +142,8 @@ impl Exchange<'_, '_> {
         (Answered { status, bytes: at - part.start }, sent)
     }
 
-    /// Sends a file from `at` on, through the buffer of the answers. A small file leaves together with its head; of a large
-    /// one at most one batch is in memory.
+    /// Sends a file from `at` on, through the buffer of the answers. A small file leaves together with its head. Of a
+    /// large file at most one batch is in memory.
     fn send(&mut self, file: &File, at: &mut u64, end: u64) -> io::Result<()> {
         // A small part is nearly always in memory. A coroutine leaves a large one to another thread.
         let is_large = end - *at > LARGE_BYTES;
@@ -262,10 +262,11 @@ impl Exchange<'_, '_> {
     }
 }
 
-/// A file that is larger is not read in a coroutine.
+/// A coroutine does not read a file that is larger than this.
 const LARGE_BYTES: u64 = 256 * 1024;
 
-/// Appends so many bytes of a file to a buffer, by one read: `read_to_end` would make four. Gives how many there were.
+/// Appends up to `wanted` bytes of a file to a buffer, by one read (`read_to_end` would make four). Returns how many
+/// it has read.
 fn read_at(file: &File, out: &mut Vec<u8>, wanted: usize, at: u64) -> io::Result<usize> {
     let begun = out.len();
     out.resize(begun + wanted, 0);
@@ -274,7 +275,7 @@ fn read_at(file: &File, out: &mut Vec<u8>, wanted: usize, at: u64) -> io::Result
     result
 }
 
-/// An answer that is sent, or waits in the buffer as a whole.
+/// An answer that is sent, or is in the buffer as a whole.
 fn whole(answered: Answered) -> (Answered, io::Result<()>) {
     (answered, Ok(()))
 }

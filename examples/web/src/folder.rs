@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-/// A folder and all that is below it.
+/// A folder and everything below it.
 ///
 /// Two checks keep requests inside. A path with `..` or NUL in it is refused, however it is encoded. Then the path is
-/// opened, through any symbolic links, without the right to read (`O_PATH`), and the *kernel* is asked where the opened
-/// file is (`/proc/self/fd`). To look at the path before, or at its canonical form after, would be a race against a process
-/// that replaces a folder by a link in that moment; an opened file cannot be replaced. So links are followed as long as
-/// they stay inside.
+/// opened, through any symbolic links, without the right to read (`O_PATH`), and the *kernel* is asked where the
+/// opened file is (`/proc/self/fd`). A look at the path before, or at its canonical form after, would be a race
+/// against a process that replaces a folder by a link at that moment; an opened file cannot be replaced. So links are
+/// followed as long as they stay inside.
 ///
 /// The folder is looked up for each request, so that it may be a link that a deployment changes.
 ///
@@ -77,7 +77,7 @@ impl Folder {
 }
 
 impl Root<'_> {
-    /// Opens a relative path. `NotFound` also if it leads out of the folder.
+    /// Opens a relative path. Also `NotFound` if the path leads out of the folder.
     pub fn find(&self, path: &Path) -> io::Result<Thing> {
         if path.iter().any(|name| self.folder.hides(name)) {
             return Err(io::ErrorKind::NotFound.into());
@@ -96,7 +96,7 @@ impl Root<'_> {
     }
 }
 
-/// Opened so, a device does nothing and a pipe does not wait.
+/// Opens a file without the right to read. Opened in this way, a device does nothing and a pipe does not wait.
 fn open_without_rights(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path)
 }
@@ -132,7 +132,7 @@ pub struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Reads it; none if no file can have such a path.
+    /// Reads the target. None if no file can have such a path.
     pub fn read(target: &'a str) -> Option<Self> {
         let target = without_authority(target);
         let target = target.split('#').next().unwrap_or_default();

@@ -16,11 +16,11 @@ use crate::health;
 use crate::protocol::{Decoder, Head, Method, Refusal, Status, Step};
 use crate::status::{self, Readers};
 
-/// Bytes of answers that are gathered before a send: enough that the system call costs little beside the copy, and no
-/// more than the processor's cache holds.
+/// How many bytes of answers are gathered before a send: so many that the system call costs little beside the copy,
+/// and no more than the processor's cache holds.
 pub const BATCH_BYTES: usize = 64 * 1024;
 
-/// Bytes of buffer that a silent connection keeps.
+/// How many bytes of buffer a silent connection keeps.
 const KEPT_BYTES: usize = 8 * 1024;
 
 /// The site: its folder, its limits, its log.
@@ -29,7 +29,7 @@ pub struct Site {
     pub folder: Option<Folder>,
     /// How long a request may take to arrive.
     pub header_timeout: Duration,
-    /// The same for the first one, counted from the connection's start; none if the idle limit is shorter.
+    /// The same for the first request, counted from the connection's start. None if the idle limit is shorter.
     pub first_timeout: Option<Duration>,
     /// The memory of listings that wait to be sent.
     pub listings: Budget,
@@ -143,7 +143,7 @@ impl Web {
         Self { site: Arc::clone(site), clock: Clock::default(), out, hello }
     }
 
-    /// Answers each complete request, and says how many bytes these were.
+    /// Answers each complete request. Returns how many bytes the requests had.
     fn answer_all(
         &mut self,
         request: &mut StreamRequest,
@@ -234,8 +234,8 @@ impl Web {
         answer.body(TEXT, HELLO, false);
     }
 
-    /// Answers a request that cannot be understood. The connection then ends: the beginning of the next request is
-    /// unknown.
+    /// Answers a request that cannot be understood. The connection then ends, because the beginning of the next
+    /// request is unknown.
     fn write_refusal(&mut self, request: &mut StreamRequest, bytes: &[u8], refusal: Refusal) {
         // The client may be sending a body.
         request.expect_more_input();

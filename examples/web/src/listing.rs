@@ -10,10 +10,10 @@ use std::time::SystemTime;
 use crate::answer::{escape, http_date};
 use crate::folder::{Root, Thing, encode, folder_url};
 
-/// Entries of a page: more than anyone reads, and few enough for many clients at once.
+/// The entries of a page: more than anyone reads, and few enough for many clients at once.
 const PAGE: usize = 1_000;
 
-/// Pages of a folder at most. The entries up to the end of a page are sorted in memory.
+/// The most pages of a folder. The entries up to the end of the shown page are sorted in memory.
 const PAGES: usize = 100;
 
 /// One page of the entries of a folder.
@@ -22,7 +22,7 @@ pub struct Listing {
     view: View,
     /// The entries of this page, sorted.
     entries: Vec<Entry>,
-    /// How many the whole folder has.
+    /// The total of the whole folder.
     total: Total,
 }
 
@@ -50,7 +50,7 @@ pub struct View {
     page: usize,
 }
 
-/// By what the entries are sorted.
+/// The column that the entries are sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Key {
     Name,
@@ -81,7 +81,7 @@ impl View {
         Self { sorting, page: page.clamp(1, PAGES) }
     }
 
-    /// Bytes that making this page may take: the sorted entries, and twice the page itself.
+    /// How many bytes making this page may take: the sorted entries, and twice the page itself.
     pub fn cost(self) -> usize {
         const ENTRY_BYTES: usize = 2 * 200;
         const ROW_BYTES: usize = 2 * 600;
@@ -92,8 +92,8 @@ impl View {
 impl Listing {
     /// Reads a folder. Entries that a client could not open are left out: links to the outside, sockets, and the like.
     ///
-    /// All entries are read, because the first page has those that sort first. Only those of the pages up to this one are
-    /// kept.
+    /// All entries are read, because the first page needs those that sort first. Only the entries of the pages up to
+    /// this one are kept.
     pub fn read(root: &Root<'_>, thing: &Thing, view: View) -> io::Result<Self> {
         let kept = view.page * PAGE;
         let mut entries = Vec::new();
@@ -221,7 +221,7 @@ impl Total {
 }
 
 impl Entry {
-    /// Looks at an entry; none if a client could not open it.
+    /// Looks at an entry. None if a client could not open it.
     fn read(root: &Root<'_>, folder: &Thing, entry: &DirEntry) -> io::Result<Option<Self>> {
         let name = entry.file_name();
         if root.hides(&name) {
@@ -275,7 +275,7 @@ impl Entry {
 }
 
 impl Sorting {
-    /// The query that asks for it; empty for the usual one.
+    /// The query for this order. Empty for the usual one.
     fn query(self) -> String {
         match (self.key, self.descending) {
             (Key::Name, false) => String::new(),
@@ -357,7 +357,7 @@ fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// A size in the largest unit of which it has at least one.
+/// A size in the largest unit that fits into it at least once.
 fn human_size(bytes: u64) -> String {
     let mut size = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {

@@ -102,7 +102,7 @@ struct Serve {
     log: bool,
 }
 
-/// A longer time is as good as none, and some clocks cannot count so far.
+/// A longer time is as good as no limit, and some clocks cannot count so far.
 fn up_to_a_day(text: &str) -> Result<Duration, String> {
     let time = common::seconds(text)?;
     let day = Duration::from_secs(86_400);

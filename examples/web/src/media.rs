@@ -20,8 +20,8 @@ pub struct Media {
     pub coding: Option<&'static str>,
 }
 
-/// Endings of source files that the table of types takes for something else: TypeScript for television, for example.
-/// Binary files with these endings keep the type of the table.
+/// Extensions of source files that the table of types takes for something else: TypeScript for television, for
+/// example. Binary files with these extensions keep the type of the table.
 const SOURCES: [&str; 21] = [
     "ac", "bat", "csh", "cu", "dart", "latex", "man", "mts", "org", "php", "pl", "pm", "pot",
     "scm", "sh", "sql", "srt", "tcl", "tex", "texi", "ts",

@@ -1,7 +1,8 @@
 //! [`SelfSigned`]: a certificate for one run, which no authority has signed.
 //!
-//! It is written here and not by a crate, because it is always the same twelve fields. The key is in this process's memory
-//! alone and is gone with it, so no date is needed to end the certificate's life: it has the one that means "none".
+//! It is written here and not by a crate, because it always has the same twelve fields. The key is only in this
+//! process's memory and is gone with it. So no date is needed to end the certificate's life, and it has the date that
+//! means "none".
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use socketserver::tls::rustls::crypto::ring::{Ticketer, default_provider};
 use socketserver::tls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use socketserver::tls::rustls::{Error, ServerConfig};
 
-/// A certificate, its key, and what tells it from all others.
+/// A certificate, its key, and the part by which a client can recognise it.
 pub struct SelfSigned {
     certificate: Vec<u8>,
     /// The part of the certificate that `curl --pinnedpubkey` looks at.
@@ -78,7 +79,7 @@ impl SelfSigned {
         Ok(Tls::from(config))
     }
 
-    /// How a client can be sure of it, at this address.
+    /// How a client at this address can be sure of the certificate.
     pub fn advice(&self, url: &str) -> String {
         let fingerprint: Vec<String> = digest(&SHA256, &self.certificate)
             .as_ref()

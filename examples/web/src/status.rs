@@ -25,8 +25,8 @@ const EVERY: u32 = 2;
 /// At most an hour.
 const LONGEST: u32 = 3_600;
 
-/// Answers a request for one of the pages. None: it is for something else, or the client may not read them, and is told
-/// the same as if there were no such pages.
+/// Answers a request for one of the pages. None: the request is for something else; or the client may not read the
+/// pages, and is told the same as if there were no such pages.
 pub fn answer(
     readers: Readers,
     request: &StreamRequest,

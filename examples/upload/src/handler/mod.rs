@@ -43,7 +43,7 @@ pub struct Upload {
     first_word: FirstWord,
     /// Room for one piece of a file; allocated when the first one arrives.
     buffer: Vec<u8>,
-    /// The file of the last `Put` has been sent to its end.
+    /// The last `Put`'s file has been sent to its end.
     is_all_said: bool,
     /// The version that the client speaks.
     version: u16,
@@ -51,9 +51,9 @@ pub struct Upload {
 
 /// Why a file is not stored.
 enum Trouble {
-    /// The server refuses it, and tells the client.
+    /// The server refuses the file, and tells the client.
     Refused(Refusal),
-    /// The client has withdrawn it.
+    /// The client has withdrawn the file.
     Withdrawn,
     /// The connection has failed.
     Lost(io::Error),
@@ -154,7 +154,7 @@ impl Upload {
         }
     }
 
-    /// Serves one file, with one answer, and says whether the connection can go on.
+    /// Serves one file, with one answer. Returns whether the connection can go on.
     fn put(&mut self, request: &mut StreamRequest, put: &Put) -> io::Result<bool> {
         let peer = request.client_address();
         let name = shown(&put.path);
@@ -265,7 +265,7 @@ impl Upload {
         }
     }
 
-    /// Receives `length` bytes. Those that arrive before a failure are kept.
+    /// Receives `length` bytes. Bytes that arrive before a failure are kept.
     fn receive_piece(
         &mut self,
         request: &mut StreamRequest,
@@ -278,7 +278,7 @@ impl Upload {
         Ok(result?)
     }
 
-    /// Reads `length` bytes into the buffer, and says how many of them arrived in time.
+    /// Reads `length` bytes into the buffer. Returns how many of them arrived in time.
     fn read_piece(
         &mut self,
         request: &mut StreamRequest,
@@ -304,7 +304,7 @@ impl Upload {
         (count, Ok(()))
     }
 
-    /// Discards the rest of a refused file, and says whether its end arrived.
+    /// Discards the rest of a refused file. Returns whether its end arrived.
     fn skip(&mut self, request: &mut StreamRequest) -> io::Result<bool> {
         let mut left = UNWANTED_BYTES;
         let mut pace = Pace::new(self.idle);
@@ -346,7 +346,7 @@ fn unexpected(message: &Message) -> Trouble {
     Refusal::new(Code::Protocol, text).into()
 }
 
-/// Ends a connection at a message that begins no file, and refuses it. At the end of the input it says nothing.
+/// Refuses a message that begins no file, and ends the connection. The end of the input gets no answer.
 fn end(request: &mut StreamRequest, result: io::Result<Option<Message>>) -> io::Result<()> {
     match result {
         Ok(None) => Ok(()),

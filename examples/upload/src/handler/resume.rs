@@ -1,4 +1,4 @@
-//! Going on with a file of which the server has a part, or all of it.
+//! Resuming: the server has a part of the file already, or all of it.
 //!
 //! The server offers a beginning (`Have`) and then its digest. The client digests the same bytes of its own file, and sends
 //! `From` with the offset if they are equal, and `From` with 0 if not: the next offer then follows. The last offer is the
@@ -30,7 +30,8 @@ impl Upload {
         Ok(is_same.then_some(path))
     }
 
-    /// Continues a partial file, if the client asks for that and accepts one, or begins a new file.
+    /// Continues a partial file, if the client asks for that and accepts one of the offers. Otherwise begins a new
+    /// file.
     pub(super) fn begin(&self, request: &mut StreamRequest, put: &Put) -> Result<Partial, Trouble> {
         if !put.resume {
             return Ok(self.store.begin(put)?);
@@ -54,7 +55,7 @@ impl Upload {
         self.offered(request, partial)?.ok_or_else(|| nothing().into())
     }
 
-    /// Offers a partial file. Returns it if the client accepts the offer, and leaves it in the folder if not.
+    /// Offers a partial file. Returns it if the client accepts the offer; otherwise it stays in the folder.
     fn offered(
         &self,
         request: &mut StreamRequest,
@@ -80,7 +81,7 @@ impl Upload {
         Ok(is_taken)
     }
 
-    /// Sends the digest of the offered bytes, and says whether the client accepts them.
+    /// Sends the digest of the offered bytes. Returns whether the client accepts them.
     fn agree(
         &self,
         request: &mut StreamRequest,

@@ -6,11 +6,11 @@ use httparse::Status as Parsed;
 
 use super::{Refusal, Status, bad, refusal};
 
-/// Bytes of a body at most, and of its chunked form. This server has no use for a body: it is discarded, so that the
-/// connection can go on.
+/// The most bytes of a body, and of its chunked form. This server has no use for a body: it discards the body, so
+/// that the connection can go on.
 pub const BODY_BYTES: usize = 65_536;
 const ENCODED_BODY_BYTES: usize = 2 * BODY_BYTES;
-/// Bytes of the line with a chunk's size, extensions included.
+/// The most bytes of the line with a chunk's size, extensions included.
 const CHUNK_LINE_BYTES: usize = 256;
 
 /// How long a body is.
@@ -32,7 +32,7 @@ impl Framing {
     }
 }
 
-/// Reads it from the headers. An error means that the end of the body is unknown.
+/// Reads the length from the headers. After an error the end of the body is unknown.
 pub fn framing(
     length: Option<&[u8]>,
     coding: Option<&[u8]>,
@@ -73,7 +73,7 @@ fn transfer_coding(value: &[u8]) -> Result<Framing, Refusal> {
 /// Finds the end of a body.
 #[derive(Debug, Default)]
 pub struct BodyReader {
-    /// How far it has been read.
+    /// How many bytes have been read.
     pub at: usize,
     start: usize,
     /// The bytes of the chunks so far.
@@ -86,7 +86,7 @@ pub struct BodyReader {
 enum Part {
     /// The size of a chunk.
     Size,
-    /// Bytes of the body; those of a chunk end with a newline.
+    /// Bytes of the body. A chunk ends with a newline.
     Data { left: usize, chunk: bool },
     /// A line after the last chunk: a trailer, which is ignored, or the empty line at the end of the body.
     Trailer,
@@ -140,8 +140,10 @@ impl BodyReader {
         }
     }
 
-    /// The next line with its `\r\n`. A lone `\n` is refused: some servers take it for the end of a line and some do not,
-    /// and the difference between the two is how requests are smuggled.
+    /// The next line with its `\r
+    /// `. A lone `
+    /// ` is refused. Some servers take it for the end of a line and some do not, and requests are smuggled by such a
+    /// difference.
     fn line<'a>(&self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, Refusal> {
         let rest = &bytes[self.at..];
         let found = rest.iter().take(CHUNK_LINE_BYTES).position(|byte| *byte == b'\n');

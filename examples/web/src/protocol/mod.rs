@@ -22,9 +22,9 @@ use body::{BodyReader, Framing, framing};
 use host::is_host;
 pub use status::Status;
 
-/// Bytes of a line at most, the request's own or a header's: as in Python's `http.server`.
+/// The most bytes of a line, the request's own or a header's: as in Python's `http.server`.
 pub const LINE_BYTES: usize = 65_536;
-/// Bytes of a head at most: two of the longest lines.
+/// The most bytes of a head: two of the longest lines.
 pub const HEAD_BYTES: usize = 2 * LINE_BYTES;
 /// How many headers a request may have, as in Python. Browsers send about fifteen.
 pub const HEADERS: usize = 100;
@@ -92,7 +92,7 @@ pub enum Step<'a> {
     Continue,
     /// A whole request, and its bytes with its body.
     Request(Head<'a>, usize),
-    /// The bytes after this cannot be trusted: answer and close.
+    /// The bytes after this request cannot be trusted: answer and close.
     Refused(Refusal),
 }
 
@@ -114,8 +114,8 @@ pub struct Decoder {
 /// The first line.
 #[derive(Clone, Debug)]
 struct RequestLine {
-    /// A method that is not served is refused at the end of the head, if that is valid: where the body ends has to be
-    /// known first (RFC 9112, 6.3).
+    /// If the method is not served, it is refused at the end of the head, and only if the head is valid: the end of
+    /// the body has to be known first (RFC 9112, 6.3).
     method: Result<Method, Refusal>,
     target: Range<usize>,
     minor: u8,
@@ -162,8 +162,8 @@ impl Decoder {
         Ok(Step::Request(head, used))
     }
 
-    /// Reads up to the empty line. Limits and refusals follow the order of the bytes, so that the result does not depend
-    /// on how many of them have arrived.
+    /// Reads up to the empty line. Limits and refusals follow the order of the bytes, so the result does not depend
+    /// on how many bytes have arrived.
     fn find_head_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
         while let Some(length) = bytes[self.at..].iter().position(|byte| *byte == b'\n') {
             let newline = self.at + length;
@@ -301,8 +301,8 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Reads a request as nearly all are: short, complete, valid and without a body. For any other it returns none, and the
-    /// decoder reads it step by step. Such a request is too short for any limit.
+    /// Reads a request of the usual form: short, complete, valid and without a body. For any other form it returns
+    /// None, and the decoder reads it step by step. Such a request is too short for any limit.
     fn read_whole(bytes: &'a [u8]) -> Option<(Self, usize)> {
         // Clearing room for more headers would cost more than reading a few.
         let mut room = [httparse::EMPTY_HEADER; 16];
@@ -363,7 +363,7 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Accepts a header once. Two headers that disagree on the end of a body are how requests are smuggled.
+/// Accepts a header only once. Requests are smuggled by two headers that disagree on the end of a body.
 fn only<'a>(place: &mut Option<&'a [u8]>, value: &'a [u8]) -> Result<(), Refusal> {
     if place.replace(value).is_some() {
         return Err(bad("A header is there twice that may be there once."));
