@@ -16,7 +16,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use super::connect::connect;
-use super::session::{Session, TURN, unexpected};
+use super::session::{Session, TURN, Tally, unexpected};
 use crate::sys::{ENDED, Epoll, Event, READABLE, WRITABLE, events};
 
 /// Bytes of a line: its number among the outstanding ones in front, newline at the end.
@@ -38,7 +38,6 @@ pub struct Chat {
     /// Members that have something to send.
     senders: Vec<usize>,
     buffer: Vec<u8>,
-    done: u64,
     stalled: Option<Stalled>,
 }
 
@@ -80,7 +79,6 @@ impl Chat {
             missing: vec![0; window],
             senders: Vec::new(),
             buffer: vec![0; 65_536],
-            done: 0,
             stalled: None,
         };
         (0..window).for_each(|line| chat.say(line));
@@ -139,7 +137,7 @@ impl Chat {
         Ok(())
     }
 
-    fn read(&mut self, number: usize) -> io::Result<()> {
+    fn read(&mut self, number: usize, tally: &mut Tally) -> io::Result<()> {
         let member = &mut self.members[number];
         let kept = member.partial.len();
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -152,7 +150,7 @@ impl Chat {
         let mut rest = &buffer[..kept + got];
         while let Some(end) = end_of_line(rest) {
             if let Some(line) = said(&rest[..end]) {
-                self.take(line)?;
+                self.take(line, tally)?;
             }
             rest = &rest[end..];
         }
@@ -163,12 +161,12 @@ impl Chat {
         Ok(())
     }
 
-    fn take(&mut self, line: usize) -> io::Result<()> {
+    fn take(&mut self, line: usize, tally: &mut Tally) -> io::Result<()> {
         let Some(missing) = self.missing.get_mut(line).filter(|missing| **missing > 0) else {
             return Err(unexpected("a line came that was not sent"));
         };
         *missing -= 1;
-        self.done += 1;
+        tally.add(1);
         if *missing == 0 {
             self.say(line);
         }
@@ -194,7 +192,7 @@ fn number(digits: &[u8]) -> usize {
 }
 
 impl Session for Chat {
-    fn turn(&mut self) -> io::Result<()> {
+    fn turn(&mut self, tally: &mut Tally) -> io::Result<()> {
         let mut events = std::mem::take(&mut self.events);
         let count = self.epoll.wait(&mut events, Some(TURN))?.len();
         for event in &events[..count] {
@@ -209,14 +207,10 @@ impl Session for Chat {
                 self.write(number)?;
             }
             if events & !WRITABLE != 0 {
-                self.read(number)?;
+                self.read(number, tally)?;
             }
         }
         self.events = events;
         self.flush()
-    }
-
-    fn done(&self) -> u64 {
-        self.done
     }
 }

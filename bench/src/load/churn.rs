@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::session::{Session, TURN, unexpected};
-use crate::figures::{Figures, Histogram};
+use super::session::{Session, TURN, Tally, unexpected};
 use crate::sys::{Epoll, Event, READABLE, WRITABLE, events};
 
 const LINE: &[u8; 64] = b"a line of sixty-four bytes, the last of which is a newline.....\n";
@@ -17,8 +16,6 @@ pub struct Churn {
     epoll: Epoll,
     events: Vec<Event>,
     clients: Vec<Client>,
-    times: Histogram,
-    done: u64,
 }
 
 struct Client {
@@ -34,7 +31,7 @@ impl Churn {
         let clients = (0..count)
             .map(|token| Client::begin(&epoll, &address, token))
             .collect::<io::Result<_>>()?;
-        Ok(Self { address, epoll, events: events(), clients, times: Histogram::new(), done: 0 })
+        Ok(Self { address, epoll, events: events(), clients })
     }
 }
 
@@ -81,7 +78,7 @@ impl Client {
 }
 
 impl Session for Churn {
-    fn turn(&mut self) -> io::Result<()> {
+    fn turn(&mut self, tally: &mut Tally) -> io::Result<()> {
         for event in self.epoll.wait(&mut self.events, Some(TURN))? {
             let token = event.u64 as usize;
             let client = &mut self.clients[token];
@@ -91,23 +88,10 @@ impl Session for Churn {
                     self.epoll.modify(&client.socket, READABLE, token)?;
                 }
             } else if client.read()? {
-                self.times.record(client.begun.elapsed());
-                self.done += 1;
+                tally.add_timed(client.begun.elapsed());
                 *client = Client::begin(&self.epoll, &self.address, token)?;
             }
         }
         Ok(())
-    }
-
-    fn done(&self) -> u64 {
-        self.done
-    }
-
-    fn reset(&mut self) {
-        self.times.clear();
-    }
-
-    fn report(&self, figures: &mut Figures) {
-        self.times.add_to(figures);
     }
 }

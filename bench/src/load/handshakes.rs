@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::session::{Session, TURN, unexpected};
-use crate::figures::{Figures, Histogram};
+use super::session::{Session, TURN, Tally, unexpected};
 use crate::sys::{Epoll, Event, READABLE, WRITABLE, events};
 use crate::tls;
 
@@ -21,8 +20,6 @@ pub struct Handshakes {
     clients: Vec<Client>,
     /// The handshake of a client's second connection, and of all that follow.
     kind: HandshakeKind,
-    times: Histogram,
-    done: u64,
 }
 
 /// One connection after the other.
@@ -49,8 +46,7 @@ impl Handshakes {
             })
             .collect::<io::Result<_>>()?;
         let kind = if resumes { HandshakeKind::Resumed } else { HandshakeKind::Full };
-        let (events, times) = (events(), Histogram::new());
-        Ok(Self { address, epoll, events, clients, kind, times, done: 0 })
+        Ok(Self { address, epoll, events: events(), clients, kind })
     }
 }
 
@@ -119,7 +115,7 @@ impl Client {
 }
 
 impl Session for Handshakes {
-    fn turn(&mut self) -> io::Result<()> {
+    fn turn(&mut self, tally: &mut Tally) -> io::Result<()> {
         for event in self.epoll.wait(&mut self.events, Some(TURN))? {
             let token = event.u64 as usize;
             let client = &mut self.clients[token];
@@ -128,24 +124,11 @@ impl Session for Handshakes {
                 client.send()?;
                 self.epoll.modify(&client.socket, READABLE, token)?;
             } else if client.receive()? {
-                self.times.record(client.begun.elapsed());
-                self.done += 1;
+                tally.add_timed(client.begun.elapsed());
                 let config = Arc::clone(&client.config);
                 *client = Client::begin(&self.epoll, &self.address, token, config, self.kind)?;
             }
         }
         Ok(())
-    }
-
-    fn done(&self) -> u64 {
-        self.done
-    }
-
-    fn reset(&mut self) {
-        self.times.clear();
-    }
-
-    fn report(&self, figures: &mut Figures) {
-        self.times.add_to(figures);
     }
 }

@@ -9,7 +9,6 @@ mod idle;
 mod pingpong;
 mod session;
 pub mod store;
-mod tls_pingpong;
 mod udp;
 mod upload;
 
@@ -168,7 +167,7 @@ impl Load {
                 session::measure(&mut churn::Churn::new(address, clients)?, process, plan)
             }
             Self::TlsPingpong(connections) => {
-                let mut load = tls_pingpong::TlsPingpong::new(address, connections)?;
+                let mut load = pingpong::Pingpong::new_tls(address, connections)?;
                 session::measure(&mut load, process, plan)
             }
             Self::TlsHandshakes(clients) | Self::TlsResumed(clients) => {

@@ -1,88 +1,155 @@
-//! Connections that each send 64 bytes, wait for the echo, and repeat.
+//! Connections that each send 64 bytes, wait for the echo, and repeat: in the clear, or through TLS.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::connect::connect_all;
-use super::session::{Session, TURN, unexpected};
-use crate::figures::{Figures, Histogram};
+use rustls::ClientConnection;
+
+use super::connect::{connect, connect_all};
+use super::session::{Session, TURN, Tally, unexpected};
 use crate::sys::{Epoll, Event, READABLE, events};
+use crate::{interrupt, tls};
 
 const REQUEST: [u8; 64] = [b'p'; 64];
+/// How long one handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
-pub struct Pingpong {
+pub struct Pingpong<W> {
     epoll: Epoll,
     events: Vec<Event>,
-    connections: Vec<Connection>,
-    times: Histogram,
-    done: u64,
+    connections: Vec<Connection<W>>,
 }
 
-struct Connection {
-    stream: TcpStream,
+struct Connection<W> {
+    wire: W,
     sent: Instant,
     got: usize,
 }
 
-impl Pingpong {
+/// A connection in non-blocking mode.
+pub trait Wire {
+    fn stream(&self) -> &TcpStream;
+
+    /// Sends a request, which always fits: nothing else is under way.
+    fn send(&mut self, request: &[u8]) -> io::Result<()>;
+
+    /// Receives once. Zero bytes: none of an answer have come.
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+impl Pingpong<TcpStream> {
     pub fn new(address: SocketAddr, count: usize) -> io::Result<Self> {
+        Self::over(connect_all(address, count)?.into_iter().map(Ok), count)
+    }
+}
+
+impl Pingpong<TlsWire> {
+    pub fn new_tls(address: SocketAddr, count: usize) -> io::Result<Self> {
+        let config = tls::client_config(false)?;
+        let shake_hands = |_| {
+            interrupt::check()?;
+            let mut stream = connect(address)?;
+            stream.set_read_timeout(Some(HANDSHAKE))?;
+            let mut tls = tls::client(&config)?;
+            while tls.is_handshaking() {
+                tls.complete_io(&mut stream)?;
+            }
+            Ok(TlsWire { stream, tls })
+        };
+        Self::over((0..count).map(shake_hands), count)
+    }
+}
+
+impl<W: Wire> Pingpong<W> {
+    fn over(wires: impl Iterator<Item = io::Result<W>>, count: usize) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let mut connections = Vec::with_capacity(count);
-        for (token, stream) in connect_all(address, count)?.into_iter().enumerate() {
-            stream.set_nonblocking(true)?;
-            epoll.add(&stream, READABLE, token)?;
-            connections.push(Connection { stream, sent: Instant::now(), got: 0 });
+        for (token, wire) in wires.enumerate() {
+            let wire = wire?;
+            wire.stream().set_nonblocking(true)?;
+            epoll.add(wire.stream(), READABLE, token)?;
+            connections.push(Connection { wire, sent: Instant::now(), got: 0 });
         }
         for connection in &mut connections {
             connection.send(Instant::now())?;
         }
-        Ok(Self { epoll, events: events(), connections, times: Histogram::new(), done: 0 })
+        Ok(Self { epoll, events: events(), connections })
     }
 }
 
-impl Connection {
-    /// A request always fits: nothing else is under way.
+impl<W: Wire> Connection<W> {
     fn send(&mut self, now: Instant) -> io::Result<()> {
         (self.sent, self.got) = (now, 0);
-        self.stream.write_all(&REQUEST)
+        self.wire.send(&REQUEST)
     }
 }
 
-impl Session for Pingpong {
-    fn turn(&mut self) -> io::Result<()> {
+impl<W: Wire> Session for Pingpong<W> {
+    fn turn(&mut self, tally: &mut Tally) -> io::Result<()> {
         // One byte more than is due, to see an answer that is too long.
         let mut buffer = [0; REQUEST.len() + 1];
         for event in self.epoll.wait(&mut self.events, Some(TURN))? {
             let connection = &mut self.connections[event.u64 as usize];
-            match connection.stream.read(&mut buffer) {
-                Ok(0) => return Err(unexpected("the server closed a connection")),
-                Ok(count) => connection.got += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                Err(error) => return Err(error),
-            }
+            connection.got += connection.wire.receive(&mut buffer)?;
             if connection.got > REQUEST.len() {
                 return Err(unexpected("an answer was too long"));
             }
             if connection.got == REQUEST.len() {
                 let now = Instant::now();
-                self.times.record(now - connection.sent);
-                self.done += 1;
+                tally.add_timed(now - connection.sent);
                 connection.send(now)?;
             }
         }
         Ok(())
     }
+}
 
-    fn done(&self) -> u64 {
-        self.done
+impl Wire for TcpStream {
+    fn stream(&self) -> &TcpStream {
+        self
     }
 
-    fn reset(&mut self) {
-        self.times.clear();
+    fn send(&mut self, request: &[u8]) -> io::Result<()> {
+        self.write_all(request)
     }
 
-    fn report(&self, figures: &mut Figures) {
-        self.times.add_to(figures);
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.read(buffer) {
+            Ok(0) => Err(unexpected("the server closed a connection")),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            received => received,
+        }
+    }
+}
+
+pub struct TlsWire {
+    stream: TcpStream,
+    tls: ClientConnection,
+}
+
+impl Wire for TlsWire {
+    fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    fn send(&mut self, request: &[u8]) -> io::Result<()> {
+        self.tls.writer().write_all(request)?;
+        self.tls.write_tls(&mut self.stream).map(drop)
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.tls.read_tls(&mut self.stream) {
+            Ok(0) => return Err(unexpected("the server closed a connection")),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
+            received => drop(received?),
+        }
+        self.tls.process_new_packets().map_err(io::Error::other)?;
+        match self.tls.reader().read(buffer) {
+            Ok(0) => Err(unexpected("the server ended a session")),
+            // A ticket, or a part of a record.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            received => received,
+        }
     }
 }

@@ -5,8 +5,7 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::session::{Session, TURN};
-use crate::figures::{Figure, Figures};
+use super::session::{Session, TURN, Tally};
 use crate::sys::{Batch, Epoll, Event, READABLE, events};
 
 /// Outstanding datagrams without an answer count as lost after this time.
@@ -19,10 +18,6 @@ pub struct Udp {
     window: usize,
     flows: Vec<Flow>,
     looked: Instant,
-    done: u64,
-    /// Answers when counting began, and datagrams lost since then.
-    counted: u64,
-    lost: u64,
 }
 
 struct Flow {
@@ -45,8 +40,7 @@ impl Udp {
             flows.push(Flow { socket, outstanding: 0, generation: 0, moved: now });
         }
         let (events, batch) = (events(), Batch::new());
-        let mut load =
-            Self { epoll, events, batch, window, flows, looked: now, done: 0, counted: 0, lost: 0 };
+        let mut load = Self { epoll, events, batch, window, flows, looked: now };
         for flow in &mut load.flows {
             flow.send(&mut load.batch, window)?;
         }
@@ -54,11 +48,11 @@ impl Udp {
     }
 
     /// Counts missing answers as lost, and sends anew.
-    fn look(&mut self, now: Instant) -> io::Result<()> {
+    fn look(&mut self, now: Instant, tally: &mut Tally) -> io::Result<()> {
         self.looked = now;
         for flow in &mut self.flows {
             if now - flow.moved > LOST {
-                self.lost += flow.outstanding as u64;
+                tally.lose(flow.outstanding as u64);
                 (flow.outstanding, flow.moved) = (0, now);
                 flow.generation = flow.generation.wrapping_add(1);
                 flow.send(&mut self.batch, self.window)?;
@@ -99,7 +93,7 @@ impl Flow {
 }
 
 impl Session for Udp {
-    fn turn(&mut self) -> io::Result<()> {
+    fn turn(&mut self, tally: &mut Tally) -> io::Result<()> {
         let ready = self.epoll.wait(&mut self.events, Some(TURN))?;
         let now = Instant::now();
         for event in ready {
@@ -107,27 +101,16 @@ impl Session for Udp {
             let good = flow.receive(&mut self.batch)?;
             if good > 0 {
                 flow.moved = now;
-                self.done += good as u64;
+                tally.add(good as u64);
                 let room = self.window - flow.outstanding;
                 flow.send(&mut self.batch, good.min(room))?;
             }
         }
         if now - self.looked >= TURN {
-            self.look(now)?;
+            self.look(now, tally)?;
         }
+        // So that a load without losses says so.
+        tally.lose(0);
         Ok(())
-    }
-
-    fn done(&self) -> u64 {
-        self.done
-    }
-
-    fn reset(&mut self) {
-        (self.counted, self.lost) = (self.done, 0);
-    }
-
-    fn report(&self, figures: &mut Figures) {
-        let all = self.done - self.counted + self.lost;
-        figures.insert(Figure::Lost, self.lost as f64 * 1e6 / all.max(1) as f64);
     }
 }
