@@ -1,4 +1,14 @@
 //! The first version: one line of text.
+//!
+//! ```text
+//! PROXY TCP4 192.0.2.7 198.51.100.1 49152 443\r\n      the client's address, the address that it has asked for, their ports
+//! PROXY TCP6 2001:db8::7 2001:db8::1 49152 443\r\n
+//! PROXY UNKNOWN anything\r\n                           no addresses: a health check, or a client that has none
+//! ```
+//!
+//! Fields are separated by single blanks, and numbers have no leading zero: of two ways to read a line, two readers might
+//! choose differently. A line has at most 107 bytes. The reader must not take a byte that follows it, so the parser says how
+//! many bytes are surely missing, counted from the shortest line that the bytes so far may become.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;

@@ -1,4 +1,15 @@
 //! The output of a connection under its limits: what is held back, and what is sent.
+//!
+//! ```text
+//! write      fits into wbufsize          appended to `output`
+//!            else                        `output` first, and then the bytes themselves
+//! flush      `output`, and then what the wrapper holds back
+//! send_once  a plain socket              one send; a wait for room is bounded by the write limit, each time anew
+//!            an outbox, or a wrapper     through it, with the same bounds
+//! ```
+//!
+//! Output is never dropped in silence: an error is the handler's, and after it `dropped_output` keeps a wrapper from saying
+//! that the whole was sent.
 
 use std::io;
 use std::time::Duration;

@@ -1,4 +1,15 @@
 //! [`Connection`]: the socket of a request, or a stream in its place; and [`Stream`], the interface of such streams.
+//!
+//! A connection changes its kind only in these ways, and only in its request's worker:
+//!
+//! | from | to | by |
+//! |---|---|---|
+//! | `Socket` | `Split` | the first `split`; it stays so when the halves are gone |
+//! | any | `Gone` | `wrap_stream`, `start_tls`: until the wrapper is made |
+//! | `Gone` | `Wrapped` | a user's wrapper was made |
+//! | `Gone` | `Sealed` | this crate's TLS was made |
+//!
+//! `Socket` is the case that has to be fast: it is matched first, and no call goes through a box.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;

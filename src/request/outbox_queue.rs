@@ -1,4 +1,16 @@
 //! Bytes that are due to a connection, and how far they have been sent.
+//!
+//! ```text
+//! bytes     | sent, to be removed | encrypted, not all sent | due                           |
+//!           0                     start                     start + sealed                  bytes.len()
+//!
+//! totals    sent_total ............................................................. due_total
+//!                                           own_mark: here the handler's own output ends
+//! ```
+//!
+//! Everybody appends at the end, and everybody sends from `start`, under the lock and without waiting. So messages are whole
+//! and in order, whoever sends them: the thread that appends, the writer, or the handler that waits for its own output. A
+//! handler waits for a total and not for an empty queue, because others may append for ever.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,4 +1,17 @@
 //! Wrapping a connection (TLS, say), and ending a wrapped one.
+//!
+//! The steps of a wrapping, all in the request's worker:
+//!
+//! ```text
+//! end_the_open            held-back output and the outbox's messages leave in the clear; the outbox is retired
+//! RawStream::take         the connection is `Gone` from here on; bytes that were read ahead go to the raw stream
+//! wrap(raw)               the wrapper makes its handshake, by waits of the raw stream
+//!   it succeeds             end_handshake, and the wrapper is the connection
+//!   it fails, or panics     the connection stays `Gone`; its socket is still the request's, which ends it
+//! ```
+//!
+//! At the end of the request the wrapper says its farewell (`end_wrapped`), unless the peer could take it for the end of a
+//! whole answer.
 
 use std::io;
 use std::net::Shutdown;

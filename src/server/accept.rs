@@ -1,5 +1,25 @@
 //! The accept loop: room, request, verdict, worker, and the waits in between. [`Server::serve_forever`] shows the
 //! sequence.
+//!
+//! `serve_forever` and `handle_request` are two loops over one attempt, which never waits:
+//!
+//! ```text
+//! attempt                  serve_forever                        handle_request
+//!   no permit, not ready     waits for the gate, the mixin        the same, until the timeout
+//!   rate: not yet            pauses until then                    pauses until then
+//!   get_request: none        waits for the listener               the same, until the timeout
+//!                an error    accept_failure.rs: goes on, pauses   goes on, or returns AcceptFailed
+//!   verify_request: no       service_actions                      returns Rejected
+//!   process_request          service_actions                      returns Handled
+//! ```
+//!
+//! - **A permit comes before the accept**, and is given back if there is no request. So a client for which there is no room
+//!   stays in the kernel's queue.
+//! - **Every wait includes the stop.** A wait for a request or for room includes the mixin's event as well. The mixin clears
+//!   that event in `service_actions`, so this call follows every wait.
+//! - **The listener and the gate are never waited for together.** While there is no room, clients must not wake the loop.
+//! - A worker may accept beside this loop. Both hold the lock of `worker_accept.rs` from their accept until the request is
+//!   with the mixin.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

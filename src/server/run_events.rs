@@ -1,4 +1,13 @@
 //! Guards for a run and for a loop within it. A panic ends them as well. Also the hooks and events of both.
+//!
+//! ```text
+//! Runs::begin succeeds   Run::begun; `serve_forever` then calls tell_of_ready: Ready, its hook, the service manager
+//! each loop              Accepting::of_loop; the drop of the last one ends the accepting
+//! the mixin returns      Run::end, or after a panic the drop of the Run; then leave_ready: Bound, unless the server closes
+//! ```
+//!
+//! The guards are here because a mixin or a hook may panic: the run then ends as in order, its accepted requests are accounted
+//! for, and the panic goes on.
 
 use super::Core;
 use super::catch_panic::{catch_panic, drop_catching, run_catching};

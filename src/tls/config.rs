@@ -1,4 +1,12 @@
 //! [`Tls`]: the settings, their files, and the configuration that new connections get.
+//!
+//! ```text
+//! reload, replace      under `reloading`: reads the files, makes a whole ServerConfig, and exchanges the Arc
+//! a new connection     clones the Arc: a handshake that has begun keeps its configuration to its end
+//! prepare              in the process that accepts, before each connection: a new key for tickets, if it is due
+//! ```
+//!
+//! Nobody waits for a reload: `config` is locked only to clone or to exchange a pointer.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

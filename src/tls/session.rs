@@ -1,4 +1,16 @@
 //! [`Session`]: one connection's TLS, without its socket. Only the worker has it, until an outbox shares it.
+//!
+//! ```text
+//! worker       Hold::Alone                Hold::Shared, from the first `share` on, for good
+//!              no lock                    each call under the lock, and none of them waits
+//! outbox       -                          Seal::seal, Seal::transmit, under the outbox's own lock
+//! ```
+//!
+//! The order of the locks is: the outbox's, then the session's. The worker takes the session's alone, and never holds it
+//! while it waits for the socket: it takes the encrypted records out, and sends them without the lock.
+//!
+//! Records have to leave in the order in which they were encrypted. So while others may encrypt, only `transmit` sends, under
+//! the lock; the worker takes records out only at the end, when nobody else encrypts any more (`TlsStream::is_last`).
 
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;

@@ -1,4 +1,13 @@
 //! A listening stream socket, TCP or Unix: accepting, shedding, and the end of its accept queue.
+//!
+//! A close ends the accept queue for *every* process that has the listener. So a close has to know who else has it:
+//!
+//! | holders | `alone` | a close |
+//! |---|---|---|
+//! | `Alone` | no fork since this process alone had it | refuses new clients, serves the queue |
+//! | `Alone` | unknown (`from_fd`), or a fork since | closes its copy only: the queue is the others' |
+//! | `Both`: a successor is starting | | serves the queue, and refuses nobody |
+//! | `Other`: the successor serves | | closes its copy only |
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,4 +1,18 @@
 //! Unix sockets, stream and datagram: Python's `UnixStreamServer` and `UnixDatagramServer`.
+//!
+//! The file of a socket outlives the process that has bound it, so each server knows whether it has to remove its file:
+//!
+//! | the socket | removes the file |
+//! |---|---|
+//! | made here | this process, before the socket closes |
+//! | made here, closed in a forked child | the child, if no other process listens any more |
+//! | from a service manager, or by `from_fd` | nobody here |
+//! | from a predecessor, not taken over yet | the predecessor |
+//! | taken over | this process |
+//! | handed to a successor that is not ready | the last of the two that closes it |
+//! | handed to a successor that serves | the successor |
+//!
+//! A file is removed only if `SocketOptions::unlink_on_close` asks for it, and only if it still is the same file.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,4 +1,15 @@
 //! [`Applicant`]: a process that is about to become the successor of this one.
+//!
+//! ```text
+//! started by SIGUSR2 --+
+//!                      +--> Hello --> passed the sockets --> Ready --> this process accepts no more
+//! connected by itself -+      |               |
+//!                             v               v
+//!                      failed: told why   failed: told why, and watched until it ends (left_behind.rs)
+//! ```
+//!
+//! All of it has the time of `Handover::within`, but a process that has connected has only five seconds for its Hello, because
+//! others wait behind it. Any mistake of an applicant ends this one attempt, and the server goes on.
 
 use std::io;
 use std::os::fd::OwnedFd;

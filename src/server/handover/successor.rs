@@ -1,4 +1,17 @@
 //! The successor's side at its start: it finds its predecessor, and gets the sockets.
+//!
+//! ```text
+//! this process                                  predecessor
+//!   connect            the same user? ------->    accepts, the same user?
+//!   Hello              ------------------------>
+//!                      <------------------------  Sockets, more: true        descriptors come with each message
+//!                      <------------------------  Sockets, more: false
+//!   keep: the servers' binds take them
+//!   .. desk.rs goes on: Ready, Release or Refuse
+//! ```
+//!
+//! Nothing of the other side is believed before it is bounded: one deadline for all of its messages, at most
+//! [`MOST_SOCKETS`], and no message without a socket except the last.
 
 use std::fs;
 use std::io;
