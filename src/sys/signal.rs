@@ -145,6 +145,7 @@ impl LetThrough {
     /// A mask belongs to one thread: signals to the process may reach another thread that does not block them.
     pub(crate) fn new(signals: &[libc::c_int]) -> Self {
         let before = change_mask(libc::SIG_UNBLOCK, signals);
+        // SAFETY: the set is one that the system has given.
         // Only these signals are blocked again at the end. The others were not blocked before.
         let is_in =
             |signal: &libc::c_int| unsafe { libc::sigismember(&raw const before, *signal) == 1 };

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use super::channel::Channel;
 use super::desk::Desk;
 use super::message::Message;
-use super::target::Target;
+use super::own_sockets::Target;
 use crate::sys::child_process;
 use crate::wait::moment_after;
 
@@ -85,7 +85,7 @@ impl Applicant {
                 Err(error) => return self.fail(desk, &error.to_string()),
             };
             match (message, &self.passed) {
-                (Message::Hello, None) => match desk.pass(&self.channel) {
+                (Message::Hello, None) => match desk.sockets.pass(&self.channel) {
                     Ok(passed) => {
                         self.passed = Some(passed);
                         self.deadline = moment_after(self.began, desk.within);

@@ -8,28 +8,27 @@
 //!      Over <------------------ ready, or a stop ----------- Applying ----------------------+
 //! ```
 //!
-//! A turn looks at everything once. It waits only for a successor that reads its sockets (`PASS`). A thread of its
+//! A turn looks at everything once. It waits only for a successor that reads its sockets (`own_sockets.rs`). A thread of its
 //! own takes the turns (`serve`); in a server that forks, the accept loop takes them.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::applicant::{Applicant, Step};
-use super::channel::Channel;
 use super::left_behind::LeftBehind;
-use super::message::{Message, Socket, nonsense};
+use super::message::{Message, nonsense};
+use super::own_sockets::OwnSockets;
 use super::program::Program;
 use super::successor::{self, Predecessor, refused};
-use super::target::Target;
 use super::{Handover, Signal, Wake};
 use crate::error::Error;
 use crate::events::ServerEvent;
-use crate::server::fork::{self, AnyServer};
+use crate::server::fork;
 use crate::server::{BaseServer, catch_panic::run_catching};
 use crate::shutdown::ShutdownHandle;
 use crate::transport::{HandoverSocket, Holders, Transport, UnixStream, predecessor};
@@ -40,15 +39,13 @@ use crate::{sys, systemd};
 pub(crate) struct Desk {
     /// How long a successor may take.
     pub(super) within: Duration,
-    /// The socket at which successors ask. None: only SIGUSR2 starts one.
-    listener: Option<UnixStream>,
+    /// The sockets that this process hands over.
+    pub(super) sockets: OwnSockets,
     program: Program,
     /// SIGUSR2 has come: see [`Signal`].
     signalled: Arc<AtomicBool>,
     /// Ends a wait: SIGUSR2 has come, or all servers serve.
     wake: Arc<Wake>,
-    /// The servers of the run, and then those beside it. The program owns them.
-    servers: Vec<Weak<dyn AnyServer>>,
     /// Handles of the servers of the run.
     handles: Vec<ShutdownHandle>,
     /// Handles of the servers beside the run.
@@ -92,11 +89,10 @@ impl Desk {
         };
         let desk = Self {
             within,
-            listener,
+            sockets: OwnSockets { servers: found.chain(beside).collect(), listener },
             program,
             signalled: Arc::clone(&signal.came),
             wake: Arc::clone(&signal.wake),
-            servers: found.chain(beside).collect(),
             handles: servers.iter().map(BaseServer::shutdown_handle).collect(),
             told,
             serving: AtomicUsize::new(0),
@@ -110,8 +106,7 @@ impl Desk {
 
     /// Makes the desk known to its servers. They tell it when they serve, and a server that forks takes its turns.
     pub(super) fn introduce(self: &Arc<Self>) {
-        let of_the_run = self.servers.iter().take(self.handles.len());
-        for server in of_the_run.filter_map(Weak::upgrade) {
+        for server in self.sockets.servers().take(self.handles.len()) {
             server.meet_desk(self);
         }
     }
@@ -167,7 +162,7 @@ impl Desk {
             Some(State::Succeeding { predecessor, .. }) => {
                 (Some(Arc::clone(predecessor.channel.socket())), None)
             }
-            Some(State::Idle) => (self.listener.as_ref().and_then(Transport::fileno), None),
+            Some(State::Idle) => (self.sockets.listener.as_ref().and_then(Transport::fileno), None),
             Some(State::Applying(applicant)) => {
                 (Some(Arc::clone(applicant.channel.socket())), Some(applicant.deadline))
             }
@@ -186,7 +181,7 @@ impl Desk {
 
     /// Whether the desk is at rest, and has no socket at which a process could ask.
     fn is_unasked(&self) -> bool {
-        self.at_rest.load(Ordering::SeqCst) && self.listener.is_none()
+        self.at_rest.load(Ordering::SeqCst) && self.sockets.listener.is_none()
     }
 
     /// Takes one turn: looks at everything once.
@@ -241,11 +236,7 @@ impl Desk {
     /// Tells the predecessor when all servers serve, and reads its answer.
     fn succeed(&self, mut predecessor: Predecessor, mut told: bool) -> (State, bool) {
         if !told && self.all_serve() {
-            let mut taken = Vec::new();
-            self.for_each_socket(|socket| {
-                let number = socket.inherited_as().and_then(|number| u16::try_from(number).ok());
-                taken.extend(number);
-            });
+            let taken = self.sockets.inherited();
             // A copy that is not closed would keep clients waiting in a queue that nobody serves.
             if let Err(error) = self.close_left() {
                 return (self.fail(error), false);
@@ -271,8 +262,7 @@ impl Desk {
 
     /// Closes the predecessor's sockets that no server here has taken.
     fn close_left(&self) -> io::Result<()> {
-        let mut has_taken = false;
-        self.for_each_server(|socket| has_taken |= socket.inherited_as().is_some());
+        let has_taken = self.sockets.has_inherited_of_a_server();
         if let Some(text) = successor::judge_left(&predecessor::close_the_rest(), has_taken)? {
             self.warn(&text);
         }
@@ -290,34 +280,8 @@ impl Desk {
     fn take_over(&self) -> State {
         // Not all servers may serve yet: the predecessor has ended, or was told to stop.
         predecessor::close_the_rest();
-        self.for_each_socket(|socket| socket.set_holders(Holders::Alone));
+        self.sockets.set_holders(Holders::Alone);
         State::Idle
-    }
-
-    fn for_each_socket(&self, mut act: impl FnMut(&dyn HandoverSocket)) {
-        self.for_each_server(&mut act);
-        self.with_socket(Target::Listener, &mut act);
-    }
-
-    fn for_each_server(&self, mut act: impl FnMut(&dyn HandoverSocket)) {
-        for index in 0..self.servers.len() {
-            self.with_socket(Target::Server(index), &mut act);
-        }
-    }
-
-    /// Acts on a socket, if it can be handed over.
-    fn with_socket<R>(
-        &self,
-        target: Target,
-        act: impl FnOnce(&dyn HandoverSocket) -> R,
-    ) -> Option<R> {
-        match target {
-            Target::Server(index) => {
-                let server = self.servers[index].upgrade()?;
-                server.handover().map(act)
-            }
-            Target::Listener => self.listener.as_ref().map(|listener| act(listener)),
-        }
     }
 
     // As a predecessor.
@@ -338,7 +302,7 @@ impl Desk {
                 }
             }
         }
-        let (connection, _) = self.listener.as_ref()?.get_request().ok()?;
+        let (connection, _) = self.sockets.listener.as_ref()?.get_request().ok()?;
         let socket = UnixStream::connection(&connection)?;
         match sys::credentials(socket.as_fd()) {
             Ok(found) if found.uid == sys::user() => Some(Applicant::asking(found.pid, socket)),
@@ -350,37 +314,10 @@ impl Desk {
         }
     }
 
-    /// Passes all sockets. From here on both processes have them.
-    pub(super) fn pass(&self, channel: &Channel) -> io::Result<Vec<Target>> {
-        let (mut targets, mut found) = (Vec::new(), Vec::new());
-        let servers = (0..self.servers.len()).map(Target::Server);
-        for target in servers.chain([Target::Listener]) {
-            let described = self.with_socket(target, |socket| socket.describe()).flatten();
-            let Some((description, fd)) = described else { continue };
-            let is_desk = target == Target::Listener;
-            targets.push(target);
-            found.push((Socket { description, is_desk }, fd));
-        }
-        // Before they are sent: a close must not end what the successor has.
-        self.for_each_socket(|socket| socket.set_holders(Holders::Both));
-        let (mut rest, deadline) = (&found[..], Instant::now() + PASS);
-        loop {
-            let (now, later) = rest.split_at(rest.len().min(IN_A_MESSAGE));
-            rest = later;
-            let sockets = now.iter().map(|(socket, _)| socket.clone()).collect();
-            let fds: Vec<_> = now.iter().map(|(_, fd)| fd.as_fd()).collect();
-            let message = Message::Sockets { sockets, more: !rest.is_empty() };
-            channel.send_until(&message, &fds, deadline)?;
-            if rest.is_empty() {
-                return Ok(targets);
-            }
-        }
-    }
-
     /// A successor that had the sockets has ended, and its copies are closed.
     pub(super) fn take_back(&self) {
         if !self.left.may_have_sockets() {
-            self.for_each_socket(|socket| socket.set_holders(Holders::Alone));
+            self.sockets.set_holders(Holders::Alone);
         }
     }
 
@@ -399,9 +336,9 @@ impl Desk {
             // A socket that the successor did not take, it has closed.
             let is_taken = taken.iter().any(|taken| usize::from(*taken) == number);
             let holders = if is_taken { Holders::Other } else { Holders::Alone };
-            self.with_socket(*target, |socket| socket.set_holders(holders));
+            self.sockets.with(*target, |socket| socket.set_holders(holders));
         }
-        for server in self.servers.iter().filter_map(Weak::upgrade) {
+        for server in self.sockets.servers() {
             if let Some(seat) = server.context().seat() {
                 seat.fall_silent();
             }
@@ -412,7 +349,7 @@ impl Desk {
                 "cannot tell the service manager (NOTIFY_SOCKET) of process {process}: {error}"
             ));
         }
-        for server in self.servers.iter().filter_map(Weak::upgrade) {
+        for server in self.sockets.servers() {
             let server_address = &server.context().server_address();
             server.tell(&ServerEvent::HandedOver { server_address, process });
         }
@@ -430,7 +367,7 @@ impl Desk {
             if applicant.is_left_to_itself() {
                 // The predecessor was not told to stop, so it goes on alone.
                 let _ = applicant.channel.send(&Message::Release, &[]);
-                if let Some(listener) = &self.listener {
+                if let Some(listener) = &self.sockets.listener {
                     listener.set_holders(Holders::Other);
                 }
             } else {
@@ -469,14 +406,14 @@ impl Desk {
         if self.is_unasked() {
             return;
         }
-        if let Some(listener) = &self.listener {
+        if let Some(listener) = &self.sockets.listener {
             listener.close_in_child();
         }
         drop(self.state.lock().take());
     }
 
     fn close_listener(&self) {
-        if let Some(listener) = &self.listener {
+        if let Some(listener) = &self.sockets.listener {
             listener.server_close();
         }
     }
@@ -488,15 +425,8 @@ impl Desk {
 
     /// Tells the operator, by the hook of the first server.
     pub(super) fn warn(&self, text: &str) {
-        if let Some(server) = self.servers.iter().find_map(Weak::upgrade) {
+        if let Some(server) = self.sockets.servers().next() {
             run_catching(|| server.warn(text));
         }
     }
 }
-
-/// How many sockets a message has room for, if each has two paths of the longest length that the system allows.
-const IN_A_MESSAGE: usize = 7;
-
-/// How long a successor may take to read the sockets. It waits for them, so a moment is enough. Meanwhile the loop of
-/// a server that forks stands still.
-const PASS: Duration = Duration::from_secs(1);

@@ -6,9 +6,9 @@ mod channel;
 mod desk;
 mod left_behind;
 mod message;
+mod own_sockets;
 mod program;
 mod successor;
-mod target;
 
 use std::fmt;
 use std::io;

@@ -1,0 +1,106 @@
+//! [`OwnSockets`]: the sockets that a process hands over.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::channel::Channel;
+use super::message::{Message, Socket};
+use crate::server::fork::AnyServer;
+use crate::transport::{HandoverSocket, Holders, UnixStream};
+
+/// The sockets of the servers, and the one at which successors ask.
+pub(super) struct OwnSockets {
+    /// The servers of the run, and then those beside it. The program owns them.
+    pub(super) servers: Vec<Weak<dyn AnyServer>>,
+    /// The socket at which successors ask. None: only SIGUSR2 starts one.
+    pub(super) listener: Option<UnixStream>,
+}
+
+/// Names one of the sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The socket of a server, by the server's place among those of the run and those beside it.
+    Server(usize),
+    /// The socket at which successors ask.
+    Listener,
+}
+
+impl OwnSockets {
+    /// The servers that are still there, in their order.
+    pub(super) fn servers(&self) -> impl Iterator<Item = Arc<dyn AnyServer>> {
+        self.servers.iter().filter_map(Weak::upgrade)
+    }
+
+    fn targets(&self) -> impl Iterator<Item = Target> + use<> {
+        (0..self.servers.len()).map(Target::Server).chain([Target::Listener])
+    }
+
+    /// Acts on a socket, if it can be handed over.
+    pub(super) fn with<R>(
+        &self,
+        target: Target,
+        act: impl FnOnce(&dyn HandoverSocket) -> R,
+    ) -> Option<R> {
+        match target {
+            Target::Server(index) => {
+                let server = self.servers[index].upgrade()?;
+                server.handover().map(act)
+            }
+            Target::Listener => self.listener.as_ref().map(|listener| act(listener)),
+        }
+    }
+
+    /// Notes which processes have the sockets from now on.
+    pub(super) fn set_holders(&self, holders: Holders) {
+        for target in self.targets() {
+            self.with(target, |socket| socket.set_holders(holders));
+        }
+    }
+
+    /// The numbers of the sockets that come from the predecessor, in the predecessor's list.
+    pub(super) fn inherited(&self) -> Vec<u16> {
+        let numbers = self.targets().filter_map(|target| self.with(target, |s| s.inherited_as()));
+        numbers.flatten().filter_map(|number| u16::try_from(number).ok()).collect()
+    }
+
+    /// Whether a server has taken a socket of the predecessor.
+    pub(super) fn has_inherited_of_a_server(&self) -> bool {
+        let is_inherited = |target| self.with(target, |s| s.inherited_as().is_some());
+        (0..self.servers.len()).map(Target::Server).any(|target| is_inherited(target) == Some(true))
+    }
+
+    /// Passes all sockets. From here on both processes have them.
+    pub(super) fn pass(&self, channel: &Channel) -> io::Result<Vec<Target>> {
+        let (mut targets, mut found) = (Vec::new(), Vec::new());
+        for target in self.targets() {
+            let described = self.with(target, |socket| socket.describe()).flatten();
+            let Some((description, fd)) = described else { continue };
+            let is_desk = target == Target::Listener;
+            targets.push(target);
+            found.push((Socket { description, is_desk }, fd));
+        }
+        // Before they are sent: a close must not end what the successor has.
+        self.set_holders(Holders::Both);
+        let (mut rest, deadline) = (&found[..], Instant::now() + PASS);
+        loop {
+            let (now, later) = rest.split_at(rest.len().min(IN_A_MESSAGE));
+            rest = later;
+            let sockets = now.iter().map(|(socket, _)| socket.clone()).collect();
+            let fds: Vec<_> = now.iter().map(|(_, fd)| fd.as_fd()).collect();
+            let message = Message::Sockets { sockets, more: !rest.is_empty() };
+            channel.send_until(&message, &fds, deadline)?;
+            if rest.is_empty() {
+                return Ok(targets);
+            }
+        }
+    }
+}
+
+/// How many sockets a message has room for, if each has two paths of the longest length that the system allows.
+const IN_A_MESSAGE: usize = 7;
+
+/// How long a successor may take to read the sockets. It waits for them, so a moment is enough. Meanwhile the loop of
+/// a server that forks stands still.
+const PASS: Duration = Duration::from_secs(1);
