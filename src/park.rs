@@ -75,7 +75,8 @@
 //!
 //! The `Mutex` is worse than slow: the next coroutine of the same thread that locks it blocks the only thread that
 //! could unlock it, for ever. A mutex that is not held across a wait is right, and the fastest: std's or
-//! `parking_lot`'s.
+//! `parking_lot`'s. Beware of `match map.lock().unwrap().get(key) { .. }`: it holds the lock to its closing brace,
+//! with every write in its arms. Take what is needed out first: `let value = map.lock().unwrap().get(key).cloned();`.
 //!
 //! A queue that handlers wait for is a mutex and an event. The sender changes the state first and then notifies. The
 //! waiter clears the event, looks at the state, and only then waits. So no message is lost between the look and the

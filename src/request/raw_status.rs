@@ -348,7 +348,7 @@ impl RawStatus {
 
     /// Whether the raw stream may send. After a cut from this side only the farewell may leave.
     pub(super) fn may_send(&self) -> bool {
-        // The farewell tells the peer that nobody has cut the connection. It is sent even after a cut, without
+        // The farewell shows the peer that no stranger has truncated the data. It is sent even after a cut, without
         // waiting.
         !self.is_cut_off() || self.is_in(WrapPhase::Farewell)
     }

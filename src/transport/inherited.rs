@@ -101,8 +101,8 @@ impl fmt::Display for SocketKind {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ActivatedSocket {
-    /// Its place among those that were passed, from 0 on: for
-    /// [`BindAddress::activated_number`](super::BindAddress::activated_number).
+    /// Its place among the passed sockets, counted from 0.
+    /// [`BindAddress::activated_number`](super::BindAddress::activated_number) takes it.
     pub number: usize,
     /// Its name: `FileDescriptorName=` of the unit, or the unit's own name. Several sockets may have one name.
     /// `unknown` if the service manager has given no names.
