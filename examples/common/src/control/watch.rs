@@ -81,11 +81,14 @@ struct Search {
     lost: Option<Failure>,
     /// A connection that was asked, and has not answered.
     asked: Option<ControlSocket>,
+    /// Not before this moment the next one is made: a program may end each at once.
+    next: Instant,
 }
 
 impl Search {
     fn begin(lost: Option<Failure>) -> Self {
-        Self { began: Instant::now(), lost, asked: None }
+        let now = Instant::now();
+        Self { began: now, lost, asked: None, next: now }
     }
 }
 
@@ -151,7 +154,9 @@ impl Watched<'_> {
             self.gave_up = true;
             return self.search.take().and_then(|search| search.lost).map_or(Ok(()), Err);
         }
-        if search.asked.is_none() {
+        let now = Instant::now();
+        if search.asked.is_none() && now >= search.next {
+            search.next = now + AGAIN;
             // Nobody may be there yet.
             search.asked = ControlSocket::connect(&self.socket.path)
                 .and_then(|mut next| next.send(self.command).map(|()| next))
