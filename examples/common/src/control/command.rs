@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::fmt::{Display, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
-use socketserver::monitor::Fill;
-use socketserver::{Limits, ServerContext, ServerEvent};
+use socketserver::monitor::{Fill, RunPhase};
+use socketserver::{BaseServer, Limits, ServerContext, ServerEvent};
 
 use super::{HELP, Servers};
 use crate::log::{self, Level};
@@ -250,7 +251,10 @@ impl Operator {
     }
 
     fn stop(&self) -> Result<String, String> {
-        let was_stopping = self.is_stopping();
+        // In a lame duck the close has begun as well.
+        let is_closing =
+            |server: &Arc<dyn BaseServer>| server.context().run_phase() > RunPhase::Ready;
+        let was_stopping = self.is_stopping() || self.servers.iter().any(is_closing);
         self.limit("drain", "0")?;
         self.servers.iter().for_each(|server| server.shutdown_handle().shutdown());
         if was_stopping {

@@ -3,7 +3,7 @@
 //! It follows the program from process to process:
 //!
 //! ```text
-//! the figures name a successor, or the connection ends
+//! the figures name a successor, or the connection ends, or no figures come for [`SILENCE`] (a forking server that stops)
 //!   connects to the path, again and again, and asks; the last figures stay on the screen
 //!     another process answers:   its figures are shown, and the last row says so
 //!     none within [`PATIENCE`]:  goes on with the process that it has; if that has ended, ends as well
@@ -23,6 +23,9 @@ use crate::client::show;
 /// How long another process is looked for: a restart takes no longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How late figures may be.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// The time between two looks.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -35,10 +38,21 @@ pub(super) fn watch(mut socket: ControlSocket, command: &str) -> Result<(), Fail
         return show(text.as_bytes());
     }
     let panel = Panel::read(&socket.ask_well(command)?);
+    // The program has understood it.
+    let seconds = command.split_whitespace().nth(1).unwrap_or("1");
+    let every = crate::seconds(seconds).unwrap_or(Duration::from_secs(1));
     let signals = Signals::take()
         .map_err(|error| Failure::Other(format!("cannot handle signals: {error}")))?;
-    let mut watched =
-        Watched { socket, panel, command, said: String::new(), search: None, gave_up: false };
+    let mut watched = Watched {
+        socket,
+        panel,
+        command,
+        late_after: every + SILENCE,
+        heard: Instant::now(),
+        said: String::new(),
+        search: None,
+        gave_up: false,
+    };
     let mut terminal = Terminal::enter()?;
     let mut reads_keys = io::stdin().is_terminal();
     loop {
@@ -67,10 +81,14 @@ struct Watched<'a> {
     /// The last figures.
     panel: Panel,
     command: &'a str,
+    /// So long after the last figures the next ones are missed.
+    late_after: Duration,
+    /// When the last figures came.
+    heard: Instant,
     /// The last change from one process to another, for the last row.
     said: String,
     search: Option<Search>,
-    /// A successor was looked for in vain; the process that has named it is shown to its end.
+    /// Another process was looked for in vain: the same one is shown to its end.
     gave_up: bool,
 }
 
@@ -99,6 +117,11 @@ impl Watched<'_> {
             Some(Search { lost: Some(failure), .. }) => {
                 &format!("{failure}; waiting for the next process there")
             }
+            _ if self.is_late() => &format!(
+                "process {} has said nothing for {} s",
+                self.panel.process,
+                self.heard.elapsed().as_secs()
+            ),
             _ => &self.said,
         };
         format!("q ends   {said}").trim_end().to_owned()
@@ -108,11 +131,17 @@ impl Watched<'_> {
         self.search.as_ref().is_some_and(|search| search.lost.is_some())
     }
 
+    fn is_late(&self) -> bool {
+        self.heard.elapsed() > self.late_after
+    }
+
     /// Takes figures, or the end of the connection.
     fn hear(&mut self) -> Result<(), Failure> {
         match self.socket.receive_well() {
             Ok(reply) => {
-                self.panel = Panel::read(&reply);
+                // After a silence all is open again.
+                self.gave_up &= !self.is_late();
+                (self.panel, self.heard) = (Panel::read(&reply), Instant::now());
                 if self.panel.successor.is_some() && self.search.is_none() && !self.gave_up {
                     self.search = Some(Search::begin(None));
                 }
@@ -128,6 +157,9 @@ impl Watched<'_> {
 
     /// A step of the search, if there is one. `answered`: the connection that was asked has something to be read.
     fn look(&mut self, answered: bool) -> Result<(), Failure> {
+        if self.search.is_none() && !self.gave_up && self.is_late() {
+            self.search = Some(Search::begin(None));
+        }
         let Some(search) = &mut self.search else { return Ok(()) };
         if answered {
             if let Some(mut asked) = search.asked.take() {
@@ -145,7 +177,7 @@ impl Watched<'_> {
                         false => "connected again".to_owned(),
                     };
                     (self.socket, self.panel, self.search) = (asked, panel, None);
-                    self.gave_up = false;
+                    (self.heard, self.gave_up) = (Instant::now(), false);
                     return Ok(());
                 }
             }
@@ -195,8 +227,9 @@ fn wait(watched: &Watched<'_>, signals: &Signals, reads_keys: bool) -> Result<Re
     let next = asked.map(|asked| PollFd::new(asked.stream(), input(true)));
     let (has_own, has_next) = (own.is_some(), next.is_some());
     fds.extend(own.into_iter().chain(next));
-    let again = Timespec { tv_sec: 0, tv_nsec: AGAIN.subsec_nanos().into() };
-    match poll(&mut fds, watched.search.as_ref().map(|_| &again)) {
+    let time = if watched.search.is_some() { AGAIN } else { SILENCE };
+    let time = Timespec::try_from(time).ok();
+    match poll(&mut fds, time.as_ref()) {
         Ok(_) => {}
         // A signal has interrupted the poll: the signal's socket is readable, and the next round sees it.
         Err(rustix::io::Errno::INTR) => return Ok(Ready::default()),
