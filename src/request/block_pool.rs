@@ -61,13 +61,20 @@ pub(super) type Block = Box<[u8]>;
 
 /// A block of `size` or more. Its bytes may be those of an earlier use, so a caller reads only what it has written. A
 /// block larger than [`LARGE`], by `rbufsize`, comes from the allocator each time.
+#[inline]
 pub(super) fn take_block(size: usize) -> Block {
-    let class = usize::from(size > SMALL);
-    if class == 0 && wait::is_parked_here() {
+    if size <= SMALL && wait::is_parked_here() {
         if let Some(block) = OWN.take() {
             return block;
         }
     }
+    take_from_pool(size)
+}
+
+/// A call of its own, so that a coroutine's usual one is short.
+#[inline(never)]
+fn take_from_pool(size: usize) -> Block {
+    let class = usize::from(size > SMALL);
     if size <= LARGE {
         // A pool that is locked is as good as an empty one.
         if let Some(block) = POOL.try_lock().and_then(|mut pool| pool[class].take()) {
@@ -83,23 +90,28 @@ fn new_block(size: usize) -> Block {
 }
 
 /// Gives a block back. A block of an unusual size (by `rbufsize`) is freed.
+#[inline]
 pub(super) fn give_block(block: Block) {
+    if block.len() == SMALL && wait::is_parked_here() {
+        // While a thread ends, its thread-locals are gone.
+        if let Ok(Some(second)) = OWN.try_with(|own| own.replace(Some(block))) {
+            give_to_pool(second);
+        }
+        return;
+    }
+    // Of a chunk that has been emptied, for one.
+    if !block.is_empty() {
+        give_to_pool(block);
+    }
+}
+
+#[inline(never)]
+fn give_to_pool(block: Block) {
     let class = match block.len() {
         SMALL => 0,
         LARGE => 1,
         _ => return,
     };
-    if class == 0 && wait::is_parked_here() {
-        // While a thread ends, its thread-locals are gone.
-        match OWN.try_with(|own| own.replace(Some(block))) {
-            Ok(Some(second)) => return give_to_pool(0, second),
-            _ => return,
-        }
-    }
-    give_to_pool(class, block);
-}
-
-fn give_to_pool(class: usize, block: Block) {
     // If the pool is locked, the block is freed: nobody waits for this lock.
     if let Some(mut pool) = POOL.try_lock() {
         pool[class].give(block, KEPT[class]);

@@ -49,10 +49,14 @@ impl BoundedIo {
         Ok(bytes.len())
     }
 
+    #[inline]
     pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.wbufsize == 0 {
-            return self.send_all(bytes);
-        }
+        if self.wbufsize == 0 { self.send_all(bytes) } else { self.write_all_held(bytes) }
+    }
+
+    /// A call of its own, so that the one that holds nothing back is short.
+    #[inline(never)]
+    fn write_all_held(&mut self, bytes: &[u8]) -> io::Result<()> {
         until_all_is_taken(bytes, |rest| self.write(rest))
     }
 

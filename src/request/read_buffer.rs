@@ -30,8 +30,9 @@ const FIRST: usize = 512;
 
 /// How much one receive asks for: little, until the peer sends much.
 pub(crate) struct Appetite {
-    /// The size of a block.
-    size: usize,
+    /// The size of a block; see [`size`](Self::size). Half a word, as [`MOST`] allows: all that a request's receives use lies
+    /// in three cache lines.
+    size: u32,
     /// How many of the next receives use a block at once, because the peer has sent more than [`FIRST`]. Two: the
     /// receive after a large one may find only the rest.
     much: u8,
@@ -40,17 +41,17 @@ pub(crate) struct Appetite {
 impl Appetite {
     /// Small receives, into 8 KiB.
     pub(crate) fn new() -> Self {
-        Self { size: SMALL, much: 0 }
+        Self { size: SMALL as u32, much: 0 }
     }
 
     /// The size of a block: `rbufsize`, or [`LARGE`] for a peer that sends a stream.
     pub(crate) fn size(&self) -> usize {
-        self.size
+        self.size as usize
     }
 
     /// Sets `rbufsize`, within what is possible.
     pub(crate) fn set_size(&mut self, bytes: usize) {
-        self.size = bytes.clamp(1, MOST);
+        self.size = bytes.clamp(1, MOST) as u32;
     }
 
     /// Receives. The chunk is empty at the end of input.
@@ -59,7 +60,7 @@ impl Appetite {
         &mut self,
         receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
     ) -> io::Result<Chunk> {
-        if self.much > 0 || self.size <= FIRST {
+        if self.much > 0 || self.size() <= FIRST {
             return self.receive_much(receive);
         }
         // Not initialised: the kernel writes it, and only what it has written is read.
@@ -74,7 +75,7 @@ impl Appetite {
             self.much = 2;
         }
         // The bytes have come, so a block is needed now; the copy is of at most 512 bytes.
-        let mut block = take_block(self.size);
+        let mut block = take_block(self.size());
         block[..count].copy_from_slice(buf.received(count));
         Ok(Chunk { block, start: 0, end: count })
     }
@@ -93,11 +94,11 @@ impl Appetite {
         &mut self,
         receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
     ) -> io::Result<Chunk> {
-        let mut chunk = Chunk { block: take_block(self.size), start: 0, end: 0 };
+        let mut chunk = Chunk { block: take_block(self.size()), start: 0, end: 0 };
         // The block may be longer than `rbufsize`.
-        chunk.end = receive(&mut RecvBuf::from(&mut chunk.block[..self.size]))?;
+        chunk.end = receive(&mut RecvBuf::from(&mut chunk.block[..self.size()]))?;
         // A full block counts even if `rbufsize` is small.
-        let is_much = chunk.end == self.size || chunk.end > FIRST;
+        let is_much = chunk.end == self.size() || chunk.end > FIRST;
         self.much = if is_much { 2 } else { self.much.saturating_sub(1) };
         Ok(chunk)
     }
@@ -174,14 +175,16 @@ impl ReadBuffer {
 /// }
 /// # let _handler = stream_fn(echo);
 /// ```
+// In this order: a request that has nothing buffered looks at the numbers only. See `StreamRequest`.
 #[derive(Default)]
+#[repr(C)]
 pub struct Chunk {
-    /// Memory from the pool; empty in a chunk without bytes.
-    block: Block,
     /// The first byte that is not consumed.
     start: usize,
     /// The end of the received bytes.
     end: usize,
+    /// Memory from the pool; empty in a chunk without bytes.
+    block: Block,
 }
 
 impl Chunk {
@@ -230,8 +233,8 @@ impl Chunk {
 
     #[inline]
     fn grows(self, appetite: &mut Appetite) -> Self {
-        if self.end == appetite.size {
-            appetite.size = appetite.size.max(LARGE);
+        if self.end == appetite.size() {
+            appetite.size = appetite.size.max(LARGE as u32);
         }
         self
     }

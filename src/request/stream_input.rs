@@ -45,8 +45,9 @@ impl StreamRequest {
     ///
     /// `TimedOut` if the peer is silent for too long, and those of the connection.
     #[doc(alias = "recv")]
+    #[inline]
     pub fn chunk(&mut self) -> io::Result<Option<Chunk>> {
-        // Each branch is a tail call, so that neither needs this function's frame on the stack.
+        // Nothing else here, and inlined into the handler: a coroutine that waits has no frame for this call.
         if self.input.is_empty() && self.io.is_sure_to_wait(None) {
             return self.wait_for_chunk();
         }

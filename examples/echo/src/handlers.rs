@@ -49,6 +49,7 @@ impl Membership {
         Self { room: room.clone(), number: room.next.fetch_add(1, Ordering::Relaxed) }
     }
 
+    #[inline(never)]
     fn chat(&self, request: &mut StreamRequest) -> HandlerResult {
         self.room.join(self.number, request)?;
         let mut line = Vec::new();
@@ -68,6 +69,9 @@ fn echo(request: &mut StreamRequest) -> HandlerResult {
     Ok(())
 }
 
+// Not inlined, as `sink` and `chat`: their locals would lie in the frame of each coroutine that echoes, and memory is what a
+// thousand of them cost.
+#[inline(never)]
 fn line(request: &mut StreamRequest) -> HandlerResult {
     // The answer is held back, so that it leaves together with the end of the connection, in one packet.
     request.set_wbufsize(8_192)?;
@@ -78,6 +82,7 @@ fn line(request: &mut StreamRequest) -> HandlerResult {
     Ok(())
 }
 
+#[inline(never)]
 fn sink(request: &mut StreamRequest) -> HandlerResult {
     let mut count = 0;
     while let Some(chunk) = request.chunk()? {

@@ -24,6 +24,9 @@ use crate::sys::epoll::{Epoll, WatchFor};
 use crate::sys::poll;
 use crate::wait::{Interest, Parker, RetiredUnwind, Slot, Waiting};
 
+/// The size of the counts that lie before the content of an [`Rc`]. A hint hangs on it, nothing more.
+const COUNTS: usize = 2 * size_of::<usize>();
+
 /// The descriptors that the accept loop waits for, in an epoll set of their own: it is thrown away when the loop waits for
 /// others, so that none of them has to be open then.
 pub(super) struct AcceptSet {
@@ -123,7 +126,7 @@ impl Worker {
     ) -> io::Result<()> {
         let number = fd.as_raw_fd();
         let for_room = interest == Interest::Write;
-        let near = self.near(slot, for_room);
+        let near = self.near(task, slot, for_room);
         match self.registrations.begin_wait(number, slot.get(), for_room, task, near) {
             Look::Waits(None) => {}
             Look::Ready => return Ok(()),
@@ -139,12 +142,13 @@ impl Worker {
 
     /// The addresses of what an arrival needs first, if they are worth to be noted.
     #[inline(always)]
-    fn near(&self, slot: &Slot, for_room: bool) -> Option<Near> {
+    fn near(&self, task: &Rc<Task>, slot: &Slot, for_room: bool) -> Option<Near> {
         let frame = 0_u8;
         (self.fetches() && !for_room).then(|| Near {
             frame: std::ptr::from_ref(&frame).addr(),
             slot: std::ptr::from_ref(slot).addr(),
             entry: slot.near(),
+            task: Rc::as_ptr(task).addr() - COUNTS,
         })
     }
 

@@ -151,6 +151,7 @@ impl Worker {
         let mut events = ReadyEvents::new(EVENTS);
         loop {
             self.run_queue();
+            self.handle().status.switch_to(None);
             if self.quits.get() && self.tasks.len() == 0 && self.handle().inbox.close() {
                 return;
             }
@@ -251,6 +252,8 @@ impl Worker {
 
     #[inline(never)]
     fn read_inbox(&self) {
+        // A refused job runs code of the program.
+        self.handle().status.switch_to(None);
         for message in self.handle().inbox.take() {
             match message {
                 Message::Job(job) => self.start(job),
@@ -343,7 +346,7 @@ impl Worker {
         self.current.replace(Some(Rc::clone(task)));
         let progress = task.resume();
         self.current.replace(None);
-        status.switch_to(None);
+        // It counts as running until the next one does, or the turn's end: nothing in between takes time.
         if let Progress::Ended(stack) = progress {
             self.end(task, stack);
         }
