@@ -484,23 +484,8 @@ impl State {
             let private = private.find(|line| line.from == index && line.number == number);
             private.into_iter().for_each(|line| line.told = true);
         }
-        self.refused(index, news);
         let member = &mut self.members[index];
         member.news.push((now, news.to_owned()));
-    }
-
-    /// A line to somebody that the server does not know is refused at once, and not quoted: its author has just typed it.
-    fn refused(&mut self, author: usize, news: &str) {
-        let Some((_, named)) = news.split_once(" is called ") else { return };
-        let named = named.split(';').next().unwrap_or(named);
-        let names = |line: &Private| {
-            let to = &self.members[line.to];
-            named == to.name || named == to.host || named == format!("{}@{}", to.name, to.host)
-        };
-        let mut lines = self.private.iter();
-        let waits = |line: &Private| line.from == author && !line.told && line.heard_by.is_empty();
-        let found = lines.position(|line| waits(line) && names(line));
-        found.into_iter().for_each(|found| self.private[found].told = true);
     }
 
     fn other(&mut self, index: usize, line: &str) {

@@ -149,7 +149,7 @@ impl Room {
             (result, _) => result.map(drop),
         };
         if let Err(why) = result {
-            self.refuse(&mut state, from, &why, text);
+            self.refuse(&mut state, from, &why, "did not reach the other servers", text);
         }
     }
 
@@ -157,12 +157,13 @@ impl Room {
     pub fn tell(&self, from: Who, to: &str, text: &str) {
         let mut state = self.state.lock();
         let Some(name) = state.name(from).map(str::to_owned) else { return };
+        let whole = format!("@{to} {text}");
         // `name@server` with this server's own name means a member here.
         let written = to;
         let (to, server) = to.split_once('@').map_or((to, None), |(to, at)| (to, Some(at)));
         if is_too_long(to) || server.is_some_and(is_too_long) {
-            let line = "* nobody has a name as long as that\n";
-            return self.hand(&mut state, from, Kind::Reply, line);
+            let why = "nobody has a name as long as that";
+            return self.refuse(&mut state, from, why, "was not sent", &whole);
         }
         let elsewhere = |bus: &&Relay| server.is_some_and(|at| fold(at) != fold(bus.tag()));
         let refusal = match (self.bus.get().filter(elsewhere), state.find(to)) {
@@ -170,7 +171,7 @@ impl Room {
                 Ok(to) => {
                     let told = self.open_bus().and_then(|_| bus.tell(from, &name, &to, text));
                     if let Err(why) = told {
-                        self.refuse(&mut state, from, &why, text);
+                        self.refuse(&mut state, from, &why, "was not sent", &whole);
                     }
                     None
                 }
@@ -188,7 +189,7 @@ impl Room {
             _ => Some(self.says_nobody(written)),
         };
         if let Some(why) = refusal {
-            self.hand(&mut state, from, Kind::Reply, &format!("* {why}\n"));
+            self.refuse(&mut state, from, &why, "was not sent", &whole);
         }
     }
 
@@ -428,10 +429,9 @@ impl Room {
         }
     }
 
-    /// Tells an author that the bus did not take a line.
-    fn refuse(&self, state: &mut Members, from: Who, why: &str, text: &str) {
-        let line =
-            format!("* {why}: this line did not reach the other servers: {}\n", quoted(text));
+    /// Tells an author what did not happen to a line, which is quoted so that it can be sent again.
+    fn refuse(&self, state: &mut Members, from: Who, why: &str, what: &str, text: &str) {
+        let line = format!("* {why}: this line {what}: {}\n", quoted(text));
         self.hand(state, from, Kind::Reply, &line);
     }
 }

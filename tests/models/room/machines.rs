@@ -1,39 +1,37 @@
-//! The bus's own machines (`lines.rs`, `others.rs`, `heard.rs`) on the ways that the search has found. All that stands between
-//! them is played: the scripts, and the loops of reader and writer.
+//! The bus's own machines (`ledger.rs` with `lines.rs` and `others.rs`; `place.rs` with `heard.rs`) on the ways that the
+//! search has found. All that stands between them is played: the scripts, and the loops of reader and writer.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::Who;
 use super::bus::entry::What;
-use super::bus::heard::{Heard, Number};
+use super::bus::heard::Number;
+use super::bus::ledger::Ledger;
 use super::bus::lines::{Lines, Told};
-use super::bus::others::Others;
+use super::bus::place::{HeardUpTo, Place, Seen};
 use super::rules::Bounds;
 use super::state::{IDS, Id, other_place};
 use super::steps::{Answer, NAMES, Step};
 
 /// Longer than a way without a lost patience takes.
-const PATIENCE: Duration = Duration::from_secs(1_000);
+const PATIENCE: Duration = Duration::from_secs(100_000);
+/// Longer than a line is kept that has arrived.
+const KEPT: Duration = Duration::from_secs(301);
 /// So often a server looks; ten seconds without a beat are some of these.
 const LOOKS: Duration = Duration::from_secs(2);
 const LOOKS_UNTIL_GONE: usize = 7;
 
 /// A server: the machines, and the variables of its two threads.
 struct Server {
-    lines: Lines,
-    others: Others,
-    heard: Heard,
+    ledger: Ledger,
+    place: Place,
     start: u64,
     cut_off: bool,
     connected: bool,
     joined: bool,
-    run: u64,
-    place: u64,
-    first: Option<(u64, HashMap<String, u64>)>,
-    searches: bool,
-    /// Its acknowledgements; empty before it follows.
-    numbers: String,
+    /// What it has heard; none before it follows.
+    heard: Option<HeardUpTo>,
     beats: u64,
 }
 
@@ -71,7 +69,9 @@ struct Line {
     told: bool,
     shown: [bool; IDS],
     gone: [bool; IDS],
+    /// The servers that were not known to its author's server while that kept it.
     unknown: [bool; IDS],
+    forgotten: bool,
 }
 
 /// The room on several servers.
@@ -94,8 +94,13 @@ pub(super) struct Machines {
     has_hole: bool,
 }
 
-fn id_of(name: &str) -> Id {
-    NAMES.iter().position(|known| *known == name).expect("a server of the model")
+/// The identifier of an entry, and its number.
+fn entry_id(number: u64) -> String {
+    format!("0-{number}")
+}
+
+fn number_of(id: &str) -> u64 {
+    id.strip_prefix("0-").and_then(|number| number.parse().ok()).expect("an identifier of here")
 }
 
 impl Machines {
@@ -136,18 +141,13 @@ impl Machines {
     fn start(&mut self, id: Id) {
         self.now += 1;
         self.servers[id] = Some(Server {
-            lines: Lines::new(1_000, PATIENCE),
-            others: Others::default(),
-            heard: Heard::default(),
+            ledger: Ledger::new(NAMES[id].to_owned(), Lines::new(1_000, PATIENCE)),
+            place: Place::default(),
             start: self.now,
             cut_off: false,
             connected: false,
             joined: false,
-            run: 0,
-            place: 0,
-            first: None,
-            searches: false,
-            numbers: String::new(),
+            heard: None,
             beats: 0,
         });
     }
@@ -165,6 +165,7 @@ impl Machines {
             }
             Step::Read(id) => return self.read(id),
             Step::GiveUp(line) => self.lose_patience(Some(self.lines[line].author)),
+            Step::Forget(line) => self.forget(self.lines[line].author),
             Step::Stale(id) => self.silent[id] = true,
             Step::Trim => self.trim(),
             Step::Save => self.saved = self.data.clone(),
@@ -225,18 +226,13 @@ impl Machines {
         let Some(server) = &mut self.servers[id] else { return };
         let mut line = Line { author: id, said: self.now, ..Line::default() };
         for other in other_place(id) {
-            let name = NAMES[other];
-            if server.others.awaited().any(|awaited| awaited.id == name) {
-                continue;
-            }
-            let is_gone = server.others.get(name).is_some()
-                && server.others.there().all(|there| there.id != name);
-            line.gone[other] = is_gone;
-            line.unknown[other] = !is_gone;
+            let others = &server.ledger.others;
+            line.gone[other] = others.get(NAMES[other]).is_some()
+                && !others.there().any(|there| there.id == NAMES[other]);
         }
         let from = Who::Member(u64::try_from(index).expect("few lines"));
         assert!(
-            server.lines.say(
+            server.ledger.lines.say(
                 Some(from),
                 What::Say { name: String::new(), text: String::new() },
                 now
@@ -247,19 +243,17 @@ impl Machines {
     }
 
     fn connect(&mut self, id: Id) {
-        let (run, end, last) = (self.run, self.data.top, self.data.last.clone());
+        let (run, mut seen) = (self.run.to_string(), self.seen());
+        let uptime = |server: &Server| Duration::from_millis(seen.time - server.start);
         let Some(server) = &mut self.servers[id] else { return };
         if server.cut_off || server.connected {
             return;
         }
         server.connected = true;
-        if server.run != run {
-            server.run = run;
-            server.place = 0;
-            if server.numbers.is_empty() {
-                server.first = Some((end, last));
-            }
-        }
+        let uptime = uptime(server);
+        // Identifiers are small numbers here, and no times: all of the stream is after this.
+        seen.offset = seen.time;
+        server.place.connect(&run, &seen, uptime);
         // The first one has no acknowledgements yet.
         self.beat(id);
         self.beat(id);
@@ -275,7 +269,9 @@ impl Machines {
         self.silent[id] = false;
         let server = self.servers[id].as_ref();
         let knows = |other: Id| {
-            server.is_some_and(|server| server.others.there().any(|there| there.id == NAMES[other]))
+            server.is_some_and(|server| {
+                server.ledger.others.there().any(|there| there.id == NAMES[other])
+            })
         };
         let waits_for_gone =
             other_place(id).into_iter().any(|other| self.silent[other] && knows(other));
@@ -292,9 +288,12 @@ impl Machines {
         server.joined = true;
         self.announce(id);
         let Some(server) = self.servers[id].as_mut() else { return };
-        if !server.numbers.is_empty() {
-            self.data.heard.insert(NAMES[id].to_owned(), server.numbers.clone());
-            self.data.places.insert(NAMES[id].to_owned(), server.place);
+        if let Some(heard) = &server.heard {
+            // A place of another run is none, as in `Queue::heard`.
+            let is_here = heard.run == self.run.to_string();
+            let place = if is_here { &*heard.place } else { "0-0" };
+            self.data.places.insert(NAMES[id].to_owned(), number_of(place));
+            self.data.heard.insert(NAMES[id].to_owned(), format!("{place}{}", heard.numbers));
         }
         let last = self.data.last.get(NAMES[id]).copied().unwrap_or(0);
         self.answered(id, last, instant);
@@ -306,75 +305,49 @@ impl Machines {
         let now = self.now;
         let Some(server) = self.connected(id).filter(|server| server.joined) else { return };
         server.beats += 1;
-        let shown = format!("{now} {} 0 {}", server.beats, NAMES[id]);
+        let (beats, uptime) = (server.beats, now - server.start);
+        let shown = format!("{now} {beats} 0 {uptime} {}", NAMES[id]);
         self.data.servers.insert(NAMES[id].to_owned(), shown);
     }
 
-    /// As `Queue::answered`.
     fn answered(&mut self, id: Id, last: u64, now: Instant) {
         let Some(server) = self.servers[id].as_mut() else { return };
-        assert!(server.lines.redis_has(last, now), "{} has not said {last} lines", NAMES[id]);
         let heard = self.data.heard.iter().map(|(id, text)| (&**id, &**text));
-        let mut told = Vec::new();
-        for (gap, other) in server.others.hear_of(NAMES[id], heard) {
-            let other = server.others.get(&other).expect("it was heard of");
-            told.extend(server.lines.miss(gap, other));
-        }
-        told.extend(server.lines.settle(&server.others, now));
-        self.tell(told);
+        let told = server.ledger.answered(Some(last), heard, now);
+        self.tell(told.unwrap_or_else(|| panic!("{} has not said {last} lines", NAMES[id])));
+        self.look_for_forgotten(id);
     }
 
-    /// As `Reader::look` and `check_place`.
+    /// The answer of the script `look`.
+    fn seen(&self) -> Seen {
+        let Data { last, servers, .. } = self.data.clone();
+        let (end, holder) = (entry_id(self.data.top), String::new());
+        Seen { time: self.now, offset: 0, end, last, servers, holder }
+    }
+
+    /// As `Reader::look`.
     fn look(&mut self, id: Id) {
-        let (time, now) = (self.now, self.instant());
-        let (end, mut last) = (self.data.top, self.data.last.clone());
-        last.remove(NAMES[id]);
-        let mut shown = self.data.servers.clone();
-        shown.remove(NAMES[id]);
+        let (now, mut seen) = (self.instant(), self.seen());
+        seen.servers.remove(NAMES[id]);
+        seen.last.remove(NAMES[id]);
         let Some(server) = self.servers[id].as_mut() else { return };
-        let mut told = Vec::new();
-        for gone in server.others.look(&shown, time, now).gone {
-            let other = server.others.get(&gone).expect("it was there");
-            told.extend(server.lines.lose(other));
-        }
-        let numbers = || last.iter().map(|(id, last)| (&**id, *last));
-        if server.place > end {
-            if server.first.is_some() {
-                server.first = Some((end, last));
-            } else {
-                server.place = 0;
-            }
-        } else if server.place == end && server.first.is_none() {
-            if server.heard.is_up_to(numbers()) {
-                server.searches = false;
-            } else if !std::mem::replace(&mut server.searches, true) {
-                server.place = 0;
-            } else {
-                server.searches = false;
-                server.heard.has_read_up_to(numbers());
-            }
-        }
+        let (_, told) = server.ledger.look(&seen.servers, seen.time, now);
+        server.place.look(&seen);
         self.tell(told);
     }
 
     /// As `Reader::acknowledge`.
     fn acknowledge(&mut self, id: Id) {
         let Some(server) = self.servers[id].as_mut() else { return };
-        if let Some((_, last)) = server.first.take_if(|(end, _)| *end <= server.place) {
-            server.heard.has_read_up_to(last.iter().map(|(id, last)| (&**id, *last)));
-        }
-        if server.first.is_none() {
-            let known: Vec<String> = server.others.ids().map(str::to_owned).collect();
-            let numbers = server.heard.acknowledgements(known.iter().map(|id| &**id));
-            server.numbers = format!("{}-0{numbers}", server.place);
-        }
+        let known: Vec<String> = server.ledger.others.ids().map(str::to_owned).collect();
+        server.heard = server.place.heard(known.iter().map(|id| &**id));
     }
 
     fn append(&mut self, id: Id, answer: Answer) {
         let zero = self.zero;
         let Some(server) = self.connected(id).filter(|server| server.joined) else { return };
-        let base = server.lines.base();
-        let entries = server.lines.waiting().map(|line| {
+        let base = server.ledger.lines.base();
+        let entries = server.ledger.lines.waiting().map(|line| {
             let said = line.said.duration_since(zero).as_millis();
             (line.number, u64::try_from(said).expect("some seconds"))
         });
@@ -425,18 +398,20 @@ impl Machines {
         else {
             return Ok(());
         };
-        while let Some(entry) = self.data.stream.iter().find(|entry| entry.id > server.place) {
-            server.place = entry.id;
-            if entry.from == id {
-                continue;
-            }
-            if server.heard.hear(NAMES[entry.from], entry.number) == Number::Again {
+        let place = |server: &Server| number_of(server.place.at());
+        if self.data.stream.iter().all(|entry| entry.id <= place(server)) {
+            server.place.nothing_follows();
+        }
+        while let Some(entry) = self.data.stream.iter().find(|entry| entry.id > place(server)) {
+            let is_own = entry.from == id;
+            let news =
+                (!is_own).then(|| server.place.hear(NAMES[entry.from], entry.number, entry.said));
+            server.place.pass(entry_id(entry.id));
+            let Some((news, is_history)) = news else { continue };
+            if news == Number::Again || is_history {
                 break;
             }
-            if entry.said < server.start {
-                break;
-            }
-            server.others.meet(NAMES[entry.from], NAMES[entry.from], instant);
+            server.ledger.others.meet(NAMES[entry.from], NAMES[entry.from], instant);
             let index = entry.line;
             let author = self.lines[index].author;
             let later =
@@ -474,17 +449,47 @@ impl Machines {
         self.now += u64::try_from(PATIENCE.as_millis()).expect("seconds") + 1;
         let now = self.instant();
         for id in (0..IDS).filter(|id| only.is_none_or(|only| only == *id)) {
-            let told = self.servers[id]
-                .as_mut()
-                .map_or(Vec::new(), |server| server.lines.settle(&server.others, now));
+            let told =
+                self.servers[id].as_mut().map_or(Vec::new(), |server| server.ledger.settle(now));
             self.tell(told);
+        }
+    }
+
+    /// So much time passes that a server forgets the lines that have arrived.
+    fn forget(&mut self, id: Id) {
+        self.beat(id);
+        self.now += u64::try_from(KEPT.as_millis()).expect("seconds") + 1;
+        let now = self.instant();
+        let told = self.servers[id].as_mut().map_or(Vec::new(), |server| server.ledger.settle(now));
+        self.tell(told);
+        self.look_for_forgotten(id);
+    }
+
+    /// Takes note of the lines that a server keeps no longer, and of the servers that it did not know until then.
+    fn look_for_forgotten(&mut self, id: Id) {
+        let Some(server) = self.servers[id].as_mut() else { return };
+        let base = server.ledger.lines.base();
+        let own = self.lines.iter_mut().filter(|line| line.author == id);
+        for (line, number) in own.zip(1..) {
+            if number < base && !std::mem::replace(&mut line.forgotten, true) {
+                for other in other_place(id) {
+                    line.unknown[other] = server.ledger.others.get(NAMES[other]).is_none();
+                }
+            }
         }
     }
 
     fn stop(&mut self, id: Id) {
         let Some(mut server) = self.servers[id].take() else { return };
-        let told = server.lines.give_up();
+        let told = server.ledger.lines.give_up();
         self.tell(told);
+        let kept = self.lines.iter_mut().filter(|line| line.author == id && !line.forgotten);
+        for line in kept {
+            line.forgotten = true;
+            for other in other_place(id) {
+                line.unknown[other] |= server.ledger.others.get(NAMES[other]).is_none();
+            }
+        }
         self.stopped[id] = true;
         if server.connected && server.joined {
             for hash in [&mut self.data.servers, &mut self.data.heard] {
@@ -511,7 +516,7 @@ impl Machines {
                 self.connect(id);
                 self.beat(id);
                 self.append(id, Answer::Arrives);
-                for _ in 0..2 * self.data.stream.len() {
+                for _ in 0..=2 * self.data.stream.len() {
                     self.read(id)?;
                 }
             }
@@ -535,7 +540,17 @@ impl Machines {
             for reader in other_place(line.author) {
                 let Some(server) = &self.servers[reader] else { continue };
                 let is_lost = self.disturbed || !server.connected;
-                let excused = line.gone[reader] || line.unknown[reader] && is_lost;
+                let author = self.servers[line.author].as_ref();
+                let is_back = author.is_some_and(|author| {
+                    author.connected
+                        && author.ledger.others.there().any(|there| there.id == NAMES[reader])
+                        && !line.forgotten
+                });
+                let unknown = line.unknown[reader]
+                    || author.is_some_and(|author| {
+                        author.ledger.others.get(NAMES[reader]).is_none() && !line.forgotten
+                    });
+                let excused = line.gone[reader] && !is_back || unknown && is_lost;
                 if server.start < line.said
                     && !excused
                     && !line.shown[reader]

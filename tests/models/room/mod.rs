@@ -5,8 +5,8 @@
 //! - Each line is shown at most once at each server, and those of one server in their order.
 //! - No line is shown at a server that started after it was said.
 //! - At every end, where nothing goes on by itself, each line was shown at each server that was there all the time, or its
-//!   author was told. Its server excuses those of whom it had said that they are gone, and those of which it had not heard
-//!   while it kept the line, if Redis has lost something.
+//!   author was told. Its server excuses those of whom it had said that they are gone, unless it has seen them come
+//!   back and is not cut off itself; and those of which it had not heard while it kept the line, if Redis has lost something.
 //! - From every state an end is reached when nothing fails any more.
 //! - Nothing is missing, given up, or written twice without a cause.
 //!
@@ -15,11 +15,12 @@
 //! | `append_script`, `Rules::{skips_what_is_there, stops_at_a_hole, numbers_with_lines}` | `append.lua` |
 //! | `beat`, `learn_last`, `rewinds` | `beat.lua`, `Writer::beat`, `Lines::redis_has` |
 //! | `Stage`, `keeps_until_acknowledged`, `tells_when_late` | `lines.rs`: `settle` |
-//! | `look_at`, `tells_when_gone`, `waits_for_late_comers` | `others.rs`; `Lines::lose`, `Lines::miss` |
+//! | `look_at`, `tells_when_gone`, `waits_for_late_comers`, `waits_from_first_beat` | `others.rs`: `awaited`; `Lines::lose` |
+//! | `remembers_authors`, `forget` | `Lines::miss`, `Lines::forget` |
 //! | `Heard`, `skips_known_numbers`, `tells_gaps`, `tells_first_gap` | `heard.rs`: `hear`, `acknowledgements` |
-//! | `compare_numbers`, `searches`, `reads_again_when_ahead` | `Reader::check_place`, `Heard::has_read_up_to` |
-//! | `connect`, `reads_again_after_new_run` | `Reader::read`, `Store::run` |
-//! | `is_old`, `skips_old_lines`, `old_by_time`, `tells_when_it_was_said`, `room_clock` | `Reader::hear`, `SEEN OFFSET` in the scripts |
+//! | `compare_numbers`, `searches`, `reads_again_when_ahead` | `place.rs`: `look`; `Heard::has_read_up_to` |
+//! | `connect`, `reads_again_after_new_run` | `place.rs`: `connect`; `Store::run` |
+//! | `is_old`, `skips_old_lines`, `old_by_time`, `tells_when_it_was_said`, `room_clock` | `place.rs`: `hear`; `SEEN OFFSET` in the scripts |
 //! | `trim`, `trims_behind_readers` | `XTRIM MINID` in `beat.lua`, `Queue::heard` |
 //! | `tells_at_stop` | `Lines::give_up` |
 //!
@@ -186,6 +187,8 @@ fn the_writer_needs_its_rules() {
     breaks(|rules| rules.tells_when_late = false, ALL, 1, SILENT);
     breaks(|rules| rules.tells_at_stop = false, ALL, 1, SILENT);
     breaks(|rules| rules.waits_for_late_comers = false, ALL, 1, SILENT);
+    breaks(|rules| rules.waits_from_first_beat = false, ALL, 1, SILENT);
+    breaks(|rules| rules.remembers_authors = false, ALL, 1, SILENT);
 }
 
 #[test]

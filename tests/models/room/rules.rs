@@ -46,6 +46,10 @@ pub(super) struct Rules {
     pub(super) counts_per_start: bool,
     /// A server that is heard of for the first time is waited for with lines that were said since its start.
     pub(super) waits_for_late_comers: bool,
+    /// A server is waited for from its first announcement on, and not only when it says what it has heard.
+    pub(super) waits_from_first_beat: bool,
+    /// A line has an author as long as it is kept: a server that is heard of later may miss it.
+    pub(super) remembers_authors: bool,
     /// Trimming leaves what a live server has not read.
     pub(super) trims_behind_readers: bool,
 }
@@ -73,6 +77,8 @@ impl Rules {
         tells_at_stop: true,
         counts_per_start: true,
         waits_for_late_comers: true,
+        waits_from_first_beat: true,
+        remembers_authors: true,
         trims_behind_readers: true,
     };
 }

@@ -45,8 +45,9 @@ impl Room {
         state.stale.remove(id);
         let server = &mut state.servers[id];
         server.joined = true;
-        state.data.announced[id] =
-            Announcement { is_there: true, place: server.place, heard: server.heard };
+        server.follows |= state.data.stream().iter().all(|entry| entry.id <= server.place);
+        let Server { follows, place, heard, .. } = *server;
+        state.data.announced[id] = Announcement { is_there: true, follows, place, heard };
         if state.data.top < server.place && self.rules.reads_again_when_ahead {
             server.place = 0;
         }
@@ -95,22 +96,29 @@ impl Room {
         let (start, stale) = (state.servers[other].start, state.stale.has(other));
         let view = &mut state.servers[id].views[other];
         let before = *view;
+        let is_awaited = announced.follows || self.rules.waits_from_first_beat;
         match before {
             View::Live if stale => *view = View::Gone,
-            View::Unknown | View::Gone if announced.is_there && !stale => *view = View::Live,
+            View::Unknown if announced.is_there && !stale && !is_awaited => *view = View::Seen,
+            View::Unknown | View::Seen | View::Gone
+                if announced.is_there && !stale && is_awaited =>
+            {
+                *view = View::Live;
+            }
             _ => {}
         }
         let (rules, after) = (self.rules, *view);
         for line in state.lines_of(id).filter(|line| line.stage != Stage::Forgotten) {
-            if (before, after) == (View::Unknown, View::Live) && line.said > start {
-                line.unknown.remove(other);
-                if rules.waits_for_late_comers {
-                    line.expects.add(other);
-                }
+            let comes = before == View::Unknown && after == View::Live;
+            if comes && line.said > start && rules.waits_for_late_comers {
+                line.expects.add(other);
             }
             let heard = announced.heard[self.key(id)];
+            let misses = announced.is_there && heard.missed.has(line.number.into());
+            if misses && line.said > start && (rules.remembers_authors || line.expects.has(other)) {
+                line.told = true;
+            }
             if announced.is_there && line.expects.has(other) && line.number <= heard.number {
-                line.told |= heard.missed.has(line.number.into());
                 line.expects.remove(other);
                 // It was appended, even if the answer was lost.
                 line.stage = Stage::Appended;
@@ -118,9 +126,6 @@ impl Room {
             if after == View::Gone && line.expects.has(other) {
                 line.told |= rules.tells_when_gone;
                 line.expects.remove(other);
-            }
-            if line.stage == Stage::Appended && line.expects.is_empty() {
-                line.stage = Stage::Forgotten;
             }
         }
     }
@@ -131,7 +136,7 @@ impl Room {
         for line in state.lines_of(id) {
             match line.stage {
                 Stage::Queued if line.number <= last => {
-                    let keeps = !line.expects.is_empty() && rules.keeps_until_acknowledged;
+                    let keeps = rules.keeps_until_acknowledged;
                     line.stage = if keeps { Stage::Appended } else { Stage::Forgotten };
                 }
                 Stage::Appended if line.number > last && rules.rewinds => {

@@ -48,7 +48,7 @@ pub(super) enum Stage {
     Queued,
     /// As its writer believes.
     Appended,
-    /// It is not kept any more: acknowledged by all, or given up.
+    /// It is not kept any more: given up, or acknowledged by all for some time.
     Forgotten,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Line {
     pub(super) shown: Set,
     /// The servers that its author's server had said to be gone, when it was said.
     pub(super) gone: Set,
-    /// The servers that were up, but not known to its author's server while that kept it.
+    /// The servers that were not known to its author's server while that kept it.
     pub(super) unknown: Set,
     /// The stream has lost it, and kept the numbers.
     pub(super) hole: bool,
@@ -75,6 +75,8 @@ pub(super) struct Line {
 pub(super) enum View {
     #[default]
     Unknown,
+    /// It has announced itself, and is not waited for yet.
+    Seen,
     Live,
     Gone,
 }
@@ -105,6 +107,8 @@ pub(super) struct Server {
     pub(super) place: u8,
     /// Numbers are missing, and it reads the stream once more.
     pub(super) searches: bool,
+    /// It has read up to the end of the stream.
+    pub(super) follows: bool,
     /// By which clock it knows its own start.
     pub(super) clock_behind: bool,
     pub(super) heard: [Heard; IDS],
@@ -123,6 +127,7 @@ pub(super) struct StreamEntry {
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Announcement {
     pub(super) is_there: bool,
+    pub(super) follows: bool,
     pub(super) place: u8,
     pub(super) heard: [Heard; IDS],
 }
@@ -278,7 +283,7 @@ impl State {
                     line.shown.remove(id);
                 }
             }
-            line.hole &= !line.expects.is_empty();
+            line.hole &= line.stage != Stage::Forgotten;
         }
         for id in 0..IDS {
             for data in [&mut self.data, &mut self.saved] {

@@ -23,6 +23,7 @@ pub(super) enum Step {
     DelayedArrives,
     Read(Id),
     GiveUp(usize),
+    Forget(usize),
     Stale(Id),
     Trim,
     Save,
@@ -59,6 +60,7 @@ impl fmt::Display for Step {
             Self::DelayedArrives => write!(out, "the delayed batch arrives"),
             Self::Read(id) => write!(out, "{} reads an entry", NAMES[id]),
             Self::GiveUp(line) => write!(out, "line {} has waited too long", line + 1),
+            Self::Forget(line) => write!(out, "line {} is not kept any more", line + 1),
             Self::Stale(id) => write!(out, "nothing is heard of {} for 10 s", NAMES[id]),
             Self::Trim => write!(out, "the stream is trimmed"),
             Self::Save => write!(out, "Redis saves its data"),
@@ -139,7 +141,12 @@ impl Model for Room {
             for reader in other_place(line.author.into()) {
                 let there = state.servers[reader].is_up && state.servers[reader].start < line.said;
                 let is_lost = state.disturbed || !state.servers[reader].connected;
-                let excused = line.gone.has(reader) || line.unknown.has(reader) && is_lost;
+                let is_back = author.connected
+                    && author.views[reader] == View::Live
+                    && line.stage != Stage::Forgotten;
+                let unknown = line.unknown.has(reader)
+                    || line.stage != Stage::Forgotten && author.views[reader] == View::Unknown;
+                let excused = line.gone.has(reader) && !is_back || unknown && is_lost;
                 if there && !excused && !line.shown.has(reader) {
                     let (line, reader) = (number + 1, NAMES[reader]);
                     return Err(format!("line {line} was not shown at {reader}, and nobody knows"));
@@ -168,6 +175,8 @@ impl Room {
         each(Step::Say);
         each(Step::Start);
         each(Step::Mend);
+        (0..LINES).map(Step::Forget).for_each(&mut add);
+        let mut each = |step: fn(Id) -> Step| (0..IDS).map(step).for_each(&mut add);
         if state.faults > 0 {
             for kind in self.bounds.kinds {
                 match kind {
@@ -214,6 +223,7 @@ impl Room {
             },
             Step::Read(id) => self.read(state, id),
             Step::GiveUp(line) => self.give_up(state, line),
+            Step::Forget(line) => forget(state, line),
             Step::Stale(id) => stale(state, id),
             Step::Trim => self.trim(state),
             Step::Save => {
@@ -270,8 +280,9 @@ impl Room {
             Step::Kill(id) => end(state, id, false),
             Step::Stop(id) => {
                 if self.rules.tells_at_stop {
-                    for line in state.lines_of(id).filter(|line| line.stage != Stage::Forgotten) {
-                        line.told = true;
+                    // Lines that have arrived everywhere are not told.
+                    for line in state.lines_of(id) {
+                        line.told |= line.stage == Stage::Queued || !line.expects.is_empty();
                     }
                 }
                 if state.servers[id].connected && state.servers[id].joined {
@@ -322,7 +333,7 @@ impl Room {
             match server.views[other] {
                 View::Live => line.expects.add(other),
                 View::Gone => line.gone.add(other),
-                View::Unknown => line.unknown.add(other),
+                View::Unknown | View::Seen => {}
             }
         }
         state.lines[said] = line;
@@ -336,7 +347,11 @@ impl Room {
             return false;
         }
         let author = usize::from(state.lines[line].author);
-        let waits = |line: &super::state::Line| line.stage != Stage::Forgotten;
+        let waits = |line: &super::state::Line| match line.stage {
+            Stage::Queued => true,
+            Stage::Appended => !line.expects.is_empty(),
+            Stage::Forgotten => false,
+        };
         let first = state.lines_of(author).find(|line| waits(line)).map(|line| line.number);
         if first != Some(state.lines[line].number) {
             return false;
@@ -353,10 +368,15 @@ impl Room {
             let line = u8::try_from(line).expect("few lines");
             state.trouble = Some(super::state::Trouble::GivenUpWithoutFault { line });
         }
-        let line = &mut state.lines[line];
-        line.told = true;
-        line.stage = Stage::Forgotten;
-        line.expects = Set::default();
+        let views = server.views;
+        state.lines[line].told = true;
+        let number = state.lines[line].number;
+        // The numbers that are kept have no hole.
+        for line in state.lines_of(author).filter(|line| line.number <= number) {
+            if line.stage != Stage::Forgotten {
+                leave(line, views);
+            }
+        }
         true
     }
 
@@ -441,16 +461,42 @@ fn punch(state: &mut State, takes: impl Fn(u8) -> bool, spares: impl Fn(&State, 
     }
 }
 
-/// A server ends.
-fn end(state: &mut State, id: Id, stopped: bool) -> bool {
-    let server = &mut state.servers[id];
-    if !server.is_up {
+/// The first line of its author's that is kept has arrived everywhere, and is kept no longer.
+fn forget(state: &mut State, line: usize) -> bool {
+    let author = usize::from(state.lines[line].author);
+    let views = state.servers[author].views;
+    let Some(first) = state.lines_of(author).find(|line| line.stage != Stage::Forgotten) else {
+        return false;
+    };
+    let (number, may) = (first.number, first.stage == Stage::Appended && first.expects.is_empty());
+    if line >= state.said.into() || state.lines[line].number != number || !may {
         return false;
     }
-    *server = super::state::Server { start: server.start, stopped, ..Default::default() };
-    for line in state.lines_of(id) {
-        line.stage = Stage::Forgotten;
-        line.expects = Set::default();
+    leave(&mut state.lines[line], views);
+    true
+}
+
+/// A line is not kept any more. Those that are not known yet are not told of it.
+fn leave(line: &mut super::state::Line, views: [View; IDS]) {
+    for other in other_place(line.author.into()) {
+        if views[other] == View::Unknown {
+            line.unknown.add(other);
+        }
     }
+    line.stage = Stage::Forgotten;
+    line.expects = Set::default();
+}
+
+/// A server ends.
+fn end(state: &mut State, id: Id, stopped: bool) -> bool {
+    if !state.servers[id].is_up {
+        return false;
+    }
+    let views = state.servers[id].views;
+    for line in state.lines_of(id).filter(|line| line.stage != Stage::Forgotten) {
+        leave(line, views);
+    }
+    let start = state.servers[id].start;
+    state.servers[id] = super::state::Server { start, stopped, ..Default::default() };
     true
 }

@@ -45,9 +45,9 @@ impl Clock {
         self.error > ROUGH && self.answers < ANSWERS
     }
 
-    /// The room's time of a moment here, in ms.
+    /// The room's time of a moment here, in ms; never before its beginning, of which a clock that was not set yet is short.
     pub fn at(&self, when: Instant) -> i64 {
-        self.offset.unwrap_or(0) + self.since(when)
+        (self.offset.unwrap_or(0) + self.since(when)).max(0)
     }
 
     fn since(&self, when: Instant) -> i64 {
@@ -103,5 +103,10 @@ mod tests {
         clock.opened = said + Duration::from_millis(700);
         clock.answered(5_000, clock.opened, clock.opened);
         assert_eq!(clock.at(said), 4_300);
+        // A machine without a battery starts at the beginning of time.
+        let mut clock = Clock::new();
+        clock.opened = said + Duration::from_millis(700);
+        clock.answered(300, clock.opened, clock.opened);
+        assert_eq!(clock.at(said), 0);
     }
 }

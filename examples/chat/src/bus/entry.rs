@@ -24,8 +24,9 @@ pub struct Entry {
 pub enum What {
     /// A line to all.
     Say { name: String, text: String },
-    /// A line to the member `to`, who was called `shown`, at the server with the identifier `at`.
-    Tell { from: Who, name: String, to: Who, shown: String, at: String, text: String },
+    /// A line to the member `to`, who was called `shown`, at the server with the identifier `at`, which is called `tag`. The
+    /// last one is not written: that server knows it.
+    Tell { from: Who, name: String, to: Who, shown: String, at: String, tag: String, text: String },
     /// News of a member: that it has joined, say. `now` is its name from now on; none if it has left.
     News { member: Id, name: String, text: String, now: Option<String> },
     /// A line of the server itself to a member of another one: that a member is not there any more.
@@ -48,7 +49,7 @@ impl What {
             Self::Say { name, text: said } => {
                 ("say", vec![("name", text(name)), ("text", text(said))])
             }
-            Self::Tell { from, name, to, shown, at, text: said } => (
+            Self::Tell { from, name, to, shown, at, text: said, .. } => (
                 "tell",
                 vec![
                     ("from", from.to_string()),
@@ -86,11 +87,11 @@ impl What {
         }
     }
 
-    /// The line as its author wrote it, shortened.
+    /// The line so that its author can send it again, shortened.
     pub fn quote(&self) -> String {
         match self {
             Self::Say { text, .. } => quoted(text),
-            Self::Tell { shown, text, .. } => quoted(&format!("@{shown} {text}")),
+            Self::Tell { shown, tag, text, .. } => quoted(&format!("@{shown}@{tag} {text}")),
             _ => String::new(),
         }
     }
@@ -111,6 +112,7 @@ impl Entry {
                 to: text("to").parse().ok()?,
                 shown: text("shown"),
                 at: text("at"),
+                tag: String::new(),
                 text: text("text"),
             },
             "news" => What::News {

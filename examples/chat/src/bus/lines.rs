@@ -13,6 +13,9 @@
 //!
 //! A line has a number. Redis knows the last one that it has; if that is less than it was before, the lines after it wait
 //! again. So nothing is remembered about single writes, and each of them may be done twice.
+//!
+//! A line is for each server that had started when it was said, also for one that this server learns of later. So it has an
+//! author as long as it is kept, whatever has arrived where: the other server may miss it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -33,8 +36,8 @@ pub struct Lines {
     last: u64,
     /// Redis has the lines up to this one.
     appended: u64,
-    /// All live servers have the lines up to this one.
-    acknowledged: u64,
+    /// The lines up to this one have arrived. Later ones may have as well: a private line waits for one server alone.
+    arrived: u64,
     most: usize,
     patience: Duration,
 }
@@ -44,11 +47,20 @@ pub struct Line {
     pub number: u64,
     pub what: What,
     pub said: Instant,
-    /// The author, as long as it may have to be told.
+    /// The author, until it is told.
     from: Option<Who>,
     appended: Option<Instant>,
-    /// Nobody waits for it any more.
-    given_up: bool,
+    wait: Wait,
+}
+
+/// The wait for the other servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    Open,
+    /// All live servers have it, or the one that it is for.
+    Arrived,
+    /// Its author has been told that one of them does not have it.
+    GivenUp,
 }
 
 /// An author who is told that a line may not have arrived.
@@ -64,13 +76,13 @@ pub struct Told {
 impl Lines {
     pub fn new(most: usize, patience: Duration) -> Self {
         let kept = VecDeque::new();
-        Self { kept, last: 0, appended: 0, acknowledged: 0, most, patience }
+        Self { kept, last: 0, appended: 0, arrived: 0, most, patience }
     }
 
     /// Adds a line. False if too many are kept already.
     pub fn say(&mut self, from: Option<Who>, what: What, now: Instant) -> bool {
         if self.kept.len() >= self.most {
-            self.forget(now);
+            self.forget(None, now);
         }
         // The end of this server always has a place.
         if self.kept.len() >= self.most && !matches!(what, What::End { .. }) {
@@ -78,7 +90,8 @@ impl Lines {
         }
         self.last += 1;
         let (number, said) = (self.last, now);
-        self.kept.push_back(Line { number, what, said, from, appended: None, given_up: false });
+        let wait = Wait::Open;
+        self.kept.push_back(Line { number, what, said, from, appended: None, wait });
         true
     }
 
@@ -104,7 +117,7 @@ impl Lines {
 
     /// Whether all lines have arrived everywhere.
     pub fn are_done(&self) -> bool {
-        self.acknowledged >= self.last
+        self.arrived >= self.last
     }
 
     /// Redis has the lines of this server up to a number. It may be less than before, when Redis has lost the last of them,
@@ -118,7 +131,7 @@ impl Lines {
         // Redis may have lost more than what is kept.
         self.appended = number.max(self.base() - 1);
         for line in self.kept.range_mut(new.start.min(new.end)..new.end) {
-            line.appended.get_or_insert(now);
+            line.appended = Some(now);
         }
         true
     }
@@ -130,58 +143,80 @@ impl Lines {
         let is_late = |line: &Line| now.duration_since(line.said) > self.patience;
         let late = self.kept.partition_point(is_late);
         let appended = self.index_after(self.appended);
-        let open = self.index_after(self.acknowledged)..late.min(appended);
+        let open = self.index_after(self.arrived)..late.min(appended);
         for line in self.kept.range_mut(open.start.min(open.end)..open.end) {
-            let lacking =
-                if line.given_up { None } else { others.still_lacks(line, now, self.patience) };
+            let is_open = line.wait == Wait::Open;
+            let lacking = if is_open { others.still_lacks(line, now, self.patience) } else { None };
             if let Some(server) = lacking {
                 told.extend(line.tell(server));
-                line.given_up = true;
+                line.wait = Wait::GivenUp;
             }
         }
         // A line that Redis did not take is not written late: an old line does not come as a new one. So its number is a gap.
         if late > appended {
             self.appended = self.base() - 1 + late as u64;
-            self.acknowledged = self.acknowledged.max(self.appended);
-            told.extend(self.kept.drain(..late).filter_map(|mut line| line.tell("")));
+            self.arrived = self.arrived.max(self.appended);
+            // One that had arrived may be lacking at a server that was not known then.
+            let late = self.kept.drain(..late);
+            let late = late.filter(|line| line.wait != Wait::Arrived || !line.is_at_all(others));
+            told.extend(late.filter_map(|mut line| line.tell("")));
         }
-        self.forget(now);
+        self.forget(Some(others), now);
         told
     }
 
     /// Takes note of the lines that all have.
     fn acknowledge(&mut self, others: &Others) {
-        let all_have = others.awaited().map(|other| other.heard).min().unwrap_or(self.last);
-        let all_have = all_have.min(self.appended);
-        let arrived = self.index_after(self.acknowledged)..self.index_after(all_have);
-        for line in self.kept.range_mut(arrived.start.min(arrived.end)..arrived.end) {
-            // One for a server that is not awaited, because it has only just come, or is gone.
-            if line.from.is_some() && line.what.at().is_some_and(|at| !others.has(at, line.number))
-            {
-                return;
+        let open = self.index_after(self.arrived)..self.index_after(self.appended);
+        // Each server has its lines in their order: the first one to all that has not arrived is the last one to be looked at.
+        let mut lacks = false;
+        for line in self.kept.range_mut(open.start.min(open.end)..open.end) {
+            let has_arrived = line.wait == Wait::Arrived
+                || match line.what.at() {
+                    None => !lacks && others.all_have(line),
+                    // Nobody waits for one that has no author, or whose author was told.
+                    Some(at) => {
+                        others.has(at, line.number) || line.from.is_none() && !others.awaits(at)
+                    }
+                };
+            if has_arrived {
+                line.wait = Wait::Arrived;
             }
-            line.from = None;
-            self.acknowledged = line.number;
+            lacks |= !has_arrived && line.what.at().is_none();
         }
-        self.acknowledged = self.acknowledged.max(all_have);
+        let arrived = self.kept.range(open.start.min(open.end)..open.end);
+        let arrived = arrived.take_while(|line| line.wait == Wait::Arrived).count();
+        self.arrived = self.arrived.max(self.base() - 1) + arrived as u64;
     }
 
-    /// Lines did not arrive at a server. A line that was said before it came was not for it.
+    /// A server is known from now on: lines that had arrived at all others wait for it.
+    pub fn wait_for(&mut self, other: &Other) {
+        let after = self.index_after(other.heard);
+        let lacks = |line: &&mut Line| {
+            let is_for_it = line.what.at().is_none() && other.was_up(line);
+            line.wait == Wait::Arrived && line.from.is_some() && is_for_it
+        };
+        for line in self.kept.range_mut(after..).filter(lacks) {
+            line.wait = Wait::Open;
+            self.arrived = self.arrived.min(line.number - 1);
+        }
+    }
+
+    /// Lines did not arrive at a server. One that was said before it started was not for it.
     pub fn miss(&mut self, gap: Gap, server: &Other) -> Vec<Told> {
         let range = self.index_after(gap.from.saturating_sub(1))..self.index_after(gap.to);
         let lines = self.kept.range_mut(range.start.min(range.end)..range.end);
-        let lines = lines.filter(|line| {
-            line.said >= server.since && line.what.at().is_none_or(|at| at == server.id)
-        });
+        let lines = lines
+            .filter(|line| server.was_up(line) && line.what.at().is_none_or(|at| at == server.id));
         lines.filter_map(|line| line.tell(&server.tag)).collect()
     }
 
     /// A server is gone: the authors of the lines that it does not have are told. They may still reach it, if it comes back.
     pub fn lose(&mut self, other: &Other) -> Vec<Told> {
-        let after = if other.follows { self.index_after(other.heard) } else { 0 };
+        let after = self.index_after(other.heard);
         let lost = |line: &&mut Line| match line.what.at() {
             Some(at) => at == other.id,
-            None => other.follows,
+            None => other.was_live && other.was_up(line),
         };
         let lines = self.kept.range_mut(after..).filter(lost);
         lines.filter_map(|line| line.tell(&other.tag)).collect()
@@ -189,15 +224,24 @@ impl Lines {
 
     /// This server stops: the authors of all lines that not all have are told.
     pub fn give_up(&mut self) -> Vec<Told> {
-        let after = self.index_after(self.acknowledged);
-        self.kept.range_mut(after..).filter_map(|line| line.tell("")).collect()
+        let after = self.index_after(self.arrived);
+        let lines = self.kept.range_mut(after..).filter(|line| line.wait != Wait::Arrived);
+        lines.filter_map(|line| line.tell("")).collect()
     }
 
-    fn forget(&mut self, now: Instant) {
+    /// Forgets what has arrived: all that is old, and the rest where room is needed. A line that Redis has lost, or that a
+    /// server lacks which has come since, is not old.
+    fn forget(&mut self, others: Option<&Others>, now: Instant) {
         while let Some(line) = self.kept.front() {
-            let is_done =
-                line.number <= self.acknowledged || (line.given_up && line.number <= self.appended);
-            let is_old = line.appended.is_none_or(|when| now.duration_since(when) > KEPT);
+            let (is_done, is_appended) = match line.wait {
+                Wait::Open => (false, false),
+                Wait::Arrived => (true, line.number <= self.appended),
+                Wait::GivenUp => (line.number <= self.appended, true),
+            };
+            let is_old = line.appended.is_none_or(|when| now.duration_since(when) > KEPT)
+                && is_appended
+                && (line.wait == Wait::GivenUp
+                    || others.is_none_or(|others| line.is_at_all(others)));
             if !is_done || !(is_old || self.kept.len() > self.most / 2) {
                 return;
             }
@@ -213,181 +257,14 @@ impl Lines {
 }
 
 impl Line {
+    /// Whether no server lacks it, also of those that have come since it arrived.
+    fn is_at_all(&self, others: &Others) -> bool {
+        self.what.at().is_some() || others.all_have(self)
+    }
+
     /// Its author is told that it may not have arrived; of each line once.
     fn tell(&mut self, server: &str) -> Option<Told> {
         let to = self.from.take()?;
         Some(Told { to, quote: self.what.quote(), server: server.to_owned() })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(30);
-
-    /// A server, one other called b, and a time.
-    struct Pair {
-        lines: Lines,
-        others: Others,
-        now: Instant,
-        beats: u64,
-    }
-
-    impl Pair {
-        fn new() -> Self {
-            let (lines, others) = (Lines::new(10, PATIENCE), Others::default());
-            let mut pair = Self { lines, others, now: Instant::now(), beats: 0 };
-            pair.beat(true);
-            pair
-        }
-
-        /// A second passes, in which b announces itself or not. Returns the authors that are told.
-        fn beat(&mut self, does: bool) -> Vec<Told> {
-            self.beats += u64::from(does);
-            self.now += Duration::from_secs(1);
-            let shown = HashMap::from([("b".to_owned(), format!("0 {} 0 bee", self.beats))]);
-            let looked = self.others.look(&shown, 0, self.now);
-            let gone = looked.gone.iter().filter_map(|id| self.others.get(id));
-            let mut told: Vec<Told> = gone.flat_map(|other| self.lines.lose(other)).collect();
-            told.extend(self.lines.settle(&self.others, self.now));
-            told
-        }
-
-        fn say(&mut self, author: u64, text: &str) -> bool {
-            let what = What::Say { name: "alice".to_owned(), text: text.to_owned() };
-            self.lines.say(Some(Who::Member(author)), what, self.now)
-        }
-
-        fn redis_has(&mut self, number: u64) -> Vec<Told> {
-            assert!(self.lines.redis_has(number, self.now));
-            self.lines.settle(&self.others, self.now)
-        }
-
-        fn b_has(&mut self, heard: &str) -> Vec<Told> {
-            let gaps = self.others.hear_of("a", [("b", heard)]);
-            let b = self.others.get("b").unwrap();
-            let mut told: Vec<Told> =
-                gaps.into_iter().flat_map(|(gap, _)| self.lines.miss(gap, b)).collect();
-            told.extend(self.lines.settle(&self.others, self.now));
-            told
-        }
-
-        fn waiting(&self) -> Vec<u64> {
-            self.lines.waiting().map(|line| line.number).collect()
-        }
-    }
-
-    fn told(author: u64, text: &str, server: &str) -> Told {
-        Told { to: Who::Member(author), quote: format!("\"{text}\""), server: server.to_owned() }
-    }
-
-    #[test]
-    fn a_line_waits_for_redis_and_then_for_the_other_server() {
-        let mut pair = Pair::new();
-        pair.b_has("0-0");
-        pair.say(1, "one");
-        pair.say(2, "two");
-        assert_eq!(pair.waiting(), [1, 2]);
-        assert_eq!(pair.redis_has(1), []);
-        assert_eq!(pair.waiting(), [2]);
-        assert_eq!(pair.redis_has(2), []);
-        assert_eq!(pair.b_has("1-0 a:1"), []);
-        assert!(!pair.lines.are_done());
-        assert_eq!(pair.b_has("2-0 a:2"), []);
-        assert!(pair.lines.are_done());
-        // Nobody is told of them later.
-        assert_eq!((0..60).flat_map(|_| pair.beat(false)).collect::<Vec<_>>(), []);
-        // It has no line that was not said.
-        assert!(!pair.lines.redis_has(3, pair.now));
-    }
-
-    #[test]
-    fn what_redis_has_lost_waits_again() {
-        let mut pair = Pair::new();
-        pair.b_has("0-0");
-        (1..=4).for_each(|author| assert!(pair.say(author, "x")));
-        pair.redis_has(4);
-        pair.b_has("1-0 a:2");
-        pair.redis_has(1);
-        assert_eq!(pair.waiting(), [2, 3, 4]);
-        // The other server knows what it has, also if Redis does not know it any more.
-        pair.b_has("0-0");
-        pair.redis_has(4);
-        assert_eq!(pair.b_has("9-0 a:4"), []);
-        assert!(pair.lines.are_done());
-    }
-
-    #[test]
-    fn authors_are_told_once_and_of_their_own_lines() {
-        let mut pair = Pair::new();
-        pair.b_has("0-0");
-        (1..=4).for_each(|author| assert!(pair.say(author, "x")));
-        pair.redis_has(4);
-        assert_eq!(pair.b_has("1-0 a:3:2-2"), [told(2, "x", "bee")]);
-        assert_eq!(pair.b_has("1-0 a:3:2-2"), []);
-        let gone: Vec<Told> = (0..12).flat_map(|_| pair.beat(false)).collect();
-        assert_eq!(gone, [told(4, "x", "bee")]);
-        assert_eq!(pair.lines.give_up(), []);
-    }
-
-    #[test]
-    fn a_line_that_redis_does_not_take_in_time_is_told_and_not_written_late() {
-        let mut pair = Pair::new();
-        pair.b_has("0-0");
-        pair.say(1, "old");
-        let late: Vec<Told> = (0..20).flat_map(|_| pair.beat(true)).collect();
-        assert_eq!(late, []);
-        pair.say(2, "new");
-        let late: Vec<Told> = (0..12).flat_map(|_| pair.beat(true)).collect();
-        assert_eq!(late, [told(1, "old", "")]);
-        assert_eq!((pair.waiting(), pair.lines.base()), (vec![2], 2));
-    }
-
-    #[test]
-    fn a_server_that_is_slow_is_named() {
-        let mut pair = Pair::new();
-        pair.b_has("0-0");
-        pair.say(1, "x");
-        pair.redis_has(1);
-        let late: Vec<Told> = (0..32).flat_map(|_| pair.beat(true)).collect();
-        assert_eq!(late, [told(1, "x", "bee")]);
-    }
-
-    #[test]
-    fn a_private_line_waits_for_its_server_though_that_follows_nothing_yet() {
-        let mut pair = Pair::new();
-        let what = |at: &str| What::Tell {
-            from: Who::Member(1),
-            name: "alice".to_owned(),
-            to: Who::Member(7),
-            shown: "bob".to_owned(),
-            at: at.to_owned(),
-            text: "x".to_owned(),
-        };
-        assert!(pair.lines.say(Some(Who::Member(1)), what("b"), pair.now));
-        assert!(pair.lines.say(Some(Who::Member(1)), what("gone"), pair.now));
-        pair.redis_has(2);
-        assert!(!pair.lines.are_done());
-        let late: Vec<Told> = (0..32).flat_map(|_| pair.beat(true)).collect();
-        assert_eq!(late, [told(1, "@bob x", "bee"), told(1, "@bob x", "")]);
-    }
-
-    #[test]
-    fn a_full_queue_forgets_what_has_arrived_and_refuses_more_than_that() {
-        let mut pair = Pair::new();
-        pair.b_has("0-0");
-        (1..=10).for_each(|author| assert!(pair.say(author, "x")));
-        assert!(!pair.say(11, "x"));
-        pair.redis_has(10);
-        assert!(!pair.say(11, "x"));
-        pair.b_has("1-0 a:10");
-        (11..=15).for_each(|author| assert!(pair.say(author, "x")));
-        assert_eq!(pair.lines.base(), 6);
-        // Redis may lose more than what is kept. A line that all have makes room.
-        pair.redis_has(0);
-        assert_eq!((pair.lines.base(), pair.waiting()), (11, vec![11, 12, 13, 14, 15]));
     }
 }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use redis::{RedisError, RedisResult};
 
-use super::CutOff;
 use super::access::BusAddress;
 use super::lines::Told;
 use super::queue::Queue;
 use super::store::Store;
 use super::wire::PATIENCE;
+use super::{CutOff, GONE};
 use crate::protocol::clean;
 use crate::room::{Room, Who};
 
@@ -88,7 +88,6 @@ impl Link {
         &self,
         side: Side,
         mut work: impl FnMut(&mut Store, &Report<'_>) -> RedisResult<()>,
-        mut meanwhile: impl FnMut(),
     ) {
         let mut pause = FIRST_PAUSE;
         loop {
@@ -102,7 +101,6 @@ impl Link {
                 pause = FIRST_PAUSE;
             }
             self.set_health(side, Err(&error));
-            meanwhile();
             if self.queue.is_closing() {
                 return;
             }
@@ -213,6 +211,14 @@ fn words_of(error: &RedisError) -> String {
         Some((end, _)) => format!("{}..", &text[..end]),
         None => text,
     }
+}
+
+/// Why this server is left out of the room: it neither writes to it, nor shows what is said there.
+pub fn name_is_taken(tag: &str) -> RedisError {
+    refused(format!(
+        "another server there is called {tag}; if it does not announce itself for {} s, this one takes its place",
+        GONE.as_secs()
+    ))
 }
 
 /// Why this server does not go on with a Redis that answers.

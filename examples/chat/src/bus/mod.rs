@@ -11,8 +11,8 @@
 //! between them: each counts its lines, and keeps them until all others have acknowledged them. Redis is a pipe that may
 //! lose what it has confirmed. The protocol, its reasons and its limits are in `DESIGN.md` of this program.
 //!
-//! Read it in this order: `lines.rs` (the states of a line), `heard.rs`, `others.rs`, `store.rs` with the scripts,
-//! `writer.rs`, `reader.rs`.
+//! Read it in this order: `lines.rs` (the states of a line), `heard.rs`, `others.rs`, `ledger.rs` and `place.rs` (which hold
+//! them against each other), `store.rs` with the scripts, `writer.rs`, `reader.rs`.
 //!
 //! Members elsewhere are always called `name@server`, so that servers need not agree about names. Answers of Redis are
 //! bounded before they are kept (`wire.rs`). The address and the password are hidden from the members (`access.rs`).
@@ -25,10 +25,12 @@ mod clock;
 mod enter;
 mod entry;
 mod heard;
+mod ledger;
 mod lines;
 mod link;
 mod options;
 mod others;
+mod place;
 mod queue;
 mod reader;
 mod store;
@@ -37,12 +39,13 @@ mod writer;
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::name::{OPERATOR, fold};
 use crate::room::{Id, Room, Who};
+use access::BusAddress;
 use claim::{Claim, Holder};
 use common::Failure;
 use entry::What;
@@ -105,7 +108,8 @@ impl fmt::Display for CutOff {
     }
 }
 
-/// The two threads, and the state that they share.
+/// The threads, and the state that they share: the writer and the reader, each of which may wait for Redis or for the
+/// system's resolver, and the clock, which gives up lines whose time is over and waits for neither.
 pub struct Bus {
     queue: Arc<Queue>,
     link: Link,
@@ -125,30 +129,35 @@ impl Bus {
         let named = |name: &str| thread::Builder::new().name(name.to_owned());
         named("bus writer").spawn(move || writer.run())?;
         named("bus reader").spawn(move || reader.run())?;
+        let (clock, tells) = (Arc::clone(&queue), link.clone());
+        named("bus clock").spawn(move || {
+            while !clock.is_closing() {
+                clock.pause(BEAT);
+                tells.tell(&clock.settle());
+            }
+        })?;
         Ok(Self { queue, link })
     }
 
     /// Refuses a name that a running server of the room has. Where Redis does not answer, or the server that had the name does
     /// not announce itself any more, this one starts, and takes the name later.
     pub fn check_name(options: &BusOptions) -> Result<(), Failure> {
-        /// Longer than the time between two announcements.
-        const TIME: Duration = Duration::from_millis(2_500);
-        const PAUSE: Duration = Duration::from_millis(250);
-        let Some(tag) = &options.server else { return Ok(()) };
-        let Ok(mut store) = Store::open(&options.address) else { return Ok(()) };
-        let (mut claim, until) = (Claim::default(), Instant::now() + TIME);
-        while Instant::now() < until {
-            let Ok(Some((holder, shown))) = store.holder_of(&fold(tag)) else { return Ok(()) };
-            if claim.watch(&holder, &shown, Duration::ZERO, Instant::now()) == Holder::Beats {
-                return Err(Failure::Other(format!(
-                    "another server of {} is called {tag}, and it is running: give this one another \
-                     name by --server",
-                    options.address
-                )));
-            }
-            thread::sleep(PAUSE);
-        }
-        Ok(())
+        /// No start waits for longer: the system's resolver takes what time it likes.
+        const TIME: Duration = Duration::from_secs(5);
+        let Some(tag) = options.server.clone() else { return Ok(()) };
+        let (address, (send, receive)) = (options.address.clone(), mpsc::channel());
+        let watch = move || {
+            // Nobody waits for it any more, perhaps.
+            let _ = send.send(is_taken(&address, &tag).then(|| {
+                Failure::Other(format!(
+                    "another server of {address} is called {tag}, and it is running: give this one another \
+                     name by --server"
+                ))
+            }));
+        };
+        let thread = thread::Builder::new().name("bus name".to_owned()).spawn(watch);
+        thread.map_err(|error| Failure::Other(format!("cannot start a thread: {error}")))?;
+        receive.recv_timeout(TIME).ok().flatten().map_or(Ok(()), Err)
     }
 
     /// Announces the end of this server, after the queue has been written.
@@ -170,6 +179,23 @@ impl Bus {
     }
 }
 
+/// Whether a running server has a name.
+fn is_taken(address: &BusAddress, tag: &str) -> bool {
+    /// Longer than the time between two announcements.
+    const TIME: Duration = Duration::from_millis(2_500);
+    const PAUSE: Duration = Duration::from_millis(250);
+    let Ok(mut store) = Store::open(address) else { return false };
+    let (mut claim, until) = (Claim::default(), Instant::now() + TIME);
+    while Instant::now() < until {
+        let Ok(Some((holder, shown))) = store.holder_of(&fold(tag)) else { return false };
+        if claim.watch(&holder, &shown, Duration::ZERO, Instant::now()) == Holder::Beats {
+            return true;
+        }
+        thread::sleep(PAUSE);
+    }
+    false
+}
+
 impl Relay {
     /// Relays a line to all.
     pub fn say(&self, from: Who, name: &str, text: &str) -> Result<(), String> {
@@ -179,7 +205,7 @@ impl Relay {
     /// Finds a member of another server by its names. The error says what is not there.
     pub fn find(&self, name: &str, tag: &str) -> Result<Remote, String> {
         let state = self.queue.lock();
-        let Some(server) = state.others.named(tag) else {
+        let Some(server) = state.ledger.others.named(tag) else {
             return Err(format!("no other server here is called {tag}"));
         };
         let (member, shown) = match server.member(name) {
@@ -195,8 +221,8 @@ impl Relay {
     /// note.
     pub fn tell(&self, from: Who, name: &str, to: &Remote, text: &str) -> Result<(), String> {
         let (name, shown, text) = (name.to_owned(), to.name.clone(), text.to_owned());
-        let (to, at) = (to.member, to.server.clone());
-        self.push(from, What::Tell { from, name, to, shown, at, text })
+        let (to, at, tag) = (to.member, to.server.clone(), to.tag.clone());
+        self.push(from, What::Tell { from, name, to, shown, at, tag, text })
     }
 
     /// Relays news of a member: that it has joined, say. `now` is its name from now on, and none if it has left: other
@@ -232,7 +258,7 @@ impl Relay {
     pub fn members(&self) -> Elsewhere {
         let cut_off = self.link.cut_off();
         let state = self.queue.lock();
-        let mut names: Vec<String> = state.others.there().flat_map(Other::names).collect();
+        let mut names: Vec<String> = state.ledger.others.there().flat_map(Other::names).collect();
         drop(state);
         names.sort_unstable();
         Elsewhere { names, cut_off }

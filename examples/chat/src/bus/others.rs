@@ -38,10 +38,12 @@ pub struct Other {
     pub tag: String,
     /// It has all lines of this server up to this number.
     pub heard: u64,
-    /// Whether it has said so yet.
-    pub follows: bool,
+    /// When it started: lines that were said before are not for it. None until its first announcement is seen.
+    start: Option<Instant>,
     /// When it came, or came back.
     pub since: Instant,
+    /// Whether it was ever taken for live.
+    pub was_live: bool,
     members: Vec<(Id, String)>,
     /// The number of its last line when it announced these members; none before the first.
     version: Option<u64>,
@@ -68,15 +70,20 @@ enum State {
 pub struct Looked {
     /// Servers whose members have changed.
     pub changed: Vec<String>,
+    /// Servers that are waited for from now on, with all lines that were said since their starts.
+    pub came: Vec<String>,
     pub gone: Vec<String>,
+    /// Servers that were killed before this one looked for the first time.
+    pub faded: Vec<String>,
     pub back: Vec<String>,
 }
 
-/// An announcement: `TIME BEAT VERSION NAME`. The version is that of the members.
+/// An announcement: `TIME BEAT VERSION UPTIME NAME`. The version is that of the members, and the times are in ms.
 struct Record {
     time: u64,
     beat: u64,
     version: u64,
+    uptime: u64,
     tag: String,
 }
 
@@ -97,15 +104,21 @@ impl Others {
             }
             other.beat = record.beat;
             other.silent = Duration::ZERO;
+            // A request that was delayed makes it seem younger.
+            if !other.was_live || other.start.is_none() {
+                looked.came.push(id.clone());
+            }
+            let start = record.start(time, now);
+            other.start = Some(other.start.map_or(start, |known| known.min(start)));
             match other.state {
-                State::Gone => {
+                State::Gone if other.was_live => {
                     looked.back.push(id.clone());
                     other.since = now;
                 }
-                State::Seen => other.since = now,
+                State::Seen | State::Gone => other.since = now,
                 _ => {}
             }
-            other.state = State::Live;
+            (other.state, other.was_live) = (State::Live, true);
             if other.version != Some(record.version) {
                 looked.changed.push(id.clone());
             }
@@ -114,9 +127,8 @@ impl Others {
             other.silent += since_last.min(2 * BEAT);
             if other.silent > GONE && other.is_there() {
                 // Nobody here has taken one for live that did not beat once.
-                if other.state == State::Live {
-                    looked.gone.push(id.clone());
-                }
+                let gone = if other.was_live { &mut looked.gone } else { &mut looked.faded };
+                gone.push(id.clone());
                 other.state = State::Gone;
             }
         }
@@ -135,19 +147,29 @@ impl Others {
             return;
         }
         let state = if age < 2 * BEAT { State::Live } else { State::Seen };
-        if self.add(id, record.tag, record.beat, state, now) {
+        let start = Some(record.start(time, now));
+        if self.add(id, record.tag, record.beat, state, start, now) {
             looked.changed.push(id.to_owned());
+            looked.came.extend((state == State::Live).then(|| id.to_owned()));
         }
     }
 
     /// A line of a server was read, which may be sooner than its announcement.
     pub fn meet(&mut self, id: &str, tag: &str, now: Instant) {
         if !self.servers.contains_key(id) {
-            self.add(id, tag.to_owned(), 0, State::Live, now);
+            self.add(id, tag.to_owned(), 0, State::Live, None, now);
         }
     }
 
-    fn add(&mut self, id: &str, tag: String, beat: u64, state: State, since: Instant) -> bool {
+    fn add(
+        &mut self,
+        id: &str,
+        tag: String,
+        beat: u64,
+        state: State,
+        start: Option<Instant>,
+        since: Instant,
+    ) -> bool {
         if id.len() > ID_BYTES || self.servers.len() >= SERVERS {
             return false;
         }
@@ -155,8 +177,9 @@ impl Others {
             id: id.to_owned(),
             tag,
             heard: 0,
-            follows: false,
+            start,
             since,
+            was_live: state == State::Live,
             members: Vec::new(),
             version: None,
             news: VecDeque::new(),
@@ -214,7 +237,6 @@ impl Others {
             let (last, missing) = acknowledged(text, own).unwrap_or_default();
             // A Redis that has lost its last data shows less than it did; the other server has it nevertheless.
             other.heard = other.heard.max(last);
-            other.follows = true;
             gaps.extend(missing.into_iter().map(|gap| (gap, id.to_owned())));
         }
         gaps
@@ -242,9 +264,23 @@ impl Others {
         self.servers.values().filter(|other| other.is_there())
     }
 
-    /// The servers that have to hear each line of this one.
-    pub fn awaited(&self) -> impl Iterator<Item = &Other> {
-        self.servers.values().filter(|other| other.state == State::Live && other.follows)
+    /// The servers that have to hear the lines of this one that were said since their starts: each from its first
+    /// announcement on, also before it says what it has heard.
+    fn awaited(&self) -> impl Iterator<Item = &Other> {
+        self.servers.values().filter(|other| other.state == State::Live)
+    }
+
+    /// Whether a server has to hear lines of this one.
+    pub fn awaits(&self, id: &str) -> bool {
+        self.get(id).is_some_and(|other| other.state == State::Live)
+    }
+
+    /// Whether all servers that have to hear a line have it.
+    pub fn all_have(&self, line: &Line) -> bool {
+        let has = |other: &Other| {
+            other.heard >= line.number || other.start.is_some_and(|start| line.said < start)
+        };
+        self.awaited().all(has)
     }
 
     /// Whether a server has the lines up to this one.
@@ -258,7 +294,11 @@ impl Others {
             other.heard < line.number && now.duration_since(other.since) > patience
         };
         match line.what.at() {
-            None => self.awaited().find(lacks).map(|other| &*other.tag),
+            None => self
+                .awaited()
+                .filter(|other| other.was_up(line))
+                .find(lacks)
+                .map(|other| &*other.tag),
             Some(at) => match self.get(at) {
                 Some(other) => Some(other).filter(lacks).map(|other| &*other.tag),
                 // It was gone before.
@@ -276,6 +316,11 @@ impl Others {
 }
 
 impl Other {
+    /// Whether it is known to have been up when a line was said.
+    pub fn was_up(&self, line: &Line) -> bool {
+        self.start.is_some_and(|start| start <= line.said)
+    }
+
     fn is_there(&self) -> bool {
         matches!(self.state, State::Seen | State::Live)
     }
@@ -300,13 +345,18 @@ impl Other {
 
 impl Record {
     fn parse(text: &str) -> Option<Self> {
-        let mut words = text.splitn(4, ' ');
-        let time = words.next()?.parse().ok()?;
-        let beat = words.next()?.parse().ok()?;
-        let version = words.next()?.parse().ok()?;
+        let mut words = text.splitn(5, ' ');
+        let mut number = || words.next()?.parse().ok();
+        let (time, beat, version, uptime) = (number()?, number()?, number()?, number()?);
         let tag = clean(words.next()?.as_bytes());
         check_name(&tag).ok()?;
-        Some(Self { time, beat, version, tag })
+        Some(Self { time, beat, version, uptime, tag })
+    }
+
+    /// When its server started, if it is looked at now, at this time of Redis.
+    fn start(&self, time: u64, now: Instant) -> Instant {
+        let age = time.saturating_sub(self.time).saturating_add(self.uptime);
+        now.checked_sub(Duration::from_millis(age)).unwrap_or(now)
     }
 }
 
@@ -315,7 +365,7 @@ mod tests {
     use super::*;
 
     fn look(others: &mut Others, beat: u64, at: Instant) -> Looked {
-        let shown = HashMap::from([("b".to_owned(), format!("100000 {beat} 3 bee"))]);
+        let shown = HashMap::from([("b".to_owned(), format!("100000 {beat} 3 0 bee"))]);
         others.look(&shown, 100_000, at)
     }
 
@@ -340,7 +390,7 @@ mod tests {
     #[test]
     fn one_that_was_killed_before_this_server_started_is_not_awaited() {
         let (mut others, now) = (Others::default(), Instant::now());
-        let shown = |time: u64| HashMap::from([("b".to_owned(), format!("{time} 1 3 bee"))]);
+        let shown = |time: u64| HashMap::from([("b".to_owned(), format!("{time} 1 3 0 bee"))]);
         // Its last announcement is a minute old, or some seconds.
         others.look(&shown(40_000), 100_000, now);
         assert_eq!(others.there().count(), 0);
@@ -367,10 +417,10 @@ mod tests {
         let (mut others, now) = (Others::default(), Instant::now());
         let long = "x".repeat(ID_BYTES + 1);
         let ids = (0..2 * SERVERS).map(|id| id.to_string()).chain([long]);
-        let shown = ids.map(|id| (id, "0 1 1 evil".to_owned())).collect();
+        let shown = ids.map(|id| (id, "0 1 1 1 evil".to_owned())).collect();
         others.look(&shown, 0, now);
         assert_eq!(others.there().count(), SERVERS);
-        for text in ["", "x", "0 1 evil", "0 1 1 \u{1b}[2J", "-1 1 1 evil"] {
+        for text in ["", "x", "0 1 1 evil", "0 1 1 1 \u{1b}[2J", "-1 1 1 1 evil"] {
             assert!(Record::parse(text).is_none(), "{text}");
         }
     }

@@ -7,21 +7,22 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::entry::What;
+use super::ledger::Ledger;
 use super::lines::{Line, Lines, Told};
-use super::others::Others;
+use super::place::HeardUpTo;
 use crate::room::Who;
 
 /// The shared state.
 pub struct Queue {
     server: String,
     tag: String,
+    started: Instant,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 pub struct State {
-    pub lines: Lines,
-    pub others: Others,
+    pub ledger: Ledger,
     /// The reader's place and numbers, as they are announced; none before it has one.
     heard: Option<HeardUpTo>,
     heard_is_new: bool,
@@ -30,23 +31,13 @@ pub struct State {
     has_left: bool,
 }
 
-/// The lines that the reader has read.
-#[derive(Clone, PartialEq, Eq)]
-pub struct HeardUpTo {
-    /// The run of Redis, and the place in its stream.
-    pub run: String,
-    pub place: String,
-    /// The acknowledgements.
-    pub numbers: String,
-}
-
 impl Queue {
     pub fn new(server: String, tag: String, most: usize, patience: Duration) -> Self {
-        let lines = Lines::new(most, patience);
-        let (others, heard) = (Others::default(), None);
+        let ledger = Ledger::new(server.clone(), Lines::new(most, patience));
         let state =
-            State { lines, others, heard, heard_is_new: false, closing: false, has_left: false };
-        Self { server, tag, state: Mutex::new(state), changed: Condvar::new() }
+            State { ledger, heard: None, heard_is_new: false, closing: false, has_left: false };
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        Self { server, tag, started: Instant::now(), state, changed }
     }
 
     /// The identifier of this server, another one after each start.
@@ -59,13 +50,18 @@ impl Queue {
         &self.tag
     }
 
+    /// For how long this server has been up.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 
     /// Adds a line. False if too many are kept already.
     pub fn push(&self, from: Option<Who>, what: What) -> bool {
-        let is_added = self.state.lock().lines.say(from, what, Instant::now());
+        let is_added = self.state.lock().ledger.lines.say(from, what, Instant::now());
         self.changed.notify_all();
         is_added
     }
@@ -92,11 +88,6 @@ impl Queue {
         }
     }
 
-    /// Whether the reader has no numbers yet.
-    pub fn heard_nothing(&self) -> bool {
-        self.state.lock().heard.is_none()
-    }
-
     /// The place and numbers, if they are new.
     pub fn new_heard(&self, run: &str) -> Option<String> {
         let is_new = self.state.lock().heard_is_new;
@@ -107,7 +98,7 @@ impl Queue {
     /// the queue is closed.
     pub fn wait_for_work(&self, until: Instant, until_if_new: Instant) {
         let mut state = self.state.lock();
-        while !state.lines.is_waiting() {
+        while !state.ledger.lines.is_waiting() {
             let is_new = state.heard_is_new || state.closing;
             let until = if is_new { until.min(until_if_new) } else { until };
             if self.changed.wait_until(&mut state, until).timed_out() {
@@ -119,16 +110,16 @@ impl Queue {
     /// Calls `write` with each line that waits for Redis and with the number of the oldest line, until it returns false.
     pub fn waiting(&self, mut write: impl FnMut(&Line) -> bool) -> u64 {
         let state = self.state.lock();
-        for line in state.lines.waiting() {
+        for line in state.ledger.lines.waiting() {
             if !write(line) {
                 break;
             }
         }
-        state.lines.base()
+        state.ledger.lines.base()
     }
 
     pub fn is_waiting(&self) -> bool {
-        self.state.lock().lines.is_waiting()
+        self.state.lock().ledger.lines.is_waiting()
     }
 
     /// Takes note of an answer of Redis: the last number that it has of this server, and what the others have heard. None if
@@ -138,27 +129,15 @@ impl Queue {
         number: Option<u64>,
         heard: &HashMap<String, String>,
     ) -> Option<Vec<Told>> {
-        let mut state = self.state.lock();
-        let State { lines, others, .. } = &mut *state;
-        let now = Instant::now();
-        if number.is_some_and(|number| !lines.redis_has(number, now)) {
-            return None;
-        }
         let heard = heard.iter().map(|(id, text)| (&**id, &**text));
-        let mut told = Vec::new();
-        for (gap, id) in others.hear_of(&self.server, heard) {
-            told.extend(others.get(&id).map_or(Vec::new(), |other| lines.miss(gap, other)));
-        }
-        told.extend(lines.settle(others, now));
+        let told = self.state.lock().ledger.answered(number, heard, Instant::now());
         self.changed.notify_all();
-        Some(told)
+        told
     }
 
     /// Gives up lines whose time is over. Returns their authors.
     pub fn settle(&self) -> Vec<Told> {
-        let mut state = self.state.lock();
-        let State { lines, others, .. } = &mut *state;
-        lines.settle(others, Instant::now())
+        self.state.lock().ledger.settle(Instant::now())
     }
 
     /// Waits for `time`, or until the queue is closed.
@@ -175,13 +154,13 @@ impl Queue {
 
     /// The identifiers of the other servers.
     pub fn servers(&self) -> Vec<String> {
-        self.state.lock().others.ids().map(str::to_owned).collect()
+        self.state.lock().ledger.others.ids().map(str::to_owned).collect()
     }
 
     /// Whether the queue is closed and all lines have arrived everywhere.
     pub fn is_done(&self) -> bool {
         let state = self.state.lock();
-        state.closing && state.lines.are_done()
+        state.closing && state.ledger.lines.are_done()
     }
 
     /// The writer has removed this server from the room.
@@ -198,6 +177,6 @@ impl Queue {
         self.changed.notify_all();
         let deadline = Instant::now() + time;
         while !state.has_left && !self.changed.wait_until(&mut state, deadline).timed_out() {}
-        state.lines.give_up()
+        state.ledger.lines.give_up()
     }
 }

@@ -10,6 +10,7 @@ use super::access::BusAddress;
 use super::clock::Clock;
 use super::entry::Fields;
 use super::link::refused;
+use super::place::Seen;
 use super::wire::Wire;
 
 /// A connection to Redis, for one room.
@@ -82,7 +83,7 @@ pub struct Beat<'a> {
     pub server: &'a str,
     /// The server's name, in the form that is compared.
     pub name: &'a str,
-    /// `BEAT VERSION NAME`, as `others.rs` reads it after the time of the announcement.
+    /// `BEAT VERSION UPTIME NAME`, as `others.rs` reads it after the time of the announcement.
     pub shown: &'a str,
     /// The members; empty if they have not changed.
     pub members: &'a str,
@@ -102,19 +103,6 @@ pub enum Beaten {
     Taken(String, String, Duration),
     /// Redis has lost the members, which were not announced again.
     Unlisted,
-}
-
-/// A look at the room: stream and numbers belong together.
-pub struct Seen {
-    /// The room's time, in ms, and how far it is before Redis's own, which the stream's identifiers have.
-    pub time: u64,
-    pub offset: u64,
-    /// The last identifier of the stream.
-    pub end: String,
-    /// The last number of each server.
-    pub last: HashMap<String, u64>,
-    /// The servers' announcements.
-    pub servers: ByServer,
 }
 
 /// Entries of the stream with their identifiers.
@@ -195,15 +183,17 @@ impl Store {
         by_server(call.arg(server).arg(heard).query(&mut self.wire)?)
     }
 
-    pub fn look(&mut self) -> RedisResult<Seen> {
-        let Keys { lines, last, servers, .. } = &self.keys;
-        let call = self.call(Script::Look, &[lines, last, servers]);
-        let (time, offset, end, last, servers): (u64, u64, Value, Value, Value) =
-            call.query(&mut self.wire)?;
+    /// Looks at the room, for a server with a name, in the form that is compared.
+    pub fn look(&mut self, name: &str) -> RedisResult<Seen> {
+        let Keys { lines, last, servers, names, .. } = &self.keys;
+        let mut call = self.call(Script::Look, &[lines, last, servers, names]);
+        let (time, offset, end, last, servers, holder): (u64, u64, Value, Value, Value, Value) =
+            call.arg(name).query(&mut self.wire)?;
         let last = by_server(last)?;
         let last = last.into_iter().filter_map(|(id, number)| Some((id, number.parse().ok()?)));
         let (end, last) = (text(end)?, last.collect());
-        Ok(Seen { time, offset, end, last, servers: by_server(servers)? })
+        let (servers, holder) = (by_server(servers)?, text(holder)?);
+        Ok(Seen { time, offset, end, last, servers, holder })
     }
 
     /// The members of a server, as it has announced them.

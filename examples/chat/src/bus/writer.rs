@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use redis::{RedisError, RedisResult};
 
+use super::BEAT;
 use super::claim::{Claim, Holder};
-use super::link::{Link, Report, Side, refused};
+use super::link::{Link, Report, Side, name_is_taken, refused};
 use super::queue::Queue;
 use super::store::{Batch, Beat, Beaten, ByServer, Store};
-use super::{BEAT, GONE};
 use crate::name::fold;
 use crate::room::Room;
 
@@ -44,9 +44,8 @@ impl Writer {
     }
 
     pub fn run(mut self) {
-        let (link, queue) = (self.link.clone(), Arc::clone(&self.queue));
-        let give_up = || link.tell(&queue.settle());
-        link.keep(Side::Writer, |store, report| self.write(store, report), give_up);
+        let link = self.link.clone();
+        link.keep(Side::Writer, |store, report| self.write(store, report));
     }
 
     /// Writes until a failure, or until all lines of the closed queue have arrived.
@@ -55,7 +54,6 @@ impl Writer {
         self.members = None;
         while let Some(why) = self.beat(store)? {
             report(Err(&why));
-            self.link.tell(&self.queue.settle());
             if self.queue.is_closing() {
                 return Ok(());
             }
@@ -112,7 +110,7 @@ impl Writer {
     /// Announces this server and its members. Returns why that is not possible, if another server has its name.
     fn beat(&mut self, store: &mut Store) -> RedisResult<Option<RedisError>> {
         // News of later changes have larger numbers.
-        let last = self.queue.lock().lines.last();
+        let last = self.queue.lock().ledger.lines.last();
         let members = self.room.names().iter().map(|(id, name)| format!(" {id}:{name}")).collect();
         // Those of a server that stops leave without news: its end says it.
         let has_changed = !self.queue.is_closing() && self.members.as_ref() != Some(&members);
@@ -121,7 +119,8 @@ impl Writer {
         }
         self.beats += 1;
         let tag = self.queue.tag();
-        let shown = format!("{} {} {tag}", self.beats, self.version);
+        let uptime = self.queue.uptime().as_millis();
+        let shown = format!("{} {} {uptime} {tag}", self.beats, self.version);
         let listed = format!("{}{members}", self.version);
         let heard = self.queue.heard(&store.run);
         let mut beat = Beat {
@@ -156,10 +155,7 @@ impl Writer {
             Beaten::Unlisted => {
                 Err(refused("it does not keep the members of this server".to_owned()))
             }
-            Beaten::Taken(..) => Ok(Some(refused(format!(
-                "another server there is called {tag}; if it does not announce itself for {} s, this one takes its place",
-                GONE.as_secs()
-            )))),
+            Beaten::Taken(..) => Ok(Some(name_is_taken(tag))),
         }
     }
 

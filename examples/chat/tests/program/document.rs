@@ -74,7 +74,10 @@ fn a_client_without_newlines_hears_what_others_say_after_its_question() {
     // The server answers its requests.
     for (question, answer) in [
         ("/who", "* 2 here: alice, guest-2"),
-        ("@nobody hello", "* nobody here is called nobody"),
+        (
+            "@nobody hello",
+            "* nobody here is called nobody: this line was not sent: \"@nobody hello\"",
+        ),
         ("@guest-2 note", "guest-2 -> guest-2: note"),
         ("/kick alice", "* only the operator may do that"),
         ("/nick alice", "* the name alice is taken"),

@@ -48,7 +48,10 @@ fn the_operator_speaks_to_everyone_and_to_one() {
     // It was for the operator alone.
     assert_eq!(operator_hears(&server), "bob: done");
     server.ask("@nobody hello");
-    operator_sees(&server, "* nobody here is called nobody");
+    operator_sees(
+        &server,
+        "* nobody here is called nobody: this line was not sent: \"@nobody hello\"",
+    );
     server.ask("/nonsense");
     assert!(server.line().starts_with("* there is no /nonsense"));
     server.ask("/help");
@@ -69,7 +72,7 @@ fn a_private_line_reaches_one_alone() {
         assert_eq!(member.hears(), "alice: for all");
     }
     assert_eq!(operator_hears(&server), "alice: for all");
-    alice.sees("* nobody here is called dave");
+    alice.sees("* nobody here is called dave: this line was not sent: \"@dave are you there\"");
 }
 
 #[test]
@@ -83,7 +86,8 @@ fn nobody_has_a_name_that_is_longer_than_a_name_may_be() {
     assert!(bob.hears().ends_with(": few"));
     for to in [bob_with(2_000), format!("bob@{}", bob_with(2_000))] {
         alice.say(&format!("@{to} many"));
-        alice.sees("* nobody has a name as long as that");
+        let refused = "* nobody has a name as long as that: this line was not sent: \"@bob";
+        while !alice.line().starts_with(refused) {}
     }
     alice.say(&format!("/nick {}", bob_with(2_000)));
     let refused = alice.line();
