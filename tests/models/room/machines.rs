@@ -30,7 +30,7 @@ struct Server {
     cut_off: bool,
     connected: bool,
     joined: bool,
-    /// What it has heard; none before it follows.
+    /// The numbers that it has heard; none before it follows.
     heard: Option<HeardUpTo>,
     beats: u64,
 }

@@ -108,7 +108,8 @@ impl Others {
             if !other.was_live || other.start.is_none() {
                 looked.came.push(id.clone());
             }
-            let start = record.start(time, now);
+            // An announcement that seems old was made before Redis's clock was set: it says nothing of the start.
+            let start = if record.age(time) > GONE { now } else { record.start(time, now) };
             other.start = Some(other.start.map_or(start, |known| known.min(start)));
             match other.state {
                 State::Gone if other.was_live => {
@@ -141,7 +142,7 @@ impl Others {
     }
 
     fn see(&mut self, id: &str, record: Record, time: u64, now: Instant, looked: &mut Looked) {
-        let age = Duration::from_millis(time.saturating_sub(record.time));
+        let age = record.age(time);
         // One that was killed long ago has an announcement still.
         if age > GONE {
             return;
@@ -264,8 +265,7 @@ impl Others {
         self.servers.values().filter(|other| other.is_there())
     }
 
-    /// The servers that have to hear the lines of this one that were said since their starts: each from its first
-    /// announcement on, also before it says what it has heard.
+    /// The servers that have to hear what was said since their starts, each from its first announcement on.
     fn awaited(&self) -> impl Iterator<Item = &Other> {
         self.servers.values().filter(|other| other.state == State::Live)
     }
@@ -353,10 +353,15 @@ impl Record {
         Some(Self { time, beat, version, uptime, tag })
     }
 
+    /// How long ago it was made, at this time of Redis.
+    fn age(&self, time: u64) -> Duration {
+        Duration::from_millis(time.saturating_sub(self.time))
+    }
+
     /// When its server started, if it is looked at now, at this time of Redis.
     fn start(&self, time: u64, now: Instant) -> Instant {
-        let age = time.saturating_sub(self.time).saturating_add(self.uptime);
-        now.checked_sub(Duration::from_millis(age)).unwrap_or(now)
+        let up = Duration::from_millis(self.uptime).saturating_add(self.age(time));
+        now.checked_sub(up).unwrap_or(now)
     }
 }
 
@@ -397,6 +402,22 @@ mod tests {
         others.look(&shown(95_000), 100_000, now);
         others.hear_of("a", [("b", "1-0 a:1")]);
         assert_eq!((others.there().count(), others.awaited().count()), (1, 0));
+    }
+
+    #[test]
+    fn the_start_of_a_server_is_known_by_its_announcements_and_not_by_a_clock_that_was_set() {
+        let (mut others, zero) = (Others::default(), Instant::now());
+        let after = |seconds| zero + Duration::from_secs(seconds);
+        let record = |words: &str| HashMap::from([("b".to_owned(), format!("{words} bee"))]);
+        others.meet("b", "bee", after(100));
+        others.look(&record("500000 7 3 7000"), 501_000, after(100));
+        assert_eq!(others.get("b").unwrap().start, Some(after(92)));
+        // One announcement was delayed on its way, and before the next look the clock is set.
+        others.look(&record("504000 8 3 8000"), 504_000, after(103));
+        others.look(&record("505000 9 3 12000"), 4_105_000, after(104));
+        assert_eq!(others.get("b").unwrap().start, Some(after(92)));
+        others.look(&record("4106000 10 3 14000"), 4_106_000, after(105));
+        assert_eq!(others.get("b").unwrap().start, Some(after(91)));
     }
 
     #[test]

@@ -138,7 +138,7 @@ impl Place {
         (self.heard.hear(server, number), said < self.start)
     }
 
-    /// What was heard of the lines of these servers, as it is told them. None until this server has read up to the end that
+    /// The numbers of these servers' lines that were heard, as they are told. None until this server has read up to the end that
     /// it found.
     pub fn heard<'a>(&mut self, servers: impl IntoIterator<Item = &'a str>) -> Option<HeardUpTo> {
         let at = self.at.as_deref()?;

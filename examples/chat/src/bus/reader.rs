@@ -75,7 +75,7 @@ impl Reader {
 
     /// Looks at the room when this server has its name, which the writer takes. None if it stops before that.
     fn first_look(&self, store: &mut Store) -> RedisResult<Option<Seen>> {
-        const PAUSE: Duration = Duration::from_millis(50);
+        let mut pause = Duration::from_millis(25);
         loop {
             let seen = store.look(&fold(self.queue.tag()))?;
             self.check_name_of(&seen)?;
@@ -85,7 +85,8 @@ impl Reader {
             if self.queue.is_closing() {
                 return Ok(None);
             }
-            self.queue.pause(PAUSE);
+            pause = BEAT.min(pause * 2);
+            self.queue.pause(pause);
         }
     }
 
