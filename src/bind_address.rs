@@ -43,12 +43,12 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct BindAddress {
     /// The argument as the program has written it. Only the transport knows its meaning: see `to_inet` and `to_unix`.
-    kind: Kind,
+    kind: BindForm,
 }
 
 /// The forms that a program can write.
 #[derive(Clone, Debug)]
-enum Kind {
+enum BindForm {
     /// An address of any family as text: `HOST:PORT`, a path, or `@NAME`.
     Text(String),
     /// Python's pair. An empty host is every interface.
@@ -101,33 +101,33 @@ impl BindAddress {
     #[must_use]
     #[doc(alias("LISTEN_FDS", "LISTEN_FDNAMES", "systemd"))]
     pub fn activated(name: impl Into<String>) -> Self {
-        Self { kind: Kind::Activated(Activated::Name(name.into())) }
+        Self { kind: BindForm::Activated(Activated::Name(name.into())) }
     }
 
     /// The socket that a service manager has passed in this place, counted from 0: the order of the lines `Listen..=`
     /// in the unit.
     #[must_use]
     pub fn activated_number(number: usize) -> Self {
-        Self { kind: Kind::Activated(Activated::Number(number)) }
+        Self { kind: BindForm::Activated(Activated::Number(number)) }
     }
 
     /// The socket that a service manager has passed, if exactly one of them fits the transport. If several fit, the
     /// bind fails and lists them.
     #[must_use]
     pub fn activated_only() -> Self {
-        Self { kind: Kind::Activated(Activated::Only) }
+        Self { kind: BindForm::Activated(Activated::Only) }
     }
 
     /// Whether the argument means a Unix socket, for a client, which has no transport to decide it: the address of
     /// one, a path, `@name`, and text with a slash in it.
     pub(crate) fn is_unix(&self) -> bool {
         match &self.kind {
-            Kind::Text(text) => {
+            BindForm::Text(text) => {
                 text.starts_with('@') || (text.contains('/') && with_scheme(text).is_none())
             }
-            Kind::Path(_) => true,
-            Kind::Address(address) => !matches!(address, Address::Inet(_)),
-            Kind::HostPort(..) | Kind::Activated(_) => false,
+            BindForm::Path(_) => true,
+            BindForm::Address(address) => !matches!(address, Address::Inet(_)),
+            BindForm::HostPort(..) | BindForm::Activated(_) => false,
         }
     }
 
@@ -135,16 +135,16 @@ impl BindAddress {
     pub(crate) fn is_looked_up(&self) -> bool {
         let is_name = |host: &str| host.parse::<IpAddr>().is_err() && !host.is_empty();
         match &self.kind {
-            Kind::Text(text) => host_and_port(text).is_ok_and(|(host, _)| is_name(host)),
-            Kind::HostPort(host, _) => is_name(host),
-            Kind::Path(_) | Kind::Address(_) | Kind::Activated(_) => false,
+            BindForm::Text(text) => host_and_port(text).is_ok_and(|(host, _)| is_name(host)),
+            BindForm::HostPort(host, _) => is_name(host),
+            BindForm::Path(_) | BindForm::Address(_) | BindForm::Activated(_) => false,
         }
     }
 
     /// The activated socket that the argument means, if it means one.
     pub(crate) fn to_activated(&self) -> Option<&Activated> {
         match &self.kind {
-            Kind::Activated(which) => Some(which),
+            BindForm::Activated(which) => Some(which),
             _ => None,
         }
     }
@@ -158,7 +158,7 @@ impl BindAddress {
     /// If it is not `HOST:PORT`, or if the host name cannot be looked up.
     pub fn to_inet(&self) -> Result<Vec<SocketAddr>> {
         let found = match &self.kind {
-            Kind::Text(text) => {
+            BindForm::Text(text) => {
                 // A scheme is looked for only after a mistake, because a host may be called `tcp`.
                 let (host, port) = host_and_port(text).map_err(|why| match with_scheme(text) {
                     Some(_) => {
@@ -169,12 +169,12 @@ impl BindAddress {
                 })?;
                 look_up(host, port)
             }
-            Kind::HostPort(host, port) => {
+            BindForm::HostPort(host, port) => {
                 host_alone(host).map_err(|why| Error::address(self.to_string(), why))?;
                 look_up(host, *port)
             }
-            Kind::Address(Address::Inet(address)) => Ok(vec![*address]),
-            Kind::Address(_) | Kind::Path(_) | Kind::Activated(_) => {
+            BindForm::Address(Address::Inet(address)) => Ok(vec![*address]),
+            BindForm::Address(_) | BindForm::Path(_) | BindForm::Activated(_) => {
                 return Err(Error::address(self.to_string(), "it is not HOST:PORT"));
             }
         };
@@ -193,7 +193,7 @@ impl BindAddress {
     /// contains a NUL.
     pub fn to_unix(&self) -> Result<Address> {
         let address = match &self.kind {
-            Kind::Text(text) => match text.strip_prefix('@') {
+            BindForm::Text(text) => match text.strip_prefix('@') {
                 Some(name) => Address::Abstract(name.as_bytes().to_owned()),
                 // The server would listen at a file of that name, and no client would find it.
                 // An address in numbers alone is surely a mistake; `host:80` may be a file.
@@ -203,9 +203,11 @@ impl BindAddress {
                 }
                 None => Address::Unix(text.into()),
             },
-            Kind::Path(path) => Address::Unix(path.clone()),
-            Kind::Address(address @ (Address::Unix(_) | Address::Abstract(_))) => address.clone(),
-            Kind::HostPort(..) | Kind::Address(_) | Kind::Activated(_) => {
+            BindForm::Path(path) => Address::Unix(path.clone()),
+            BindForm::Address(address @ (Address::Unix(_) | Address::Abstract(_))) => {
+                address.clone()
+            }
+            BindForm::HostPort(..) | BindForm::Address(_) | BindForm::Activated(_) => {
                 return Err(Error::address(self.to_string(), "a Unix socket takes a path"));
             }
         };
@@ -269,11 +271,11 @@ fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 impl fmt::Display for BindAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Text(text) => f.write_str(text),
-            Kind::HostPort(host, port) => write!(f, "{host}:{port}"),
-            Kind::Path(path) => write!(f, "{}", path.display()),
-            Kind::Address(address) => address.fmt(f),
-            Kind::Activated(which) => which.fmt(f),
+            BindForm::Text(text) => f.write_str(text),
+            BindForm::HostPort(host, port) => write!(f, "{host}:{port}"),
+            BindForm::Path(path) => write!(f, "{}", path.display()),
+            BindForm::Address(address) => address.fmt(f),
+            BindForm::Activated(which) => which.fmt(f),
         }
     }
 }
@@ -289,21 +291,21 @@ macro_rules! bind_address {
 }
 
 bind_address! {
-    &str, text => Kind::Text(text.to_owned());
-    String, text => Kind::Text(text);
-    &String, text => Kind::Text(text.clone());
-    (&str, u16), pair => Kind::HostPort(pair.0.to_owned(), pair.1);
-    (String, u16), pair => Kind::HostPort(pair.0, pair.1);
-    (IpAddr, u16), pair => Kind::Address(Address::Inet(pair.into()));
-    (Ipv4Addr, u16), pair => Kind::Address(Address::Inet(pair.into()));
-    (Ipv6Addr, u16), pair => Kind::Address(Address::Inet(pair.into()));
-    SocketAddr, address => Kind::Address(Address::Inet(address));
-    &Path, path => Kind::Path(path.to_owned());
-    PathBuf, path => Kind::Path(path);
-    &PathBuf, path => Kind::Path(path.clone());
-    &OsStr, path => Kind::Path(path.into());
-    Address, address => Kind::Address(address);
-    &Address, address => Kind::Address(address.clone());
+    &str, text => BindForm::Text(text.to_owned());
+    String, text => BindForm::Text(text);
+    &String, text => BindForm::Text(text.clone());
+    (&str, u16), pair => BindForm::HostPort(pair.0.to_owned(), pair.1);
+    (String, u16), pair => BindForm::HostPort(pair.0, pair.1);
+    (IpAddr, u16), pair => BindForm::Address(Address::Inet(pair.into()));
+    (Ipv4Addr, u16), pair => BindForm::Address(Address::Inet(pair.into()));
+    (Ipv6Addr, u16), pair => BindForm::Address(Address::Inet(pair.into()));
+    SocketAddr, address => BindForm::Address(Address::Inet(address));
+    &Path, path => BindForm::Path(path.to_owned());
+    PathBuf, path => BindForm::Path(path);
+    &PathBuf, path => BindForm::Path(path.clone());
+    &OsStr, path => BindForm::Path(path.into());
+    Address, address => BindForm::Address(address);
+    &Address, address => BindForm::Address(address.clone());
 }
 
 /// The transport that an address names, and the rest of it.

@@ -47,7 +47,7 @@ struct GroupState {
 struct Member {
     address: String,
     handle: ShutdownHandle,
-    progress: Progress,
+    progress: MemberPhase,
     /// Its loop has beaten since the last message to the watchdog.
     is_alive: bool,
     load: Load,
@@ -59,7 +59,7 @@ struct Member {
 
 /// How far a server is, as the service manager sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
+enum MemberPhase {
     Starting,
     Serving,
     Stopping,
@@ -142,9 +142,9 @@ impl Seat {
     pub(crate) fn ready(&self) {
         let mut state = self.group.state.lock();
         let member = &mut state.members[self.index];
-        member.progress = Progress::Serving;
+        member.progress = MemberPhase::Serving;
         member.idle_since = Instant::now();
-        if state.members.iter().all(|member| member.progress == Progress::Serving) {
+        if state.members.iter().all(|member| member.progress == MemberPhase::Serving) {
             let status = state.new_status();
             self.group.tell(&format!("READY=1{status}"));
         }
@@ -156,8 +156,8 @@ impl Seat {
         let mut state = self.group.state.lock();
         state.members[self.index].load = load;
         let before = state.members[self.index].progress;
-        state.members[self.index].progress = Progress::Stopping;
-        if before != Progress::Stopping && state.is_stopping() {
+        state.members[self.index].progress = MemberPhase::Stopping;
+        if before != MemberPhase::Stopping && state.is_stopping() {
             let open: usize = state.members.iter().map(|member| member.load.live).sum();
             let (extend, requests) = (extend(at_most), requests(open));
             self.group.tell(&format!("STOPPING=1\n{extend}\nSTATUS=stopping, {requests} open"));
@@ -230,18 +230,18 @@ impl Seat {
 impl GroupState {
     /// Whether all servers are ready or were ready, and at least one still is.
     fn is_serving(&self) -> bool {
-        let is_starting = |member: &Member| member.progress == Progress::Starting;
+        let is_starting = |member: &Member| member.progress == MemberPhase::Starting;
         !self.members.iter().any(is_starting) && !self.is_stopping()
     }
 
     fn is_stopping(&self) -> bool {
-        self.members.iter().all(|member| member.progress == Progress::Stopping)
+        self.members.iter().all(|member| member.progress == MemberPhase::Stopping)
     }
 
     /// Whether all loops have beaten. If so, the next round begins.
     fn all_alive(&mut self) -> bool {
         // A server that has stopped has no loop to hear from.
-        let is_due = |member: &Member| member.is_alive || member.progress == Progress::Stopping;
+        let is_due = |member: &Member| member.is_alive || member.progress == MemberPhase::Stopping;
         let all = self.members.iter().all(is_due);
         if all {
             self.members.iter_mut().for_each(|member| member.is_alive = false);
@@ -254,14 +254,16 @@ impl GroupState {
         let is_idle = |member: &Member| {
             let idle = now.saturating_duration_since(member.idle_since);
             let is_over = member.idle_limit.is_some_and(|limit| idle >= limit);
-            is_over && member.progress == Progress::Serving && member.load.live == 0
+            is_over && member.progress == MemberPhase::Serving && member.load.live == 0
         };
-        self.members.iter().all(|member| member.progress == Progress::Stopping || is_idle(member))
+        self.members
+            .iter()
+            .all(|member| member.progress == MemberPhase::Stopping || is_idle(member))
     }
 
     /// The line of status, with a newline before it. Empty if it is the same as last time.
     fn new_status(&mut self) -> String {
-        let serving = self.members.iter().filter(|member| member.progress == Progress::Serving);
+        let serving = self.members.iter().filter(|member| member.progress == MemberPhase::Serving);
         let addresses: Vec<&str> = serving.map(|member| &*member.address).collect();
         let live = requests(self.members.iter().map(|member| member.load.live).sum());
         let completed: u64 = self.members.iter().map(|member| member.load.completed).sum();
@@ -281,7 +283,7 @@ impl Member {
             // An address is one line, whatever a path contains: its control characters are escaped.
             address,
             handle,
-            progress: Progress::Starting,
+            progress: MemberPhase::Starting,
             is_alive: false,
             load: Load::default(),
             idle_since: Instant::now(),

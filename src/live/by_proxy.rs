@@ -156,7 +156,7 @@ impl Entry {
     }
 }
 
-type Row = [AtomicU64; WORDS];
+type AddressWords = [AtomicU64; WORDS];
 
 // The kind of address, in the lowest byte of the first word. Zero: nothing is known.
 const NO_ADDRESS: u64 = 1;
@@ -167,7 +167,7 @@ const ABSTRACT: u64 = 5;
 const UNNAMED: u64 = 6;
 
 /// Writes an address, or that there is none.
-fn write(row: &Row, address: Option<&Address>) {
+fn write(row: &AddressWords, address: Option<&Address>) {
     let octets;
     let (kind, bytes, port): (u64, &[u8], u16) = match address {
         Some(Address::Inet(inet)) => match inet.ip() {
@@ -196,13 +196,13 @@ fn write(row: &Row, address: Option<&Address>) {
 }
 
 /// The first word: what is known, the length, the port.
-fn head(row: &Row) -> (u64, usize, u16) {
+fn head(row: &AddressWords) -> (u64, usize, u16) {
     let head = row[0].load(Ordering::SeqCst);
     (head & 0xff, (head >> 8) as u8 as usize, (head >> 16) as u16)
 }
 
 /// The bytes of an address.
-fn bytes(row: &Row, length: usize) -> Vec<u8> {
+fn bytes(row: &AddressWords, length: usize) -> Vec<u8> {
     let words = row[1..].iter().map(|word| word.load(Ordering::Relaxed).to_le_bytes());
     let mut bytes: Vec<u8> = words.take(length.div_ceil(8)).flatten().collect();
     bytes.truncate(length);
@@ -210,7 +210,7 @@ fn bytes(row: &Row, length: usize) -> Vec<u8> {
 }
 
 /// The IP address, if it is one.
-fn ip(row: &Row, kind: u64) -> Option<IpAddr> {
+fn ip(row: &AddressWords, kind: u64) -> Option<IpAddr> {
     let first = row[1].load(Ordering::Relaxed).to_le_bytes();
     match kind {
         V4 => first.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
@@ -226,7 +226,7 @@ fn ip(row: &Row, kind: u64) -> Option<IpAddr> {
 }
 
 /// Reads an address. None: nothing is known yet. None inside: there is none.
-fn read(row: &Row) -> Option<Option<Address>> {
+fn read(row: &AddressWords) -> Option<Option<Address>> {
     let (kind, length, port) = head(row);
     let path = || bytes(row, length);
     Some(match kind {
@@ -240,7 +240,7 @@ fn read(row: &Row) -> Option<Option<Address>> {
 }
 
 /// The peer as limits count it.
-fn key(row: &Row) -> Option<PeerKey> {
+fn key(row: &AddressWords) -> Option<PeerKey> {
     let (kind, _, port) = head(row);
     ip(row, kind).and_then(|ip| PeerKey::of(&SocketAddr::new(ip, port).into()))
 }

@@ -168,7 +168,7 @@ impl WorkerQueue {
                 let _ = self.sender.send(QueuedJob { job, permit });
                 self.wake(state);
             }
-            // A refusal runs the `overflow` hook, and so not under the lock.
+            // Without the lock, because a refusal runs the `overflow` hook.
             Err(why) => {
                 drop(state);
                 job.refuse(why);
@@ -184,7 +184,7 @@ impl WorkerQueue {
             Stage::NotStarted | Stage::Open => {}
         }
         let permit = self.try_enter();
-        // Without refusals a job past the limit is queued all the same: see `QueuedJob`.
+        // A queue that refuses nothing takes a job past the limit as well: see `QueuedJob`.
         let is_full = permit.is_none() && self.settings.gate.is_some();
         if is_full && self.settings.when_full == WhenFull::Refuse {
             return Err(Refused::Busy);
@@ -238,7 +238,7 @@ impl WorkerQueue {
     /// Restores the invariant and releases the lock: wakes or starts a worker if the queue needs one.
     fn wake<'q>(self: &'q Arc<Self>, mut state: MutexGuard<'q, State>) {
         while !self.receiver.is_empty() && !state.wake_pending {
-            // An idle worker first: a worker that accepts is useful there.
+            // Idle workers come first: a worker that accepts does something useful.
             if let Some(idle) = state.idle.call() {
                 state.wake_pending = true;
                 drop(state);
@@ -281,7 +281,7 @@ impl WorkerQueue {
         state: MutexGuard<'q, State>,
         error: io::Error,
     ) -> MutexGuard<'q, State> {
-        // Another worker may have taken it meanwhile, and then nothing is lost.
+        // If another worker has taken the job meanwhile, nothing is lost.
         let Ok(QueuedJob { job, permit }) = self.receiver.try_recv() else { return state };
         drop(state);
         job.refuse(Refused::CannotStart(error));
@@ -308,7 +308,7 @@ impl WorkerQueue {
                 state.stage = Stage::AllEnded;
             }
             drop(state);
-            // Nobody else takes them: the stage lets no job in, and there is no worker.
+            // Nobody else takes these jobs: no worker is left, and the stage lets no job in.
             while let Ok(queued) = self.receiver.try_recv() {
                 queued.job.refuse(all_ended());
             }
@@ -322,7 +322,7 @@ impl WorkerQueue {
         me: &Arc<IdleWorker>,
         server: &mut Option<Arc<dyn WorkerAccept>>,
     ) -> Option<MutexGuard<'q, State>> {
-        // Fixed at the beginning: the wait may be interrupted often, and the time counts from here.
+        // Fixed now, because the wait may be interrupted often and the time counts from its beginning.
         let leave_at = state.idle.enter(me);
         loop {
             let accepts = state.accept_slot.is_taken();
@@ -347,7 +347,7 @@ impl WorkerQueue {
                 state.wake_pending = false;
                 return Some(state);
             }
-            // Dismissed and not called: `wake_pending` is not its own to clear.
+            // The worker was dismissed, not called, so it must not clear `wake_pending`.
             if state.stage == Stage::Closed {
                 return Some(state);
             }
@@ -358,7 +358,7 @@ impl WorkerQueue {
     pub(super) fn figures(&self) -> QueueFigures {
         let state = self.state.lock();
         let idle = state.idle.len() + usize::from(state.accept_slot.is_taken());
-        // A worker that was called and has not come yet is neither.
+        // A worker that was called and has not come yet is neither idle nor busy.
         let coming = idle + state.starting + usize::from(state.wake_pending);
         let busy = state.workers.saturating_sub(coming);
         QueueFigures { busy, idle, queued: self.receiver.len() }

@@ -12,7 +12,7 @@ pub struct Header {
     command: Command,
     /// The client's address, and the address that the client has connected to.
     ends: Option<(Address, Address)>,
-    transport: Transport,
+    transport: ProxiedTransport,
     /// Whole fields, checked.
     tlvs: Vec<u8>,
     /// The header has a checksum, and it is right.
@@ -42,7 +42,7 @@ pub enum Command {
 /// How the client's bytes come to the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Transport {
+pub enum ProxiedTransport {
     /// TCP, or a Unix stream socket.
     Stream,
     /// UDP, or a Unix datagram socket: the proxy forwards datagrams over a stream.
@@ -52,7 +52,7 @@ pub enum Transport {
 /// The result of [`Header::parse`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Progress {
+pub enum HeaderProgress {
     /// The header is whole.
     Whole {
         /// Its content.
@@ -78,26 +78,26 @@ impl Header {
     /// If the bytes are not, and cannot become, a valid header.
     ///
     /// ```
-    /// use socketserver::proxy_protocol::{Header, InvalidHeader, Progress};
+    /// use socketserver::proxy_protocol::{Header, InvalidHeader, HeaderProgress};
     ///
     /// # fn main() -> Result<(), InvalidHeader> {
     /// let bytes = b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\nGET / HTTP/1.1\r\n";
-    /// let Progress::Whole { header, length } = Header::parse(bytes)? else { panic!("it is whole") };
+    /// let HeaderProgress::Whole { header, length } = Header::parse(bytes)? else { panic!("it is whole") };
     /// assert_eq!(header.source().unwrap().to_string(), "192.0.2.1:56324");
     /// assert!(bytes[length..].starts_with(b"GET "));
     ///
-    /// assert!(matches!(Header::parse(b"PROXY TCP4 192.0")?, Progress::Partial { .. }));
+    /// assert!(matches!(Header::parse(b"PROXY TCP4 192.0")?, HeaderProgress::Partial { .. }));
     /// assert_eq!(Header::parse(b"GET /"), Err(InvalidHeader::Unknown));
     /// # Ok(())
     /// # }
     /// ```
-    pub fn parse(bytes: &[u8]) -> Result<Progress, InvalidHeader> {
+    pub fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
         let begins_as = |beginning: &[u8]| {
             let both = bytes.len().min(beginning.len());
             bytes[..both] == beginning[..both]
         };
         if bytes.is_empty() {
-            return Ok(Progress::Partial { missing: v1::SHORTEST.min(v2::FIXED) });
+            return Ok(HeaderProgress::Partial { missing: v1::SHORTEST.min(v2::FIXED) });
         }
         if begins_as(v2::SIGNATURE) {
             v2::parse(bytes)
@@ -110,7 +110,7 @@ impl Header {
 
     pub(super) fn new(
         version: Version,
-        transport: Transport,
+        transport: ProxiedTransport,
         source: Address,
         destination: Address,
     ) -> Self {
@@ -119,7 +119,7 @@ impl Header {
     }
 
     pub(super) fn without_addresses(version: Version, command: Command) -> Self {
-        let (ends, transport) = (None, Transport::Stream);
+        let (ends, transport) = (None, ProxiedTransport::Stream);
         Self { version, command, ends, transport, tlvs: Vec::new(), is_checked: false }
     }
 
@@ -160,7 +160,7 @@ impl Header {
 
     /// How the client's bytes come to the proxy.
     #[must_use]
-    pub fn transport(&self) -> Transport {
+    pub fn transport(&self) -> ProxiedTransport {
         self.transport
     }
 

@@ -128,7 +128,7 @@ use std::str::FromStr;
 use crate::address::Address;
 use crate::error::{Error, Result};
 
-pub use header::{Command, Header, Progress, Proxied, Transport, Version};
+pub use header::{Command, Header, HeaderProgress, Proxied, ProxiedTransport, Version};
 pub use invalid::InvalidHeader;
 pub use network::Network;
 pub use tlv::{Ssl, Tlv, Tlvs};

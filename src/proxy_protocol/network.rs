@@ -35,11 +35,11 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Network {
-    peers: Peers,
+    peers: PeerSet,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Peers {
+enum PeerSet {
     /// The address that the network begins with, and how many of its bits count.
     Inet { first: IpAddr, bits: u32 },
     /// Clients of a Unix socket.
@@ -48,7 +48,7 @@ enum Peers {
 
 impl Network {
     /// Every client of a Unix socket, as by the text `unix`.
-    pub const UNIX: Self = Self { peers: Peers::Unix };
+    pub const UNIX: Self = Self { peers: PeerSet::Unix };
 
     /// The addresses whose first `bits` bits are those of `first`.
     ///
@@ -74,15 +74,15 @@ impl Network {
             let why = format!("the network is {begins}/{bits}, the address alone {first}");
             return Err(Error::address(text, why));
         }
-        Ok(Self { peers: Peers::Inet { first, bits } })
+        Ok(Self { peers: PeerSet::Inet { first, bits } })
     }
 
     /// Whether a peer is of this network.
     #[must_use]
     pub fn contains(&self, peer: &Address) -> bool {
         match (self.peers, peer) {
-            (Peers::Unix, Address::Unix(_) | Address::Abstract(_) | Address::Unnamed) => true,
-            (Peers::Inet { first, bits }, Address::Inet(peer)) => {
+            (PeerSet::Unix, Address::Unix(_) | Address::Abstract(_) | Address::Unnamed) => true,
+            (PeerSet::Inet { first, bits }, Address::Inet(peer)) => {
                 let peer = peer.ip().to_canonical();
                 peer.is_ipv4() == first.is_ipv4() && first_of(peer, bits) == first
             }
@@ -135,16 +135,16 @@ impl From<IpAddr> for Network {
     /// This address alone.
     fn from(ip: IpAddr) -> Self {
         let first = ip.to_canonical();
-        Self { peers: Peers::Inet { first, bits: width(first) } }
+        Self { peers: PeerSet::Inet { first, bits: width(first) } }
     }
 }
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.peers {
-            Peers::Unix => f.write_str("unix"),
-            Peers::Inet { first, bits } if bits == width(first) => first.fmt(f),
-            Peers::Inet { first, bits } => write!(f, "{first}/{bits}"),
+            PeerSet::Unix => f.write_str("unix"),
+            PeerSet::Inet { first, bits } if bits == width(first) => first.fmt(f),
+            PeerSet::Inet { first, bits } => write!(f, "{first}/{bits}"),
         }
     }
 }

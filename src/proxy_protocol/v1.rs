@@ -13,7 +13,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use super::header::{Command, Header, Progress, Transport, Version};
+use super::header::{Command, Header, HeaderProgress, ProxiedTransport, Version};
 use super::invalid::InvalidHeader;
 
 /// The length of the longest line, with its end: two IPv6 addresses, by the specification.
@@ -26,10 +26,10 @@ pub(super) const BEGINNING: &[u8] = b"PROXY ";
 pub(super) const SHORTEST: usize = b"PROXY UNKNOWN\r\n".len();
 
 /// The words for the kind of connection. The shortest line comes first.
-const KINDS: [Kind; 3] = [
-    Kind { word: "UNKNOWN", shortest_address: None },
-    Kind { word: "TCP4", shortest_address: Some("0.0.0.0".len()) },
-    Kind { word: "TCP6", shortest_address: Some("::".len()) },
+const KINDS: [ConnectionKind; 3] = [
+    ConnectionKind { word: "UNKNOWN", shortest_address: None },
+    ConnectionKind { word: "TCP4", shortest_address: Some("0.0.0.0".len()) },
+    ConnectionKind { word: "TCP6", shortest_address: Some("::".len()) },
 ];
 
 const NO_KIND: &str = "the kind is none of TCP4, TCP6 and UNKNOWN";
@@ -38,24 +38,24 @@ const NOT_SIX_WORDS: &str = "it has not six words with one space between them";
 
 /// A kind of connection.
 #[derive(Clone, Copy)]
-struct Kind {
+struct ConnectionKind {
     word: &'static str,
     /// The shortest length of an address of this kind. None: no addresses follow the word.
     shortest_address: Option<usize>,
 }
 
 /// Parses a line. The caller has compared the first bytes with those of a header.
-pub(super) fn parse(bytes: &[u8]) -> Result<Progress, InvalidHeader> {
+pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
     let line = &bytes[..bytes.len().min(MAX)];
     if let Some(end) = line.windows(2).position(|pair| pair == b"\r\n") {
         let header = whole(&line[..end])?;
-        return Ok(Progress::Whole { header: Box::new(header), length: end + 2 });
+        return Ok(HeaderProgress::Whole { header: Box::new(header), length: end + 2 });
     }
     let missing = missing(line)?;
     if line.len() + missing > MAX {
         return Err(InvalidHeader::LineTooLong);
     }
-    Ok(Progress::Partial { missing })
+    Ok(HeaderProgress::Partial { missing })
 }
 
 /// Parses a line whose end was cut off.
@@ -81,7 +81,7 @@ fn whole(line: &[u8]) -> Result<Header, InvalidHeader> {
     };
     let source = end(source, source_port)?.into();
     let destination = end(destination, destination_port)?.into();
-    Ok(Header::new(Version::V1, Transport::Stream, source, destination))
+    Ok(Header::new(Version::V1, ProxiedTransport::Stream, source, destination))
 }
 
 /// A number from 0 to 65535 in plain digits: no sign, and no leading zero.
@@ -106,7 +106,7 @@ fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
     };
     let mut fields = rest.split(|byte| *byte == b' ').peekable();
     let word = fields.next().unwrap_or_default();
-    let begins = |kind: &&Kind| kind.word.as_bytes().starts_with(word);
+    let begins = |kind: &&ConnectionKind| kind.word.as_bytes().starts_with(word);
     // `KINDS` is sorted by the length of the shortest whole line, so the first match needs the fewest bytes.
     let kind = *KINDS.iter().find(begins).ok_or(bad(NO_KIND))?;
     let mut missing = kind.word.len() - word.len();
@@ -137,7 +137,7 @@ fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
 
 /// The length of the shortest address that may follow. While the word may still become TCP4 or TCP6, this is the
 /// shortest of both.
-fn shortest_address(word: &[u8], kind: Kind) -> Option<usize> {
+fn shortest_address(word: &[u8], kind: ConnectionKind) -> Option<usize> {
     if b"TCP".starts_with(word) && !word.is_empty() {
         return KINDS.iter().filter_map(|kind| kind.shortest_address).min();
     }

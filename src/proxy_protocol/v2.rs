@@ -13,7 +13,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 
 use super::MAX_BYTES;
-use super::header::{Command, Header, Progress, Transport, Version};
+use super::header::{Command, Header, HeaderProgress, ProxiedTransport, Version};
 use super::invalid::InvalidHeader;
 use super::tlv;
 use crate::address::Address;
@@ -28,15 +28,15 @@ pub(super) const FIXED: usize = 16;
 const UNIX: usize = 108;
 
 /// Parses a header. The caller has compared the first bytes with those of a header.
-pub(super) fn parse(bytes: &[u8]) -> Result<Progress, InvalidHeader> {
+pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
     let command = match bytes.get(12) {
-        None => return Ok(Progress::Partial { missing: FIXED - bytes.len() }),
+        None => return Ok(HeaderProgress::Partial { missing: FIXED - bytes.len() }),
         Some(0x20) => Command::Local,
         Some(0x21) => Command::Proxy,
         Some(other) => return Err(InvalidHeader::Command(*other)),
     };
     let Some(fixed) = bytes.first_chunk::<FIXED>() else {
-        return Ok(Progress::Partial { missing: FIXED - bytes.len() });
+        return Ok(HeaderProgress::Partial { missing: FIXED - bytes.len() });
     };
     let length = FIXED + usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     if length > MAX_BYTES {
@@ -52,13 +52,13 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Progress, InvalidHeader> {
         return Err(InvalidHeader::TooShort);
     }
     let Some(whole) = bytes.get(..length) else {
-        return Ok(Progress::Partial { missing: length - bytes.len() });
+        return Ok(HeaderProgress::Partial { missing: length - bytes.len() });
     };
     let header = match proxied_as {
         None => Header::without_addresses(Version::V2, command),
         Some((transport, family)) => proxied(whole, transport, family)?,
     };
-    Ok(Progress::Whole { header: Box::new(header), length })
+    Ok(HeaderProgress::Whole { header: Box::new(header), length })
 }
 
 /// Where addresses come from.
@@ -83,7 +83,7 @@ impl Family {
 }
 
 /// The 14th byte. The specification names these seven values. All others must be refused.
-fn family(byte: u8) -> Option<(Transport, Family)> {
+fn family(byte: u8) -> Option<(ProxiedTransport, Family)> {
     let family = match byte >> 4 {
         0 if byte == 0 => Family::Unspecified,
         1 => Family::V4,
@@ -93,14 +93,18 @@ fn family(byte: u8) -> Option<(Transport, Family)> {
     };
     match (byte & 0xf, family) {
         // The transport of an unspecified family is not looked at.
-        (1, _) | (_, Family::Unspecified) => Some((Transport::Stream, family)),
-        (2, _) => Some((Transport::Datagram, family)),
+        (1, _) | (_, Family::Unspecified) => Some((ProxiedTransport::Stream, family)),
+        (2, _) => Some((ProxiedTransport::Datagram, family)),
         _ => None,
     }
 }
 
 /// A whole header for a client.
-fn proxied(whole: &[u8], transport: Transport, family: Family) -> Result<Header, InvalidHeader> {
+fn proxied(
+    whole: &[u8],
+    transport: ProxiedTransport,
+    family: Family,
+) -> Result<Header, InvalidHeader> {
     let rest = &whole[FIXED..];
     let (ends, tlvs) = match family {
         Family::Unspecified => (None, rest),

@@ -54,7 +54,7 @@ pub use input_half::InputHalf;
 pub use line::{Line, LineTooLong};
 pub use outbox::{Outbox, OutboxError};
 pub use output_half::OutputHalf;
-pub(crate) use preface::{Place, Preface, Prefaces, handshake_deadline};
+pub(crate) use preface::{Preface, PrefacePlace, Prefaces, handshake_deadline};
 pub(crate) use proxy_header::{BeyondLimit, NoHeader, ProxyHeader};
 pub use read_buffer::Chunk;
 #[cfg(feature = "tls")]

@@ -34,7 +34,7 @@ pub(crate) trait Preface<R>: Send + Sync {
 
 /// The place of a step. A connection brings them in this order, whatever the order of the builder's setters was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Place {
+pub(crate) enum PrefacePlace {
     /// A proxy sends its header first, in the clear.
     ProxyHeader,
     /// Behind it the client's own bytes begin.
@@ -45,7 +45,7 @@ pub(crate) enum Place {
 /// The prefaces of a server, in the order in which a connection brings them. Usually there are none.
 pub(crate) struct Prefaces<R> {
     /// At most one for each place.
-    steps: Vec<(Place, Box<dyn Preface<R>>)>,
+    steps: Vec<(PrefacePlace, Box<dyn Preface<R>>)>,
 }
 
 impl<R> Default for Prefaces<R> {
@@ -56,7 +56,7 @@ impl<R> Default for Prefaces<R> {
 
 impl<R> Prefaces<R> {
     /// Puts a step into its place. An earlier step in that place is dropped.
-    pub(crate) fn set(&mut self, place: Place, step: impl Preface<R> + 'static) {
+    pub(crate) fn set(&mut self, place: PrefacePlace, step: impl Preface<R> + 'static) {
         self.steps.retain(|(other, _)| *other != place);
         self.steps.push((place, Box::new(step)));
         self.steps.sort_by_key(|(place, _)| *place);

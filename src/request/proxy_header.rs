@@ -16,7 +16,7 @@ use crate::error::HandlerResult;
 use crate::events::Limit;
 use crate::limits::Limits;
 use crate::peer_fault::{Owned, PeerFault, RequestId};
-use crate::proxy_protocol::{Header, Progress, Proxied, ProxyProtocol};
+use crate::proxy_protocol::{Header, HeaderProgress, Proxied, ProxyProtocol};
 use crate::sys::RecvBuf;
 use crate::timed_out::Timeout;
 
@@ -97,8 +97,8 @@ impl StreamRequest {
         let mut started = None;
         loop {
             let missing = match Header::parse(&bytes) {
-                Ok(Progress::Whole { header, .. }) => return Ok(*header),
-                Ok(Progress::Partial { missing }) => missing,
+                Ok(HeaderProgress::Whole { header, .. }) => return Ok(*header),
+                Ok(HeaderProgress::Partial { missing }) => missing,
                 Err(invalid) => return Err(PeerFault::garbled(owner, invalid)),
             };
             let have = bytes.len();

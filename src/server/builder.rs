@@ -25,7 +25,7 @@ use crate::limits::Limits;
 use crate::mixin::Mixin;
 use crate::process::Role;
 use crate::proxy_protocol::ProxyProtocol;
-use crate::request::{Place, Prefaces, ProxyHeader, StreamRequest};
+use crate::request::{PrefacePlace, Prefaces, ProxyHeader, StreamRequest};
 use crate::server_context::{Reloads, ServerContext};
 use crate::sys;
 use crate::transport::{Bind, SocketOptions, Transport};
@@ -374,7 +374,7 @@ impl<T: Transport<Request = StreamRequest>, M: Mixin> Builder<T, M> {
     /// ```
     #[must_use]
     pub fn proxy_protocol(mut self, from: ProxyProtocol) -> Self {
-        self.settings.prefaces.set(Place::ProxyHeader, ProxyHeader::new(from));
+        self.settings.prefaces.set(PrefacePlace::ProxyHeader, ProxyHeader::new(from));
         self
     }
 
@@ -399,7 +399,7 @@ impl<T: Transport<Request = StreamRequest>, M: Mixin> Builder<T, M> {
     #[must_use]
     #[doc(alias("ssl", "https"))]
     pub fn tls(mut self, tls: impl Into<crate::tls::Tls>) -> Self {
-        self.settings.prefaces.set(Place::Tls, tls.into());
+        self.settings.prefaces.set(PrefacePlace::Tls, tls.into());
         self
     }
 }

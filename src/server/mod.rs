@@ -87,7 +87,7 @@ use drain_backlog::Backlog;
 use overridden_hooks::{LoopHook, OverriddenHooks};
 use parked_listener::ParkedListener;
 use phase_queue::PhaseQueue;
-use run_events::Run;
+use run_events::RunGuard;
 use spans::Spans;
 use worker_accept::WorkerAcceptor;
 
@@ -329,7 +329,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             self.budget_descriptors();
         }
         // From here on the run ends also by a panic or an error.
-        let begun = Run::begun(&self.core);
+        let begun = RunGuard::begun(&self.core);
         if kind == RunKind::Forever {
             self.core.tell_of_ready();
             if let Some(desk) = self.core.desk() {

@@ -1,9 +1,9 @@
 //! Guards for a run and for a loop within it. A panic ends them as well. Also the hooks and events of both.
 //!
 //! ```text
-//! Runs::begin succeeds   Run::begun; `serve_forever` then calls tell_of_ready: Ready, its hook, the service manager
+//! Runs::begin succeeds   RunGuard::begun; then `serve_forever` calls tell_of_ready: Ready, its hook, the service manager
 //! each loop              Accepting::of_loop; the drop of the last one ends the accepting
-//! the mixin returns      Run::end, or after a panic the drop of the Run; then leave_ready: Bound, unless the server closes
+//! the mixin returns      RunGuard::end, or the guard's drop after a panic; then leave_ready: Bound, if it does not close
 //! ```
 //!
 //! The guards are here because a mixin or a hook may panic: the run then ends as in order, its accepted requests are accounted
@@ -121,13 +121,13 @@ impl<T: Transport> Core<T> {
 }
 
 /// A run. It ends when this is dropped, also by a panic of a mixin or a hook.
-pub(super) struct Run<'a, T: Transport> {
+pub(super) struct RunGuard<'a, T: Transport> {
     core: &'a Core<T>,
     /// `end` has been called, so the drop does nothing.
     ended: bool,
 }
 
-impl<'a, T: Transport> Run<'a, T> {
+impl<'a, T: Transport> RunGuard<'a, T> {
     /// Called when `Runs::begin` has succeeded.
     pub(super) fn begun(core: &'a Core<T>) -> Self {
         Self { core, ended: false }
@@ -140,7 +140,7 @@ impl<'a, T: Transport> Run<'a, T> {
     }
 }
 
-impl<T: Transport> Drop for Run<'_, T> {
+impl<T: Transport> Drop for RunGuard<'_, T> {
     fn drop(&mut self) {
         if !self.ended {
             // As in an orderly end: requests that were accepted are accounted for.

@@ -110,9 +110,9 @@ impl Spans {
     /// Begins the span of a request on the thread that runs it. It ends when the value is dropped.
     #[inline]
     pub(super) fn enter(self, context: &ServerContext, entry: &Entry) -> RequestSpan {
-        let mut place = Place::Off;
+        let mut place = SpanPlace::Off;
         if self.are_wanted {
-            run_catching(|| place = Place::enter(context, entry));
+            run_catching(|| place = SpanPlace::enter(context, entry));
         }
         RequestSpan { place }
     }
@@ -145,11 +145,11 @@ impl Spans {
 
 /// The span of a request that runs. The subscriber is the program's code, and may panic in each call.
 pub(super) struct RequestSpan {
-    place: Place,
+    place: SpanPlace,
 }
 
 /// Where the span of a request is.
-enum Place {
+enum SpanPlace {
     /// There is no span.
     Off,
     Entered(EnteredSpan),
@@ -161,7 +161,7 @@ enum Place {
     },
 }
 
-impl Place {
+impl SpanPlace {
     #[cold]
     fn enter(context: &ServerContext, entry: &Entry) -> Self {
         let span = tracing::info_span!(
@@ -219,7 +219,7 @@ impl RequestSpan {
 impl Drop for RequestSpan {
     fn drop(&mut self) {
         if self.place.span().is_some() {
-            run_catching(|| self.place = Place::Off);
+            run_catching(|| self.place = SpanPlace::Off);
         }
     }
 }

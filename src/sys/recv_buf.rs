@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
 
 use super::socket::Mode;
 
@@ -88,7 +89,7 @@ unsafe fn c_recv(
     flags: libc::c_int,
 ) -> isize {
     let (fd, flags) = (libc::c_long::from(fd), libc::c_long::from(flags));
-    let no_address = std::ptr::null_mut::<libc::sockaddr>();
+    let no_address = ptr::null_mut::<libc::sockaddr>();
     // SAFETY: the arguments of recvfrom(2), by the caller's promise. The last, where the length of the sender's address goes, is
     // whatever the register holds: the kernel looks at it only if there is room for an address.
     unsafe { libc::syscall(libc::SYS_recvfrom, fd, into, len, flags, no_address) as isize }

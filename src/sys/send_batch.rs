@@ -22,7 +22,7 @@ use super::socket::SEND_FLAGS;
 
 /// One datagram to send: its receiver, the local address that it leaves from, and its bytes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Outgoing<'a> {
+pub(crate) struct OutgoingDatagram<'a> {
     /// Its receiver.
     pub(crate) peer: &'a PeerName,
     /// The local address. None leaves it to the route.
@@ -31,7 +31,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
-impl Outgoing<'_> {
+impl OutgoingDatagram<'_> {
     /// Sends it at once; `WouldBlock` if there is no room.
     pub(crate) fn send(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         let mut control = ControlBuf::new();
@@ -103,16 +103,16 @@ impl SendBatch {
     /// # Panics
     ///
     /// If there are fewer.
-    pub(crate) fn get(&self, index: usize) -> Outgoing<'_> {
+    pub(crate) fn get(&self, index: usize) -> OutgoingDatagram<'_> {
         // It begins where the one before it ends.
         let start = index.checked_sub(1).map_or(0, |before| self.heads[before].2);
         let (peer, local, end) = &self.heads[index];
-        Outgoing { peer, local: *local, bytes: &self.bytes[start..*end] }
+        OutgoingDatagram { peer, local: *local, bytes: &self.bytes[start..*end] }
     }
 
     /// One message of the batch, and how many datagrams it stands for. That is datagram number `first` alone, or,
     /// with GSO, also the following ones that are as long and go the same way.
-    fn message(&self, first: usize, gso: Gso) -> (Outgoing<'_>, usize) {
+    fn message(&self, first: usize, gso: Gso) -> (OutgoingDatagram<'_>, usize) {
         let one = self.get(first);
         let len = one.bytes.len();
         let is_alike = |next: &usize| {
@@ -127,7 +127,7 @@ impl SendBatch {
         let behind = (first + 1..self.len()).take(most.saturating_sub(1));
         let count = 1 + behind.take_while(is_alike).count();
         let end = self.heads[first].2 + (count - 1) * len;
-        (Outgoing { bytes: &self.bytes[end - count * len..end], ..one }, count)
+        (OutgoingDatagram { bytes: &self.bytes[end - count * len..end], ..one }, count)
     }
 }
 

@@ -48,10 +48,10 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone)]
 pub struct Tls {
-    shared: Arc<Shared>,
+    shared: Arc<SharedConfig>,
 }
 
-struct Shared {
+struct SharedConfig {
     /// The configuration of new connections.
     config: RwLock<Arc<ServerConfig>>,
     /// The files that the configuration comes from. None if it was given as a whole.
@@ -209,8 +209,12 @@ impl Tls {
 
     fn new(config: ServerConfig, source: Option<Source>, tickets: Option<Arc<Tickets>>) -> Self {
         let config = RwLock::new(Arc::new(config));
-        let shared =
-            Shared { config, source, reloading: Mutex::default(), tickets: RwLock::new(tickets) };
+        let shared = SharedConfig {
+            config,
+            source,
+            reloading: Mutex::default(),
+            tickets: RwLock::new(tickets),
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -276,7 +280,7 @@ impl From<Arc<ServerConfig>> for Tls {
     fn from(config: Arc<ServerConfig>) -> Self {
         let config = RwLock::new(without_early_data(config));
         let (source, reloading, tickets) = (None, Mutex::default(), RwLock::new(None));
-        Self { shared: Arc::new(Shared { config, source, reloading, tickets }) }
+        Self { shared: Arc::new(SharedConfig { config, source, reloading, tickets }) }
     }
 }
 

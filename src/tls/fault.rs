@@ -17,13 +17,13 @@ use crate::peer_fault::{PeerFault, RequestId};
 
 /// The part of the connection in which an error came.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum TlsStage {
     Handshake,
     Established,
 }
 
 /// The error of a session as one of its request.
-pub(super) fn of_session(owner: RequestId, stage: Stage, error: Error) -> io::Error {
+pub(super) fn of_session(owner: RequestId, stage: TlsStage, error: Error) -> io::Error {
     match error {
         Error::InappropriateMessage { .. }
         | Error::InappropriateHandshakeMessage { .. }
@@ -31,7 +31,7 @@ pub(super) fn of_session(owner: RequestId, stage: Stage, error: Error) -> io::Er
         | Error::DecryptError
         | Error::PeerMisbehaved(_)
         | Error::PeerSentOversizedRecord => PeerFault::garbled(owner, error),
-        Error::AlertReceived(_) if stage == Stage::Established => {
+        Error::AlertReceived(_) if stage == TlsStage::Established => {
             // The peer has given the connection up.
             PeerFault::gone(owner, io::Error::new(io::ErrorKind::ConnectionAborted, error))
         }

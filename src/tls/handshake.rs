@@ -8,7 +8,7 @@ use rustls::{ServerConfig, ServerConnection};
 
 use super::Tls;
 use super::facts::TlsInfo;
-use super::fault::{self, Stage};
+use super::fault::{self, TlsStage};
 use super::session::{SEALED_AT_ONCE, Session};
 use super::stream::TlsStream;
 use crate::error::HandlerResult;
@@ -107,7 +107,7 @@ impl StreamRequest {
 fn shake_hands(config: Arc<ServerConfig>, base: SealBase) -> io::Result<(TlsStream, TlsInfo)> {
     let SealBase { mut raw, fd, entry } = base;
     let owner = entry.owner();
-    let own_fault = |error| fault::of_session(owner, Stage::Handshake, error);
+    let own_fault = |error| fault::of_session(owner, TlsStage::Handshake, error);
     let mut tls = ServerConnection::new(config).map_err(own_fault)?;
     tls.set_buffer_limit(Some(SEALED_AT_ONCE));
     loop {

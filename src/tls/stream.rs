@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::fault::{self, Stage};
+use super::fault::{self, TlsStage};
 use super::session::{Hold, Session};
 use crate::live::Entry;
 use crate::peer_fault::PeerFault;
@@ -190,7 +190,7 @@ impl Read for TlsStream {
             }
             if let Some(error) = &self.failed {
                 let owner = self.entry.owner();
-                return Err(fault::of_session(owner, Stage::Established, error.clone()));
+                return Err(fault::of_session(owner, TlsStage::Established, error.clone()));
             }
             if pending {
                 // A peer whose renewal of keys is not answered may wait for that.

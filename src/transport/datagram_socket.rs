@@ -34,7 +34,7 @@ use crate::request::{DatagramRequest, LastingReply, Reply, Ticket};
 use crate::sys::peer_name::PeerName;
 use crate::sys::recv_batch::{Destinations, Received, RecvBatch};
 use crate::sys::recv_cmsg::LocalAddress;
-use crate::sys::send_batch::{Gso, Outgoing, SendBatch, gso_of, send_batch};
+use crate::sys::send_batch::{Gso, OutgoingDatagram, SendBatch, gso_of, send_batch};
 use crate::wait::{self, Flush, Interest, Waiting};
 
 /// A datagram that has been received, and the way back to its sender.
@@ -123,7 +123,7 @@ impl Reply for IncomingDatagram {
         if self.reply_to == ReplyTo::Nobody {
             return Ok(false);
         }
-        self.socket.reply(Outgoing { peer: &self.peer, local: self.local, bytes })?;
+        self.socket.reply(OutgoingDatagram { peer: &self.peer, local: self.local, bytes })?;
         Ok(true)
     }
 
@@ -293,7 +293,7 @@ impl DatagramSocket {
     /// Sends a reply, or gathers it in order to send it with others. It is gathered only in the loop, only while more
     /// datagrams of the same batch wait to be handled there, and only if it certainly fits, because the handler must
     /// get a "too long" error.
-    fn reply(self: &Arc<Self>, reply: Outgoing<'_>) -> io::Result<()> {
+    fn reply(self: &Arc<Self>, reply: OutgoingDatagram<'_>) -> io::Result<()> {
         if !wait::is_in_loop() {
             return self.send(reply);
         }
@@ -315,7 +315,11 @@ impl DatagramSocket {
     }
 
     /// Gathers a reply, if this thread may and if another datagram follows. Returns how many replies are gathered.
-    fn gather(self: &Arc<Self>, reply: Outgoing<'_>, batch_has_more: bool) -> Option<usize> {
+    fn gather(
+        self: &Arc<Self>,
+        reply: OutgoingDatagram<'_>,
+        batch_has_more: bool,
+    ) -> Option<usize> {
         let mut replies = self.replies.lock();
         if replies.gathered.len() == 0 && !batch_has_more {
             return None;
@@ -340,7 +344,7 @@ impl DatagramSocket {
 
     /// Sends one datagram. If the socket's buffer is full, it waits for room. Over a Unix socket it does not wait:
     /// there the receiver's queue is full, and the readiness of this socket says nothing about that.
-    pub(super) fn send(&self, outgoing: Outgoing<'_>) -> io::Result<()> {
+    pub(super) fn send(&self, outgoing: OutgoingDatagram<'_>) -> io::Result<()> {
         let Some(fd) = self.socket.fileno() else {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         };

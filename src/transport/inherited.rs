@@ -148,14 +148,14 @@ static TABLE: Mutex<Table> = Mutex::new(Table { asked: None, entries: Vec::new()
 struct Table {
     /// The result of reading the environment, once it was read. An error stays.
     asked: Option<Result<(), String>>,
-    entries: Vec<Entry>,
+    entries: Vec<PassedSocket>,
 }
 
-struct Entry {
+struct PassedSocket {
     shown: ActivatedSocket,
     /// None once a server has it.
     fd: Option<OwnedFd>,
-    /// See [`Taken::inherited_as`].
+    /// See [`TakenSocket::inherited_as`].
     inherited_as: Option<usize>,
 }
 
@@ -170,7 +170,7 @@ pub(crate) struct ActivatedAs {
 
 /// A socket that a server has taken.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct TakenSocket {
     pub(super) fd: OwnedFd,
     pub(super) activated: ActivatedAs,
     /// Its number in the predecessor's list, if it comes from a predecessor.
@@ -189,9 +189,9 @@ pub(super) fn add(activated: &ActivatedAs, fd: OwnedFd, inherited_as: usize) {
 
 /// Takes a predecessor's socket of this kind that is bound to one of these addresses. For a server that does not ask
 /// for an activated socket.
-pub(super) fn take_at(kind: SocketKind, addresses: &[Address]) -> Option<(Taken, Address)> {
+pub(super) fn take_at(kind: SocketKind, addresses: &[Address]) -> Option<(TakenSocket, Address)> {
     let mut table = TABLE.lock();
-    let is_there = |entry: &&mut Entry| {
+    let is_there = |entry: &&mut PassedSocket| {
         let shown = &entry.shown;
         entry.inherited_as.is_some() && shown.kind == kind && addresses.contains(&shown.address)
     };
@@ -201,13 +201,13 @@ pub(super) fn take_at(kind: SocketKind, addresses: &[Address]) -> Option<(Taken,
 
 /// Whether there is a predecessor's socket of this kind.
 pub(super) fn has_predecessors(kind: SocketKind) -> bool {
-    let is_one = |entry: &Entry| entry.inherited_as.is_some() && entry.shown.kind == kind;
+    let is_one = |entry: &PassedSocket| entry.inherited_as.is_some() && entry.shown.kind == kind;
     TABLE.lock().entries.iter().any(is_one)
 }
 
 /// Closes the predecessor's sockets that no server has taken, and returns their addresses.
 pub(super) fn close_those_of_predecessor() -> Vec<Address> {
-    let is_left = |entry: &Entry| entry.inherited_as.is_some() && !entry.shown.is_taken;
+    let is_left = |entry: &PassedSocket| entry.inherited_as.is_some() && !entry.shown.is_taken;
     let mut left = Vec::new();
     TABLE.lock().entries.retain(|entry| {
         let is_left = is_left(entry);
@@ -223,7 +223,7 @@ pub(super) fn close_those_of_predecessor() -> Vec<Address> {
 ///
 /// If there is no such socket, if it is of another kind, or if it is taken. The error says which sockets there are,
 /// and what to write into the unit. The socket can then still be taken.
-pub(super) fn take(which: &Activated, kind: SocketKind) -> Result<Taken> {
+pub(super) fn take(which: &Activated, kind: SocketKind) -> Result<TakenSocket> {
     let mut table = TABLE.lock();
     let taken = table.ask().and_then(|()| table.take(which, kind));
     taken.map_err(|why| cannot_take(which, why))
@@ -240,7 +240,7 @@ impl Table {
             let passed = Passed::from_environment();
             self.asked = Some(passed.map(|all| {
                 for (number, (name, fd)) in all.into_iter().enumerate() {
-                    self.entries.push(Entry::new(ActivatedAs { number, name }, fd, None));
+                    self.entries.push(PassedSocket::new(ActivatedAs { number, name }, fd, None));
                 }
             }));
         }
@@ -248,13 +248,13 @@ impl Table {
     }
 
     fn add(&mut self, activated: &ActivatedAs, fd: OwnedFd, inherited_as: usize) {
-        let mut entry = Entry::new(activated.clone(), fd, Some(inherited_as));
+        let mut entry = PassedSocket::new(activated.clone(), fd, Some(inherited_as));
         let known = || self.entries.iter().map(|entry| &entry.shown);
         let ActivatedSocket { name, kind, address, .. } = &entry.shown;
         let is_same = |shown: &ActivatedSocket| {
             (&shown.name, &shown.kind, &shown.address) == (name, kind, address)
         };
-        let is_of_environment = |entry: &&Entry| entry.inherited_as.is_none();
+        let is_of_environment = |entry: &&PassedSocket| entry.inherited_as.is_none();
         if self.entries.iter().filter(is_of_environment).any(|entry| is_same(&entry.shown)) {
             return;
         }
@@ -265,13 +265,13 @@ impl Table {
         self.entries.push(entry);
     }
 
-    fn take(&mut self, which: &Activated, kind: SocketKind) -> Result<Taken, String> {
-        let is_named = |entry: &&mut Entry| match which {
+    fn take(&mut self, which: &Activated, kind: SocketKind) -> Result<TakenSocket, String> {
+        let is_named = |entry: &&mut PassedSocket| match which {
             Activated::Only => true,
             Activated::Number(number) => entry.shown.number == *number,
             Activated::Name(name) => entry.shown.name == *name,
         };
-        let fits = |entry: &&mut Entry| entry.shown.kind == kind && entry.fd.is_some();
+        let fits = |entry: &&mut PassedSocket| entry.shown.kind == kind && entry.fd.is_some();
         let all = self.list();
         let mut named: Vec<_> = self.entries.iter_mut().filter(is_named).collect();
         if *which == Activated::Only && named.iter().filter(|entry| fits(entry)).count() > 1 {
@@ -306,7 +306,7 @@ impl Table {
     }
 }
 
-impl Entry {
+impl PassedSocket {
     fn new(activated: ActivatedAs, fd: OwnedFd, inherited_as: Option<usize>) -> Self {
         let ActivatedAs { number, name } = activated;
         let address = SockRef::from(&fd).local_addr();
@@ -317,12 +317,12 @@ impl Entry {
     }
 
     /// Takes the socket. None, if a server has it.
-    fn take(&mut self) -> Option<Taken> {
+    fn take(&mut self) -> Option<TakenSocket> {
         let fd = self.fd.take()?;
         self.shown.is_taken = true;
         let ActivatedSocket { number, name, .. } = &self.shown;
         let activated = ActivatedAs { number: *number, name: name.clone() };
-        Some(Taken { fd, activated, inherited_as: self.inherited_as })
+        Some(TakenSocket { fd, activated, inherited_as: self.inherited_as })
     }
 }
 
@@ -393,7 +393,7 @@ mod tests {
         ActivatedAs { number, name: name.to_owned() }
     }
 
-    fn table(of_environment: Vec<Entry>) -> Table {
+    fn table(of_environment: Vec<PassedSocket>) -> Table {
         Table { asked: Some(Ok(())), entries: of_environment }
     }
 
@@ -416,7 +416,7 @@ mod tests {
     fn a_socket_that_comes_from_both_is_there_once_and_numbers_are_unique() {
         let ours = listener();
         let same = ours.try_clone().unwrap();
-        let mut table = table(vec![Entry::new(named(0, "http"), ours, None)]);
+        let mut table = table(vec![PassedSocket::new(named(0, "http"), ours, None)]);
         table.add(&named(0, "http"), same, 0);
         assert_eq!(table.entries.len(), 1);
         // A second socket of the same name.

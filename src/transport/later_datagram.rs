@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::request::LastingReply;
 use crate::sys::peer_name::PeerName;
 use crate::sys::recv_cmsg::LocalAddress;
-use crate::sys::send_batch::Outgoing;
+use crate::sys::send_batch::OutgoingDatagram;
 use crate::wait::{self, Flush};
 
 /// The way back to the sender of a datagram and to others, for as long as the server is open.
@@ -32,7 +32,7 @@ impl LaterDatagram {
     }
 
     /// Sends at once, after the replies that this thread has gathered.
-    fn send(&self, outgoing: Outgoing<'_>) -> io::Result<()> {
+    fn send(&self, outgoing: OutgoingDatagram<'_>) -> io::Result<()> {
         if wait::is_in_loop() {
             self.socket.flush();
         }
@@ -62,7 +62,7 @@ impl LaterDatagram {
 impl LastingReply for LaterDatagram {
     fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
         let Some((peer, local)) = &self.to else { return Ok(false) };
-        self.send(Outgoing { peer, local: *local, bytes }).map(|()| true)
+        self.send(OutgoingDatagram { peer, local: *local, bytes }).map(|()| true)
     }
 
     fn send_to(&self, bytes: &[u8], to: &Address) -> io::Result<bool> {
@@ -71,7 +71,7 @@ impl LastingReply for LaterDatagram {
         }
         // The route chooses the address that it leaves from: the one of the request may not reach there.
         let sent = self.name(to).and_then(|name| {
-            self.send(Outgoing { peer: &PeerName::of(&name), local: None, bytes })
+            self.send(OutgoingDatagram { peer: &PeerName::of(&name), local: None, bytes })
         });
         let named =
             |error: io::Error| io::Error::new(error.kind(), Error::io("send to", to, error));

@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::inherited::{ActivatedAs, SocketKind, Taken, take};
+use super::inherited::{ActivatedAs, SocketKind, TakenSocket, take};
 use super::predecessor::{self, PredecessorsSocket};
 use super::server_socket::Origin;
 use super::socket_options::SocketOptions;
@@ -35,7 +35,7 @@ pub(super) trait SocketSource: Sized {
         }
         match address.to_activated() {
             Some(which) => {
-                let Taken { fd, activated, inherited_as } = take(which, Self::KIND)?;
+                let TakenSocket { fd, activated, inherited_as } = take(which, Self::KIND)?;
                 Self::over(fd, options, Origin::of_activated(inherited_as), Some(activated))
             }
             None => Self::made(address, options),

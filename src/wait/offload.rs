@@ -1,7 +1,7 @@
 //! Work that blocks, on threads beside the coroutines: [`offload`].
 //!
 //! ```text
-//! coroutine                            a thread of the crew
+//! coroutine                            an offload thread
 //! submit: into the queue  ------------>  takes the oldest work, or sleeps; leaves after KEEP without any
 //! parks                                  runs it
 //!                         <------------  stores the result, then notifies the event
@@ -65,7 +65,7 @@ pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> 
         flush();
         return Ok(work());
     }
-    static OFFLOADED: Crew = Crew::new("offload");
+    static OFFLOADED: OffloadThreads = OffloadThreads::new("offload");
     // The wait has no deadline, so it ends with a result or an error.
     let ended = OFFLOADED.run(work, None)?;
     ended.ok_or_else(|| io::Error::other("the work was not waited for"))
@@ -83,11 +83,11 @@ pub(crate) fn look_up_until<R: Send + 'static>(
         flush();
         return Ok(Some(work()));
     }
-    static LOOK_UPS: Crew = Crew::new("look-up");
+    static LOOK_UPS: OffloadThreads = OffloadThreads::new("look-up");
     LOOK_UPS.run(work, deadline)
 }
 
-/// The most threads of one crew. Work that blocks waits for a disk or a network, so there may be more threads than
+/// The most threads of one kind. Work that blocks waits for a disk or a network, so there may be more threads than
 /// processors.
 const MOST: usize = 64;
 
@@ -97,16 +97,16 @@ const KEEP: Duration = Duration::from_secs(5);
 type Work = Box<dyn FnOnce() + Send>;
 
 /// Threads that run work in the order in which it comes.
-struct Crew {
+struct OffloadThreads {
     /// The name of its threads.
     name: &'static str,
     /// None until the first work comes. Never locked while work runs.
-    state: Mutex<Option<CrewState>>,
+    state: Mutex<Option<OffloadState>>,
     /// Notified once for each work that is queued.
     queued: Condvar,
 }
 
-struct CrewState {
+struct OffloadState {
     queue: VecDeque<Work>,
     /// How many threads there are, and how many of them wait for work.
     threads: usize,
@@ -115,7 +115,7 @@ struct CrewState {
     owner: OwnerProcess,
 }
 
-impl Crew {
+impl OffloadThreads {
     const fn new(name: &'static str) -> Self {
         Self { name, state: Mutex::new(None), queued: Condvar::new() }
     }
@@ -161,7 +161,7 @@ impl Crew {
             // process.
             std::mem::forget(locked.take());
         }
-        let state = locked.get_or_insert_with(|| CrewState {
+        let state = locked.get_or_insert_with(|| OffloadState {
             queue: VecDeque::new(),
             threads: 0,
             idle: 0,
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn work_runs_in_its_order_on_a_bounded_number_of_threads() {
-        static CREW: Crew = Crew::new("test");
+        static THREADS: OffloadThreads = OffloadThreads::new("test");
         let (hold, held) = channel::<()>();
         let held = Arc::new(Mutex::new(held));
         let (report, order) = channel();
@@ -253,14 +253,14 @@ mod tests {
             let work = move || {
                 let _ = held.lock().recv();
             };
-            CREW.submit(Box::new(work)).unwrap();
+            THREADS.submit(Box::new(work)).unwrap();
         }
         for number in 0..100 {
             let report = report.clone();
-            CREW.submit(Box::new(move || report.send(number).unwrap())).unwrap();
+            THREADS.submit(Box::new(move || report.send(number).unwrap())).unwrap();
         }
         {
-            let state = CREW.state.lock();
+            let state = THREADS.state.lock();
             assert_eq!(state.as_ref().unwrap().threads, MOST);
         }
         // One thread is free again, and runs the queue in its order.
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_panic_costs_no_thread() {
-        static CREW: Crew = Crew::new("test");
+        static THREADS: OffloadThreads = OffloadThreads::new("test");
         struct PanicsInDrop;
         impl Drop for PanicsInDrop {
             fn drop(&mut self) {
@@ -281,9 +281,9 @@ mod tests {
             }
         }
         let captured = PanicsInDrop;
-        CREW.submit(Box::new(move || drop(captured))).unwrap();
+        THREADS.submit(Box::new(move || drop(captured))).unwrap();
         let (report, reported) = channel();
-        CREW.submit(Box::new(move || report.send(()).unwrap())).unwrap();
+        THREADS.submit(Box::new(move || report.send(()).unwrap())).unwrap();
         reported.recv_timeout(SOON).unwrap();
     }
 

@@ -71,7 +71,7 @@ impl AcceptorStart {
         stack: impl FnOnce() -> io::Result<SlabStack>,
     ) -> Option<AcceptCoroutine> {
         let Self { accept_loop, run, start } = self;
-        // Under the lock: the loop is either moved before this, or has a coroutine that can be retired.
+        // Under the lock: the loop either was moved before, or has a coroutine that can be retired.
         let mut state = run.state.lock();
         if state.start != start || state.is_abandoned {
             return None;
@@ -89,7 +89,7 @@ impl AcceptorStart {
         let at_end = Arc::clone(&run);
         let coroutine = AcceptCoroutine::new(stack, move |handle| {
             let ended = panic::catch_unwind(AssertUnwindSafe(|| accept_loop()));
-            // Before the end is told. After an abandoned loop this is the last owner of the server's hooks.
+            // Dropped before the end is reported. After an abandoned loop this is the last owner of the server's hooks.
             let_go(accept_loop);
             if handle.is_retired() {
                 let_go(ended);
@@ -123,7 +123,7 @@ impl Run {
         if state.worker != from || state.start_at.is_some() || is_over {
             return false;
         }
-        // Without a coroutine the order is in the worker's inbox, and finds another start.
+        // If there is no coroutine yet, the order is still in the worker's inbox, and the worker will see a newer start.
         let is_moved = state.coroutine.as_ref().is_none_or(AcceptHandle::retire);
         if is_moved {
             state.coroutine = None;
@@ -143,10 +143,10 @@ impl Run {
                 return state.ended.take();
             }
             if state.is_abandoned {
-                // No other one is started from here on.
+                // From here on no other coroutine is started.
                 let (coroutine, worker) = (state.coroutine.take(), state.worker);
                 drop(state);
-                // Without the lock: a loop that runs takes it at its end.
+                // Without the lock, because a running loop takes it at its end.
                 if coroutine.is_some_and(|coroutine| coroutine.retire_when_it_waits()) {
                     drop(group.workers[worker].inbox.send(Message::Retire));
                     return None;
@@ -159,7 +159,7 @@ impl Run {
                     let start = AcceptorStart { accept_loop, run, start: state.start };
                     let start = Message::Accept(start);
                     if group.workers[worker].inbox.send(start).is_some() {
-                        // The mixin is closed already, and so is the server.
+                        // The mixin is closed, so the server is closed too.
                         return None;
                     }
                 }

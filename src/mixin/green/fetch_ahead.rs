@@ -28,7 +28,7 @@ impl Worker {
             return;
         }
         if at % FETCH_GROUP == 0 {
-            // The first groups have not been fetched by one before them.
+            // No earlier group has fetched the first ones.
             let after = |groups: usize| if at == 0 { 0 } else { at + groups * FETCH_GROUP };
             for later in after(2)..at + 3 * FETCH_GROUP {
                 if let Some(event) = events.get(later) {

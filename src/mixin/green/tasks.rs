@@ -81,12 +81,12 @@ impl Task {
     /// Runs it until it waits or ends.
     #[inline(always)]
     pub(super) fn resume(&self) -> Progress {
-        // Borrowed while it runs: nothing else looks at it then.
+        // The coroutine is borrowed while it runs; nobody else looks at it then.
         let mut running = self.body.borrow_mut();
         let Some(body) = &mut *running else { return Progress::Suspended };
         self.state.set(TaskState::Running);
         let progress = body.resume();
-        // One that is suspended has set its state itself: it waits, or is queued.
+        // A suspended coroutine has set its state itself: waiting or queued.
         if matches!(progress, Progress::Ended(_)) {
             self.state.set(TaskState::Ended);
             *running = None;

@@ -59,7 +59,7 @@ impl Timers {
             drop(entries);
             task.armed.set(None);
             match task.deadline.get() {
-                // Not waiting with a deadline any more.
+                // The task no longer waits with a deadline.
                 None => {}
                 Some(later) if later > now => self.arm(&task, later),
                 Some(_) => return Some(task),

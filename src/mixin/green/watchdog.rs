@@ -73,7 +73,7 @@ impl Watchdog {
         if state.thread.is_none() && !state.quits {
             let group = Arc::downgrade(group);
             let thread = thread::Builder::new().name("green watchdog".into());
-            // Without a thread nothing is noticed; the next first request tries again.
+            // Without its thread the watchdog notices nothing. The next request that finds none tries to start it again.
             state.thread = thread.spawn(move || watch(&group)).ok();
             self.sleeps.store(state.thread.is_none(), Ordering::SeqCst);
         }
@@ -91,7 +91,7 @@ impl Watchdog {
         let mut state = self.state.lock();
         if !state.quits && group.is_idle() {
             self.sleeps.store(true, Ordering::SeqCst);
-            // Once more: a request that has begun before this store has not woken anybody.
+            // Looks once more: a request that began before this store has not woken the watchdog.
             while !state.quits && self.sleeps.load(Ordering::SeqCst) && group.is_idle() {
                 self.changed.wait(&mut state);
             }

@@ -49,7 +49,7 @@ impl WorkerStatus {
     #[inline]
     pub(super) fn switch_to(&self, request: Option<u64>) {
         self.running.store(request.map_or(0, |number| number.wrapping_add(1)), Ordering::Relaxed);
-        // Written by one thread only.
+        // Only this thread writes it, so load and store need not be one step.
         let switches = self.switches.load(Ordering::Relaxed).wrapping_add(1);
         // After the number: a reader never has a count whose number is still to come. Between the two stores it has the
         // count before, so one look may name a request that only begins; the watchdog looks again, some milliseconds later.

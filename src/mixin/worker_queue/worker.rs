@@ -43,7 +43,7 @@ impl Worker {
                 queue.wake(state);
                 let_go(&mut server);
                 server = job.worker_accept();
-                // A job without a place takes over that of the job before it, or asks again.
+                // A job without a permit takes over the permit of the job before it, or asks again.
                 self.permit = permit.or(self.permit.take()).or_else(|| queue.try_enter());
                 self.run(job);
                 // `keep` of zero: each request has a new thread.
@@ -68,7 +68,7 @@ impl Worker {
     /// server catches that.
     fn run(&mut self, job: Job) {
         job.run();
-        // If there are jobs, the first may be one without a place. It then takes this one over.
+        // If jobs wait, the first may have no permit. It then takes over this one.
         if self.queue.receiver.is_empty() {
             self.permit = None;
         }
@@ -88,11 +88,11 @@ impl Worker {
             && !state.accept_slot.is_taken()
         {
             state.accept_slot.enter(server);
-            // While this one accepts, all idle workers may leave: the last of them too.
+            // While this worker accepts, all idle workers may leave, the last of them too.
             state.idle.give_timeout(true);
             drop(state);
             self.permit = None;
-            // Without the lock: it waits, and runs hooks.
+            // Without the lock, because `accept` waits and runs hooks.
             let accepted = Arc::clone(server).accept(&mut || self.has_room());
             if !matches!(accepted, Accepted::Request(_)) {
                 self.permit = None;
@@ -103,7 +103,7 @@ impl Worker {
             }
             match accepted {
                 Accepted::Request(job) => {
-                    // If it was interrupted all the same, the queue needs another worker.
+                    // If it was interrupted nevertheless, the queue needs another worker.
                     queue.wake(state);
                     self.run(job);
                     state = queue.state.lock();

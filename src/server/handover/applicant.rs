@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use super::channel::Channel;
 use super::desk::Desk;
-use super::message::Message;
+use super::message::HandoverMessage;
 use super::own_sockets::Target;
 use crate::sys::child_process;
 use crate::wait::moment_after;
@@ -43,7 +43,7 @@ pub(super) struct Applicant {
 }
 
 /// The result of one look at the applicant.
-pub(super) enum Step {
+pub(super) enum ApplicantStep {
     /// It has said nothing more.
     Wait,
     /// The attempt has failed, and the operator was told why.
@@ -69,10 +69,10 @@ impl Applicant {
     }
 
     /// Reads all of its messages that have come.
-    pub(super) fn step(&mut self, desk: &Desk) -> Step {
+    pub(super) fn step(&mut self, desk: &Desk) -> ApplicantStep {
         loop {
             let message = match self.channel.receive() {
-                Ok(None) if Instant::now() < self.deadline => return Step::Wait,
+                Ok(None) if Instant::now() < self.deadline => return ApplicantStep::Wait,
                 Ok(None) => {
                     let limit = self.deadline.saturating_duration_since(self.began).as_secs_f64();
                     let what = if self.passed.is_some() { "ready" } else { "heard of" };
@@ -85,7 +85,7 @@ impl Applicant {
                 Err(error) => return self.fail(desk, &error.to_string()),
             };
             match (message, &self.passed) {
-                (Message::Hello, None) => match desk.sockets.pass(&self.channel) {
+                (HandoverMessage::Hello, None) => match desk.sockets.pass(&self.channel) {
                     Ok(passed) => {
                         self.passed = Some(passed);
                         self.deadline = moment_after(self.began, desk.within);
@@ -97,12 +97,12 @@ impl Applicant {
                             .fail(desk, &format!("it cannot be passed the sockets: {error}"));
                     }
                 },
-                (Message::Ready { process, taken }, Some(passed)) => {
+                (HandoverMessage::Ready { process, taken }, Some(passed)) => {
                     let is_known = |number: &u16| usize::from(*number) < passed.len();
                     if !taken.iter().all(is_known) {
                         return self.fail(desk, "it is ready with sockets that it was not passed");
                     }
-                    return Step::Ready { process, taken };
+                    return ApplicantStep::Ready { process, taken };
                 }
                 _ => return self.fail(desk, "it sends its messages in the wrong order"),
             }
@@ -110,7 +110,7 @@ impl Applicant {
     }
 
     /// It has closed its end. Usually its process has ended.
-    fn gone(&mut self, desk: &Desk) -> Step {
+    fn gone(&mut self, desk: &Desk) -> ApplicantStep {
         if self.passed.is_some() {
             desk.take_back();
         }
@@ -119,24 +119,24 @@ impl Applicant {
             Some(status) => self.tell(desk, &format!("it ended before it was ready ({status})")),
             None => self.tell(desk, "it ended before it was ready"),
         }
-        Step::Failed
+        ApplicantStep::Failed
     }
 
     /// The attempt has failed, and this process goes on alone.
-    fn fail(&mut self, desk: &Desk, why: &str) -> Step {
+    fn fail(&mut self, desk: &Desk, why: &str) -> ApplicantStep {
         self.dismiss(why);
         if self.passed.is_some() {
             desk.left.add_holder(self.channel.share());
         }
         self.tell(desk, why);
-        Step::Failed
+        ApplicantStep::Failed
     }
 
     /// Tells it that it must not serve. If this process has started it, it also gets a signal to end.
     pub(super) fn dismiss(&self, why: &str) {
         let why = format!("the attempt is over: {why}");
         // An error is ignored: the successor may have ended, or does not read.
-        let _ = self.channel.send(&Message::Refuse(why), &[]);
+        let _ = self.channel.send(&HandoverMessage::Refuse(why), &[]);
         if let (Some(_), Some(process)) = (&self.child, self.process) {
             child_process::signal(process, libc::SIGTERM);
         }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::message::{HEADER, MOST_BYTES, Message, nonsense};
+use super::message::{HEADER, HandoverMessage, MOST_BYTES, nonsense};
 use crate::sys::pass_fds::{receive_fds, send_fds};
 use crate::sys::{self, PollFd};
 
@@ -44,7 +44,7 @@ impl Channel {
     /// # Errors
     ///
     /// `WouldBlock` if the other side does not read: some hundred messages fit.
-    pub(super) fn send(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(super) fn send(&self, message: &HandoverMessage, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let bytes = message.encode();
         let sent = send_fds(self.socket.as_fd(), &bytes, fds)?;
         if sent < bytes.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
@@ -57,7 +57,7 @@ impl Channel {
     /// `WouldBlock` if the other side does not read before the deadline.
     pub(super) fn send_until(
         &self,
-        message: &Message,
+        message: &HandoverMessage,
         mut fds: &[BorrowedFd<'_>],
         deadline: Instant,
     ) -> io::Result<()> {
@@ -83,12 +83,12 @@ impl Channel {
     /// # Errors
     ///
     /// `UnexpectedEof` if the other side has closed; `InvalidData` if its bytes are no message.
-    pub(super) fn receive(&mut self) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+    pub(super) fn receive(&mut self) -> io::Result<Option<(HandoverMessage, Vec<OwnedFd>)>> {
         loop {
-            if let Some((message, len)) = Message::decode(&self.received)? {
+            if let Some((message, len)) = HandoverMessage::decode(&self.received)? {
                 self.received.drain(..len);
                 let count = match &message {
-                    Message::Sockets { sockets, .. } => sockets.len(),
+                    HandoverMessage::Sockets { sockets, .. } => sockets.len(),
                     _ => 0,
                 };
                 if count > self.fds.len() {
@@ -142,7 +142,7 @@ impl Channel {
     pub(super) fn receive_until(
         &mut self,
         deadline: Instant,
-    ) -> io::Result<(Message, Vec<OwnedFd>)> {
+    ) -> io::Result<(HandoverMessage, Vec<OwnedFd>)> {
         // Also for messages that are there: a side that sends without end gets no more time.
         while Instant::now() < deadline {
             if let Some(received) = self.receive()? {
@@ -167,8 +167,8 @@ mod tests {
         (channel(one), channel(other))
     }
 
-    fn sockets() -> Message {
-        Message::Sockets { sockets: Vec::new(), more: true }
+    fn sockets() -> HandoverMessage {
+        HandoverMessage::Sockets { sockets: Vec::new(), more: true }
     }
 
     #[test]

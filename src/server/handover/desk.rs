@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::applicant::{Applicant, Step};
+use super::applicant::{Applicant, ApplicantStep};
 use super::left_behind::LeftBehind;
-use super::message::{Message, nonsense};
+use super::message::{HandoverMessage, nonsense};
 use super::own_sockets::OwnSockets;
 use super::program::Program;
 use super::successor::{self, Predecessor, refused};
@@ -217,12 +217,12 @@ impl Desk {
                 None => (State::Idle, false),
             },
             State::Applying(mut applicant) => match applicant.step(self) {
-                Step::Wait => (State::Applying(applicant), false),
-                Step::Failed => {
+                ApplicantStep::Wait => (State::Applying(applicant), false),
+                ApplicantStep::Failed => {
                     self.left.add_child(applicant.child.take());
                     (State::Idle, true)
                 }
-                Step::Ready { process, taken } => {
+                ApplicantStep::Ready { process, taken } => {
                     self.hand_over(&applicant, process, &taken);
                     (State::Over, false)
                 }
@@ -241,19 +241,19 @@ impl Desk {
             if let Err(error) = self.close_left() {
                 return (self.fail(error), false);
             }
-            let ready = Message::Ready { process: std::process::id(), taken };
+            let ready = HandoverMessage::Ready { process: std::process::id(), taken };
             // If the predecessor has ended, the next receive says so.
             let _ = predecessor.channel.send(&ready, &[]);
             told = true;
         }
         let error = match predecessor.channel.receive() {
             Ok(None) => return (State::Succeeding { predecessor, told }, false),
-            Ok(Some((Message::Release, _))) => return (self.take_over(), true),
+            Ok(Some((HandoverMessage::Release, _))) => return (self.take_over(), true),
             // The predecessor has ended, so only this process can serve its clients.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 return (self.take_over(), true);
             }
-            Ok(Some((Message::Refuse(why), _))) => refused(&why),
+            Ok(Some((HandoverMessage::Refuse(why), _))) => refused(&why),
             Ok(Some(_)) => nonsense("it answers something else"),
             Err(error) => error,
         };
@@ -355,7 +355,7 @@ impl Desk {
         }
         self.handles.iter().chain(&self.told).for_each(ShutdownHandle::shutdown);
         // If the successor has ended meanwhile, its clients are lost in any case.
-        let _ = applicant.channel.send(&Message::Release, &[]);
+        let _ = applicant.channel.send(&HandoverMessage::Release, &[]);
         // Last: if the successor is killed now, one that finds nobody here has to find the addresses free.
         self.wait_until_closed();
         self.close_listener();
@@ -366,7 +366,7 @@ impl Desk {
         if let State::Applying(applicant) = state {
             if applicant.is_left_to_itself() {
                 // The predecessor was not told to stop, so it goes on alone.
-                let _ = applicant.channel.send(&Message::Release, &[]);
+                let _ = applicant.channel.send(&HandoverMessage::Release, &[]);
                 if let Some(listener) = &self.sockets.listener {
                     listener.set_holders(Holders::Other);
                 }

@@ -39,7 +39,7 @@ pub(super) const MOST_BYTES: usize = u16::MAX as usize;
 
 /// A message of either side.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub(super) enum HandoverMessage {
     /// The successor is there, and asks for the sockets.
     Hello,
     /// All sockets of the predecessor; with `more`, the first of them.
@@ -64,7 +64,7 @@ const ALONE: u8 = 1;
 const HAS_FILE: u8 = 2;
 const IS_DESK: u8 = 4;
 
-impl Message {
+impl HandoverMessage {
     /// The whole message as bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut payload = Vec::new();
@@ -294,7 +294,7 @@ mod tests {
         Socket { description, is_desk: false }
     }
 
-    fn every_message() -> Vec<Message> {
+    fn every_message() -> Vec<HandoverMessage> {
         let sockets = vec![
             socket(
                 SocketKind::TcpListener,
@@ -309,12 +309,12 @@ mod tests {
             socket(SocketKind::UdpSocket, "1.2.3.4:5", Address::Unnamed),
         ];
         vec![
-            Message::Hello,
-            Message::Sockets { sockets: sockets.clone(), more: false },
-            Message::Sockets { sockets: Vec::new(), more: true },
-            Message::Ready { process: 70_000, taken: vec![0, 3, u16::MAX] },
-            Message::Release,
-            Message::Refuse("because".into()),
+            HandoverMessage::Hello,
+            HandoverMessage::Sockets { sockets: sockets.clone(), more: false },
+            HandoverMessage::Sockets { sockets: Vec::new(), more: true },
+            HandoverMessage::Ready { process: 70_000, taken: vec![0, 3, u16::MAX] },
+            HandoverMessage::Release,
+            HandoverMessage::Refuse("because".into()),
         ]
     }
 
@@ -323,10 +323,14 @@ mod tests {
         for message in every_message() {
             let bytes = message.encode();
             for len in 0..bytes.len() {
-                assert_eq!(Message::decode(&bytes[..len]).unwrap(), None, "{message:?} {len}");
+                assert_eq!(
+                    HandoverMessage::decode(&bytes[..len]).unwrap(),
+                    None,
+                    "{message:?} {len}"
+                );
             }
             let two = [&bytes[..], &bytes].concat();
-            assert_eq!(Message::decode(&two).unwrap(), Some((message, bytes.len())));
+            assert_eq!(HandoverMessage::decode(&two).unwrap(), Some((message, bytes.len())));
         }
     }
 
@@ -338,20 +342,20 @@ mod tests {
                 for value in [0, 1, 2, 5, 127, 128, 255, bytes[at].wrapping_add(1)] {
                     let mut changed = bytes.clone();
                     changed[at] = value;
-                    let _ = Message::decode(&changed);
+                    let _ = HandoverMessage::decode(&changed);
                 }
             }
         }
         for other in [&b"GET / HTTP/1.1\r\n"[..], b"\0\0\0\0", b"skhp", b"skho\x02"] {
-            assert!(Message::decode(other).is_err());
+            assert!(HandoverMessage::decode(other).is_err());
         }
     }
 
     #[test]
     fn a_payload_with_bytes_behind_its_end_is_refused() {
-        let mut bytes = Message::Hello.encode();
+        let mut bytes = HandoverMessage::Hello.encode();
         bytes[6] = 1;
         bytes.push(0);
-        assert!(Message::decode(&bytes).is_err());
+        assert!(HandoverMessage::decode(&bytes).is_err());
     }
 }

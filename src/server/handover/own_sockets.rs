@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::channel::Channel;
-use super::message::{Message, Socket};
+use super::message::{HandoverMessage, Socket};
 use crate::server::fork::AnyServer;
 use crate::transport::{HandoverSocket, Holders, UnixStream};
 
@@ -89,7 +89,7 @@ impl OwnSockets {
             rest = later;
             let sockets = now.iter().map(|(socket, _)| socket.clone()).collect();
             let fds: Vec<_> = now.iter().map(|(_, fd)| fd.as_fd()).collect();
-            let message = Message::Sockets { sockets, more: !rest.is_empty() };
+            let message = HandoverMessage::Sockets { sockets, more: !rest.is_empty() };
             channel.send_until(&message, &fds, deadline)?;
             if rest.is_empty() {
                 return Ok(targets);

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::channel::Channel;
-use super::message::{Message, nonsense};
+use super::message::{HandoverMessage, nonsense};
 use crate::address::Address;
 use crate::error::{Error, Result};
 use crate::sys;
@@ -119,7 +119,7 @@ pub(super) fn ask(
     deadline: Instant,
 ) -> Result<Option<Predecessor>> {
     let cannot = |error| Error::io("get the sockets of", whom, error);
-    match channel.send(&Message::Hello, &[]) {
+    match channel.send(&HandoverMessage::Hello, &[]) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(None),
         Err(error) => return Err(cannot(error)),
@@ -128,8 +128,8 @@ pub(super) fn ask(
     let mut desk = None;
     loop {
         let (sockets, more, fds) = match channel.receive_until(deadline) {
-            Ok((Message::Sockets { sockets, more }, fds)) => (sockets, more, fds),
-            Ok((Message::Refuse(why), _)) => return Err(cannot(refused(&why))),
+            Ok((HandoverMessage::Sockets { sockets, more }, fds)) => (sockets, more, fds),
+            Ok((HandoverMessage::Refuse(why), _)) => return Err(cannot(refused(&why))),
             Ok(_) => return Err(cannot(nonsense("it answers something else"))),
             // The predecessor stops, and its sockets close with it.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -225,7 +225,7 @@ mod tests {
         let later = Instant::now() + Duration::from_secs(60);
         let (asking, answering) = (channel(one), channel(other));
         let promises = thread::spawn(move || {
-            let message = Message::Sockets { sockets: Vec::new(), more: true };
+            let message = HandoverMessage::Sockets { sockets: Vec::new(), more: true };
             while answering.send_until(&message, &[], later).is_ok() {}
         });
         let error = ask(asking, "the test", later).unwrap_err();

@@ -41,7 +41,7 @@ fn is_there() -> io::Result<bool> {
 
 fn current() -> io::Result<libc::stack_t> {
     let mut found = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: 0, ss_size: 0 };
-    // SAFETY: the pointer is to a live structure; nothing is set.
+    // SAFETY: the pointer is to a live structure; the call only reads the setting.
     check(unsafe { libc::sigaltstack(ptr::null(), &raw mut found) })?;
     Ok(found)
 }
@@ -49,7 +49,7 @@ fn current() -> io::Result<libc::stack_t> {
 /// Maps one with an inaccessible page below, and gives it to the thread.
 fn make() -> io::Result<*mut libc::c_void> {
     let (page, flags) = (page_size(), MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
-    // SAFETY: new memory of the kernel's choice; nothing that is there is touched.
+    // SAFETY: the kernel chooses an unused place, so no other memory changes.
     let start =
         unsafe { libc::mmap(ptr::null_mut(), page + BYTES, PROT_READ | PROT_WRITE, flags, -1, 0) };
     if start == MAP_FAILED {
@@ -74,7 +74,7 @@ impl Drop for AlternateStack {
     fn drop(&mut self) {
         let Some(start) = self.own else { return };
         let page = page_size();
-        // The program may have given the thread another one, which stays.
+        // If the program has set another stack since, that one stays.
         let is_ours = current().is_ok_and(|now| now.ss_sp == start.wrapping_byte_add(page));
         let none =
             libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: BYTES };

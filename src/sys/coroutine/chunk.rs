@@ -38,7 +38,7 @@ impl Layout {
         let page = page_size();
         let stack_bytes = stack_bytes.checked_next_multiple_of(page)?;
         let both = stack_bytes.checked_add(guard::guard_bytes(stack_bytes))?;
-        // The page that makes it odd is the guard's.
+        // If a page is added to make the number odd, the guard gets it.
         let stride = if both / page % 2 == 1 { both } else { both.checked_add(page)? };
         (stride < isize::MAX as usize).then_some(Self { stack_bytes, stride })
     }
@@ -67,13 +67,13 @@ impl Chunk {
     /// [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html)
     pub(super) fn map(count: usize, layout: Layout) -> io::Result<Self> {
         let mut chunk = Self::map_with(count, layout, GuardKind::Light)?;
-        // Tried on the guard of the first stack: a chunk is new, and nobody uses it.
+        // The first stack's guard shows whether the kernel knows light guards. Nobody uses the new chunk yet.
         match chunk.install_guard(0) {
-            // Linux before 6.13, or a process that has locked its memory.
+            // A Linux before 6.13, or a process that has locked its memory: without light guards.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 chunk.guards = GuardKind::Classic;
             }
-            // Anything else is an error of that stack, when it is taken.
+            // Any other error comes again when that stack is taken, and is reported then.
             Ok(()) | Err(_) => {}
         }
         Ok(chunk)
@@ -84,7 +84,7 @@ impl Chunk {
         let bytes = count.checked_mul(layout.stride).filter(|bytes| *bytes > 0);
         let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK;
-        // SAFETY: new memory of the kernel's choice; nothing that is there is touched.
+        // SAFETY: the kernel chooses an unused place, so no other memory changes.
         let start =
             unsafe { libc::mmap(ptr::null_mut(), bytes, PROT_READ | PROT_WRITE, flags, -1, 0) };
         let start = match NonNull::new(start.cast::<u8>()) {

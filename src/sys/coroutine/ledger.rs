@@ -178,7 +178,7 @@ impl Ledger {
     /// Makes the stacks cold that come one after the other on one side of a released one, up to one that has to stay as it
     /// is. Gives the last one that was warm.
     fn cool(&mut self, chunk: usize, side: impl Iterator<Item = usize>) -> Option<usize> {
-        // The youngest ones stay in any case: they are taken next.
+        // The youngest stacks stay in any case, because they are taken next.
         let end = (self.first + self.order.len() as u64).saturating_sub(self.keep as u64);
         let (mut last, mut across) = (None, 0);
         for index in side {
@@ -186,7 +186,7 @@ impl Ledger {
             match *state {
                 State::Warm(place) if place < end => {
                     *state = State::Cold;
-                    // Places from `first` on are those in the order.
+                    // The order begins with place `first`.
                     self.order[(place - self.first) as usize] = None;
                     self.warm -= 1;
                     self.cold.push(StackId { chunk, index });
@@ -278,7 +278,7 @@ mod tests {
                     "a stack that nobody has used is released"
                 );
             }
-            // It ends with stacks that hold memory, on both sides.
+            // The first and the last stack of the range hold memory.
             for end in [stacks.start, stacks.end - 1] {
                 assert!(cooled.contains(&StackId { chunk, index: end }), "in vain");
             }

@@ -62,17 +62,17 @@ fn before(signal: c_int) -> &'static AtomicPtr<libc::sigaction> {
 fn install(signal: c_int) -> io::Result<()> {
     let mut found = crate::sys::signal::action_of(signal)?;
     loop {
-        // A fault that comes as soon as the handler is there has to find the action before.
+        // Stored before the handler is installed: a fault may come at once, and is passed to this action.
         before(signal).store(Box::leak(Box::new(found)), Ordering::Release);
         let mut ours = found;
         ours.sa_sigaction = on_fault as extern "C" fn(c_int, *mut siginfo_t, *mut c_void) as usize;
-        // The rest of the flags and the mask are those of the action before, which runs within ours.
+        // The other flags and the mask are the earlier action's, because that action runs within ours.
         ours.sa_flags |= libc::SA_SIGINFO | libc::SA_ONSTACK;
         ours.sa_flags &= !libc::SA_RESETHAND;
         let mut replaced = found;
         // SAFETY: `on_fault` may interrupt any code, and both pointers are to live actions.
         check(unsafe { libc::sigaction(signal, &raw const ours, &raw mut replaced) })?;
-        // Another thread may have installed one in between.
+        // Another thread may have installed a handler in between.
         if replaced.sa_sigaction == found.sa_sigaction && replaced.sa_flags == found.sa_flags {
             return Ok(());
         }
@@ -169,7 +169,7 @@ fn errno() -> *mut c_int {
 /// One message on standard error, in one write.
 fn report(label: &str, stack_bytes: usize) {
     let mut text = Text { bytes: [0; 512], length: 0 };
-    // It never fails: `Text` leaves out what has no room.
+    // Never fails: `Text` leaves out bytes that have no room.
     let _ = write!(
         text,
         "\nstack overflow in {label:.300}: its coroutine has a stack of {stack_bytes} bytes; \

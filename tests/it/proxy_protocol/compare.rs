@@ -5,32 +5,34 @@ use std::net::SocketAddr;
 
 use proxy_header::{Error, ParseConfig, ProxyHeader};
 use socketserver::Address;
-use socketserver::proxy_protocol::{Header, InvalidHeader, MAX_BYTES, Progress};
+use socketserver::proxy_protocol::{Header, HeaderProgress, InvalidHeader, MAX_BYTES};
 
 /// Compares both, and holds what our parser promises.
 pub(crate) fn compare(bytes: &[u8]) {
     let config = ParseConfig { include_tlvs: true, allow_v1: true, allow_v2: true };
     let theirs = ProxyHeader::parse(bytes, config);
     match (Header::parse(bytes), theirs) {
-        (Ok(Progress::Whole { header, length }), Ok((other, other_length))) => {
+        (Ok(HeaderProgress::Whole { header, length }), Ok((other, other_length))) => {
             assert_eq!(length, other_length);
             same(&header, &other);
             promises(bytes, length);
         }
         // A connection of the proxy's own: they look for the addresses of its family, which is to be ignored.
-        (Ok(Progress::Whole { header, length }), Err(_)) if header.is_local() => {
+        (Ok(HeaderProgress::Whole { header, length }), Err(_)) if header.is_local() => {
             promises(bytes, length);
         }
-        (Ok(Progress::Whole { length, .. }), Err(_)) => {
+        (Ok(HeaderProgress::Whole { length, .. }), Err(_)) => {
             assert!(has_bare_return(&bytes[..length - 2]), "valid only here");
             promises(bytes, length);
         }
-        (Ok(Progress::Partial { missing }), Err(Error::BufferTooShort)) => assert!(missing > 0),
-        (Ok(Progress::Partial { .. }), Err(_)) => {
+        (Ok(HeaderProgress::Partial { missing }), Err(Error::BufferTooShort)) => {
+            assert!(missing > 0);
+        }
+        (Ok(HeaderProgress::Partial { .. }), Err(_)) => {
             let is_local = bytes.get(12) == Some(&0x20);
             assert!(is_local || has_bare_return(bytes), "may become valid only here");
         }
-        (Ok(Progress::Partial { .. }), Ok(_)) => panic!("whole only there"),
+        (Ok(HeaderProgress::Partial { .. }), Ok(_)) => panic!("whole only there"),
         (Err(invalid), Ok((_, length))) => assert!(
             is_stricter(invalid, bytes, length),
             "valid only there: {invalid}: {}",
@@ -112,7 +114,7 @@ fn promises(bytes: &[u8], length: usize) {
     // A reader that asks for as much as is missing ends at its end, however little it gets.
     for each in [usize::MAX, 7, 1] {
         let mut have = 0;
-        while let Ok(Progress::Partial { missing }) = Header::parse(&bytes[..have]) {
+        while let Ok(HeaderProgress::Partial { missing }) = Header::parse(&bytes[..have]) {
             assert!(missing > 0 && have + missing <= length, "{missing} missing after {have}");
             have += missing.min(each);
         }

@@ -2,19 +2,20 @@
 
 use socketserver::Address;
 use socketserver::proxy_protocol::{
-    Command, Header, InvalidHeader, MAX_BYTES, Progress, ProxyProtocol, Transport, Version,
+    Command, Header, HeaderProgress, InvalidHeader, MAX_BYTES, ProxiedTransport, ProxyProtocol,
+    Version,
 };
 
 use super::{SIGNATURE, V1, tlv, v2, whole};
 
 fn parse(bytes: &[u8]) -> Header {
     match Header::parse(bytes) {
-        Ok(Progress::Whole { header, length }) if length == bytes.len() => *header,
+        Ok(HeaderProgress::Whole { header, length }) if length == bytes.len() => *header,
         other => panic!("{other:?} of {}", bytes.escape_ascii()),
     }
 }
 
-fn line(text: &str) -> Result<Progress, InvalidHeader> {
+fn line(text: &str) -> Result<HeaderProgress, InvalidHeader> {
     Header::parse(text.as_bytes())
 }
 
@@ -28,7 +29,7 @@ fn a_line_has_the_addresses_of_both_ends() {
     assert_eq!((header.version(), header.command()), (Version::V1, Command::Proxy));
     assert_eq!(header.source(), Some(&inet("203.0.113.9:56324")));
     assert_eq!(header.destination(), Some(&inet("198.51.100.1:443")));
-    assert_eq!(header.transport(), Transport::Stream);
+    assert_eq!(header.transport(), ProxiedTransport::Stream);
     assert_eq!(header.tlvs().count(), 0);
     // An IPv4 address is one, however it is written.
     let mapped = parse(b"PROXY TCP6 ::ffff:192.0.2.1 2001:db8::1 65535 0\r\n");
@@ -87,7 +88,7 @@ fn a_wrong_line_is_noticed_before_its_end() {
         assert!(line(wrong).is_err(), "{wrong:?}");
     }
     for right in ["P", "PROXY ", "PROXY T", "PROXY TCP4 1", "PROXY TCP6 :", "PROXY UNKNOWN x\rx"] {
-        assert!(matches!(line(right), Ok(Progress::Partial { .. })), "{right:?}");
+        assert!(matches!(line(right), Ok(HeaderProgress::Partial { .. })), "{right:?}");
     }
 }
 
@@ -101,7 +102,7 @@ fn a_binary_header_has_its_families() {
     let header = parse(&whole(0x21, 0x22, &v6));
     assert_eq!(header.source(), Some(&inet("[::1]:80")));
     assert_eq!(header.destination(), Some(&inet("192.0.2.1:443")), "mapped");
-    assert_eq!(header.transport(), Transport::Datagram);
+    assert_eq!(header.transport(), ProxiedTransport::Datagram);
 
     let unix = |one: &[u8], other: &[u8]| {
         let mut both = [0; 216];

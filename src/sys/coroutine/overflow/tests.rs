@@ -185,14 +185,14 @@ fn deep(levels: usize) -> usize {
 
 /// Reads an address that faults.
 fn touch(at: usize) {
-    // SAFETY: there is no memory: the read is a fault, which this process is made for.
+    // SAFETY: no memory is mapped there. The read faults, and this process exists for that fault.
     let found = unsafe { std::ptr::with_exposed_provenance::<u8>(at).read_volatile() };
     std::process::exit(i32::from(found));
 }
 
 fn take_alternate_stack_away() {
     let none = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
-    // SAFETY: this thread does not run on it.
+    // SAFETY: this thread does not run on its alternate stack.
     assert_eq!(unsafe { libc::sigaltstack(&raw const none, ptr::null_mut()) }, 0);
 }
 
@@ -214,7 +214,7 @@ fn own_handler(flags: c_int) {
     extern "C" fn handler(_signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
         let here = 0_u8;
         let here = ptr::from_ref(&here).addr();
-        // SAFETY: the kernel's own.
+        // SAFETY: the kernel has passed the pointer to the handler.
         let (code, at, value) = unsafe {
             ((*info).si_code, (*info).si_addr().addr(), (*info).si_value().sival_ptr.addr())
         };

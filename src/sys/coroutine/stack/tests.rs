@@ -148,7 +148,7 @@ fn after_a_peak_memory_goes_back_and_guards_stay() {
         let stacks: Vec<_> = (0..count).map(|_| slab.take().unwrap()).collect();
         let mut stacks: Vec<_> = stacks.into_iter().map(used).collect();
         assert!(stacks.iter().all(|stack| pages_in_memory(stack) > 0));
-        // One stays in use, and keeps what it holds.
+        // One stack stays in use and keeps its content.
         let kept = stacks.swap_remove(count / 2);
         for stack in stacks {
             slab.give_back(stack);
@@ -161,7 +161,7 @@ fn after_a_peak_memory_goes_back_and_guards_stay() {
             let guard = stack.extent().guard;
             assert!(faults(guard.start) && faults(guard.end - 1), "{kind:?}: a guard is gone");
         }
-        // And they work.
+        // The stacks still work.
         drop(stacks.into_iter().map(|stack| run_on(stack, || ())).collect::<Vec<_>>());
     }
 }
@@ -222,7 +222,7 @@ fn sizes_that_cannot_be_are_refused_with_their_bounds() {
     ] {
         let error = check_stack_bytes(bytes).unwrap_err().to_string();
         assert_eq!(error, format!("a stack has between 65536 and {LARGEST_STACK} bytes"));
-        // A slab refuses them as well, or rounds up.
+        // A slab refuses such a size as well, or rounds it up.
         let result = StackSlab::new(bytes).take();
         assert_eq!(result.is_ok(), bytes < SMALLEST_STACK, "{bytes}");
     }
@@ -287,7 +287,7 @@ fn classic_guards_end_with_an_error_that_names_the_setting() {
     let text = error.to_string();
     assert!(text.contains("vm.max_map_count"), "{text}");
     assert!(text.contains(&format!("room for {} coroutines", stacks.len())), "{text}");
-    // One that is given back is the next, and the bound holds for all slabs together.
+    // A stack that is given back is taken next, and the bound holds for all slabs together.
     slab.give_back(stacks.pop().unwrap());
     let mut other = StackSlab::with_guards(SMALLEST_STACK, GuardKind::Classic);
     assert!(other.take().is_err());
