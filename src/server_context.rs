@@ -68,6 +68,8 @@ pub struct ServerContext {
     transport: &'static str,
     /// The number of requests that the process has descriptors for.
     descriptors: AtomicUsize,
+    /// The number of requests that the mixin's workers have room for.
+    workers: AtomicUsize,
     /// Held while limits change, so that two changes at once are both kept.
     changing_limits: Mutex<()>,
     /// Set when the server is put together. It keeps no part of the server alive.
@@ -107,6 +109,7 @@ impl ServerContext {
             waits_at_close,
             transport,
             descriptors: AtomicUsize::new(usize::MAX),
+            workers: AtomicUsize::new(usize::MAX),
             changing_limits: Mutex::new(()),
             figures: OnceLock::new(),
         })
@@ -115,12 +118,34 @@ impl ServerContext {
     /// Keeps the number of live requests at or below `descriptors`, even if `Limits::live` is higher. If that lowers the limit,
     /// returns the lowered limit and the lowered limit of one peer, if there is one.
     pub(crate) fn budget_descriptors(&self, descriptors: usize) -> Option<(usize, Option<usize>)> {
-        self.descriptors.store(descriptors, Ordering::SeqCst);
-        // One request at least, or the server would never accept.
+        self.lower_live(&self.descriptors, descriptors)
+    }
+
+    /// The same with the number of requests that the mixin's workers have room for.
+    pub(crate) fn budget_workers(&self, requests: usize) -> Option<(usize, Option<usize>)> {
+        self.lower_live(&self.workers, requests)
+    }
+
+    /// Keeps the number of live requests at or below a budget, which is noted in its place.
+    fn lower_live(&self, place: &AtomicUsize, most: usize) -> Option<(usize, Option<usize>)> {
+        // Not while a change of the limits takes the other one.
+        let _changing = self.changing_limits.lock();
         let wanted = self.limits().live;
-        self.gate.set_max(wanted.max(1).min(descriptors));
-        let per_peer = self.live.set_budget(descriptors);
-        (descriptors < wanted).then_some((descriptors, per_peer))
+        // A later run has it from the one before.
+        place.store(usize::MAX, Ordering::SeqCst);
+        let without = self.within_budgets(wanted);
+        place.store(most, Ordering::SeqCst);
+        self.gate.set_max(self.within_budgets(wanted));
+        let per_peer = self.live.set_budget(self.within_budgets(usize::MAX));
+        (most < without).then_some((most, per_peer))
+    }
+
+    /// A number of live requests, lowered to what descriptors and workers allow.
+    fn within_budgets(&self, live: usize) -> usize {
+        let budgets =
+            [&self.descriptors, &self.workers].map(|budget| budget.load(Ordering::SeqCst));
+        // One request at least, or the server would never accept.
+        budgets.into_iter().fold(live, usize::min).max(1)
     }
 
     /// Whether a close waits for its requests, as `Mixin::block_on_close` said when the server was made.
@@ -231,7 +256,7 @@ impl ServerContext {
     }
 
     fn apply_limits(&self, limits: Limits) {
-        self.gate.set_max(limits.live.max(1).min(self.descriptors.load(Ordering::SeqCst)));
+        self.gate.set_max(self.within_budgets(limits.live));
         self.rate.set(limits.accept_rate);
         self.runs.set_lame_duck(limits.lame_duck);
         self.live.set_limits(Arc::new(limits));

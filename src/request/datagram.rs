@@ -199,6 +199,10 @@ impl Request for DatagramRequest {
         self.ticket.server()
     }
 
+    fn ticket(&self) -> Option<&Ticket> {
+        Some(&self.ticket)
+    }
+
     /// Does nothing: the packet has come as a whole, and a reply does not wait.
     fn set_deadline(&mut self, _deadline: Option<Deadline>) {}
 

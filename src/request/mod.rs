@@ -102,6 +102,15 @@ pub trait Request {
     /// For a request without a connection it does nothing.
     fn expect_more_input(&mut self) {}
 
+    /// Its registration. A handler may have swapped its request for another one of the same type, and then the errors of that
+    /// one are its own: by the ticket the server knows the request that the handler has at its end.
+    ///
+    /// A request type of your own returns the ticket that it keeps. With this default the errors of another request are
+    /// failures of the handler, as those of an upstream.
+    fn ticket(&self) -> Option<&Ticket> {
+        None
+    }
+
     /// Whether the whole request has already arrived, so that no wait has to be bounded: true for datagrams. This saves
     /// a look at the clock for each datagram.
     fn is_whole(&self) -> bool {

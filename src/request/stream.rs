@@ -217,6 +217,10 @@ impl Request for StreamRequest {
         self.io.ticket.server()
     }
 
+    fn ticket(&self) -> Option<&Ticket> {
+        Some(&self.io.ticket)
+    }
+
     fn set_deadline(&mut self, deadline: Option<Deadline>) {
         self.io.deadlines.set_handler(deadline);
     }

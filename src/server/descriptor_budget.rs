@@ -7,6 +7,7 @@
 //! ```
 
 use super::Server;
+use crate::limits::Limits;
 use crate::lingering_close;
 use crate::mixin::Mixin;
 use crate::sys;
@@ -31,13 +32,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let lingering = lingering_close::max_lingering() as u64;
         let left = allowed.saturating_sub(open + SPARE_DESCRIPTORS + lingering);
         let room = usize::try_from(left).unwrap_or(usize::MAX) / each;
-        if let Some((live, per_peer)) = self.core.context.budget_descriptors(room.max(1)) {
-            let limits = self.limits();
-            let wanted = limits.live;
-            let share =
-                per_peer.filter(|most| *most < limits.per_peer).map_or(String::new(), |most| {
-                    format!(" (of one peer {most}, not {})", limits.per_peer)
-                });
+        if let Some(lowered) = self.core.context.budget_descriptors(room.max(1)) {
+            let lowered = lowered_live(&self.limits(), lowered);
             // Show the arithmetic.
             let each = if each == 1 { String::new() } else { format!(", {each} for each request") };
             let floor = if room > 0 { "" } else { " (one request is served in any case)" };
@@ -49,11 +45,20 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 "to raise it, serve by `run`, or say `ulimit -n` before the start"
             };
             self.core.hooks.warning(&format!(
-                "{}: at most {live} requests at once, not {wanted}{share}: the process may have {allowed} \
+                "{}: {lowered}: the process may have {allowed} \
                  descriptors{each}; {open} are open, {SPARE_DESCRIPTORS} are kept for files and logs, and \
                  {lingering} for connections that are closing{floor}; {raise}",
                 self.server_address()
             ));
         }
     }
+}
+
+/// Says that `Limits::live` is lowered to a budget, and the limit of one peer with it, if there is one.
+pub(super) fn lowered_live(limits: &Limits, lowered: (usize, Option<usize>)) -> String {
+    let (live, per_peer) = lowered;
+    let share = per_peer
+        .filter(|most| *most < limits.per_peer)
+        .map_or(String::new(), |most| format!(" (of one peer {most}, not {})", limits.per_peer));
+    format!("at most {live} requests at once, not {}{share}", limits.live)
 }

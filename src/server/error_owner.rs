@@ -13,22 +13,43 @@ use crate::timed_out::TimedOut;
 /// Identifies the errors of one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ErrorOwner {
+    own: Mark,
+    /// That of the request which the handler has at its end, if it has swapped its own for another one.
+    held: Option<Mark>,
+}
+
+/// The mark of a request's errors.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
     /// Marks the errors of the request's own reads and writes.
     owner: RequestId,
     /// The way in which its connection has failed, if it has.
     lost: Option<io::ErrorKind>,
 }
 
+impl Mark {
+    fn of(entry: &Entry) -> Self {
+        Self { owner: entry.owner(), lost: entry.loss() }
+    }
+}
+
 impl ErrorOwner {
     /// The owner as of now: if the connection fails later, the answer stays.
     pub(super) fn of(entry: &Entry) -> Self {
-        Self { owner: entry.owner(), lost: entry.loss() }
+        Self { own: Mark::of(entry), held: None }
+    }
+
+    /// The same of a request whose handler has that one at its end.
+    pub(super) fn holding(entry: &Entry, held: &Entry) -> Self {
+        let (own, held) = (Mark::of(entry), Mark::of(held));
+        Self { own, held: (held.owner != own.owner).then_some(held) }
     }
 
     /// The error of this kind in the chain, if it is this request's own. An error of another request, or of an
     /// upstream, is not found.
     pub(super) fn find<'a, E: Owned>(self, error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
-        find_of(self.owner, error)
+        let of_held = || self.held.and_then(|held| find_of(held.owner, error));
+        find_of(self.own.owner, error).or_else(of_held)
     }
 
     /// Whether the error says that the request's own peer has gone away.
@@ -48,11 +69,14 @@ impl ErrorOwner {
         let names_a_request = find::<PeerFault>(error).is_some()
             || find::<Stopping>(error).is_some()
             || TimedOut::find(error).is_some();
-        let Some(lost) = self.lost.filter(|_| !names_a_request) else { return false };
+        let lost = [self.own.lost, self.held.and_then(|held| held.lost)];
+        if names_a_request || lost == [None, None] {
+            return false;
+        }
         causes(error).any(|error| {
-            let by_its_kind = error
-                .downcast_ref::<io::Error>()
-                .is_some_and(|error| error.raw_os_error().is_none() && error.kind() == lost);
+            let by_its_kind = error.downcast_ref::<io::Error>().is_some_and(|error| {
+                error.raw_os_error().is_none() && lost.contains(&Some(error.kind()))
+            });
             by_its_kind || error.downcast_ref() == Some(&OutboxError::Closed)
         })
     }

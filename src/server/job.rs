@@ -31,7 +31,7 @@ use super::incoming::Incoming;
 use super::overridden_hooks::LoopHook;
 use super::served_by_thread::start_serving;
 use super::server_permit::ServerPermit;
-use super::tell::handle_error;
+use super::tell::{handle_error, handle_error_of};
 use crate::address::Address;
 use crate::error::{Error, Fatal, HandlerError, HandlerResult, Rejected};
 use crate::events::{CloseReason, ServerEvent};
@@ -203,7 +203,7 @@ impl<T: Transport> TypedJob<T> {
             drop(drop_catching(result));
             CloseReason::Refused
         } else {
-            open.conclude(result)
+            open.conclude(result, request.as_ref())
         };
         // Before the end: a client that sees the end of its connection must find itself counted.
         open.core.count(&open.entry, reason);
@@ -389,12 +389,16 @@ impl<T: Transport> OpenRequest<T> {
     }
 
     /// Returns how the request has ended. The error is reported and dropped here; both may panic.
-    fn conclude(&self, result: Result<(), (Phase, HandlerError)>) -> CloseReason {
+    fn conclude(
+        &self,
+        result: Result<(), (Phase, HandlerError)>,
+        held: Option<&T::Request>,
+    ) -> CloseReason {
         let Err((phase, error)) = result else {
             return ended_from_here(&self.entry).unwrap_or(CloseReason::Completed);
         };
         // `judge` runs the error's `source` and `Display`, and the drop may panic as well: both are the user's code.
-        let judged = catch_panic(|| Ok(self.judge(phase, &error)));
+        let judged = catch_panic(|| Ok(self.judge(phase, &error, held)));
         let dropped = drop_catching(error);
         match (judged, dropped) {
             // The server is already ending with this error.
@@ -408,13 +412,16 @@ impl<T: Transport> OpenRequest<T> {
     }
 
     /// Returns how a failed request has ended, reports the failure, and stops the server if the error is [`Fatal`].
-    fn judge(&self, phase: Phase, error: &HandlerError) -> CloseReason {
+    fn judge(&self, phase: Phase, error: &HandlerError, held: Option<&T::Request>) -> CloseReason {
         // Before all else: it ends the run, whatever the request's own end was.
         if let Some(fatal) = Fatal::find(error) {
             self.core.context.runs.fail(Error::fatal(fatal.clone()));
             return CloseReason::Fatal;
         }
-        let owner = ErrorOwner::of(&self.entry);
+        let owner = match held.and_then(Request::ticket) {
+            Some(ticket) => ErrorOwner::holding(&self.entry, ticket.entry()),
+            None => ErrorOwner::of(&self.entry),
+        };
         let reason = reason_of(error, owner, ended_from_here(&self.entry));
         if let Some(timed_out) = owner.find::<TimedOut>(&**error) {
             self.entry.note_limit(timed_out.which());
@@ -428,7 +435,7 @@ impl<T: Transport> OpenRequest<T> {
                 | CloseReason::ClosedHere
         ) && find::<Rejected>(&**error).is_none()
         {
-            handle_error(&self.core, &self.entry, phase, error);
+            handle_error_of(&self.core, &self.entry, owner, phase, error);
         }
         reason
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Core;
 use super::catch_panic::run_catching;
+use super::descriptor_budget::lowered_live;
 use super::error_owner::ErrorOwner;
 use super::failure::{Failure, Phase};
 use crate::error::HandlerError;
@@ -100,14 +101,13 @@ impl<T: Transport> WorkerWatch for Core<T> {
         });
     }
 
-    /// Warns the operator, if `Limits::live` lets more requests in than that. The excess requests are refused when
-    /// they come.
+    /// Lowers the limit of live requests, if it lets more in, and tells the operator: clients beyond it wait in the accept
+    /// queue, as they do without descriptors.
     fn requests_are_bounded(&self, most: usize, why: &dyn Display) {
-        let live = self.context.limits().live;
-        if most < live {
-            run_catching(|| {
-                self.hooks.warning(&format!("not all of Limits::live = {live}: {why}"));
-            });
+        if let Some(lowered) = self.context.budget_workers(most.max(1)) {
+            let lowered = lowered_live(&self.context.limits(), lowered);
+            let address = self.context.server_address();
+            run_catching(|| self.hooks.warning(&format!("{address}: {lowered}: {why}")));
         }
     }
 }
@@ -119,9 +119,128 @@ pub(super) fn handle_error<T: Transport>(
     phase: Phase,
     error: &HandlerError,
 ) {
-    let (owner, client_address) = (ErrorOwner::of(entry), entry.client_address());
+    handle_error_of(core, entry, ErrorOwner::of(entry), phase, error);
+}
+
+/// The same with the owner of the errors, which a handler may have changed.
+pub(super) fn handle_error_of<T: Transport>(
+    core: &Core<T>,
+    entry: &Entry,
+    owner: ErrorOwner,
+    phase: Phase,
+    error: &HandlerError,
+) {
+    let client_address = entry.client_address();
     let (handler, is_traced) = (core.handler_name, false);
     let mut failure = Failure { phase, error, owner, client_address, handler, is_traced };
     run_catching(|| failure.is_traced = core.spans.failed(&failure));
     run_catching(|| core.hooks.handle_error(&failure));
+}
+
+// A server on a kernel that bounds the number of stacks.
+#[cfg(has_green)]
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpStream;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use parking_lot::Mutex;
+    use test_support::{SOON, alone, eventually};
+
+    use crate::events::{CloseReason, ServerEvent};
+    use crate::handler::stream_fn;
+    use crate::mixin::Green;
+    use crate::server::{Builder, ServerHooks};
+    use crate::sys::coroutine::FORCED_BOUND;
+    use crate::transport::Tcp;
+
+    /// Notes what the operator is told.
+    #[derive(Clone, Default)]
+    struct Warned(Arc<Mutex<Vec<String>>>);
+
+    impl ServerHooks for Warned {
+        fn warning(&self, text: &str) {
+            self.0.lock().push(text.to_owned());
+        }
+    }
+
+    /// A client that has sent a line.
+    struct Client(BufReader<TcpStream>);
+
+    impl Client {
+        fn at(address: std::net::SocketAddr) -> Self {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(b"hello\n").unwrap();
+            Self(BufReader::new(stream))
+        }
+
+        /// Whether the answer comes in time.
+        fn is_answered(&mut self, time: Duration) -> bool {
+            self.0.get_ref().set_read_timeout(Some(time)).unwrap();
+            let mut line = String::new();
+            self.0.read_line(&mut line).is_ok_and(|_| line == "hello\n")
+        }
+    }
+
+    #[test]
+    fn clients_beyond_the_bound_of_classic_guards_wait_in_the_accept_queue() {
+        const BOUND: usize = 32;
+        const REQUESTS: usize = 30;
+        let name = "server::tell::tests::clients_beyond_the_bound_of_classic_guards_wait_in_the_accept_queue";
+        alone(name, || {
+            FORCED_BOUND.set(BOUND).unwrap();
+            let (warned, refused) = (Warned::default(), Arc::new(Mutex::new(Vec::new())));
+            let ends = Arc::clone(&refused);
+            let server = Builder::<Tcp, _>::new(Green::new().workers(2))
+                .hooks(warned.clone())
+                .observer(move |event| {
+                    if let ServerEvent::RequestEnded { reason, .. } = event {
+                        ends.lock().push(*reason);
+                    }
+                })
+                .bind(
+                    "127.0.0.1:0",
+                    stream_fn(|request| {
+                        let mut line = String::new();
+                        while let Some(text) = request.next_line(&mut line)? {
+                            writeln!(request, "{text}")?;
+                        }
+                        Ok(())
+                    }),
+                )
+                .unwrap()
+                .serve_in_background()
+                .unwrap();
+            let address = server.server_address().as_inet().unwrap();
+            let mut clients: Vec<_> = (0..REQUESTS + 10).map(|_| Client::at(address)).collect();
+            for client in &mut clients[..REQUESTS] {
+                assert!(client.is_answered(SOON));
+            }
+            assert!(!clients[REQUESTS].is_answered(Duration::from_millis(100)));
+            assert_eq!(server.context().live_count(), REQUESTS);
+            assert_eq!(server.context().figures().busy.max, Some(REQUESTS as u64));
+
+            // A higher limit lets no more in.
+            server.context().set_limits(server.limits().live(1_000));
+            assert!(!clients[REQUESTS].is_answered(Duration::from_millis(100)));
+
+            // Each that ends makes room for one.
+            while clients.len() > REQUESTS {
+                drop(clients.remove(0));
+                assert!(clients[REQUESTS - 1].is_answered(SOON));
+            }
+            drop(clients);
+            eventually("all have ended", || refused.lock().len() == REQUESTS + 10);
+            assert!(refused.lock().iter().all(|reason| *reason == CloseReason::Completed));
+            let told = warned.0.lock().clone();
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(told[0].contains("at most 30 requests at once, not "), "{told:?}");
+            assert!(told[0].contains("room for 32 coroutines"), "{told:?}");
+            let began = Instant::now();
+            assert!(server.stop().unwrap().is_clean());
+            assert!(began.elapsed() < SOON);
+        });
+    }
 }

@@ -1,4 +1,5 @@
-//! How often this process has forked: by that it can tell whether another process may have its descriptors.
+//! How often this process has forked, by which it can tell whether another process may have its descriptors; and whether it is
+//! itself a child that a marked thread has forked.
 
 use std::cell::Cell;
 use std::sync::Once;
@@ -53,6 +54,42 @@ pub(super) fn uncounted<R>(fork: impl FnOnce() -> R) -> R {
     let forked = fork();
     UNCOUNTED.set(false);
     forked
+}
+
+#[cfg(has_green)]
+thread_local! {
+    static IS_MARKED: Cell<bool> = const { Cell::new(false) };
+    static IS_IN_CHILD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Has [`is_in_child`] tell a child that this thread forks from its parent. The child is noted as a process of its own, too.
+///
+/// By [pthread_atfork(3)](https://man7.org/linux/man-pages/man3/pthread_atfork.3.html): a bare clone(2) is not seen.
+#[cfg(has_green)]
+pub(crate) fn mark_children_of_this_thread() {
+    static MARKS: Once = Once::new();
+    MARKS.call_once(|| {
+        // SAFETY: the function is one that may run in the child after any fork: it takes no lock and no memory. Without memory
+        // for the handler children are not told apart, which an allocation would not survive.
+        unsafe { libc::pthread_atfork(None, None, Some(mark)) };
+    });
+    IS_MARKED.set(true);
+}
+
+/// Runs in the child after each fork, on the copy of the thread that has forked.
+#[cfg(has_green)]
+extern "C" fn mark() {
+    if IS_MARKED.get() {
+        IS_IN_CHILD.set(true);
+        crate::process::note();
+    }
+}
+
+/// Whether this thread is the copy of a marked one, in a forked child. The child's own threads are not.
+#[cfg(has_green)]
+#[inline]
+pub(crate) fn is_in_child() -> bool {
+    IS_IN_CHILD.get()
 }
 
 #[cfg(test)]

@@ -122,6 +122,16 @@ pub fn flush() {
     }
 }
 
+/// In a forked child: what this thread has deferred is the parent's to send. It is not dropped, which might send it.
+#[cfg(has_green)]
+pub(crate) fn forget_deferred() {
+    if HERE.get().holds_back {
+        note(|here| here.holds_back = false);
+        let list = DEFERRED.with_borrow_mut(|list| list.as_mut().map(std::mem::take));
+        std::mem::forget(list);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::sleep;

@@ -16,7 +16,7 @@ use socketserver::transport::{BeforeBind, Bind, Ticket, Transport};
 use socketserver::{
     Address, BackgroundServer, Builder, CloseReason, Fatal, HandlerError, HandlerResult, Inline,
     Limits, Pool, Server, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, Threading,
-    ThreadingTcpServer, WhenFull, stream_fn,
+    ThreadingTcpServer, stream_fn,
 };
 
 use crate::handlers::held;
@@ -186,14 +186,13 @@ impl ServerHooks<StreamRequest> for BadHooks {
 }
 
 #[test]
-#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn an_error_of_a_hook_that_panics_when_it_is_dropped_does_not_end_the_loop() {
     let (handler, holder) = held();
-    let server =
-        Builder::<Tcp, _>::new(Threading::new().max_threads(1).when_full(WhenFull::Refuse))
-            .hooks(BadHooks { verified: AtomicUsize::new(0) })
-            .bind("127.0.0.1:0", move || handler.clone())
-            .unwrap();
+    let server = Builder::<Tcp, _>::new(Threading::new())
+        .limits(Limits::default().per_peer(1))
+        .hooks(BadHooks { verified: AtomicUsize::new(0) })
+        .bind("127.0.0.1:0", move || handler.clone())
+        .unwrap();
     let server = server.serve_in_background().unwrap();
     for _ in 0..2 {
         assert!(read_to_end(&mut connect(inet(&*server))).is_empty(), "it is rejected");

@@ -12,7 +12,6 @@ use socketserver::request::OutboxError;
 use socketserver::{
     BackgroundServer, Builder, CloseReason, HandlerResult, Inline, Limits, Outbox, Pool,
     ServerEvent, ServerHooks, SocketOptions, StreamRequest, StreamRequestHandler, Tcp, Threading,
-    WhenFull,
 };
 
 use crate::handlers::{Diary, held};
@@ -296,14 +295,12 @@ impl ServerHooks<StreamRequest> for Farewell {
 }
 
 #[test]
-#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn the_loop_waits_for_nothing_that_a_refusal_has_put_into_an_outbox() {
     let (handler, holder) = held();
     // Longer than the test has patience.
     let (drain, write) = (SOON * 2, SOON * 2);
-    let limits = Limits::default().outbox_bytes(2 * MUCH).drain(drain).write(write);
-    let mixin = Threading::new().max_threads(1).when_full(WhenFull::Refuse);
-    let server = Builder::<Tcp, _>::new(mixin)
+    let limits = Limits::default().outbox_bytes(2 * MUCH).drain(drain).write(write).per_peer(1);
+    let server = Builder::<Tcp, _>::new(Threading::new())
         .limits(limits)
         .hooks(Farewell { refused: AtomicUsize::new(0) })
         .bind("127.0.0.1:0", move || handler.clone())

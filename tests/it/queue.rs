@@ -172,19 +172,18 @@ fn the_queue_is_forced_at_the_deadline_as_all_are() {
 
 /// Another owner shares the listener, and the waiting clients are left to it.
 #[test]
-#[cfg_attr(under_green, ignore = "it is about `Inline`, whose loop runs the request itself")]
 fn the_queue_of_a_listener_that_others_have_is_left_to_them() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let ours = OwnedFd::from(listener.try_clone().unwrap());
-    let server = TcpServer::builder().limits(limits()).from_fd(ours, stream_fn(one_line)).unwrap();
+    let server =
+        TcpServer::builder().limits(limits().live(1)).from_fd(ours, stream_fn(one_line)).unwrap();
     is_left_to_others(&server.serve_in_background().unwrap(), &listener);
 }
 
 #[test]
-#[cfg_attr(under_green, ignore = "it is about `Inline`, whose loop runs the request itself")]
 fn the_queue_of_a_listener_that_was_borrowed_is_left_to_who_has_it() {
-    let server = TcpServer::builder().limits(limits()).bind("127.0.0.1:0", stream_fn(one_line));
-    let server = server.unwrap();
+    let server = TcpServer::builder().limits(limits().live(1));
+    let server = server.bind("127.0.0.1:0", stream_fn(one_line)).unwrap();
     let listener = server.fileno().unwrap().try_clone().unwrap();
     is_left_to_others(&server.serve_in_background().unwrap(), &listener.into());
 }

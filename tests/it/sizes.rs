@@ -546,7 +546,6 @@ fn a_keepalive_is_the_nearest_that_the_kernel_counts() {
 }
 
 #[test]
-#[cfg_attr(under_green, ignore = "it is about `Inline`, whose loop runs the request itself")]
 fn a_wait_of_any_length_ends_with_what_it_waits_for() {
     for value in times() {
         let time = value.time();
@@ -563,7 +562,7 @@ fn a_wait_of_any_length_ends_with_what_it_waits_for() {
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "hi", "{value}");
-        // Under `Inline` the request is over.
+        eventually("the request is over", || server.context().live_count() == 0);
         let (token, outbox, has_room) = tokens.recv().unwrap();
         assert!(has_room && outbox.wait_for_room(0, time), "{value}");
         assert!(token.wait(Some(time)) && token.wait_closed(Some(time)), "{value}");

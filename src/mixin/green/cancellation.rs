@@ -4,11 +4,12 @@
 //! the deadline of a drain     the server shuts down the connections
 //!                             Message::Cancel: the wait of each request fails, once (`Cancelled`)
 //! GRACE later                 waits unwind, a few times: the handler, its `finish`, its drops
-//! after that                  waits fail
+//! after that                  waits fail, each after a PAUSE
 //! ```
 //!
 //! A handler that swallows the error, and each unwinding, is left behind; the server closes in time, and its report names
-//! the request. Nothing unwinds while the thread is panicking (`wait::any` does not wait then), nor in a section of
+//! the request. Its waits pause, so that a handler which waits again and again takes neither its worker from others that
+//! are about to end, nor the processor from a process that goes on. Nothing unwinds while the thread is panicking (`wait::any` does not wait then), nor in a section of
 //! `park::shield`, nor with `panic = "abort"`, which has no unwinding. The unwinding is our own, from within the
 //! coroutine: one from outside, which corosensei has, goes on through every `catch_unwind`, and a handler that catches in a
 //! loop would never end.
@@ -26,6 +27,9 @@ pub(super) const GRACE: Duration = Duration::from_millis(25);
 
 /// How often one request unwinds: `handle`, `finish`, a drop, and one more.
 const UNWINDS: u8 = 4;
+
+/// How long a wait of a handler lasts that is left behind, before it fails.
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
 
 /// How far the end of a request has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +67,12 @@ impl Cancellation {
     #[inline]
     pub(super) fn check(&self) -> io::Result<()> {
         if self.phase.get() == CancelPhase::None { Ok(()) } else { self.act() }
+    }
+
+    /// Whether all its waits fail from here on.
+    #[inline]
+    pub(super) fn is_over(&self) -> bool {
+        self.phase.get() == CancelPhase::Unwinds(0) && self.shields.get() == 0
     }
 
     #[cold]

@@ -99,6 +99,17 @@ use worker_status::WorkerStatus;
 /// | a loop that computes for long | as the first | [`offload`](crate::offload), or [`sleep`](crate::sleep) with `Duration::ZERO` now and then |
 /// | waits that go on after one has failed, with values whose drop panics | a request that is cut off is unwound if it waits on, and a panic in an unwinding ends the process, as anywhere | return at the first error |
 /// | `catch_unwind` in a loop that goes on in any case | a request that is cut off ends by an error and then by a panic of this crate's own; one that swallows both is left behind, and named | end the loop after an error of the request |
+/// | a bare `fork` whose child goes on | the child has the handler's thread alone; all other requests, and the worker's set of descriptors, are the parent's | `Command`, also with `pre_exec`. Else end the child by `_exit` |
+///
+/// A child of a bare `fork` in a handler is as one that a thread has forked: its waits block it, and it ends when the handler
+/// returns in it, with status 0. The connection is its parent's as well.
+///
+/// # With `panic = "abort"`
+///
+/// A panic of a handler ends the process, with its message, as under every mixin. At the deadline of a drain the waits of a
+/// request that is left fail, and nothing is unwound. A handler that returns at the first error ends as ever. One that goes
+/// on in any case (`loop { sleep(..) }`) is left behind: the report names it, the server closes in time, and each of its
+/// waits fails after a pause of 10 ms, until the process ends.
 pub struct Green {
     /// None: as many as there are processors.
     workers: Option<usize>,
@@ -158,9 +169,11 @@ impl Green {
     /// on. The message on stderr names the handler and the size. All other faults go to the action of SIGSEGV that the
     /// program has set, or std.
     ///
-    /// On Linux before 6.13 a process has room for about 28,000 stacks (`vm.max_map_count`). The hook
-    /// [`warning`](crate::ServerHooks::warning) says so if [`Limits::live`](crate::Limits::live) is higher, and
-    /// [`Figures::busy`](crate::monitor::Figures::busy) shows the number.
+    /// On Linux before 6.13 a process has room for about 28,000 stacks (`vm.max_map_count`), of which requests have 26,800.
+    /// If [`Limits::live`](crate::Limits::live) is higher, it is lowered with the first request, and the hook
+    /// [`warning`](crate::ServerHooks::warning) says so: clients beyond it wait in the accept queue.
+    /// [`Figures::busy`](crate::monitor::Figures::busy) shows the number. It is that of the whole process: where several
+    /// servers together have more, a request for which there is no stack is refused.
     ///
     /// With any other size `bind` fails.
     #[must_use]
@@ -237,7 +250,7 @@ impl fmt::Debug for Green {
 /// Tells a server how many stacks the system has room for, where that is bounded.
 fn told_of_bound(server: Weak<dyn WorkerWatch>) -> Weak<dyn WorkerWatch> {
     if let (Some(server), Some(bound)) = (server.upgrade(), stack_bound()) {
-        server.requests_are_bounded(bound.stacks, &bound);
+        server.requests_are_bounded(bound.requests(), &bound);
     }
     server
 }
@@ -377,7 +390,7 @@ impl Mixin for Green {
     /// bound them.
     fn figures(&self) -> WorkerFigures {
         let busy = self.started().map_or(0, |group| group.requests());
-        let max_busy = stack_bound().map(|bound| bound.stacks);
+        let max_busy = stack_bound().map(|bound| bound.requests());
         WorkerFigures { busy: Some(busy), queued: Some(0), max_busy, ..WorkerFigures::default() }
     }
 

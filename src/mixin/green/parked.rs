@@ -16,13 +16,15 @@ use std::time::Instant;
 
 use socket2::{SockRef, Type};
 
+use super::cancellation::PAUSE;
 use super::registrations::{Look, Near, event_number};
 use super::tasks::{Task, TaskState};
 use super::worker::{ACCEPTOR, WATCHED, Worker, is_retired};
 use crate::sys::coroutine::switch;
 use crate::sys::epoll::{Epoll, WatchFor};
+use crate::sys::fork_count::is_in_child;
 use crate::sys::poll;
-use crate::wait::{Interest, Parker, RetiredUnwind, Slot, Waiting};
+use crate::wait::{self, Interest, Parker, RetiredUnwind, Slot, Waiting};
 
 /// The size of the counts that lie before the content of an [`Rc`]. A hint hangs on it, nothing more.
 const COUNTS: usize = 2 * size_of::<usize>();
@@ -99,6 +101,15 @@ impl Worker {
     fn suspend(&self, task: &Rc<Task>, deadline: Option<Instant>) -> io::Result<()> {
         self.switch(task, deadline);
         may_go_on(task)
+    }
+
+    /// The end of a wait that is cancelled before it has begun.
+    #[cold]
+    fn fail(&self, task: &Rc<Task>, cancelled: io::Error) -> io::Result<()> {
+        if task.cancellation.is_over() {
+            self.switch(task, Instant::now().checked_add(PAUSE));
+        }
+        Err(cancelled)
     }
 
     /// The same without a look at why it goes on.
@@ -324,7 +335,12 @@ impl Parker for Worker {
             // A flush of the worker itself: there is nothing to switch from.
             return poll_for(waiting, deadline);
         };
-        task.cancellation.check()?;
+        if is_in_child() {
+            return block_in_child(waiting, deadline);
+        }
+        if let Err(cancelled) = task.cancellation.check() {
+            return self.fail(&task, cancelled);
+        }
         match waiting {
             [Waiting { fd, interest, slot: Some(slot) }] => {
                 self.park_connection(&task, *fd, *interest, slot, deadline)
@@ -341,10 +357,14 @@ impl Parker for Worker {
     }
 
     fn spawn(&self, run: Box<dyn FnOnce()>) -> Result<(), Box<dyn FnOnce()>> {
-        Worker::spawn(self, run)
+        // In a child no other coroutine ever runs.
+        if is_in_child() { Err(run) } else { Worker::spawn(self, run) }
     }
 
     fn give_way(&self) {
+        if is_in_child() {
+            return;
+        }
         if let Some(task) = self.current().filter(|task| task.acceptor.is_none()) {
             Worker::give_way(self, &task);
         }
@@ -363,6 +383,14 @@ impl Parker for Worker {
             shields.set(shields.get().saturating_sub(1));
         }
     }
+}
+
+/// In a child that the running coroutine has forked: the worker's set and its other coroutines are the parent's. So the thread
+/// waits, as that of any other mixin would.
+#[cold]
+fn block_in_child(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()> {
+    wait::forget_deferred();
+    poll_for(waiting, deadline)
 }
 
 fn poll_for(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()> {

@@ -36,6 +36,8 @@ use crate::sys::coroutine::overflow::watch_for_overflows;
 use crate::sys::coroutine::stack::{SlabStack, StackSlab};
 use crate::sys::coroutine::switch::{self, Progress};
 use crate::sys::epoll::{Epoll, ReadyEvent, ReadyEvents, WatchFor};
+use crate::sys::exit_now;
+use crate::sys::fork_count::{is_in_child, mark_children_of_this_thread};
 use crate::wait::{self, FlushPromise, Parker, RetiredUnwind};
 
 /// The parts of a worker that may be lacking. Made by the thread that starts it, so that a lack of descriptors is its error.
@@ -56,6 +58,7 @@ impl Start {
     pub(super) fn run(self) {
         // Without memory for it an overflow ends the process without a message.
         let _watch = watch_for_overflows();
+        mark_children_of_this_thread();
         let worker = Rc::new(Worker::new(self));
         HERE.set(Some(Rc::clone(&worker)));
         let _installed = wait::install(Rc::clone(&worker) as Rc<dyn Parker>);
@@ -345,6 +348,9 @@ impl Worker {
         status.switch_to(task.request());
         self.current.replace(Some(Rc::clone(task)));
         let progress = task.resume();
+        if is_in_child() {
+            end_child();
+        }
         self.current.replace(None);
         // It counts as running until the next one does, or the turn's end: nothing in between takes time.
         if let Progress::Ended(stack) = progress {
@@ -420,6 +426,13 @@ impl Worker {
             }
         }
     }
+}
+
+/// The handler that has forked this process has returned in it as well. A thread would end here, and the process with its last
+/// thread: going on, the worker would take the parent's events.
+#[cold]
+fn end_child() -> ! {
+    exit_now(0)
 }
 
 /// Whether this is an accept loop that has to end.

@@ -100,6 +100,12 @@ impl StackBound {
         Self { stacks: (mappings - mappings / 8).saturating_sub(in_use) / 2, mappings }
     }
 
+    /// How many of them requests may have. A sixteenth is for accept loops, for the halves of `join`, and for a worker that has
+    /// more than its share.
+    pub(crate) fn requests(&self) -> usize {
+        (self.stacks - self.stacks / 16).max(1)
+    }
+
     /// The error when there are as many.
     fn reached(self) -> io::Error {
         io::Error::new(io::ErrorKind::OutOfMemory, format!("all stacks are in use: {self}"))
@@ -111,15 +117,25 @@ impl fmt::Display for StackBound {
         let Self { stacks, mappings } = self;
         write!(
             f,
-            "this kernel has room for {stacks} coroutines in a process, because the guard of each stack takes two memory \
-             mappings (vm.max_map_count = {mappings}); raise it with sysctl, or use Linux 6.13 or later, which has no such bound"
+            "this kernel has room for {stacks} coroutines in a process, a sixteenth of them for accept loops and join, because \
+             the guard of each stack takes two memory mappings (vm.max_map_count = {mappings}); raise it with sysctl, or use \
+             Linux 6.13 or later, which has no such bound"
         )
     }
 }
 
+/// Has this process use classic guards, whatever the kernel has, and room for so many stacks: for tests, in a process of their
+/// own.
+#[cfg(test)]
+pub(crate) static FORCED_BOUND: OnceLock<usize> = OnceLock::new();
+
 /// The bound on this kernel. None: it has light guards. Found out once.
 pub(crate) fn stack_bound() -> Option<StackBound> {
     static LIGHT: OnceLock<bool> = OnceLock::new();
+    #[cfg(test)]
+    if FORCED_BOUND.get().is_some() {
+        return Some(stack_bound_of_classic_guards());
+    }
     let has_light = *LIGHT.get_or_init(|| super::chunk::Chunk::has_light_guards().unwrap_or(false));
     (!has_light).then(stack_bound_of_classic_guards)
 }
@@ -132,7 +148,11 @@ fn stack_bound_of_classic_guards() -> StackBound {
         // The kernel's default, where `/proc` is not mounted.
         let mappings = text.trim().parse().unwrap_or(65_530);
         let in_use = std::fs::read("/proc/self/maps").unwrap_or_default();
-        StackBound::of(mappings, in_use.iter().filter(|byte| **byte == b'\n').count())
+        let bound = StackBound::of(mappings, in_use.iter().filter(|byte| **byte == b'\n').count());
+        #[cfg(test)]
+        let bound =
+            FORCED_BOUND.get().map_or(bound, |stacks| StackBound { stacks: *stacks, ..bound });
+        bound
     })
 }
 
@@ -143,7 +163,9 @@ mod tests {
     #[test]
     fn the_bound_is_half_of_the_mappings_that_are_left() {
         assert_eq!(StackBound::of(65_530, 100).stacks, 28_619);
+        assert_eq!(StackBound::of(65_530, 100).requests(), 26_831);
         assert_eq!(StackBound::of(100, 1_000).stacks, 0);
+        assert_eq!(StackBound::of(100, 1_000).requests(), 1);
         assert_eq!(StackBound::of(usize::MAX, 0).stacks, (usize::MAX - usize::MAX / 8) / 2);
         let error = StackBound::of(65_530, 100).reached();
         let text = error.to_string();

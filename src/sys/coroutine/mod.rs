@@ -9,4 +9,6 @@ pub(crate) mod prefetch;
 pub(crate) mod stack;
 pub(crate) mod switch;
 
+#[cfg(test)]
+pub(crate) use guard::FORCED_BOUND;
 pub(crate) use guard::stack_bound;

@@ -220,15 +220,22 @@ fn one_too_many(
     refusal(&ends)
 }
 
+/// A refused client may see its end as a reset.
+fn refused(address: SocketAddr) {
+    let _ = connect(address).read(&mut [0; 8]);
+}
+
 #[test]
 #[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
-fn a_refused_request_says_why() {
-    // A refused client may see its end as a reset.
-    let refused = |address| _ = connect(address).read(&mut [0; 8]);
+fn a_request_that_no_thread_is_free_for_says_so() {
     let full = Threading::new().max_threads(1).when_full(WhenFull::Refuse);
     let end = one_too_many(full, patient(), 1, refused);
     assert_eq!(end.refused, Some("busy"));
     assert!(end.text.contains("it was refused (the server is busy), 0."), "{}", end.text);
+}
+
+#[test]
+fn a_refused_request_says_why() {
     let end = one_too_many(Threading::new(), patient().per_peer(2), 2, refused);
     assert_eq!(end.refused, Some("too_many_from_peer"));
     let slow = patient().peer_rate(Rate::per_second(1).burst(1));

@@ -194,28 +194,45 @@ fn bytes_are_told_while_a_connection_lives_and_once() {
     assert_eq!(bytes(), sent, "not once more at its end");
 }
 
-#[test]
-#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
-fn refusals_are_counted_by_their_cause() {
-    let of = Of::tcp("refusals");
+/// A server with one client, and the refusals of more.
+fn one_and_more(name: &'static str, mixin: Threading, refused: impl FnOnce(&Of, &dyn Fn(Limits))) {
+    let of = Of::tcp(name);
     let server = TcpServer::builder()
-        .mixin(Threading::new().max_threads(1).when_full(WhenFull::Refuse))
+        .mixin(mixin)
         .limits(patient())
-        .metrics("refusals")
+        .metrics(name)
         .bind("127.0.0.1:0", || Echo)
         .unwrap()
         .serve_in_background()
         .unwrap();
     let mut first = connect(inet(&*server));
     exchange(&mut first, "hello");
-    let _ = connect(inet(&*server)).read(&mut [0; 8]);
-    eventually("it is counted", || of.refused("busy") == 1.0);
+    refused(&of, &|limits| {
+        server.context().set_limits(limits);
+        let _ = connect(inet(&*server)).read(&mut [0; 8]);
+    });
     assert_eq!(of.ended("refused", "server"), 1.0);
-    assert_eq!(of.refused("too_many_from_peer"), 0.0);
-    server.context().set_limits(patient().per_peer(1));
-    let _ = connect(inet(&*server)).read(&mut [0; 8]);
-    eventually("it is counted", || of.refused("too_many_from_peer") == 1.0);
-    assert_eq!(of.limited("socketserver_limits_reached_total", "per_peer"), 1.0);
+}
+
+#[test]
+#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
+fn a_refusal_without_a_thread_is_counted_as_such() {
+    let full = Threading::new().max_threads(1).when_full(WhenFull::Refuse);
+    one_and_more("busy", full, |of, one_more| {
+        one_more(patient());
+        eventually("it is counted", || of.refused("busy") == 1.0);
+        assert_eq!(of.refused("too_many_from_peer"), 0.0);
+    });
+}
+
+#[test]
+fn refusals_are_counted_by_their_cause() {
+    one_and_more("refusals", Threading::new(), |of, one_more| {
+        one_more(patient().per_peer(1));
+        eventually("it is counted", || of.refused("too_many_from_peer") == 1.0);
+        assert_eq!(of.refused("busy"), 0.0);
+        assert_eq!(of.limited("socketserver_limits_reached_total", "per_peer"), 1.0);
+    });
 }
 
 #[test]
@@ -232,6 +249,7 @@ fn datagrams_have_their_own_transport_and_their_drops() {
         client.send_to(&[0; 1_000], inet(&server)).unwrap();
     }
     server.handle_request().unwrap();
+    eventually("the request has ended", || server.context().live_count() == 0);
     update_metrics();
     assert_eq!(of.value("socketserver_accepted_total"), 1.0);
     assert_eq!(of.value("socketserver_received_bytes_total"), 1_000.0);

@@ -6,7 +6,7 @@ use socketserver::hooks::{Failure, Incoming};
 use socketserver::mixin::Mixin;
 use socketserver::{
     BackgroundServer, HandlerError, HandlerResult, Inline, Limits, Server, ServerHooks,
-    StreamRequest, Tcp, TcpServer, Threading, WhenFull, stream_fn,
+    StreamRequest, Tcp, TcpServer, Threading, stream_fn,
 };
 use tracing::Level;
 
@@ -168,7 +168,6 @@ fn a_panic_is_told_with_its_place_in_the_span() {
 }
 
 #[test]
-#[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn a_request_that_is_not_run_ends_without_a_span() {
     struct Nobody;
     impl ServerHooks<StreamRequest> for Nobody {
@@ -178,7 +177,7 @@ fn a_request_that_is_not_run_ends_without_a_span() {
     }
     log();
     let server = TcpServer::builder()
-        .mixin(Threading::new().max_threads(1).when_full(WhenFull::Refuse))
+        .mixin(Threading::new())
         .hooks(Nobody)
         .tracing()
         .bind("127.0.0.1:0", || Echo)
@@ -193,7 +192,8 @@ fn a_request_that_is_not_run_ends_without_a_span() {
     assert!(log().spans("client_address", &rejected).is_empty());
 
     let server = TcpServer::builder()
-        .mixin(Threading::new().max_threads(1).when_full(WhenFull::Refuse))
+        .mixin(Threading::new())
+        .limits(Limits::default().per_peer(1))
         .tracing()
         .bind("127.0.0.1:0", || Echo)
         .unwrap()
@@ -202,7 +202,7 @@ fn a_request_that_is_not_run_ends_without_a_span() {
     let mut first = connect(inet(&*server));
     assert_eq!(exchange(&mut first, "hello"), "hello\n");
     let end = end_of(&say(&server, "hello"));
-    assert_eq!((end.level, &*end.fields["refused"]), (Level::WARN, "busy"));
+    assert_eq!((end.level, &*end.fields["refused"]), (Level::WARN, "too_many_from_peer"));
 }
 
 /// The end of a client's request, when it is told.

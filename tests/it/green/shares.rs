@@ -1,14 +1,13 @@
-//! Many connections on two workers: how they are shared, and that all are served, drained and reported.
+//! Many connections on two workers: how they are shared, and that all are served.
 
 use std::collections::HashMap;
 use std::io::Write;
 use std::net::TcpStream;
 use std::thread;
 
-use rustix::process::{Resource, getrlimit, setrlimit};
-use socketserver::{Green, HandlerResult, Limits, StreamRequest, TcpServer, stream_fn};
+use socketserver::{Green, HandlerResult, StreamRequest, TcpServer, stream_fn};
 
-use crate::support::{SOON, alone, connect, exchange, inet, read_line, read_to_end};
+use crate::support::{connect, eventually, exchange, inet, read_line};
 
 /// Says which worker serves it, and answers lines.
 fn names_its_worker(request: &mut StreamRequest) -> HandlerResult {
@@ -37,41 +36,6 @@ fn of_a_thousand_connections_opened_at_once_neither_of_two_workers_has_more_than
 }
 
 #[test]
-fn nine_thousand_connections_are_held_active_drained_and_reported() {
-    alone("green::shares::nine_thousand_connections_are_held_active_drained_and_reported", || {
-        // Both ends are in this process. 100 are for everything else.
-        let mut limit = getrlimit(Resource::Nofile);
-        limit.current = limit.maximum;
-        setrlimit(Resource::Nofile, limit).unwrap();
-        let room = limit.maximum.map_or(u64::MAX, |most| most.saturating_sub(100) / 2);
-        let count = usize::try_from(room.min(9_000)).unwrap();
-        let server = TcpServer::builder()
-            .mixin(Green::new().workers(2))
-            .limits(Limits::default().live(count + 1).drain(SOON));
-        let server = server.bind("127.0.0.1:0", stream_fn(names_its_worker)).unwrap();
-        let server = server.serve_in_background().unwrap();
-        let address = inet(&*server);
-        let mut clients: Vec<TcpStream> = (0..count).map(|_| connect(address)).collect();
-        for client in &mut clients {
-            read_line(client);
-        }
-        assert_eq!(server.context().live_count(), count);
-        for client in &mut clients {
-            client.write_all(b"active\n").unwrap();
-        }
-        for client in &mut clients {
-            assert_eq!(read_line(client), "active\n");
-        }
-        let report = server.stop().unwrap();
-        assert!(report.is_clean(), "{report}");
-        assert_eq!(report.open_at_start, count);
-        for client in &mut clients {
-            assert!(read_to_end(client).is_empty());
-        }
-    });
-}
-
-#[test]
 fn a_storm_of_connections_that_send_nothing_delays_nobody_for_long() {
     let server = TcpServer::builder().mixin(Green::new().workers(2));
     let server = server.bind("127.0.0.1:0", stream_fn(names_its_worker)).unwrap();
@@ -84,6 +48,6 @@ fn a_storm_of_connections_that_send_nothing_delays_nobody_for_long() {
         assert_eq!(exchange(&mut steady, "still"), "still\n");
     }
     storm.join().unwrap();
-    crate::support::eventually("the storm is over", || server.context().live_count() == 1);
+    eventually("the storm is over", || server.context().live_count() == 1);
     assert!(server.stop().unwrap().is_clean());
 }

@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use socket2::SockRef;
+use socketserver::hooks::Failure;
 use socketserver::mixin::Mixin;
 use socketserver::transport::{Bind, Transport};
 use socketserver::{
-    Address, BackgroundServer, Builder, Green, HandlerResult, Limits, SocketOptions, StreamRequest,
-    Tcp, Threading, stream_fn,
+    Address, BackgroundServer, Builder, Green, HandlerResult, Limits, ServerHooks, SocketOptions,
+    StreamRequest, Tcp, Threading, stream_fn,
 };
 
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
@@ -61,6 +63,19 @@ struct Place {
     borrows: Mutex<Receiver<StreamRequest>>,
     gives_back: Mutex<Sender<StreamRequest>>,
     gets_back: Mutex<Receiver<StreamRequest>>,
+    reports: Reports,
+}
+
+/// The failures that would be printed.
+#[derive(Clone, Default)]
+struct Reports(Arc<Mutex<Vec<String>>>);
+
+impl ServerHooks for Reports {
+    fn handle_error(&self, failure: &Failure<'_>) {
+        if !failure.is_quiet() {
+            self.0.lock().unwrap().push(failure.to_string());
+        }
+    }
 }
 
 impl Place {
@@ -73,7 +88,14 @@ impl Place {
             borrows: Mutex::new(borrows),
             gives_back: Mutex::new(gives_back),
             gets_back: Mutex::new(gets_back),
+            reports: Reports::default(),
         })
+    }
+
+    /// Nothing that has happened is a failure of a handler.
+    fn assert_quiet(&self) {
+        let reports = self.reports.0.lock().unwrap();
+        assert!(reports.is_empty(), "{reports:?}");
     }
 
     /// Gives the own request to the other handler, and takes that one's.
@@ -127,7 +149,8 @@ fn serving<M: Mixin + 'static>(
     let limits = Limits::default().drain(Duration::from_secs(2));
     let inner = Tcp::unbound(&"127.0.0.1:0".into(), &SocketOptions::default()).unwrap();
     let transport = Keeps { inner, kept: Arc::clone(&place.kept), keeps: Arc::clone(&place.keeps) };
-    let server = Builder::<Keeps, M>::new(mixin).limits(limits).observer(|_| {});
+    let server = Builder::<Keeps, M>::new(mixin).limits(limits).hooks(place.reports.clone());
+    let server = server.observer(|_| {});
     server.with_transport(transport, stream_fn(handler)).unwrap().serve_in_background().unwrap()
 }
 
@@ -254,6 +277,23 @@ fn two_coroutines_of_a_worker_swap_their_requests_and_are_drained() {
     for client in &mut clients {
         assert!(read_to_end(client).is_empty());
     }
+    place.assert_quiet();
+}
+
+#[test]
+fn the_peers_of_swapped_requests_go_away() {
+    let place = Place::new();
+    let a = serving(Green::new().workers(1), &place, named("a", &place));
+    let b = serving(Green::new().workers(1), &place, named("b", &place));
+    for client in swapped(&place, &a, &b) {
+        // The drop resets.
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    for server in [a, b] {
+        eventually("all have ended", || server.context().live_count() == 0);
+        stop(server);
+    }
+    place.assert_quiet();
 }
 
 /// Each server drains the requests that are its own, wherever their handlers are.
@@ -270,6 +310,7 @@ fn a_drain_ends_requests_that_have_changed_their_servers() {
     for client in &mut clients {
         assert!(read_to_end(client).is_empty());
     }
+    place.assert_quiet();
 }
 
 /// A plain thread uses the request of a coroutine that has ended, and drops it after the end of its server.

@@ -8,7 +8,7 @@ use socketserver::{
 };
 
 use super::ended_by;
-use crate::support::{SOON, connect, inet, read_to_end};
+use crate::support::{connect, inet, read_to_end, soon};
 
 /// An error with a cause.
 #[derive(Debug)]
@@ -46,7 +46,6 @@ fn row_030_a_fatal_is_found_inside_other_errors() {
 }
 
 #[test]
-#[cfg_attr(under_green, ignore = "it is about `Inline`, whose loop runs the request itself")]
 fn row_030_a_fatal_of_setup_and_of_finish_ends_the_server_as_well() {
     struct EndsIn {
         phase: Phase,
@@ -73,13 +72,11 @@ fn row_030_a_fatal_of_setup_and_of_finish_ends_the_server_as_well() {
     }
 
     for phase in [Phase::Setup, Phase::Handle, Phase::Finish] {
-        let server = TcpServer::builder()
-            .timeout(SOON)
-            .bind("127.0.0.1:0", move || EndsIn { phase })
-            .unwrap();
-        let mut client = connect(inet(&server));
-        let error = server.handle_request().unwrap_err();
-        assert_eq!(error.as_fatal().unwrap().to_string(), phase.to_string());
+        let server = TcpServer::bind("127.0.0.1:0", move || EndsIn { phase }).unwrap();
+        let server = server.serve_in_background().unwrap();
+        let mut client = connect(inet(&*server));
         assert_eq!(read_to_end(&mut client), b"");
+        let error = soon("the end of the loop", move || server.join()).unwrap_err();
+        assert_eq!(error.as_fatal().unwrap().to_string(), phase.to_string());
     }
 }

@@ -60,6 +60,42 @@ fn a_signal_starts_the_next_process() {
     assert!(!line.file("s").exists() && !line.file("h").exists());
 }
 
+/// The successor is started beside the workers' threads, their sets and their connections, and has nothing of them.
+#[test]
+fn a_signal_starts_the_next_process_while_coroutines_wait() {
+    if !MIXINS.contains(&"green") {
+        return;
+    }
+    let line = Line::at(&["127.0.0.1:0"]);
+    let first = line.start(&["--mixin", "green", "--workers", "2", "--mode", "line"]);
+    let addresses = line.listening(&first);
+    let address: SocketAddr = addresses[0].parse().unwrap();
+    let mut idle: Vec<_> = (0..20).map(|_| connect(address)).collect();
+    let mut halfway: Vec<_> = (0..20).map(|_| connect(address)).collect();
+    for client in idle.iter_mut().chain(&mut halfway) {
+        assert_eq!(exchange(client, "before"), "before\n");
+    }
+    for client in &mut halfway {
+        client.write_all(b"half").unwrap();
+    }
+    first.send_signal(libc::SIGUSR2);
+    assert_eq!(line.listening(&first), addresses);
+    // If the successor had their connections as well, they would not end.
+    for client in &mut idle {
+        assert!(read_to_end(client).is_empty());
+    }
+    for client in &mut halfway {
+        client.write_all(b" and half\n").unwrap();
+        assert_eq!(read_to_end(client), b"half and half\n");
+    }
+    assert_ends(&first.ended_before_its_output(), 0);
+    let mut clients: Vec<_> = (0..20).map(|_| connect(address)).collect();
+    for client in &mut clients {
+        assert_eq!(exchange(client, "after"), "after\n");
+    }
+    line.stop();
+}
+
 #[test]
 fn addresses_that_the_next_process_does_not_have_end_and_new_ones_begin() {
     let line = Line::at(&["127.0.0.1:0"]);
