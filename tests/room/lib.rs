@@ -22,15 +22,18 @@
 //! cargo test -p room                                                # the cases
 //! cargo run --release -p room -- --seed 1 --minutes 60              # faults drawn from seeds
 //! cargo run --release -p room -- --crowd 2000 --servers 4           # how much it carries
+//! cargo run --release -p room -- --far yes                          # how late lines are over a distance
 //! ```
 //!
 //! It needs root, `ip` (iproute2), `redis-server` and /dev/net/tun. The program is built first, unless `CHAT` names one.
 
 pub mod chance;
 pub mod crowd;
+pub mod far;
 pub mod heard;
 pub mod link;
 pub mod machine;
+pub mod measure;
 pub mod members;
 pub mod needs;
 pub mod network;

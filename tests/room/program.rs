@@ -4,18 +4,22 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use room::crowd::{self, Crowd};
 use room::needs::{self, Missing};
-use room::{crowd, rounds};
+use room::{far, measure, rounds};
 
 const USAGE: &str = "usage: room --seed N [--minutes M] [--at-once K]
-       room --crowd MEMBERS [--servers N] [--mixin WORD] [--to FILE]
+       room --crowd MEMBERS [--servers N] [--mixin WORD] [--from PACE] [--to FILE]
+       room --far yes [--to FILE]
 
 --seed N           rounds of random faults from this seed on: N, N+1 ..; without --minutes this one alone
 --minutes M        for so long; then it ends with status 1 if the promise was not kept in some round
 --at-once K        rounds at the same time [default: 3]
 --crowd MEMBERS    how many lines a second so many members can hear, over --servers [default: 4]
+--from PACE        the first pace, in lines a second; it is doubled until the room does not keep up [default: 5]
+--far yes          how late lines are when Redis is 50 to 400 ms away
 --mixin WORD       of the servers [default: threading]
---to FILE          where the table goes [default: bench/RESULTS-room.md]";
+--to FILE          the page whose section is written [default: bench/RESULTS-room.md]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -31,25 +35,35 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     needs::chat();
-    if let Some(members) = run.crowd {
-        let page = crowd::measure(members, run.servers, &run.mixin);
-        println!("{page}");
-        return match std::fs::write(&run.to, page) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("cannot write {}: {error}", run.to);
-                ExitCode::FAILURE
-            }
-        };
+    let (heading, text) = match &run.measures {
+        None => return play(&run),
+        Some(Measures::Crowd(members)) => {
+            let (servers, mixin, from) = (run.servers, run.mixin.clone(), run.from);
+            crowd::measure(&Crowd { members: *members, servers, mixin, from })
+        }
+        Some(Measures::Far) => far::measure(),
+    };
+    println!("## {heading}\n\n{text}");
+    match measure::put(&run.to, &heading, &text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cannot write {}: {error}", run.to);
+            ExitCode::FAILURE
+        }
     }
-    play(&run)
+}
+
+enum Measures {
+    Crowd(usize),
+    Far,
 }
 
 struct Options {
     seed: u64,
     time: Option<Duration>,
     at_once: usize,
-    crowd: Option<usize>,
+    measures: Option<Measures>,
+    from: usize,
     servers: usize,
     mixin: String,
     to: String,
@@ -61,7 +75,8 @@ impl Options {
             seed: 1,
             time: None,
             at_once: 3,
-            crowd: None,
+            measures: None,
+            from: 5,
             servers: 4,
             mixin: "threading".into(),
             to: concat!(env!("CARGO_MANIFEST_DIR"), "/../../bench/RESULTS-room.md").into(),
@@ -71,19 +86,21 @@ impl Options {
             let [option, value] = pair else { return Err(format!("{} needs a value", pair[0])) };
             let number =
                 || value.parse::<u64>().map_err(|error| format!("{option} {value}: {error}"));
-            has_task |= ["--seed", "--crowd"].contains(&&**option);
+            has_task |= ["--seed", "--crowd", "--far"].contains(&&**option);
             match &**option {
                 "--seed" => options.seed = number()?,
                 "--minutes" => options.time = Some(Duration::from_secs(60 * number()?)),
                 "--at-once" => options.at_once = number()?.max(1) as usize,
-                "--crowd" => options.crowd = Some(number()? as usize),
+                "--crowd" => options.measures = Some(Measures::Crowd(number()?.max(1) as usize)),
+                "--far" => options.measures = Some(Measures::Far),
+                "--from" => options.from = number()?.max(1) as usize,
                 "--servers" => options.servers = number()?.clamp(1, 9) as usize,
                 "--mixin" => options.mixin.clone_from(value),
                 "--to" => options.to.clone_from(value),
                 _ => return Err(format!("there is no {option}")),
             }
         }
-        if has_task { Ok(options) } else { Err("--seed or --crowd says what to do".into()) }
+        if has_task { Ok(options) } else { Err("--seed, --crowd or --far says what to do".into()) }
     }
 }
 
