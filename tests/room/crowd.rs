@@ -100,9 +100,8 @@ fn come(world: &World, members: usize) -> Vec<usize> {
 
 fn rows(world: &mut World, talkers: &[usize], from: usize) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
-    let (mut kept, mut not_kept) = (0, None);
-    let mut pace = from;
-    for _ in 0..32 {
+    let (mut pace, mut kept, mut not_kept, mut between) = (from, 0, None, 0);
+    while between <= BETWEEN {
         let row = at_pace(world, talkers, pace, TIME);
         eprintln!("{}", row.line());
         if row.keeps_up() {
@@ -113,13 +112,9 @@ fn rows(world: &mut World, talkers: &[usize], from: usize) -> Vec<Row> {
         rows.push(row);
         // The lines that are late do not burden the next pace.
         world.settle_within(SOON);
-        let above = rows.iter().filter(|row| Some(row.pace) <= not_kept && row.pace > kept).count();
-        pace = match not_kept {
-            None => pace * 2,
-            Some(_) if kept == 0 || above > BETWEEN => break,
-            Some(not_kept) => kept.midpoint(not_kept),
-        };
-        if rows.iter().any(|row| row.pace == pace) {
+        pace = not_kept.map_or(pace * 2, |not_kept| kept.midpoint(not_kept));
+        between += usize::from(not_kept.is_some());
+        if kept == 0 && not_kept.is_some() {
             break;
         }
     }

@@ -13,8 +13,9 @@
 //! A member that waits delays the lines of the bus for all members here, so there are two bounds:
 //!
 //! - The bus waits [`GRACE`] for one member, and longer only while that member takes [`RATE`] bytes a second. A member
-//!   that reads nothing delays the others by 2 s, once. Then the burst fills its outbox, and it is dropped as for local
-//!   lines.
+//!   that reads nothing delays a burst by 2 s, once. Then the burst fills its outbox, and it is dropped as for local
+//!   lines. The time counts from when the member was last seen to take something, so that it delays nobody when its
+//!   outbox fills at the room's usual pace.
 //! - The bus waits [`MOST`] for all members together after a pause, and a tenth of the time in the long run. After that
 //!   it waits for nobody, and a member whose outbox is full is dropped.
 //!
@@ -30,6 +31,8 @@ use super::room::{Id, OUTBOX_BYTES};
 
 /// An outbox with more than this is crowded.
 pub const CROWDED_BYTES: usize = OUTBOX_BYTES / 2;
+/// One with more than this is watched: whether its member takes anything.
+pub const WATCHED_BYTES: usize = CROWDED_BYTES / 16;
 /// How many bytes may be shown before the outboxes are looked at again: a part of the free half, so that a look for each
 /// line is spared. Much of the rest is for one long line of the bus's own, with the names of a lost server.
 const LOOK_BYTES: usize = OUTBOX_BYTES / 16;
@@ -55,19 +58,29 @@ pub struct HoldBack {
 
 /// How long members may be awaited.
 pub struct Patience {
-    /// Those that were crowded at the last look.
+    /// Those for whom lines waited at the last look.
     slow: HashMap<Id, Slow>,
     /// How long members may be awaited from now on, and when that was counted.
     left: Duration,
     counted: Instant,
 }
 
-/// A member whose outbox is crowded.
+/// A member for whom lines wait, as it is now.
+#[derive(Clone, Copy)]
+pub struct Watched {
+    pub id: Id,
+    /// How many bytes it has taken.
+    pub taken: u64,
+    pub is_crowded: bool,
+}
+
+/// Its history: since when it has taken nothing; or since when it is crowded, and may take a little.
 #[derive(Clone, Copy)]
 struct Slow {
     since: Instant,
-    /// How many bytes it had taken at the last look.
+    /// How many bytes it had taken then.
     taken: u64,
+    is_crowded: bool,
 }
 
 impl HoldBack {
@@ -94,17 +107,23 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Chooses a member to wait for, and how long at most. `crowded` are the members whose outboxes are crowded, each
-    /// with the bytes that it has taken. None if the bus may go on.
-    pub fn awaited(&mut self, crowded: &[(Id, u64)], now: Instant) -> Option<(Id, Duration)> {
-        self.slow.retain(|id, _| crowded.iter().any(|(one, _)| one == id));
-        for (id, taken) in crowded {
-            self.slow.entry(*id).or_insert(Slow { since: now, taken: *taken });
+    /// Chooses a member to wait for among those whose outboxes are crowded, and how long at most. None if the bus may
+    /// go on.
+    pub fn awaited(&mut self, watched: &[Watched], now: Instant) -> Option<(Id, Duration)> {
+        self.slow.retain(|id, _| watched.iter().any(|one| one.id == *id));
+        for Watched { id, taken, is_crowded } in watched.iter().copied() {
+            let fresh = Slow { since: now, taken, is_crowded };
+            let slow = self.slow.entry(id).or_insert(fresh);
+            if !slow.is_crowded && slow.taken != taken {
+                *slow = fresh;
+            }
+            slow.is_crowded = is_crowded;
         }
         let passed = now.saturating_duration_since(self.counted);
         self.left = (self.left + passed / SHARE).min(MOST);
         self.counted = now;
-        crowded.iter().find_map(|(id, taken)| {
+        let mut crowded = watched.iter().filter(|one| one.is_crowded);
+        crowded.find_map(|Watched { id, taken, .. }| {
             let left = self.slow.get(id)?.patience(*taken, now).min(self.left);
             (!left.is_zero()).then_some((*id, left))
         })
@@ -138,7 +157,8 @@ mod tests {
         while now.duration_since(start) < minute {
             let seconds = now.duration_since(start).as_millis() as u64;
             let taken = rates.iter().map(|rate| rate * KIB * seconds / 1000);
-            let crowded: Vec<(Id, u64)> = (0..).zip(taken).collect();
+            let crowded = |(id, taken)| Watched { id, taken, is_crowded: true };
+            let crowded: Vec<Watched> = (0..).zip(taken).map(crowded).collect();
             let Some((_, time)) = patience.awaited(&crowded, *now) else { break };
             let from = *now;
             *now += time.min(tick);
@@ -178,5 +198,26 @@ mod tests {
         now += Duration::from_secs(30);
         let time = waits_for(&mut patience, &mut now, &[64]);
         assert!((2_900..=3_100).contains(&time.as_millis()), "{time:?}");
+    }
+
+    #[test]
+    fn a_silent_member_whose_outbox_fills_slowly_delays_nobody() {
+        let (mut patience, mut now) = fresh();
+        let look = |patience: &mut Patience, now: &mut Instant, taken, is_crowded| {
+            *now += Duration::from_millis(500);
+            patience.awaited(&[Watched { id: 1, taken, is_crowded }], *now)
+        };
+        for _ in 0..5 {
+            assert_eq!(look(&mut patience, &mut now, 0, false), None);
+        }
+        assert_eq!(look(&mut patience, &mut now, 0, true), None);
+        // One that takes something is awaited as before, and again each time.
+        let (mut patience, mut now) = fresh();
+        for round in 0..3 {
+            for looks in 0..5 {
+                assert_eq!(look(&mut patience, &mut now, 8 * round + looks, false), None);
+            }
+            assert_eq!(look(&mut patience, &mut now, 8 * round + 6, true), Some((1, GRACE)));
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use socketserver::Outbox;
 use socketserver::request::OutboxError;
 
-use super::hold_back::CROWDED_BYTES;
+use super::hold_back::WATCHED_BYTES;
 use super::name::{OPERATOR, check_name, fold, is_too_long, looks, normal};
 use super::protocol::{Kind, Waiting};
 use super::room::{Id, Who};
@@ -116,11 +116,11 @@ impl Members {
         names.find(|name| self.check_free(name, self.next).is_ok()).unwrap_or_default()
     }
 
-    /// Members whose outboxes are too full for lines of other servers.
-    pub fn crowded(&self) -> Vec<(Id, Outbox)> {
-        let full = |one: &Member| one.outbox.waiting_bytes() > CROWDED_BYTES;
-        let crowded = self.all.iter().filter(|(_, one)| full(one));
-        crowded.map(|(id, one)| (*id, one.outbox.clone())).collect()
+    /// Members whose outboxes have more than those of members that take all soon.
+    pub fn watched(&self) -> Vec<(Id, Outbox)> {
+        let waits = |one: &Member| one.outbox.waiting_bytes() > WATCHED_BYTES;
+        let watched = self.all.iter().filter(|(_, one)| waits(one));
+        watched.map(|(id, one)| (*id, one.outbox.clone())).collect()
     }
 
     /// The members with their names, in the order of the names.

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use socketserver::Outbox;
 
 use super::bus::{Elsewhere, Relay};
-use super::hold_back::{CROWDED_BYTES, HoldBack};
+use super::hold_back::{CROWDED_BYTES, HoldBack, Watched};
 use super::members::{Member, Members};
 use super::name::{OPERATOR, fold, is_too_long};
 use super::protocol::{Kind, Waiting, listed, quoted};
@@ -349,11 +349,15 @@ impl Room {
             return false;
         };
         while self.hold_back.is_due() {
-            let mut crowded = self.state.lock().crowded();
-            let taken: Vec<_> =
-                crowded.iter().map(|(id, outbox)| (*id, outbox.sent_bytes())).collect();
+            let mut outboxes = self.state.lock().watched();
+            let watch = |(id, outbox): &(Id, Outbox)| Watched {
+                id: *id,
+                taken: outbox.sent_bytes(),
+                is_crowded: outbox.waiting_bytes() > CROWDED_BYTES,
+            };
+            let watched: Vec<Watched> = outboxes.iter().map(watch).collect();
             let now = Instant::now();
-            let Some((slow, time)) = patience.awaited(&taken, now) else {
+            let Some((slow, time)) = patience.awaited(&watched, now) else {
                 self.hold_back.go_on();
                 break;
             };
@@ -361,8 +365,8 @@ impl Room {
             if left.is_zero() {
                 return false;
             }
-            crowded.retain(|(id, _)| *id == slow);
-            for (_, outbox) in crowded {
+            outboxes.retain(|(id, _)| *id == slow);
+            for (_, outbox) in outboxes {
                 // The room's lock is not held: members' own lines need it.
                 let _ = outbox.wait_for_room(CROWDED_BYTES, time.min(left).min(LOOK));
             }
