@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::link::Weather;
 use crate::measure::{self, Row, at_pace};
-use crate::world::{Plan, REDIS, World};
+use crate::world::{Plan, World};
 
 /// Round trips between a server and its Redis, in ms.
 const ROUND_TRIPS: [u64; 5] = [0, 50, 100, 200, 400];
@@ -48,7 +48,7 @@ pub fn measure() -> (String, String) {
     }
     let tally = world.settle();
     let text = format!(
-        "`cargo run --release -p room -- --far yes`\n\n{SERVERS} servers with {MEMBERS} members each, and a {REDIS} that is so \
+        "`cargo run --release -p room -- --far yes`\n\n{SERVERS} servers with {MEMBERS} members each, and a Redis that is so \
          far from each of them; a line goes from a server to Redis, and from there to the two others. {}\n\n{table}",
         measure::circumstances(&load, &tally),
     );
