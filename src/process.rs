@@ -21,7 +21,7 @@
 //! the run compares with the noted number. The actions of signals ask the system itself, because they may run before
 //! anything is noted.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 /// The role of this process to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,23 +56,48 @@ impl Role {
 pub(crate) struct CurrentRole {
     /// As the mixin has said when the server was made.
     at_first: Role,
-    /// Set in the child, in its own copy of the memory.
-    in_child: AtomicBool,
+    /// Set in a child of this server whose parent is itself the child of another one: see [`SERVED`].
+    in_nested_child: AtomicBool,
 }
+
+/// Which server this process is a child of: where its role lies, or [`NOBODY`]. Set once.
+///
+/// A static beside others that a child writes to: a flag in the server would be one more page that each child copies.
+static SERVED: AtomicUsize = AtomicUsize::new(NOBODY);
+
+/// The value of [`SERVED`] in a process that is no child. It is not zero, so that the static lies among those with values.
+const NOBODY: usize = usize::MAX;
 
 impl CurrentRole {
     pub(crate) fn new(at_first: Role) -> Self {
-        Self { at_first, in_child: AtomicBool::new(false) }
+        Self { at_first, in_nested_child: AtomicBool::new(false) }
     }
 
     /// The role of the process that asks.
+    #[inline]
     pub(crate) fn get(&self) -> Role {
-        if self.in_child.load(Ordering::SeqCst) { Role::Child } else { self.at_first }
+        // Only a server that forks has children.
+        if self.at_first.is_parent() && self.is_of_child() { Role::Child } else { self.at_first }
+    }
+
+    #[inline]
+    fn is_of_child(&self) -> bool {
+        SERVED.load(Ordering::SeqCst) == self.place() || self.in_nested_child.load(Ordering::SeqCst)
+    }
+
+    #[inline]
+    fn place(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// From here on this process is a child that serves one request.
+    #[inline]
     pub(crate) fn enter_child(&self) {
-        self.in_child.store(true, Ordering::SeqCst);
+        if SERVED.load(Ordering::SeqCst) == NOBODY {
+            SERVED.store(self.place(), Ordering::SeqCst);
+        } else {
+            self.in_nested_child.store(true, Ordering::SeqCst);
+        }
     }
 }
 
@@ -148,5 +173,11 @@ mod tests {
         assert!(!role.get().may_start_threads());
         role.enter_child();
         assert!(role.get().is_child() && role.get().may_start_threads());
+        // A child of a child: each of the two servers has it.
+        let nested = CurrentRole::new(Role::Parent);
+        assert!(nested.get().is_parent());
+        nested.enter_child();
+        assert!(nested.get().is_child() && role.get().is_child());
+        SERVED.store(NOBODY, Ordering::SeqCst);
     }
 }

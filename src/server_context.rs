@@ -171,16 +171,19 @@ impl ServerContext {
     }
 
     /// The role of this process for the server.
+    #[inline]
     pub(crate) fn role(&self) -> Role {
         self.role.get()
     }
 
     /// From now on this process is a child that serves one request.
+    #[inline]
     pub(crate) fn enter_child(&self) {
         self.role.enter_child();
     }
 
     /// Where this process reads on for a peer after a close.
+    #[inline]
     pub(crate) fn lingering(&self) -> Lingering {
         // A child serves one request, so it may block. A coroutine would keep its stack and its place in the live
         // list.
@@ -194,6 +197,7 @@ impl ServerContext {
     }
 
     /// Whether the idle reaper ends a request whose peer is silent for this long: see `idle_reaper.rs`.
+    #[inline]
     pub(crate) fn reaps_idle(&self, idle: Duration) -> bool {
         // The reaper is a thread of the library, too.
         self.lingering() == Lingering::Elsewhere && self.idle_reaper.covers(idle)

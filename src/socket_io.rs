@@ -118,6 +118,7 @@ impl SocketIo {
     }
 
     /// Notes an address that is used after each receive: a hint for the caches.
+    #[inline]
     pub(crate) fn set_near(&self, address: usize) {
         self.slot.set_near(address);
     }
@@ -289,6 +290,7 @@ impl SocketIo {
     }
 
     /// Sends the last bytes of a connection: the caller has to end the output next.
+    #[inline]
     pub(crate) fn send_before_end(&self, buf: &[u8], timeout: SendTimeout) -> io::Result<usize> {
         self.send_by(|| timeout, || sys::send_before_end(self.fd.as_fd(), buf))
     }

@@ -265,12 +265,19 @@ impl Entry {
         }
     }
 
+    /// Whether this side has ended the connection.
+    #[inline]
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::SeqCst) != 0
+    }
+
     /// Notes that its handler has been told of the stop.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
     /// Whether its handler has been told of the stop.
+    #[inline]
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
@@ -408,6 +415,7 @@ impl Entry {
     }
 
     /// Whether others may have a copy of the descriptor, and so may send and receive unseen by this request.
+    #[inline]
     pub(crate) fn is_lent(&self) -> bool {
         self.is_lent.load(Ordering::Relaxed)
     }

@@ -174,7 +174,7 @@ impl LiveList {
         };
         slots.entered += 1;
         let owner = RequestId { server: self.number, request: slots.entered };
-        let free = slots.free.pop();
+        let free = slots.take_free();
         let free = free.unwrap_or_else(|| FreeSlot { slot: slots.entries.len(), last: None });
         let slot = free.slot;
         let by_proxy = (peer_is == PeerIs::Proxy)

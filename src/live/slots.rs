@@ -19,13 +19,16 @@ use crate::limits::Limits;
 /// How many children can show their counters: more than any server forks. Only written pages take memory.
 pub(super) const ROWS: usize = 4_096;
 
+/// How many slots have their places from the beginning, if children serve.
+const FIRST: usize = 16;
+
 /// Everything that the lock of the list guards.
 #[derive(Debug)]
 pub(super) struct Slots {
     /// A slot is free while it is `None`. The list never shrinks: it is as long as the highest number of requests
     /// that were ever alive at once.
     pub(super) entries: Vec<Option<Arc<Entry>>>,
-    /// The free slots. The slot that was freed last is used first.
+    /// The free slots, and all slots while no request is alive: see [`take_free`](Self::take_free).
     pub(super) free: Vec<FreeSlot>,
     /// How many requests have ever entered. The last request has this number.
     pub(super) entered: u64,
@@ -72,10 +75,23 @@ impl Slots {
 
     /// Maps memory that children share with this process.
     pub(super) fn map_rows(&mut self) -> io::Result<()> {
+        // In one piece with the list, see `take_free`.
+        self.entries.reserve(FIRST);
+        self.free.reserve(FIRST);
         self.rows = Some(Arc::new(Rows::new(ROWS)?));
         self.clients = Some(Arc::new(ClientRows::new(ROWS)?));
         self.clear = Some(Arc::new(ClearRows::new(ROWS)?));
         Ok(())
+    }
+
+    /// A slot for the next request: the last one freed, whose memory the processor still knows. With children it is the
+    /// first one: their entries lie together, and a parent that forks again and again writes to fewer pages.
+    pub(super) fn take_free(&mut self) -> Option<FreeSlot> {
+        if self.rows.is_none() {
+            return self.free.pop();
+        }
+        let first = self.free.iter().enumerate().min_by_key(|(_, free)| free.slot);
+        first.map(|(at, _)| at).map(|at| self.free.swap_remove(at))
     }
 
     pub(super) fn is_empty(&self) -> bool {

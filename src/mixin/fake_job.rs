@@ -1,6 +1,8 @@
 //! [`FakeJobs`] and [`FakeServer`]: requests for the tests of mixins, and a server that brings them to workers that
 //! accept.
 
+use std::convert::Infallible;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 use std::thread::{self, ThreadId};
 
@@ -91,9 +93,16 @@ impl Work for FakeJob {
 }
 
 impl ServeInChild for FakeJob {
-    fn prepare_fork(&self) {}
+    fn prepare_fork(&self) -> Option<Arc<OwnedFd>> {
+        None
+    }
 
-    fn run_in_child(self: Box<Self>, _signals: SignalsHeld) -> ChildEnd {
+    fn run_in_child(
+        self: Box<Self>,
+        _listener: Option<Arc<OwnedFd>>,
+        _signals: SignalsHeld,
+        _leave: &dyn Fn(ChildEnd) -> Infallible,
+    ) -> ! {
         unreachable!("threads have no children")
     }
 

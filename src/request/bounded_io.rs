@@ -76,6 +76,7 @@ pub(super) struct BoundedIo {
 }
 
 impl BoundedIo {
+    #[inline]
     pub(super) fn new(connection: Connection, ticket: Ticket) -> Self {
         let has_reaper = || ticket.server().reaps_idle(ticket.limits().idle);
         let idle_bounded_by = if connection.is_socket() && has_reaper() {

@@ -21,17 +21,20 @@ use crate::write_stall::SendTimeout;
 
 impl BoundedIo {
     /// Sets how many bytes are held back. If more are held back already, they are sent.
+    #[inline]
     pub(super) fn set_wbufsize(&mut self, bytes: usize) -> io::Result<()> {
         self.wbufsize = bytes;
         if self.output.len() > bytes { self.send_output() } else { Ok(()) }
     }
 
     /// How long a write may make no progress.
+    #[inline]
     pub(super) fn write_limit(&self) -> Duration {
         self.timeout.unwrap_or(self.ticket.limits().write)
     }
 
     /// The two bounds of a write that begins now: time without progress, and the deadline.
+    #[inline]
     pub(super) fn write_timeout(&self) -> SendTimeout {
         SendTimeout { stall: self.write_limit(), until: self.deadline().map(|whole| whole.at) }
     }

@@ -34,6 +34,7 @@ const SHORT: u64 = 8 * 1024;
 impl BoundedIo {
     /// The handler has ended. Sends the held-back output, unless that can leave together with the end of the
     /// connection.
+    #[inline]
     pub(super) fn finish_output(&mut self) {
         let is_stuck = self.connection.raw_status().is_some_and(|status| status.is_stuck());
         if !self.is_plain() && !is_stuck {
@@ -51,6 +52,7 @@ impl BoundedIo {
 
     /// Sends the held-back output just before the end, so that both leave in one packet. This saves a sixth of a
     /// short connection.
+    #[inline]
     fn send_last(&mut self) {
         let Some(socket) = self.connection.as_socket() else { return };
         if self.output.is_empty() || !self.is_plain() {
@@ -79,6 +81,7 @@ impl BoundedIo {
 
     /// The orderly end, before the close: the peer sees the end of the output, also if a copy of the descriptor is
     /// still open. `input`: the bytes that the handler has not read.
+    #[inline]
     pub(super) fn shutdown_request(&mut self, input: &ReadBuffer) {
         self.send_last();
         if let Some(outbox) = self.outbox.take() {
@@ -98,6 +101,7 @@ impl BoundedIo {
 
     /// `shutdown_request` and `close_request` in one. If nobody else has the descriptor and nothing was held back, the
     /// close alone ends the connection, which saves a system call.
+    #[inline]
     pub(super) fn end_request(mut self, input: &ReadBuffer) {
         if !self.is_plain()
             || self.ticket.entry().is_lent()
@@ -125,6 +129,7 @@ impl BoundedIo {
     }
 
     /// Ends the output. False: the connection is broken already.
+    #[inline]
     fn end_output(&mut self) -> bool {
         let timeout = self.write_timeout();
         self.connection.shutdown(Shutdown::Write, timeout).is_ok()
@@ -134,13 +139,14 @@ impl BoundedIo {
     /// the read buffer, a long request, a read that ended in the middle, and a call of `expect_more_input`. A peer
     /// that sends one line, and only after the answer goes on, cannot be told from one that waits for its answer, as
     /// most do. To linger for all of these would cost each short request two system calls and another thread.
+    #[inline]
     fn peer_is_sending(&self, input: &ReadBuffer) -> bool {
         let Some(fd) = self.connection.socket() else { return false };
         let status = self.connection.raw_status();
         // A peer that has ended its output sends nothing more. A connection that this side has ended is not waited
         // for.
         let saw_end = self.saw_end || status.is_some_and(|status| status.ended.is_set());
-        if saw_end || self.ticket.entry().cut().is_some() {
+        if saw_end || self.ticket.entry().is_cut() {
             return false;
         }
         // Bytes that the handler has left in the buffers of the request; the socket's own are counted below.
@@ -156,6 +162,7 @@ impl BoundedIo {
     }
 
     /// Closes the connection, at once or after the peer has had time to read the answer.
+    #[inline]
     pub(super) fn close_request(self) {
         let limits = self.ticket.limits();
         let bound =
@@ -163,6 +170,11 @@ impl BoundedIo {
         if !self.lingers || bound.time.is_zero() {
             return self.let_go();
         }
+        self.linger(bound);
+    }
+
+    #[cold]
+    fn linger(self, bound: lingering_close::LingerLimits) {
         // A user's own stream closes when it is dropped.
         let Some(fd) = self.connection.share_socket() else { return };
         // In the background the share keeps the connection open. In all other cases the drop of `self` closes it.
@@ -178,6 +190,7 @@ impl BoundedIo {
 impl BoundedIo {
     /// Drops the connection. In a forked child a plain socket is left to the end of the process, which closes it as
     /// well: giving back memory and references before that would copy pages of the parent's.
+    #[inline]
     fn let_go(self) {
         let is_childs = self.ticket.server().role().is_child();
         // A hook's value is the user's, and its drop may have an effect.

@@ -161,6 +161,7 @@ pub(super) enum Connection {
 
 impl Connection {
     /// Whether it is a plain socket: its waits can be left to the idle reaper, and it holds no output back.
+    #[inline]
     pub(super) fn is_socket(&self) -> bool {
         self.as_socket().is_some()
     }
@@ -177,6 +178,7 @@ impl Connection {
     }
 
     /// The plain socket, if it is one.
+    #[inline]
     pub(super) fn as_socket(&self) -> Option<&SocketIo> {
         match self {
             Self::Socket(socket) => Some(socket),
@@ -341,9 +343,18 @@ impl Connection {
     }
 
     /// The socket, if the request has to end it.
+    #[inline]
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Socket(socket) => Some(socket.as_fd()),
+            _ => self.socket_below(),
+        }
+    }
+
+    /// Apart, as [`status_below`](Self::status_below) is.
+    #[cold]
+    fn socket_below(&self) -> Option<BorrowedFd<'_>> {
+        match self {
             Self::Split(socket) => Some(socket.as_fd()),
             _ => self.status_below()?.own_fd().map(AsFd::as_fd),
         }
@@ -359,6 +370,7 @@ impl Connection {
     }
 
     /// The notes of the raw stream below a wrapper.
+    #[inline]
     pub(super) fn raw_status(&self) -> Option<&Arc<RawStatus>> {
         if self.is_socket() { None } else { self.status_below() }
     }

@@ -58,12 +58,14 @@ impl StreamRequest {
         Self::over(Connection::Other(stream), Some(Box::new(local)), ticket)
     }
 
+    #[inline]
     pub(crate) fn over_socket(fd: Arc<OwnedFd>, ticket: Ticket) -> Self {
         let is_tcp = ticket.entry().peer_address().as_inet().is_some();
         let socket = if is_tcp { SocketIo::over_tcp(fd) } else { SocketIo::new(fd) };
         Self::over(Connection::Socket(socket), None, ticket)
     }
 
+    #[inline]
     fn over(connection: Connection, local: Option<Box<Address>>, ticket: Ticket) -> Self {
         let io = BoundedIo::new(connection, ticket);
         Self { io, input: ReadBuffer::default(), appetite: Appetite::new(), local }
@@ -149,6 +151,7 @@ impl StreamRequest {
     /// # Errors
     ///
     /// The errors of a flush, if more than `bytes` bytes are already held back.
+    #[inline]
     pub fn set_wbufsize(&mut self, bytes: usize) -> io::Result<()> {
         self.io.set_wbufsize(bytes)
     }
@@ -188,21 +191,25 @@ impl StreamRequest {
     }
 
     /// The handler has ended.
+    #[inline]
     pub(crate) fn finish_output(&mut self) {
         self.io.finish_output();
     }
 
     /// The orderly end, before the close.
+    #[inline]
     pub(crate) fn shutdown_request(&mut self) {
         self.io.shutdown_request(&self.input);
     }
 
     /// `shutdown_request` and `close_request` in one, which costs less.
+    #[inline]
     pub(crate) fn end_request(self) {
         self.io.end_request(&self.input);
     }
 
     /// The close: at once, or after a linger.
+    #[inline]
     pub(crate) fn close_request(self) {
         self.io.close_request();
     }
@@ -225,6 +232,7 @@ impl Request for StreamRequest {
         self.io.deadlines.set_handler(deadline);
     }
 
+    #[inline]
     fn set_server_deadline(&mut self, deadline: Option<Deadline>) {
         self.io.deadlines.set_server(deadline);
     }

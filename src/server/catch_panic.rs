@@ -1,5 +1,6 @@
 //! The only place where panics of the program's own code end: [`catch_panic`].
 
+use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
 
 use crate::error::{HandlerError, HandlerResult, Panicked};
@@ -10,28 +11,33 @@ use crate::wait::{Cancelled, CancelledUnwind, RetiredUnwind};
 ///
 /// Unwind safety: a panic may leave the handler and the request half-changed. The handler is dropped, and only
 /// `finish` and the close see the request again.
+#[inline]
 pub(super) fn catch_panic<R>(
     run: impl FnOnce() -> Result<R, HandlerError>,
 ) -> Result<R, HandlerError> {
     match panic::catch_unwind(AssertUnwindSafe(run)) {
         Ok(result) => result,
-        Err(payload) => {
-            if CancelledUnwind::is(&*payload) {
-                return Err(Cancelled::error().into());
-            }
-            // The accept loop that has called the hook is to end. If the caller ignores this error, the loop's next
-            // wait ends it.
-            if RetiredUnwind::is(&*payload) {
-                return Err(RetiredUnwind.into());
-            }
-            let panicked = Panicked::new(&*payload);
-            drop_payload(payload);
-            Err(panicked.into())
-        }
+        Err(payload) => Err(error_of(payload)),
     }
 }
 
+/// The error for the payload of a panic.
+#[cold]
+fn error_of(payload: Box<dyn Any + Send>) -> HandlerError {
+    if CancelledUnwind::is(&*payload) {
+        return Cancelled::error().into();
+    }
+    // The accept loop that has called the hook is to end. If the caller ignores this error, the next wait ends the loop.
+    if RetiredUnwind::is(&*payload) {
+        return RetiredUnwind.into();
+    }
+    let panicked = Panicked::new(&*payload);
+    drop_payload(payload);
+    panicked.into()
+}
+
 /// Runs code of the program that has no result. A panic in it ends nothing else.
+#[inline]
 pub(super) fn run_catching(run: impl FnOnce()) {
     drop(catch_panic(|| {
         run();
@@ -40,6 +46,7 @@ pub(super) fn run_catching(run: impl FnOnce()) {
 }
 
 /// Drops a value of the program: its drop is code of the program.
+#[inline]
 pub(super) fn drop_catching<V>(value: V) -> HandlerResult {
     catch_panic(|| {
         drop(value);

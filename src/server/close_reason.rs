@@ -12,7 +12,17 @@ use crate::timed_out::{TimedOut, Timeout};
 /// The reason of a request that the server ended. Its handler's result does not matter then.
 ///
 /// None: the server has not ended the request, and the handler's result says the reason.
+#[inline]
 pub(super) fn ended_from_here(entry: &Entry) -> Option<CloseReason> {
+    // The usual case by itself: no table of the others is looked at.
+    if !entry.is_cut() && !entry.is_stopped() {
+        return None;
+    }
+    from_here(entry)
+}
+
+#[cold]
+fn from_here(entry: &Entry) -> Option<CloseReason> {
     match entry.cut() {
         Some(Cut::Forced) => Some(CloseReason::Forced),
         Some(Cut::Closed) => Some(CloseReason::ClosedHere),

@@ -24,7 +24,10 @@
 //! RequestOfChild::ended: counts, observer
 //! ```
 
+use std::convert::Infallible;
 use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::OwnedFd;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Once, Weak};
@@ -35,7 +38,7 @@ use parking_lot::Mutex;
 use super::Core;
 use super::catch_panic::{catch_panic, drop_catching};
 use super::handover::Desk;
-use super::job::TypedJob;
+use super::job::{OpenRequest, TypedJob};
 use super::server_permit::ServerPermit;
 use crate::error::{Error, Fatal, Result};
 use crate::events::{CloseReason, Limit, ServerEvent};
@@ -90,41 +93,49 @@ fn cannot_go_on(context: &ServerContext, error: io::Error) -> Error {
 }
 
 impl<T: Transport> ServeInChild for TypedJob<T> {
-    fn prepare_fork(&self) {
+    fn prepare_fork(&self) -> Option<Arc<OwnedFd>> {
         // From the fork on it is the child that says what it does.
         self.ticket.entry().show_activity(Activity::Running);
         prepare_signals(&self.core.context);
         keep_block();
+        let transport = &self.core.transport;
+        if transport.closes_descriptor_alone() { transport.fileno() } else { None }
     }
 
-    fn run_in_child(self: Box<Self>, signals: SignalsHeld) -> ChildEnd {
-        let core = self.core.share();
-        let context = &core.context;
+    fn run_in_child(
+        self: Box<Self>,
+        listener: Option<Arc<OwnedFd>>,
+        signals: SignalsHeld,
+        leave: &dyn Fn(ChildEnd) -> Infallible,
+    ) -> ! {
+        // Taken out of its box for good: nothing that is the parent's is given back, and the end of the process does that.
+        let this = *self;
+        let (core, context) = (&this.core, &this.core.context);
         // First the listeners, so that no port is held by a child that serves for long.
-        core.transport.close_in_child();
-        close_other_servers(&core);
+        give_up_listener(core, listener.as_ref());
+        close_other_servers(core);
         if let Some(desk) = core.desk() {
             desk.close_in_child();
         }
         context.enter_child();
         wait::leave_loop();
         // Before the signals are let through: one that is pending acts on this request.
-        take_signals(context, &self.ticket);
+        take_signals(context, &this.ticket);
         signals.release_in_child();
         // A stop that was requested before the fork is the parent's affair, and may be over when this ends.
         let asked_before = context.runs.stop_requested();
-        let reason = self.serve();
-        // The handler may have gathered replies, and there will be no other wait to send them before.
-        wait::flush();
-        // After the request: the handler may have requested it at its end.
-        let stop = context.runs.stop_requested();
-        // A failure is always followed by a request to stop. Without one its lock is not written to.
-        let fatal = catch_panic(|| {
-            let failure = if stop { context.runs.take_failure() } else { None };
-            Ok(failure.as_ref().and_then(Error::as_fatal).map(ToString::to_string))
-        });
-        let (fatal, stop) = (fatal.unwrap_or_default(), stop && !asked_before);
-        ChildEnd { reason, fatal, stop, cut_off: false }
+        let make = |job, place: &mut _| ManuallyDrop::<Self>::into_inner(job).make_request(place);
+        let leave = |open, reason| {
+            let core = &ManuallyDrop::<OpenRequest<T>>::new(open).core;
+            // The handler may have gathered replies, and there will be no other wait to send them before.
+            wait::flush();
+            // After the request: the handler may have requested it at its end.
+            let stop = core.context.runs.stop_requested();
+            // A failure is always followed by a request to stop. Without one its lock is not written to.
+            let fatal = if stop { fatal_of(&core.context) } else { None };
+            leave(ChildEnd { reason, fatal, stop: stop && !asked_before, cut_off: false })
+        };
+        match Self::serve_by(ManuallyDrop::new(this), make, leave) {}
     }
 
     fn leave_to_child(self: Box<Self>, child: i32) -> Box<dyn RequestOfChild> {
@@ -137,6 +148,29 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         entry.hand_over(child);
         Box::new(ParentSide { ticket: Some(ticket), entry, core, reason })
     }
+}
+
+/// In a child: this process has the listener no longer.
+///
+/// Its number gets another file, one that the child has anyway. So nothing has to be noted where the listener is kept, in
+/// memory that is the parent's: each page of it that a child writes to is copied.
+#[inline]
+fn give_up_listener<T: Transport>(core: &Core<T>, listener: Option<&Arc<OwnedFd>>) {
+    let stop = core.context.runs.stop_waiting().fd;
+    let is_replaced = listener.is_some_and(|listener| sys::replace_by(listener, stop).is_ok());
+    if !is_replaced {
+        core.transport.close_in_child();
+    }
+}
+
+/// The text of the `Fatal` that the handler of a child has failed with, if it has.
+#[cold]
+fn fatal_of(context: &ServerContext) -> Option<String> {
+    let fatal = catch_panic(|| {
+        let failure = context.runs.take_failure();
+        Ok(failure.as_ref().and_then(Error::as_fatal).map(ToString::to_string))
+    });
+    fatal.unwrap_or_default()
 }
 
 /// The parent's side of a request that a child serves: its slot in the live list and its permit.
@@ -247,6 +281,7 @@ fn prepare_signals(context: &Arc<ServerContext>) {
 
 /// In the child: from here on the signals are about this request. Those of the parent are not: a handler
 /// may be a server that forks in its turn.
+#[inline]
 fn take_signals(context: &ServerContext, ticket: &Ticket) {
     let entry = Arc::clone(ticket.entry());
     // A parent that does not wait sends no second signal.
@@ -371,10 +406,15 @@ pub(super) fn unregister() {
 }
 
 /// In a child that this server has forked.
+#[inline]
 fn close_other_servers<T: Transport>(core: &Core<T>) {
-    if COUNT.load(Ordering::SeqCst) < 2 {
-        return;
+    if COUNT.load(Ordering::SeqCst) > 1 {
+        close_all_but(core);
     }
+}
+
+#[cold]
+fn close_all_but<T: Transport>(core: &Core<T>) {
     // Collected first: no lock is held while a transport closes, which may be the user's.
     let all: Vec<_> = SERVERS.lock().iter().filter_map(Weak::upgrade).collect();
     for server in all {

@@ -17,6 +17,7 @@
 //! All user code of a request (hooks, handler, observer, the `make_request` of a custom transport, the drop of an
 //! error) runs in `catch_panic`, which turns a panic into an error.
 
+use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -158,25 +159,38 @@ impl<T: Transport> TypedJob<T> {
     }
 
     /// Serves the request: Python's verbs, in their order.
-    pub(super) fn serve(self: Box<Self>) -> CloseReason {
+    fn serve(self: Box<Self>) -> CloseReason {
+        Self::serve_by(self, Self::make_boxed_request, |open, reason| {
+            drop(open);
+            reason
+        })
+    }
+
+    /// Serves the job, whose request `make` makes, and leaves by `end`.
+    #[inline]
+    pub(super) fn serve_by<J: Deref<Target = Self>, R>(
+        job: J,
+        make: impl FnOnce(J, &mut Option<T::Request>) -> Made<T>,
+        end: impl FnOnce(OpenRequest<T>, CloseReason) -> R,
+    ) -> R {
         // Datagrams and outbox messages that the handler sends leave when it waits, and at the latest when it has ended.
         let _promise = FlushPromise::start();
         // In a child it is the loop's own thread that runs the request, and a drain knows that one.
-        let context = &self.core.context;
+        let context = &job.core.context;
         let _serving = (!context.role().is_child()).then(|| start_serving(context));
-        self.ticket.entry().show_activity(Activity::Running);
-        let span = self.core.spans.enter(context, self.ticket.entry());
-        let is_timed = self.core.is_observed();
+        job.ticket.entry().show_activity(Activity::Running);
+        let span = job.core.spans.enter(context, job.ticket.entry());
+        let is_timed = job.core.is_observed();
         if is_timed {
-            self.ticket.entry().begin_step(Step::Worker);
+            job.ticket.entry().begin_step(Step::Worker);
         }
         // Only if there is a preface: the count of a reference costs something.
-        let limits = self.core.has_prefaces().then(|| self.ticket.share_limits());
+        let limits = job.core.has_prefaces().then(|| job.ticket.share_limits());
         // The time of the whole request begins before the handshake, which is a part of it.
         let whole =
-            self.ticket.limits().request.and_then(|after| Deadline::after(Timeout::Request, after));
+            job.ticket.limits().request.and_then(|after| Deadline::after(Timeout::Request, after));
         let mut request = None;
-        let (made, open) = self.make_boxed_request(&mut request);
+        let (made, open) = make(job, &mut request);
         let result = match &mut request {
             Some(request) => {
                 match catch_panic(|| open.wrap_request(request, limits.as_deref(), whole)) {
@@ -212,12 +226,15 @@ impl<T: Transport> TypedJob<T> {
         }
         span.end(&open.entry, reason);
         open.end_request(&mut request, reason, beyond.as_ref());
-        reason
+        // Closed also where `end` does not return.
+        drop(span);
+        end(open, reason)
     }
 
     /// Makes the request that handlers hold, directly in the caller's variable: a copy would stay on the stack of a
     /// waiting thread for as long as the request lasts.
-    fn make_request(self, place: &mut Option<T::Request>) -> (HandlerResult, OpenRequest<T>) {
+    #[inline]
+    pub(super) fn make_request(self, place: &mut Option<T::Request>) -> Made<T> {
         let Self { raw, ticket, core } = self;
         let entry = Arc::clone(ticket.entry());
         let made = catch_panic(|| {
@@ -229,10 +246,7 @@ impl<T: Transport> TypedJob<T> {
 
     /// The same for a job in a box. The box is freed here, and not by its owner, who may wait for long.
     #[expect(clippy::boxed_local, reason = "this is where the memory of the box ends")]
-    fn make_boxed_request(
-        self: Box<Self>,
-        place: &mut Option<T::Request>,
-    ) -> (HandlerResult, OpenRequest<T>) {
+    fn make_boxed_request(self: Box<Self>, place: &mut Option<T::Request>) -> Made<T> {
         (*self).make_request(place)
     }
 }
@@ -304,10 +318,13 @@ impl<T: Transport> Core<T> {
     }
 }
 
+/// Whether `make_request` has panicked, and the rest of the job.
+type Made<T> = (HandlerResult, OpenRequest<T>);
+
 /// A job whose request has been made, with everything that is needed to run and to end it.
-struct OpenRequest<T: Transport> {
+pub(super) struct OpenRequest<T: Transport> {
     /// Its drop gives the permit of `Limits::live` back.
-    core: ServerPermit<T>,
+    pub(super) core: ServerPermit<T>,
     entry: Arc<Entry>,
 }
 
@@ -367,6 +384,7 @@ impl<T: Transport> OpenRequest<T> {
 
     /// Makes the handler, runs it and drops it. The first error is reported, because it usually is the cause. (In Python an
     /// error of `finish` hides one of `handle`.)
+    #[inline]
     fn finish_request(&self, request: &mut T::Request) -> Result<(), (Phase, HandlerError)> {
         let mut ran = None;
         let factory = &self.core.factory;
@@ -440,9 +458,9 @@ impl<T: Transport> OpenRequest<T> {
         reason
     }
 
-    /// `shutdown_request` and `close_request`; tells the observer, and only then gives back the permit.
+    /// `shutdown_request` and `close_request`; tells the observer. Only then may the permit be given back.
     fn end_request(
-        self,
+        &self,
         request: &mut Option<T::Request>,
         reason: CloseReason,
         refused: Option<&Refused>,
@@ -458,15 +476,11 @@ impl<T: Transport> OpenRequest<T> {
             }
         });
         self.core.tell_of_end(&self.entry, reason, refused);
-        if self.core.context.role().is_child() {
-            // The parent counts. To give the permit back here would write to a page that is shared with the parent, and
-            // copy it, just before the process exits.
-            std::mem::forget(self);
-        }
     }
 }
 
 /// Python's three steps. `finish` also runs after a `handle` that failed or panicked, but not after such a `setup`.
+#[inline]
 fn run_handler<R>(
     handler: &mut dyn BaseRequestHandler<R>,
     request: &mut R,

@@ -28,10 +28,14 @@ impl<T: Transport> Core<T> {
 
     /// Counts the end of a request that was served. A forked child does not, because nobody reads its counts, and the
     /// parent counts.
+    #[inline]
     pub(super) fn count(&self, entry: &Entry, reason: CloseReason) {
-        if self.context.role().is_child() {
-            return;
+        if !self.context.role().is_child() {
+            self.count_here(entry, reason);
         }
+    }
+
+    fn count_here(&self, entry: &Entry, reason: CloseReason) {
         self.context.counters.ended(reason);
         if reason == CloseReason::Stopped && entry.is_unheard() {
             self.context.counters.unheard();
@@ -44,15 +48,20 @@ impl<T: Transport> Core<T> {
         !self.observers.is_empty()
     }
 
+    #[inline]
     pub(super) fn tell_of_end(
         &self,
         entry: &Entry,
         reason: CloseReason,
         refused: Option<&Refused>,
     ) {
-        if !self.is_observed() {
-            return;
+        if self.is_observed() {
+            self.tell_observers_of_end(entry, reason, refused);
         }
+    }
+
+    #[inline(never)]
+    fn tell_observers_of_end(&self, entry: &Entry, reason: CloseReason, refused: Option<&Refused>) {
         let (bytes_in, bytes_out) = entry.bytes();
         let (clear_bytes_in, clear_bytes_out) = entry.clear_bytes();
         self.tell(&ServerEvent::RequestEnded {

@@ -132,11 +132,13 @@ impl Runs {
     }
 
     /// One atomic load: loops ask before each request.
+    #[inline]
     pub(crate) fn stop_requested(&self) -> bool {
         self.stop.is_requested()
     }
 
     /// The event that a loop waits for beside the listener. The wait is followed by [`settle`](Self::settle).
+    #[inline]
     pub(crate) fn stop_waiting(&self) -> Waiting<'_> {
         self.stop.waiting()
     }
@@ -220,8 +222,7 @@ impl Runs {
     pub(crate) fn wait_for_stop(&self, over: &Event, obey: impl Fn(TakenOrders)) {
         loop {
             let (stop, over_waiting) = (self.stop.waiting(), over.waiting());
-            // An error of the wait counts as a stop: a lame duck that ends early does less harm than one that never
-            // ends.
+            // An error of the wait counts as a stop: a lame duck that ends early harms less than one that never ends.
             let waited = match self.orders.waiting() {
                 Some(orders) => wait::any(&[stop, over_waiting, orders], None),
                 None => wait::any(&[stop, over_waiting], None),

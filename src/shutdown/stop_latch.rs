@@ -53,11 +53,13 @@ impl StopLatch {
     }
 
     /// One atomic load.
+    #[inline]
     pub(super) fn is_requested(&self) -> bool {
         self.requested.load(Ordering::SeqCst)
     }
 
     /// Becomes ready with a request. A call of [`settle`](Self::settle) must follow the wait.
+    #[inline]
     pub(super) fn waiting(&self) -> Waiting<'_> {
         self.event.waiting()
     }

@@ -23,6 +23,7 @@ pub(crate) fn renew(ends: &Ends) -> io::Result<()> {
 }
 
 /// The descriptor to wait for.
+#[inline]
 pub(crate) fn reader(ends: &Ends) -> BorrowedFd<'_> {
     ends.as_fd()
 }

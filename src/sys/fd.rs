@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Returns the error of a system call whose result is -1.
+#[inline]
 pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
@@ -32,6 +33,7 @@ pub(super) fn owned(fd: libc::c_int) -> OwnedFd {
 }
 
 /// The number of a descriptor, for messages and for finding a descriptor again in a table.
+#[inline]
 pub(crate) fn number(fd: &impl AsFd) -> RawFd {
     fd.as_fd().as_raw_fd()
 }
@@ -46,6 +48,7 @@ pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
 
 /// The same by a file that keeps its own descriptor.
 #[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline]
 pub(crate) fn replace_by(old: &impl AsFd, new: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers. `old` stays an open descriptor of its owner.
     // The old file is closed and the number given its new one in one step: no other thread can take it in between.

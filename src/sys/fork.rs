@@ -30,6 +30,7 @@ pub(crate) enum Forked {
 /// # Errors
 ///
 /// If there is another thread, by [`no_other_threads`], and those of [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html).
+#[inline]
 pub(crate) fn fork() -> io::Result<Forked> {
     no_other_threads()?;
     // The processor's features are found out here, and not in each child again: to ask it takes many microseconds on a
@@ -66,12 +67,14 @@ impl SignalsHeld {
 
     /// In the child: lets SIGTERM through, even if the parent blocks it, because the parent tells of a drain by this
     /// signal.
+    #[inline]
     pub(crate) fn release_in_child(mut self) {
         self.before = self.in_child;
     }
 }
 
 impl Drop for SignalsHeld {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: the set is the one that `hold` was given.
         unsafe {

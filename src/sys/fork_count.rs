@@ -49,6 +49,7 @@ thread_local! {
 }
 
 /// Runs a fork that does not count. The count stays unwritten, because each write copies its page.
+#[inline]
 pub(super) fn uncounted<R>(fork: impl FnOnce() -> R) -> R {
     UNCOUNTED.set(true);
     let forked = fork();

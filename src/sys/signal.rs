@@ -193,6 +193,7 @@ impl Drop for SignalGuard {
 /// Ends the process at once: no destructors, no exit handlers. For signal handlers.
 ///
 /// [_exit(2)](https://man7.org/linux/man-pages/man2/_exit.2.html). Buffers of standard output are lost.
+#[inline]
 pub(crate) fn exit_now(status: i32) -> ! {
     // SAFETY: `_exit` may be called anywhere, a signal's handler included.
     unsafe { libc::_exit(status) }

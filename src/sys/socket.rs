@@ -54,12 +54,14 @@ pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
 /// Sends the last bytes of a connection, as [`send`] does: the kernel puts them and the end of the output into one
 /// packet. The caller has to close or to shut down next, because the bytes otherwise stay in the kernel (on Linux for
 /// 200 ms).
+#[inline]
 pub(crate) fn send_before_end(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
     send_with(fd, buf, MORE)
 }
 
 /// [send(2)](https://man7.org/linux/man-pages/man2/send.2.html). `WouldBlock` if nothing fits, and EPIPE or
 /// ECONNRESET if the peer is gone.
+#[inline]
 fn send_with(fd: BorrowedFd<'_>, buf: &[u8], flags: libc::c_int) -> io::Result<usize> {
     let flags = SEND_FLAGS | libc::MSG_DONTWAIT | flags;
     // SAFETY: the pointer and the length are those of one live slice.

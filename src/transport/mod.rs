@@ -275,6 +275,12 @@ pub trait Transport: Send + Sync + 'static {
     /// datagrams do.
     fn close_in_child(&self) {}
 
+    /// Whether [`close_in_child`](Self::close_in_child) does nothing but close [`fileno`](Self::fileno). A forked child then
+    /// does not call it, and gives the number another file, which costs less. Default: false.
+    fn closes_descriptor_alone(&self) -> bool {
+        false
+    }
+
     /// Like `close_in_child`, in a child that another server of the process has forked. Such a child needs no socket of
     /// this server. Default: [`close_in_child`](Self::close_in_child).
     fn close_in_others_child(&self) {

@@ -225,6 +225,7 @@ macro_rules! listener_methods {
             1
         }
 
+        #[inline]
         fn make_request(
             &self,
             raw: Self::Raw,
@@ -233,21 +234,29 @@ macro_rules! listener_methods {
             crate::request::StreamRequest::over_socket(raw.fd, ticket)
         }
 
+        #[inline]
         fn shutdown_request(&self, request: &mut crate::request::StreamRequest) {
             request.shutdown_request();
         }
 
+        #[inline]
         fn close_request(&self, request: crate::request::StreamRequest) {
             request.close_request();
         }
 
+        #[inline]
         fn end_request(&self, request: crate::request::StreamRequest) {
             request.end_request();
         }
 
+        #[inline]
         fn close_in_child(&self) {
             // The reserve keeps no port, and closes when the child ends.
             self.listener.socket.close();
+        }
+
+        fn closes_descriptor_alone(&self) -> bool {
+            true
         }
 
         fn refuse_new(&self) -> bool {

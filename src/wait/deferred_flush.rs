@@ -55,6 +55,7 @@ impl FlushPromise {
     }
 
     /// The promise of a request. Within the promise of a loop it adds nothing.
+    #[inline]
     pub(crate) fn start() -> Self {
         let outermost = DEFERRED.with(|deferred| {
             let mut deferred = deferred.borrow_mut();
@@ -67,6 +68,7 @@ impl FlushPromise {
 }
 
 impl Drop for FlushPromise {
+    #[inline]
     fn drop(&mut self) {
         if self.in_loop {
             leave_loop();
@@ -109,10 +111,15 @@ pub(crate) fn gathers() -> bool {
 
 /// Sends what this thread has deferred. Code that blocks a thread by other means than this crate's calls this first;
 /// see [`Parker`](super::Parker).
+#[inline]
 pub fn flush() {
-    if !HERE.get().holds_back {
-        return;
+    if HERE.get().holds_back {
+        flush_all();
     }
+}
+
+#[inline(never)]
+fn flush_all() {
     // Before the list is taken: a flush that defers sets it again.
     note(|here| here.holds_back = false);
     // Taken out first: a flush may defer something, which needs the list.

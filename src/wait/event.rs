@@ -130,6 +130,7 @@ impl Event {
     }
 
     /// A wait for the event, once it is this process's own.
+    #[inline]
     pub(crate) fn waiting(&self) -> Waiting<'_> {
         Waiting { fd: sys::event::reader(&self.ends), interest: Interest::Read, slot: None }
     }

@@ -79,6 +79,7 @@ thread_local! {
 }
 
 /// Changes the state of this thread.
+#[inline]
 fn note(change: impl FnOnce(&mut ThreadState)) {
     let mut here = HERE.get();
     change(&mut here);
@@ -247,6 +248,7 @@ pub(crate) fn is_in_loop() -> bool {
 }
 
 /// This thread does not accept any more. A forked child never does.
+#[inline]
 pub(crate) fn leave_loop() {
     note(|here| here.in_loop = false);
 }

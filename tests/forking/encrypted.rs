@@ -8,16 +8,50 @@ use std::time::{Duration, Instant};
 use socketserver::tls::rustls::HandshakeKind;
 use test_support::{exchange, read_to_end};
 
+use crate::client::{Client, VERSIONS, pem};
 use crate::support::{SOON, Server};
-use client::{Client, VERSIONS, pem};
-
-#[path = "../it/tls/client.rs"]
-mod client;
 
 tests![
     tls_children_speak_and_resume_each_others_sessions,
     tls_files_are_read_by_the_parent_and_later_children_have_them,
     tls_silence_is_one_childs_concern,
+];
+
+/// The rows of servers over TCP, for clients that speak TLS: nothing that they expect is different.
+pub fn rows_again() -> impl Iterator<Item = (&'static str, fn())> {
+    use crate::{children, ends, inherited, reported, rows, stopping, unwatched, wrapped};
+    let all = [
+        rows::all(),
+        children::all(),
+        stopping::all(),
+        reported::all(),
+        ends::all(),
+        unwatched::all(),
+        wrapped::all(),
+        inherited::all(),
+    ];
+    all.into_iter().flatten().filter(|(name, _)| !PLAIN_ALONE.contains(name))
+}
+
+/// Those that are about something else.
+const PLAIN_ALONE: &[&str] = &[
+    // Their clients speak before they are accepted, or stand in the queue: no handshake is made with them meanwhile.
+    "row_073_the_forty_first_client_waits_until_one_of_forty_children_has_ended",
+    "row_074_never_more_than_max_children",
+    "row_078_a_loop_that_always_finds_clients_reaps_as_well",
+    "a_child_that_has_crashed_is_not_taken_for_one_that_was_closed",
+    "without_pidfds_a_server_at_its_maximum_goes_on_when_a_child_ends",
+    "the_queue_of_a_server_that_stops_is_served_by_children_as_there_is_room",
+    // The parent refuses these, and makes no handshake.
+    "an_outbox_in_the_parent_starts_no_thread",
+    "row_082_a_fork_that_fails_is_handled_and_the_server_lives",
+    // They count bytes on the wire, or end the output: TLS sends more, and has a farewell to send after a cut.
+    "what_a_child_does_stands_in_the_live_list_and_can_be_ended_from_there",
+    "a_report_says_how_far_a_child_was",
+    "a_stop_of_a_child_that_ends_in_whatever_way_reaches_the_parent",
+    // Many thousands of connections: they measure what is left behind, and a handshake leaves nothing more.
+    "ten_thousand_short_connections_leave_nothing_behind",
+    "a_hundred_stops_under_load_lose_no_answer",
 ];
 
 fn files(name: &str, folder: &Path) {

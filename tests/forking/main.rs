@@ -12,6 +12,9 @@ macro_rules! tests {
 
 mod children;
 #[cfg(feature = "tls")]
+#[path = "../it/tls/client.rs"]
+mod client;
+#[cfg(feature = "tls")]
 mod encrypted;
 mod ends;
 mod forked;
@@ -65,6 +68,14 @@ fn main() -> std::process::ExitCode {
         #[cfg(all(feature = "metrics", feature = "tracing"))]
         traced::all(),
     ];
-    let trials = tests.into_iter().flatten().map(trial).collect();
+    let trials = tests.into_iter().flatten().map(trial);
+    #[cfg(feature = "tls")]
+    let trials = trials.chain(encrypted::rows_again().map(|(name, test)| {
+        Trial::test(format!("{name}_under_tls"), move || {
+            support::under_tls(test);
+            Ok(())
+        })
+    }));
+    let trials = trials.collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -298,8 +298,11 @@ pub fn main(arguments: &[String]) -> ExitCode {
         }),
         #[cfg(feature = "tls")]
         "tcp-tls" => serve::<Tcp>(address, options, obey, |builder| {
-            let folder = options.iter().find_map(|option| option.strip_prefix("files="));
-            let folder = std::path::Path::new(folder.expect("a folder"));
+            let Some(folder) = options.iter().find_map(|option| option.strip_prefix("files="))
+            else {
+                return builder.tls(crate::client::localhost());
+            };
+            let folder = std::path::Path::new(folder);
             let tls = Tls::from_pem(folder.join("own.pem"), folder.join("own.key")).expect("files");
             let reloaded = tls.clone();
             builder.tls(tls).on_reload(move |_server| Ok(reloaded.reload()?))

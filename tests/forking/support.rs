@@ -1,5 +1,7 @@
 //! A server process and its clients.
 
+use std::cell::Cell;
+use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -12,9 +14,30 @@ use test_support::{receive_text, udp_client};
 /// The longest time to wait for anything that is expected.
 pub const SOON: Duration = Duration::from_secs(20);
 
+thread_local! {
+    /// Tests of this thread start a server with TLS where they ask for one over TCP, and their clients speak it.
+    static UNDER_TLS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a test of servers over TCP with TLS: what it expects is the same.
+#[cfg(feature = "tls")]
+pub fn under_tls(test: fn()) {
+    struct Before;
+    impl Drop for Before {
+        fn drop(&mut self) {
+            UNDER_TLS.set(false);
+        }
+    }
+    UNDER_TLS.set(true);
+    let _before = Before;
+    test();
+}
+
 /// A server process, killed at the end of its test if it is still there.
 pub struct Server {
     process: Child,
+    /// Its clients speak TLS.
+    tls: bool,
     pub address: String,
     stdout: Receiver<String>,
     stderr: Receiver<String>,
@@ -54,7 +77,8 @@ impl Server {
             .unwrap();
         let stdout = lines(process.stdout.take().unwrap());
         let stderr = lines(process.stderr.take().unwrap());
-        let mut server = Self { process, address: String::new(), stdout, stderr };
+        let tls = transport == "tcp-tls";
+        let mut server = Self { process, tls, address: String::new(), stdout, stderr };
         server.address = match server.stdout.recv_timeout(SOON) {
             Ok(first) => first.strip_prefix("listening on ").expect("its address").to_owned(),
             // It has ended before it listened, and its test looks how.
@@ -64,7 +88,8 @@ impl Server {
     }
 
     pub fn tcp(options: &[&str]) -> Self {
-        Self::start("tcp", "127.0.0.1:0", options)
+        let transport = if UNDER_TLS.get() { "tcp-tls" } else { "tcp" };
+        Self::start(transport, "127.0.0.1:0", options)
     }
 
     pub fn pid(&self) -> u32 {
@@ -75,7 +100,22 @@ impl Server {
         let stream = TcpStream::connect(&self.address).expect("it takes connections");
         stream.set_read_timeout(Some(SOON)).unwrap();
         stream.set_write_timeout(Some(SOON)).unwrap();
-        Client { stream: Box::new(BufReader::new(stream)) }
+        Client { stream: Box::new(BufReader::new(self.speak_to(stream))) }
+    }
+
+    #[cfg(feature = "tls")]
+    fn speak_to(&self, stream: TcpStream) -> Box<dyn Stream> {
+        if self.tls {
+            Box::new(crate::client::Client::new().over(stream))
+        } else {
+            Box::new(stream)
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn speak_to(&self, stream: TcpStream) -> Box<dyn Stream> {
+        assert!(!self.tls, "there is none");
+        Box::new(stream)
     }
 
     /// The next line on stderr that begins like this.
@@ -196,9 +236,41 @@ pub fn eventually(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// A client's end of a connection.
+pub trait Stream: Read + Write + Send {
+    fn socket(&self) -> &TcpStream;
+    /// The client goes, in order: what it has sent is all.
+    fn end(&mut self) {}
+}
+
+impl Stream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Stream for crate::client::TlsClient {
+    fn socket(&self) -> &TcpStream {
+        &self.stream.sock
+    }
+
+    fn end(&mut self) {
+        self.stream.conn.send_close_notify();
+        // The server may have gone first.
+        let _ = self.stream.flush();
+    }
+}
+
 /// A client that speaks lines.
 pub struct Client {
-    stream: Box<BufReader<TcpStream>>,
+    stream: Box<BufReader<Box<dyn Stream>>>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.stream.get_mut().end();
+    }
 }
 
 impl Client {
@@ -217,7 +289,7 @@ impl Client {
 
     /// Its own address, by which the server knows it.
     pub fn address(&self) -> String {
-        self.stream.get_ref().local_addr().unwrap().to_string()
+        self.stream.get_ref().socket().local_addr().unwrap().to_string()
     }
 
     /// The next line, without its newline; empty at the end.
@@ -225,7 +297,8 @@ impl Client {
         let mut line = String::new();
         match self.stream.read_line(&mut line) {
             Ok(_) => line.trim_end().to_owned(),
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => String::new(),
+            // Under TLS a child that is killed cannot say that it ends.
+            Err(error) if matches!(error.kind(), ConnectionReset | UnexpectedEof) => String::new(),
             Err(error) => panic!("no answer in time: {error}"),
         }
     }

@@ -38,10 +38,49 @@ use crate::wait::{self, Interest, Waiting};
 /// asked from any.
 #[derive(Debug, Default)]
 pub(super) struct Children {
-    /// Searched from its beginning: `max_children` keeps it short.
-    table: Mutex<Vec<Child>>,
+    table: Mutex<Table>,
     /// Made when the first run begins: a mixin alone needs no descriptors.
     reports: OnceLock<Reports>,
+}
+
+/// Searched from its beginning: `max_children` keeps it short.
+#[derive(Debug, Default)]
+struct Table {
+    /// The first few, beside the lock: the memory of a vector is one more page that the parent writes to between two forks,
+    /// and that the kernel copies.
+    near: [Option<Child>; 8],
+    more: Vec<Child>,
+}
+
+impl Table {
+    fn iter(&self) -> impl Iterator<Item = &Child> {
+        self.near.iter().flatten().chain(&self.more)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Child> {
+        self.near.iter_mut().flatten().chain(&mut self.more)
+    }
+
+    fn push(&mut self, child: Child) {
+        match self.near.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(child),
+            None => self.more.push(child),
+        }
+    }
+
+    fn has(&self, pid: i32) -> bool {
+        self.iter().any(|child| child.pid == pid)
+    }
+
+    /// Takes a child out, if it is there.
+    fn take(&mut self, pid: i32) -> Option<Child> {
+        let is_it = |child: &Child| child.pid == pid;
+        if let Some(place) = self.near.iter_mut().find(|place| place.as_ref().is_some_and(is_it)) {
+            return place.take();
+        }
+        let index = self.more.iter().position(is_it)?;
+        Some(self.more.swap_remove(index))
+    }
 }
 
 /// A child that has not been reaped.
@@ -88,6 +127,7 @@ impl Reports {
     }
 
     /// In the child, before it exits.
+    #[inline]
     pub(super) fn send_fatal(&self, end: &ChildEnd) {
         if let Some(text) = &end.fatal {
             self.fatal.send(text);
@@ -111,7 +151,7 @@ impl Children {
 
     /// Those that are known to run, and those whose end has not been noticed yet.
     pub(super) fn len(&self) -> usize {
-        self.table.lock().len()
+        self.table.lock().iter().count()
     }
 
     /// Right after the fork. The child may have ended already.
@@ -138,7 +178,8 @@ impl Children {
         if reports.owner.is_noted() {
             return Ok(());
         }
-        for child in self.table.lock().drain(..) {
+        let Table { near, more } = std::mem::take(&mut *self.table.lock());
+        for child in near.into_iter().flatten().chain(more) {
             // Neither its watch nor its permit is this process's to give back.
             std::mem::forget(child);
         }
@@ -219,8 +260,7 @@ impl Children {
     /// Reaps a child, if it is in the table and has ended, and ends its request. Says whether that is so.
     fn collect_one(&self, reports: &Reports, pid: i32) -> bool {
         // The table decides: a foreign child's status is not this server's to take.
-        let index_of = |table: &[Child]| table.iter().position(|child| child.pid == pid);
-        if index_of(&self.table.lock()).is_none() {
+        if !self.table.lock().has(pid) {
             return false;
         }
         // Without the lock: it is a system call, and `active_children` may be asked meanwhile.
@@ -233,10 +273,7 @@ impl Children {
             }
             ChildState::Gone => ended_otherwise(CloseReason::Released, true),
         };
-        let child = {
-            let mut table = self.table.lock();
-            index_of(&table).map(|index| table.swap_remove(index))
-        };
+        let child = self.table.lock().take(pid);
         // Another call has ended its request meanwhile.
         let Some(child) = child else { return false };
         // Before the pidfd is closed by its drop: see `ExitWatch::remove`.

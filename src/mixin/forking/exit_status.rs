@@ -34,6 +34,7 @@ const ENDS: [CloseReason; 16] = [
 ];
 
 /// The status for an end.
+#[inline]
 pub(super) fn status(end: &ChildEnd) -> i32 {
     // Apart from the others, which need a jump table: to read it is one more page that each child maps.
     if end.reason == CloseReason::Completed && !end.stop { COMPLETED } else { other_status(end) }

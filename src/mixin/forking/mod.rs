@@ -4,8 +4,9 @@ mod children;
 mod exit_status;
 mod fatal_pipe;
 
+use std::convert::Infallible;
 use std::io::{self, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -112,7 +113,7 @@ impl Forking {
             Ok(reports) => reports,
             Err(error) => return job.refuse(Refused::CannotStart(error)),
         };
-        job.prepare_fork();
+        let listener = job.prepare_fork();
         // Otherwise both processes would print the rest of the buffer, and send the replies that this thread gathers.
         let _ = io::stdout().flush();
         wait::flush();
@@ -127,11 +128,12 @@ impl Forking {
                 if let Some(mark) = mark {
                     mark.put();
                 }
-                let end = job.run_in_child(held);
-                let _ = io::stdout().flush();
-                // The text before the status: the parent reads it when it has reaped this child.
-                reports.send_fatal(&end);
-                sys::exit_now(status(&end));
+                job.run_in_child(listener, held, &|end| {
+                    let _ = io::stdout().flush();
+                    // The text before the status: the parent reads it when it has reaped this child.
+                    reports.send_fatal(&end);
+                    sys::exit_now(status(&end));
+                })
             }
             Ok(Forked::Parent { child }) => self.children.add(child, job.leave_to_child(child)),
         }
@@ -218,12 +220,19 @@ impl Drop for ExitOnPanic {
 /// The part of a [`Work`](super::Work) that takes two processes: the server implements it, in `server/fork.rs`, where
 /// the order of the calls is shown.
 pub(crate) trait ServeInChild {
-    /// In the parent, before the fork: makes what children inherit.
-    fn prepare_fork(&self);
+    /// In the parent, before the fork: makes what children inherit. Gives the listener's descriptor, if that is all that
+    /// a child has to close.
+    fn prepare_fork(&self) -> Option<Arc<OwnedFd>>;
 
-    /// In the child, which has nothing else to do: serves the request. The signals are held back until they are taken
-    /// for what they mean to a child.
-    fn run_in_child(self: Box<Self>, signals: SignalsHeld) -> ChildEnd;
+    /// In the child, which has nothing else to do: serves the request, and leaves. It does not return, so that nothing
+    /// is given back that the end of the process gives back. The signals are held back until they are taken for what
+    /// they mean to a child.
+    fn run_in_child(
+        self: Box<Self>,
+        listener: Option<Arc<OwnedFd>>,
+        signals: SignalsHeld,
+        leave: &dyn Fn(ChildEnd) -> Infallible,
+    ) -> !;
 
     /// In the parent, after the fork: closes its copy of the connection, and keeps the request's slot in the live list
     /// and its permit until the child has ended.
@@ -252,16 +261,20 @@ pub(crate) struct ChildEnd {
 
 /// Forks with the job: see `ServeInChild`. A job that has been taken already has nothing to do in either process.
 impl Job {
-    fn prepare_fork(&self) {
-        if let Some(work) = &self.work {
-            work.prepare_fork();
-        }
+    fn prepare_fork(&self) -> Option<Arc<OwnedFd>> {
+        self.work.as_ref()?.prepare_fork()
     }
 
-    fn run_in_child(mut self, signals: SignalsHeld) -> ChildEnd {
+    #[inline]
+    fn run_in_child(
+        mut self,
+        listener: Option<Arc<OwnedFd>>,
+        signals: SignalsHeld,
+        leave: &dyn Fn(ChildEnd) -> Infallible,
+    ) -> ! {
         match self.work.take() {
-            Some(work) => work.run_in_child(signals),
-            None => ended_otherwise(CloseReason::Failed, false),
+            Some(work) => work.run_in_child(listener, signals, leave),
+            None => match leave(ended_otherwise(CloseReason::Failed, false)) {},
         }
     }
 

@@ -180,6 +180,7 @@ impl Desk {
     }
 
     /// Whether the desk is at rest, and has no socket at which a process could ask.
+    #[inline]
     fn is_unasked(&self) -> bool {
         self.at_rest.load(Ordering::SeqCst) && self.sockets.listener.is_none()
     }
@@ -402,10 +403,15 @@ impl Desk {
     /// Closes this child's copies; the child serves one request. If the parent ended suddenly, a process that asks at
     /// the path would wait for an answer from a copy of the listener, and the other side of a connection would not
     /// see its end.
+    #[inline]
     pub(crate) fn close_in_child(&self) {
-        if self.is_unasked() {
-            return;
+        if !self.is_unasked() {
+            self.leave_to_parent();
         }
+    }
+
+    #[cold]
+    fn leave_to_parent(&self) {
         if let Some(listener) = &self.sockets.listener {
             listener.close_in_child();
         }
