@@ -21,7 +21,7 @@ macro_rules! limits {
             #[must_use]
             pub fn get(&self, name: &str) -> Option<String> {
                 match name {
-                    $(stringify!($name) => Some(self.$name.show()),)*
+                    $(stringify!($name) => Some(self.$name.show(Kind::$kind)),)*
                     _ => None,
                 }
             }
@@ -35,7 +35,9 @@ macro_rules! limits {
             /// | a number of bytes | `4096`, `64K`, `16M`, `1G` |
             /// | a time | seconds (`60`, `0.5`), or with a unit: `500ms`, `60s`, `5m`, `2h` |
             /// | a rate | requests each second (`100`), or those and the requests at once: `100/20` |
-            /// | none of these | `none` |
+            /// | none of these | `none`; for a lame duck `0`, since one without an end would keep the server from closing |
+            ///
+            /// A number of requests and a rate are at least 1: an operator who writes `0` may mean none of them, or no limit.
             ///
             /// ```
             /// use std::time::Duration;
@@ -84,7 +86,7 @@ limits! {
     linger Time
     linger_bytes Bytes
     drain Time
-    lame_duck Time
+    lame_duck Delay
     first_read Time
 }
 
@@ -115,7 +117,7 @@ impl LimitError {
     }
 
     fn bad(name: &str, value: &str, kind: Kind) -> Self {
-        Self(format!("the limit {name} cannot be {value:?}: it takes {}, or none", kind.allowed()))
+        Self(format!("the limit {name} cannot be {value:?}: it takes {}", kind.allowed()))
     }
 }
 
@@ -133,16 +135,26 @@ enum Kind {
     Count,
     Bytes,
     Time,
+    /// A time that something waits for before it goes on, so that it has an end.
+    Delay,
     Rate,
 }
 
 impl Kind {
     fn allowed(self) -> &'static str {
         match self {
-            Self::Count => "a number of requests (500)",
-            Self::Bytes => "a number of bytes (4096, 64K, 16M, 1G)",
-            Self::Time => "seconds (60, 0.5), or a time with its unit (500ms, 60s, 5m, 2h)",
-            Self::Rate => "requests each second (100), or those and the requests at once (100/20)",
+            Self::Count => "a number of requests (500) of at least 1, or none, which is no limit",
+            Self::Bytes => "a number of bytes (4096, 64K, 16M, 1G), or none",
+            Self::Time => {
+                "seconds (60, 0.5), or a time with its unit (500ms, 60s, 5m, 2h), or none"
+            }
+            Self::Delay => {
+                "seconds (60, 0.5), or a time with its unit (500ms, 60s, 5m, 2h); 0 is none of it"
+            }
+            Self::Rate => {
+                "requests each second (100), or those and the requests at once (100/20), of at \
+                 least 1, or none, which is no limit"
+            }
         }
     }
 }
@@ -152,22 +164,31 @@ const NONE: &str = "none";
 
 /// The value of a field as text.
 trait Value: Sized {
-    fn show(&self) -> String;
+    /// As [`read`](Self::read) takes it. (A lame duck without an end, which only code can set, is shown as `none`.)
+    fn show(&self, kind: Kind) -> String;
 
     /// None: the text is not a value of that kind.
     fn read(text: &str, kind: Kind) -> Option<Self>;
 }
 
 impl Value for usize {
-    fn show(&self) -> String {
-        if *self == Self::MAX { NONE.to_owned() } else { self.to_string() }
+    fn show(&self, kind: Kind) -> String {
+        match *self {
+            Self::MAX => NONE.to_owned(),
+            // It counts as one.
+            0 if kind == Kind::Count => "1".to_owned(),
+            number => number.to_string(),
+        }
     }
 
     fn read(text: &str, kind: Kind) -> Option<Self> {
         if text == NONE {
             return Some(Self::MAX);
         }
-        let unit = text.as_bytes().last().filter(|_| kind == Kind::Bytes);
+        if kind == Kind::Count {
+            return number(text).filter(|count| *count > 0);
+        }
+        let unit = text.as_bytes().last();
         let shift = match unit.map(u8::to_ascii_uppercase) {
             Some(b'K') => 10,
             Some(b'M') => 20,
@@ -180,13 +201,13 @@ impl Value for usize {
 }
 
 impl Value for Duration {
-    fn show(&self) -> String {
+    fn show(&self, _kind: Kind) -> String {
         if *self == Self::MAX { NONE.to_owned() } else { format!("{}s", self.as_secs_f64()) }
     }
 
-    fn read(text: &str, _kind: Kind) -> Option<Self> {
+    fn read(text: &str, kind: Kind) -> Option<Self> {
         if text == NONE {
-            return Some(Self::MAX);
+            return (kind == Kind::Time).then_some(Self::MAX);
         }
         let digits = text.trim_end_matches(|last: char| last.is_ascii_alphabetic());
         let seconds = match &text[digits.len()..] {
@@ -204,8 +225,8 @@ impl Value for Duration {
 }
 
 impl Value for Option<Duration> {
-    fn show(&self) -> String {
-        self.unwrap_or(Duration::MAX).show()
+    fn show(&self, kind: Kind) -> String {
+        self.unwrap_or(Duration::MAX).show(kind)
     }
 
     fn read(text: &str, kind: Kind) -> Option<Self> {
@@ -214,10 +235,13 @@ impl Value for Option<Duration> {
 }
 
 impl Value for Option<Rate> {
-    fn show(&self) -> String {
+    fn show(&self, _kind: Kind) -> String {
         match self {
             None => NONE.to_owned(),
-            Some(Rate { per_second, burst }) => format!("{per_second}/{burst}"),
+            // Zeros count as one.
+            Some(Rate { per_second, burst }) => {
+                format!("{}/{}", per_second.max(&1), burst.max(&1))
+            }
         }
     }
 
@@ -225,12 +249,9 @@ impl Value for Option<Rate> {
         if text == NONE {
             return Some(None);
         }
-        Some(Some(match text.split_once('/') {
-            None => Rate::per_second(number(text)?),
-            Some((per_second, burst)) => {
-                Rate::per_second(number(per_second)?).burst(number(burst)?)
-            }
-        }))
+        let (per_second, burst) = text.split_once('/').unwrap_or((text, text));
+        let at_least_one = |text| number(text).filter(|number| *number > 0);
+        Some(Some(Rate::per_second(at_least_one(per_second)?).burst(at_least_one(burst)?)))
     }
 }
 
@@ -274,6 +295,14 @@ mod tests {
     }
 
     #[test]
+    fn zeros_that_count_as_one_are_shown_as_one() {
+        let limits = Limits::default().live(0).per_peer(0).peer_rate(Rate::per_second(0));
+        for (name, shown) in [("live", "1"), ("per_peer", "1"), ("peer_rate", "1/1")] {
+            assert_eq!(limits.get(name).as_deref(), Some(shown), "{name}");
+        }
+    }
+
+    #[test]
     fn values_are_read_with_their_units() {
         let mut limits = Limits::default();
         for (name, value, shown) in [
@@ -300,6 +329,9 @@ mod tests {
             ("live", "-1", "a number of requests"),
             ("live", "64K", "a number of requests"),
             ("live", "", "a number of requests"),
+            ("live", "0", "a number of requests"),
+            ("per_peer", "0", "a number of requests"),
+            ("handshakes", "0", "a number of requests"),
             ("line_bytes", "99999999999999999999", "a number of bytes"),
             ("line_bytes", "99999999999999G", "a number of bytes"),
             ("line_bytes", "1é", "a number of bytes"),
@@ -310,6 +342,14 @@ mod tests {
             ("idle", "5 s", "seconds"),
             ("peer_rate", "10/", "requests each second"),
             ("peer_rate", "+10", "requests each second"),
+            ("peer_rate", "0", "requests each second"),
+            ("accept_rate", "0/0", "requests each second"),
+            ("peer_rate", "1/0", "requests each second"),
+            (
+                "lame_duck",
+                "none",
+                "seconds (60, 0.5), or a time with its unit (500ms, 60s, 5m, 2h)",
+            ),
         ] {
             let error = limits.set(name, value).unwrap_err().to_string();
             let says = format!("the limit {name} cannot be {value:?}: it takes {allowed}");

@@ -48,8 +48,8 @@ use crate::process;
 use crate::refused::Refused;
 use crate::request::{Ticket, keep_block};
 use crate::server_context::ServerContext;
-use crate::sys;
 use crate::sys::fork::SignalsHeld;
+use crate::sys::{self, Repeat, Repeats};
 use crate::transport::{HandoverSocket, Transport};
 use crate::wait;
 
@@ -252,7 +252,7 @@ struct ServedHere {
     /// When that signal came.
     drained: Option<Instant>,
     /// There has been a Ctrl-C already.
-    interrupted: bool,
+    interrupted: Repeats,
 }
 
 /// Has children that are forked from here on take SIGTERM, by which the parent tells them of a drain, and Ctrl-C, which
@@ -290,7 +290,8 @@ fn take_signals(context: &ServerContext, ticket: &Ticket) {
     let server = std::mem::take(&mut *SIGNALLED.server_of_children.lock());
     // A handler may be a server that forks in its turn.
     SIGNALLED.noted.store(ptr::null_mut(), Ordering::SeqCst);
-    let served = ServedHere { server, entry, first_read, drained: None, interrupted: false };
+    let served =
+        ServedHere { server, entry, first_read, drained: None, interrupted: Repeats::default() };
     *SIGNALLED.served.lock() = Some(served);
 }
 
@@ -309,7 +310,7 @@ fn drain(signal: libc::c_int) {
     let Some(mut served) = SIGNALLED.served.try_lock() else { return };
     let Some(served) = &mut *served else { return };
     // A second Ctrl-C is meant for all as well.
-    if signal == libc::SIGINT && std::mem::replace(&mut served.interrupted, true) {
+    if signal == libc::SIGINT && served.interrupted.note() == Repeat::Second {
         sys::exit_now(128 + signal);
     }
     let drained = *served.drained.get_or_insert_with(Instant::now);

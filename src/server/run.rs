@@ -17,7 +17,6 @@
 //! has ended.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -27,7 +26,7 @@ use crate::mixin::Mixin;
 use crate::process::OwnerProcess;
 use crate::run_group::RunGroup;
 use crate::shutdown::{Claim, ShutdownHandle, TakenOrders};
-use crate::sys::{self, SignalGuard};
+use crate::sys::{self, Repeat, Repeats, SignalGuard};
 use crate::systemd::ServiceManager;
 use crate::transport::Transport;
 use crate::wait::Event;
@@ -39,7 +38,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// steps from the beginning to the end. `run`
     /// raises the process's limit on file descriptors to the highest allowed value;
     /// [`restore_limits`](super::restore_limits) gives programs that handlers start the old limit. A second signal ends
-    /// the process at once, with status 128 + its number. Children of [`Forking`](crate::Forking) then continue within
+    /// the process at once, with status 128 + its number; one that follows within 0.3 s is an echo of the first,
+    /// as `timeout` and other wrappers send it. Children of [`Forking`](crate::Forking) then continue within
     /// their own limits, unless the signal was sent to the whole process group.
     ///
     /// `run` treats the state that the process inherits as the user of a shell expects:
@@ -270,19 +270,17 @@ fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
     let has_reloads = |server: &&&dyn BaseServer| !server.context().reloads.0.is_empty();
     let reloaded = handles(&mut servers.iter().filter(has_reloads));
     // One for all servers and both signals: the second signal of either ends the process.
-    let asked = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(Repeats::default());
     let mut signals = Signals::default();
     for signal in [libc::SIGINT, libc::SIGTERM] {
         let (asked, stopped) = (Arc::clone(&asked), Arc::clone(&stopped));
-        // An atomic, a write for each server, and `_exit`: a signal's handler may do these.
-        signals.take(signal, move || {
+        // An atomic, the clock, a write for each server, and `_exit`: a signal's handler may do these.
+        signals.take(signal, move || match asked.note() {
+            Repeat::First => stopped.iter().for_each(ShutdownHandle::retire),
+            // A second close would end the lame duck.
+            Repeat::Echo => {}
             // 128 and the number: what a shell reports for a program that a signal has ended.
-            if asked.swap(true, Ordering::SeqCst) {
-                sys::exit_now(128 + signal);
-            }
-            for handle in stopped.iter() {
-                handle.retire();
-            }
+            Repeat::Second => sys::exit_now(128 + signal),
         })?;
     }
     if !reloaded.is_empty() {

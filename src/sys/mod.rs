@@ -119,8 +119,8 @@ pub(crate) use rlimit::{
 pub(crate) use shared_fd::SharedFd;
 pub(crate) use shared_memory::Common;
 pub(crate) use signal::{
-    LetThrough, SignalGuard, exit_now, is_ignored, keep_from_file_size_signal, keep_statuses,
-    on_signal, on_signal_in_children,
+    LetThrough, Repeat, Repeats, SignalGuard, exit_now, is_ignored, keep_from_file_size_signal,
+    keep_statuses, on_signal, on_signal_in_children,
 };
 pub(crate) use socket::{
     ACCEPTED_INHERITS_OPTIONS, Mode, SHORTEST_TIMEOUT, send, send_before_end, set_receive_timeout,

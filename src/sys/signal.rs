@@ -15,11 +15,12 @@
 use std::io;
 use std::mem;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 use super::check;
+use super::clock::monotonic_micros;
 
 /// Runs `action` whenever the process gets `signal`, beside the handler that was there before. While any guard
 /// exists, of any signal, no signal has its default effect.
@@ -187,6 +188,41 @@ impl Drop for SignalGuard {
     fn drop(&mut self) {
         signal_hook::low_level::unregister(self.id);
         GUARDS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The signals that ask for one and the same, and which of them has come.
+///
+/// A second one, by which a user loses patience, is told from an echo of the first: timeout(1) signals its program and
+/// then the group that the program is in, and a wrapper passes on the Ctrl-C that the terminal has sent to both.
+#[derive(Debug, Default)]
+pub(crate) struct Repeats {
+    /// When the first one came, by the monotonic clock in microseconds. Zero: none has come.
+    first: AtomicU64,
+}
+
+/// See [`Repeats`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    First,
+    Echo,
+    Second,
+}
+
+/// An echo follows within microseconds, but both sides of it may lose the processor on a busy machine. Somebody who is
+/// faster presses the keys once more.
+const ECHO_MICROS: u64 = 300_000;
+
+impl Repeats {
+    /// Takes note of a signal. For signal handlers: an atomic and the clock.
+    pub(crate) fn note(&self) -> Repeat {
+        // Zero is taken.
+        let now = monotonic_micros().max(1);
+        match self.first.compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => Repeat::First,
+            Err(first) if now.saturating_sub(first) < ECHO_MICROS => Repeat::Echo,
+            Err(_) => Repeat::Second,
+        }
     }
 }
 

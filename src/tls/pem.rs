@@ -1,7 +1,7 @@
 //! Certificates and keys from PEM files, and errors that say which file, what is wrong with it, and what helps.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -89,8 +89,18 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     }
 }
 
+/// All authorities of the world take a quarter of a mebibyte. A device that is read by mistake has no end.
+const MOST_BYTES: u64 = 16 << 20;
+
 fn read(path: &Path, operation: &'static str) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|error| Error::io(operation, path.display(), error))
+    let mut text = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut text))
+        .map_err(|error| Error::io(operation, path.display(), error))?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(bad(operation, path, format!("it has more than {} MiB", MOST_BYTES >> 20)));
+    }
+    Ok(text)
 }
 
 /// The error's text without the Rust code that rustls puts into it.

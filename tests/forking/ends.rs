@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use crate::support::{SOON, Server, eventually, is_pending, kill, state};
+use crate::support::{SOON, Server, eventually, insist, kill, state};
 
 tests![
     row_070_a_child_leaves_with_a_status_that_says_how_its_request_ended,
@@ -115,8 +115,7 @@ fn row_071_nothing_that_the_parent_keeps_for_its_end_runs_at_a_childs() {
     let child: u32 = interrupted.ask("pid").parse().unwrap();
     assert_eq!(interrupted.ask("upload 4"), "ready");
     kill(child, libc::SIGINT);
-    eventually("the first Ctrl-C has been taken", || !is_pending(child, libc::SIGINT));
-    kill(child, libc::SIGINT);
+    insist(child, libc::SIGINT);
     assert_eq!(interrupted.receive(), "");
     // The last two: one is signalled to end, and one requests a stop of the server.
     let mut idle = server.connect();

@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use crate::support::{Server, eventually, is_pending, kill, state};
+use crate::support::{Server, eventually, insist, is_pending, kill, kill_twice, state};
 
 tests![
     a_lame_duck_is_kept_by_the_loop_and_its_clients_are_served,
@@ -17,6 +17,7 @@ tests![
     a_child_that_does_not_end_is_killed_at_the_deadline_and_named,
     ctrl_c_in_a_terminal_reaches_children_and_lets_them_finish,
     a_second_ctrl_c_ends_a_child_at_once,
+    a_ctrl_c_that_comes_twice_at_once_lets_a_child_finish,
     children_take_sigterm_as_a_drain_though_their_parent_dies_of_it,
     children_of_a_parent_that_dies_of_ctrl_c_die_of_it_as_well,
 ];
@@ -50,7 +51,7 @@ fn a_shutdown_in_a_child_ends_a_lame_duck() {
     server.told("phase: ready");
     server.signal(libc::SIGTERM);
     server.told("phase: lame duck");
-    server.signal(libc::SIGTERM);
+    insist(server.pid(), libc::SIGTERM);
     assert_eq!(server.wait().code(), Some(128 + libc::SIGTERM));
 }
 
@@ -177,11 +178,25 @@ fn a_second_ctrl_c_ends_a_child_at_once() {
     let child: u32 = busy.ask("pid").parse().unwrap();
     assert_eq!(busy.ask("upload 4"), "ready");
     kill(child, libc::SIGINT);
-    eventually("the first one has been taken", || !is_pending(child, libc::SIGINT));
-    kill(child, libc::SIGINT);
+    insist(child, libc::SIGINT);
     assert_eq!(busy.receive(), "");
     eventually("it is reaped", || state(child).is_none());
     server.stop();
+}
+
+fn a_ctrl_c_that_comes_twice_at_once_lets_a_child_finish() {
+    let mut server = Server::tcp(&["grace=20000"]);
+    let mut busy = server.connect();
+    let child: u32 = busy.ask("pid").parse().unwrap();
+    assert_eq!(busy.ask("upload 4"), "ready");
+    // A terminal signals the group, and a wrapper in it forwards what it has got.
+    for process in [child, server.pid()] {
+        kill_twice(process, libc::SIGINT);
+        eventually("it goes on", || state(process) != Some('T'));
+    }
+    busy.send_bytes(b"half");
+    assert_eq!(busy.receive(), "got 4");
+    assert!(server.wait().success());
 }
 
 fn children_take_sigterm_as_a_drain_though_their_parent_dies_of_it() {

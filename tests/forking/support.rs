@@ -228,6 +228,28 @@ pub fn kill(pid: u32, signal: libc::c_int) {
     unsafe { libc::kill(i32::try_from(pid).unwrap(), signal) };
 }
 
+/// Signals a process twice, so that it takes both in one moment: one signal to the process and one to its first thread, while
+/// it is stopped.
+#[allow(unsafe_code, reason = "std has no way to send a signal")]
+pub fn kill_twice(pid: u32, signal: libc::c_int) {
+    kill(pid, libc::SIGSTOP);
+    eventually("it is stopped", || state(pid) == Some('T'));
+    kill(pid, signal);
+    let thread = i32::try_from(pid).unwrap();
+    // SAFETY: no pointers; the numbers are those of a process which this test has started.
+    unsafe { libc::syscall(libc::SYS_tgkill, thread, thread, signal) };
+    kill(pid, libc::SIGCONT);
+}
+
+/// Signals a process that has taken this signal before, later than a copy of the first one would come: again and again until
+/// it has ended.
+pub fn insist(pid: u32, signal: libc::c_int) {
+    eventually("a second signal ends it", || {
+        kill(pid, signal);
+        matches!(state(pid), None | Some('Z'))
+    });
+}
+
 pub fn eventually(what: &str, holds: impl Fn() -> bool) {
     let began = Instant::now();
     while !holds() {

@@ -211,7 +211,7 @@ fn the_phases_of_two_closes_are_told_in_their_order() {
 
 #[test]
 fn a_close_waits_for_the_whole_lame_duck_and_then_for_requests() {
-    let time = Duration::from_millis(200);
+    let time = Duration::from_millis(500);
     let (builder, phases) = builder(Pool::new(2), time);
     let server = builder.bind("127.0.0.1:0", stream_fn(readiness)).unwrap();
     let server = server.serve_in_background().unwrap();
@@ -308,7 +308,7 @@ fn a_second_signal_in_a_lame_duck_ends_the_process() {
     eventually("the lame duck has begun", || {
         exchange(&mut connect(address), "ready?") == "not ready\n"
     });
-    child.send_signal(libc::SIGINT);
+    child.insist_by(libc::SIGINT);
     let status = child.end().status;
     assert_eq!((status.code(), status.signal()), (Some(128 + libc::SIGINT), None));
 }

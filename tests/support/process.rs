@@ -87,6 +87,14 @@ impl Process {
         system::send_signal(self.child.borrow().id(), signal);
     }
 
+    /// Signals once more, later than a copy of the first signal would come: again and again until it has ended.
+    pub fn insist_by(&self, signal: i32) {
+        eventually("a second signal ends it", || {
+            self.send_signal(signal);
+            self.has_ended()
+        });
+    }
+
     /// Waits until it has ended by itself.
     pub fn end(self) -> Ended {
         self.end_within(SOON)

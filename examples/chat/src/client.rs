@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::name::{NAME_CHARS, check_name};
 use super::protocol::{GOODBYE, LINE_BYTES, clean};
-use super::terminal::{Input, Output, Terminal, Typed};
+use super::terminal::{Input, Output, Terminal, Typed, UNREADABLE};
 use common::client::{ClientTls, Connection, broke, open};
 use common::{Failure, warn};
 
@@ -80,6 +80,10 @@ fn send_what_is_typed(mut input: Input, mut connection: &Connection, sending: &M
         let text = match input.next(LINE_BYTES + 2) {
             Typed::Line(text) if matches!(&*text, "q" | "exit" | "/quit") => break,
             Typed::Line(text) => text,
+            Typed::Unreadable => {
+                warn(UNREADABLE);
+                continue;
+            }
             Typed::Interrupt | Typed::End | Typed::Closed => break,
         };
         if text.len() > LINE_BYTES {

@@ -11,7 +11,7 @@ use super::handler::unknown;
 use super::protocol::{LINE_BYTES, Message, clean};
 use super::room::{Room, Who};
 use super::screen::Screen;
-use super::terminal::{Input, Typed};
+use super::terminal::{Input, Typed, UNREADABLE};
 
 /// Obeys the operator, in a thread of its own, until the input ends.
 pub fn start(
@@ -24,6 +24,7 @@ pub fn start(
         loop {
             match input.next(LINE_BYTES) {
                 Typed::Line(text) => obey(&room, &hall, &screen, &clean(text.as_bytes())),
+                Typed::Unreadable => screen.show(&format!("* {UNREADABLE}\n")),
                 // The same as a SIGINT from outside: a second one ends the server at once.
                 Typed::Interrupt => return stop(SIGINT),
                 Typed::End => screen.show("* /quit ends the server\n"),

@@ -2,11 +2,11 @@
 //! typed. On a pipe both are plain.
 
 use std::fs::File;
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, BufRead, ErrorKind, IsTerminal, Read, Write};
 use std::thread::JoinHandle;
 
 use rustix::stdio::dup2_stdin;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcsetattr};
 use rustyline::error::ReadlineError;
 use rustyline::{Config, DefaultEditor, ExternalPrinter};
 
@@ -39,6 +39,9 @@ pub struct Mode(Option<Termios>);
 /// One input.
 pub enum Typed {
     Line(String),
+    /// A line that is being edited has got a byte that is no UTF-8: from a terminal with another encoding, or from a paste.
+    /// The editor gives nothing of it back.
+    Unreadable,
     /// Ctrl-C, which sends no signal while a line is edited.
     Interrupt,
     /// Ctrl-D.
@@ -46,6 +49,10 @@ pub enum Typed {
     /// The end of a pipe, or of a terminal that is gone.
     Closed,
 }
+
+/// The answer to an unreadable line.
+pub const UNREADABLE: &str =
+    "a byte of this line is no UTF-8, and nothing of it was sent: type it again";
 
 /// Moves the cursor up and down again: a message without a visible effect, after which the editor draws the edited
 /// line again. The editor's queue holds one message, so it accepts this one only when it has shown the one before.
@@ -82,6 +89,11 @@ impl Input {
                     Ok(line) => Typed::Line(line),
                     Err(ReadlineError::Interrupted) => Typed::Interrupt,
                     Err(ReadlineError::Eof) => Typed::End,
+                    Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+                        // The rest of a paste would pass for a line of its own. A failure leaves it there.
+                        let _ = tcflush(io::stdin(), QueueSelector::IFlush);
+                        Typed::Unreadable
+                    }
                     Err(_) => Typed::Closed,
                 }
             }

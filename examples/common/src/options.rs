@@ -81,7 +81,7 @@ pub struct ServeOptions {
     pub grace: Duration,
     /// How long the program goes on serving after a signal to stop, in seconds, while it says that it is not ready: so
     /// that a balancer that asks for its health notices
-    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = lame_duck)]
     pub lame_duck: Duration,
     /// Stop when nobody has been served for this time, in seconds: for a program that systemd starts with its first client
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -212,12 +212,18 @@ pub fn datagrams_too<P: Program>(bind: Arg) -> Arg {
 /// with a unit (`500ms`, `60s`, `5m`, `2h`). `none` is the longest time, which is no limit.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     let mut limits = Limits::default();
-    match limits.set("idle", text) {
-        Ok(()) => Ok(limits.idle),
-        Err(_) => {
-            Err("write a time: seconds (60, 0.5), or with a unit (500ms, 60s, 5m, 2h)".to_owned())
-        }
-    }
+    limits.set("idle", text).map(|()| limits.idle).map_err(|_| write_a_time())
+}
+
+/// As [`seconds`], but `none` is refused: with a lame duck that has no end no signal would close the server.
+fn lame_duck(text: &str) -> Result<Duration, String> {
+    let mut limits = Limits::default();
+    let read = limits.set("lame_duck", text).map(|()| limits.lame_duck);
+    read.map_err(|_| format!("{}; 0 is no lame duck", write_a_time()))
+}
+
+fn write_a_time() -> String {
+    "write a time: seconds (60, 0.5), or with a unit (500ms, 60s, 5m, 2h)".to_owned()
 }
 
 /// Reads a number of at least 1 from the command line.

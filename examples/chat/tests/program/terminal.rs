@@ -68,6 +68,14 @@ impl Screen {
         self.tmux(&[&["send-keys", "-t", "s"], keys].concat());
     }
 
+    /// Bytes come from it as they are, as from a terminal with another encoding.
+    fn sends(&self, bytes: &[u8]) {
+        let file = self.folder.path().join("bytes");
+        std::fs::write(&file, bytes).unwrap();
+        self.tmux(&["load-buffer", file.to_str().unwrap()]);
+        self.tmux(&["paste-buffer", "-t", "s"]);
+    }
+
     /// The lines that it shows, without the empty ones at the end.
     fn lines(&self) -> Vec<String> {
         let output = self.tmux(&["capture-pane", "-p", "-t", "s"]);
@@ -169,6 +177,32 @@ fn ctrl_c_and_quit_at_the_operators_terminal_end_the_server_in_order() {
         assert!(alice.rest().ends_with("* the server stops; goodbye\n"));
         operator.ends_with(&["status 0", " icanon"]);
     }
+}
+
+/// An é of a terminal with Latin-1, or a paste of anything.
+#[test]
+fn a_byte_that_is_no_utf_8_costs_its_line_and_not_the_typing() {
+    const TOLD: &str = "a byte of this line is no UTF-8, and nothing of it was sent";
+    if skip_if(no_tmux()) {
+        return;
+    }
+    let (operator, address) = room_on_a_screen();
+    let mut alice = Member::join(address, "alice");
+    let bob = Screen::run(&format!("connect {address} --name bob"));
+    alice.sees("* bob has joined");
+    for (screen, name) in [(&operator, "operator"), (&bob, "bob")] {
+        for bytes in [&b"caf\xe9\n"[..], b"@alice \xff\xfe and the rest\nof a paste\n"] {
+            screen.types(&["C-l"]);
+            screen.sends(bytes);
+            let told = |lines: &[String]| lines.iter().any(|line| line.contains(TOLD));
+            screen.comes_to(told, &[TOLD]);
+            screen.ends_with(&[">"]);
+        }
+        screen.types(&["well then", "Enter"]);
+        assert_eq!(alice.line(), format!("{name}: well then"));
+    }
+    operator.types(&["/quit", "Enter"]);
+    operator.ends_with(&["status 0", " icanon"]);
 }
 
 #[test]

@@ -48,6 +48,16 @@ struct Session {
 
 impl StreamRequestHandler for Session {
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
+        match self.converse(request) {
+            // One that stops reading, or stops in the middle of a command, is no failure of this program.
+            Err(error) if TimedOut::find(&*error).is_some() => Ok(()),
+            result => result,
+        }
+    }
+}
+
+impl Session {
+    fn converse(&mut self, request: &mut StreamRequest) -> HandlerResult {
         // The uid comes from the kernel, so the peer cannot forge it.
         if !may_control(request.peer_credentials()?.uid) {
             return Ok(request.write_all(NOT_YOURS.as_bytes())?);

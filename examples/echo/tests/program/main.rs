@@ -193,6 +193,19 @@ fn a_client_that_never_ends_is_named_and_cut_off_after_the_grace() {
     assert_eq!(read_to_end(&mut busy), b"");
 }
 
+/// timeout(1) signals its program, and then the group that the program is in.
+#[test]
+fn an_echo_of_the_first_signal_leaves_the_requests_their_time() {
+    // Different signals, because the kernel makes one of two that are alike.
+    let (server, mut busy, mut waiting) = server_with_a_member_that_never_ends(&["--grace", "2"]);
+    server.send_signal(libc::SIGTERM);
+    server.send_signal(libc::SIGINT);
+    let ended = server.end();
+    assert_ends(&ended, 0);
+    assert!(ended.err.contains("did not end within 2.0 s and w"), "{}", ended.err);
+    assert_eq!((read_to_end(&mut busy), read_to_end(&mut waiting)), (vec![], vec![]));
+}
+
 #[test]
 fn a_second_signal_ends_the_server_at_once() {
     for (signal, status) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
@@ -201,9 +214,22 @@ fn a_second_signal_ends_the_server_at_once() {
         server.send_signal(libc::SIGTERM);
         // The drain has begun.
         assert_eq!(read_to_end(&mut waiting), b"");
-        server.send_signal(signal);
+        server.insist_by(signal);
         assert_ends(&server.end(), status);
     }
+}
+
+#[test]
+fn a_signal_that_comes_twice_at_once_is_one_signal() {
+    let (server, mut busy, _waiting) = server_with_a_member_that_never_ends(&["--grace", "1"]);
+    // As `timeout` does, which signals its child and then its group. They reach a stopped process when it goes on.
+    for signal in [libc::SIGSTOP, libc::SIGTERM, libc::SIGINT, libc::SIGCONT] {
+        server.send_signal(signal);
+    }
+    let ended = server.end();
+    assert_ends(&ended, 0);
+    assert!(ended.err.contains("did not end within 1.0 s"), "{}", ended.err);
+    assert_eq!(read_to_end(&mut busy), b"");
 }
 
 #[test]

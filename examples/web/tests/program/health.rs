@@ -33,7 +33,7 @@ fn a_lame_duck_is_not_ready_and_serves_under(mixin: &str) {
     assert_eq!(ask(address, "HEAD", "/readyz"), (unready.to_owned(), String::new()));
     assert_eq!(ask(address, "GET", "/healthz"), ok("ok\n"));
     assert_eq!(ask(address, "GET", "/").0, "HTTP/1.1 200 OK");
-    server.send_signal(15);
+    server.insist_by(15);
     let status = server.end().status;
     assert_eq!((status.code(), status.signal()), (Some(128 + 15), None));
 }
