@@ -226,8 +226,8 @@ impl<T: Transport> TypedJob<T> {
         }
         span.end(&open.entry, reason);
         open.end_request(&mut request, reason, beyond.as_ref());
-        // Closed also where `end` does not return.
-        drop(span);
+        // Also where `end` does not return.
+        span.leave();
         end(open, reason)
     }
 
