@@ -66,6 +66,10 @@ mod protocol {
         String::from_utf8_lossy(bytes).into_owned()
     }
 
+    pub(crate) fn clean_name(bytes: &[u8]) -> String {
+        clean(bytes)
+    }
+
     pub(crate) fn quoted(text: &str) -> String {
         format!("\"{text}\"")
     }

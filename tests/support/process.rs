@@ -82,9 +82,17 @@ impl Process {
         self.child.borrow().id()
     }
 
-    /// Sends it a signal.
+    /// Sends it a signal. After SIGSTOP it stands still when this returns: the call that sends the signal does not wait for
+    /// its threads.
     pub fn send_signal(&self, signal: i32) {
-        system::send_signal(self.child.borrow().id(), signal);
+        let pid = self.id();
+        system::send_signal(pid, signal);
+        if signal == libc::SIGSTOP {
+            eventually("it stands still", || {
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+                stat[stat.rfind(')').unwrap()..].starts_with(") T ")
+            });
+        }
     }
 
     /// Signals once more, later than a copy of the first signal would come: again and again until it has ended.

@@ -17,7 +17,7 @@ use super::characters::{is_blank, is_invisible, is_joiner};
 /// The most characters of a name: it stands before every line.
 pub const NAME_CHARS: usize = 32;
 /// The most bytes of a name, in any form: a character of NFC decomposes into at most four, of four bytes each.
-const NAME_BYTES: usize = NAME_CHARS * 16;
+pub const NAME_BYTES: usize = NAME_CHARS * 16;
 /// The operator's name. No member may have it, or one that looks like it.
 pub const OPERATOR: &str = "operator";
 

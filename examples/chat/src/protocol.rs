@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use unicode_normalization::char::is_combining_mark;
 
 use super::characters::{is_invisible, is_joiner, is_unsafe, without_runs};
+use super::name::NAME_BYTES;
 
 /// The most bytes of a line, without its newline: a page and a half of text.
 pub const LINE_BYTES: usize = 8 * 1024;
@@ -120,6 +121,13 @@ pub fn clean(bytes: &[u8]) -> String {
     // A control character of one byte becomes a character of three: the line is cut to its limit.
     let shown: String = text.chars().map(replace).collect();
     shorten(without_runs(&shown))
+}
+
+/// As [`clean`], for a name that others have written: it is cut where no name of a member would be.
+pub fn clean_name(bytes: &[u8]) -> String {
+    let mut name = clean(bytes);
+    name.truncate(boundary(&name, NAME_BYTES));
+    name
 }
 
 fn shorten(mut text: String) -> String {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::protocol::{clean, quoted};
+use crate::protocol::{clean, clean_name, quoted};
 use crate::room::{Id, Who};
 
 /// One entry. It has a number of its server, so that readers recognise a second copy.
@@ -104,22 +104,25 @@ impl Entry {
         let text = |field: &str| {
             fields.get(field.as_bytes()).map(|bytes| clean(bytes)).unwrap_or_default()
         };
+        let name = |field: &str| {
+            fields.get(field.as_bytes()).map(|bytes| clean_name(bytes)).unwrap_or_default()
+        };
         let what = match &*text("kind") {
-            "say" => What::Say { name: text("name"), text: text("text") },
+            "say" => What::Say { name: name("name"), text: text("text") },
             "tell" => What::Tell {
                 from: text("from").parse().ok()?,
-                name: text("name"),
+                name: name("name"),
                 to: text("to").parse().ok()?,
-                shown: text("shown"),
+                shown: name("shown"),
                 at: text("at"),
                 tag: String::new(),
                 text: text("text"),
             },
             "news" => What::News {
                 member: text("member").parse().ok()?,
-                name: text("name"),
+                name: name("name"),
                 text: text("text"),
-                now: Some(text("now")).filter(|now| !now.is_empty()),
+                now: Some(name("now")).filter(|now| !now.is_empty()),
             },
             "note" => {
                 let to = text("to").parse().ok()?;
@@ -130,6 +133,6 @@ impl Entry {
         };
         let number = text("number").parse().ok().filter(|number| *number <= NUMBERS)?;
         let said = text("said").parse().ok()?;
-        Some(Self { server: text("server"), tag: text("tag"), number, said, what })
+        Some(Self { server: text("server"), tag: name("tag"), number, said, what })
     }
 }

@@ -171,8 +171,8 @@ impl Bus {
         match count {
             0 => Ok(()),
             count => Err(Failure::Other(format!(
-                "the last {count} lines may not have reached the other servers: not all of them had them \
-                 within {} s",
+                "the last {} may not have reached the other servers: not all of them answered within {} s",
+                if count == 1 { "line".to_owned() } else { format!("{count} lines") },
                 TIME.as_secs()
             ))),
         }

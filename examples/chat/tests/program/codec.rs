@@ -14,7 +14,7 @@ use name::{check_name, fold, looks, normal};
 use proptest::prelude::*;
 use protocol::{
     ANSWER_BYTES, Incoming, Kind, LINE_BYTES, Message, TooLong, WAITING_BYTES, Waiting, clean,
-    quoted,
+    clean_name, quoted,
 };
 
 /// Bytes in pieces.
@@ -108,6 +108,9 @@ proptest! {
         prop_assert!(text.len() <= LINE_BYTES);
         prop_assert!(!text.chars().any(turns_or_controls));
         prop_assert_eq!(&clean(text.as_bytes()), &text);
+        // A name that another server wrote, or somebody in its place.
+        let name = clean_name(&bytes);
+        prop_assert!(text.starts_with(&name) && name.len() <= name::NAME_BYTES);
     }
 
     #[test]

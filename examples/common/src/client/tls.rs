@@ -1,5 +1,7 @@
 //! [`ClientTls`]: a client's options for TLS.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -98,7 +100,8 @@ fn own(error: &rustls::Error) -> Failure {
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let all = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let all: Result<Vec<_>, _> =
+        read(file).and_then(|text| CertificateDer::pem_slice_iter(&text).collect());
     match all {
         Ok(all) if all.is_empty() => Err(pem::Error::NoItemsFound),
         all => all,
@@ -109,7 +112,22 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, Failure> {
     let advice =
         "; one with a passphrase has to be decrypted first (openssl pkey -in FILE -out NEW)";
-    PrivateKeyDer::from_pem_file(file).map_err(|error| unreadable(file, "key", advice, &error))
+    let key = read(file).and_then(|text| PrivateKeyDer::from_pem_slice(&text));
+    key.map_err(|error| unreadable(file, "key", advice, &error))
+}
+
+/// All authorities of the world take a quarter of a mebibyte. A device that is read by mistake has no end.
+const MOST_BYTES: u64 = 16 << 20;
+
+fn read(file: &Path) -> Result<Vec<u8>, pem::Error> {
+    let mut text = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut text));
+    read.map_err(pem::Error::Io)?;
+    if text.len() as u64 > MOST_BYTES {
+        let why = format!("it has more than {} MiB", MOST_BYTES >> 20);
+        return Err(pem::Error::Io(io::Error::new(io::ErrorKind::FileTooLarge, why)));
+    }
+    Ok(text)
 }
 
 fn unreadable(file: &Path, what: &str, advice: &str, error: &pem::Error) -> Failure {

@@ -109,6 +109,8 @@ fn a_server_whose_files_are_wrong_does_not_start() {
         (&["--tls-key", &key], 2, "--tls-cert"),
         (&["--tls-client-ca", &chain], 2, "--tls-cert"),
         (&["--tls-cert", missing, "--tls-key", &key], 1, missing),
+        (&["--tls-cert", "/dev/zero", "--tls-key", &key], 1, "it has more than 16 MiB"),
+        (&["--tls-cert", &chain, "--tls-key", "/dev/zero"], 1, "it has more than 16 MiB"),
         (&["--tls-cert", &chain, "--tls-key", &chain], 1, "PRIVATE KEY"),
         (&["--tls-cert", &chain, "--tls-key", &certificate("other.key")], 1, "does not belong to"),
         (
@@ -156,6 +158,7 @@ fn options_of_tls_that_cannot_work_are_refused() {
             1,
             "cannot read the certificate in /does/not/exist: No such file",
         ),
+        (&["--ca", "/dev/zero"], 1, "in /dev/zero: it has more than 16 MiB"),
         (&["--ca", "/dev/null"], 1, "there is no certificate in PEM in /dev/null"),
         (&["--tls-name", "not a name"], 2, "\"not a name\" is no name that a certificate can have"),
     ] {
