@@ -26,7 +26,9 @@ fn both_sides_answer_and_one_sigterm_ends_both() {
     }
     process.send_signal(libc::SIGTERM);
     let report = process.line();
-    assert!(report.ends_with("nothing was open"), "{report:?}");
+    // A handler that has answered may still be on its way out.
+    let is_whole = ["nothing was open", "ended by itself"].iter().any(|end| report.ends_with(end));
+    assert!(is_whole, "{report:?}");
     assert_ends(&process.end(), 0);
 }
 

@@ -80,7 +80,7 @@ fn a_successor_ends_the_lame_duck_under(mixin: &str) {
         // Its own stop has the whole lame duck, which a second signal ends.
         second.send_signal(15);
         eventually("the second one is a lame duck", || ask(address, "GET", "/readyz") != ready);
-        second.send_signal(15);
+        second.insist_by(15);
         assert_eq!(second.end().status.code(), Some(128 + 15));
     }
 }
