@@ -444,9 +444,15 @@ impl Machines {
         }
     }
 
+    /// More than so much time passes, in which the servers that are connected announce themselves each second.
+    fn pass(&mut self, time: Duration) {
+        self.now += u64::try_from(time.as_millis()).expect("seconds") + 1;
+        (0..IDS).for_each(|id| self.announce(id));
+    }
+
     /// Time passes for one server, or for all.
     fn lose_patience(&mut self, only: Option<Id>) {
-        self.now += u64::try_from(PATIENCE.as_millis()).expect("seconds") + 1;
+        self.pass(PATIENCE);
         let now = self.instant();
         for id in (0..IDS).filter(|id| only.is_none_or(|only| only == *id)) {
             let told =
@@ -458,7 +464,7 @@ impl Machines {
     /// So much time passes that a server forgets the lines that have arrived.
     fn forget(&mut self, id: Id) {
         self.beat(id);
-        self.now += u64::try_from(KEPT.as_millis()).expect("seconds") + 1;
+        self.pass(KEPT);
         let now = self.instant();
         let told = self.servers[id].as_mut().map_or(Vec::new(), |server| server.ledger.settle(now));
         self.tell(told);
