@@ -8,6 +8,7 @@
 //! | `late_input` | waiting for input that arrives after `shutdown(Read)` |
 //! | `socket` | sends without a signal or a wait, options, unread bytes |
 //! | `recv_buf` | memory to receive into, which need not be cleared |
+//! | `uncancelled` | the calls of both, without what the C library adds to them |
 //! | `tcp_info` | how many bytes the peer's system has acknowledged |
 //! | `socket_figures` | what the kernel counts at a server's socket: its queues and its drops |
 //! | `error_queue`, `refuse_new_clients` | the error queue of a socket; the end of a listener's accept queue |
@@ -102,6 +103,14 @@ mod socket_figures;
 mod stdio;
 pub(crate) mod tcp_info;
 mod thread_limit;
+#[cfg_attr(
+    not(all(
+        target_os = "linux",
+        any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
+    )),
+    path = "portable/uncancelled.rs"
+)]
+mod uncancelled;
 
 pub(crate) use activation::take_passed;
 pub(crate) use clock::monotonic_micros;

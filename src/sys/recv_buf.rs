@@ -3,9 +3,9 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr;
 
 use super::socket::Mode;
+use super::uncancelled;
 
 /// Memory to receive into. Only bytes that have been received are ever read, so the memory need not be cleared first.
 /// With a thousand threads, clearing a kilobyte for each receive costs a twentieth of a request: most of it is cache
@@ -65,42 +65,12 @@ impl<'a> RecvBuf<'a> {
         }
         let (into, len) = (self.memory.as_mut_ptr().cast(), self.memory.len());
         // SAFETY: the pointer and the length are those of one live, writable slice; the kernel writes no more than `len`.
-        let received = unsafe { c_recv(fd.as_raw_fd(), into, len, mode.flag()) };
+        let received = unsafe { uncancelled::recv(fd.as_raw_fd(), into, len, mode.flag()) };
         let count = super::check_len(received)?;
         self.written = self.written.max(count);
         Ok(count)
     }
 }
-
-/// recv(2) without the C library's point of cancellation: see `socket.rs`.
-///
-/// # Safety
-///
-/// As of recv(2).
-#[cfg(all(
-    target_os = "linux",
-    any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
-))]
-#[inline(always)]
-unsafe fn c_recv(
-    fd: libc::c_int,
-    into: *mut libc::c_void,
-    len: usize,
-    flags: libc::c_int,
-) -> isize {
-    let (fd, flags) = (libc::c_long::from(fd), libc::c_long::from(flags));
-    let no_address = ptr::null_mut::<libc::sockaddr>();
-    // SAFETY: the arguments of recvfrom(2), by the caller's promise. The last, where the length of the sender's address goes, is
-    // whatever the register holds: the kernel looks at it only if there is room for an address.
-    unsafe { libc::syscall(libc::SYS_recvfrom, fd, into, len, flags, no_address) as isize }
-}
-
-/// As the C library has it.
-#[cfg(not(all(
-    target_os = "linux",
-    any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
-)))]
-use libc::recv as c_recv;
 
 impl<'a> From<&'a mut [u8]> for RecvBuf<'a> {
     fn from(bytes: &'a mut [u8]) -> Self {

@@ -10,7 +10,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use super::{check, check_len};
+use super::{check, check_len, uncancelled};
 
 /// MSG_NOSIGNAL: a send to a peer that is gone is an error, and not a signal that ends the process.
 #[cfg(not(target_vendor = "apple"))]
@@ -65,40 +65,8 @@ pub(crate) fn send_before_end(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usiz
 fn send_with(fd: BorrowedFd<'_>, buf: &[u8], flags: libc::c_int) -> io::Result<usize> {
     let flags = SEND_FLAGS | libc::MSG_DONTWAIT | flags;
     // SAFETY: the pointer and the length are those of one live slice.
-    check_len(unsafe { c_send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), flags) })
+    check_len(unsafe { uncancelled::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), flags) })
 }
-
-/// send(2) without the C library's point of cancellation: with it, a call in a process with threads takes two locked
-/// operations and some fifty instructions more, and Rust cancels no threads.
-///
-/// # Safety
-///
-/// As of send(2).
-#[cfg(all(
-    target_os = "linux",
-    any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
-))]
-#[inline(always)]
-unsafe fn c_send(
-    fd: libc::c_int,
-    buf: *const libc::c_void,
-    len: usize,
-    flags: libc::c_int,
-) -> isize {
-    let (fd, flags) = (libc::c_long::from(fd), libc::c_long::from(flags));
-    let no_address = std::ptr::null::<libc::sockaddr>();
-    // SAFETY: the arguments of sendto(2), by the caller's promise. The last, the length of the address, is whatever the register
-    // holds: the kernel looks at it only if there is an address. (It would go over the stack, one more cache line of each
-    // coroutine.)
-    unsafe { libc::syscall(libc::SYS_sendto, fd, buf, len, flags, no_address) as isize }
-}
-
-/// As the C library has it.
-#[cfg(not(all(
-    target_os = "linux",
-    any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
-)))]
-use libc::send as c_send;
 
 /// How many bytes have arrived and are unread. Takes none of them.
 /// [ioctl(2)](https://man7.org/linux/man-pages/man2/ioctl.2.html), FIONREAD
