@@ -251,7 +251,7 @@ struct ServedHere {
     first_read: Duration,
     /// When that signal came.
     drained: Option<Instant>,
-    /// There has been a Ctrl-C already.
+    /// The Ctrl-Cs that it has got.
     interrupted: Repeats,
 }
 
