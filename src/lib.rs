@@ -87,7 +87,7 @@
 //! | | an idle connection, process and kernel | CPU for a request of many clients | a handler that blocks delays |
 //! |---|--:|--:|---|
 //! | [`Inline`] | the kernel's queue | least | all |
-//! | `Green` | 5 + 8 KiB | 0.9 to 1.15 of an event loop | those of its worker |
+//! | `Green` | 5 + 8 KiB | 1.0 to 1.1 of an event loop | those of its worker |
 //! | [`Threading`] | 10 + 35 KiB, a thread | 1.4 to 2.4 of an event loop | nobody |
 //! | [`Pool`] | as a thread, for those that are served | as `Threading` | those in its queue |
 //! | [`Forking`] | 91 + 35 KiB, a process | a fork for each connection | nobody |

@@ -80,6 +80,10 @@ use worker_status::WorkerStatus;
 /// LoongArch. On others, s390x and POWER among them, the feature `green` does nothing and the names with `Green` do not exist;
 /// the compiler then says that they are configured out. The same handler runs with another word, `Threading` for instance.
 ///
+/// One `Green` is for one server: when that closes, its workers end. A mixin of your own that gives the requests of several
+/// servers to the same `Green` has to keep it from the first `server_close`, and what the watchdog tells goes to the server
+/// whose request came first.
+///
 /// # What a green handler must not do
 ///
 /// Hold its worker: all other requests of the worker wait as long. The [watchdog](Self::watchdog) tells the observer of a
