@@ -8,7 +8,8 @@
 //!
 //! Each machine is a network namespace with an address of its own, `network.rs`; the switch is a bridge in another one. A
 //! machine is cut off by taking its port off the bridge. A link with delay and loss is a pair of taps with a thread in
-//! between, `link.rs`, because the kernels of many machines have no netem. Members (`members.rs`) say lines with numbers,
+//! between, `link.rs`, because the kernels of many machines have no netem. A server of names answers late, or not at all,
+//! `names.rs`. Members (`members.rs`) say lines with numbers,
 //! and what each of them hears is counted (`heard.rs`, `tally.rs`):
 //!
 //! - **lost**: not heard by a member that was there, and so **told**, if its author was told by a notice that quotes it, or
@@ -35,6 +36,7 @@ pub mod link;
 pub mod machine;
 pub mod measure;
 pub mod members;
+pub mod names;
 pub mod needs;
 pub mod network;
 pub mod redis;

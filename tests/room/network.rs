@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
@@ -23,6 +23,9 @@ pub struct Network {
     hosts: Mutex<HashMap<String, u8>>,
     folder: tempfile::TempDir,
 }
+
+/// The files of namespaces, each in a folder of its name.
+const FILES: &str = "/etc/netns";
 
 /// Runs `ip` with these words.
 fn ip(words: &str) -> Result<String, String> {
@@ -148,6 +151,27 @@ impl Network {
         }
     }
 
+    /// What is started on a machine from now on asks for names at this address, and waits long for an answer: two and a half
+    /// minutes. It is the file of resolvers that `ip netns exec` puts in the place of this system's.
+    pub fn resolve_by(&self, host: &str, names: IpAddr) {
+        let folder = Path::new(FILES).join(self.namespace(host));
+        let write = |file: &str, text: &str| {
+            std::fs::create_dir_all(&folder).expect("root may make a folder there");
+            std::fs::write(folder.join(file), text).expect("a file in it");
+        };
+        write("resolv.conf", &format!("nameserver {names}\noptions timeout:30 attempts:5\n"));
+        // This system may ask others first, by their own sockets.
+        if Path::new("/etc/nsswitch.conf").exists() {
+            write("nsswitch.conf", "hosts: files dns\n");
+        }
+    }
+
+    /// Whether this machine has tried to reach another address of the switch, lately.
+    pub fn has_tried(&self, host: &str, last: u8) -> bool {
+        let known = ip(&format!("-n {} neigh show", self.namespace(host))).unwrap_or_default();
+        known.lines().any(|line| line.starts_with(&format!("10.77.0.{last} ")))
+    }
+
     /// A command that runs on this machine.
     pub fn command(&self, host: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
@@ -197,6 +221,7 @@ fn remove(namespace: &str) {
     }
     // Two processes may sweep at the same time.
     let _ = ip(&format!("netns del {namespace}"));
+    let _ = std::fs::remove_dir_all(Path::new(FILES).join(namespace));
 }
 
 /// Removes what a harness has left that was killed.

@@ -2,6 +2,7 @@
 
 mod catching_up;
 mod drawn;
+mod names;
 mod partitions;
 mod private;
 mod redis;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         redis::CASES,
         servers::CASES,
         private::CASES,
+        names::CASES,
         catching_up::CASES,
         drawn::CASES,
     ]
