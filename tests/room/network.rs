@@ -151,8 +151,8 @@ impl Network {
         }
     }
 
-    /// What is started on a machine from now on asks for names at this address, and waits long for an answer: two and a half
-    /// minutes. It is the file of resolvers that `ip netns exec` puts in the place of this system's.
+    /// A process that is started on a machine from now on asks for names at this address, and waits long for an answer: two and
+    /// a half minutes. It is the file of resolvers that `ip netns exec` puts in the place of this system's.
     pub fn resolve_by(&self, host: &str, names: IpAddr) {
         let folder = Path::new(FILES).join(self.namespace(host));
         let write = |file: &str, text: &str| {
