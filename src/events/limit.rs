@@ -31,8 +31,7 @@ impl fmt::Display for Limit {
 }
 
 impl Limit {
-    /// All of them.
-    #[cfg(feature = "metrics")]
+    /// All of them, each at the place of its number.
     pub(crate) const ALL: [Self; 5] =
         [Self::Live, Self::AcceptRate, Self::PerPeer, Self::PeerRate, Self::Handshakes];
 

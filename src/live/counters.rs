@@ -105,8 +105,9 @@ impl RequestCounters {
         &self.row()[7]
     }
 
-    /// The limit in time that has passed: its place in [`Timeout::ALL`](crate::timed_out::Timeout::ALL), plus one; zero if
-    /// none has.
+    /// The limit that has ended the request, plus one; zero if none has. In the low byte a limit in time, as its place in
+    /// [`Timeout::ALL`](crate::timed_out::Timeout::ALL); above it one that refuses, as its place in
+    /// [`Limit::ALL`](crate::events::Limit::ALL).
     pub(super) fn limit(&self) -> &AtomicU64 {
         &self.row()[6]
     }

@@ -40,7 +40,6 @@ use crate::events::RequestTimes;
 use crate::limits::Limits;
 use crate::peer_fault::{LOSSES, PeerFault, RequestId};
 use crate::sys;
-use crate::timed_out::Timeout;
 
 /// A request's line in the list.
 #[derive(Debug)]
@@ -334,17 +333,6 @@ impl Entry {
             handshake,
             handler: between(handler, end),
         }
-    }
-
-    /// Notes the limit that has ended it.
-    pub(crate) fn note_limit(&self, limit: Timeout) {
-        self.counters.limit().store(limit as u64 + 1, Ordering::Relaxed);
-    }
-
-    /// The limit that has ended it, if one has.
-    pub(crate) fn limit(&self) -> Option<Timeout> {
-        let place = self.counters.limit().load(Ordering::Relaxed).checked_sub(1)?;
-        Timeout::ALL.get(usize::try_from(place).ok()?).copied()
     }
 
     /// How many bytes were received and sent.

@@ -24,6 +24,7 @@ mod live_request;
 mod new_request;
 mod peer_key;
 mod progress;
+mod reached_limits;
 mod slots;
 mod stop_events;
 mod token_buckets;
@@ -138,11 +139,11 @@ impl LiveList {
     /// alive count as well.
     pub(crate) fn set_limits(&self, limits: Arc<Limits>) {
         let mut slots = self.slots.lock();
-        // With the same rate the buckets stay as they are.
-        if slots.rates.as_ref().map(TokenBuckets::rate) != limits.peer_rate {
-            slots.rates = limits.peer_rate.map(TokenBuckets::new);
-        }
         slots.limits = limits;
+        // With the same rate the buckets stay as they are.
+        if slots.rates.as_ref().map(TokenBuckets::rate) != slots.limits.peer_rate {
+            slots.limit_rates();
+        }
         // A new limit for one peer, or none. Requests beyond it go on; the next ones are refused.
         slots.limit_peers();
     }
@@ -198,13 +199,12 @@ impl LiveList {
         let mut slots = self.slots.lock();
         entry.name_client(header);
         let by_proxy = entry.by_proxy.as_ref()?;
-        if by_proxy.is_common() {
-            // In a child the list is a copy, so it does not know the clients of the other children. The shared rows
-            // do.
-            let max = slots.peers.as_ref()?.max;
-            return (by_proxy.count() > max).then_some(Limit::PerPeer);
+        let client = by_proxy.client()?;
+        if !by_proxy.is_common() {
+            return slots.count_peer(client, now);
         }
-        slots.count_peer(by_proxy.client()?, now)
+        // In a child the list is a copy, so it does not know the clients of the other children. The shared rows do.
+        slots.admit_peer(PeerKey::of(client)?, now, |peers| by_proxy.count() > peers.max)
     }
 
     /// The request is over. Wakes a drain if it was the last one.

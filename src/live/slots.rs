@@ -39,7 +39,7 @@ pub(super) struct Slots {
     /// How many requests each peer has. Kept only while there is a limit on that number.
     pub(super) peers: Option<Peers>,
     /// How often each peer has connected lately. Kept only while there is a limit on that.
-    pub(super) rates: Option<TokenBuckets<PeerKey>>,
+    pub(super) rates: Option<TokenBuckets>,
     /// For each slot the counters of its request, if children serve the requests.
     pub(super) rows: Option<Arc<Rows>>,
     /// For each slot the client behind a proxy, if children serve the requests.
@@ -81,7 +81,19 @@ impl Slots {
         self.rows = Some(Arc::new(Rows::new(ROWS)?));
         self.clients = Some(Arc::new(ClientRows::new(ROWS)?));
         self.clear = Some(Arc::new(ClearRows::new(ROWS)?));
+        self.rates = self.limits.peer_rate.map(TokenBuckets::common).transpose()?;
         Ok(())
+    }
+
+    /// Begins to count how often each peer comes, or no longer does. If children serve, they count as well: those that
+    /// were forked before go on by the rate of that time.
+    pub(super) fn limit_rates(&mut self) {
+        let have_children = self.rows.is_some();
+        self.rates = self.limits.peer_rate.map(|rate| {
+            let common = have_children.then(|| TokenBuckets::common(rate).ok()).flatten();
+            // Without memory for a new table the parent at least counts the peers that it knows.
+            common.unwrap_or_else(|| TokenBuckets::new(rate))
+        });
     }
 
     /// A slot for the next request: the last one freed, whose memory the processor still knows. With children it is the
@@ -133,15 +145,25 @@ impl Slots {
         if self.peers.is_none() && self.rates.is_none() {
             return None;
         }
-        // Both are asked, so that a request that one limit refuses counts for the other as well.
         let key = PeerKey::of(peer)?;
-        let is_too_fast = self.rates.as_mut().is_some_and(|rates| !rates.admit(key, now));
-        let is_one_too_many = self.peers.as_mut().is_some_and(|peers| {
+        // A request that is refused is counted like any other, and `leave` takes it away again.
+        self.admit_peer(key, now, |peers| {
             let count = peers.counts.entry(key).or_default();
             *count += 1;
             *count > peers.max
-        });
-        // A request that is refused has been counted like any other, and `leave` takes it away again.
+        })
+    }
+
+    /// Asks both limits of one peer for one more of its requests. Returns the limit that it is beyond, if any.
+    pub(super) fn admit_peer(
+        &mut self,
+        key: PeerKey,
+        now: Instant,
+        is_one_too_many: impl FnOnce(&mut Peers) -> bool,
+    ) -> Option<Limit> {
+        // Both are asked, so that a request that one limit refuses counts for the other as well.
+        let is_too_fast = self.rates.as_ref().is_some_and(|rates| !rates.admit(key, now));
+        let is_one_too_many = self.peers.as_mut().is_some_and(is_one_too_many);
         match (is_one_too_many, is_too_fast) {
             (true, _) => Some(Limit::PerPeer),
             (false, true) => Some(Limit::PeerRate),

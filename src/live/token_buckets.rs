@@ -10,42 +10,82 @@
 //! | 100 ms | one passes | 400 ms | 0 |
 //! | 300 ms | none | 400 ms | 2 |
 //! | 1 s | none | long ago | 3 |
+//!
+//! Under `Forking` the table is in memory that the parent and its children have in common: behind a proxy only the child
+//! knows its client. A child may be killed at any moment, so nothing is locked. A place has two words:
+//!
+//! | word | content | changes |
+//! |---|---|---|
+//! | 0 | the hash of the peer; 0: nobody's | from what was seen there, when another peer takes the place |
+//! | 1 | when its bucket is full again, in nanoseconds since the table was made | from what was seen there, to take a token |
+//!
+//! ```text
+//! look at the set          word 1, then word 0, of each place: a hash that is seen as it was had that moment or an earlier one
+//!   the peer is there        take a token
+//!   it is not                take the place that is full the soonest: word 0 (if it has changed, look again),
+//!                            then word 1, unless another process has taken a token there meanwhile
+//! ```
+//!
+//! A new peer that comes to two processes at once gets one bucket, because both choose the same place. A process that is
+//! killed between the two words leaves the peer the bucket of the last one, until that is full.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::limits::Rate;
+use crate::sys::Common;
 
 /// The buckets of the peers that have connected lately.
 #[derive(Debug)]
-pub(super) struct TokenBuckets<K> {
+pub(super) struct TokenBuckets {
     /// `Limits::peer_rate`. A new rate gets a new table.
     rate: Rate,
-    /// `SETS` sets of `WAYS` places each. The hash of a peer chooses its set.
-    places: Box<[Option<PeerBucket<K>>]>,
-    /// Seeded at random, so that nobody can choose addresses that fall into one set.
+    places: Places,
+    /// Seeded at random, so that nobody can choose addresses that fall into one set, or have one hash. That two of the
+    /// peers in the table have the same hash of 64 bits is as good as impossible.
     hasher: RandomState,
+    /// The moments count from here.
+    made: Instant,
 }
 
-/// 8,192 peers, in some 400 KiB. A peer that is not in the table has a full bucket. In a full set a new peer replaces
+/// `SETS` sets of `WAYS` places each. The hash of a peer chooses its set.
+#[derive(Debug)]
+enum Places {
+    Own(Box<[Place]>),
+    Common(Common<2>),
+}
+
+type Place = [AtomicU64; 2];
+
+/// 8,192 peers, in 128 KiB. A peer that is not in the table has a full bucket. In a full set a new peer replaces
 /// the peer whose bucket will be full the soonest, because forgetting that one changes least.
 const SETS: usize = 1_024;
 const WAYS: usize = 8;
 
-#[derive(Debug)]
-struct PeerBucket<K> {
-    /// The peer itself and not its hash: two peers with the same hash have two buckets.
-    peer: K,
-    /// When the bucket will be full again. The time until then says how many tokens are missing.
-    full_at: Instant,
-}
+/// How often a new peer looks for a place that other processes do not take at the same moment.
+const LOOKS: usize = 64;
 
-impl<K: Hash + Eq> TokenBuckets<K> {
+impl TokenBuckets {
     /// An empty table, in which every peer has a full bucket.
     pub(super) fn new(rate: Rate) -> Self {
-        let places = (0..SETS * WAYS).map(|_| None).collect();
-        Self { rate, places, hasher: RandomState::new() }
+        let place = || [const { AtomicU64::new(0) }; 2];
+        Self::of(rate, Places::Own((0..SETS * WAYS).map(|_| place()).collect()))
+    }
+
+    /// The same, in memory that this process has in common with the children that it forks from here on.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such memory.
+    pub(super) fn common(rate: Rate) -> io::Result<Self> {
+        Ok(Self::of(rate, Places::Common(Common::new(SETS * WAYS)?)))
+    }
+
+    fn of(rate: Rate, places: Places) -> Self {
+        Self { rate, places, hasher: RandomState::new(), made: Instant::now() }
     }
 
     /// The rate that the buckets fill at.
@@ -53,37 +93,70 @@ impl<K: Hash + Eq> TokenBuckets<K> {
         self.rate
     }
 
+    fn places(&self) -> &[Place] {
+        match &self.places {
+            Places::Own(places) => places,
+            Places::Common(common) => common.rows(),
+        }
+    }
+
     /// Takes a token from the peer's bucket. False: it is empty, and nothing has changed.
-    pub(super) fn admit(&mut self, peer: K, now: Instant) -> bool {
+    pub(super) fn admit(&self, peer: impl Hash, now: Instant) -> bool {
+        let now = nanos(now.saturating_duration_since(self.made));
         // With 10 per second and a burst of 3, a token is worth 100 ms. A bucket that is full only after more than 200
         // ms has none left.
         let each = Duration::from_secs(1) / self.rate.per_second.max(1);
-        let most = each.saturating_mul(self.rate.burst.max(1) - 1);
-        let set = self.hasher.hash_one(&peer) as usize % SETS;
-        let places = &mut self.places[set * WAYS..][..WAYS];
-        let known =
-            places.iter().position(|place| place.as_ref().is_some_and(|at| at.peer == peer));
-        let place = match known {
-            Some(known) => &mut places[known],
-            // An empty place is less than any other.
-            None => match places.iter_mut().min_by_key(|place| place.as_ref().map(|at| at.full_at))
-            {
-                Some(place) => {
-                    *place = None;
-                    place
-                }
-                None => return true,
-            },
-        };
-        let bucket = place.get_or_insert(PeerBucket { peer, full_at: now });
-        // A bucket whose moment has passed is full.
-        let full_at = bucket.full_at.max(now);
-        let has_one = full_at.duration_since(now) <= most;
-        if has_one {
-            bucket.full_at = full_at + each;
-        }
-        has_one
+        let most = nanos(each.saturating_mul(self.rate.burst.max(1) - 1));
+        let each = nanos(each);
+        // Zero is nobody's.
+        let hash = self.hasher.hash_one(&peer).max(1);
+        // Without a place nobody is refused.
+        let Some([_, full_at]) = self.place(hash, now) else { return true };
+        let taken = full_at.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |full_at| {
+            // A bucket whose moment has passed is full.
+            let full_at = full_at.max(now);
+            (full_at - now <= most).then(|| full_at.saturating_add(each))
+        });
+        taken.is_ok()
     }
+
+    /// The place of a peer; one with a full bucket if it had none.
+    fn place(&self, hash: u64, now: u64) -> Option<&Place> {
+        let set = &self.places()[hash as usize % SETS * WAYS..][..WAYS];
+        for _ in 0..LOOKS {
+            // In this order: see above.
+            let seen = set.iter().map(|place| {
+                let full_at = place[1].load(Ordering::SeqCst);
+                (place[0].load(Ordering::SeqCst), full_at, place)
+            });
+            let (mut soonest, mut known) = (None, None);
+            for (whose, full_at, place) in seen {
+                if whose == hash {
+                    known = Some(place);
+                    break;
+                }
+                if soonest.is_none_or(|(_, other, _)| full_at < other) {
+                    soonest = Some((whose, full_at, place));
+                }
+            }
+            if known.is_some() {
+                return known;
+            }
+            let (whose, full_at, place) = soonest?;
+            let [owner, moment] = place;
+            if owner.compare_exchange(whose, hash, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                // A full bucket: its moment has come.
+                let _ = moment.compare_exchange(full_at, now, Ordering::SeqCst, Ordering::SeqCst);
+                return Some(place);
+            }
+        }
+        None
+    }
+}
+
+/// 580 years have room.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -98,7 +171,7 @@ mod tests {
 
     #[test]
     fn each_peer_has_a_burst_and_then_the_rate() {
-        let (mut rates, begin) = (TokenBuckets::new(RATE), Instant::now());
+        let (rates, begin) = (TokenBuckets::new(RATE), Instant::now());
         for peer in ["one", "other"] {
             let came = |millis| rates.admit(peer, after(begin, millis));
             let at_once = [0, 0, 0, 0].map(came);
@@ -113,14 +186,14 @@ mod tests {
 
     #[test]
     fn a_clock_that_goes_back_lends_no_tokens() {
-        let (mut rates, begin) = (TokenBuckets::new(RATE), Instant::now());
+        let (rates, begin) = (TokenBuckets::new(RATE), Instant::now());
         let came = [500, 500, 500, 400, 0].map(|millis| rates.admit(1, after(begin, millis)));
         assert_eq!(came, [true, true, true, false, false]);
     }
 
     #[test]
     fn the_table_holds_so_many_and_forgets_who_has_least_to_wait_for() {
-        let (mut rates, begin) = (TokenBuckets::new(RATE), Instant::now());
+        let (rates, begin) = (TokenBuckets::new(RATE), Instant::now());
         let greedy = u64::MAX;
         for _ in 0..3 {
             assert!(rates.admit(greedy, begin));
@@ -129,15 +202,34 @@ mod tests {
         for peer in 0..100_000 {
             assert!(rates.admit(peer, begin));
         }
-        assert_eq!(rates.places.len(), SETS * WAYS);
+        assert_eq!(rates.places().len(), SETS * WAYS);
         assert!(!rates.admit(greedy, begin), "it was forgotten");
+    }
+
+    #[test]
+    fn processes_that_share_a_table_give_a_peer_one_bucket() {
+        const RATE: Rate = Rate::per_second(1).burst(50);
+        let table = TokenBuckets::common(RATE).unwrap();
+        let (barrier, now) = (std::sync::Barrier::new(8), Instant::now());
+        // Threads stand for processes: what counts is that they come at once, and each is new to the table.
+        for peer in 0..500 {
+            let came = || {
+                barrier.wait();
+                (0..20).filter(|_| table.admit(peer, now)).count()
+            };
+            let passed: usize = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..8).map(|_| scope.spawn(came)).collect();
+                all.into_iter().map(|one| one.join().unwrap()).sum()
+            });
+            assert_eq!(passed, 50, "{peer}");
+        }
     }
 
     #[test]
     fn extreme_rates_neither_overflow_nor_stop_everybody() {
         let most = u32::MAX;
         for (per_second, burst) in [(0, 0), (1, most), (most, 1), (most, most), (1, 1)] {
-            let mut rates = TokenBuckets::new(Rate::per_second(per_second).burst(burst));
+            let rates = TokenBuckets::new(Rate::per_second(per_second).burst(burst));
             assert!(rates.admit(1, Instant::now()), "{per_second} {burst}");
         }
     }

@@ -102,9 +102,8 @@
 //!
 //! Under [`Forking`](crate::Forking) the child reads the header. The live list shows the true address at once. The
 //! event `ClientKnown` comes just before `RequestEnded`, because the parent hears of its child only then. `per_peer`
-//! holds there too; but if several clients of one peer arrive at the very moment at which it reaches its limit, more
-//! of them are refused than need be. `peer_rate` does not hold for clients behind a proxy, because each child has its
-//! own copy of the table.
+//! and `peer_rate` hold there too; but if several clients of one peer arrive at the very moment at which it reaches
+//! `per_peer`, more of them are refused than need be.
 //!
 //! # Bounds
 //!

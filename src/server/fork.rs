@@ -37,6 +37,7 @@ use parking_lot::Mutex;
 
 use super::Core;
 use super::catch_panic::{catch_panic, drop_catching};
+use super::close_reason::refused_by;
 use super::handover::Desk;
 use super::job::{OpenRequest, TypedJob};
 use super::server_permit::ServerPermit;
@@ -45,7 +46,6 @@ use crate::events::{CloseReason, Limit, ServerEvent};
 use crate::live::{Activity, Cut, Entry, FirstReads};
 use crate::mixin::{ChildEnd, RequestOfChild, ServeInChild};
 use crate::process;
-use crate::refused::Refused;
 use crate::request::{Ticket, keep_block};
 use crate::server_context::ServerContext;
 use crate::sys::fork::SignalsHeld;
@@ -184,6 +184,14 @@ struct ParentSide<T: Transport> {
     reason: CloseReason,
 }
 
+impl<T: Transport> ParentSide<T> {
+    /// The limit by which the child has refused its request.
+    fn beyond(&self) -> Limit {
+        // Only a request without a row of its own has noted none: there are more requests than rows.
+        self.entry.beyond().unwrap_or(Limit::PerPeer)
+    }
+}
+
 impl<T: Transport> RequestOfChild for ParentSide<T> {
     fn ended(mut self: Box<Self>, end: ChildEnd) {
         let runs = &self.core.context.runs;
@@ -195,9 +203,9 @@ impl<T: Transport> RequestOfChild for ParentSide<T> {
             // The child's `shutdown` stopped its copy of the server and nothing here.
             runs.request_stop();
         }
-        // A child refuses for this reason alone, and tells no observer.
+        // The child tells no observer.
         if end.reason == CloseReason::Refused {
-            self.core.tell(&ServerEvent::LimitReached { limit: Limit::PerPeer });
+            self.core.tell(&ServerEvent::LimitReached { limit: self.beyond() });
         }
         self.reason = match self.entry.cut() {
             Some(Cut::Forced) if end.cut_off => CloseReason::Forced,
@@ -214,9 +222,8 @@ impl<T: Transport> Drop for ParentSide<T> {
         // Now at the latest the parent knows the client that its child has.
         self.core.tell_of_client(&self.entry);
         self.core.count(&self.entry, self.reason);
-        let refused = Refused::TooManyFromPeer;
-        let refused = (self.reason == CloseReason::Refused).then_some(&refused);
-        self.core.tell_of_end(&self.entry, self.reason, refused);
+        let refused = (self.reason == CloseReason::Refused).then(|| refused_by(self.beyond()));
+        self.core.tell_of_end(&self.entry, self.reason, refused.as_ref());
     }
 }
 

@@ -402,7 +402,7 @@ impl<T: Transport> OpenRequest<T> {
     fn beyond(&self, error: &HandlerError) -> Option<Refused> {
         // The error's `source` is the program's code.
         let limit = catch_panic(|| Ok(beyond_limit(error))).ok()??;
-        self.core.tell(&ServerEvent::LimitReached { limit });
+        self.core.tell_of_limit(&self.entry, limit);
         Some(refused_by(limit))
     }
 

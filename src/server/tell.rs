@@ -9,7 +9,7 @@ use super::descriptor_budget::lowered_live;
 use super::error_owner::ErrorOwner;
 use super::failure::{Failure, Phase};
 use crate::error::HandlerError;
-use crate::events::{CloseReason, ServerEvent};
+use crate::events::{CloseReason, Limit, ServerEvent};
 use crate::live::Entry;
 use crate::mixin::WorkerWatch;
 use crate::refused::Refused;
@@ -88,6 +88,12 @@ impl<T: Transport> Core<T> {
             let (id, client_address) = (entry.id(), entry.client_address());
             self.tell(&ServerEvent::ClientKnown { id, client_address, proxy_address });
         }
+    }
+
+    /// Reports the limit that a request is beyond. A child notes it for its parent.
+    pub(super) fn tell_of_limit(&self, entry: &Entry, limit: Limit) {
+        entry.note_beyond(limit);
+        self.tell(&ServerEvent::LimitReached { limit });
     }
 
     /// Reports a step before the handler that has failed; and the limit that the request is beyond, if that is the

@@ -91,7 +91,19 @@ pub fn tell(event: &ServerEvent<'_>) {
             format!("{id} of {client_address} is known by {}", proxy_address.ip().unwrap())
         }
         ServerEvent::LimitReached { limit } => format!("{limit:?}"),
-        ServerEvent::RequestEnded { id, client_address, reason, bytes_in, bytes_out, .. } => {
+        ServerEvent::RequestEnded {
+            id,
+            client_address,
+            reason,
+            refused,
+            bytes_in,
+            bytes_out,
+            ..
+        } => {
+            if let Some(refused) = refused {
+                let line = format!("why {id}: {refused:?}\n");
+                std::io::stderr().write_all(line.as_bytes()).expect("stderr");
+            }
             eprintln!("bytes of {id}: {bytes_in} in, {bytes_out} out");
             show_times(event);
             format!("{id} of {client_address} ended {reason:?}")

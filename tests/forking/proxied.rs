@@ -1,10 +1,13 @@
 //! Behind a proxy the child reads the header, and the parent knows the client all the same.
 
+use std::time::Instant;
+
 use crate::support::{Client, Server, eventually, state};
 
 tests![
     the_parent_knows_the_client_that_its_child_has,
     limits_of_one_client_hold_for_children,
+    a_client_that_comes_too_often_is_refused_by_children,
     a_bad_header_in_a_child_has_its_reason_in_the_parent,
     a_client_of_a_unix_socket_is_known_by_its_path,
 ];
@@ -69,6 +72,46 @@ fn limits_of_one_client_hold_for_children() {
     let refused = format!("{parent}9 of 192.0.2.1:7 ended Refused");
     assert!(told.contains(&refused), "{told:#?}");
     assert!(told.contains(&format!("{parent}PerPeer")), "{told:#?}");
+}
+
+fn a_client_that_comes_too_often_is_refused_by_children() {
+    let mut server = start(&["peer-burst=3"]);
+    // In one piece: the end of a client that is refused may be a reset.
+    let come = |number: u8| {
+        let mut client = server.connect();
+        let header = format!("PROXY TCP4 192.0.2.{number} 198.51.100.1 7 443\r\nwho\n");
+        client.send_bytes(header.as_bytes());
+        client
+    };
+    // Each has a child of its own, and all are there at once: what they count cannot be the parent's.
+    let began = Instant::now();
+    let mut all = [1; 8].map(come);
+    let answers = all.each_mut().map(Client::receive);
+    let served = answers.iter().filter(|answer| answer.starts_with("192.0.2.1:7 ")).count();
+    // One token comes back each second.
+    let most = 3 + usize::try_from(began.elapsed().as_secs()).unwrap();
+    assert!((3..=most).contains(&served), "{answers:?}");
+    assert_eq!(answers.iter().filter(|answer| *answer == "too many").count(), 8 - served);
+    assert!(come(2).receive().starts_with("192.0.2.2:7 "), "another one may come");
+    for _ in 0..6 {
+        let mut own = server.connect();
+        own.send("PROXY UNKNOWN\r");
+        assert!(own.ask("who").ends_with(" by Some(127.0.0.1)"), "a health check is no client's");
+    }
+    eventually("it may come again", || come(1).receive().starts_with("192.0.2.1:7 "));
+    drop(all);
+    eventually("all have left", || server.children().is_empty());
+    server.stop();
+    let told = server.all_told("");
+    let parent = format!("event in {}: ", server.pid());
+    let refused = told.iter().filter(|line| line.ends_with("192.0.2.1:7 ended Refused")).count();
+    assert!(refused >= 8 - served, "{told:#?}");
+    // The parent knows which of the two limits it was.
+    let reached = told.iter().filter(|line| **line == format!("{parent}PeerRate")).count();
+    assert_eq!(reached, refused, "{told:#?}");
+    let whys = told.iter().filter(|line| line.starts_with("why "));
+    let whys = whys.filter(|line| line.ends_with(": TooFastFromPeer")).count();
+    assert_eq!(whys, refused, "{told:#?}");
 }
 
 fn a_bad_header_in_a_child_has_its_reason_in_the_parent() {

@@ -109,6 +109,9 @@ where
         .idle(Duration::from_millis(number("idle=", 60_000)))
         .lame_duck(Duration::from_millis(number("lame-duck=", 0)))
         .per_peer(usize::try_from(number("per-peer=", 10_000)).unwrap());
+    let burst = u32::try_from(number("peer-burst=", 0)).unwrap();
+    let rate = (burst > 0).then(|| socketserver::Rate::per_second(1).burst(burst));
+    let limits = limits.peer_rate(rate).handshakes(number("handshakes=", 1_000) as usize);
     let limits = if option("most") { most() } else { limits };
     let mut builder = prepare(Builder::<T, _>::new(mixin))
         .limits(limits)

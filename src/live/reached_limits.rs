@@ -1,0 +1,31 @@
+//! The limit that has ended a request, as its worker notes it: a parent that hears only of its child's end reads it there.
+
+use std::sync::atomic::Ordering;
+
+use super::Entry;
+use crate::events::Limit;
+use crate::timed_out::Timeout;
+
+impl Entry {
+    /// Notes the limit that it is beyond, for a parent that hears of its child only that it has refused.
+    pub(crate) fn note_beyond(&self, limit: Limit) {
+        self.counters.limit().store((limit as u64 + 1) << 8, Ordering::Relaxed);
+    }
+
+    /// The limit that it is beyond, if its worker has noted one.
+    pub(crate) fn beyond(&self) -> Option<Limit> {
+        let place = (self.counters.limit().load(Ordering::Relaxed) >> 8).checked_sub(1)?;
+        Limit::ALL.get(usize::try_from(place).ok()?).copied()
+    }
+
+    /// Notes the limit in time that has ended it.
+    pub(crate) fn note_limit(&self, limit: Timeout) {
+        self.counters.limit().store(limit as u64 + 1, Ordering::Relaxed);
+    }
+
+    /// The limit in time that has ended it, if one has.
+    pub(crate) fn limit(&self) -> Option<Timeout> {
+        let place = (self.counters.limit().load(Ordering::Relaxed) & 0xff).checked_sub(1)?;
+        Timeout::ALL.get(usize::try_from(place).ok()?).copied()
+    }
+}
