@@ -20,6 +20,11 @@ pub trait HandoverSocket: Send + Sync {
     /// Notes which processes have the socket from now on.
     #[doc(hidden)]
     fn set_holders(&self, holders: Holders);
+
+    /// The socket is closed here, and the process that shared it has ended: removes the socket's file, if it has one and
+    /// no process has the socket.
+    #[doc(hidden)]
+    fn remove_file_as_the_last(&self) {}
 }
 
 /// The processes that have a server's socket, as far as handovers are concerned.
@@ -37,7 +42,8 @@ pub trait HandoverSocket: Send + Sync {
 pub enum Holders {
     /// This process alone: a close ends the accept queue, and removes the name.
     Alone,
-    /// This process and another one. A close may accept clients, but leaves the listener and its name alone.
+    /// This process and another one. A close may accept clients, but leaves the listener alone, and its name unless
+    /// the other process has closed it before.
     Both,
     /// The other process is responsible: a close leaves the clients in the queue to it.
     Other,

@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 use parking_lot::Mutex;
 
 use super::inherited::{self, ActivatedAs, SocketKind};
-use super::socket_file;
+use super::socket_file::{self, SocketFile};
+use super::socket_options::SocketOptions;
 use crate::address::Address;
 use crate::bind_address::BindAddress;
 use crate::error::Result;
@@ -40,8 +41,19 @@ pub(crate) struct PredecessorsSocket {
 impl PredecessorsSocket {
     /// The part that the server keeps which takes the socket.
     pub(super) fn inheritance(&self) -> Inheritance {
-        let SocketDescription { file, alone, ref activated, .. } = self.description;
-        Inheritance { number: self.number, file, alone, is_activated: activated.is_some() }
+        let SocketDescription { alone, ref activated, .. } = self.description;
+        Inheritance { number: self.number, alone, is_activated: activated.is_some() }
+    }
+
+    /// Closes it, with its file if the predecessor has closed it before.
+    fn close(self) -> Address {
+        let Self { fd, description: SocketDescription { bound, file, .. }, .. } = self;
+        drop(fd);
+        if let (Some(identity), Address::Unix(path)) = (file, &bound) {
+            let options = SocketOptions::default().unlink_on_close(true);
+            SocketFile::of_predecessors(path, identity, &options).close_as_the_last();
+        }
+        bound
     }
 }
 
@@ -50,8 +62,6 @@ impl PredecessorsSocket {
 pub(super) struct Inheritance {
     /// See [`PredecessorsSocket::number`].
     pub(super) number: usize,
-    /// See [`SocketDescription::file`].
-    pub(super) file: Option<(u64, u64)>,
     /// See [`SocketDescription::alone`].
     pub(super) alone: bool,
     /// A service manager has made it, and decides about its accept queue.
@@ -61,7 +71,7 @@ pub(super) struct Inheritance {
 impl Inheritance {
     /// For a socket that a service manager has made, with this number.
     pub(super) fn of_activated(number: usize) -> Self {
-        Self { number, file: None, alone: false, is_activated: true }
+        Self { number, alone: false, is_activated: true }
     }
 }
 
@@ -130,7 +140,7 @@ pub(crate) fn take_numbered(number: usize) -> Option<PredecessorsSocket> {
 /// Closes the sockets that no server has taken, and returns their addresses.
 pub(crate) fn close_the_rest() -> Vec<Address> {
     let rest = std::mem::take(&mut *PASSED.lock());
-    let passed = rest.into_iter().map(|socket| socket.description.bound);
+    let passed = rest.into_iter().map(PredecessorsSocket::close);
     passed.chain(inherited::close_those_of_predecessor()).collect()
 }
 

@@ -112,16 +112,17 @@ impl SocketFile {
         }
     }
 
-    /// As [`close`](Self::close), in a forked child that has closed its copy of the socket. Removes the file only if
-    /// no other process has a copy.
-    pub(super) fn close_as_the_last(self) {
+    /// As [`close`](Self::close), in a process that has closed its copy of the socket. Removes the file only if
+    /// no other process has a copy; otherwise returns it.
+    pub(super) fn close_as_the_last(self) -> Option<Self> {
         if !self.removed_at_close {
-            return;
+            return None;
         }
-        let _lock = self.entry.lock();
-        if self.is_there() {
-            let _ = self.entry.remove_if_stale();
-        }
+        let is_left = {
+            let _lock = self.entry.lock();
+            self.is_there() && self.entry.remove_if_stale().is_ok() && self.is_there()
+        };
+        is_left.then_some(self)
     }
 
     /// Whether the path still leads to this file. A link at the path, wherever it leads, is another file.

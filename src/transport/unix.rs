@@ -7,7 +7,7 @@
 //! | made here | this process, before the socket closes |
 //! | made here, closed in a forked child | the child, if no other process listens any more |
 //! | from a service manager, or by `from_fd` | nobody here |
-//! | from a predecessor, not taken over yet | the predecessor |
+//! | from a predecessor, not taken over yet | the last of the two that closes it |
 //! | taken over | this process |
 //! | handed to a successor that is not ready | the last of the two that closes it |
 //! | handed to a successor that serves | the successor |
@@ -99,7 +99,7 @@ struct UnixName {
     origin: Origin,
     options: SocketOptions,
     /// The close takes it, so that only the first close removes the file. None for an abstract name, and for a file
-    /// that another process has to remove.
+    /// that another process has to remove. It is put back if the other process that has the socket may still remove it.
     file: Mutex<Option<SocketFile>>,
     /// A successor may have the socket, and is not ready yet.
     is_shared: AtomicBool,
@@ -123,11 +123,19 @@ impl UnixName {
         Self { activated, ..Self::new(address, origin, options) }
     }
 
-    /// The name of a predecessor's socket. The file belongs to the predecessor until it has closed the socket.
+    /// The name of a predecessor's socket. Until the predecessor has closed the socket, the file belongs to both.
     fn of_predecessors(socket: &PredecessorsSocket, options: &SocketOptions) -> Self {
-        let SocketDescription { asked, bound, activated, .. } = socket.description.clone();
+        let SocketDescription { asked, bound, activated, file, .. } = socket.description.clone();
         let origin = Origin::Predecessor(socket.inheritance());
-        Self { bound: bound.into(), ..Self::adopted(asked, origin, options, activated) }
+        let file = match (file, &bound) {
+            (Some(identity), Address::Unix(path)) => {
+                Some(SocketFile::of_predecessors(path, identity, options))
+            }
+            _ => None,
+        };
+        let (file, is_shared) = (Mutex::new(file), AtomicBool::new(true));
+        let bound = bound.into();
+        Self { bound, file, is_shared, ..Self::adopted(asked, origin, options, activated) }
     }
 
     /// See [`HandoverSocket`].
@@ -141,16 +149,17 @@ impl UnixName {
     /// See [`HandoverSocket`].
     fn set_holders(&self, holders: Holders) {
         self.is_shared.store(holders == Holders::Both, Ordering::SeqCst);
-        match (holders, self.origin, self.bound.get()) {
+        if holders == Holders::Other {
             // The file now belongs to the successor.
-            (Holders::Other, ..) => drop(self.file.lock().take()),
-            // This process is the successor.
-            (Holders::Alone, Origin::Predecessor(inherited), Some(Address::Unix(path))) => {
-                let Some(identity) = inherited.file else { return };
-                let file = || SocketFile::of_predecessors(path, identity, &self.options);
-                self.file.lock().get_or_insert_with(file);
-            }
-            _ => {}
+            drop(self.file.lock().take());
+        }
+    }
+
+    /// See [`HandoverSocket`].
+    fn remove_file_as_the_last(&self, socket: &ServerSocket) {
+        if socket.fileno().is_none() {
+            let file = self.file.lock().take();
+            *self.file.lock() = file.and_then(SocketFile::close_as_the_last);
         }
     }
 
@@ -198,8 +207,8 @@ impl UnixName {
             file.close();
         }
         close_socket();
-        if let Some(file) = shared {
-            file.close_as_the_last();
+        if let Some(left) = shared.and_then(SocketFile::close_as_the_last) {
+            *self.file.lock() = Some(left);
         }
     }
 }
@@ -238,6 +247,10 @@ impl HandoverSocket for UnixStream {
         self.listener.set_holders(holders);
         self.name.set_holders(holders);
     }
+
+    fn remove_file_as_the_last(&self) {
+        self.name.remove_file_as_the_last(&self.listener.socket);
+    }
 }
 
 impl HandoverSocket for UnixDatagram {
@@ -252,6 +265,10 @@ impl HandoverSocket for UnixDatagram {
 
     fn set_holders(&self, holders: Holders) {
         self.name.set_holders(holders);
+    }
+
+    fn remove_file_as_the_last(&self) {
+        self.name.remove_file_as_the_last(&self.datagrams.socket);
     }
 }
 

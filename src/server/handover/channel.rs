@@ -134,6 +134,15 @@ impl Channel {
         false
     }
 
+    /// Waits until the other side has closed, or the deadline has passed.
+    pub(super) fn wait_until_closed(&self, deadline: Instant) {
+        while !self.is_closed() && Instant::now() < deadline {
+            if sys::poll(&mut [PollFd::readable(self.socket.as_fd())], Some(deadline)).is_err() {
+                return;
+            }
+        }
+    }
+
     /// As [`receive`](Self::receive), waiting for it.
     ///
     /// # Errors

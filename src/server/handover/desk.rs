@@ -31,9 +31,12 @@ use crate::events::ServerEvent;
 use crate::server::fork;
 use crate::server::{BaseServer, catch_panic::run_catching};
 use crate::shutdown::ShutdownHandle;
-use crate::transport::{HandoverSocket, Holders, Transport, UnixStream, predecessor};
+use crate::transport::{Holders, Transport, UnixStream, predecessor};
 use crate::wait::{self, Event, Interest, Waiting};
 use crate::{sys, systemd};
+
+/// How long to wait, at a stop in the middle of a handover, for the applicant to say that it goes on, or to end.
+const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// The handovers of one run. The servers of the run know their desk.
 pub(crate) struct Desk {
@@ -364,19 +367,24 @@ impl Desk {
 
     /// The servers stop without a successor.
     fn stop(&self, state: State) -> State {
-        if let State::Applying(applicant) = state {
-            if applicant.is_left_to_itself() {
-                // The predecessor was not told to stop, so it goes on alone.
-                let _ = applicant.channel.send(&HandoverMessage::Release, &[]);
-                if let Some(listener) = &self.sockets.listener {
-                    listener.set_holders(Holders::Other);
-                }
-            } else {
-                applicant.dismiss("it was told to stop");
-            }
+        let State::Applying(applicant) = state else {
+            // A predecessor that hears the end of its connection goes on, if it was not told of a ready successor.
+            self.close_listener();
+            return State::Over;
+        };
+        if applicant.is_left_to_itself() {
+            // The applicant was not told to stop, so it goes on alone.
+            let _ = applicant.channel.send(&HandoverMessage::Release, &[]);
+        } else {
+            applicant.dismiss("it was told to stop");
         }
-        // A predecessor that hears the end of its connection goes on, if it was not told of a ready successor.
         self.close_listener();
+        if applicant.passed.is_some() {
+            // Of the two processes the last one that closes a socket removes its file. If the applicant was told to stop
+            // as well, before it took signals, it removes nothing.
+            applicant.channel.wait_until_closed(Instant::now() + LAST_LOOK);
+            self.sockets.remove_files_as_the_last();
+        }
         State::Over
     }
 

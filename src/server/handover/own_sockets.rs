@@ -59,6 +59,13 @@ impl OwnSockets {
         }
     }
 
+    /// Removes the files of closed sockets that no other process has any more.
+    pub(super) fn remove_files_as_the_last(&self) {
+        for target in self.targets() {
+            self.with(target, |socket| socket.remove_file_as_the_last());
+        }
+    }
+
     /// The numbers of the sockets that come from the predecessor, in the predecessor's list.
     pub(super) fn inherited(&self) -> Vec<u16> {
         let numbers = self.targets().filter_map(|target| self.with(target, |s| s.inherited_as()));

@@ -2,12 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use test_support::process::Process;
-use test_support::program::{assert_ends, assert_fails_in_one_line};
+use test_support::program::{MIXINS, assert_ends, assert_fails_in_one_line};
 use test_support::{SOON, connect, eventually, exchange, passed, read_to_end};
 
 use super::line::{Client, Line};
@@ -39,12 +40,18 @@ fn ask(line: &Line) -> UnixStream {
 
 /// The kind of the next message, and its payload.
 fn message(stream: &mut UnixStream) -> (u8, Vec<u8>) {
+    let (kind, payload, _) = message_and_sockets(stream);
+    (kind, payload)
+}
+
+/// The same, with the sockets that come with it.
+fn message_and_sockets(stream: &mut UnixStream) -> (u8, Vec<u8>, Vec<OwnedFd>) {
     let mut header = [0; 8];
-    stream.read_exact(&mut header).unwrap();
+    let sockets = passed::receive(&mut *stream, &mut header);
     assert_eq!(header[..5], *b"skho\x01");
     let mut payload = vec![0; usize::from(u16::from_le_bytes([header[6], header[7]]))];
     stream.read_exact(&mut payload).unwrap();
-    (header[5], payload)
+    (header[5], payload, sockets)
 }
 
 /// The server says why there is no handover, and goes on; the next attempt works.
@@ -141,11 +148,59 @@ fn a_stop_in_the_middle_leaves_the_sockets_to_a_successor_that_others_have_start
     let (first, _) = server(&line);
     let mut successor = ask(&line);
     successor.write_all(&HELLO).unwrap();
-    assert_eq!(message(&mut successor).0, SOCKETS);
+    let (kind, _, sockets) = message_and_sockets(&mut successor);
+    assert_eq!(kind, SOCKETS);
     first.send_signal(libc::SIGTERM);
     assert_eq!(message(&mut successor).0, RELEASE);
+    drop(successor);
     assert_ends(&first.end(), 0);
     assert!(line.file("h").exists(), "the file is the successor's");
+    drop(sockets);
+}
+
+#[test]
+fn a_stop_in_the_middle_removes_the_files_of_a_successor_that_has_ended_as_well() {
+    let line = Line::at(&["unix:FOLDER/s"]);
+    let (first, _) = server(&line);
+    let mut successor = ask(&line);
+    successor.write_all(&HELLO).unwrap();
+    let (kind, _, sockets) = message_and_sockets(&mut successor);
+    assert_eq!(kind, SOCKETS);
+    first.send_signal(libc::SIGTERM);
+    // The first one has closed its sockets by now.
+    assert_eq!(message(&mut successor).0, RELEASE);
+    drop((successor, sockets));
+    assert_ends(&first.end(), 0);
+    assert!(!line.file("s").exists() && !line.file("h").exists());
+}
+
+#[test]
+fn stopped_together_at_any_moment_two_servers_leave_no_file() {
+    for (mixin, millis) in MIXINS.into_iter().cycle().zip((0..120).step_by(8)) {
+        // A server that forks has one address.
+        let count = if mixin == "forking" { 1 } else { 2 };
+        let line = Line::at(&["unix:FOLDER/s", "unixgram:FOLDER/g"][..count]);
+        let control = format!("unix:{}", line.file("c").display());
+        let options = ["--mixin", mixin, "--control", &control];
+        let first = line.start(&options);
+        line.listening(&first);
+        let second = (millis % 16 == 0).then(|| line.start(&options));
+        if second.is_none() {
+            first.send_signal(libc::SIGUSR2);
+        }
+        std::thread::sleep(Duration::from_millis(millis));
+        first.send_signal(libc::SIGTERM);
+        // One that is killed by the signal, because it had not begun to serve, may leave what it has bound by itself.
+        let is_killed = second.is_some_and(|second| {
+            second.send_signal(libc::SIGTERM);
+            second.end().status.signal().is_some()
+        });
+        assert_ends(&first.ended_before_its_output(), 0);
+        line.stop();
+        let files = ["s", "g", "h", "c"];
+        let left: Vec<_> = files.iter().filter(|name| line.file(name).exists()).collect();
+        assert!(left.is_empty() || is_killed, "{mixin}, {millis} ms: {left:?}");
+    }
 }
 
 #[test]
