@@ -135,7 +135,8 @@ impl DatagramRequest {
     /// # Errors
     ///
     /// If the reply is too long for a datagram, or the system does not send it. The error is a [`PeerFault`] if the
-    /// sender is gone, or is a Unix socket that does not read (`WouldBlock`, because `reply` does not wait).
+    /// sender is gone, is a Unix socket that does not read (`WouldBlock`, because `reply` does not wait), or has an address
+    /// that nothing can be sent to, as that of a broadcast.
     #[doc(alias = "sendto")]
     pub fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
         // An error about this peer carries the request's mark, which tells it from errors of other sockets.
@@ -159,8 +160,8 @@ impl DatagramRequest {
         Ok(DatagramSender::new(lasting, &self.ticket))
     }
 
-    /// Whether the sender is at fault: it is gone (for a Unix socket, its file may be gone), or it does not read (only
-    /// Unix sockets report this).
+    /// Whether the sender is at fault: it is gone (for a Unix socket, its file may be gone), it does not read (only
+    /// Unix sockets report this), or nothing can be sent to the address that it has given.
     #[cold]
     fn is_of_peer(&self, error: &io::Error) -> bool {
         match error.kind() {
@@ -169,7 +170,7 @@ impl DatagramRequest {
                 // Over UDP it is this machine's own send buffer that is full.
                 matches!(self.ticket.client_address(), Address::Unix(_) | Address::Abstract(_))
             }
-            _ => is_loss(error),
+            _ => is_loss(error) || is_of_address(error),
         }
     }
 
@@ -188,6 +189,32 @@ impl DatagramRequest {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the system sends nothing to such an address. Everything else that a handler may do wrong has other errors: too
+/// long a reply is EMSGSIZE.
+///
+/// | errno | the address |
+/// |---|---|
+/// | EINVAL | of no machine (240.0.0.1), or with an interface that is gone |
+/// | EACCES, EPERM | a broadcast; forbidden by a route, a firewall, or the rights of a Unix socket's file |
+/// | EADDRNOTAVAIL, EAFNOSUPPORT | one that this socket does not reach |
+/// | ENOTDIR, ELOOP, EPROTOTYPE, ENOTSOCK | a path that leads elsewhere by now |
+fn is_of_address(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EINVAL
+                | libc::EACCES
+                | libc::EPERM
+                | libc::EADDRNOTAVAIL
+                | libc::EAFNOSUPPORT
+                | libc::ENOTDIR
+                | libc::ELOOP
+                | libc::EPROTOTYPE
+                | libc::ENOTSOCK
+        )
+    )
 }
 
 impl Request for DatagramRequest {

@@ -43,6 +43,7 @@ mod talking;
 mod tidy;
 #[cfg(feature = "tls")]
 mod tls;
+mod unreachable;
 mod unread_stderr;
 mod urgent;
 mod whose_fault;

@@ -21,25 +21,26 @@ use crate::support::{SOON, connect, eventually, folder, hear, inet, read_line};
 
 /// How a request has ended, and its report.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct End {
-    reason: CloseReason,
+pub(crate) struct End {
+    pub(crate) reason: CloseReason,
     fault: Option<Fault>,
     quiet: bool,
 }
 
-const GONE: End = End { reason: CloseReason::Disconnected, fault: Some(Fault::Peer), quiet: true };
+pub(crate) const GONE: End =
+    End { reason: CloseReason::Disconnected, fault: Some(Fault::Peer), quiet: true };
 const GARBLED: End = End { reason: CloseReason::Garbled, fault: Some(Fault::Peer), quiet: true };
 const FAILED: End = End { reason: CloseReason::Failed, fault: Some(Fault::Handler), quiet: false };
 
 /// Notes the arguments of `handle_error`, and how the request ends.
 #[derive(Clone, Default)]
-struct Ends {
+pub(crate) struct Ends {
     told: Arc<Mutex<Option<(Fault, bool)>>>,
     ends: Arc<Mutex<Vec<End>>>,
 }
 
 impl Ends {
-    fn observer(&self) -> impl Fn(&ServerEvent<'_>) + Send + Sync + 'static {
+    pub(crate) fn observer(&self) -> impl Fn(&ServerEvent<'_>) + Send + Sync + 'static {
         let ends = self.clone();
         move |event| {
             if let ServerEvent::RequestEnded { reason, .. } = event {
@@ -51,7 +52,11 @@ impl Ends {
         }
     }
 
-    fn first(&self) -> End {
+    pub(crate) fn all(&self) -> Vec<End> {
+        self.ends.lock().unwrap().clone()
+    }
+
+    pub(crate) fn first(&self) -> End {
         eventually("a request ends", || !self.ends.lock().unwrap().is_empty());
         self.ends.lock().unwrap()[0]
     }
