@@ -23,8 +23,8 @@ use crate::support::{SOON, connect, eventually, folder, hear, inet, read_line};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct End {
     pub(crate) reason: CloseReason,
-    fault: Option<Fault>,
-    quiet: bool,
+    pub(crate) fault: Option<Fault>,
+    pub(crate) quiet: bool,
 }
 
 pub(crate) const GONE: End =
