@@ -185,7 +185,7 @@ pub(crate) const LOSSES: [io::ErrorKind; 9] = [
 pub(crate) fn is_loss(error: &io::Error) -> bool {
     // A time limit of this crate has no errno. It means that the peer is slow, not gone.
     let is_limit = error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none();
-    // What a router has said of the peer: these have no kind in std.
+    // A router has said so. These have no kind in std.
     let is_told = matches!(error.raw_os_error(), Some(libc::EHOSTDOWN | libc::ENOPROTOOPT));
     !is_limit && LOSSES.contains(&error.kind()) || is_told
 }
