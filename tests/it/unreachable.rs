@@ -83,8 +83,7 @@ fn a_forged_sender_that_nothing_can_be_sent_to_is_no_failure_of_the_server() {
         let ends = Ends::default();
         let server =
             UdpServer::builder().mixin(mixin).hooks(ends.clone()).observer(ends.observer());
-        let handler =
-            datagram_fn(|request| Ok(request.reply(&request.packet().to_vec()).map(drop)?));
+        let handler = datagram_fn(|request| Ok(request.reply(request.packet()).map(drop)?));
         let server = server.bind("127.0.0.1:0", handler).unwrap().serve_in_background().unwrap();
         let std::net::SocketAddr::V4(address) = inet(&*server) else { unreachable!() };
         let forged = [
