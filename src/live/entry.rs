@@ -1,4 +1,4 @@
-//! One line of the live list: what a request does, and how others end it.
+//! One line of the live list: what a request does. `entry/ending.rs` has how others end it.
 //!
 //! | written by | what |
 //! |---|---|
@@ -6,22 +6,11 @@
 //! | the request's worker, under the lock of the list | `by_proxy`: the client, once |
 //! | others, to end it | `cut`: first the reason, then `shutdown` of the socket, which wakes the worker |
 //! | the list | `connection`, taken when the request leaves, so that nobody keeps it open; `ended` |
-//!
-//! Two pairs of threads meet here. Each thread first stores its own value and then loads the other's, with sequential
-//! consistency, so that at least one of the two sees the other:
-//!
-//! ```text
-//! worker                                 another thread
-//!   activity = Idle                        draining = true (Runs)
-//!   is the server draining?                is the activity Idle?   -> shutdown(Read)
-//!
-//!   waits_to_write = true                  cut = Forced
-//!   is there a cut?  -> no send            waits_to_write?         -> shutdown(Both), or Read
-//! ```
+
+mod ending;
 
 use std::io;
-use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -34,12 +23,11 @@ use super::companions::Companions;
 use super::counters::{RequestCounters, Step};
 use super::idle_check::{LEFT_TO_REAPER, LastLook};
 use super::stop_events::StopEvents;
-use super::{Activity, Cut, FirstReads, LiveRequest};
+use super::{Activity, Cut, LiveRequest};
 use crate::address::Address;
 use crate::events::RequestTimes;
 use crate::limits::Limits;
 use crate::peer_fault::{LOSSES, PeerFault, RequestId};
-use crate::sys;
 
 /// A request's line in the list.
 #[derive(Debug)]
@@ -145,7 +133,7 @@ impl Entry {
         self.handler
     }
 
-    /// Sequentially consistent: see the top of the file.
+    /// Sequentially consistent: see the first diagram in `ending.rs`.
     pub(crate) fn set_activity(&self, activity: Activity) {
         self.counters.activity().store(activity as u64, Ordering::SeqCst);
     }
@@ -252,50 +240,6 @@ impl Entry {
         }
     }
 
-    /// Why this side has ended the connection, if it has.
-    pub(crate) fn cut(&self) -> Option<Cut> {
-        match self.cut.load(Ordering::SeqCst) {
-            0 => None,
-            1 => Some(Cut::Drained),
-            2 => Some(Cut::Forced),
-            3 => Some(Cut::Closed),
-            4 => Some(Cut::Silent),
-            _ => Some(Cut::Crowded),
-        }
-    }
-
-    /// Whether this side has ended the connection.
-    #[inline]
-    pub(crate) fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::SeqCst) != 0
-    }
-
-    /// Notes that its handler has been told of the stop.
-    pub(crate) fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether its handler has been told of the stop.
-    #[inline]
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
-    }
-
-    /// Whether both directions of its connection were ended from this side.
-    pub(crate) fn is_cut_off(&self) -> bool {
-        matches!(self.cut(), Some(Cut::Forced | Cut::Closed | Cut::Crowded))
-    }
-
-    /// Whether the reaper has ended its wait.
-    pub(crate) fn is_silent(&self) -> bool {
-        self.cut() == Some(Cut::Silent)
-    }
-
-    /// Whether it is over, or has been cut off.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.ended.load(Ordering::SeqCst) || self.is_cut_off()
-    }
-
     /// The time since it was accepted.
     pub(crate) fn age(&self) -> Duration {
         self.accepted.elapsed()
@@ -342,61 +286,6 @@ impl Entry {
         (bytes_in.load(Ordering::Relaxed), bytes_out.load(Ordering::Relaxed))
     }
 
-    /// Ends the request for `close_live`, also if a child serves it. False if there is nothing to end.
-    pub(super) fn close(&self) -> bool {
-        // Without a connection there is nothing to end. A stored cut would then explain an end that it has not
-        // caused.
-        let closed = match self.process.load(Ordering::Relaxed) {
-            0 => self.connection.lock().is_some(),
-            // The handler in the child cannot be reached, and the child has the connection. A kill ends both.
-            child => sys::child_process::signal(child, libc::SIGKILL),
-        };
-        if closed {
-            self.shut_down(Cut::Closed, Shutdown::Both);
-        }
-        closed
-    }
-
-    /// From here on an end from outside leaves the output open, so that the worker can send the wrapper's farewell.
-    pub(crate) fn set_wrapped(&self) {
-        self.wrapped.store(true, Ordering::SeqCst);
-    }
-
-    /// Ordered with the cut: see the top of the file.
-    pub(crate) fn begin_write_wait(&self) {
-        self.waits_to_write.store(true, Ordering::SeqCst);
-    }
-
-    /// The wait is over: from here on the worker itself looks for a cut.
-    pub(crate) fn end_write_wait(&self) {
-        self.waits_to_write.store(false, Ordering::SeqCst);
-    }
-
-    /// Stores the reason and ends one or both directions. Below a wrapper only the input is ended, because the worker
-    /// has to send the wrapper's farewell; the worker finds the cut at its next read or write. If it waits in a
-    /// write, both directions are ended.
-    pub(crate) fn shut_down(&self, why: Cut, how: Shutdown) {
-        self.cut.store(why as u8, Ordering::SeqCst);
-        // After the store of the cut: see the second diagram at the top of the file.
-        let is_left_to_worker =
-            self.wrapped.load(Ordering::SeqCst) && !self.waits_to_write.load(Ordering::SeqCst);
-        self.shut_connection(if is_left_to_worker { Shutdown::Read } else { how });
-        // Last, so that code that a token wakes finds the connection ended.
-        if self.is_closed() {
-            self.end_companions();
-            self.tell_of_close();
-        }
-    }
-
-    /// Ends one or both directions of the connection, if the list still has it. The lock keeps the descriptor's number
-    /// from being used again meanwhile.
-    pub(super) fn shut_connection(&self, how: Shutdown) {
-        if let Some(fd) = &*self.connection.lock() {
-            // It fails only if the peer has ended the connection already.
-            let _ = sys::shutdown(fd.as_fd(), how);
-        }
-    }
-
     /// From here on others may have a copy of the descriptor.
     pub(crate) fn lend(&self) {
         self.is_lent.store(true, Ordering::Relaxed);
@@ -406,26 +295,6 @@ impl Entry {
     #[inline]
     pub(crate) fn is_lent(&self) -> bool {
         self.is_lent.load(Ordering::Relaxed)
-    }
-
-    /// Whether a drain may end its wait. It may if the wait is for the beginning of a request; for the first request
-    /// of a connection only when first reads are over.
-    pub(super) fn may_be_ended(&self, first_reads: FirstReads) -> bool {
-        self.activity() == Activity::Idle && (first_reads == FirstReads::Over || !self.is_unheard())
-    }
-
-    /// Ends its wait for the beginning of a request, if it is in one. A signal handler may call this, so it only
-    /// tries the lock: a thread that holds the lock is ending the connection, or giving it up.
-    pub(crate) fn end_input_if_idle(&self, first_reads: FirstReads) {
-        if !self.may_be_ended(first_reads) {
-            return;
-        }
-        self.cut.store(Cut::Drained as u8, Ordering::SeqCst);
-        if let Some(connection) = self.connection.try_lock() {
-            if let Some(fd) = &*connection {
-                let _ = sys::shutdown(fd.as_fd(), Shutdown::Read);
-            }
-        }
     }
 
     /// Whether it has memory of its own.
@@ -438,27 +307,6 @@ impl Entry {
     pub(crate) fn hand_over(&self, child: i32) {
         self.process.store(child, Ordering::Relaxed);
         self.forget_connection();
-    }
-
-    /// It has left the list.
-    /// Called by the list, before the slot is free.
-    pub(super) fn end(&self) {
-        if let Some(by_proxy) = &self.by_proxy {
-            by_proxy.end();
-        }
-        self.ended.store(true, Ordering::SeqCst);
-        // After the store: a token that is made now is either notified here, or finds the end itself.
-        self.tell_of_close();
-        self.forget_connection();
-    }
-
-    /// Lets go of the connection.
-    pub(super) fn forget_connection(&self) {
-        // Datagrams, of which there are many a second, take no lock.
-        if !self.has_connection {
-            return;
-        }
-        self.connection.lock().take();
     }
 }
 

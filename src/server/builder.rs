@@ -1,34 +1,23 @@
 //! [`Builder`]: the settings of a server.
 
+mod assembly;
+
 use std::fmt;
-use std::os::fd::OwnedFd;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::accept::Timing;
-use super::drain_backlog::Backlog;
-use super::figure_parts::FigureParts;
 use super::hooks::{DefaultHooks, ServerHooks};
 use super::overridden_hooks::OverriddenHooks;
-use super::parked_listener::ParkedListener;
-use super::phase_queue::PhaseQueue;
 use super::spans::Spans;
-use super::worker_accept::WorkerAcceptor;
-use super::{Core, Server, fork};
-use crate::bind_address::BindAddress;
-use crate::console;
-use crate::error::{Error, HandlerResult, Result};
+use crate::error::HandlerResult;
 use crate::events::ServerEvent;
-use crate::handler::{self, MakeHandler};
 use crate::limits::Limits;
 use crate::mixin::Mixin;
-use crate::process::Role;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::request::{PrefacePlace, Prefaces, ProxyHeader, StreamRequest};
 use crate::server_context::{Reloads, ServerContext};
 use crate::sys;
-use crate::transport::{Bind, SocketOptions, Transport};
+use crate::transport::{SocketOptions, Transport};
 
 /// Settings for a server. Each has a default: `builder().bind(..)` is `bind(..)`.
 ///
@@ -285,76 +274,6 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self.settings.options = options;
         self
     }
-
-    /// Makes the server over a custom transport, binds it and begins to listen.
-    ///
-    /// # Errors
-    ///
-    /// The errors of the transport.
-    pub fn with_transport<How: 'static>(
-        self,
-        transport: T,
-        handler: impl MakeHandler<T::Request, How>,
-    ) -> Result<Server<T, M>> {
-        let server = self.make(transport, handler)?;
-        server.server_bind()?;
-        server.server_activate()?;
-        Ok(server)
-    }
-
-    /// Puts the parts together. It binds nothing, and does not listen yet.
-    fn make<How: 'static>(
-        self,
-        transport: T,
-        handler: impl MakeHandler<T::Request, How>,
-    ) -> Result<Server<T, M>> {
-        let Self { mixin, settings } = self;
-        let Settings {
-            hooks, overridden_hooks, observers, prefaces, reloads, limits, timeout, ..
-        } = settings;
-        // Before anything is made that an error would have to undo.
-        mixin.check()?;
-        let address = transport.server_address();
-        let role = if mixin.forks() { Role::Parent } else { Role::Alone };
-        let waits = mixin.block_on_close();
-        let mut context =
-            ServerContext::new(address.clone(), limits, role, waits, transport.name())
-                .map_err(|error| Error::io("make the events of", address, error))?;
-        context.reloads = reloads;
-        let context = Arc::new(context);
-        let observers = observers.into_iter().map(|make| make(&context)).collect();
-        let worker_acceptor =
-            WorkerAcceptor::new(mixin.workers_accept() && settings.workers_accept);
-        let core = Arc::new(Core {
-            transport,
-            handler_name: handler.handler_name(),
-            factory: handler::boxed(handler),
-            hooks,
-            overridden_hooks,
-            phases: PhaseQueue::default(),
-            observers,
-            spans: settings.spans,
-            times_accept_queue: settings.times_accept_queue,
-            prefaces,
-            context,
-            worker_acceptor,
-            parked_listener: ParkedListener::default(),
-            backlog: Backlog::default(),
-            lent: AtomicBool::new(false),
-            lame_duck_is_begun: AtomicBool::new(false),
-            closed_late: AtomicBool::new(false),
-            mixin_closed_late: AtomicBool::new(false),
-            desk: OnceLock::new(),
-        });
-        // From here on a child that another server forks closes this one's sockets.
-        fork::register(&core);
-        console::prepare();
-        let mixin = Arc::new(mixin);
-        let parts = FigureParts { core: Arc::downgrade(&core), mixin: Arc::downgrade(&mixin) };
-        core.context.set_figures(Box::new(parts));
-        let Settings { idle_limit, poll_interval, .. } = settings;
-        Ok(Server { core, mixin, timing: Timing { timeout, idle_limit, poll_interval } })
-    }
 }
 
 impl<T: Transport<Request = StreamRequest>, M: Mixin> Builder<T, M> {
@@ -401,60 +320,6 @@ impl<T: Transport<Request = StreamRequest>, M: Mixin> Builder<T, M> {
     pub fn tls(mut self, tls: impl Into<crate::tls::Tls>) -> Self {
         self.settings.prefaces.set(PrefacePlace::Tls, tls.into());
         self
-    }
-}
-
-impl<T: Bind, M: Mixin> Builder<T, M> {
-    /// Makes the server, binds it and begins to listen: [`Server::bind`] with these settings.
-    ///
-    /// # Errors
-    ///
-    /// If the address cannot be understood or is not available, or if a setting is out of range; the error names that
-    /// setting. No descriptor is left open.
-    pub fn bind<How: 'static>(
-        self,
-        address: impl Into<BindAddress>,
-        handler: impl MakeHandler<T::Request, How>,
-    ) -> Result<Server<T, M>> {
-        sys::fill_standard_descriptors();
-        let transport = T::unbound(&address.into(), &self.settings.options)?;
-        self.with_transport(transport, handler)
-    }
-
-    /// Makes the server and its socket, and leaves `server_bind` and `server_activate` to the caller:
-    /// Python's `bind_and_activate=False`.
-    ///
-    /// # Errors
-    ///
-    /// If the address cannot be understood, or there is no descriptor.
-    #[doc(alias = "bind_and_activate")]
-    pub fn build_unbound<How: 'static>(
-        self,
-        address: impl Into<BindAddress>,
-        handler: impl MakeHandler<T::Request, How>,
-    ) -> Result<Server<T, M>> {
-        sys::fill_standard_descriptors();
-        let transport = T::unbound(&address.into(), &self.settings.options)?;
-        self.make(transport, handler)
-    }
-
-    /// Makes the server over a socket that is already bound: a `std` listener, or a descriptor from another process.
-    /// The server owns it, makes it non-blocking, and sets its timeouts and backlog.
-    ///
-    /// # Errors
-    ///
-    /// If the descriptor is not a socket of this transport's kind and family, if it cannot listen, or if it is a
-    /// datagram socket without an address. (If a TCP socket is not bound, the system gives it a port.)
-    pub fn from_fd<How: 'static>(
-        self,
-        fd: impl Into<OwnedFd>,
-        handler: impl MakeHandler<T::Request, How>,
-    ) -> Result<Server<T, M>> {
-        let transport = T::from_fd(fd.into(), &self.settings.options)?;
-        let server = self.make(transport, handler)?;
-        server.core.context.set_address(server.core.transport.server_address());
-        server.server_activate()?;
-        Ok(server)
     }
 }
 

@@ -34,6 +34,7 @@ mod job;
 mod loop_clock;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod open_request;
 mod overridden_hooks;
 mod parked_listener;
 mod phase_queue;

@@ -1,13 +1,15 @@
 //! [`Runs`]: the runs of one server.
 
 mod claim;
+mod lame_duck;
+mod loops;
 
 use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::{self, ThreadId};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -15,9 +17,10 @@ use super::orders::{Orders, TakenOrders};
 use super::run_state::{DrainPhase, RunKind, RunState, StopBetweenRuns};
 use super::stop_latch::StopLatch;
 use crate::error::{Error, Result};
-use crate::run_phase::{PhaseCell, RunPhase};
-use crate::wait::{self, Event, Waiting};
+use crate::run_phase::PhaseCell;
+use crate::wait::{Event, Waiting};
 pub(crate) use claim::Claim;
+use loops::Accepts;
 
 /// The runs of one server, one at a time, and its drain.
 #[derive(Debug)]
@@ -58,15 +61,6 @@ struct RunsState {
     lame_duck: Option<Arc<Event>>,
     /// The error of the run that goes on: its `end` returns it.
     failure: Option<Error>,
-}
-
-/// How a thread accepts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Accepts {
-    /// It runs the accept loop.
-    Loop,
-    /// It is a worker without a request.
-    BesideLoop,
 }
 
 /// Which thread has to close the listener once `close` has been called.
@@ -163,47 +157,9 @@ impl Runs {
         self.orders.give_reload();
     }
 
-    /// Orders the lame duck and the close after it, if the server is ready and has a lame duck; otherwise requests a
-    /// stop. A signal's action may call it.
-    pub(crate) fn request_retire(&self) {
-        // In a forked child it goes to the parent as a stop, by the exit status.
-        let is_lame_duck = self.has_lame_duck.load(Ordering::SeqCst)
-            && self.phase.get() == RunPhase::Ready
-            && self.stop.is_ours();
-        if !is_lame_duck || !self.orders.give_retire() {
-            self.request_stop();
-        }
-    }
-
-    /// Notes whether there is a lame duck. Called with `Limits::lame_duck`, whenever that changes.
-    pub(crate) fn set_lame_duck(&self, time: Duration) {
-        self.has_lame_duck.store(!time.is_zero(), Ordering::SeqCst);
-    }
-
     /// The phase of the server.
     pub(crate) fn phase(&self) -> &PhaseCell {
         &self.phase
-    }
-
-    /// In a thread that closes: waits until the lame duck is over. A stop or the end of the run ends it early. If no
-    /// `serve_forever` accepts, there is no lame duck.
-    pub(crate) fn wait_in_lame_duck(&self, until: Instant) {
-        // Without a descriptor the lame duck is skipped: the server closes, which it was asked for.
-        let Ok(over) = Event::new().map(Arc::new) else { return };
-        {
-            let mut state = self.state.lock();
-            if state.run != RunState::Accepting(RunKind::Forever) {
-                return;
-            }
-            state.lame_duck = Some(Arc::clone(&over));
-        }
-        while !self.stop_requested() && !over.is_set() && Instant::now() < until {
-            let waited = wait::any(&[self.stop.waiting(), over.waiting()], Some(until));
-            self.settle();
-            if waited.is_err() {
-                return;
-            }
-        }
     }
 
     /// The orders that the loop has to obey.
@@ -214,36 +170,6 @@ impl Runs {
     /// The wait of a loop for its orders.
     pub(crate) fn orders_waiting(&self) -> Option<Waiting<'_>> {
         self.orders.waiting_in_loop()
-    }
-
-    /// Waits for a stop of the run that goes on, an order to retire, or for `over`. Other orders are obeyed
-    /// meanwhile. A stop that was requested before the run began does not count: the run then returns by itself, and
-    /// `over` follows.
-    pub(crate) fn wait_for_stop(&self, over: &Event, obey: impl Fn(TakenOrders)) {
-        loop {
-            let (stop, over_waiting) = (self.stop.waiting(), over.waiting());
-            // An error of the wait counts as a stop: a lame duck that ends early harms less than one that never ends.
-            let waited = match self.orders.waiting() {
-                Some(orders) => wait::any(&[stop, over_waiting, orders], None),
-                None => wait::any(&[stop, over_waiting], None),
-            };
-            if waited.is_err() || over.is_set() {
-                return;
-            }
-            if self.stop_requested() {
-                if self.is_accepting() {
-                    return;
-                }
-                // The stop keeps the latch readable, so that a wait for both would spin.
-                let _ = wait::any(&[over.waiting()], None);
-            }
-            let orders = self.orders.take();
-            if orders.retire {
-                return;
-            }
-            obey(orders);
-            self.settle();
-        }
     }
 
     /// Lets handlers see a drain. In a forked child a drain is nothing more than this, and a signal's action calls
@@ -316,78 +242,6 @@ impl Runs {
             self.changed.wait(&mut state);
         }
         state
-    }
-
-    /// Notes that this thread accepts for the run that goes on.
-    ///
-    /// Followed by [`leave_loop`](Self::leave_loop) on the same thread, also after a panic. False: no run accepts, and this
-    /// thread must not either.
-    pub(crate) fn enter_loop(&self) -> bool {
-        let mut state = self.state.lock();
-        let may = state.run.is_accepting();
-        if may {
-            state.loops.push((thread::current().id(), Accepts::Loop));
-        }
-        may
-    }
-
-    /// Forgets the loops that have not left: the mixin has returned, so such a loop is suspended in a worker that is
-    /// stuck, and will only unwind.
-    pub(crate) fn forget_loops(&self) {
-        self.state.lock().loops.retain(|(_, accepts)| *accepts != Accepts::Loop);
-    }
-
-    /// Notes that this thread, a worker, accepts beside the loop, if there is a loop that accepts until a stop. It
-    /// counts as a loop, so accepting ends when the last of all has left.
-    ///
-    /// False: the worker must not accept, and does not call [`leave_loop`](Self::leave_loop).
-    pub(crate) fn enter_worker(&self) -> bool {
-        let mut state = self.state.lock();
-        // Without an accept loop nobody accepts. After a stop a further request would only delay the end.
-        let may = state.run.kind() == Some(RunKind::Forever)
-            && !state.loops.is_empty()
-            && !self.stop_requested();
-        if may {
-            state.loops.push((thread::current().id(), Accepts::BesideLoop));
-        }
-        may
-    }
-
-    /// Notes that a loop has ended. If a stop was requested, the last loop ends the accepting. If a close was asked
-    /// for as well, it also closes the listener, while requests may still be running.
-    pub(crate) fn leave_loop(&self, close_listener: impl Fn()) {
-        let mut state = self.state.lock();
-        let me = thread::current().id();
-        // Without a stop (after an error, or after one request) this call ends the accepting.
-        let is_last = state.loops.iter().all(|(id, _)| *id == me) && self.stop_requested();
-        if is_last {
-            // Still one of the loops: the thread that ends the run waits for the close.
-            self.end_accepting(&mut state, close_listener);
-        }
-        if let Some(index) = state.loops.iter().position(|(id, _)| *id == me) {
-            state.loops.swap_remove(index);
-        }
-        if is_last {
-            self.changed.notify_all();
-        }
-    }
-
-    /// Closes the listener without the lock, because the transport may be the user's. Looks afterwards for a `close`
-    /// that was called meanwhile.
-    fn end_accepting(&self, state: &mut MutexGuard<'_, RunsState>, close_listener: impl Fn()) {
-        let mut closed = false;
-        // Once: the condition is looked at again, because the lock was released.
-        while state.run.is_accepting() && state.closing && !closed {
-            MutexGuard::unlocked(state, &close_listener);
-            closed = true;
-        }
-        if let RunState::Accepting(kind) = state.run {
-            state.run = RunState::Finishing(kind);
-        }
-        if let Some(lame_duck) = state.lame_duck.take() {
-            lame_duck.notify();
-        }
-        self.changed.notify_all();
     }
 
     /// Ends a run, and returns the error that ended it.
@@ -463,13 +317,6 @@ impl Runs {
     /// Whether there is a run whose last loop has not ended.
     pub(crate) fn is_accepting(&self) -> bool {
         self.state.lock().run.is_accepting()
-    }
-
-    /// Whether the current thread accepts for the run that goes on.
-    ///
-    /// Such a thread must not wait for the end of the run.
-    pub(crate) fn is_loop_thread(&self) -> bool {
-        self.state.lock().has_loop_of(thread::current().id())
     }
 
     /// Waits until accepting has ended, or until the deadline. Returns whether it has ended.

@@ -23,6 +23,7 @@
 mod accept_coroutine;
 mod acceptor;
 mod cancellation;
+mod dealing;
 mod fetch_ahead;
 mod inbox;
 mod parked;
@@ -385,7 +386,7 @@ impl Mixin for Green {
             Err(error) => return job.refuse(Refused::CannotStart(error)),
         };
         group.server.get_or_init(|| told_of_bound(job.worker_watch()));
-        if let Some(job) = worker::deal(&group, job) {
+        if let Some(job) = dealing::deal(&group, job) {
             group.send(group.least_loaded(), job);
         }
     }

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use super::accept_coroutine::AcceptHandle;
 use super::acceptor::AcceptorStart;
 use super::cancellation::{CancelPhase, GRACE};
+use super::dealing::ACCEPTED_AT_ONCE;
 use super::inbox::Message;
 use super::parked::AcceptSet;
 use super::registrations::Registrations;
@@ -80,9 +81,6 @@ pub(super) const WATCHED: u64 = 1 << 63;
 /// How many events one wait takes.
 const EVENTS: usize = 1_024;
 
-/// How many requests the acceptor takes before others have their turn.
-const ACCEPTED_AT_ONCE: u32 = 64;
-
 /// How often a worker looks for more before it flushes what is deferred, while each look finds something.
 ///
 /// A client that sends eight lines wakes the worker with the first. Without a second look that one leaves alone, and the others
@@ -96,8 +94,8 @@ thread_local! {
 
 /// A worker. It never leaves its thread.
 pub(super) struct Worker {
-    group: Arc<Group>,
-    number: usize,
+    pub(super) group: Arc<Group>,
+    pub(super) number: usize,
     pub(super) epoll: Epoll,
     stacks: RefCell<StackSlab>,
     pub(super) tasks: Tasks,
@@ -112,7 +110,7 @@ pub(super) struct Worker {
     /// The descriptors of the accept loop, if it runs here.
     pub(super) accept_set: RefCell<Option<AcceptSet>>,
     /// How many more requests the acceptor may take before others have their turn.
-    budget: Cell<u32>,
+    pub(super) budget: Cell<u32>,
     quits: Cell<bool>,
     /// How often it has looked for more since the last flush.
     looks: Cell<u32>,
@@ -282,7 +280,7 @@ impl Worker {
     }
 
     /// A request of this worker begins; it runs in this turn or the next.
-    fn start(&self, job: Job) {
+    pub(super) fn start(&self, job: Job) {
         let stack = self.stacks.borrow_mut().take();
         let stack = match stack {
             Ok(stack) => stack,
@@ -405,27 +403,6 @@ impl Worker {
             panic::resume_unwind(Box::new(RetiredUnwind));
         }
     }
-
-    /// A request that the accept loop of this thread has taken.
-    fn deal(&self, job: Job) {
-        let load = |worker: usize| self.group.workers[worker].status.load();
-        let least = self.group.least_loaded();
-        // Ties go to this worker: a request that stays costs no wake-up.
-        if job.stays_with_acceptor() || load(self.number) <= load(least) {
-            self.group.begin_request(self.number);
-            self.start(job);
-        } else {
-            self.group.send(least, job);
-        }
-        let left = self.budget.get().saturating_sub(1);
-        self.budget.set(left);
-        if left == 0 {
-            self.budget.set(ACCEPTED_AT_ONCE);
-            if let Some(task) = self.current() {
-                self.give_way(&task);
-            }
-        }
-    }
 }
 
 /// The handler that has forked this process has returned in it as well. A thread would end here, and the process with its last
@@ -440,14 +417,7 @@ pub(super) fn is_retired(task: &Task) -> bool {
     task.acceptor.as_ref().is_some_and(AcceptHandle::is_retired)
 }
 
-/// Deals a request from the accept loop, which runs on this thread. Given back: this thread is no worker of the group.
-pub(super) fn deal(group: &Arc<Group>, job: Job) -> Option<Job> {
-    let worker = HERE.with_borrow(Clone::clone);
-    match worker.filter(|worker| Arc::ptr_eq(&worker.group, group)) {
-        Some(worker) => {
-            worker.deal(job);
-            None
-        }
-        None => Some(job),
-    }
+/// The worker of this group that runs on this thread, if one does.
+pub(super) fn here(group: &Arc<Group>) -> Option<Rc<Worker>> {
+    HERE.with_borrow(Clone::clone).filter(|worker| Arc::ptr_eq(&worker.group, group))
 }

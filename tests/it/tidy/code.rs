@@ -154,19 +154,21 @@ fn conditions_are_those_of_the_oldest_compiler() {
     assert_none(&wrong, "conditions that Rust 1.85 does not know");
 }
 
-const LONGEST_FILE: usize = 500;
+/// Not counting tests.
+const LONGEST_FILE: usize = 450;
 
 const LONGEST_FUNCTION: usize = 70;
 
 #[test]
 fn files_and_functions_are_short() {
     let mut wrong = Vec::new();
-    let mut files = sources(&["src", "examples"], "rs");
-    files.retain(|source| !source.name.contains("/tests/"));
+    let mut files = sources(&["src", "examples", "tests/support"], "rs");
+    files
+        .retain(|source| !source.name.starts_with("examples/") || !source.name.contains("/tests/"));
     for source in files {
         let code = without_tests(&source);
         let lines = code.lines().count();
-        if lines > LONGEST_FILE && source.name.starts_with("src/") {
+        if lines > LONGEST_FILE {
             wrong.push(format!("{}: {lines} lines before its tests", source.name));
         }
         for at in words(code, "fn") {

@@ -1,0 +1,163 @@
+//! The end of a request from outside: by a drain, the reaper, `close_live` or a limit.
+//!
+//! Two pairs of threads meet here. Each thread first stores its own value and then loads the other's, with sequential
+//! consistency, so that at least one of the two sees the other:
+//!
+//! ```text
+//! worker                                 another thread
+//!   activity = Idle                        draining = true (Runs)
+//!   is the server draining?                is the activity Idle?   -> shutdown(Read)
+//!
+//!   waits_to_write = true                  cut = Forced
+//!   is there a cut?  -> no send            waits_to_write?         -> shutdown(Both), or Read
+//! ```
+
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+
+use super::Entry;
+use crate::live::{Activity, Cut, FirstReads};
+use crate::sys;
+
+impl Entry {
+    /// Why this side has ended the connection, if it has.
+    pub(crate) fn cut(&self) -> Option<Cut> {
+        match self.cut.load(Ordering::SeqCst) {
+            0 => None,
+            1 => Some(Cut::Drained),
+            2 => Some(Cut::Forced),
+            3 => Some(Cut::Closed),
+            4 => Some(Cut::Silent),
+            _ => Some(Cut::Crowded),
+        }
+    }
+
+    /// Whether this side has ended the connection.
+    #[inline]
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::SeqCst) != 0
+    }
+
+    /// Notes that its handler has been told of the stop.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether its handler has been told of the stop.
+    #[inline]
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Whether both directions of its connection were ended from this side.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        matches!(self.cut(), Some(Cut::Forced | Cut::Closed | Cut::Crowded))
+    }
+
+    /// Whether the reaper has ended its wait.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.cut() == Some(Cut::Silent)
+    }
+
+    /// Whether it is over, or has been cut off.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.ended.load(Ordering::SeqCst) || self.is_cut_off()
+    }
+
+    /// Ends the request for `close_live`, also if a child serves it. False if there is nothing to end.
+    pub(in crate::live) fn close(&self) -> bool {
+        // Without a connection there is nothing to end. A stored cut would then explain an end that it has not
+        // caused.
+        let closed = match self.process.load(Ordering::Relaxed) {
+            0 => self.connection.lock().is_some(),
+            // The handler in the child cannot be reached, and the child has the connection. A kill ends both.
+            child => sys::child_process::signal(child, libc::SIGKILL),
+        };
+        if closed {
+            self.shut_down(Cut::Closed, Shutdown::Both);
+        }
+        closed
+    }
+
+    /// From here on an end from outside leaves the output open, so that the worker can send the wrapper's farewell.
+    pub(crate) fn set_wrapped(&self) {
+        self.wrapped.store(true, Ordering::SeqCst);
+    }
+
+    /// Ordered with the cut: see the top of the file.
+    pub(crate) fn begin_write_wait(&self) {
+        self.waits_to_write.store(true, Ordering::SeqCst);
+    }
+
+    /// The wait is over: from here on the worker itself looks for a cut.
+    pub(crate) fn end_write_wait(&self) {
+        self.waits_to_write.store(false, Ordering::SeqCst);
+    }
+
+    /// Stores the reason and ends one or both directions. Below a wrapper only the input is ended, because the worker
+    /// has to send the wrapper's farewell; the worker finds the cut at its next read or write. If it waits in a
+    /// write, both directions are ended.
+    pub(crate) fn shut_down(&self, why: Cut, how: Shutdown) {
+        self.cut.store(why as u8, Ordering::SeqCst);
+        // After the store of the cut: see the second diagram at the top of the file.
+        let is_left_to_worker =
+            self.wrapped.load(Ordering::SeqCst) && !self.waits_to_write.load(Ordering::SeqCst);
+        self.shut_connection(if is_left_to_worker { Shutdown::Read } else { how });
+        // Last, so that code that a token wakes finds the connection ended.
+        if self.is_closed() {
+            self.end_companions();
+            self.tell_of_close();
+        }
+    }
+
+    /// Ends one or both directions of the connection, if the list still has it. The lock keeps the descriptor's number
+    /// from being used again meanwhile.
+    pub(in crate::live) fn shut_connection(&self, how: Shutdown) {
+        if let Some(fd) = &*self.connection.lock() {
+            // It fails only if the peer has ended the connection already.
+            let _ = sys::shutdown(fd.as_fd(), how);
+        }
+    }
+
+    /// Whether a drain may end its wait. It may if the wait is for the beginning of a request; for the first request
+    /// of a connection only when first reads are over.
+    pub(in crate::live) fn may_be_ended(&self, first_reads: FirstReads) -> bool {
+        self.activity() == Activity::Idle && (first_reads == FirstReads::Over || !self.is_unheard())
+    }
+
+    /// Ends its wait for the beginning of a request, if it is in one. A signal handler may call this, so it only
+    /// tries the lock: a thread that holds the lock is ending the connection, or giving it up.
+    pub(crate) fn end_input_if_idle(&self, first_reads: FirstReads) {
+        if !self.may_be_ended(first_reads) {
+            return;
+        }
+        self.cut.store(Cut::Drained as u8, Ordering::SeqCst);
+        if let Some(connection) = self.connection.try_lock() {
+            if let Some(fd) = &*connection {
+                let _ = sys::shutdown(fd.as_fd(), Shutdown::Read);
+            }
+        }
+    }
+
+    /// It has left the list.
+    /// Called by the list, before the slot is free.
+    pub(in crate::live) fn end(&self) {
+        if let Some(by_proxy) = &self.by_proxy {
+            by_proxy.end();
+        }
+        self.ended.store(true, Ordering::SeqCst);
+        // After the store: a token that is made now is either notified here, or finds the end itself.
+        self.tell_of_close();
+        self.forget_connection();
+    }
+
+    /// Lets go of the connection.
+    pub(in crate::live) fn forget_connection(&self) {
+        // Datagrams, of which there are many a second, take no lock.
+        if !self.has_connection {
+            return;
+        }
+        self.connection.lock().take();
+    }
+}

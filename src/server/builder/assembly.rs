@@ -1,0 +1,149 @@
+//! How the parts become a server: over an address, a socket that is bound, or a transport of one's own.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
+use super::{Builder, Settings};
+use crate::bind_address::BindAddress;
+use crate::console;
+use crate::error::{Error, Result};
+use crate::handler::{self, MakeHandler};
+use crate::mixin::Mixin;
+use crate::process::Role;
+use crate::server::accept::Timing;
+use crate::server::drain_backlog::Backlog;
+use crate::server::figure_parts::FigureParts;
+use crate::server::parked_listener::ParkedListener;
+use crate::server::phase_queue::PhaseQueue;
+use crate::server::worker_accept::WorkerAcceptor;
+use crate::server::{Core, Server, fork};
+use crate::server_context::ServerContext;
+use crate::sys;
+use crate::transport::{Bind, Transport};
+
+impl<T: Transport, M: Mixin> Builder<T, M> {
+    /// Makes the server over a custom transport, binds it and begins to listen.
+    ///
+    /// # Errors
+    ///
+    /// The errors of the transport.
+    pub fn with_transport<How: 'static>(
+        self,
+        transport: T,
+        handler: impl MakeHandler<T::Request, How>,
+    ) -> Result<Server<T, M>> {
+        let server = self.make(transport, handler)?;
+        server.server_bind()?;
+        server.server_activate()?;
+        Ok(server)
+    }
+
+    /// Puts the parts together. It binds nothing, and does not listen yet.
+    fn make<How: 'static>(
+        self,
+        transport: T,
+        handler: impl MakeHandler<T::Request, How>,
+    ) -> Result<Server<T, M>> {
+        let Self { mixin, settings } = self;
+        let Settings {
+            hooks, overridden_hooks, observers, prefaces, reloads, limits, timeout, ..
+        } = settings;
+        // Before anything is made that an error would have to undo.
+        mixin.check()?;
+        let address = transport.server_address();
+        let role = if mixin.forks() { Role::Parent } else { Role::Alone };
+        let waits = mixin.block_on_close();
+        let mut context =
+            ServerContext::new(address.clone(), limits, role, waits, transport.name())
+                .map_err(|error| Error::io("make the events of", address, error))?;
+        context.reloads = reloads;
+        let context = Arc::new(context);
+        let observers = observers.into_iter().map(|make| make(&context)).collect();
+        let worker_acceptor =
+            WorkerAcceptor::new(mixin.workers_accept() && settings.workers_accept);
+        let core = Arc::new(Core {
+            transport,
+            handler_name: handler.handler_name(),
+            factory: handler::boxed(handler),
+            hooks,
+            overridden_hooks,
+            phases: PhaseQueue::default(),
+            observers,
+            spans: settings.spans,
+            times_accept_queue: settings.times_accept_queue,
+            prefaces,
+            context,
+            worker_acceptor,
+            parked_listener: ParkedListener::default(),
+            backlog: Backlog::default(),
+            lent: AtomicBool::new(false),
+            lame_duck_is_begun: AtomicBool::new(false),
+            closed_late: AtomicBool::new(false),
+            mixin_closed_late: AtomicBool::new(false),
+            desk: OnceLock::new(),
+        });
+        // From here on a child that another server forks closes this one's sockets.
+        fork::register(&core);
+        console::prepare();
+        let mixin = Arc::new(mixin);
+        let parts = FigureParts { core: Arc::downgrade(&core), mixin: Arc::downgrade(&mixin) };
+        core.context.set_figures(Box::new(parts));
+        let Settings { idle_limit, poll_interval, .. } = settings;
+        Ok(Server { core, mixin, timing: Timing { timeout, idle_limit, poll_interval } })
+    }
+}
+
+impl<T: Bind, M: Mixin> Builder<T, M> {
+    /// Makes the server, binds it and begins to listen: [`Server::bind`] with these settings.
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be understood or is not available, or if a setting is out of range; the error names that
+    /// setting. No descriptor is left open.
+    pub fn bind<How: 'static>(
+        self,
+        address: impl Into<BindAddress>,
+        handler: impl MakeHandler<T::Request, How>,
+    ) -> Result<Server<T, M>> {
+        sys::fill_standard_descriptors();
+        let transport = T::unbound(&address.into(), &self.settings.options)?;
+        self.with_transport(transport, handler)
+    }
+
+    /// Makes the server and its socket, and leaves `server_bind` and `server_activate` to the caller:
+    /// Python's `bind_and_activate=False`.
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be understood, or there is no descriptor.
+    #[doc(alias = "bind_and_activate")]
+    pub fn build_unbound<How: 'static>(
+        self,
+        address: impl Into<BindAddress>,
+        handler: impl MakeHandler<T::Request, How>,
+    ) -> Result<Server<T, M>> {
+        sys::fill_standard_descriptors();
+        let transport = T::unbound(&address.into(), &self.settings.options)?;
+        self.make(transport, handler)
+    }
+
+    /// Makes the server over a socket that is already bound: a `std` listener, or a descriptor from another process.
+    /// The server owns it, makes it non-blocking, and sets its timeouts and backlog.
+    ///
+    /// # Errors
+    ///
+    /// If the descriptor is not a socket of this transport's kind and family, if it cannot listen, or if it is a
+    /// datagram socket without an address. (If a TCP socket is not bound, the system gives it a port.)
+    pub fn from_fd<How: 'static>(
+        self,
+        fd: impl Into<OwnedFd>,
+        handler: impl MakeHandler<T::Request, How>,
+    ) -> Result<Server<T, M>> {
+        let transport = T::from_fd(fd.into(), &self.settings.options)?;
+        let server = self.make(transport, handler)?;
+        server.core.context.set_address(server.core.transport.server_address());
+        server.server_activate()?;
+        Ok(server)
+    }
+}

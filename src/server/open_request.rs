@@ -1,0 +1,202 @@
+//! [`OpenRequest`]: a request that has been made. It is wrapped, handled, judged by how that went, and ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::catch_panic::{catch_panic, drop_catching, run_catching};
+use super::close_reason::{beyond_limit, ended_from_here, may_be_early, reason_of, refused_by};
+use super::error_owner::ErrorOwner;
+use super::failure::Phase;
+use super::server_permit::ServerPermit;
+use super::tell::{handle_error, handle_error_of};
+use crate::error::{Error, Fatal, HandlerError, HandlerResult, Rejected};
+use crate::events::CloseReason;
+use crate::handler::BaseRequestHandler;
+use crate::limits::Limits;
+use crate::live::Entry;
+use crate::peer_fault::find;
+use crate::refused::Refused;
+use crate::request::{Deadline, Request, handshake_deadline};
+use crate::timed_out::{TimedOut, Timeout};
+use crate::transport::Transport;
+
+/// A job whose request has been made, with everything that is needed to run and to end it.
+pub(super) struct OpenRequest<T: Transport> {
+    /// Its drop gives the permit of `Limits::live` back.
+    pub(super) core: ServerPermit<T>,
+    pub(super) entry: Arc<Entry>,
+}
+
+impl<T: Transport> OpenRequest<T> {
+    /// Calls the hook for a request that is refused.
+    pub(super) fn overflow(&self, request: &mut T::Request, why: &Refused) {
+        run_catching(|| {
+            // Zero: the hook must not wait for the peer. Bytes that the socket's buffer does not take are lost.
+            request.set_server_deadline(Deadline::after(Timeout::Write, Duration::ZERO));
+            drop(self.core.hooks.overflow(request, why));
+        });
+    }
+
+    /// Counts a request that is not run. Also reports it if `make_request` panicked.
+    pub(super) fn refused(&self, made: HandlerResult, reason: CloseReason) {
+        self.core.context.counters.ended(reason);
+        if let Err(error) = made {
+            handle_error(&self.core, &self.entry, Phase::Make, &error);
+        }
+    }
+
+    /// Runs the steps before the handler and the hook, each within its limit, and then sets the deadline of the whole
+    /// request.
+    pub(super) fn wrap_request(
+        &self,
+        request: &mut T::Request,
+        limits: Option<&Limits>,
+        whole: Option<Deadline>,
+    ) -> HandlerResult {
+        let mut wrapped = Ok(());
+        // Without a step or a hook nothing has to be bounded, and the clock is not read.
+        if let Some(limits) = limits {
+            self.entry.begin_preface();
+            wrapped = catch_panic(|| {
+                for step in self.core.prefaces.iter() {
+                    let own = step.deadline(limits);
+                    request.set_server_deadline(Deadline::earlier(own, whole));
+                    let taken = step.run(request);
+                    if step.names_client(self.entry.peer_address()) {
+                        self.core.tell_of_client(&self.entry);
+                    }
+                    taken.inspect_err(|error| self.core.tell_of_preface(&self.entry, error))?;
+                }
+                if !request.is_whole() {
+                    let own = handshake_deadline(limits);
+                    request.set_server_deadline(Deadline::earlier(own, whole));
+                }
+                self.core.hooks.wrap_request(request)
+            });
+            self.entry.end_preface();
+            // A deadline that the hook has set ends with the hook.
+            request.set_deadline(None);
+        }
+        request.set_server_deadline(whole);
+        wrapped
+    }
+
+    /// Makes the handler, runs it and drops it. The first error is reported, because it usually is the cause. (In Python an
+    /// error of `finish` hides one of `handle`.)
+    #[inline]
+    pub(super) fn finish_request(
+        &self,
+        request: &mut T::Request,
+    ) -> Result<(), (Phase, HandlerError)> {
+        let mut ran = None;
+        let factory = &self.core.factory;
+        let made = catch_panic(|| {
+            // The factory lends the handler, so that it stays on this stack, without an allocation.
+            factory.finish_request(&mut |handler| ran = Some(run_handler(handler, request)));
+            Ok(())
+        });
+        // A panic that is caught here comes from the closure that makes the handler, or from the handler's drop.
+        let phase = if ran.is_some() { Phase::Finish } else { Phase::Setup };
+        ran.unwrap_or(Ok(())).and(made.map_err(|error| (phase, error)))
+    }
+
+    /// Why a request is refused after its beginning, if it is. The observers are told.
+    pub(super) fn beyond(&self, error: &HandlerError) -> Option<Refused> {
+        // The error's `source` is the program's code.
+        let limit = catch_panic(|| Ok(beyond_limit(error))).ok()??;
+        self.core.tell_of_limit(&self.entry, limit);
+        Some(refused_by(limit))
+    }
+
+    /// Returns how the request has ended. The error is reported and dropped here; both may panic.
+    pub(super) fn conclude(
+        &self,
+        result: Result<(), (Phase, HandlerError)>,
+        held: Option<&T::Request>,
+    ) -> CloseReason {
+        let Err((phase, error)) = result else {
+            return ended_from_here(&self.entry).unwrap_or(CloseReason::Completed);
+        };
+        // `judge` runs the error's `source` and `Display`, and the drop may panic as well: both are the user's code.
+        let judged = catch_panic(|| Ok(self.judge(phase, &error, held)));
+        let dropped = drop_catching(error);
+        match (judged, dropped) {
+            // The server is already ending with this error.
+            (Ok(CloseReason::Fatal), _) => CloseReason::Fatal,
+            (Ok(reason), Ok(())) => reason,
+            (Err(panicked), _) | (Ok(_), Err(panicked)) => {
+                handle_error(&self.core, &self.entry, phase, &panicked);
+                CloseReason::Panicked
+            }
+        }
+    }
+
+    /// Returns how a failed request has ended, reports the failure, and stops the server if the error is [`Fatal`].
+    fn judge(&self, phase: Phase, error: &HandlerError, held: Option<&T::Request>) -> CloseReason {
+        // Before all else: it ends the run, whatever the request's own end was.
+        if let Some(fatal) = Fatal::find(error) {
+            self.core.context.runs.fail(Error::fatal(fatal.clone()));
+            return CloseReason::Fatal;
+        }
+        let owner = match held.and_then(Request::ticket) {
+            Some(ticket) => ErrorOwner::holding(&self.entry, ticket.entry()),
+            None => ErrorOwner::of(&self.entry),
+        };
+        let reason = reason_of(error, owner, ended_from_here(&self.entry));
+        if let Some(timed_out) = owner.find::<TimedOut>(&**error) {
+            self.entry.note_limit(timed_out.which());
+        }
+        // The server itself has ended these requests.
+        if !matches!(
+            reason,
+            CloseReason::Idle
+                | CloseReason::Stopped
+                | CloseReason::Forced
+                | CloseReason::ClosedHere
+        ) && find::<Rejected>(&**error).is_none()
+        {
+            handle_error_of(&self.core, &self.entry, owner, phase, error);
+        }
+        reason
+    }
+
+    /// `shutdown_request` and `close_request`; tells the observer. Only then may the permit be given back.
+    pub(super) fn end_request(
+        &self,
+        request: &mut Option<T::Request>,
+        reason: CloseReason,
+        refused: Option<&Refused>,
+    ) {
+        run_catching(|| {
+            if let Some(mut request) = request.take() {
+                // The peer may still be sending: a plain close would reset the connection, and the answer could be
+                // lost.
+                if may_be_early(reason) {
+                    request.expect_more_input();
+                }
+                self.core.transport.end_request(request);
+            }
+        });
+        self.core.tell_of_end(&self.entry, reason, refused);
+    }
+}
+
+/// Python's three steps. `finish` also runs after a `handle` that failed or panicked, but not after such a `setup`.
+#[inline]
+fn run_handler<R>(
+    handler: &mut dyn BaseRequestHandler<R>,
+    request: &mut R,
+) -> Result<(), (Phase, HandlerError)> {
+    catch_panic(|| handler.setup(request)).map_err(|error| (Phase::Setup, error))?;
+    // `finish` runs in any case from here on: `setup` has succeeded.
+    let handled = catch_panic(|| handler.handle(request)).map_err(|error| (Phase::Handle, error));
+    let finished = catch_panic(|| handler.finish(request)).map_err(|error| (Phase::Finish, error));
+    match handled {
+        Ok(()) => finished,
+        Err(earlier) => {
+            // The first error is the cause; this one may panic in its drop.
+            drop(drop_catching(finished));
+            Err(earlier)
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The lame duck of a server: the orders to retire, and the waits of the thread that closes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::Runs;
+use crate::run_phase::RunPhase;
+use crate::shutdown::orders::TakenOrders;
+use crate::shutdown::run_state::{RunKind, RunState};
+use crate::wait::{self, Event};
+
+impl Runs {
+    /// Orders the lame duck and the close after it, if the server is ready and has a lame duck; otherwise requests a
+    /// stop. A signal's action may call it.
+    pub(crate) fn request_retire(&self) {
+        // In a forked child it goes to the parent as a stop, by the exit status.
+        let is_lame_duck = self.has_lame_duck.load(Ordering::SeqCst)
+            && self.phase.get() == RunPhase::Ready
+            && self.stop.is_ours();
+        if !is_lame_duck || !self.orders.give_retire() {
+            self.request_stop();
+        }
+    }
+
+    /// Notes whether there is a lame duck. Called with `Limits::lame_duck`, whenever that changes.
+    pub(crate) fn set_lame_duck(&self, time: Duration) {
+        self.has_lame_duck.store(!time.is_zero(), Ordering::SeqCst);
+    }
+
+    /// In a thread that closes: waits until the lame duck is over. A stop or the end of the run ends it early. If no
+    /// `serve_forever` accepts, there is no lame duck.
+    pub(crate) fn wait_in_lame_duck(&self, until: Instant) {
+        // Without a descriptor the lame duck is skipped: the server closes, which it was asked for.
+        let Ok(over) = Event::new().map(Arc::new) else { return };
+        {
+            let mut state = self.state.lock();
+            if state.run != RunState::Accepting(RunKind::Forever) {
+                return;
+            }
+            state.lame_duck = Some(Arc::clone(&over));
+        }
+        while !self.stop_requested() && !over.is_set() && Instant::now() < until {
+            let waited = wait::any(&[self.stop.waiting(), over.waiting()], Some(until));
+            self.settle();
+            if waited.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a stop of the run that goes on, an order to retire, or for `over`. Other orders are obeyed
+    /// meanwhile. A stop that was requested before the run began does not count: the run then returns by itself, and
+    /// `over` follows.
+    pub(crate) fn wait_for_stop(&self, over: &Event, obey: impl Fn(TakenOrders)) {
+        loop {
+            let (stop, over_waiting) = (self.stop.waiting(), over.waiting());
+            // An error of the wait counts as a stop: a lame duck that ends early harms less than one that never ends.
+            let waited = match self.orders.waiting() {
+                Some(orders) => wait::any(&[stop, over_waiting, orders], None),
+                None => wait::any(&[stop, over_waiting], None),
+            };
+            if waited.is_err() || over.is_set() {
+                return;
+            }
+            if self.stop_requested() {
+                if self.is_accepting() {
+                    return;
+                }
+                // The stop keeps the latch readable, so that a wait for both would spin.
+                let _ = wait::any(&[over.waiting()], None);
+            }
+            let orders = self.orders.take();
+            if orders.retire {
+                return;
+            }
+            obey(orders);
+            self.settle();
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The loops of a run: the threads that accept for it, and the end of accepting.
+
+use std::thread;
+
+use parking_lot::MutexGuard;
+
+use super::{Runs, RunsState};
+use crate::shutdown::run_state::{RunKind, RunState};
+
+/// How a thread accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Accepts {
+    /// It runs the accept loop.
+    Loop,
+    /// It is a worker without a request.
+    BesideLoop,
+}
+
+impl Runs {
+    /// Notes that this thread accepts for the run that goes on.
+    ///
+    /// Followed by [`leave_loop`](Self::leave_loop) on the same thread, also after a panic. False: no run accepts, and this
+    /// thread must not either.
+    pub(crate) fn enter_loop(&self) -> bool {
+        let mut state = self.state.lock();
+        let may = state.run.is_accepting();
+        if may {
+            state.loops.push((thread::current().id(), Accepts::Loop));
+        }
+        may
+    }
+
+    /// Forgets the loops that have not left: the mixin has returned, so such a loop is suspended in a worker that is
+    /// stuck, and will only unwind.
+    pub(crate) fn forget_loops(&self) {
+        self.state.lock().loops.retain(|(_, accepts)| *accepts != Accepts::Loop);
+    }
+
+    /// Notes that this thread, a worker, accepts beside the loop, if there is a loop that accepts until a stop. It
+    /// counts as a loop, so accepting ends when the last of all has left.
+    ///
+    /// False: the worker must not accept, and does not call [`leave_loop`](Self::leave_loop).
+    pub(crate) fn enter_worker(&self) -> bool {
+        let mut state = self.state.lock();
+        // Without an accept loop nobody accepts. After a stop a further request would only delay the end.
+        let may = state.run.kind() == Some(RunKind::Forever)
+            && !state.loops.is_empty()
+            && !self.stop_requested();
+        if may {
+            state.loops.push((thread::current().id(), Accepts::BesideLoop));
+        }
+        may
+    }
+
+    /// Notes that a loop has ended. If a stop was requested, the last loop ends the accepting. If a close was asked
+    /// for as well, it also closes the listener, while requests may still be running.
+    pub(crate) fn leave_loop(&self, close_listener: impl Fn()) {
+        let mut state = self.state.lock();
+        let me = thread::current().id();
+        // Without a stop (after an error, or after one request) this call ends the accepting.
+        let is_last = state.loops.iter().all(|(id, _)| *id == me) && self.stop_requested();
+        if is_last {
+            // Still one of the loops: the thread that ends the run waits for the close.
+            self.end_accepting(&mut state, close_listener);
+        }
+        if let Some(index) = state.loops.iter().position(|(id, _)| *id == me) {
+            state.loops.swap_remove(index);
+        }
+        if is_last {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Closes the listener without the lock, because the transport may be the user's. Looks afterwards for a `close`
+    /// that was called meanwhile.
+    pub(super) fn end_accepting(
+        &self,
+        state: &mut MutexGuard<'_, RunsState>,
+        close_listener: impl Fn(),
+    ) {
+        let mut closed = false;
+        // Once: the condition is looked at again, because the lock was released.
+        while state.run.is_accepting() && state.closing && !closed {
+            MutexGuard::unlocked(state, &close_listener);
+            closed = true;
+        }
+        if let RunState::Accepting(kind) = state.run {
+            state.run = RunState::Finishing(kind);
+        }
+        if let Some(lame_duck) = state.lame_duck.take() {
+            lame_duck.notify();
+        }
+        self.changed.notify_all();
+    }
+
+    /// Whether the current thread accepts for the run that goes on.
+    ///
+    /// Such a thread must not wait for the end of the run.
+    pub(crate) fn is_loop_thread(&self) -> bool {
+        self.state.lock().has_loop_of(thread::current().id())
+    }
+}
