@@ -21,7 +21,14 @@
 //! the run compares with the noted number. The actions of signals ask the system itself, because they may run before
 //! anything is noted.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+
+/// Makes a call that ends the process an expression that never returns. (Rust 1.85 warns of a `match` on the call
+/// itself.)
+pub(crate) fn no_return(gone: Infallible) -> ! {
+    match gone {}
+}
 
 /// The role of this process to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -86,7 +86,7 @@ impl Flush for ThisThreadsList {
         hand_over(full);
     }
 
-    #[cfg(feature = "green")]
+    #[cfg(has_green)]
     fn gathers(&self) -> bool {
         LISTED.with_borrow(Vec::len) >= MANY
     }
@@ -94,7 +94,7 @@ impl Flush for ThisThreadsList {
 
 /// With this many outboxes on its list a thread looks once for more lines before it sends. The look costs a hundredth
 /// of the sends, and each line that it finds leaves with them.
-#[cfg(feature = "green")]
+#[cfg(has_green)]
 const MANY: usize = 16;
 
 /// The state that the writer and its senders share. None while there is no thread.

@@ -136,7 +136,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
             let fatal = if stop { fatal_of(&core.context) } else { None };
             leave(ChildEnd { reason, fatal, stop: stop && !asked_before, cut_off: false })
         };
-        match Self::serve_by(ManuallyDrop::new(this), make, leave) {}
+        process::no_return(Self::serve_by(ManuallyDrop::new(this), make, leave))
     }
 
     fn leave_to_child(self: Box<Self>, child: i32) -> Box<dyn RequestOfChild> {

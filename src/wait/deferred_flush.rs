@@ -28,7 +28,7 @@ pub(crate) trait Flush: Send + Sync {
 
     /// Whether so much is deferred that a short wait for more is worth one more look at the thread's descriptors. A
     /// thread that runs coroutines asks this.
-    #[cfg(feature = "green")]
+    #[cfg(has_green)]
     fn gathers(&self) -> bool {
         false
     }
@@ -103,7 +103,7 @@ pub(crate) fn flush_before_waiting(what: &Arc<dyn Flush>) -> bool {
 
 /// Whether this thread has deferred so much that it should look for more before it flushes: see [`Flush::gathers`]. A
 /// plain thread has nothing else to look for.
-#[cfg(feature = "green")]
+#[cfg(has_green)]
 pub(crate) fn gathers() -> bool {
     let gathers = |list: &Vec<Arc<dyn Flush>>| list.iter().any(|deferred| deferred.gathers());
     HERE.get().holds_back && DEFERRED.with_borrow(|deferred| deferred.as_ref().is_some_and(gathers))

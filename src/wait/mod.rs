@@ -45,7 +45,7 @@ pub(crate) use cancelled::{CancelledUnwind, RetiredUnwind};
 pub use deferred_flush::flush;
 #[cfg(has_green)]
 pub(crate) use deferred_flush::forget_deferred;
-#[cfg(feature = "green")]
+#[cfg(has_green)]
 pub(crate) use deferred_flush::gathers;
 pub(crate) use deferred_flush::{Flush, FlushPromise, flush_before_waiting};
 #[cfg(feature = "tracing")]
@@ -54,7 +54,7 @@ pub use event::Event;
 pub use join::join;
 pub(crate) use offload::look_up_until;
 pub use offload::offload;
-#[cfg(feature = "green")]
+#[cfg(has_green)]
 pub(crate) use parker::is_installed;
 pub(crate) use parker::parker;
 pub use parker::{Installed, Interest, Parker, Slot, Waiting, install};

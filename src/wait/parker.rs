@@ -76,7 +76,7 @@ impl Slot {
     }
 
     /// The hint.
-    #[cfg_attr(not(feature = "green"), allow(dead_code, reason = "only that parker uses it"))]
+    #[cfg_attr(not(has_green), allow(dead_code, reason = "only that parker uses it"))]
     #[inline]
     pub(crate) fn near(&self) -> usize {
         self.near.load(Ordering::Relaxed)
@@ -143,7 +143,7 @@ pub fn install(parker: Rc<dyn Parker>) -> Installed {
 }
 
 /// Whether every wait on this thread calls this parker.
-#[cfg(feature = "green")]
+#[cfg(has_green)]
 pub(crate) fn is_installed(parker: &dyn Parker) -> bool {
     PARKER.with(|current| {
         current

@@ -15,6 +15,7 @@ use self::exit_status::{PANICKED, ended_otherwise, status};
 use super::{Job, Mixin, Refused, WorkerFigures};
 use crate::error::{Error, Result};
 use crate::events::CloseReason;
+use crate::process::no_return;
 use crate::sys;
 use crate::sys::fork::{self, Forked, SignalsHeld};
 use crate::wait;
@@ -274,7 +275,7 @@ impl Job {
     ) -> ! {
         match self.work.take() {
             Some(work) => work.run_in_child(listener, signals, leave),
-            None => match leave(ended_otherwise(CloseReason::Failed, false)) {},
+            None => no_return(leave(ended_otherwise(CloseReason::Failed, false))),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The transitions of a server's runs, without a server.
 
 use super::*;
+use crate::wait;
 
 fn state(runs: &Runs) -> RunState {
     runs.state.lock().run
