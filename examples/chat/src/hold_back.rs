@@ -110,15 +110,10 @@ impl Patience {
     /// Chooses a member to wait for among those whose outboxes are crowded, and how long at most. None if the bus may
     /// go on.
     pub fn awaited(&mut self, watched: &[Watched], now: Instant) -> Option<(Id, Duration)> {
-        self.slow.retain(|id, _| watched.iter().any(|one| one.id == *id));
-        for Watched { id, taken, is_crowded } in watched.iter().copied() {
-            let fresh = Slow { since: now, taken, is_crowded };
-            let slow = self.slow.entry(id).or_insert(fresh);
-            if !slow.is_crowded && slow.taken != taken {
-                *slow = fresh;
-            }
-            slow.is_crowded = is_crowded;
-        }
+        // A new map, as all members of a large room may be watched at once, and those that are not any more are forgotten.
+        let before = std::mem::take(&mut self.slow);
+        self.slow
+            .extend(watched.iter().map(|one| (one.id, one.since_last(before.get(&one.id), now))));
         let passed = now.saturating_duration_since(self.counted);
         self.left = (self.left + passed / SHARE).min(MOST);
         self.counted = now;
@@ -133,6 +128,17 @@ impl Patience {
     pub fn waited(&mut self, from: Instant, to: Instant) {
         self.left = self.left.saturating_sub(to.saturating_duration_since(from));
         self.counted = to;
+    }
+}
+
+impl Watched {
+    /// Its history, with that of the last look.
+    fn since_last(&self, last: Option<&Slow>, now: Instant) -> Slow {
+        let &Self { taken, is_crowded, .. } = self;
+        match last {
+            Some(last) if last.is_crowded || last.taken == taken => Slow { is_crowded, ..*last },
+            _ => Slow { since: now, taken, is_crowded },
+        }
     }
 }
 

@@ -212,14 +212,12 @@ fn is_one_word(text: &str) -> bool {
     !text.is_empty() && !text.contains(char::is_whitespace)
 }
 
-/// Names in a line. The line is cut, because other servers may announce more names than an outbox holds.
-pub fn listed(names: &[String]) -> String {
-    /// Three thousand names of ordinary length.
-    const BYTES: usize = 64 * 1024;
+/// Names in a line, which is cut after so many bytes: other servers may announce more names than an outbox holds.
+pub fn listed(names: &[String], most: usize) -> String {
     let mut bytes = 0;
     let shown = names.iter().take_while(|name| {
         bytes += name.len() + 2;
-        bytes <= BYTES
+        bytes <= most
     });
     let shown = shown.count();
     let rest = names.len() - shown;

@@ -227,13 +227,15 @@ impl Room {
 
     /// Answers with the list of members.
     pub fn who(&self, asks: Who) {
+        /// Three thousand names of ordinary length.
+        const LISTED: usize = 64 * 1024;
         let mut state = self.state.lock();
         let mut names: Vec<_> = state.listed().into_iter().map(|(_, name)| name).collect();
         let elsewhere = self.bus.get().map_or_else(Elsewhere::default, Relay::members);
         names.extend(elsewhere.names);
         let mut line = match &names[..] {
             [] => "* nobody is here\n".to_owned(),
-            names => format!("* {} here: {}\n", names.len(), listed(names)),
+            names => format!("* {} here: {}\n", names.len(), listed(names, LISTED)),
         };
         if let Some(cut_off) = elsewhere.cut_off {
             line += &format!("* {cut_off}: their members are those of before\n");

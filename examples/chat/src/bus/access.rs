@@ -1,6 +1,7 @@
 //! [`BusAddress`]: the address of the shared room and what opens it, read anew at each connection, so that a password, a
 //! certificate or a whole Redis can be exchanged under a running server. No message shows a password.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::fs;
 use std::io::Read;
@@ -135,7 +136,10 @@ impl BusAddress {
     /// Removes the passwords from a text of Redis, which repeats words that it does not understand.
     pub fn without_password(&self, text: &str) -> String {
         let state = self.access.state.lock();
-        state.passwords.iter().fold(text.to_owned(), |text, password| text.replace(password, "***"))
+        // One may begin with another one.
+        let mut passwords: Vec<&String> = state.passwords.iter().collect();
+        passwords.sort_by_key(|password| Reverse(password.len()));
+        passwords.into_iter().fold(text.to_owned(), |text, password| hide(&text, password))
     }
 }
 
@@ -184,10 +188,10 @@ impl Access {
     fn remember(&self, shown: &str, secrets: Vec<String>) {
         let mut state = self.state.lock();
         shown.clone_into(&mut state.shown);
-        for secret in secrets {
-            if !secret.is_empty() && !state.passwords.contains(&secret) {
-                state.passwords.push(secret);
-            }
+        for secret in secrets.into_iter().filter(|secret| !secret.is_empty()) {
+            // The last ones are those that are in use.
+            state.passwords.retain(|known| *known != secret);
+            state.passwords.push(secret);
         }
         let old = state.passwords.len().saturating_sub(PASSWORDS);
         state.passwords.drain(..old);
@@ -250,7 +254,48 @@ fn read(path: &Path, what: &str) -> Result<String, Failure> {
     .map_err(|why| Failure::Other(format!("cannot read {what} from {}: {why}", path.display())))
 }
 
+/// A text without a password, which may be cut: Redis repeats no more than the beginning of a long word.
+fn hide(text: &str, password: &str) -> String {
+    /// A shorter beginning of a password may be part of any word.
+    const CHARACTERS: usize = 12;
+    let end = password.char_indices().nth(CHARACTERS).map_or(password.len(), |(end, _)| end);
+    let (beginning, rest) = password.split_at(end);
+    let (mut shown, mut left) = (String::new(), text);
+    while let Some((before, after)) = left.split_once(beginning) {
+        let more = after.chars().zip(rest.chars()).take_while(|(one, other)| one == other);
+        let more: usize = more.map(|(one, _)| one.len_utf8()).sum();
+        shown.extend([before, "***"]);
+        left = &after[more..];
+    }
+    shown + left
+}
+
 /// A sentence about TLS with the options of the bus, which are named as those of a client, after `bus-`.
 pub fn tls_words(text: &str) -> String {
     text.replace("--", "--bus-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_hidden_also_where_it_is_cut() {
+        let long = "correct horse battery staple";
+        for (text, shown) in [
+            ("nothing of it", "nothing of it"),
+            (long, "***"),
+            ("AUTH correct horse battery staple x", "AUTH *** x"),
+            // Redis cuts what it repeats.
+            ("'correct horse batt' .. 'correct horse'", "'***' .. '***'"),
+            ("the correct house", "the correct house"),
+        ] {
+            assert_eq!(hide(text, long), shown);
+        }
+        assert_eq!(hide("pass, pass", "pass"), "***, ***");
+        assert_eq!(
+            hide("p\u{e4}ssw\u{f6}rter \u{fc}ber", "p\u{e4}ssw\u{f6}rter \u{fc}ber alles"),
+            "***"
+        );
+    }
 }

@@ -22,7 +22,7 @@ use redis::{RedisError, RedisResult, Value, cmd};
 use super::access::{BusAddress, Entrance};
 use super::address::{Place, joined};
 use super::channel::Channel;
-use super::wire::Wire;
+use super::wire::{Wire, words_of};
 
 /// How long Sentinels are asked, one after the other, before the first is asked again.
 const SENTINELS: Duration = Duration::from_secs(15);
@@ -84,12 +84,12 @@ fn master_of(entrance: &Entrance, sentinel: &str, master: &str) -> Result<String
     let answer: Option<(String, String)> = ask.query(&mut wire).map_err(|error| {
         cannot(match error.code() {
             Some("NOAUTH") => {
-                format!("{}; give its password by --bus-sentinel-password-file", said(&error))
+                format!("{}; give its password by --bus-sentinel-password-file", words_of(&error))
             }
             Some("NOPERM") => {
-                format!("{}; its user needs +sentinel|get-master-addr-by-name", said(&error))
+                format!("{}; its user needs +sentinel|get-master-addr-by-name", words_of(&error))
             }
-            _ => format!("{}; is it a Sentinel?", said(&error)),
+            _ => format!("{}; is it a Sentinel?", words_of(&error)),
         })
     })?;
     let (host, port) = answer.ok_or_else(|| {
@@ -154,7 +154,7 @@ fn log_in(
             }
             _ => "",
         };
-        format!("cannot log in at {at}: {}{advice}", said(&error))
+        format!("cannot log in at {at}: {}{advice}", words_of(&error))
     })
 }
 
@@ -170,14 +170,5 @@ fn cannot_use(at: &str, is_tls: bool, error: &RedisError) -> String {
         }
         _ => "",
     };
-    format!("cannot use {at}: {}{advice}", said(error))
-}
-
-/// The error as Redis has said it, without its full stop.
-fn said(error: &RedisError) -> String {
-    let text = match (error.code(), error.detail()) {
-        (Some(code), Some(detail)) => format!("{code} {detail}"),
-        _ => error.to_string(),
-    };
-    text.trim_end_matches('.').to_owned()
+    format!("cannot use {at}: {}{advice}", words_of(error))
 }

@@ -12,7 +12,7 @@ use super::access::BusAddress;
 use super::lines::Told;
 use super::queue::Queue;
 use super::store::Store;
-use super::wire::PATIENCE;
+use super::wire::words_of;
 use super::{CutOff, GONE};
 use crate::protocol::clean;
 use crate::room::{Room, Who};
@@ -94,7 +94,7 @@ impl Link {
             let report = |now: Result<(), &RedisError>| self.set_health(side, now);
             let result = Store::open(&self.address).and_then(|mut store| {
                 self.health.lock().runs[side as usize].clone_from(&store.run);
-                work(&mut store, &report)
+                work(&mut store, &report).map_err(|error| store.explained(error))
             });
             let Err(error) = result else { return };
             if self.health.lock().works[side as usize] {
@@ -151,9 +151,11 @@ impl Link {
             }
         }
         for (to, count) in more {
-            let text =
-                format!("{count} more lines of yours may not have reached the other servers");
-            self.room.note(to, &text);
+            let lines = if count == 1 { "line" } else { "lines" };
+            self.room.note(
+                to,
+                &format!("{count} more {lines} of yours may not have reached the other servers"),
+            );
         }
     }
 
@@ -174,6 +176,7 @@ impl Link {
         let (news, more) = match now {
             Err(error) => {
                 let why = clean(address.without_password(&words_of(error)).as_bytes());
+                let why = cut(&why);
                 let is_new = std::mem::replace(&mut health.why, why.clone()) != why;
                 let was_lost = std::mem::replace(&mut health.told, News::Lost) == News::Lost;
                 if was_lost && (!is_new || health.shown.elapsed() < BETWEEN_REASONS) {
@@ -201,15 +204,11 @@ impl Link {
     }
 }
 
-/// The error as a part of a line: a pipeline repeats the same error for each of its commands.
-fn words_of(error: &RedisError) -> String {
-    if error.is_timeout() {
-        return format!("it does not answer within {} s", PATIENCE.as_secs());
-    }
-    let text = error.to_string();
+/// A part of a line: Redis repeats words of a command, and others may say anything.
+fn cut(text: &str) -> String {
     match text.char_indices().nth(500) {
         Some((end, _)) => format!("{}..", &text[..end]),
-        None => text,
+        None => text.to_owned(),
     }
 }
 

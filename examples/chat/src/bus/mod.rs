@@ -227,7 +227,7 @@ impl Relay {
 
     /// Relays news of a member: that it has joined, say. `now` is its name from now on, and none if it has left: other
     /// servers can address it by that at once, without the next announcement. If the news are lost, nobody is told: they
-    /// have no author.
+    /// have no author, and the announcement makes the others' lists right.
     pub fn announce(&self, member: Id, name: &str, news: &str, now: Option<&str>) {
         let (name, text, now) = (name.to_owned(), news.to_owned(), now.map(str::to_owned));
         self.queue.push(None, What::News { member, name, text, now });

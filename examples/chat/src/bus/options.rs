@@ -53,8 +53,8 @@ pub struct BusArguments {
     /// The name of this server there: its members are NAME@SERVER [default: four random digits]
     #[arg(long, value_name = "SERVER", value_parser = server_name)]
     server: Option<String>,
-    /// How long a line waits for a lost Redis before its sender is told, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = common::seconds)]
+    /// How long a line waits for a lost Redis before its sender is told, in seconds: 2 at least
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = bus_wait)]
     bus_wait: Duration,
     /// About how many lines Redis keeps for servers that are cut off or slow. At 200 lines a second 10,000 are 50
     /// seconds; each takes some 200 bytes of Redis's memory, and its text. All servers of a room should have the same
@@ -122,6 +122,19 @@ impl BusArguments {
             tls_cert: self.bus_tls_cert.clone(),
             tls_key: self.bus_tls_key.clone(),
         }
+    }
+}
+
+/// Other servers acknowledge a line within a second or so. With less than twice that the authors would be told of lines that
+/// everybody has.
+fn bus_wait(text: &str) -> Result<Duration, String> {
+    const LEAST: Duration = Duration::from_secs(2);
+    match common::seconds(text)? {
+        wait if wait < LEAST => Err(format!(
+            "it must be at least {} s: other servers take up to a second to say that they have a line",
+            LEAST.as_secs()
+        )),
+        wait => Ok(wait),
     }
 }
 

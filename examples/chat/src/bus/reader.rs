@@ -20,6 +20,11 @@ use crate::room::Room;
 /// Entries of one read: 6,000 a second over a line of 400 ms.
 const BATCH: usize = 2_500;
 
+/// Servers that are told of each in a line, after one look. A Redis may have announcements of a thousand that never were.
+const SINGLY: usize = 10;
+/// Bytes of the names in the news of a server: a hundred members of ordinary names.
+const NAMED: usize = 2 * 1024;
+
 pub struct Reader {
     link: Link,
     queue: Arc<Queue>,
@@ -185,20 +190,38 @@ impl Reader {
             let members = store.members_of(&id)?;
             self.queue.lock().ledger.others.set_members(&id, &members);
         }
-        for (ids, what) in [(looked.gone, "is not heard of any more"), (looked.back, "is back")] {
-            for id in ids {
-                let line = self.queue.lock().ledger.others.get(&id).map(|other| about(other, what));
-                self.room.hear(Kind::News, &line.unwrap_or_default());
-            }
-        }
+        self.tell_of(&looked.gone, ["is", "are"], "not heard of any more");
+        self.tell_of(&looked.back, ["is", "are"], "back");
         self.link.tell(&told);
-        for (id, gap) in self.place.look(&seen) {
+        let gaps = self.place.look(&seen);
+        let more = gaps.len().saturating_sub(SINGLY);
+        for (id, gap) in gaps.into_iter().take(SINGLY) {
             let state = self.queue.lock();
             let tag = state.ledger.others.get(&id).map(|other| other.tag.clone());
             drop(state);
             self.miss(tag.as_deref(), gap);
         }
+        if more > 0 {
+            self.room
+                .hear(Kind::News, &format!("* lines of {more} more servers are missing here\n"));
+        }
         Ok(())
+    }
+
+    /// Tells the members of some servers by name, and how many more there are.
+    fn tell_of(&self, servers: &[String], [one_is, they_are]: [&str; 2], what: &str) {
+        for id in servers.iter().take(SINGLY) {
+            let state = self.queue.lock();
+            let line = state.ledger.others.get(id).map(|it| about(it, &format!("{one_is} {what}")));
+            drop(state);
+            self.room.hear(Kind::News, &line.unwrap_or_default());
+        }
+        let line = match servers.len().saturating_sub(SINGLY) {
+            0 => return,
+            1 => format!("* 1 more server {one_is} {what}\n"),
+            more => format!("* {more} more servers {they_are} {what}\n"),
+        };
+        self.room.hear(Kind::News, &line);
     }
 
     fn end(&self, server: &str, heard: &str) {
@@ -216,6 +239,9 @@ fn about(other: &Other, what: &str) -> String {
     let members: Vec<String> = other.names().collect();
     match &members[..] {
         [] => format!("* the server {} {what}\n", other.tag),
-        members => format!("* the server {} {what}, and with it {}\n", other.tag, listed(members)),
+        members => {
+            let members = listed(members, NAMED);
+            format!("* the server {} {what}, and with it {members}\n", other.tag)
+        }
     }
 }

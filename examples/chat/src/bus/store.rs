@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, FromRedisValue, RedisResult, Value, cmd, from_redis_value};
+use redis::{Cmd, FromRedisValue, RedisError, RedisResult, Value, cmd, from_redis_value};
 
 use super::access::BusAddress;
 use super::clock::Clock;
@@ -129,6 +129,29 @@ impl Store {
         }
         let scripts: Vec<String> = pipe.query(&mut wire)?;
         Ok(Self { wire, keys: Keys::of(&address.room), scripts, run, clock: Clock::new() })
+    }
+
+    /// An error with the key that it is about, which Redis does not name: one of the room's has a wrong type.
+    pub fn explained(&mut self, error: RedisError) -> RedisError {
+        if error.code() != Some("WRONGTYPE") {
+            return error;
+        }
+        // Nothing more is known if it does not answer, or does not let this user ask.
+        self.wrong_key().ok().flatten().map_or(error, refused)
+    }
+
+    fn wrong_key(&mut self) -> RedisResult<Option<String>> {
+        let Keys { lines, last, servers, members, heard, names } = &self.keys;
+        let hashes = [last, servers, members, heard, names].map(|key| (key, "hash"));
+        for (key, kind) in [(lines, "stream")].into_iter().chain(hashes) {
+            let found: String = cmd("TYPE").arg(key).query(&mut self.wire)?;
+            if found != kind && found != "none" {
+                return Ok(Some(format!(
+                    "WRONGTYPE the key {key} is a {found}, and has to be a {kind}: remove it, or choose another room"
+                )));
+            }
+        }
+        Ok(None)
     }
 
     fn call(&self, script: Script, keys: &[&String]) -> Cmd {

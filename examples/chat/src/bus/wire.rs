@@ -8,7 +8,9 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::time::Duration;
 
-use redis::{Cmd, ConnectionLike, RedisResult, Value, cmd, parse_redis_value};
+use redis::{
+    Cmd, ConnectionLike, ErrorKind, RedisError, RedisResult, Value, cmd, parse_redis_value,
+};
 
 use super::channel::Channel;
 
@@ -29,6 +31,8 @@ const ANSWER_BYTES: usize = 32 << 20;
 const READ_BYTES: usize = 64 << 20;
 /// Values in one answer: 2,500 entries have at most 65,000.
 const VALUES: usize = 100_000;
+/// The words for an answer of a form that is none of Redis's.
+const NO_REDIS: &str = "it does not speak as Redis does";
 /// The first byte of an alert of TLS.
 const TLS_ALERT: u8 = 21;
 /// Arrays in arrays: XREAD answers streams of entries of fields.
@@ -92,9 +96,7 @@ impl Wire {
         match line.first() {
             Some(b'+') if &*text() == "OK" => Ok(Value::Okay),
             Some(b'+') => Ok(Value::SimpleString(text().into_owned())),
-            Some(b'-') => {
-                parse_redis_value(&[&line, &b"\r\n"[..]].concat()).map_err(io::Error::other)
-            }
+            Some(b'-') => refusal(&line),
             Some(b':') => Ok(Value::Int(number()?)),
             Some(b'$' | b'*') if number()? == -1 => Ok(Value::Nil),
             Some(b'$') => self.bulk(usize::try_from(number()?).map_err(|_| too_long())?, bounds),
@@ -110,7 +112,7 @@ impl Wire {
                 }
                 Ok(Value::Array(values))
             }
-            _ => Err(no_redis("it does not speak as Redis does")),
+            _ => Err(no_redis(NO_REDIS)),
         }
     }
 
@@ -133,7 +135,7 @@ impl Wire {
             bounds.read -= count;
         }
         let content = line.strip_suffix(b"\r\n").map(<[u8]>::len);
-        line.truncate(content.ok_or_else(|| no_redis("it does not speak as Redis does"))?);
+        line.truncate(content.ok_or_else(|| no_redis(NO_REDIS))?);
         Ok(line)
     }
 
@@ -211,6 +213,38 @@ impl ConnectionLike for Wire {
     fn is_open(&self) -> bool {
         self.is_open
     }
+}
+
+/// An error of Redis, which begins with a code. Its words may be cut in the middle of a character: it repeats those of a
+/// command up to some length.
+fn refusal(line: &[u8]) -> io::Result<Value> {
+    let code = line[1..].split(|byte| *byte == b' ').next().unwrap_or_default();
+    let has_code = code.iter().all(u8::is_ascii_uppercase);
+    if code.is_empty() || !has_code && std::str::from_utf8(line).is_err() {
+        return Err(no_redis(NO_REDIS));
+    }
+    let line = format!("{}\r\n", String::from_utf8_lossy(line));
+    parse_redis_value(line.as_bytes()).map_err(|_| no_redis(NO_REDIS))
+}
+
+/// An error in the words of Redis, without its full stop and the place in a script; or in those of this program. A text that
+/// came from there has to be cleaned, freed of passwords and cut before it is shown.
+pub fn words_of(error: &RedisError) -> String {
+    if error.is_timeout() {
+        return format!("it does not answer within {} s", PATIENCE.as_secs());
+    }
+    // The client library has its own words for answers of another form.
+    if matches!(error.kind(), ErrorKind::Parse | ErrorKind::UnexpectedReturnType) {
+        return NO_REDIS.to_owned();
+    }
+    // Commands that were sent together have the same error, each.
+    let said = error.clone().into_server_errors().and_then(|errors| {
+        let (_, first) = errors.first()?;
+        Some(format!("{} {}", first.code(), first.details().unwrap_or_default()))
+    });
+    let text = said.unwrap_or_else(|| error.to_string());
+    let text = text.trim_end();
+    text.split(" script: ").next().unwrap_or_default().trim_end_matches('.').to_owned()
 }
 
 fn too_long() -> io::Error {

@@ -39,6 +39,18 @@ const ANSWERS: &[Answer] = &[
     ("nothing of Redis", b"HTTP/1.1 400 Bad Request\r\n\r\n", || vec![0; 1 << 20]),
 ];
 
+/// An answer to each command, and the words of it that the operator is told.
+const WORDS: &[(&[u8], &str)] = &[
+    (b":1\r\n", "it does not speak as Redis does"),
+    (b"*1\r\n*0\r\n", "it does not say that it is a master"),
+    (b"-\xff\xfe is no text\r\n", "it does not speak as Redis does"),
+    (b"-\r\n", "it does not speak as Redis does"),
+    (b"220 mail.example ESMTP\r\n", "it does not speak as Redis does"),
+    (b"-LOADING\r\n", "LOADING"),
+    // Redis cuts the words that it repeats, also in the middle of a character.
+    ("-ERR unknown command '\u{e9}".as_bytes().split_at(23).0, "ERR unknown command '\u{fffd}"),
+];
+
 /// Answers each connection so, until it is closed. Counts those that were.
 fn answer(mut stream: TcpStream, (_, first, more): Answer, refused: &AtomicUsize) {
     let more = more();
@@ -48,6 +60,34 @@ fn answer(mut stream: TcpStream, (_, first, more): Answer, refused: &AtomicUsize
     }
     while stream.write_all(&more).is_ok() {}
     refused.fetch_add(1, Ordering::SeqCst);
+}
+
+#[test]
+fn the_operator_is_told_in_plain_words_what_is_wrong_with_a_false_redis() {
+    for (answer, words) in WORDS {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                thread::spawn(move || {
+                    let mut command = [0; 65_536];
+                    while matches!(stream.read(&mut command), Ok(1..)) {
+                        let answered = stream.write_all(answer);
+                        let end = if answer.ends_with(b"\n") { &b""[..] } else { b"\r\n" };
+                        if answered.and_then(|()| stream.write_all(end)).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        let (server, _) = open_room(&["--bus", &format!("redis://{at}/room")]);
+        let line = server.line();
+        let expected = format!(
+            "* the other servers cannot be reached: redis://{at}/room: cannot use {at}: {words}; trying again"
+        );
+        assert_eq!(line, expected, "{}", String::from_utf8_lossy(answer));
+    }
 }
 
 #[test]

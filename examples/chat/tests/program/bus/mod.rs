@@ -322,6 +322,14 @@ fn what_others_write_into_the_stream_does_no_harm() {
             ("name", b"mallory"),
             ("text", long.as_bytes()),
         ],
+        &[
+            ("kind", b"say"),
+            ("server", b"s"),
+            ("tag", b"evil"),
+            ("number", b"6"),
+            ("name", long.as_bytes()),
+            ("text", b"here I am"),
+        ],
     ] {
         let mut command = ::redis::cmd("XADD");
         command.arg(STREAM).arg("*").arg("said").arg(later());
@@ -332,13 +340,55 @@ fn what_others_write_into_the_stream_does_no_harm() {
     }
     assert_eq!(alice.hears(), "�[31mmallory�@evil: �[2J��* alice has left");
     assert_eq!(alice.hears().len(), "mallory@evil: ".len() + 8_192);
+    assert_eq!(alice.hears().len(), 512 + "@evil: here I am".len());
     // A key that is no stream is an error like a lost connection, and is over when it is gone.
     ::redis::cmd("SET").arg(STREAM).arg("text").exec(&mut connection).unwrap();
     alice.say("hello");
     alice.sees(LOST_TO_MEMBERS);
-    while !one.line().contains("WRONGTYPE") {}
+    let why = format!("WRONGTYPE the key {STREAM} is a string, and has to be a stream: remove it");
+    while !one.line().contains(&why) {}
     ::redis::cmd("DEL").arg(STREAM).exec(&mut connection).unwrap();
     alice.sees(JOINED_TO_MEMBERS);
+}
+
+/// Announcements of servers that never were, with many members: the news of their end are short.
+#[test]
+fn false_servers_are_told_of_in_a_few_lines() {
+    const SERVERS_OF_NAMES: usize = 30;
+    if skip_if(no_redis()) {
+        return;
+    }
+    let redis = Redis::start(Store::Nothing);
+    let (_one, at_one) = server(&redis, "one", &[]);
+    let mut alice = Member::join(at_one, "alice");
+    let mut connection = redis.connect();
+    let members: Vec<String> =
+        (0..500).map(|number| format!("{number}:a-name-of-thirty-letters-{number:04}")).collect();
+    let members = format!("1 {}", members.join(" "));
+    for number in 0..SERVERS_OF_NAMES {
+        let id = format!("id-{number}");
+        ::redis::cmd("HSET").arg(&[MEMBERS, &id, &members]).exec(&mut connection).unwrap();
+        let shown = format!("{} 1 1 0 false-{number}", later());
+        ::redis::cmd("HSET").arg(&[SERVERS, &id, &shown]).exec(&mut connection).unwrap();
+    }
+    let all = format!("* {} here: ", SERVERS_OF_NAMES * 500 + 1);
+    while !alice.asks_who().starts_with(&all) {}
+    let mut told = Vec::new();
+    let rest = loop {
+        let line = alice.line();
+        if line.contains(" more server") {
+            break line;
+        }
+        told.push(line);
+    };
+    // Some may be missed a second later than others.
+    assert!(rest.ends_with(" not heard of any more"), "{rest}");
+    assert!((10..SERVERS_OF_NAMES).contains(&told.len()), "{told:?}");
+    for line in told {
+        let names = line.strip_prefix("* the server false-").expect("news of a server");
+        assert!(names.contains(" is not heard of any more, and with it a-name-of-"), "{line}");
+        assert!(names.ends_with(" more") && line.len() < 3_000, "{line}");
+    }
 }
 
 #[test]
@@ -375,6 +425,15 @@ fn a_wrong_bus_is_wrong_use() {
     let ended = CHAT.run(&["serve", "--bind", "127.0.0.1:0", "--server", "one"]);
     assert_ends(&ended, 2);
     let bus = "redis://127.0.0.1:1/room";
+    for wait in ["0", "1.9"] {
+        let serve = ["serve", "--bind", "127.0.0.1:0", "--bus", bus, "--bus-wait", wait];
+        let ended = CHAT.run(&serve);
+        assert_ends(&ended, 2);
+        assert!(
+            ended.err.contains("--bus-wait") && ended.err.contains("at least 2 s"),
+            "{ended:?}"
+        );
+    }
     let forking = ["serve", "--bind", "127.0.0.1:0", "--mixin", "forking", "--bus", bus];
     assert_fails_in_one_line(&CHAT.run(&forking), 2, &["a bus does not help"]);
 }

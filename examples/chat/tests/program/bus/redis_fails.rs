@@ -215,7 +215,7 @@ fn a_sender_is_told_when_redis_stays_away() {
         return;
     }
     let mut redis = Redis::start(Store::Nothing);
-    let (one, at_one) = server(&redis, "one", &["--bus-wait", "1", "--bus-queue", "1000"]);
+    let (one, at_one) = server(&redis, "one", &["--bus-wait", "2", "--bus-queue", "1000"]);
     let mut alice = Member::join(at_one, "alice");
     let mut bob = Member::join(at_one, "bob");
     redis.kill();
