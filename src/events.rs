@@ -98,8 +98,8 @@ pub enum ServerEvent<'a> {
         proxy_address: &'a Address,
     },
     /// A step before the handler has failed: the TLS handshake, the PROXY header. `RequestEnded` follows. Its reason
-    /// says less than this error does. Under [`Forking`](crate::Forking) the error stays in the child, and this event
-    /// is not sent.
+    /// says less than this error does. Under [`Forking`](crate::Forking) the error has the text of the child's error and
+    /// its causes, and no more; the event comes just before the request's end, when the parent hears of its child.
     HandshakeFailed {
         /// The request's number, unique within the server.
         id: u64,

@@ -5,8 +5,26 @@ use std::sync::{Arc, OnceLock};
 
 use crate::sys::Common;
 
-/// For requests that children serve: whether the connection is encrypted; bytes read; bytes written.
+/// For requests that children serve: the state of the connection; bytes read; bytes written.
+///
+/// | state | | set by |
+/// |---|---|---|
+/// | 0 | it is in the clear | the parent, for a new request |
+/// | from 3 on | a handshake has begun; the lower, the earlier | the child, or the parent if it is sure to come |
+/// | 1 | it is encrypted | the child, unless the state is 2 |
+/// | 2 | its handshake has to make room | the parent, if a handshake is unfinished; it stays |
+///
+/// The last row is no request's: its first number is that of the last handshake that has begun.
 pub(super) type ClearRows = Common<3>;
+
+const IN_THE_CLEAR: u64 = 0;
+const ENCRYPTED: u64 = 1;
+const CROWDED: u64 = 2;
+
+/// Whether any child has ever begun a handshake.
+pub(super) fn have_handshakes(rows: &ClearRows) -> bool {
+    rows.rows().last().is_some_and(|[begun, ..]| begun.load(Ordering::SeqCst) > 0)
+}
 
 /// Empty, and without memory, until a handshake has ended.
 #[derive(Debug)]
@@ -20,7 +38,7 @@ impl ClearCounters {
     /// The counters of a new request, whose bytes are in the clear so far. If there are more slots than rows, the
     /// parent does not see the counters of the last ones.
     pub(super) fn new(rows: Option<&Arc<ClearRows>>, row: usize) -> Self {
-        let common = rows.filter(|rows| row < rows.rows().len());
+        let common = rows.filter(|rows| row + 1 < rows.rows().len());
         let common = common.map(|rows| Box::new((Arc::clone(rows), row)));
         let mut new = Self { own: OnceLock::new(), common };
         new.renew();
@@ -31,10 +49,10 @@ impl ClearCounters {
     pub(super) fn renew(&mut self) {
         self.own = OnceLock::new();
         if let Some((rows, row)) = self.common.as_deref() {
-            let [is_encrypted, read, written] = &rows.rows()[*row];
+            let [state, read, written] = &rows.rows()[*row];
             // A row that no request under TLS has used has no memory yet, and a write would give it some.
-            if is_encrypted.load(Ordering::Relaxed) != 0 {
-                for number in [is_encrypted, read, written] {
+            if state.load(Ordering::Relaxed) != IN_THE_CLEAR {
+                for number in [state, read, written] {
                     number.store(0, Ordering::Relaxed);
                 }
             }
@@ -49,7 +67,7 @@ impl ClearCounters {
     /// The handshake has ended.
     pub(super) fn begin(&self) {
         match self.common.as_deref() {
-            Some((rows, row)) => rows.rows()[*row][0].store(1, Ordering::Relaxed),
+            Some(_) => _ = self.change_state(|state| (state != CROWDED).then_some(ENCRYPTED)),
             None => drop(self.own.get_or_init(Box::default)),
         }
     }
@@ -57,10 +75,53 @@ impl ClearCounters {
     /// The counters of bytes read and bytes written. None while the connection is in the clear.
     pub(super) fn get(&self) -> Option<[&AtomicU64; 2]> {
         if let Some((rows, row)) = self.common.as_deref() {
-            let [is_encrypted, read, written] = &rows.rows()[*row];
-            return (is_encrypted.load(Ordering::Relaxed) != 0).then_some([read, written]);
+            let [state, read, written] = &rows.rows()[*row];
+            return (state.load(Ordering::Relaxed) == ENCRYPTED).then_some([read, written]);
         }
         let [read, written] = &**self.own.get()?;
         Some([read, written])
+    }
+
+    /// The state, if it is in common memory.
+    fn state(&self) -> Option<&AtomicU64> {
+        let (rows, row) = self.common.as_deref()?;
+        Some(&rows.rows()[*row][0])
+    }
+
+    fn change_state(&self, change: impl Fn(u64) -> Option<u64>) -> bool {
+        let changed = |state: &AtomicU64| {
+            state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, &change).is_ok()
+        };
+        self.state().is_some_and(changed)
+    }
+
+    /// A handshake begins, or is sure to come. False: the process that makes it keeps the list of the unfinished ones.
+    pub(super) fn begin_handshake(&self) -> bool {
+        let Some((rows, _)) = self.common.as_deref() else { return false };
+        let Some([begun, ..]) = rows.rows().last() else { return false };
+        let number = begun.fetch_add(1, Ordering::SeqCst) + 1 + CROWDED;
+        self.change_state(|state| (state == IN_THE_CLEAR).then_some(number));
+        true
+    }
+
+    /// Its handshake is over, however it has ended.
+    pub(super) fn end_handshake(&self) {
+        self.change_state(|state| (state > CROWDED).then_some(IN_THE_CLEAR));
+    }
+
+    /// Since when its handshake is unfinished, as a number that grows; None if none is.
+    pub(super) fn unfinished_since(&self) -> Option<u64> {
+        let state = self.state()?.load(Ordering::SeqCst);
+        (state > CROWDED).then_some(state)
+    }
+
+    /// Has an unfinished handshake make room. False: it has ended meanwhile.
+    pub(super) fn crowd_out(&self) -> bool {
+        self.change_state(|state| (state > CROWDED).then_some(CROWDED))
+    }
+
+    /// Whether its handshake has to make room.
+    pub(super) fn is_crowded_out(&self) -> bool {
+        self.state().is_some_and(|state| state.load(Ordering::SeqCst) == CROWDED)
     }
 }

@@ -87,6 +87,8 @@ pub(super) struct RareParts {
     pub(super) stop_events: OnceLock<StopEvents>,
     /// Connections that its handler has made, and that end when it is cut off.
     pub(super) companions: Companions,
+    /// In a child: the text of the step before the handler that has failed.
+    pub(super) failed_step: OnceLock<String>,
 }
 
 impl Entry {

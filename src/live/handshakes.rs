@@ -9,17 +9,29 @@
 //!         ...       its worker finds the cut at its next receive, or is woken by it
 //!         leave     under the lock: from here on nobody cuts it, so a look at the cut after this is final
 //! ```
+//!
+//! Under `Forking` each child has one handshake, and knows no other. So the state of each stands in memory that all have in
+//! common (`clear.rs`), and the parent looks at it whenever it is about to fork one more:
+//!
+//! ```text
+//! parent: make_room      its own next one counts; beyond the maximum the oldest becomes `crowded out`, and SIGTERM follows
+//! child:  enter          unfinished
+//!         SIGTERM        crowded out? then the connection is cut (Crowded), and it is no drain
+//!         leave          from here on the parent cuts it no more
+//! ```
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Shutdown;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
-use super::{Cut, Entry};
+use super::{Cut, Entry, LiveList, clear};
+use crate::sys;
 
-/// A forked child has a copy, and one handshake.
+/// A forked child has a copy, and does not use it.
 #[derive(Default)]
 pub(crate) struct Handshakes {
     unfinished: Mutex<InOrder>,
@@ -37,7 +49,10 @@ struct InOrder {
 impl Handshakes {
     /// A handshake begins. It ends when the guard is dropped. Beyond the maximum the oldest handshake is ended.
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS has handshakes"))]
-    pub(crate) fn enter(&self, entry: &Arc<Entry>, max: usize) -> Unfinished<'_> {
+    pub(crate) fn enter<'a>(&'a self, entry: &'a Arc<Entry>, max: usize) -> Unfinished<'a> {
+        if entry.clear.begin_handshake() {
+            return Unfinished { at: Place::InCommon(entry) };
+        }
         let (number, oldest) = {
             let InOrder { begun, unfinished } = &mut *self.unfinished.lock();
             *begun += 1;
@@ -49,7 +64,7 @@ impl Handshakes {
         if let Some((_, oldest)) = oldest {
             oldest.shut_down(Cut::Crowded, Shutdown::Both);
         }
-        Unfinished { all: self, number }
+        Unfinished { at: Place::Here { all: self, number } }
     }
 
     /// How many there are.
@@ -66,12 +81,69 @@ impl fmt::Debug for Handshakes {
 
 /// An unfinished handshake. Its drop takes it off the list.
 pub(crate) struct Unfinished<'a> {
-    all: &'a Handshakes,
-    number: u64,
+    at: Place<'a>,
+}
+
+enum Place<'a> {
+    Here { all: &'a Handshakes, number: u64 },
+    InCommon(&'a Entry),
 }
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        self.all.unfinished.lock().unfinished.remove(&self.number);
+        match self.at {
+            Place::Here { all, number } => _ = all.unfinished.lock().unfinished.remove(&number),
+            Place::InCommon(entry) => entry.clear.end_handshake(),
+        }
+    }
+}
+
+impl LiveList {
+    /// In a parent, before it forks for a request: ends the oldest unfinished handshakes of its children if there are too
+    /// many. `begins`: the request begins with one.
+    pub(crate) fn make_room(&self, entry: &Entry, begins: bool) {
+        let slots = self.slots.lock();
+        // Without TLS nothing is looked at.
+        if begins {
+            entry.clear.begin_handshake();
+        } else if !slots.clear.as_ref().is_some_and(|rows| clear::have_handshakes(rows)) {
+            return;
+        }
+        let since = |entry: &Arc<Entry>| Some((entry.clear.unfinished_since()?, Arc::clone(entry)));
+        let mut unfinished: Vec<_> = slots.live().filter_map(since).collect();
+        drop(slots);
+        let Some(beyond) = unfinished.len().checked_sub(entry.limits.handshakes.max(1)) else {
+            return;
+        };
+        unfinished.sort_unstable_by_key(|(since, _)| *since);
+        for (_, oldest) in &unfinished[..beyond] {
+            oldest.crowd_out_of_child();
+        }
+    }
+}
+
+impl Entry {
+    /// In the parent: has the child end its handshake, unless it has just done so.
+    fn crowd_out_of_child(&self) {
+        let child = self.process.load(Ordering::Relaxed);
+        if child > 0 && self.clear.crowd_out() {
+            sys::child_process::signal(child, libc::SIGTERM);
+        }
+    }
+
+    /// In a child: whether its parent has ended its handshake.
+    pub(crate) fn is_crowded_out(&self) -> bool {
+        self.cut() == Some(Cut::Crowded) || self.clear.is_crowded_out()
+    }
+
+    /// In a child, at its parent's signal: if its handshake has to make room, ends the connection. A signal's action calls it,
+    /// so it only tries the lock.
+    pub(crate) fn end_if_crowded_out(&self) -> bool {
+        let is_crowded_out = self.clear.is_crowded_out();
+        if is_crowded_out {
+            self.cut.store(Cut::Crowded as u8, Ordering::SeqCst);
+            self.try_shut_connection(Shutdown::Both);
+        }
+        is_crowded_out
     }
 }

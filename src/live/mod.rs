@@ -13,6 +13,7 @@
 //! ```
 
 mod by_proxy;
+mod causes;
 mod clear;
 mod companions;
 mod counters;
@@ -24,7 +25,6 @@ mod live_request;
 mod new_request;
 mod peer_key;
 mod progress;
-mod reached_limits;
 mod slots;
 mod stop_events;
 mod token_buckets;

@@ -80,7 +80,7 @@ impl Slots {
         self.free.reserve(FIRST);
         self.rows = Some(Arc::new(Rows::new(ROWS)?));
         self.clients = Some(Arc::new(ClientRows::new(ROWS)?));
-        self.clear = Some(Arc::new(ClearRows::new(ROWS)?));
+        self.clear = Some(Arc::new(ClearRows::new(ROWS + 1)?));
         self.rates = self.limits.peer_rate.map(TokenBuckets::common).transpose()?;
         Ok(())
     }

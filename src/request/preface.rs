@@ -24,6 +24,16 @@ pub(crate) trait Preface<R>: Send + Sync {
         false
     }
 
+    /// Whether this step is a TLS handshake, for the limit on unfinished ones.
+    fn is_handshake(&self) -> bool {
+        false
+    }
+
+    /// The request is refused, and a hook is about to answer: nothing may leave that this step would have encrypted.
+    fn refuse(&self, request: &mut R) {
+        let _ = request;
+    }
+
     /// Takes the step.
     ///
     /// # Errors
@@ -70,6 +80,11 @@ impl<R> Prefaces<R> {
     /// Whether one of the steps finds out which client is behind this peer.
     pub(crate) fn name_client(&self, peer: &Address) -> bool {
         self.iter().any(|step| step.names_client(peer))
+    }
+
+    /// Whether a connection of this peer begins with a TLS handshake.
+    pub(crate) fn begin_with_handshake(&self, peer: &Address) -> bool {
+        self.iter().any(Preface::is_handshake) && !self.name_client(peer)
     }
 
     /// The steps in their order.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::StreamRequest;
 use super::connection::{Connection, Stream};
-use crate::live::{Cut, Entry};
+use crate::live::Entry;
 use crate::server_context::ServerContext;
 
 /// A wrapper that encrypts.
@@ -90,9 +90,17 @@ impl StreamRequest {
         )
     }
 
+    /// Takes the connection away, unless it is sealed: reads and writes fail from here on.
+    pub(crate) fn close_unsealed(&mut self) {
+        if self.seal_facts().is_none() {
+            self.io.give_up();
+            self.io.connection = Connection::Gone(None);
+        }
+    }
+
     /// Whether its handshake was ended to make room for others.
     pub(crate) fn was_crowded_out(&self) -> bool {
-        self.io.ticket.entry().cut() == Some(Cut::Crowded)
+        self.io.ticket.entry().is_crowded_out()
     }
 
     /// The server, the entry and the limit of unfinished handshakes, for as long as a handshake lasts.

@@ -37,14 +37,13 @@ use parking_lot::Mutex;
 
 use super::Core;
 use super::catch_panic::{catch_panic, drop_catching};
-use super::close_reason::refused_by;
 use super::handover::Desk;
 use super::job::TypedJob;
 use super::open_request::OpenRequest;
-use super::server_permit::ServerPermit;
-use crate::error::{Error, Fatal, Result};
-use crate::events::{CloseReason, Limit, ServerEvent};
-use crate::live::{Activity, Cut, Entry, FirstReads};
+use super::parent_side::ParentSide;
+use crate::error::{Error, Result};
+use crate::events::{CloseReason, ServerEvent};
+use crate::live::{Activity, Entry, FirstReads};
 use crate::mixin::{ChildEnd, RequestOfChild, ServeInChild};
 use crate::process;
 use crate::request::{Ticket, keep_block};
@@ -97,6 +96,9 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
     fn prepare_fork(&self) -> Option<Arc<OwnedFd>> {
         // From the fork on it is the child that says what it does.
         self.ticket.entry().show_activity(Activity::Running);
+        let begins_with_handshake =
+            self.core.prefaces.begin_with_handshake(self.ticket.entry().peer_address());
+        self.core.context.live.make_room(self.ticket.entry(), begins_with_handshake);
         prepare_signals(&self.core.context);
         keep_block();
         let transport = &self.core.transport;
@@ -127,14 +129,17 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         let asked_before = context.runs.stop_requested();
         let make = |job, place: &mut _| ManuallyDrop::<Self>::into_inner(job).make_request(place);
         let leave = |open, reason| {
-            let core = &ManuallyDrop::<OpenRequest<T>>::new(open).core;
+            let open = ManuallyDrop::<OpenRequest<T>>::new(open);
+            let core = &open.core;
             // The handler may have gathered replies, and there will be no other wait to send them before.
             wait::flush();
             // After the request: the handler may have requested it at its end.
             let stop = core.context.runs.stop_requested();
-            // A failure is always followed by a request to stop. Without one its lock is not written to.
-            let fatal = if stop { fatal_of(&core.context) } else { None };
-            leave(ChildEnd { reason, fatal, stop: stop && !asked_before, cut_off: false })
+            let text = match reason {
+                CloseReason::Fatal => fatal_of(&core.context),
+                _ => open.entry.failed_step(),
+            };
+            leave(ChildEnd { reason, text, stop: stop && !asked_before, cut_off: false })
         };
         process::no_return(Self::serve_by(ManuallyDrop::new(this), make, leave))
     }
@@ -143,11 +148,9 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         let Self { raw, ticket, core } = *self;
         // The child has its own copy. Only with the last copy's close the peer sees an end.
         drop(drop_catching(raw));
-        let reason = CloseReason::Released;
-        let entry = Arc::clone(ticket.entry());
         // The entry stays in the live list: the child's request counts against `Limits::live`.
-        entry.hand_over(child);
-        Box::new(ParentSide { ticket: Some(ticket), entry, core, reason })
+        ticket.entry().hand_over(child);
+        Box::new(ParentSide::new(ticket, core))
     }
 }
 
@@ -172,60 +175,6 @@ fn fatal_of(context: &ServerContext) -> Option<String> {
         Ok(failure.as_ref().and_then(Error::as_fatal).map(ToString::to_string))
     });
     fatal.unwrap_or_default()
-}
-
-/// The parent's side of a request that a child serves: its slot in the live list and its permit.
-struct ParentSide<T: Transport> {
-    // None only at the very end, when the live list has been left.
-    ticket: Option<Ticket>,
-    /// Shared with the ticket, and still there when that has been dropped.
-    entry: Arc<Entry>,
-    core: ServerPermit<T>,
-    /// How it has ended, as far as is known.
-    reason: CloseReason,
-}
-
-impl<T: Transport> ParentSide<T> {
-    /// The limit by which the child has refused its request.
-    fn beyond(&self) -> Limit {
-        // Only a request without a row of its own has noted none: there are more requests than rows.
-        self.entry.beyond().unwrap_or(Limit::PerPeer)
-    }
-}
-
-impl<T: Transport> RequestOfChild for ParentSide<T> {
-    fn ended(mut self: Box<Self>, end: ChildEnd) {
-        let runs = &self.core.context.runs;
-        if end.reason == CloseReason::Fatal {
-            let text = end.fatal.unwrap_or_else(|| "a child process said so".to_owned());
-            runs.fail(Error::fatal(Fatal::new(text)));
-        }
-        if end.stop {
-            // The child's `shutdown` stopped its copy of the server and nothing here.
-            runs.request_stop();
-        }
-        // The child tells no observer.
-        if end.reason == CloseReason::Refused {
-            self.core.tell(&ServerEvent::LimitReached { limit: self.beyond() });
-        }
-        self.reason = match self.entry.cut() {
-            Some(Cut::Forced) if end.cut_off => CloseReason::Forced,
-            Some(Cut::Closed) if end.cut_off => CloseReason::ClosedHere,
-            _ => end.reason,
-        };
-    }
-}
-
-impl<T: Transport> Drop for ParentSide<T> {
-    fn drop(&mut self) {
-        // The extension that a hook has left in it is the user's.
-        drop(drop_catching(self.ticket.take()));
-        // Now at the latest the parent knows the client that its child has.
-        self.core.tell_of_client(&self.entry);
-        self.core.count(&self.entry, self.reason);
-        let refused = (self.reason == CloseReason::Refused).then(|| refused_by(self.beyond()));
-        self.core.tell_of_end(&self.entry, self.reason, refused.as_ref());
-    }
 }
 
 // The signals of a child: how it hears that its server drains, because its parent has nothing else to reach it by.
@@ -320,6 +269,10 @@ fn drain(signal: libc::c_int) {
     // A second Ctrl-C is meant for all as well.
     if signal == libc::SIGINT && served.interrupted.note() == Repeat::Second {
         sys::exit_now(128 + signal);
+    }
+    // Its parent makes room for another handshake.
+    if served.entry.end_if_crowded_out() {
+        return;
     }
     let drained = *served.drained.get_or_insert_with(Instant::now);
     let is_over = drained.elapsed() >= served.first_read / 2;

@@ -36,6 +36,7 @@ mod loop_clock;
 mod metrics;
 mod open_request;
 mod overridden_hooks;
+mod parent_side;
 mod parked_listener;
 mod phase_queue;
 mod run;

@@ -31,6 +31,7 @@ impl<T: Transport> OpenRequest<T> {
     /// Calls the hook for a request that is refused.
     pub(super) fn overflow(&self, request: &mut T::Request, why: &Refused) {
         run_catching(|| {
+            self.core.prefaces.iter().for_each(|step| step.refuse(request));
             // Zero: the hook must not wait for the peer. Bytes that the socket's buffer does not take are lost.
             request.set_server_deadline(Deadline::after(Timeout::Write, Duration::ZERO));
             drop(self.core.hooks.overflow(request, why));

@@ -8,7 +8,7 @@ use super::catch_panic::run_catching;
 use super::descriptor_budget::lowered_live;
 use super::error_owner::ErrorOwner;
 use super::failure::{Failure, Phase};
-use crate::error::HandlerError;
+use crate::error::{HandlerError, chain};
 use crate::events::{CloseReason, Limit, ServerEvent};
 use crate::live::Entry;
 use crate::mixin::WorkerWatch;
@@ -96,9 +96,11 @@ impl<T: Transport> Core<T> {
         self.tell(&ServerEvent::LimitReached { limit });
     }
 
-    /// Reports a step before the handler that has failed; and the limit that the request is beyond, if that is the
-    /// cause.
+    /// Reports a step before the handler that has failed. A child notes the text for its parent.
     pub(super) fn tell_of_preface(&self, entry: &Entry, error: &HandlerError) {
+        if self.is_observed() && self.context.role().is_child() {
+            entry.note_failed_step(chain(&**error));
+        }
         let (id, client_address) = (entry.id(), entry.client_address());
         self.tell(&ServerEvent::HandshakeFailed { id, client_address, error });
     }

@@ -27,6 +27,14 @@ impl Preface<StreamRequest> for Tls {
         handshake_deadline(limits)
     }
 
+    fn is_handshake(&self) -> bool {
+        true
+    }
+
+    fn refuse(&self, request: &mut StreamRequest) {
+        request.close_unsealed();
+    }
+
     fn run(&self, request: &mut StreamRequest) -> HandlerResult {
         Ok(request.start_tls(self)?)
     }

@@ -1,7 +1,8 @@
 //! TLS under `Forking`: a handshake in each child, tickets that every child can read, and new files by the parent.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,12 +10,15 @@ use socketserver::tls::rustls::HandshakeKind;
 use test_support::{exchange, read_to_end};
 
 use crate::client::{Client, VERSIONS, pem};
-use crate::support::{SOON, Server};
+use crate::support::{SOON, Server, eventually};
 
 tests![
     tls_children_speak_and_resume_each_others_sessions,
     tls_files_are_read_by_the_parent_and_later_children_have_them,
     tls_silence_is_one_childs_concern,
+    tls_failures_of_children_reach_the_parent_with_their_causes,
+    tls_handshakes_of_children_make_room_and_the_oldest_goes_first,
+    tls_refusals_send_nothing_in_the_clear,
 ];
 
 /// The rows of servers over TCP, for clients that speak TLS: nothing that they expect is different.
@@ -115,5 +119,95 @@ fn tls_silence_is_one_childs_concern() {
     assert_eq!(exchange(&mut client, "echo hello"), "hello\n");
     client.end_output();
     drop(silent);
+    server.stop();
+}
+
+fn tls_failures_of_children_reach_the_parent_with_their_causes() {
+    let folder = test_support::folder();
+    let (mut server, address) = start(folder.path(), &["events"]);
+    // All of them at once: the parent may read the texts of several children together.
+    let mut bad: Vec<TcpStream> = (0..12).map(|_| test_support::connect(address)).collect();
+    for client in &mut bad {
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    }
+    let mut stranger = Client::new().asking_for("other.example").connect(address);
+    assert!(stranger.handshake().is_err(), "it does not accept this certificate, and says so");
+    let mut good = Client::new().connect(address);
+    assert_eq!(exchange(&mut good, "echo hello"), "hello\n");
+    good.end_output();
+    for mut client in bad {
+        let _ = client.read_to_end(&mut Vec::new());
+    }
+    eventually("all have ended", || server.children().is_empty());
+    server.stop();
+    let told = server.all_told(&format!("event in {}: ", server.pid()));
+    let failed: Vec<_> = told.iter().filter_map(|line| line.split_once(" failed: ")).collect();
+    let garbled = failed.iter().filter(|(_, cause)| cause.contains("corrupt message")).count();
+    assert_eq!(garbled, 12, "{told:#?}");
+    let alerts = failed.iter().filter(|(_, cause)| cause.contains("received fatal alert")).count();
+    assert_eq!((alerts, failed.len()), (1, 13), "{told:#?}");
+    // Each comes just before its end, of which it is the cause.
+    for (whose, _) in failed {
+        let at = told.iter().position(|line| line.starts_with(&format!("{whose} failed"))).unwrap();
+        let end = told[at + 1].strip_prefix(&format!("{whose} ended "));
+        assert!(matches!(end, Some("Garbled" | "HandshakeFailed")), "{told:#?}");
+    }
+}
+
+fn tls_handshakes_of_children_make_room_and_the_oldest_goes_first() {
+    let folder = test_support::folder();
+    let (mut server, address) = start(folder.path(), &["events", "handshakes=2"]);
+    let mut served = Client::new().connect(address);
+    assert_eq!(exchange(&mut served, "echo one"), "one\n");
+    let mut silent: Vec<TcpStream> = Vec::new();
+    for number in 1..=6 {
+        silent.push(test_support::connect(address));
+        // One that is accepted, and does not wait yet.
+        eventually("it has a child", || server.children().len() == 1 + number.min(2));
+    }
+    for mut gone in silent.drain(..4) {
+        // Nothing in the clear.
+        let mut bytes = Vec::new();
+        let _ = gone.read_to_end(&mut bytes);
+        assert!(bytes.is_empty(), "{bytes:?}");
+    }
+    for waits in &silent {
+        waits.set_nonblocking(true).unwrap();
+        assert_eq!(waits.peek(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+    // Another one makes its handshake, and one that has made it does not count.
+    let mut other = Client::new().connect(address);
+    assert_eq!(exchange(&mut other, "echo two"), "two\n");
+    assert_eq!(exchange(&mut served, "echo three"), "three\n");
+    drop(silent);
+    other.end_output();
+    served.end_output();
+    eventually("all have ended", || server.children().is_empty());
+    server.stop();
+    let told = server.all_told("");
+    let parent = format!("event in {}: ", server.pid());
+    let count = |what: &str| told.iter().filter(|line| line.ends_with(what)).count();
+    // Five: the other client was one more.
+    assert_eq!(count(&format!("{parent}Handshakes")), 5, "{told:#?}");
+    assert_eq!(count(" ended Refused"), 5, "{told:#?}");
+    assert_eq!(count(": TooManyHandshakes"), 5, "{told:#?}");
+    for id in 2..=6 {
+        let is_of = |line: &String| line.starts_with(&format!("{parent}{id} of "));
+        let refused = told.iter().any(|line| is_of(line) && line.ends_with(" ended Refused"));
+        assert!(refused, "the oldest go first: {told:#?}");
+    }
+}
+
+fn tls_refusals_send_nothing_in_the_clear() {
+    let folder = test_support::folder();
+    let (mut server, address) = start(folder.path(), &["per-peer=1"]);
+    let mut served = Client::new().connect(address);
+    assert_eq!(exchange(&mut served, "echo one"), "one\n");
+    for _ in 0..3 {
+        let mut bytes = Vec::new();
+        let _ = test_support::connect(address).read_to_end(&mut bytes);
+        assert!(bytes.is_empty(), "{}", String::from_utf8_lossy(&bytes));
+    }
+    served.end_output();
     server.stop();
 }

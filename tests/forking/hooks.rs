@@ -90,6 +90,9 @@ pub fn tell(event: &ServerEvent<'_>) {
         ServerEvent::ClientKnown { id, client_address, proxy_address, .. } => {
             format!("{id} of {client_address} is known by {}", proxy_address.ip().unwrap())
         }
+        ServerEvent::HandshakeFailed { id, client_address, error } => {
+            format!("{id} of {client_address} failed: {error}")
+        }
         ServerEvent::LimitReached { limit } => format!("{limit:?}"),
         ServerEvent::RequestEnded {
             id,

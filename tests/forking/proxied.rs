@@ -124,6 +124,9 @@ fn a_bad_header_in_a_child_has_its_reason_in_the_parent() {
     let told = server.all_told("event in ");
     let end = format!("event in {}: 1 of {} ended BadProxyHeader", server.pid(), bad.address());
     assert!(told.contains(&end), "{told:#?}");
+    let failed = format!("event in {}: 1 of {} failed: ", server.pid(), bad.address());
+    let failed = told.iter().find_map(|line| line.strip_prefix(&failed)).expect("the cause");
+    assert!(failed.starts_with("no valid PROXY header: "), "{failed}");
 }
 
 fn a_client_of_a_unix_socket_is_known_by_its_path() {

@@ -133,10 +133,13 @@ impl Entry {
             return;
         }
         self.cut.store(Cut::Drained as u8, Ordering::SeqCst);
-        if let Some(connection) = self.connection.try_lock() {
-            if let Some(fd) = &*connection {
-                let _ = sys::shutdown(fd.as_fd(), Shutdown::Read);
-            }
+        self.try_shut_connection(Shutdown::Read);
+    }
+
+    /// For signal handlers: if the lock is taken, the connection is about to end anyway.
+    pub(in crate::live) fn try_shut_connection(&self, how: Shutdown) {
+        if let Some(fd) = self.connection.try_lock().as_deref().and_then(Option::as_ref) {
+            let _ = sys::shutdown(fd.as_fd(), how);
         }
     }
 

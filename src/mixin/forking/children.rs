@@ -23,8 +23,8 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::exit_status::{end_of, ended_otherwise};
-use super::fatal_pipe::FatalPipe;
+use super::exit_status::{Status, end_of, ended_otherwise};
+use super::text_pipe::TextPipe;
 use super::{ChildEnd, RequestOfChild};
 use crate::console;
 use crate::events::CloseReason;
@@ -104,8 +104,8 @@ impl std::fmt::Debug for Child {
 pub(super) struct Reports {
     /// Readable while a watched child has ended.
     exits: ExitWatch,
-    /// The texts of `Fatal`s. Children write to it.
-    fatal: FatalPipe,
+    /// The texts of ends. Children write to it.
+    texts: TextPipe,
     /// The process whose children they are.
     owner: OwnerProcess,
     /// The number of an [`OrphanMark`], or zero if this process adopts no orphans. An atomic, because a fork lies
@@ -128,18 +128,19 @@ impl Reports {
 
     /// In the child, before it exits.
     #[inline]
-    pub(super) fn send_fatal(&self, end: &ChildEnd) {
-        if let Some(text) = &end.fatal {
-            self.fatal.send(text);
+    pub(super) fn send_text(&self, end: &ChildEnd) {
+        if let Some(text) = &end.text {
+            self.texts.send(text);
         }
     }
 
-    /// In the parent: what a child's status says, and the text of its `Fatal`.
-    fn end(&self, child: i32, status: i32) -> ChildEnd {
-        let (reason, stop) = end_of(status);
-        let is_fatal = reason == CloseReason::Fatal;
-        let fatal = if is_fatal { self.fatal.receive_from(child) } else { None };
-        ChildEnd { reason, fatal, stop, cut_off: false }
+    /// In the parent: what a child's status says, and its text.
+    fn end(&self, child: i32, status: i32, table: &Mutex<Table>) -> ChildEnd {
+        let Status { reason, stop, has_text } = end_of(status);
+        let receive = || self.texts.receive_from(child, |other| table.lock().has(other));
+        let lost = || "a child process could not say more".to_owned();
+        let text = has_text.then(|| receive().unwrap_or_else(lost));
+        ChildEnd { reason, text, stop, cut_off: false }
     }
 }
 
@@ -165,11 +166,11 @@ impl Children {
             return Ok(reports);
         }
         // All or nothing: a set without the other parts is dropped again.
-        let (exits, fatal, owner) = (ExitWatch::new()?, FatalPipe::new()?, OwnerProcess::noted());
+        let (exits, texts, owner) = (ExitWatch::new()?, TextPipe::new()?, OwnerProcess::noted());
         // Before the first fork: the memory that is shared has to be there then.
         console::share_with_children();
         let mark = AtomicU64::new(report_orphans(&exits)?);
-        Ok(self.reports.get_or_init(|| Reports { exits, fatal, owner, mark }))
+        Ok(self.reports.get_or_init(|| Reports { exits, texts, owner, mark }))
     }
 
     /// Before a run. In a forked child that goes on for itself, the children so far are its parent's.
@@ -185,7 +186,7 @@ impl Children {
         }
         // The owner last: if one of these fails, the next run tries all of them again.
         reports.exits.renew()?;
-        reports.fatal.renew()?;
+        reports.texts.renew()?;
         reports.mark.store(report_orphans(&reports.exits)?, Ordering::SeqCst);
         reports.owner.become_noted();
         Ok(())
@@ -266,7 +267,7 @@ impl Children {
         // Without the lock: it is a system call, and `active_children` may be asked meanwhile.
         let end = match child_process::reap(pid) {
             ChildState::Running => return false,
-            ChildState::Exited(status) => reports.end(pid, status),
+            ChildState::Exited(status) => reports.end(pid, status, &self.table),
             // SIGKILL is what this server sends; a crash ends by other signals.
             ChildState::Killed(signal) => {
                 ended_otherwise(CloseReason::Killed, signal == libc::SIGKILL)

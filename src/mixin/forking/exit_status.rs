@@ -8,10 +8,11 @@ const COMPLETED: i32 = 0;
 const FAILED: i32 = 1;
 pub(super) const PANICKED: i32 = 101;
 
-/// The other ends have statuses from here on, two for each of [`ENDS`]: the second one if the handler has requested a stop
-/// of its server as well. A handler is unlikely to call `exit` with one of them: programs stay below, and shells use the
+/// The other ends have statuses from here on, four for each of [`ENDS`]: one more if the handler has requested a stop
+/// of its server as well, and two more if there is a text. A handler is unlikely to call `exit` with one of them: programs stay below, and shells use the
 /// numbers just above 128.
 const FIRST_OF_OURS: u8 = 160;
+const FOR_EACH: usize = 4;
 /// The ends that a child can tell. The order is the protocol between a parent and its own children, and nothing else
 /// reads it. `Killed` and `Released` are the parent's to say.
 const ENDS: [CloseReason; 16] = [
@@ -37,38 +38,53 @@ const ENDS: [CloseReason; 16] = [
 #[inline]
 pub(super) fn status(end: &ChildEnd) -> i32 {
     // Apart from the others, which need a jump table: to read it is one more page that each child maps.
-    if end.reason == CloseReason::Completed && !end.stop { COMPLETED } else { other_status(end) }
+    let is_usual = end.reason == CloseReason::Completed && !end.stop && end.text.is_none();
+    if is_usual { COMPLETED } else { other_status(end) }
 }
 
 #[cold]
 fn other_status(end: &ChildEnd) -> i32 {
-    match (end.reason, end.stop) {
-        (CloseReason::Failed, false) => FAILED,
-        (CloseReason::Panicked, false) => PANICKED,
-        (reason, stop) => {
-            let status_of =
-                |reason| (FIRST_OF_OURS..).step_by(2).zip(ENDS).find(|(_, end)| *end == reason);
+    match (end.reason, end.stop, end.text.is_some()) {
+        (CloseReason::Failed, false, false) => FAILED,
+        (CloseReason::Panicked, false, false) => PANICKED,
+        (reason, stop, has_text) => {
+            let all = || (FIRST_OF_OURS..).step_by(FOR_EACH).zip(ENDS);
+            let status_of = |reason| all().find(|(_, end)| *end == reason);
             // No other reason comes from a child.
             let found = status_of(reason).or_else(|| status_of(CloseReason::Failed));
-            found.map_or(FAILED, |(status, _)| i32::from(status) + i32::from(stop))
+            let more = i32::from(stop) + 2 * i32::from(has_text);
+            found.map_or(FAILED, |(status, _)| i32::from(status) + more)
         }
     }
 }
 
 /// The end of a child that has left no status.
 pub(super) fn ended_otherwise(reason: CloseReason, cut_off: bool) -> ChildEnd {
-    ChildEnd { reason, fatal: None, stop: false, cut_off }
+    ChildEnd { reason, text: None, stop: false, cut_off }
 }
 
-/// The end for a status, and whether the handler has requested a stop.
-pub(super) fn end_of(status: i32) -> (CloseReason, bool) {
+/// The meaning of a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Status {
+    pub(super) reason: CloseReason,
+    /// The handler has requested a stop.
+    pub(super) stop: bool,
+    /// There is more in the pipe.
+    pub(super) has_text: bool,
+}
+
+/// The end for a status.
+pub(super) fn end_of(status: i32) -> Status {
+    let alone = |reason| Status { reason, stop: false, has_text: false };
     let ours = usize::try_from(status - i32::from(FIRST_OF_OURS)).ok();
     match (status, ours) {
-        (COMPLETED, _) => (CloseReason::Completed, false),
-        (PANICKED, _) => (CloseReason::Panicked, false),
-        (_, Some(ours)) if ours / 2 < ENDS.len() => (ENDS[ours / 2], ours % 2 == 1),
+        (COMPLETED, _) => alone(CloseReason::Completed),
+        (PANICKED, _) => alone(CloseReason::Panicked),
+        (_, Some(ours)) if ours / FOR_EACH < ENDS.len() => {
+            Status { reason: ENDS[ours / FOR_EACH], stop: ours & 1 != 0, has_text: ours & 2 != 0 }
+        }
         // `FAILED`, and a status by which a handler has left the process itself.
-        _ => (CloseReason::Failed, false),
+        _ => alone(CloseReason::Failed),
     }
 }
 
@@ -79,14 +95,16 @@ mod tests {
     #[test]
     fn a_status_says_what_it_was_made_of_and_others_say_that_it_failed() {
         for reason in ENDS {
-            for stop in [false, true] {
-                let status = status(&ChildEnd { reason, fatal: None, stop, cut_off: false });
+            for (stop, text) in [(false, None), (true, None), (false, Some("")), (true, Some(""))] {
+                let (text, has_text) = (text.map(str::to_owned), text.is_some());
+                let status = status(&ChildEnd { reason, text, stop, cut_off: false });
                 assert!((0..=255).contains(&status));
-                assert_eq!(end_of(status), (reason, stop));
+                assert_eq!(end_of(status), Status { reason, stop, has_text });
             }
         }
-        for foreign in [2, 7, 100, 113, 127, 130, 137, 159, 192, 255] {
-            assert_eq!(end_of(foreign), (CloseReason::Failed, false), "{foreign}");
+        for foreign in [2, 7, 100, 113, 127, 130, 137, 159, 224, 255] {
+            let failed = Status { reason: CloseReason::Failed, stop: false, has_text: false };
+            assert_eq!(end_of(foreign), failed, "{foreign}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod children;
 mod exit_status;
-mod fatal_pipe;
+mod text_pipe;
 
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -43,6 +43,10 @@ use crate::wait;
 /// the handlers' programs. It does, at once, and tells them from the children of [`std::process::Command`] that the
 /// program waits for itself. (The other mixins wait for no orphans: start the container with an init, as by `docker run
 /// --init`.)
+///
+/// Under TLS a silent client has a process until its handshake times out. With
+/// [`Limits::handshakes`](field@crate::Limits::handshakes) below `max_children` such clients keep nobody out: at that number the
+/// parent ends the oldest unfinished handshake when the next client comes.
 ///
 /// A child outlives its parent if that is ended by a second signal or by SIGKILL. It is then not forced after
 /// `Limits::drain`, and ends by its request's own limits. Send the signal to the process group to end all; systemd does
@@ -132,7 +136,7 @@ impl Forking {
                 job.run_in_child(listener, held, &|end| {
                     let _ = io::stdout().flush();
                     // The text before the status: the parent reads it when it has reaped this child.
-                    reports.send_fatal(&end);
+                    reports.send_text(&end);
                     sys::exit_now(status(&end));
                 })
             }
@@ -252,8 +256,8 @@ pub(crate) trait RequestOfChild: Send {
 pub(crate) struct ChildEnd {
     /// As the child has told by its status, or the signal that ended it.
     pub(crate) reason: CloseReason,
-    /// The text of a `Fatal`.
-    pub(crate) fatal: Option<String>,
+    /// The text of a `Fatal`, or else of the step before the handler that has failed.
+    pub(crate) text: Option<String>,
     /// The handler has requested a stop of its server.
     pub(crate) stop: bool,
     /// It did not end by itself: if its server has cut it off, that was why.

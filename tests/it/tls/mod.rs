@@ -10,5 +10,6 @@ mod interrupted;
 mod matrix;
 mod names;
 mod outboxes;
+mod refusals;
 mod renewal;
 mod tools;

@@ -1,4 +1,4 @@
-//! The limit that has ended a request, as its worker notes it: a parent that hears only of its child's end reads it there.
+//! The cause of a request's end, as its worker notes it: the limit, and in a child the text of the step that has failed.
 
 use std::sync::atomic::Ordering;
 
@@ -27,5 +27,17 @@ impl Entry {
     pub(crate) fn limit(&self) -> Option<Timeout> {
         let place = (self.counters.limit().load(Ordering::Relaxed) & 0xff).checked_sub(1)?;
         Timeout::ALL.get(usize::try_from(place).ok()?).copied()
+    }
+
+    /// Notes the text of a step before the handler that has failed. For a child, which sends it to its parent at its end.
+    pub(crate) fn note_failed_step(&self, text: String) {
+        // One step fails: the others are not taken.
+        let _ = self.rare.get_or_init(Box::default).failed_step.set(text);
+    }
+
+    /// The text that was noted.
+    #[inline]
+    pub(crate) fn failed_step(&self) -> Option<String> {
+        self.rare.get().and_then(|rare| rare.failed_step.get()).cloned()
     }
 }

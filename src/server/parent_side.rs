@@ -1,0 +1,81 @@
+//! [`ParentSide`]: a request that a child serves, in its parent. The parent tells the observers what the child has left in
+//! shared memory, in its exit status and in its text.
+
+use std::sync::Arc;
+
+use super::catch_panic::drop_catching;
+use super::close_reason::refused_by;
+use super::server_permit::ServerPermit;
+use crate::error::{Error, Fatal, HandlerError};
+use crate::events::{CloseReason, Limit, ServerEvent};
+use crate::live::{Cut, Entry};
+use crate::mixin::{ChildEnd, RequestOfChild};
+use crate::request::Ticket;
+use crate::transport::Transport;
+
+/// The parent's side of a request that a child serves: its slot in the live list and its permit.
+pub(super) struct ParentSide<T: Transport> {
+    // None only at the very end, when the live list has been left.
+    ticket: Option<Ticket>,
+    /// Shared with the ticket, and still there when that has been dropped.
+    entry: Arc<Entry>,
+    core: ServerPermit<T>,
+    /// How it has ended, as far as is known.
+    reason: CloseReason,
+    /// The text of the step before the handler that has failed, if one has.
+    failed_step: Option<String>,
+}
+
+impl<T: Transport> ParentSide<T> {
+    /// Until its end is known, the child counts as released.
+    pub(super) fn new(ticket: Ticket, core: ServerPermit<T>) -> Self {
+        let (entry, reason) = (Arc::clone(ticket.entry()), CloseReason::Released);
+        Self { ticket: Some(ticket), entry, core, reason, failed_step: None }
+    }
+
+    /// The limit by which the child has refused its request.
+    fn beyond(&self) -> Limit {
+        // Only a request without a row of its own has noted none: there are more requests than rows.
+        self.entry.beyond().unwrap_or(Limit::PerPeer)
+    }
+}
+
+impl<T: Transport> RequestOfChild for ParentSide<T> {
+    fn ended(mut self: Box<Self>, end: ChildEnd) {
+        let runs = &self.core.context.runs;
+        if end.reason == CloseReason::Fatal {
+            let text = end.text.unwrap_or_else(|| "a child process said so".to_owned());
+            runs.fail(Error::fatal(Fatal::new(text)));
+        } else {
+            self.failed_step = end.text;
+        }
+        if end.stop {
+            // The child's `shutdown` stopped its copy of the server and nothing here.
+            runs.request_stop();
+        }
+        self.reason = match self.entry.cut() {
+            Some(Cut::Forced) if end.cut_off => CloseReason::Forced,
+            Some(Cut::Closed) if end.cut_off => CloseReason::ClosedHere,
+            _ => end.reason,
+        };
+    }
+}
+
+impl<T: Transport> Drop for ParentSide<T> {
+    fn drop(&mut self) {
+        // The extension that a hook has left in it is the user's.
+        drop(drop_catching(self.ticket.take()));
+        // Now at the latest the parent knows the client that its child has.
+        self.core.tell_of_client(&self.entry);
+        if let Some(text) = self.failed_step.take() {
+            self.core.tell_of_preface(&self.entry, &HandlerError::from(text));
+        }
+        let refused = (self.reason == CloseReason::Refused).then(|| self.beyond());
+        if let Some(limit) = refused {
+            self.core.tell(&ServerEvent::LimitReached { limit });
+        }
+        let refused = refused.map(refused_by);
+        self.core.count(&self.entry, self.reason);
+        self.core.tell_of_end(&self.entry, self.reason, refused.as_ref());
+    }
+}
