@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::members::State;
+use crate::members::{Member, State};
 use crate::talk::Talk;
 use crate::tally::Tally;
 use crate::world::World;
@@ -33,6 +33,8 @@ pub struct Row {
     pub late: Duration,
     /// Members that read nothing and were dropped meanwhile.
     pub dropped: usize,
+    /// Members that read, and were dropped all the same: too much came for this process, or for its machine.
+    pub lost: usize,
     /// KiB of all servers, and of the Redis.
     pub memory: [usize; 2],
     /// Processors that the servers, the Redis and this process took.
@@ -41,11 +43,11 @@ pub struct Row {
 
 /// Some members talk for a while, all together at this pace.
 pub fn at_pace(world: &mut World, talkers: &[usize], pace: usize, time: Duration) -> Row {
-    let (said_before, dropped_before) = {
+    let (said_before, dropped_before, lost_before) = {
         let mut state = world.members.state();
         state.is_timed = true;
         state.lateness.clear();
-        (said(&state), dropped(&state))
+        (said(&state), dropped(&state), lost(&state))
     };
     let work_before = work(world);
     let began = Instant::now();
@@ -72,6 +74,7 @@ pub fn at_pace(world: &mut World, talkers: &[usize], pace: usize, time: Duration
         middle: part(0.5),
         late: part(0.99),
         dropped: dropped(&state) - dropped_before,
+        lost: lost(&state) - lost_before,
         memory,
         work: std::array::from_fn(|index| (work_after[index] - work_before[index]) / whole),
     }
@@ -96,6 +99,12 @@ fn said(state: &State) -> usize {
     state.members.iter().map(|member| member.said.len()).sum()
 }
 
+/// Members that read, and whose connection has ended.
+fn lost(state: &State) -> usize {
+    let is_lost = |member: &&Member| member.reads() && member.closed.is_some();
+    state.members.iter().filter(is_lost).count()
+}
+
 /// Members that read nothing, and whose end was told.
 fn dropped(state: &State) -> usize {
     let Some(listener) = state.members.iter().find(|member| member.listens()) else { return 0 };
@@ -108,9 +117,11 @@ fn dropped(state: &State) -> usize {
 }
 
 impl Row {
-    /// Whether the room keeps up: nearly all lines are heard, and soon.
+    /// Whether the room keeps up: nearly all lines are heard, and soon, and by everybody who reads.
     pub fn keeps_up(&self) -> bool {
-        self.late <= KEEPS_UP && self.said as f64 >= 0.8 * self.pace as f64 * self.seconds
+        self.lost == 0
+            && self.late <= KEEPS_UP
+            && self.said as f64 >= 0.8 * self.pace as f64 * self.seconds
     }
 
     /// A line of a table under [`HEAD`].
@@ -119,13 +130,14 @@ impl Row {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let mib = self.memory.map(|kib| kib as f64 / 1024.0);
         format!(
-            "| {} | {:.1} | {:.0} | {:.1} ms | {:.1} ms | {} | {:.1} MiB | {:.1} MiB | {:.2} | {:.2} | {:.2} |",
+            "| {} | {:.1} | {:.0} | {:.1} ms | {:.1} ms | {} | {} | {:.1} MiB | {:.1} MiB | {:.2} | {:.2} | {:.2} |",
             self.pace,
             per_second(self.said),
             per_second(self.heard),
             ms(self.middle),
             ms(self.late),
             self.dropped,
+            self.lost,
             mib[0],
             mib[1],
             self.work[0],
@@ -137,8 +149,8 @@ impl Row {
 
 /// The head of a table of rows.
 pub const HEAD: &str = "| lines a second | said | heard by members of other servers, a second | half are heard within | \
-     99 of 100 within | silent members dropped | memory of all servers | of Redis | processors: servers | Redis | harness |\n\
-     |--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+     99 of 100 within | silent members dropped | others dropped | memory of all servers | of Redis | processors: servers | Redis | harness |\n\
+     |--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
 
 /// Seconds of a processor that the servers, the Redis and this process have taken.
 fn work(world: &mut World) -> [f64; 3] {

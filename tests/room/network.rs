@@ -127,6 +127,16 @@ impl Network {
         must(&format!("-n {} link set v{host} master sw0", self.namespace("switch")));
     }
 
+    /// Pulls a machine's cable, which its system notices.
+    pub fn unplug(&self, host: &str) {
+        must(&format!("-n {} link set v{host} down", self.namespace("switch")));
+    }
+
+    /// The end of [`unplug`](Self::unplug).
+    pub fn plug_in(&self, host: &str) {
+        must(&format!("-n {} link set v{host} up", self.namespace("switch")));
+    }
+
     /// One machine cannot reach another one any more, and is not told so; all others are as they were.
     pub fn block(&self, host: &str, other: &str) {
         let address = self.address(other, 0).ip();

@@ -85,7 +85,14 @@ impl Redis {
         self.machine = None;
     }
 
-    /// Whether it was started, and not killed.
+    /// Ends it in order: it saves what it keeps.
+    pub fn stop(&mut self) {
+        self.machine().terminate();
+        self.machine().end_within(START);
+        self.machine = None;
+    }
+
+    /// Whether it was started, and not ended.
     pub fn is_up(&self) -> bool {
         self.machine.is_some()
     }
@@ -109,13 +116,31 @@ impl Redis {
         self.try_ask(words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
+    /// Asks it, with this password.
+    #[track_caller]
+    pub fn ask_with(&self, password: &str, words: &[&str]) -> String {
+        let answer = self.try_ask_all(&[&["AUTH", password], words]);
+        answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
     fn try_ask(&self, words: &[&str]) -> Result<String, String> {
+        self.try_ask_all(&[words])
+    }
+
+    /// Sends it some requests, one after the other. Returns the last answer, or the first error.
+    fn try_ask_all(&self, requests: &[&[&str]]) -> Result<String, String> {
         let address = self.network.address(&self.host, 6379);
         let connected =
             self.network.inside(&self.host, || TcpStream::connect_timeout(&address, ANSWER));
         let mut stream = connected.map_err(|error| error.to_string())?;
-        let answer = ask_at(&mut stream, words).map_err(|error| error.to_string())?;
-        answer.strip_prefix('-').map_or(Ok(answer.clone()), |error| Err(error.to_owned()))
+        let mut answer = String::new();
+        for words in requests {
+            answer = ask_at(&mut stream, words).map_err(|error| error.to_string())?;
+            if let Some(error) = answer.strip_prefix('-') {
+                return Err(error.to_owned());
+            }
+        }
+        Ok(answer)
     }
 
     /// Makes it a copy of the one on this machine, and waits until it is.

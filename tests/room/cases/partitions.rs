@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     Case("a_server_that_cannot_reach_redis_alone", blocked),
     Case("a_partition_longer_than_lines_wait", longer_than_lines_wait),
     Case("a_link_that_comes_and_goes", comes_and_goes),
+    Case("a_machine_whose_cable_is_pulled", cable_is_pulled),
     Case("a_link_that_loses_frames", loses_frames),
     Case("a_link_that_reorders_frames", reorders_frames),
     Case("a_slow_link_keeps_up", slow_link_keeps_up),
@@ -96,6 +97,20 @@ fn comes_and_goes() {
         sleep(Duration::from_millis(400));
         world.network.mend(host);
         sleep(Duration::from_millis(400));
+    }
+    talking.stop();
+    world.assert_clean();
+}
+
+/// Unlike in a partition, its system knows it: routes are gone, and new connections fail at once.
+fn cable_is_pulled() {
+    let world = World::start(Plan::default());
+    let talking = Talk::new(200, 10.0).start(&world.members, &world.present(None));
+    for host in ["m3", REDIS] {
+        world.network.unplug(host);
+        sleep(Duration::from_secs(4));
+        world.network.plug_in(host);
+        sleep(Duration::from_secs(1));
     }
     talking.stop();
     world.assert_clean();

@@ -12,6 +12,8 @@ use crate::{Case, news_of};
 pub const CASES: &[Case] = &[
     Case("redis_killed_with_its_data", killed_with_its_data),
     Case("redis_killed_without_its_data", killed_without_its_data),
+    Case("redis_stopped_in_order_with_its_data", stopped_with_its_data),
+    Case("redis_stopped_in_order_without_its_data", stopped_without_its_data),
     Case("redis_killed_with_the_end_of_its_log_cut_off", log_cut_off),
     Case("redis_killed_with_its_last_snapshot", last_snapshot),
     Case("redis_away_for_longer_than_lines_wait", away_for_long),
@@ -24,6 +26,7 @@ pub const CASES: &[Case] = &[
     Case("redis_stands_still", stands_still),
     Case("redis_sleeps_in_a_command", sleeps_in_a_command),
     Case("redis_kills_its_clients", kills_its_clients),
+    Case("redis_asks_for_a_password_for_a_while", asks_for_a_password),
     Case("redis_flushed", flushed),
     Case("redis_made_a_replica_for_a_while", made_a_replica),
     Case("failover_to_a_replica", failover),
@@ -56,6 +59,25 @@ fn restart(world: &mut World, down: Duration) {
     sleep(down);
     world.redis.start();
     world.redis.ready();
+}
+
+fn stop_and_start(world: &mut World) {
+    world.redis.stop();
+    sleep(Duration::from_secs(1));
+    world.redis.start();
+    world.redis.ready();
+}
+
+fn stopped_with_its_data() {
+    let mut world = World::start(plan(Keeps::Log, &[]));
+    around(&mut world, stop_and_start);
+    world.assert_clean();
+}
+
+fn stopped_without_its_data() {
+    let mut world = World::start(plan(Keeps::Nothing, &[]));
+    around(&mut world, stop_and_start);
+    world.assert_clean();
 }
 
 fn killed_with_its_data() {
@@ -207,7 +229,8 @@ fn stands_still() {
     let mut world = World::start(plan(Keeps::Log, &[]));
     around(&mut world, |world| {
         world.redis.machine().pause();
-        sleep(Duration::from_secs(8));
+        // Longer than a server may be silent before it is gone.
+        sleep(Duration::from_secs(15));
         world.redis.machine().resume();
     });
     world.assert_clean();
@@ -229,6 +252,25 @@ fn kills_its_clients() {
         }
     });
     world.assert_clean();
+}
+
+/// One that the servers do not have. Those that are connected stay, until their connections end.
+fn asks_for_a_password() {
+    const PASSWORD: &str = "s3cr3t";
+    let mut world = World::start(plan(Keeps::Log, &[]));
+    around(&mut world, |world| {
+        world.redis.ask(&["CONFIG", "SET", "requirepass", PASSWORD]);
+        world.redis.ask_with(PASSWORD, &["CLIENT", "KILL", "TYPE", "normal"]);
+        // The operator is told another reason after 10 s at the earliest.
+        sleep(Duration::from_secs(13));
+        world.redis.ask_with(PASSWORD, &["CONFIG", "SET", "requirepass", ""]);
+    });
+    world.assert_clean();
+    nobody_seems_gone(&world);
+    for server in &world.servers {
+        let said = server.said();
+        assert!(said.contains("NOAUTH") && said.contains("--bus-password-file"), "{said}");
+    }
 }
 
 fn flushed() {

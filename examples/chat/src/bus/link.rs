@@ -45,9 +45,9 @@ struct Health {
     told: News,
     /// When both sides last worked; at first, the start.
     since: Instant,
-    /// Why they do not work now: the last error, for the operator; and when it was last shown.
+    /// Why they do not work now: the last error, for the operator; and the one that was shown, and when.
     why: String,
-    shown: Instant,
+    shown: (String, Instant),
     /// The runs of Redis that they are connected to, empty if they are not; and since when they are two.
     runs: [String; 2],
     apart: Option<Instant>,
@@ -69,7 +69,7 @@ impl Link {
             told: News::Nothing,
             since: Instant::now(),
             why: "they have not been reached yet".to_owned(),
-            shown: Instant::now(),
+            shown: (String::new(), Instant::now()),
             runs: Default::default(),
             apart: None,
         };
@@ -177,12 +177,14 @@ impl Link {
             Err(error) => {
                 let why = clean(address.without_password(&words_of(error)).as_bytes());
                 let why = cut(&why);
-                let is_new = std::mem::replace(&mut health.why, why.clone()) != why;
+                health.why.clone_from(&why);
                 let was_lost = std::mem::replace(&mut health.told, News::Lost) == News::Lost;
-                if was_lost && (!is_new || health.shown.elapsed() < BETWEEN_REASONS) {
+                // The first reason is often no more than the end of a connection.
+                let (shown, when) = &health.shown;
+                if was_lost && (*shown == why || when.elapsed() < BETWEEN_REASONS) {
                     return;
                 }
-                health.shown = Instant::now();
+                health.shown = (why.clone(), Instant::now());
                 let news = "the other servers cannot be reached";
                 let more = format!(": {address}: {why}; trying again");
                 (if was_lost { "" } else { news }, format!("{news}{more}"))
