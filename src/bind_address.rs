@@ -214,6 +214,10 @@ impl BindAddress {
         // The checks below are of paths.
         let bytes = match &address {
             Address::Unix(path) => path.as_os_str().as_bytes(),
+            // Linux has such a name, but a client that writes it without the NUL gets one of the kernel's choice.
+            Address::Abstract(name) if name.is_empty() => {
+                return Err(Error::address("@", "an abstract name needs at least one byte: @NAME"));
+            }
             _ => return Ok(address),
         };
         if bytes.is_empty() {

@@ -22,12 +22,20 @@
 //! anything is noted.
 
 use std::convert::Infallible;
+use std::env;
+use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 /// Makes a call that ends the process an expression that never returns. (Rust 1.85 warns of a `match` on the call
 /// itself.)
 pub(crate) fn no_return(gone: Infallible) -> ! {
     match gone {}
+}
+
+/// The value of a variable of the environment. One that is set and empty counts as unset: that is how a unit file takes a
+/// variable back.
+pub(crate) fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// The role of this process to a server.

@@ -80,7 +80,6 @@
 //!
 //! [`BindAddress::activated`]: crate::transport::BindAddress::activated
 
-use std::env;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,6 +88,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::console::Console;
+use crate::process::variable;
 
 /// Sends a message to the service manager, as [sd_notify(3)](https://man7.org/linux/man-pages/man3/sd_notify.3.html)
 /// does: lines of `NAME=VALUE`. Returns false, and sends nothing, if no service manager listens (`NOTIFY_SOCKET` is
@@ -128,7 +128,7 @@ const SEND_WAIT: Duration = Duration::from_secs(1);
 impl NotifySocket {
     /// None, if the process has no service manager that listens.
     fn from_environment() -> io::Result<Option<Self>> {
-        let Some(place) = env::var_os("NOTIFY_SOCKET") else { return Ok(None) };
+        let Some(place) = variable("NOTIFY_SOCKET") else { return Ok(None) };
         let mut place = place.as_bytes().to_owned();
         match place.first() {
             Some(b'/') => {}
@@ -207,7 +207,7 @@ fn warn(error: &io::Error) {
 
 /// `WATCHDOG_USEC`, if it is for this process.
 fn watchdog() -> Option<Duration> {
-    let number = |name: &str| env::var(name).ok().map(|text| text.parse::<u64>());
+    let number = |name: &str| variable(name).map(|text| text.to_string_lossy().parse::<u64>());
     match number("WATCHDOG_PID") {
         Some(process) if process != Ok(u64::from(std::process::id())) => return None,
         _ => {}

@@ -84,6 +84,7 @@ mod fault;
 mod handshake;
 mod pem;
 mod session;
+mod small_file;
 mod stream;
 mod tickets;
 
@@ -91,3 +92,4 @@ pub use ::rustls;
 
 pub use config::Tls;
 pub use facts::TlsInfo;
+pub use small_file::read_small_file;

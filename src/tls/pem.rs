@@ -1,7 +1,6 @@
 //! Certificates and keys from PEM files, and errors that say which file, what is wrong with it, and what helps.
 
-use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use super::small_file::read_small_file;
 use crate::error::{Error, Result};
 
 /// A certificate with its chain and its key.
@@ -89,18 +89,11 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     }
 }
 
-/// All authorities of the world take a quarter of a mebibyte. A device that is read by mistake has no end.
+/// All authorities of the world take a quarter of a mebibyte.
 const MOST_BYTES: u64 = 16 << 20;
 
 fn read(path: &Path, operation: &'static str) -> Result<Vec<u8>> {
-    let mut text = Vec::new();
-    fs::File::open(path)
-        .and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut text))
-        .map_err(|error| Error::io(operation, path.display(), error))?;
-    if text.len() as u64 > MOST_BYTES {
-        return Err(bad(operation, path, format!("it has more than {} MiB", MOST_BYTES >> 20)));
-    }
-    Ok(text)
+    read_small_file(path, MOST_BYTES).map_err(|error| Error::io(operation, path.display(), error))
 }
 
 /// The error's text without the Rust code that rustls puts into it.

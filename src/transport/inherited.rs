@@ -17,7 +17,6 @@
 //! table, and not the environment, knows which sockets are taken. `sys` marks each descriptor to be closed in started
 //! programs, and the helpers of `command` take the variables out of a program's environment.
 
-use std::env;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,6 +27,7 @@ use socket2::{Domain, SockRef, Type};
 use crate::address::Address;
 use crate::bind_address::Activated;
 use crate::error::{Error, Result};
+use crate::process::variable;
 use crate::sys;
 
 /// The kind of a socket, which decides the transport that can serve on it.
@@ -328,11 +328,12 @@ impl PassedSocket {
 
 /// Says how a program gets sockets, and why it has none.
 fn no_socket() -> String {
-    let why = match env::var("LISTEN_PID") {
-        Ok(process) => {
+    let why = match variable("LISTEN_PID") {
+        Some(process) => {
+            let process = process.to_string_lossy();
             format!("LISTEN_PID is {process}, and this is process {}", std::process::id())
         }
-        Err(_) => "LISTEN_PID is not set".to_owned(),
+        None => "LISTEN_PID is not set".to_owned(),
     };
     format!(
         "this process was started without sockets ({why}); start it by a .socket unit, or for a try by \
@@ -347,22 +348,22 @@ impl Passed {
     /// Takes over the descriptors that the environment names, if they are for this process. Every contradiction is an
     /// error, because a server on the wrong socket is worse than no server.
     fn from_environment() -> Result<Vec<(String, OwnedFd)>, String> {
-        let number = |name: &str| match env::var(name) {
-            Ok(text) => match text.parse::<usize>() {
-                Ok(number) => Ok(Some(number)),
-                Err(_) => Err(format!("{name} is {text:?}, which is no number")),
+        let number = |name: &str| match variable(name) {
+            Some(text) => match text.to_str().and_then(|text| text.parse::<usize>().ok()) {
+                Some(number) => Ok(Some(number)),
+                None => Err(format!("{name} is {text:?}, which is no number")),
             },
-            Err(_) => Ok(None),
+            None => Ok(None),
         };
         // Without it, or with another number, they are for the process that has started this one.
         if number("LISTEN_PID")? != usize::try_from(std::process::id()).ok() {
             return Ok(Vec::new());
         }
         let count = number("LISTEN_FDS")?.ok_or("LISTEN_PID is set, and LISTEN_FDS is not")?;
-        let names = match env::var("LISTEN_FDNAMES") {
-            Ok(names) => names.split(':').map(str::to_owned).collect(),
+        let names = match variable("LISTEN_FDNAMES") {
+            Some(names) => names.to_string_lossy().split(':').map(str::to_owned).collect(),
             // An old manager, or a unit without names: sd_listen_fds_with_names(3) uses this word.
-            Err(_) => vec!["unknown".to_owned(); count.min(MOST_NAMES)],
+            None => vec!["unknown".to_owned(); count.min(MOST_NAMES)],
         };
         if names.len() != count {
             return Err(format!(

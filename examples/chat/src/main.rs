@@ -99,7 +99,7 @@ struct Serve {
     #[command(flatten)]
     first_word: FirstWord,
     /// How many lines a second one member may say in the long run; 0 is no limit
-    #[arg(long, value_name = "LINES", default_value = "20")]
+    #[arg(long, value_name = "LINES", default_value = "20", value_parser = common::rate)]
     pace: u32,
     #[command(flatten)]
     bus: BusArguments,

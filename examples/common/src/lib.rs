@@ -44,6 +44,7 @@
 pub mod client;
 mod control;
 mod endpoint;
+mod environment;
 mod failure;
 mod green;
 mod log;
@@ -52,14 +53,15 @@ mod place;
 mod serve;
 mod serve_tls;
 pub mod status;
+mod values;
 
 pub use control::{ControlOptions, HELP, control};
 pub use endpoint::{BadEndpoint, Endpoint};
+pub use environment::variable;
 pub use failure::{Failure, exit};
 pub use log::{Level, level, say, set_level, warn};
-pub use options::{
-    FirstWord, MixinName, ServeOptions, bytes, count, datagrams_too, seconds, streams,
-};
+pub use options::{FirstWord, MixinName, ServeOptions, datagrams_too, streams};
 pub use place::{Place, Places};
 pub use serve::{KEEPALIVE, NoDatagrams, Program, serve, serve_at};
 pub use serve_tls::ServeTls;
+pub use values::{bytes, count, milliseconds, rate, seconds};

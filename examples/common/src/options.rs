@@ -11,6 +11,7 @@ use socketserver::request::{Deadline, Request, Timeout};
 use socketserver::{Forking, Inline, Limits, Pool, Rate, StreamRequest, Threading};
 
 use crate::green::{green, no_green};
+use crate::values::{count, lame_duck, rate, seconds};
 use crate::{Endpoint, Level, Place, Program};
 
 /// The mixins, by their words of the command line.
@@ -96,7 +97,7 @@ pub struct ServeOptions {
     pub max_per_peer: Option<usize>,
     /// How many connections a second one address may make in the long run, and ten times as many at once; more
     /// are turned away. 0 is no limit
-    #[arg(long, value_name = "COUNT", default_value = "0")]
+    #[arg(long, value_name = "COUNT", default_value = "0", value_parser = rate)]
     pub rate_per_peer: u32,
     /// The networks of proxies that send a PROXY header, as HAProxy does with send-proxy-v2: 10.0.0.0/8, an address, or
     /// `unix` for a Unix socket. Clients then have their true addresses, and connections from elsewhere are refused
@@ -206,42 +207,4 @@ pub fn datagrams_too<P: Program>(bind: Arg) -> Arg {
          unixgram:@NAME; or the sockets that systemd has opened: systemd, or systemd:NAME for \
          those of this name. May be given several times",
     )
-}
-
-/// Reads a time from the command line, as [`Limits::set`] and the control socket read it: seconds (`60`, `0.5`), or
-/// with a unit (`500ms`, `60s`, `5m`, `2h`). `none` is the longest time, which is no limit.
-pub fn seconds(text: &str) -> Result<Duration, String> {
-    let mut limits = Limits::default();
-    limits.set("idle", text).map(|()| limits.idle).map_err(|_| write_a_time())
-}
-
-/// As [`seconds`], but `none` is refused: with a lame duck that has no end no signal would close the server.
-fn lame_duck(text: &str) -> Result<Duration, String> {
-    let mut limits = Limits::default();
-    let read = limits.set("lame_duck", text).map(|()| limits.lame_duck);
-    read.map_err(|_| format!("{}; 0 is no lame duck", write_a_time()))
-}
-
-fn write_a_time() -> String {
-    "write a time: seconds (60, 0.5), or with a unit (500ms, 60s, 5m, 2h)".to_owned()
-}
-
-/// Reads a number of at least 1 from the command line.
-pub fn count(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("it must be at least 1".to_owned()),
-        Ok(count) => Ok(count),
-        Err(_) => Err("write a number".to_owned()),
-    }
-}
-
-/// Reads a number of bytes from the command line: `1500`, `64K`, `2G`.
-pub fn bytes(text: &str) -> Result<u64, String> {
-    let units = "KMGT";
-    let unit = text.chars().last().and_then(|last| units.find(last.to_ascii_uppercase()));
-    let digits = if unit.is_some() { &text[..text.len() - 1] } else { text };
-    let shift = unit.map_or(0, |place| 10 * (place + 1));
-    let number: u64 =
-        digits.parse().map_err(|_| "write a number of bytes, as 1500 or 64K or 2G".to_owned())?;
-    number.checked_mul(1 << shift).ok_or_else(|| "it is too large".to_owned())
 }

@@ -19,10 +19,10 @@ pub struct Secret(pub [u8; BYTES]);
 
 /// The default path of the secret: in the user's state folder, where a client of the same user finds it.
 pub fn default_path() -> Result<PathBuf, Failure> {
-    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let state = common::variable("XDG_STATE_HOME").map(PathBuf::from);
     // The specification of these folders says that relative ones are ignored.
     let state = state.filter(|path| path.is_absolute()).or_else(|| {
-        let home = std::env::var_os("HOME").map(PathBuf::from);
+        let home = common::variable("HOME").map(PathBuf::from);
         home.filter(|path| path.is_absolute()).map(|home| home.join(".local/state"))
     });
     let none =

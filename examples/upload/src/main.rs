@@ -92,8 +92,8 @@ enum Command {
         wire: Option<Wire>,
         /// How long to wait before and after each header of --wire document, in milliseconds, so that its
         /// server receives it by itself
-        #[arg(long, value_name = "MILLISECONDS", default_value_t = 200, requires = "wire")]
-        pause: u64,
+        #[arg(long, value_name = "MILLISECONDS", default_value = "200", requires = "wire", value_parser = common::milliseconds)]
+        pause: Duration,
         #[command(flatten)]
         tls: ClientTls,
     },
@@ -174,9 +174,7 @@ fn main() -> ExitCode {
         Command::Control(options) => common::control(&options),
         Command::Serve { options, tls, rules } => run_server(&options, &tls, &rules),
         Command::Connect { address, files, resume, wire, pause, tls } => match wire {
-            Some(Wire::Document) => {
-                document_client::send(&address, &tls, &files, Duration::from_millis(pause))
-            }
+            Some(Wire::Document) => document_client::send(&address, &tls, &files, pause),
             Some(Wire::Own) | None => run_client(&address, &tls, &files, resume),
         },
     })

@@ -48,6 +48,26 @@ pub struct Left {
     length: u64,
 }
 
+/// Makes an empty part and removes it, to find out whether files can be made in the folder. If this process is killed in
+/// between, a sweep removes it.
+///
+/// # Errors
+///
+/// If no file can be made, unless the disk is full at the moment.
+pub fn try_folder(root: &OwnedFd) -> io::Result<()> {
+    let name = format!("{OWN_PREFIX}-{:0KEY_LENGTH$}-0-{}{ENDING}", 0, random_mark());
+    let flags = OPEN | OFlags::CREATE | OFlags::EXCL;
+    match fs::openat(root, &*name, flags, Mode::from_raw_mode(0o600)) {
+        Ok(_) => Ok(fs::unlinkat(root, &*name, AtFlags::empty())?),
+        Err(Errno::NOSPC | Errno::DQUOT) => Ok(()),
+        // A folder of the kernel's own, as /proc is.
+        Err(Errno::NOENT) => {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "no file can be made in it"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The parts of a file, the longest first.
 pub fn left_of(root: &OwnedFd, put: &Put) -> Vec<Left> {
     let mut found: Vec<Left> = numbered(put)

@@ -20,8 +20,10 @@ pub struct Report {
     folders: usize,
     stored: usize,
     already: usize,
-    /// How many bytes were sent, also of files that were then not stored.
-    bytes: std::cell::Cell<u64>,
+    /// How many bytes were sent of the files that were then stored.
+    bytes: u64,
+    /// How many were sent of the file that is on its way.
+    under_way: std::cell::Cell<u64>,
     /// The files that were not stored, and why.
     failed: Vec<(String, String)>,
 }
@@ -42,7 +44,8 @@ impl Report {
             folders: 0,
             stored: 0,
             already: 0,
-            bytes: std::cell::Cell::new(0),
+            bytes: 0,
+            under_way: std::cell::Cell::new(0),
             failed: Vec::new(),
         };
         for path in &sources.left_out {
@@ -56,12 +59,13 @@ impl Report {
 
     /// A file begins.
     pub fn begin(&self, path: &[Vec<u8>]) {
+        self.under_way.set(0);
         let name = path.last().map_or(String::new(), |name| shown(std::slice::from_ref(name)));
         self.bar.set_message(name.chars().take(24).collect::<String>());
     }
 
     pub fn sent(&self, bytes: u64) {
-        self.bytes.set(self.bytes.get() + bytes);
+        self.under_way.set(self.under_way.get() + bytes);
         self.bar.inc(bytes);
     }
 
@@ -72,6 +76,7 @@ impl Report {
 
     pub fn stored(&mut self, path: &[Vec<u8>], stored: &[Vec<u8>]) {
         self.stored += 1;
+        self.bytes += self.under_way.take();
         let (word, name) = (self.word, shown(path));
         if path == stored {
             self.say(&format!("{word} {name}"));
@@ -110,7 +115,7 @@ impl Report {
     pub fn end(self) -> Result<(), Failure> {
         self.bar.finish_and_clear();
         let time = self.began.elapsed().as_secs_f64();
-        let bytes = self.bytes.get();
+        let bytes = self.bytes;
         let rate = HumanBytes((bytes as f64 / time.max(1e-3)) as u64);
         let already = match self.already {
             0 => String::new(),

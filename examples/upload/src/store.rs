@@ -77,8 +77,10 @@ impl Store {
         }
         // The operator learns here, and not from the first client, that it cannot be written to.
         fs::accessat(&root, ".", fs::Access::WRITE_OK | fs::Access::EXEC_OK, AtFlags::EACCESS)?;
-        let swept = Mutex::new(None);
-        Ok(Self { folder: folder.to_owned(), root: root.into(), rules, swept })
+        let (root, swept) = (OwnedFd::from(root), Mutex::new(None));
+        // Permissions are not all: there are folders of the kernel, and file systems that cannot be written to.
+        partial::try_folder(&root)?;
+        Ok(Self { folder: folder.to_owned(), root, rules, swept })
     }
 
     /// Removes the parts that have been kept for long enough. At most once in [`SWEEP`], because it reads the whole

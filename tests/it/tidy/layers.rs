@@ -45,7 +45,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("idle_reaper", &["live"]),
     ("shutdown", &["error", "wait", "run_phase"]),
-    ("systemd", &["console"]),
+    ("systemd", &["console", "process"]),
     ("run_group", &["shutdown", "sys", "systemd"]),
     (
         "outgoing",

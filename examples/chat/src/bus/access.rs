@@ -4,14 +4,14 @@
 use std::cmp::Reverse;
 use std::fmt;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::client::ClientTls;
-use common::{Endpoint, Failure, warn};
+use common::{Endpoint, Failure, variable, warn};
 use parking_lot::Mutex;
+use socketserver::tls::read_small_file;
 
 use super::address::{Place, Target};
 use super::options::BusArguments;
@@ -200,7 +200,7 @@ impl Access {
 
 impl Source {
     fn variable(name: &'static str) -> Option<Self> {
-        let text = std::env::var_os(name)?.to_string_lossy().into_owned();
+        let text = variable(name)?.to_string_lossy().into_owned();
         Some(Self::Text { from: name.to_owned(), text })
     }
 
@@ -243,15 +243,9 @@ impl Source {
 
 /// The text of a file, which may be any one, by mistake.
 fn read(path: &Path, what: &str) -> Result<String, Failure> {
-    let mut text = String::new();
-    let read =
-        fs::File::open(path).and_then(|file| file.take(FILE_BYTES).read_to_string(&mut text));
-    match read {
-        Ok(count) if count as u64 == FILE_BYTES => Err("it is too long".to_owned()),
-        Ok(_) => Ok(text),
-        Err(error) => Err(error.to_string()),
-    }
-    .map_err(|why| Failure::Other(format!("cannot read {what} from {}: {why}", path.display())))
+    let text = read_small_file(path, FILE_BYTES).map_err(|error| error.to_string());
+    text.and_then(|text| String::from_utf8(text).map_err(|_| "it is no text".to_owned()))
+        .map_err(|why| Failure::Other(format!("cannot read {what} from {}: {why}", path.display())))
 }
 
 /// A text without a password, which may be cut: Redis repeats no more than the beginning of a long word.

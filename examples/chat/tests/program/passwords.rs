@@ -143,3 +143,46 @@ fn a_redis_that_repeats_the_password_does_not_have_it_shown() {
     server.send_signal(libc::SIGTERM);
     assert!(!alice.rest().contains(&place.to_string()));
 }
+
+#[test]
+fn an_empty_variable_names_no_bus() {
+    let server = Process::start(
+        CHAT.command(&["serve", "--bind", "127.0.0.1:0"])
+            .envs([("CHAT_BUS", ""), ("CHAT_BUS_PASSWORD", "")])
+            .stdin(Stdio::piped()),
+    );
+    listening(&server);
+    server.send_signal(libc::SIGTERM);
+    let ended = server.end();
+    assert_ends(&ended, 0);
+    assert_eq!(ended.err, "");
+}
+
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let folder = folder();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let serve = ["serve", "--bind", "127.0.0.1:0"];
+    let bus = ["--bus", "rediss://127.0.0.1:1/room"];
+    for (path, says) in
+        [(pipe.to_str().unwrap(), "no program writes to"), ("/dev/zero", "it is a device")]
+    {
+        for options in [
+            &["--bus-file", path][..],
+            &[&bus[..], &["--bus-password-file", path]].concat(),
+            &[&bus[..], &["--bus-ca", path]].concat(),
+        ] {
+            let ended = ends(&[&serve, options].concat(), None);
+            assert_fails_in_one_line(&ended, 1, &[path, says]);
+        }
+    }
+    for (option, value, says) in [
+        ("--pace", "", "write a number of each second; 0 or none is no limit"),
+        ("--bus-queue", "none", "write a number of at least 1"),
+    ] {
+        let ended = ends(&[&serve, &[option, value][..]].concat(), None);
+        assert_ends(&ended, 2);
+        assert!(ended.err.contains(says), "{ended:?}");
+    }
+}

@@ -1,7 +1,5 @@
 //! [`ClientTls`]: a client's options for TLS.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,9 +9,12 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls_native_certs::CertificateResult;
+
+use socketserver::tls::read_small_file;
 
 use super::verifier::Verifier;
-use crate::{Endpoint, Failure};
+use crate::{Endpoint, Failure, variable};
 
 /// The options of a client for TLS.
 #[derive(Clone, Debug, Default, Args)]
@@ -116,18 +117,11 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, Failure> {
     key.map_err(|error| unreadable(file, "key", advice, &error))
 }
 
-/// All authorities of the world take a quarter of a mebibyte. A device that is read by mistake has no end.
+/// All authorities of the world take a quarter of a mebibyte.
 const MOST_BYTES: u64 = 16 << 20;
 
 fn read(file: &Path) -> Result<Vec<u8>, pem::Error> {
-    let mut text = Vec::new();
-    let read = File::open(file).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut text));
-    read.map_err(pem::Error::Io)?;
-    if text.len() as u64 > MOST_BYTES {
-        let why = format!("it has more than {} MiB", MOST_BYTES >> 20);
-        return Err(pem::Error::Io(io::Error::new(io::ErrorKind::FileTooLarge, why)));
-    }
-    Ok(text)
+    read_small_file(file, MOST_BYTES).map_err(pem::Error::Io)
 }
 
 fn unreadable(file: &Path, what: &str, advice: &str, error: &pem::Error) -> Failure {
@@ -153,10 +147,25 @@ fn roots_of(
     Ok(roots)
 }
 
-/// The roots that the system trusts. Single certificates that cannot be read are left out, as in all programs.
+/// The roots that the system trusts, or those of the environment. Single certificates that cannot be read are left out,
+/// as in all programs.
 fn system_roots() -> Result<RootCertStore, Failure> {
     let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
+    let mut found = CertificateResult::default();
+    let file = variable("SSL_CERT_FILE").map(PathBuf::from);
+    let folders = variable("SSL_CERT_DIR");
+    if let Some(file) = &file {
+        let text = read(file).map_err(|error| unreadable(file, "certificates", "", &error))?;
+        found.certs.extend(CertificateDer::pem_slice_iter(&text).flatten());
+    }
+    for folder in folders.iter().flat_map(std::env::split_paths) {
+        let more = rustls_native_certs::load_certs_from_paths(None, Some(&folder));
+        found.certs.extend(more.certs);
+        found.errors.extend(more.errors);
+    }
+    if file.is_none() && folders.is_none() {
+        found = of_the_system();
+    }
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         let why = found.errors.first().map_or(String::new(), |error| format!(" ({error})"));
@@ -166,4 +175,22 @@ fn system_roots() -> Result<RootCertStore, Failure> {
         return Err(Failure::Other(text));
     }
     Ok(roots)
+}
+
+/// The certificates at the places where systems have them, whatever the environment says: there the variables may be set
+/// and empty.
+fn of_the_system() -> CertificateResult {
+    let is_set = |name| std::env::var_os(name).is_some();
+    if !is_set("SSL_CERT_FILE") && !is_set("SSL_CERT_DIR") {
+        return rustls_native_certs::load_native_certs();
+    }
+    let places = openssl_probe::probe();
+    let mut found = CertificateResult::default();
+    let folders = places.cert_dir.iter().map(|folder| (None, Some(&**folder)));
+    for (file, folder) in folders.chain([(places.cert_file.as_deref(), None)]) {
+        let more = rustls_native_certs::load_certs_from_paths(file, folder);
+        found.certs.extend(more.certs);
+        found.errors.extend(more.errors);
+    }
+    found
 }

@@ -1,11 +1,13 @@
 //! The client's side of a control socket: `PROGRAM control PATH COMMAND`.
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::watch::watch;
 use crate::{Failure, client};
@@ -21,8 +23,16 @@ pub struct ControlOptions {
     command: Vec<String>,
 }
 
-/// How long an answer may take: a program that computes in its only thread answers late.
-const ANSWER: Duration = Duration::from_secs(30);
+/// How long the beginning of an answer may take: a program that computes in its only thread answers late.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long the rest of it may take: a program writes it at once. By this an answer without an end is noticed, which
+/// another kind of server gives.
+const REST: Duration = Duration::from_secs(2);
+
+/// The longest line of an answer, and the longest answer: some hundred thousand live requests.
+const LINE_BYTES: usize = 1 << 16;
+const ANSWER_BYTES: usize = 1 << 26;
 
 /// Sends a command to a running program, and shows the answer. A command that fails is a failure with status 1.
 pub fn control(options: &ControlOptions) -> Result<(), Failure> {
@@ -63,10 +73,11 @@ pub(super) struct Reply {
 impl ControlSocket {
     pub(super) fn connect(path: &std::path::Path) -> Result<Self, Failure> {
         let open = || {
-            let stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(Some(ANSWER))?;
-            stream.set_write_timeout(Some(ANSWER))?;
-            Ok(stream)
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            // Also for the connect: the accept queue of a program that is stopped may be full.
+            socket.set_write_timeout(Some(ANSWER))?;
+            socket.connect(&SockAddr::unix(path)?)?;
+            Ok(UnixStream::from(OwnedFd::from(socket)))
         };
         let stream = open().map_err(|error: io::Error| {
             let advice = match error.kind() {
@@ -74,6 +85,13 @@ impl ControlSocket {
                     "; is the program running with this --control?"
                 }
                 io::ErrorKind::PermissionDenied => "; only the program's own user may control it",
+                io::ErrorKind::WouldBlock => {
+                    let (path, seconds) = (path.display(), ANSWER.as_secs());
+                    let why = format!(
+                        "{path} accepts no connection within {seconds} s: is its program stopped?"
+                    );
+                    return Failure::Other(why);
+                }
                 _ => "",
             };
             Failure::Other(format!("cannot connect to {}: {error}{advice}", path.display()))
@@ -95,29 +113,12 @@ impl ControlSocket {
 
     /// Waits for an answer.
     fn receive(&mut self) -> Result<Reply, Failure> {
-        let mut lines = Vec::new();
+        let (mut lines, mut bytes) = (Vec::new(), 0);
+        let mut deadline = Instant::now() + ANSWER;
         loop {
-            let mut line = Vec::new();
-            match self.stream.read_until(b'\n', &mut line) {
-                Ok(0) => {
-                    self.has_ended = true;
-                    return Err(Failure::Other(format!("{} has ended", self.path.display())));
-                }
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let why = format!(
-                        "no answer from {} within {} s",
-                        self.path.display(),
-                        ANSWER.as_secs()
-                    );
-                    return Err(Failure::Other(why));
-                }
-                Err(error) => {
-                    self.has_ended = error.kind() == io::ErrorKind::ConnectionReset;
-                    return Err(self.broke(&error));
-                }
-            }
-            let line = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+            let line = self.receive_line(deadline, &lines)?;
+            bytes += line.len();
+            let line = String::from_utf8_lossy(&line).into_owned();
             let (mark, rest) = line.split_once(' ').unwrap_or((&line, ""));
             match mark {
                 "ok" => return Ok(Reply { lines, note: rest.to_owned(), error: None }),
@@ -125,9 +126,69 @@ impl ControlSocket {
                     let error = Some(rest.to_owned());
                     return Ok(Reply { lines, note: String::new(), error });
                 }
+                _ if bytes > ANSWER_BYTES => return Err(self.is_something_else(&lines)),
                 _ => lines.push(line),
             }
+            deadline = deadline.min(Instant::now() + REST);
         }
+    }
+
+    /// The next line, without its newline. `before` are the lines before it.
+    fn receive_line(&mut self, deadline: Instant, before: &[String]) -> Result<Vec<u8>, Failure> {
+        let mut line = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() && !self.has_buffered() {
+                return Err(self.no_answer(&line, before));
+            }
+            // Zero would be no timeout.
+            let timeout = Some(left.max(Duration::from_millis(1)));
+            let set = self.stream().set_read_timeout(timeout);
+            let block = match set.and_then(|()| self.stream.fill_buf()) {
+                Ok([]) => {
+                    self.has_ended = true;
+                    return Err(Failure::Other(format!("{} has ended", self.path.display())));
+                }
+                Ok(block) => block,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => {
+                    self.has_ended = error.kind() == io::ErrorKind::ConnectionReset;
+                    return Err(self.broke(&error));
+                }
+            };
+            let end = block.iter().position(|byte| *byte == b'\n');
+            let count = end.unwrap_or(block.len());
+            line.extend(&block[..count]);
+            self.stream.consume(count + usize::from(end.is_some()));
+            if line.len() > LINE_BYTES {
+                return Err(self.is_something_else(&[String::from_utf8_lossy(&line).into_owned()]));
+            }
+            if end.is_some() {
+                return Ok(line);
+            }
+        }
+    }
+
+    /// The failure of an answer that has not come, or has no end.
+    fn no_answer(&self, line: &[u8], before: &[String]) -> Failure {
+        if line.is_empty() && before.is_empty() {
+            let (path, seconds) = (self.path.display(), ANSWER.as_secs());
+            return Failure::Other(format!(
+                "no answer from {path} within {seconds} s: is it the --control of a program, and does that go on?"
+            ));
+        }
+        let line = String::from_utf8_lossy(line).into_owned();
+        self.is_something_else(if before.is_empty() { std::slice::from_ref(&line) } else { before })
+    }
+
+    /// The failure of an answer that no program of ours gives.
+    fn is_something_else(&self, lines: &[String]) -> Failure {
+        let path = self.path.display();
+        let says: String = lines.first().map_or("", |line| line).chars().take(60).collect();
+        Failure::Other(format!(
+            "{path} is no control socket of a program, or one of another version: it says {:?}",
+            says.trim_end()
+        ))
     }
 
     fn ask(&mut self, command: &str) -> Result<Reply, Failure> {

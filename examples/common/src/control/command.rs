@@ -11,6 +11,7 @@ use socketserver::{BaseServer, Limits, ServerContext, ServerEvent};
 use super::{HELP, Servers};
 use crate::log::{self, Level};
 use crate::status::{self, Status, clean, row};
+use crate::values;
 
 /// A program, for its operators' commands.
 pub(crate) struct Operator {
@@ -62,10 +63,9 @@ impl Operator {
             // An empty line, as Enter at a terminal sends it.
             [] => Ok(String::new()),
             ["live"] => Ok(self.live(usize::MAX)),
-            ["live", count] => count
-                .parse()
+            ["live", count] => values::count(count)
                 .map(|count| self.live(count))
-                .map_err(|_| format!("cannot list {count:?}: write a number of requests")),
+                .map_err(|why| format!("cannot list {count:?}: {why}")),
             ["close", id] => self.close(id),
             ["limits"] => Ok(self.limits()),
             ["limit", name, value] => self.limit(name, value),

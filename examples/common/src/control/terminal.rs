@@ -65,7 +65,7 @@ impl Terminal {
     /// Shows the lines that `of` makes for this many rows, in place of the earlier lines. The last row is `below`.
     pub(super) fn draw(of: impl FnOnce(usize) -> Vec<Line>, below: &str) -> Result<(), Failure> {
         let (rows, columns) = Self::size();
-        let colours = std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+        let colours = crate::variable("NO_COLOR").is_none();
         let mut text = "\x1b[H".to_owned();
         for Line { tone, text: line } in of(rows.saturating_sub(1)) {
             let line: String = line.chars().take(columns).collect();

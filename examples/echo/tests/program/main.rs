@@ -2,8 +2,10 @@
 
 mod activation;
 mod control;
+mod foreign_control;
 mod handover;
 mod haproxy;
+mod named_files;
 mod proxied;
 mod stops;
 mod tls;

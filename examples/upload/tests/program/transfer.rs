@@ -289,6 +289,7 @@ fn wrong_use_ends_with_2_and_a_bad_folder_with_1() {
         &["connect", "--resume", "--wire", "document", "127.0.0.1:1", "file"],
         &["serve", "--conflict", "fight"],
         &["serve", "--max-file", "much"],
+        &["connect", "127.0.0.1:1", "file", "--wire", "document", "--pause", ""],
         &["serve", "--max-file", "99999999999G"],
         &["serve", "--bind", "udp:127.0.0.1:0", "--dir", "/tmp"],
     ] {
@@ -296,9 +297,12 @@ fn wrong_use_ends_with_2_and_a_bad_folder_with_1() {
         assert_ends(&ended, 2);
         assert!(!ended.err.is_empty() && ended.out.is_empty(), "{ended:?}");
     }
-    let args = ["serve", "--bind", "127.0.0.1:0", "--dir", "/dev/null"];
-    let says = ["/dev/null", "not a directory", "choose another --dir"];
-    assert_fails_in_one_line(&UPLOAD.run(&args), 1, &says);
+    // A folder of the kernel, in which root may make files, and nobody can.
+    for (folder, why) in [("/dev/null", "not a directory"), ("/proc", "cannot store files in")] {
+        let args = ["serve", "--bind", "127.0.0.1:0", "--dir", folder];
+        let says = [folder, why, "choose another --dir"];
+        assert_fails_in_one_line(&UPLOAD.run(&args), 1, &says);
+    }
 }
 
 #[test]

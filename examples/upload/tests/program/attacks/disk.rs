@@ -22,6 +22,11 @@ fn send_to_a_full_disk(folder: &Path, address: &str) {
     let ended = send(folder, address, &["large", "empty"]);
     assert_ends(&ended, 1);
     assert_eq!(ended.err.lines().count(), 1);
+    assert!(
+        ended.out.contains("1 of 2 files stored: 0 B in "),
+        "only what is stored counts: {}",
+        ended.out
+    );
     for words in ["\"large\" was not stored", "cannot write it", "make room", "--resume"] {
         assert!(ended.err.contains(words), "{}", ended.err);
     }
