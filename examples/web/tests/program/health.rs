@@ -97,6 +97,21 @@ fn a_successor_ends_the_lame_duck_in_coroutines() {
 }
 
 #[test]
+fn a_successor_ends_the_lame_duck_in_processes() {
+    a_successor_ends_the_lame_duck_under("forking");
+}
+
+#[test]
+fn a_successor_ends_the_lame_duck_in_a_pool() {
+    a_successor_ends_the_lame_duck_under("pool");
+}
+
+#[test]
+fn a_successor_ends_the_lame_duck_inline() {
+    a_successor_ends_the_lame_duck_under("inline");
+}
+
+#[test]
 fn without_the_option_there_are_no_such_pages_and_no_lame_duck() {
     let folder = test_support::folder();
     std::fs::write(folder.path().join("index.html"), "here").unwrap();
