@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::address::Address;
-use crate::error::HandlerError;
+use crate::error::{HandlerError, chain};
 use crate::refused::Refused;
 use crate::run_phase::RunPhase;
 use crate::timed_out::Timeout;
@@ -185,7 +185,8 @@ impl fmt::Display for ServerEvent<'_> {
                 write!(f, "handed over at {server_address} to process {process}")
             }
             Self::HandshakeFailed { id, client_address, error } => {
-                write!(f, "the handshake of request {id} from {client_address} failed: {error}")
+                let causes = chain(&***error);
+                write!(f, "the handshake of request {id} from {client_address} failed: {causes}")
             }
             Self::RequestStarted { id, client_address, handler } => {
                 write!(f, "request {id} from {client_address} has come: {handler}")

@@ -38,6 +38,8 @@ fn the_log_has_the_true_address(mixin: &str) {
     let mut other = connect(address);
     other.write_all(b"hello\n").unwrap();
     assert_eq!(other.read(&mut [0; 8]).unwrap_or(0), 0);
+    let failed = logged(&server, "failed");
+    assert!(failed.contains(" failed: no valid PROXY header: "), "{failed}");
     let ended = logged(&server, "ended");
     assert!(ended.contains("it brought no valid PROXY header"), "{ended}");
     server.send_signal(libc::SIGTERM);
@@ -62,6 +64,40 @@ fn the_log_has_the_true_address_inline() {
 #[test]
 fn the_log_has_the_true_address_in_processes() {
     the_log_has_the_true_address("forking");
+}
+
+/// The rate of one client is changed while the server runs, and counts the address behind the proxy.
+fn a_new_rate_holds_for_clients_of_a_proxy_under(mixin: &str) {
+    let folder = folder();
+    let path = folder.path().join("ctl");
+    let control = format!("unix:{}", path.display());
+    let (_server, address) =
+        echo(&["--proxy-from", "127.0.0.1", "--control", &control, "--mixin", mixin]);
+    let is_served = |number: u8| {
+        let mut client = connect(address);
+        let header = format!("PROXY TCP4 203.0.113.{number} 198.51.100.1 56324 443\r\nhello\n");
+        client.write_all(header.as_bytes()).unwrap();
+        let mut answer = [0; 6];
+        client.read_exact(&mut answer).is_ok_and(|()| answer == *b"hello\n")
+    };
+    let limit = |value: &str| {
+        let ended = ECHO.run(&["control", path.to_str().unwrap(), "limit", "peer_rate", value]);
+        assert_ends(&ended, 0);
+    };
+    assert!((0..10).all(|_| is_served(1)), "{mixin}: there is no rate yet");
+    limit("1/2");
+    // Two at once, and one more each second.
+    assert!((0..50).any(|_| !is_served(1)), "{mixin}: its rate does not hold");
+    assert!(is_served(2), "{mixin}: another one pays for it");
+    limit("none");
+    assert!((0..10).all(|_| is_served(1)), "{mixin}: there is no rate any more");
+}
+
+#[test]
+fn a_new_rate_holds_for_clients_of_a_proxy() {
+    for mixin in ["inline", "threading", "pool", "forking"] {
+        a_new_rate_holds_for_clients_of_a_proxy_under(mixin);
+    }
 }
 
 #[test]

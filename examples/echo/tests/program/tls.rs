@@ -40,6 +40,24 @@ fn words_in_the_clear_are_not_answered() {
 }
 
 #[test]
+fn the_log_says_why_a_handshake_has_failed() {
+    for mixin in ["threading", "forking"] {
+        let options = ["--log-level", "verbose", "--mixin", mixin];
+        let (server, address) = DIALOG.serve(ECHO, "127.0.0.1:0", &options);
+        let mut client = connect(address.parse().unwrap());
+        client.write_all(b"hello\n").unwrap();
+        let _ = client.read_to_end(&mut Vec::new());
+        let mut log = String::new();
+        while !log.contains(" ended: ") {
+            log += &server.line();
+            log += "\n";
+        }
+        assert!(log.contains("received corrupt message"), "{mixin}: {log}");
+        assert!(log.contains("ended: the peer sent what cannot be read"), "{mixin}: {log}");
+    }
+}
+
+#[test]
 fn both_directions_flow_at_once() {
     let dialog = Dialog { serve: &[], ..DIALOG };
     let (_server, address) = dialog.serve(ECHO, "127.0.0.1:0", &[]);
