@@ -5,10 +5,8 @@
 use std::env;
 use std::io::Write;
 
-use socketserver::mixin::Refused;
-use socketserver::{
-    HandlerResult, Pool, PoolTcpServer, ServerHooks, StreamRequest, WhenFull, stream_fn,
-};
+use socketserver::mixin::{Refused, WhenFull};
+use socketserver::{HandlerResult, Pool, PoolTcpServer, ServerHooks, StreamRequest, stream_fn};
 
 struct SayBusy;
 

@@ -9,9 +9,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::{env, time::Duration};
 
 use socketserver::mixin::Mixin;
-use socketserver::outgoing::HalfClose;
-use socketserver::{Builder, Forking, Green, Pool, Tcp, Threading};
-use socketserver::{HandlerResult, StreamRequest, connect, join, stream_fn};
+use socketserver::outgoing::{HalfClose, connect};
+use socketserver::transport::Tcp;
+use socketserver::{Builder, Forking, Green, Pool, Threading};
+use socketserver::{HandlerResult, StreamRequest, join, stream_fn};
 
 fn relay(request: &mut StreamRequest) -> HandlerResult {
     request.deadline_in(Duration::from_secs(30));

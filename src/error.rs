@@ -279,7 +279,7 @@ impl Stopping {
 
 /// An error with which [`wrap_request`](crate::ServerHooks::wrap_request) turns a client away, as
 /// [`verify_request`](crate::ServerHooks::verify_request) does with `false`. The request ends as
-/// [`Rejected`](crate::CloseReason::Rejected), and nothing is reported.
+/// [`Rejected`](crate::monitor::CloseReason::Rejected), and nothing is reported.
 ///
 /// Use it where [`verify_request`](crate::ServerHooks::verify_request) is too early: a [proxy](crate::proxy_protocol)
 /// names the client only after that hook.

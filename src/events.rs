@@ -24,8 +24,8 @@ pub use request_times::RequestTimes;
 /// Something that has happened in a server, for an [observer](crate::Builder::observer). It prints as one line.
 ///
 /// ```
-/// use socketserver::{ServerEvent, UdpServer, datagram_fn};
-/// use socketserver::monitor::Console;
+/// use socketserver::monitor::{Console, ServerEvent};
+/// use socketserver::{UdpServer, datagram_fn};
 ///
 /// # fn main() -> socketserver::Result<()> {
 /// // A log that never waits: an observer that waits holds the server up.

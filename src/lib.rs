@@ -141,7 +141,7 @@
 //!   below](#too-many-clients) says what happens to clients beyond a limit.
 //! - **Stopping**: [`Server::run`] returns after a signal or after `shutdown()`, and closes with a grace period
 //!   ([`Limits::drain`]). An idle client is ended at once; a client in the middle of a line can hold the stop for the
-//!   whole grace period. [`ShutdownHandle`] stops a server from anywhere; [`DrainReport`] says what was still open.
+//!   whole grace period. [`ShutdownHandle`] stops a server from anywhere; [`DrainReport`](monitor::DrainReport) says what was still open.
 //!   Behind a balancer, [`Limits::lame_duck`] goes on serving for a while as a server that is not
 //!   [ready](ServerContext::is_ready).
 //! - **A service manager**: [`Server::run`] tells systemd of readiness, reloads and the end, and answers its watchdog;
@@ -150,7 +150,7 @@
 //!   ([`ServerHooks::handle_error`]). A process that runs out of descriptors turns clients away, waits a little and
 //!   goes on. [`Fatal`] ends the server.
 //! - **Observation**: an observer ([`Builder::observer`]) is told when each request starts and ends, and why it ended
-//!   ([`CloseReason`]), by whose fault, and where its time has gone. [`ServerContext`] has the counts, the list of live
+//!   ([`CloseReason`](monitor::CloseReason)), by whose fault, and where its time has gone. [`ServerContext`] has the counts, the list of live
 //!   requests, and the server in numbers ([`figures`](ServerContext::figures)), can end a request, and changes a limit by
 //!   its name: all that a control socket needs (the example `control`). With the feature `metrics` one line,
 //!   `.metrics("name")`, tells all of it to a collector such as Prometheus (`examples/metrics`); with `tracing` another,
@@ -159,7 +159,7 @@
 //!   network ([`proxy_protocol`]).
 //! - **Sending from elsewhere**: an [`Outbox`] takes lines for a connection from any thread, and no slow
 //!   client delays another.
-//! - **Talking to others**: [`connect`] gives a connection to another server that waits as a request does; [`join`] does two
+//! - **Talking to others**: [`connect`](outgoing::connect) gives a connection to another server that waits as a request does; [`join`] does two
 //!   things at once; [`StreamRequest::split`] gives the two directions of a connection. A relay is one handler of some forty
 //!   lines (`examples/relay.rs`). A [`DatagramSender`](request::DatagramSender) answers later, or somebody else. [`sleep`] and
 //!   [`offload`] keep no other request waiting, under every mixin.
@@ -185,7 +185,7 @@
 //! # Modules
 //!
 //! Servers and handlers need the names on this page. The modules have the rest: [`request`], [`handler`], [`hooks`],
-//! [`monitor`], [`outgoing`] and [`command`] for details; [`proxy_protocol`], [`handover`] and [`systemd`] for the server's surroundings;
+//! [`monitor`] and [`outgoing`] for details; [`proxy_protocol`], [`handover`] and [`systemd`] for the server's surroundings;
 //! and [`transport`], [`mixin`] and [`park`] for authors of custom transports, mixins and parkers.
 //!
 //! # Further reading
@@ -249,27 +249,24 @@ pub use address::Address;
 #[doc(alias = "SystemExit")]
 pub use error::Fatal;
 pub use error::{Error, HandlerError, HandlerResult, Result};
-pub use events::{CloseReason, ServerEvent};
 #[doc(inline)]
-pub use handler::{
-    DatagramRequestHandler, MakeHandler, StreamRequestHandler, datagram_fn, stream_fn,
-};
+pub use handler::{DatagramRequestHandler, StreamRequestHandler, datagram_fn, stream_fn};
 pub use limits::{Limits, Rate};
 #[doc(inline)]
 #[cfg(has_green)]
 pub use mixin::Green;
-pub use mixin::{Forking, Inline, Pool, Threading, WhenFull};
-pub use outgoing::connect;
+pub use mixin::{Forking, Inline, Pool, Threading};
 #[doc(inline)]
 pub use request::{DatagramRequest, Outbox, StreamRequest};
-pub use server::{
-    BackgroundServer, BaseServer, Builder, DrainReport, Server, ServerHooks, run_all,
-};
+pub use server::{BackgroundServer, BaseServer, Builder, Server, ServerHooks, run_all};
 pub use server_context::ServerContext;
 pub use shutdown::ShutdownHandle;
 #[doc(inline)]
-pub use transport::{SocketOptions, Tcp, Udp, UnixDatagram, UnixStream};
+pub use transport::SocketOptions;
 pub use wait::{join, offload, sleep};
+
+// Programs name a server by its alias. The names of the transports are in their module.
+use transport::{Tcp, Udp, UnixDatagram, UnixStream};
 
 /// The arguments of [`ServerHooks`]: a request that has arrived, a request that failed, an accept that failed.
 pub mod hooks {
@@ -278,20 +275,22 @@ pub mod hooks {
     pub use crate::server::{AcceptFailure, Failure, Incoming, Phase};
 }
 
-/// Watching a server: its live requests and counts ([`ServerContext`]), the limits that were reached, and
-/// [`Console`](monitor::Console), which prints without waiting for a reader.
+/// Watching a server: the [events](monitor::ServerEvent) that an observer is told and the
+/// [reason](monitor::CloseReason) of each request's end, the live requests and counts ([`ServerContext`]), the limits that
+/// were reached, the [report](monitor::DrainReport) of a close, and [`Console`](monitor::Console), which prints without
+/// waiting for a reader.
 pub mod monitor {
     pub use crate::console::Console;
-    pub use crate::events::{Counts, Limit, RequestTimes};
+    pub use crate::events::{CloseReason, Counts, Limit, RequestTimes, ServerEvent};
     pub use crate::figures::{Figures, Fill};
     pub use crate::limits::LimitError;
     pub use crate::live::{Activity, Cut, LiveRequest};
     pub use crate::run_phase::RunPhase;
-    pub use crate::server::AcceptOutcome;
     #[cfg(feature = "tracing")]
     pub use crate::server::trace_panics;
     #[cfg(feature = "metrics")]
     pub use crate::server::update_metrics;
+    pub use crate::server::{AcceptOutcome, DrainReport};
 }
 
 /// Restarts that lose no client: a server hands its listening sockets to the next process.
@@ -357,11 +356,6 @@ pub mod monitor {
 /// listens to the new one alone, and the end of the old one is not the end of the service.
 pub mod handover {
     pub use crate::server::Handover;
-}
-
-/// For handlers that start other programs: what a child process inherits.
-pub mod command {
-    pub use crate::server::{inherit_only_stdio, restore_limits};
 }
 
 /// Long documents, kept beside the code and compiled with it.

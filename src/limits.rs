@@ -30,9 +30,9 @@ pub use by_name::LimitError;
 /// An observer is told of each limit that is reached:
 ///
 /// - `live`, `per_peer`, `accept_rate`, `peer_rate` and `handshakes` hold requests back or refuse them. They are reported as
-///   [`LimitReached`](crate::ServerEvent::LimitReached).
+///   [`LimitReached`](crate::monitor::ServerEvent::LimitReached).
 /// - `line_bytes`, `idle`, `read`, `write`, `request`, `handshake`, `proxy_header`, `drain` and `first_read` end a request. They are
-///   the [`CloseReason`](crate::CloseReason) of its end.
+///   the [`CloseReason`](crate::monitor::CloseReason) of its end.
 /// - Exceeding `outbox_bytes` makes the send fail.
 /// - `lame_duck` is a [phase](crate::monitor::RunPhase).
 /// - `linger` and `linger_bytes` are not reported: the request has already ended.

@@ -67,7 +67,7 @@
 //! | blocks the thread | waits as a request does |
 //! |---|---|
 //! | `std::thread::sleep` | [`sleep`] |
-//! | `TcpStream::connect`, a look-up of a name | [`connect`](crate::connect) |
+//! | `TcpStream::connect`, a look-up of a name | [`connect`](crate::outgoing::connect) |
 //! | a file, a database, a program's end, a long computation | [`offload`], or a thread of its own |
 //! | `std::thread::scope`, a thread's `join` | [`join`](crate::join) |
 //! | a `Condvar`, a channel's `recv` | [`Event::wait`], beside the state that it tells of; for messages to a client an [`Outbox`](crate::Outbox); for a stop the [`StopToken`](crate::request::StopToken) |

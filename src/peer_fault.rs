@@ -58,7 +58,7 @@ pub(crate) trait Owned: StdError + 'static {
 /// ```
 ///
 /// A request that fails with a `PeerFault` is not reported on stderr. It ends as
-/// [`Disconnected`](crate::CloseReason::Disconnected) or [`Garbled`](crate::CloseReason::Garbled).
+/// [`Disconnected`](crate::monitor::CloseReason::Disconnected) or [`Garbled`](crate::monitor::CloseReason::Garbled).
 #[derive(Debug)]
 pub struct PeerFault {
     owner: RequestId,

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 /// How far a server is on its way from its bind to its end, for the hook
 /// [`run_phase`](crate::ServerHooks::run_phase), for observers
-/// ([`PhaseReached`](crate::ServerEvent::PhaseReached)) and for [`ServerContext::run_phase`](crate::ServerContext::run_phase).
+/// ([`PhaseReached`](crate::monitor::ServerEvent::PhaseReached)) and for [`ServerContext::run_phase`](crate::ServerContext::run_phase).
 ///
 /// | phase | new clients | lasts, at most | its own hook and event |
 /// |---|---|---|---|
 /// | `Bound` | wait in the accept queue | until a run begins | [`server_activated`](crate::ServerHooks::server_activated) |
-/// | `Ready` | are served | until a stop | [`ready`](crate::ServerHooks::ready), [`Ready`](crate::ServerEvent::Ready) |
-/// | `LameDuck` | are served | [`Limits::lame_duck`](field@crate::Limits::lame_duck) | [`stopping`](crate::ServerHooks::stopping), [`Stopping`](crate::ServerEvent::Stopping) |
+/// | `Ready` | are served | until a stop | [`ready`](crate::ServerHooks::ready), [`Ready`](crate::monitor::ServerEvent::Ready) |
+/// | `LameDuck` | are served | [`Limits::lame_duck`](field@crate::Limits::lame_duck) | [`stopping`](crate::ServerHooks::stopping), [`Stopping`](crate::monitor::ServerEvent::Stopping) |
 /// | `Closed` | are refused; those in the accept queue are served | a moment | |
 /// | `Draining` | are refused | [`Limits::drain`](field@crate::Limits::drain) | |
 /// | `Forced` | are refused | 75 ms | |

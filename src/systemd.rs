@@ -48,7 +48,7 @@
 //!
 //! The variables stay in the environment of this process, because removing one would be a race with other threads.
 //! Programs that handlers start do not get them if their commands pass through
-//! [`inherit_only_stdio`](crate::command::inherit_only_stdio) or [`restore_limits`](crate::command::restore_limits).
+//! [`inherit_only_stdio`](crate::handler::inherit_only_stdio) or [`restore_limits`](crate::handler::restore_limits).
 //! The descriptors are closed in every started program.
 //!
 //! # What `run` tells

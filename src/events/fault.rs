@@ -46,7 +46,7 @@ impl CloseReason {
     /// event `RequestEnded` says which limit it was, and why the request was refused.
     ///
     /// ```
-    /// use socketserver::CloseReason;
+    /// use socketserver::monitor::CloseReason;
     /// use socketserver::hooks::Fault;
     ///
     /// assert_eq!(CloseReason::Garbled.fault(), Some(Fault::Peer));

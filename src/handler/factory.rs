@@ -17,7 +17,8 @@ use crate::request::{DatagramRequest, StreamRequest};
 ///
 /// ```
 /// use std::io::Write;
-/// use socketserver::{MakeHandler, StreamRequest, TcpServer, stream_fn};
+/// use socketserver::handler::MakeHandler;
+/// use socketserver::{StreamRequest, TcpServer, stream_fn};
 ///
 /// fn greeter(name: String) -> impl MakeHandler<StreamRequest> {
 ///     stream_fn(move |request| Ok(request.write_all(name.as_bytes())?))

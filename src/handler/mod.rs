@@ -3,8 +3,11 @@
 //!
 //! A server calls [`BaseRequestHandler`], which every handler of the first two kinds implements. Implement it directly
 //! only for a custom request type, which only a custom [transport](crate::transport) has.
+//!
+//! A handler that starts another program passes its command through [`restore_limits`] and [`inherit_only_stdio`].
 
 mod factory;
+mod spawned_programs;
 
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ use crate::request::{DatagramRequest, StreamRequest};
 pub use factory::MakeHandler;
 pub(crate) use factory::boxed;
 pub use factory::{DatagramFn, StreamFn, datagram_fn, stream_fn};
+pub use spawned_programs::{inherit_only_stdio, restore_limits};
 
 /// Serves one connection: Python's `StreamRequestHandler`.
 ///

@@ -16,7 +16,8 @@ use crate::gate::Gate;
 /// have to wait behind a long one. Nothing grows with the number of requests served.
 ///
 /// ```
-/// use socketserver::{Threading, WhenFull};
+/// use socketserver::mixin::WhenFull;
+/// use socketserver::Threading;
 ///
 /// let mixin = Threading::new().max_threads(200).when_full(WhenFull::Refuse).stack_size(256 * 1024);
 /// # let _ = mixin;

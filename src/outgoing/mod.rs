@@ -6,7 +6,8 @@
 //! ```no_run
 //! use std::io::{BufRead, BufReader, Write};
 //! use std::time::Duration;
-//! use socketserver::{HandlerResult, StreamRequest, ThreadingTcpServer, connect, stream_fn};
+//! use socketserver::outgoing::connect;
+//! use socketserver::{HandlerResult, StreamRequest, ThreadingTcpServer, stream_fn};
 //!
 //! /// Answers each line with what another server answers to it.
 //! fn ask(request: &mut StreamRequest) -> HandlerResult {
@@ -64,7 +65,7 @@ pub use stream::{OutgoingInput, OutgoingOutput, OutgoingStream};
 /// ```
 /// use std::io::Read;
 /// use std::time::Duration;
-/// use socketserver::connect;
+/// use socketserver::outgoing::connect;
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;

@@ -21,7 +21,7 @@ use crate::socket_io::{RecvTimeout, SocketIo};
 use crate::sys::RecvBuf;
 use crate::write_stall::{SendTimeout, earlier};
 
-/// A connection to another server, by [`connect`](crate::connect).
+/// A connection to another server, by [`connect`](crate::outgoing::connect).
 ///
 /// It reads and writes as a socket in blocking mode, on a thread and in a coroutine alike, and everything that takes a
 /// [`Read`] and a [`Write`] works over it: `BufReader`, rustls' `StreamOwned`, a protocol's client. It has no buffer: for

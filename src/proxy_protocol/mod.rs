@@ -64,7 +64,7 @@
 //! | [`StreamRequest::proxy`](crate::StreamRequest::proxy) | the proxy's address, the header and its TLVs |
 //! | `local_address()` | as before: this server's own end. The address that the client has connected to is [`Proxied::destination`] |
 //! | [`Limits::per_peer`](field@crate::Limits::per_peer), [`peer_rate`](field@crate::Limits::peer_rate) | count the true address when it is known, and never the proxy's |
-//! | [`ServerEvent::ClientKnown`](crate::ServerEvent::ClientKnown) | is sent when the address is known; `RequestEnded` has both |
+//! | [`ServerEvent::ClientKnown`](crate::monitor::ServerEvent::ClientKnown) | is sent when the address is known; `RequestEnded` has both |
 //!
 //! A header without an address keeps the proxy's: `LOCAL` (a health check of version 2; see [`Header::is_local`]) and
 //! `UNKNOWN` (a health check of version 1, or a client that the proxy cannot describe). So does a header that names the
@@ -92,9 +92,9 @@
 //! # Faults
 //!
 //! A header that is wrong, cut short, late or missing is the peer's fault. Nothing is printed, the request ends as
-//! [`BadProxyHeader`](crate::CloseReason::BadProxyHeader), and the hook
+//! [`BadProxyHeader`](crate::monitor::CloseReason::BadProxyHeader), and the hook
 //! [`handle_error`](crate::ServerHooks::handle_error) gets the cause. A connection from elsewhere ends as
-//! [`Rejected`](crate::CloseReason::Rejected). Both are closed at once. If all connections end like this, the proxy
+//! [`Rejected`](crate::monitor::CloseReason::Rejected). Both are closed at once. If all connections end like this, the proxy
 //! sends no header, or its address is not in the list.
 //!
 //! Under [`Inline`](crate::Inline) the loop reads the header, and a proxy that is silent keeps all other clients waiting

@@ -130,7 +130,7 @@ impl DatagramRequest {
     /// Sends one datagram back to the sender, at once or with others of the same batch. The datagram may be empty.
     /// Returns false if the sender has no address: a Unix socket without a name, or with a relative path, which is
     /// relative to the sender's folder. If the sender's address is forged, the reply attacks a third party: see
-    /// [`Udp`](crate::Udp) and [`UnixDatagram`](crate::UnixDatagram).
+    /// [`Udp`](crate::transport::Udp) and [`UnixDatagram`](crate::transport::UnixDatagram).
     ///
     /// # Errors
     ///

@@ -40,7 +40,7 @@ pub trait LastingReply: Send + Sync {
 /// waits for requests, and not for senders. So a handler that has to answer before the end must not return before it
 /// has answered. Under [`Forking`](crate::Forking) a sender lives as long as its child, which ends with its request.
 ///
-/// Addresses of clients may be forged: see [`Udp`](crate::Udp) and [`UnixDatagram`](crate::UnixDatagram).
+/// Addresses of clients may be forged: see [`Udp`](crate::transport::Udp) and [`UnixDatagram`](crate::transport::UnixDatagram).
 ///
 /// ```
 /// use std::thread;

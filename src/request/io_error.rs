@@ -79,7 +79,7 @@ impl BoundedIo {
 /// Errors of the peer that only its protocol shows.
 impl StreamRequest {
     /// An error that says: the peer has sent bytes that its protocol does not allow. A request that fails with it ends
-    /// as [`Garbled`](crate::CloseReason::Garbled), which is the peer's fault and is not printed.
+    /// as [`Garbled`](crate::monitor::CloseReason::Garbled), which is the peer's fault and is not printed.
     ///
     /// ```
     /// use socketserver::{HandlerResult, StreamRequest};
@@ -100,7 +100,7 @@ impl StreamRequest {
 
     /// An error that says: the peer has ended its input in the middle of a message.
     /// ([`read_exact`](io::Read::read_exact) gives the same.) A request that fails with it ends as
-    /// [`Disconnected`](crate::CloseReason::Disconnected).
+    /// [`Disconnected`](crate::monitor::CloseReason::Disconnected).
     #[must_use]
     pub fn ended_early(&self) -> io::Error {
         PeerFault::ended_early(self.io.ticket.entry().owner())

@@ -50,8 +50,8 @@ impl StreamRequest {
     /// ```
     /// use std::io::{Read, Write};
     /// use std::time::Duration;
-    /// use socketserver::outgoing::HalfClose;
-    /// use socketserver::{HandlerResult, StreamRequest, connect, join, stream_fn};
+    /// use socketserver::outgoing::{connect, HalfClose};
+    /// use socketserver::{HandlerResult, StreamRequest, join, stream_fn};
     ///
     /// /// Passes everything on, in both directions, each with its end.
     /// fn forward(request: &mut StreamRequest) -> HandlerResult {

@@ -138,7 +138,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// ```
     /// use std::sync::Arc;
     /// use std::sync::atomic::{AtomicU64, Ordering};
-    /// use socketserver::{stream_fn, ServerEvent, ThreadingTcpServer};
+    /// use socketserver::monitor::ServerEvent;
+    /// use socketserver::{stream_fn, ThreadingTcpServer};
     ///
     /// # fn main() -> socketserver::Result<()> {
     /// let bytes = Arc::new(AtomicU64::new(0));

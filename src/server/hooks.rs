@@ -79,7 +79,7 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// `handle_request`), in the thread of the loop and before anything is served: the place to tell a service
     /// registry. ([`run`](crate::Server::run) tells a service manager by itself: see [`systemd`](crate::systemd).) It also runs if an earlier `shutdown` ends that run at once. Under `run`, signals are already handled
     /// then, so the service manager can stop the program in order. An observer gets
-    /// [`ServerEvent::Ready`](crate::ServerEvent::Ready).
+    /// [`ServerEvent::Ready`](crate::monitor::ServerEvent::Ready).
     ///
     /// ```
     /// use socketserver::{ServerContext, ServerHooks, StreamRequest};
@@ -99,7 +99,7 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// Runs once, when the server begins to close, in the thread that closes it; under `run`, as soon as a signal has
     /// come. New clients are still accepted and the grace period has not begun: both go on until this hook has
     /// returned, and then for [`Limits::lame_duck`](crate::Limits::lame_duck). An observer gets
-    /// [`ServerEvent::Stopping`](crate::ServerEvent::Stopping).
+    /// [`ServerEvent::Stopping`](crate::monitor::ServerEvent::Stopping).
     ///
     /// A close means [`server_close`](crate::Server::server_close), which `run`, `run_all` and
     /// [`BackgroundServer`](crate::BackgroundServer) call by themselves. A server that is only dropped does not call

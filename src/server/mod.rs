@@ -45,7 +45,6 @@ mod served_by_thread;
 mod server_permit;
 #[cfg_attr(not(feature = "tracing"), path = "no_spans.rs")]
 mod spans;
-mod spawned_programs;
 mod tell;
 mod worker_accept;
 
@@ -82,7 +81,6 @@ pub use metrics::update_metrics;
 pub use run::run_all;
 #[cfg(feature = "tracing")]
 pub use spans::trace_panics;
-pub use spawned_programs::{inherit_only_stdio, restore_limits};
 
 use accept::{AcceptLoop, Timing};
 use drain_backlog::Backlog;

@@ -61,7 +61,7 @@ impl StreamRequest {
     /// Those of the handshake. They are the peer's fault ([`PeerFault`](crate::request::PeerFault)), unless the
     /// machine has no randomness. `TimedOut` after [`Limits::handshake`](crate::Limits::handshake). If the handshake
     /// had to make room for others ([`Limits::handshakes`](field@crate::Limits::handshakes)), the error ends the
-    /// request as [`Refused`](crate::CloseReason::Refused), and is not reported. After an error the connection is
+    /// request as [`Refused`](crate::monitor::CloseReason::Refused), and is not reported. After an error the connection is
     /// gone.
     ///
     /// ```

@@ -34,13 +34,13 @@ use crate::sys;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SocketKind {
-    /// A listening socket of TCP: [`Tcp`](crate::Tcp).
+    /// A listening socket of TCP: [`Tcp`](crate::transport::Tcp).
     TcpListener,
-    /// A socket of UDP: [`Udp`](crate::Udp).
+    /// A socket of UDP: [`Udp`](crate::transport::Udp).
     UdpSocket,
-    /// A listening Unix stream socket: [`UnixStream`](crate::UnixStream).
+    /// A listening Unix stream socket: [`UnixStream`](crate::transport::UnixStream).
     UnixListener,
-    /// A Unix datagram socket: [`UnixDatagram`](crate::UnixDatagram).
+    /// A Unix datagram socket: [`UnixDatagram`](crate::transport::UnixDatagram).
     UnixDatagram,
     /// A connection and no listener: from a unit with `Accept=yes`.
     Connection,

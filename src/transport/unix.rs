@@ -72,7 +72,7 @@ pub struct UnixStream {
 /// over connections ([`UnixStream`]), or send only replies that harm no receiver.
 ///
 /// A reply to a sender that does not read is lost, and its request ends as
-/// [`Disconnected`](crate::CloseReason::Disconnected), without a report. A sender that has connected its socket to the
+/// [`Disconnected`](crate::monitor::CloseReason::Disconnected), without a report. A sender that has connected its socket to the
 /// server's can do more harm, because the kernel exempts it from the limit of its queue. If it never reads, its replies
 /// fill the whole send buffer of the server (some 390 of one byte, with Linux's usual 212,992 bytes), and no client gets a
 /// reply until it leaves. Serve clients that cannot be trusted by [`UnixStream`], or put the socket into a directory that

@@ -92,7 +92,8 @@ impl Error for RetiredUnwind {}
 /// use std::io::Write;
 /// use std::time::Duration;
 /// use socketserver::park::shield;
-/// use socketserver::{HandlerResult, StreamRequest, connect, stream_fn};
+/// use socketserver::outgoing::connect;
+/// use socketserver::{HandlerResult, StreamRequest, stream_fn};
 ///
 /// fn handle(request: &mut StreamRequest) -> HandlerResult {
 ///     let mut store = connect("127.0.0.1:6379", Duration::from_secs(1))?;

@@ -8,10 +8,9 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use socketserver::outgoing::connect;
 use socketserver::park::Cancelled;
-use socketserver::{
-    Green, HandlerResult, Limits, StreamRequest, TcpServer, connect, sleep, stream_fn,
-};
+use socketserver::{Green, HandlerResult, Limits, StreamRequest, TcpServer, sleep, stream_fn};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 

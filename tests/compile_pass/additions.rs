@@ -12,16 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socketserver::hooks::{Fault, Phase};
-use socketserver::mixin::{Job, Mixin, Refused};
-use socketserver::monitor::{Activity, Counts, Cut, Limit, LiveRequest};
+use socketserver::mixin::{Job, Mixin, Refused, WhenFull};
+use socketserver::monitor::{Activity, CloseReason, Counts, Cut, DrainReport, Limit, LiveRequest, ServerEvent};
 use socketserver::park::{Interest, Parker, Slot, Waiting};
 use socketserver::request::{Credentials, Deadline, OutboxError, Request, Timeout};
 use socketserver::transport::{AcceptAction, BeforeBind, CloseWhen, Transport};
-use socketserver::{
-    Address, Builder, CloseReason, DatagramRequest, DatagramRequestHandler, DrainReport,
-    HandlerResult, Limits, Rate, ServerEvent, ServerHooks, SocketOptions, StreamRequest,
-    StreamRequestHandler, TcpServer, WhenFull,
-};
+use socketserver::{Address, Builder, DatagramRequest, DatagramRequestHandler, HandlerResult, Limits, Rate, ServerHooks, SocketOptions, StreamRequest, StreamRequestHandler, TcpServer};
 
 /// All limits, by their setters.
 fn limits() -> Limits {

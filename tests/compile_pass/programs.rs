@@ -5,12 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use socketserver::{
-    BaseServer, DatagramRequest, DatagramRequestHandler, HandlerResult, Limits, Pool, PoolTcpServer,
-    StreamRequest, StreamRequestHandler, TcpServer, Threading, ThreadingTcpServer,
-    ThreadingUnixDatagramServer, UdpServer, UnixStreamServer, WhenFull, datagram_fn, run_all,
-    stream_fn,
-};
+use socketserver::mixin::WhenFull;
+use socketserver::{BaseServer, DatagramRequest, DatagramRequestHandler, HandlerResult, Limits, Pool, PoolTcpServer, StreamRequest, StreamRequestHandler, TcpServer, Threading, ThreadingTcpServer, ThreadingUnixDatagramServer, UdpServer, UnixStreamServer, datagram_fn, run_all, stream_fn};
 
 struct Echo;
 

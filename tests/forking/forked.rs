@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use socketserver::mixin::{Gate, Job, Mixin};
 use socketserver::park::Event;
-use socketserver::transport::Bind;
+use socketserver::transport::{Bind, Tcp, UnixStream};
 use socketserver::{
-    Builder, Forking, HandlerResult, Inline, Limits, Pool, SocketOptions, StreamRequest, Tcp,
-    Threading, UdpServer, UnixStream, datagram_fn, stream_fn,
+    Builder, Forking, HandlerResult, Inline, Limits, Pool, SocketOptions, StreamRequest, Threading,
+    UdpServer, datagram_fn, stream_fn,
 };
 
 use test_support::{receive, udp_client};

@@ -4,11 +4,10 @@ use std::io::Write;
 
 use socketserver::hooks::Incoming;
 use socketserver::mixin::Refused;
-use socketserver::monitor::Activity;
+use socketserver::monitor::{Activity, ServerEvent};
 use socketserver::request::Request;
 use socketserver::{
-    DatagramRequest, HandlerError, HandlerResult, ServerContext, ServerEvent, ServerHooks,
-    StreamRequest,
+    DatagramRequest, HandlerError, HandlerResult, ServerContext, ServerHooks, StreamRequest,
 };
 
 use crate::system;

@@ -9,11 +9,12 @@ use std::time::Duration;
 use socketserver::proxy_protocol::ProxyProtocol;
 #[cfg(feature = "tls")]
 use socketserver::tls::Tls;
-use socketserver::transport::{BeforeBind, Bind, BindAddress, Ticket, Transport};
+use socketserver::transport::{
+    BeforeBind, Bind, BindAddress, Tcp, Ticket, Transport, Udp, UnixDatagram, UnixStream,
+};
 use socketserver::{
-    Address, BaseServer, Builder, Forking, Limits, SocketOptions, StreamRequest, Tcp, TcpServer,
-    Udp, UdpServer, UnixDatagram, UnixDatagramServer, UnixStream, UnixStreamServer, datagram_fn,
-    stream_fn,
+    Address, BaseServer, Builder, Forking, Limits, SocketOptions, StreamRequest, TcpServer,
+    UdpServer, UnixDatagramServer, UnixStreamServer, datagram_fn, stream_fn,
 };
 
 use crate::forked;
@@ -86,7 +87,7 @@ fn traced<T: Transport>(builder: Builder<T, Forking>) -> Builder<T, Forking> {
 fn serve<T: Bind>(
     address: &str,
     options: &[String],
-    handler: impl socketserver::MakeHandler<T::Request>,
+    handler: impl socketserver::handler::MakeHandler<T::Request>,
     prepare: impl FnOnce(Builder<T, Forking>) -> Builder<T, Forking>,
 ) -> socketserver::Result<()>
 where

@@ -12,11 +12,11 @@ use std::thread;
 
 use socketserver::hooks::{Failure, Incoming, Panicked, Phase};
 use socketserver::mixin::{Mixin, Refused};
-use socketserver::transport::{BeforeBind, Bind, Ticket, Transport};
+use socketserver::monitor::{CloseReason, ServerEvent};
+use socketserver::transport::{BeforeBind, Bind, Tcp, Ticket, Transport};
 use socketserver::{
-    Address, BackgroundServer, Builder, CloseReason, Fatal, HandlerError, HandlerResult, Inline,
-    Limits, Pool, Server, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, Threading,
-    ThreadingTcpServer, stream_fn,
+    Address, BackgroundServer, Builder, Fatal, HandlerError, HandlerResult, Inline, Limits, Pool,
+    Server, ServerHooks, SocketOptions, StreamRequest, Threading, ThreadingTcpServer, stream_fn,
 };
 
 use crate::handlers::held;

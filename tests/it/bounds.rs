@@ -9,8 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::request::{Deadline, Request, Stream, TimedOut, Timeout};
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, Builder, HandlerResult, Limits, ServerHooks, StreamRequest, Tcp, Threading,
+    BackgroundServer, Builder, HandlerResult, Limits, ServerHooks, StreamRequest, Threading,
     stream_fn,
 };
 

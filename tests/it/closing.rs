@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use socketserver::hooks::{AcceptFailure, Failure, Incoming};
 use socketserver::mixin::{Mixin, Refused};
-use socketserver::transport::{Bind, CloseWhen, Transport};
+use socketserver::monitor::ServerEvent;
+use socketserver::transport::{Bind, CloseWhen, Tcp, Transport, Udp};
 use socketserver::{
     Address, BackgroundServer, BaseServer, Builder, DatagramRequest, HandlerError, HandlerResult,
-    Inline, Limits, Pool, Server, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp,
-    TcpServer, Threading, ThreadingUdpServer, Udp, datagram_fn, run_all, stream_fn,
+    Inline, Limits, Pool, Server, ServerHooks, SocketOptions, StreamRequest, TcpServer, Threading,
+    ThreadingUdpServer, datagram_fn, run_all, stream_fn,
 };
 
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};

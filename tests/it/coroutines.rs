@@ -16,9 +16,10 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 use socketserver::mixin::{Job, Mixin};
 use socketserver::park::{Interest, Parker, Slot, Waiting, flush, install, offload, sleep};
 use socketserver::request::{TimedOut, Timeout};
+use socketserver::transport::{Tcp, Udp, UnixStream};
 use socketserver::{
     Builder, HandlerResult, Inline, Limits, Result, Server, ServerHooks, StreamRequest,
-    StreamRequestHandler, Tcp, Udp, UnixStream, stream_fn,
+    StreamRequestHandler, stream_fn,
 };
 
 use crate::handlers::{Diary, Echo};

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use socketserver::mixin::Mixin;
 use socketserver::monitor::Activity;
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, HandlerResult, Inline, Limits, Pool, StreamRequest, Tcp, TcpServer,
-    Threading, ThreadingTcpServer, stream_fn,
+    BackgroundServer, HandlerResult, Inline, Limits, Pool, StreamRequest, TcpServer, Threading,
+    ThreadingTcpServer, stream_fn,
 };
 
 use crate::handlers::announced;

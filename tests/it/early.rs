@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use socketserver::hooks::Failure;
 use socketserver::mixin::{Mixin, Refused};
+use socketserver::transport::Tcp;
 use socketserver::{
-    Builder, HandlerResult, Inline, Limits, ServerHooks, StreamRequest, Tcp, Threading, stream_fn,
+    Builder, HandlerResult, Inline, Limits, ServerHooks, StreamRequest, Threading, stream_fn,
 };
 
 use crate::handlers::{Held, held};

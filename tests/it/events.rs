@@ -10,12 +10,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::hooks::{Failure, Incoming};
-use socketserver::mixin::{Job, Mixin, Refused};
-use socketserver::monitor::{Activity, Counts};
+use socketserver::mixin::{Job, Mixin, Refused, WhenFull};
+use socketserver::monitor::{Activity, CloseReason, Counts, ServerEvent};
+use socketserver::transport::{Tcp, Udp};
 use socketserver::{
-    BackgroundServer, Builder, CloseReason, Fatal, HandlerError, HandlerResult, Inline, Limits,
-    Pool, ServerEvent, ServerHooks, StreamRequest, StreamRequestHandler, Tcp, TcpServer, Threading,
-    ThreadingTcpServer, Udp, WhenFull, stream_fn,
+    BackgroundServer, Builder, Fatal, HandlerError, HandlerResult, Inline, Limits, Pool,
+    ServerHooks, StreamRequest, StreamRequestHandler, TcpServer, Threading, ThreadingTcpServer,
+    stream_fn,
 };
 
 use crate::handlers::{Echo, Held, held};

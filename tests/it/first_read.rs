@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::handler::MakeHandler;
 use socketserver::mixin::Mixin;
-use socketserver::transport::{Bind, Transport};
+use socketserver::monitor::{CloseReason, DrainReport, ServerEvent};
+use socketserver::transport::{Bind, Tcp, Transport, UnixStream};
 use socketserver::{
-    BackgroundServer, Builder, CloseReason, DrainReport, HandlerError, HandlerResult, Inline,
-    Limits, MakeHandler, Pool, ServerEvent, ServerHooks, StreamRequest, Tcp, TcpServer, Threading,
-    UnixStream, stream_fn,
+    BackgroundServer, Builder, HandlerError, HandlerResult, Inline, Limits, Pool, ServerHooks,
+    StreamRequest, TcpServer, Threading, stream_fn,
 };
 
 use crate::support::{

@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use socketserver::command::{inherit_only_stdio, restore_limits};
+use socketserver::handler::{inherit_only_stdio, restore_limits};
 use socketserver::{HandlerResult, StreamRequest, ThreadingTcpServer, stream_fn};
 
 use crate::support::system::{descriptor_limits, set_descriptor_limits};

@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use socketserver::mixin::{Mixin, Refused};
+use socketserver::monitor::{CloseReason, ServerEvent};
 use socketserver::request::OutboxError;
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, Builder, CloseReason, HandlerResult, Inline, Limits, Outbox, Pool,
-    ServerEvent, ServerHooks, SocketOptions, StreamRequest, StreamRequestHandler, Tcp, Threading,
+    BackgroundServer, Builder, HandlerResult, Inline, Limits, Outbox, Pool, ServerHooks,
+    SocketOptions, StreamRequest, StreamRequestHandler, Threading,
 };
 
 use crate::handlers::{Diary, held};

@@ -3,7 +3,7 @@
 /// In an `impl Transport` with a field `inner: Tcp`: how it binds, listens, makes requests and closes.
 macro_rules! leave_to_tcp {
     () => {
-        type Raw = <::socketserver::Tcp as ::socketserver::transport::Transport>::Raw;
+        type Raw = <::socketserver::transport::Tcp as ::socketserver::transport::Transport>::Raw;
         type Request = ::socketserver::StreamRequest;
 
         fn server_bind(
@@ -43,7 +43,9 @@ macro_rules! leave_connections_to_tcp {
         }
 
         fn connection(raw: &Self::Raw) -> Option<::std::sync::Arc<::std::os::fd::OwnedFd>> {
-            <::socketserver::Tcp as ::socketserver::transport::Transport>::connection(raw)
+            <::socketserver::transport::Tcp as ::socketserver::transport::Transport>::connection(
+                raw,
+            )
         }
     };
 }

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use socketserver::mixin::Mixin;
-use socketserver::monitor::RunPhase;
+use socketserver::monitor::{RunPhase, ServerEvent};
+use socketserver::transport::Tcp;
 use socketserver::{
-    BaseServer, Builder, Fatal, HandlerResult, Inline, Limits, Pool, ServerContext, ServerEvent,
-    ServerHooks, StreamRequest, Tcp, TcpServer, Threading, run_all, stream_fn,
+    BaseServer, Builder, Fatal, HandlerResult, Inline, Limits, Pool, ServerContext, ServerHooks,
+    StreamRequest, TcpServer, Threading, run_all, stream_fn,
 };
 
 use crate::support::process::{Process, answer, child_command, is_child};

@@ -5,11 +5,12 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use socketserver::handler::MakeHandler;
 use socketserver::mixin::Mixin;
-use socketserver::transport::Bind;
+use socketserver::monitor::DrainReport;
+use socketserver::transport::{Bind, Tcp, Udp, UnixDatagram, UnixStream};
 use socketserver::{
-    Builder, DrainReport, HandlerResult, Inline, MakeHandler, Pool, Server, StreamRequest, Tcp,
-    Threading, Udp, UnixDatagram, UnixStream, stream_fn,
+    Builder, HandlerResult, Inline, Pool, Server, StreamRequest, Threading, stream_fn,
 };
 
 use crate::handlers::OneLine;

@@ -10,10 +10,10 @@ use std::thread;
 use std::time::Duration;
 
 use socketserver::mixin::Mixin;
-use socketserver::transport::{Bind, Transport};
+use socketserver::transport::{Bind, Tcp, Transport, Udp, UnixStream};
 use socketserver::{
     Address, BackgroundServer, Builder, DatagramRequest, HandlerResult, Inline, Limits, Pool,
-    StreamRequest, Tcp, TcpServer, Threading, Udp, UnixStream, datagram_fn, stream_fn,
+    StreamRequest, TcpServer, Threading, datagram_fn, stream_fn,
 };
 
 use crate::support::{
@@ -71,7 +71,7 @@ fn is_refused(address: &Address) -> bool {
 fn while_it_closes<T: Transport, M: Mixin + 'static>(
     server: &BackgroundServer<T, M>,
     meanwhile: impl FnOnce(),
-) -> (socketserver::DrainReport, usize) {
+) -> (socketserver::monitor::DrainReport, usize) {
     let (address, let_in) = (server.server_address(), Cell::new(0));
     let is_refused = || {
         is_refused(&address) || {

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socketserver::mixin::Mixin;
+use socketserver::monitor::ServerEvent;
+use socketserver::transport::Tcp;
 use socketserver::{
-    BaseServer, Builder, HandlerResult, Inline, Pool, ServerContext, ServerEvent, ServerHooks,
-    StreamRequest, Tcp, TcpServer, Threading, UdpServer, datagram_fn, run_all, stream_fn,
+    BaseServer, Builder, HandlerResult, Inline, Pool, ServerContext, ServerHooks, StreamRequest,
+    TcpServer, Threading, UdpServer, datagram_fn, run_all, stream_fn,
 };
 
 use crate::handlers::Diary;

@@ -12,15 +12,15 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use socket2::SockRef;
+use socketserver::handler::MakeHandler;
 use socketserver::hooks::Failure;
 use socketserver::mixin::Mixin;
-use socketserver::monitor::AcceptOutcome;
+use socketserver::monitor::{AcceptOutcome, CloseReason, ServerEvent};
 use socketserver::request::{Deadline, Request, Timeout};
-use socketserver::transport::Bind;
+use socketserver::transport::{Bind, Tcp, Udp, UnixDatagram, UnixStream};
 use socketserver::{
-    Address, Builder, CloseReason, DatagramRequest, HandlerResult, Inline, Limits, MakeHandler,
-    Pool, Rate, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer, Threading,
-    Udp, UnixDatagram, UnixStream, datagram_fn, stream_fn,
+    Address, Builder, DatagramRequest, HandlerResult, Inline, Limits, Pool, Rate, ServerHooks,
+    SocketOptions, StreamRequest, TcpServer, Threading, datagram_fn, stream_fn,
 };
 
 use crate::support::{

@@ -9,10 +9,10 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use socketserver::mixin::Mixin;
-use socketserver::transport::{Bind, Transport};
+use socketserver::transport::{Bind, Tcp, Transport, Udp};
 use socketserver::{
     Address, Builder, DatagramRequest, HandlerResult, Inline, Outbox, Pool, ServerHooks,
-    SocketOptions, StreamRequest, Tcp, TcpServer, Threading, Udp, datagram_fn, stream_fn,
+    SocketOptions, StreamRequest, TcpServer, Threading, datagram_fn, stream_fn,
 };
 
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};

@@ -12,9 +12,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use socketserver::mixin::Mixin;
 use socketserver::monitor::Cut;
 use socketserver::request::StopToken;
+use socketserver::transport::{Tcp, Udp};
 use socketserver::{
     BackgroundServer, Builder, DatagramRequest, HandlerResult, Inline, Limits, Pool, StreamRequest,
-    Tcp, TcpServer, Threading, Udp, datagram_fn, stream_fn,
+    TcpServer, Threading, datagram_fn, stream_fn,
 };
 
 use crate::support::{

@@ -11,9 +11,8 @@ use std::sync::mpsc::channel;
 use socket2::{Domain, Protocol, Socket, Type};
 use socketserver::hooks::Fault;
 use socketserver::mixin::Mixin;
-use socketserver::{
-    CloseReason, Inline, Pool, Threading, UdpServer, UnixDatagramServer, datagram_fn,
-};
+use socketserver::monitor::CloseReason;
+use socketserver::{Inline, Pool, Threading, UdpServer, UnixDatagramServer, datagram_fn};
 
 use crate::support::datagrams::{receive, udp_client};
 use crate::support::{eventually, folder, hear, inet, skip};

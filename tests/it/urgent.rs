@@ -45,7 +45,7 @@ where
 
 #[test]
 fn an_urgent_byte_that_nobody_reads_leaves_the_end_in_order() {
-    let (server, release) = answers_late::<socketserver::Tcp>("127.0.0.1:0");
+    let (server, release) = answers_late::<socketserver::transport::Tcp>("127.0.0.1:0");
     for behind in [&b""[..], b"behind the mark\n"] {
         for _ in 0..TIMES {
             let mut client = connect(inet(&*server));
@@ -64,7 +64,7 @@ fn the_same_over_a_unix_socket() {
     let folder = folder();
     let path = folder.path().join("s");
     let (server, release) =
-        answers_late::<socketserver::UnixStream>(path.to_str().expect("a plain path"));
+        answers_late::<socketserver::transport::UnixStream>(path.to_str().expect("a plain path"));
     for _ in 0..TIMES {
         let mut client = UnixStream::connect(&path).unwrap();
         client.set_read_timeout(Some(SOON)).unwrap();

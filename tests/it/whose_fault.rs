@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use socketserver::hooks::{Failure, Fault};
+use socketserver::monitor::{CloseReason, ServerEvent};
 use socketserver::request::{LineTooLong, PeerFault, Stopping, TimedOut};
 use socketserver::{
-    CloseReason, DatagramRequest, HandlerError, HandlerResult, Limits, Outbox, ServerEvent,
-    ServerHooks, StreamRequest, TcpServer, ThreadingTcpServer, UdpServer, UnixDatagramServer,
-    datagram_fn, stream_fn,
+    DatagramRequest, HandlerError, HandlerResult, Limits, Outbox, ServerHooks, StreamRequest,
+    TcpServer, ThreadingTcpServer, UdpServer, UnixDatagramServer, datagram_fn, stream_fn,
 };
 
 use crate::support::{SOON, connect, eventually, folder, hear, inet, read_line};

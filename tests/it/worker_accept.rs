@@ -10,12 +10,12 @@ use std::time::Instant;
 
 use socketserver::hooks::{AcceptFailure, Failure, Incoming};
 use socketserver::mixin::{Job, Mixin, Refused};
+use socketserver::monitor::ServerEvent;
 use socketserver::park::Event;
-use socketserver::transport::{Bind, Transport};
+use socketserver::transport::{Bind, Tcp, Transport};
 use socketserver::{
     Address, BaseServer, Builder, Fatal, HandlerError, HandlerResult, Limits, Pool, Rate, Server,
-    ServerContext, ServerEvent, ServerHooks, SocketOptions, StreamRequest, Tcp, TcpServer,
-    Threading, stream_fn,
+    ServerContext, ServerHooks, SocketOptions, StreamRequest, TcpServer, Threading, stream_fn,
 };
 
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};

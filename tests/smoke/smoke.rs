@@ -14,12 +14,13 @@ use std::{env, fs, process, thread};
 
 use socketserver::mixin::Mixin;
 use socketserver::monitor::AcceptOutcome;
-use socketserver::transport::Transport;
+use socketserver::transport::{
+    Tcp, Transport, Udp, UnixDatagram as UnixDatagrams, UnixStream as UnixStreams,
+};
 use socketserver::{
     Address, Builder, DatagramRequest, DatagramRequestHandler, Forking, ForkingTcpServer,
-    HandlerResult, Inline, Limits, Pool, Server, StreamRequest, StreamRequestHandler, Tcp,
-    TcpServer, Threading, ThreadingTcpServer, Udp, UdpServer, UnixDatagram as UnixDatagrams,
-    UnixStream as UnixStreams, UnixStreamServer,
+    HandlerResult, Inline, Limits, Pool, Server, StreamRequest, StreamRequestHandler, TcpServer,
+    Threading, ThreadingTcpServer, UdpServer, UnixStreamServer,
 };
 
 /// The longest that anything may take that is expected to happen. An emulated machine is slow.

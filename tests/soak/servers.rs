@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::monitor::DrainReport;
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, Builder, DrainReport, Green, HandlerResult, Limits, StreamRequest, Tcp,
-    TcpServer, UnixStreamServer, join, offload, sleep, stream_fn,
+    BackgroundServer, Builder, Green, HandlerResult, Limits, StreamRequest, TcpServer,
+    UnixStreamServer, join, offload, sleep, stream_fn,
 };
 
 use crate::heap;

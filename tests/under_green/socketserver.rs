@@ -10,7 +10,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use library::mixin::{Job, Mixin, WorkerFigures};
+use library::mixin::{Job, Mixin, WhenFull, WorkerFigures};
+use library::transport::{Tcp, Udp, UnixDatagram, UnixStream};
 
 pub use library::*;
 

@@ -55,8 +55,9 @@ use handler::Chat;
 use password::hide;
 use room::{OUTBOX_BYTES, Room};
 use screen::{Lines, Screen};
+use socketserver::handler::MakeHandler;
 use socketserver::tls::Tls;
-use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
+use socketserver::{DatagramRequest, Limits, StreamRequest};
 use stop::Stop;
 use terminal::Terminal;
 

@@ -9,7 +9,8 @@
 //!
 //! use clap::Parser;
 //! use common::{NoDatagrams, Program, ServeOptions};
-//! use socketserver::{DatagramRequest, MakeHandler, StreamRequest, stream_fn};
+//! use socketserver::handler::MakeHandler;
+//! use socketserver::{DatagramRequest, StreamRequest, stream_fn};
 //!
 //! #[derive(Parser)]
 //! #[command(mut_arg("bind", common::streams::<Greeter>))]

@@ -29,8 +29,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use rustix::event::{PollFd, PollFlags, poll};
-use socketserver::ServerEvent;
-use socketserver::monitor::{Console, RunPhase};
+use socketserver::monitor::{Console, RunPhase, ServerEvent};
 
 /// How many bytes may wait for the reader of a stream, beside the same number that its thread is writing: some
 /// thousands of lines, which a busy server prints in more than a second.

@@ -5,17 +5,16 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socketserver::handler::DatagramFn;
+use socketserver::handler::{DatagramFn, MakeHandler};
 use socketserver::mixin::Mixin;
-use socketserver::monitor::AcceptOutcome;
+use socketserver::monitor::{AcceptOutcome, DrainReport};
 use socketserver::proxy_protocol::{Network, ProxyProtocol};
 use socketserver::request::Request;
 use socketserver::tls::Tls;
-use socketserver::transport::{BindAddress, Transport};
+use socketserver::transport::{BindAddress, Tcp, Transport, Udp, UnixDatagram, UnixStream};
 use socketserver::{
-    Address, BaseServer, Builder, DatagramRequest, DrainReport, HandlerResult, Limits, MakeHandler,
-    ServerContext, ServerHooks, ShutdownHandle, SocketOptions, StreamRequest, Tcp, Udp,
-    UnixDatagram, UnixStream,
+    Address, BaseServer, Builder, DatagramRequest, HandlerResult, Limits, ServerContext,
+    ServerHooks, ShutdownHandle, SocketOptions, StreamRequest,
 };
 
 use crate::control::{self, InTurn, Operator, TurnHook};

@@ -24,8 +24,9 @@ use common::Endpoint;
 use common::client::{ClientTls, ask, connect, copy_both_ways, open, show};
 use common::{Failure, MixinName, Program, ServeOptions, ServeTls};
 use handlers::{Echo, EchoPacket, Mode, Room};
+use socketserver::handler::MakeHandler;
 use socketserver::tls::Tls;
-use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
+use socketserver::{DatagramRequest, Limits, StreamRequest};
 
 /// Sends back every byte as it comes; over datagrams, every datagram.
 #[derive(Parser)]

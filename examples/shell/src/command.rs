@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use socketserver::command::{inherit_only_stdio, restore_limits};
+use socketserver::handler::{inherit_only_stdio, restore_limits};
 
 use crate::input::Input;
 use crate::{handover, processes};

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socketserver::StreamRequest;
-use socketserver::command::inherit_only_stdio;
+use socketserver::handler::inherit_only_stdio;
 use socketserver::request::Stream;
 
 use crate::command::{leave_terminal, own_program};

@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use common::Endpoint;
 use encoding_rs::Encoding;
-use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
+use socketserver::handler::MakeHandler;
+use socketserver::{DatagramRequest, Limits, StreamRequest};
 
 use crate::handler::Shell;
 use crate::penalty::Penalty;

@@ -20,10 +20,9 @@ use clap::{Parser, Subcommand};
 use common::Endpoint;
 use common::client::{ClientTls, ask, broke, connect, open, show};
 use common::{Failure, Program, ServeOptions, ServeTls};
+use socketserver::handler::MakeHandler;
 use socketserver::tls::Tls;
-use socketserver::{
-    DatagramRequest, HandlerResult, MakeHandler, StreamRequest, datagram_fn, stream_fn,
-};
+use socketserver::{DatagramRequest, HandlerResult, StreamRequest, datagram_fn, stream_fn};
 
 fn tell(request: &mut StreamRequest) -> HandlerResult {
     writeln!(request, "{}", now())?;

@@ -51,8 +51,9 @@ use common::client::{ClientTls, open};
 use common::{Failure, FirstWord, NoDatagrams, Program, ServeOptions, ServeTls};
 use handler::Upload;
 use report::Report;
+use socketserver::handler::MakeHandler;
 use socketserver::tls::Tls;
-use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
+use socketserver::{DatagramRequest, Limits, StreamRequest};
 use sources::Sources;
 use store::{Conflict, Rules, Store};
 

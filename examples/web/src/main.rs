@@ -45,8 +45,9 @@ use common::{Endpoint, Failure, NoDatagrams, Places, Program, ServeOptions, Serv
 use folder::Folder;
 use handler::{Site, Web};
 use self_signed::SelfSigned;
+use socketserver::handler::MakeHandler;
 use socketserver::tls::Tls;
-use socketserver::{DatagramRequest, Limits, MakeHandler, StreamRequest};
+use socketserver::{DatagramRequest, Limits, StreamRequest};
 use status::Readers;
 
 /// A small HTTP/1.1 server: it greets, or it serves the files of a folder.

@@ -57,7 +57,8 @@ use crate::wait;
 /// event with [`CloseReason::Killed`], and one more in [`Counts::killed`](crate::monitor::Counts::killed). An observer prints it:
 ///
 /// ```
-/// use socketserver::{CloseReason, ForkingTcpServer, ServerEvent};
+/// use socketserver::monitor::{CloseReason, ServerEvent};
+/// use socketserver::ForkingTcpServer;
 ///
 /// let builder = ForkingTcpServer::builder().observer(|event| match event {
 ///     ServerEvent::RequestEnded { reason: CloseReason::Killed, .. } => eprintln!("{event}"),

@@ -94,7 +94,7 @@ use worker_status::WorkerStatus;
 /// | not in a green handler | because | but |
 /// |---|---|---|
 /// | `std::thread::sleep` | the worker sleeps | [`sleep`](crate::sleep) |
-/// | `std::net`, a client library | its reads and look-ups block | [`connect`](crate::connect), for a library of your own protocol; else [`offload`](crate::offload) |
+/// | `std::net`, a client library | its reads and look-ups block | [`connect`](crate::outgoing::connect), for a library of your own protocol; else [`offload`](crate::offload) |
 /// | a large or remote file, a database | the disk or the network is waited for | [`offload`](crate::offload). A small file that was read before is in memory: read it |
 /// | `std::io::stdin`, `Command::output`, `Child::wait` | nobody knows for how long | [`offload`](crate::offload); for minutes or for ever a thread of its own, and an [`Event`](crate::park::Event) |
 /// | a channel's `recv`, a `Condvar`, a thread's `join` | the sender may be a coroutine of the same worker: they wait for ever | an [`Event`](crate::park::Event), an [`Outbox`](crate::Outbox), [`join`](crate::join) |
@@ -188,7 +188,7 @@ impl Green {
     }
 
     /// For how long a handler may run without a wait before the server is told: see
-    /// [`ServerEvent::WorkerHeld`](crate::ServerEvent::WorkerHeld). Default: 1 s, in a debug build 100 ms. At least 1 ms;
+    /// [`ServerEvent::WorkerHeld`](crate::monitor::ServerEvent::WorkerHeld). Default: 1 s, in a debug build 100 ms. At least 1 ms;
     /// [`Duration::MAX`] is never.
     #[must_use]
     pub fn watchdog(mut self, limit: Duration) -> Self {

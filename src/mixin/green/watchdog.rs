@@ -1,7 +1,7 @@
 //! The watchdog: a thread that notices a request which holds its worker.
 //!
 //! A handler that computes for long, or blocks its thread by a call that knows nothing of coroutines, stops everything else
-//! on its worker. The watchdog tells the server ([`ServerEvent::WorkerHeld`](crate::ServerEvent::WorkerHeld)), and
+//! on its worker. The watchdog tells the server ([`ServerEvent::WorkerHeld`](crate::monitor::ServerEvent::WorkerHeld)), and
 //! moves the accept loop away, so that new clients are served by the other workers.
 //!
 //! ```text

@@ -40,14 +40,14 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// | figure | kind | labels beside `server` and `transport` |
     /// |---|---|---|
     /// | `socketserver_accepted_total` | requests | |
-    /// | `socketserver_requests_total` | requests that have ended | `reason`: [`CloseReason::name`](crate::CloseReason::name), `panicked` for one; `fault`: [`peer`, `handler`, `server`](crate::CloseReason::fault) or `none` |
+    /// | `socketserver_requests_total` | requests that have ended | `reason`: [`CloseReason::name`](crate::monitor::CloseReason::name), `panicked` for one; `fault`: [`peer`, `handler`, `server`](crate::monitor::CloseReason::fault) or `none` |
     /// | `socketserver_refused_total` | requests | `why`: [`Refused::name`](crate::mixin::Refused::name) |
     /// | `socketserver_timeouts_total` | requests | `limit`: [`Timeout::name`](crate::request::Timeout::name) |
     /// | `socketserver_limits_reached_total` | times | `limit`: [`Limit::name`](crate::monitor::Limit::name) |
     /// | `socketserver_accept_errors_total` | attempts to accept | |
     /// | `socketserver_accept_drops_total`, `socketserver_datagram_drops_total` | clients and datagrams that the kernel has dropped | |
     /// | `socketserver_received_bytes_total`, `socketserver_sent_bytes_total` | bytes | |
-    /// | `socketserver_request_seconds` | histogram of the [age](crate::ServerEvent::RequestEnded) at the end | |
+    /// | `socketserver_request_seconds` | histogram of the [age](crate::monitor::ServerEvent::RequestEnded) at the end | |
     /// | `socketserver_queue_seconds`, `socketserver_handshake_seconds`, `socketserver_accept_queue_seconds` | histograms of [`RequestTimes`](crate::monitor::RequestTimes) | |
     /// | `socketserver_live_requests`, `socketserver_busy_workers`, `socketserver_queued_requests`, `socketserver_accept_queue`, `socketserver_receive_buffer_bytes`, each also with `_max`; `socketserver_idle_workers` | gauges of [`Figures`](crate::monitor::Figures) | |
     /// | `socketserver_open_descriptors`, also with `_max` | gauges of the process | none at all |

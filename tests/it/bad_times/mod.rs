@@ -11,12 +11,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use socket2::SockRef;
+use socketserver::handler::MakeHandler;
 use socketserver::hooks::{Failure, Fault, Panicked};
 use socketserver::mixin::Mixin;
 use socketserver::request::{LineTooLong, TimedOut, Timeout};
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, Builder, Inline, Limits, MakeHandler, Pool, ServerHooks, StreamRequest, Tcp,
-    Threading,
+    BackgroundServer, Builder, Inline, Limits, Pool, ServerHooks, StreamRequest, Threading,
 };
 
 use crate::support::{connect, exchange, inet};

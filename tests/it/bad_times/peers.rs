@@ -8,8 +8,8 @@ use std::thread;
 
 use socketserver::hooks::Fault;
 use socketserver::request::Timeout;
-use socketserver::transport::Bind;
-use socketserver::{Address, Builder, Limits, Tcp, Udp, UnixDatagram, stream_fn};
+use socketserver::transport::{Bind, Tcp, Udp, UnixDatagram};
+use socketserver::{Address, Builder, Limits, stream_fn};
 
 use super::{SHORT, Tell, client, mixins, reset, serve, serves_on, serves_once};
 use crate::handlers::Echo;

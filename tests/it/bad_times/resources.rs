@@ -7,12 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::handler::MakeHandler;
 use socketserver::hooks::AcceptFailure;
-use socketserver::transport::{AcceptAction, Bind};
-use socketserver::{
-    Address, Builder, MakeHandler, ServerHooks, StreamRequest, Tcp, ThreadingTcpServer, Udp,
-    UnixDatagram, UnixStream,
-};
+use socketserver::transport::{AcceptAction, Bind, Tcp, Udp, UnixDatagram, UnixStream};
+use socketserver::{Address, Builder, ServerHooks, StreamRequest, ThreadingTcpServer};
 
 use super::mixins;
 use crate::handlers::Echo;

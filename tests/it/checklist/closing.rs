@@ -8,10 +8,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::mixin::Mixin;
-use socketserver::monitor::Activity;
+use socketserver::monitor::{Activity, CloseReason, ServerEvent};
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, CloseReason, HandlerResult, Inline, Limits, Pool, ServerEvent, StreamRequest,
-    Tcp, TcpServer, Threading, ThreadingTcpServer, stream_fn,
+    BackgroundServer, HandlerResult, Inline, Limits, Pool, StreamRequest, TcpServer, Threading,
+    ThreadingTcpServer, stream_fn,
 };
 
 use crate::handlers::{Diary, announced, stuck};

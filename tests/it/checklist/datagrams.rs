@@ -8,9 +8,10 @@ use std::sync::mpsc::{Receiver, channel};
 
 use socketserver::hooks::{Fault, Phase};
 use socketserver::mixin::Mixin;
+use socketserver::transport::Udp;
 use socketserver::{
     Address, DatagramRequest, DatagramRequestHandler, HandlerResult, Inline, Pool, Server,
-    SocketOptions, Threading, Udp, UdpServer, UnixDatagramServer, datagram_fn,
+    SocketOptions, Threading, UdpServer, UnixDatagramServer, datagram_fn,
 };
 
 use crate::handlers::{Crash, Echo};

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use socketserver::mixin::Mixin;
 use socketserver::monitor::{AcceptOutcome, Counts};
+use socketserver::transport::UnixStream;
 use socketserver::{
     BaseServer, Builder, Inline, Limits, Pool, PoolTcpServer, Server, ServerHooks, ShutdownHandle,
-    TcpServer, Threading, ThreadingTcpServer, ThreadingUnixStreamServer, UdpServer, UnixStream,
+    TcpServer, Threading, ThreadingTcpServer, ThreadingUnixStreamServer, UdpServer,
     UnixStreamServer, datagram_fn, stream_fn,
 };
 
@@ -158,7 +159,9 @@ fn row_041_serve_forever_ignores_the_timeout() {
 
 fn twenty_servers<M: Mixin + Default + 'static>() {
     let servers: Vec<_> = (0..20)
-        .map(|_| Arc::new(Server::<socketserver::Tcp, M>::bind(LOCAL, || Silent).unwrap()))
+        .map(|_| {
+            Arc::new(Server::<socketserver::transport::Tcp, M>::bind(LOCAL, || Silent).unwrap())
+        })
         .collect();
     let runs: Vec<_> = servers.iter().map(serve).collect();
     servers.iter().for_each(shut_down);
@@ -351,7 +354,7 @@ fn switches(thread: &Path) -> String {
 #[cfg(target_os = "linux")]
 fn idle_threads<T, M>(
     builder: Builder<T, M>,
-    handler: impl socketserver::MakeHandler<T::Request>,
+    handler: impl socketserver::handler::MakeHandler<T::Request>,
     visit: impl FnOnce(&Server<T, M>),
 ) -> (Arc<Server<T, M>>, PathBuf, Receiver<socketserver::Result<()>>)
 where
@@ -425,8 +428,8 @@ fn row_047_the_threads_of_an_idle_server_sleep() {
 
 /// A server of which a handler calls `stop`, which must return, and end the run.
 fn stopped_by_its_handler<M: Mixin + Default + 'static>(
-    stop: fn(&Server<socketserver::Tcp, M>),
-) -> Arc<Server<socketserver::Tcp, M>> {
+    stop: fn(&Server<socketserver::transport::Tcp, M>),
+) -> Arc<Server<socketserver::transport::Tcp, M>> {
     let place = Arc::new(OnceLock::new());
     let in_handler = Arc::clone(&place);
     let handler = stream_fn(move |request| {
@@ -435,7 +438,7 @@ fn stopped_by_its_handler<M: Mixin + Default + 'static>(
         writeln!(request, "stopped")?;
         Ok(())
     });
-    let server = Arc::new(Server::<socketserver::Tcp, M>::bind(LOCAL, handler).unwrap());
+    let server = Arc::new(Server::<socketserver::transport::Tcp, M>::bind(LOCAL, handler).unwrap());
     assert!(place.set(Arc::downgrade(&server)).is_ok());
     let run = serve(&server);
     let mut client = connect(inet(&*server));

@@ -8,12 +8,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::hooks::Fault;
-use socketserver::mixin::{Mixin, Refused};
-use socketserver::monitor::RequestTimes;
+use socketserver::mixin::{Mixin, Refused, WhenFull};
+use socketserver::monitor::{CloseReason, RequestTimes, ServerEvent};
 use socketserver::request::Timeout;
+use socketserver::transport::{Tcp, UnixStream};
 use socketserver::{
-    Builder, CloseReason, HandlerResult, Inline, Limits, Pool, Rate, Server, ServerEvent,
-    ServerHooks, StreamRequest, Tcp, TcpServer, Threading, UnixStream, WhenFull, stream_fn,
+    Builder, HandlerResult, Inline, Limits, Pool, Rate, Server, ServerHooks, StreamRequest,
+    TcpServer, Threading, stream_fn,
 };
 
 use crate::handlers::{Echo, Held, Silent, held};
@@ -273,7 +274,8 @@ fn a_limit_that_has_passed_says_which() {
         let _ = request.read_exact(&mut [0; 100]);
         Ok(())
     });
-    let ends_by = |handler: Box<dyn socketserver::MakeHandler<StreamRequest>>, limits: Limits| {
+    let ends_by = |handler: Box<dyn socketserver::handler::MakeHandler<StreamRequest>>,
+                   limits: Limits| {
         let (builder, ends) = observed(TcpServer::builder().mixin(Threading::new()).limits(limits));
         let server = builder.bind("127.0.0.1:0", handler).unwrap().serve_in_background().unwrap();
         let mut client = connect(inet(&*server));

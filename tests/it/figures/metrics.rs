@@ -4,10 +4,12 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use metrics::Unit;
+use socketserver::mixin::WhenFull;
 use socketserver::monitor::update_metrics;
+use socketserver::transport::Tcp;
 use socketserver::{
-    Builder, Limits, Pool, SocketOptions, StreamRequest, Tcp, TcpServer, Threading, UdpServer,
-    WhenFull, datagram_fn, stream_fn,
+    Builder, Limits, Pool, SocketOptions, StreamRequest, TcpServer, Threading, UdpServer,
+    datagram_fn, stream_fn,
 };
 
 use super::recorder::{Recorded, recorded};

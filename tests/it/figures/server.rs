@@ -9,9 +9,10 @@ use std::sync::Arc;
 use socket2::{Domain, Socket, Type};
 use socketserver::mixin::{Gate, Job, Mixin, Refused};
 use socketserver::monitor::{Figures, Fill};
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, Inline, Limits, Pool, SocketOptions, StreamRequest, Tcp, TcpServer,
-    Threading, UdpServer, UnixStreamServer, datagram_fn, stream_fn,
+    BackgroundServer, Inline, Limits, Pool, SocketOptions, StreamRequest, TcpServer, Threading,
+    UdpServer, UnixStreamServer, datagram_fn, stream_fn,
 };
 
 use crate::handlers::{Echo, Held, Holder, Silent, held};

@@ -4,9 +4,10 @@ use std::io::{Read, Write};
 
 use socketserver::hooks::{Failure, Incoming};
 use socketserver::mixin::Mixin;
+use socketserver::transport::Tcp;
 use socketserver::{
     BackgroundServer, HandlerError, HandlerResult, Inline, Limits, Server, ServerHooks,
-    StreamRequest, Tcp, TcpServer, Threading, stream_fn,
+    StreamRequest, TcpServer, Threading, stream_fn,
 };
 use tracing::Level;
 

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use socketserver::park::{Cancelled, shield, sleep};
-use socketserver::{Green, HandlerResult, Limits, StreamRequest, Tcp, TcpServer, stream_fn};
+use socketserver::transport::Tcp;
+use socketserver::{Green, HandlerResult, Limits, StreamRequest, TcpServer, stream_fn};
 
 use crate::support::{SOON, connect, eventually, inet, read_line, read_to_end};
 
@@ -60,7 +61,7 @@ fn a_wait_fails_once_and_says_why() {
     let server = serving(move |request| {
         writeln!(request, "here")?;
         let never = std::net::TcpListener::bind("127.0.0.1:0")?;
-        let mut other = socketserver::connect(never.local_addr()?, SOON)?;
+        let mut other = socketserver::outgoing::connect(never.local_addr()?, SOON)?;
         let error = std::io::Read::read(&mut other, &mut [0]).expect_err("nothing comes");
         assert!(Cancelled::find(&error).is_some(), "{error:?}");
         told.fetch_add(1, Ordering::SeqCst);

@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::outgoing::connect as connect_to;
 use socketserver::park::{Event, sleep};
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, Green, HandlerResult, Limits, StreamRequest, Tcp, TcpServer,
-    connect as connect_to, join, offload, stream_fn,
+    BackgroundServer, Green, HandlerResult, Limits, StreamRequest, TcpServer, join, offload,
+    stream_fn,
 };
 
 use crate::support::{SOON, connect, eventually, inet, read_line};

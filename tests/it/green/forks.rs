@@ -15,8 +15,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use socketserver::park::{Event, sleep};
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, Green, HandlerResult, StreamRequest, Tcp, TcpServer, join, offload, stream_fn,
+    BackgroundServer, Green, HandlerResult, StreamRequest, TcpServer, join, offload, stream_fn,
 };
 
 use crate::support::{SOON, alone, connect, exchange, inet, read_line};

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use socketserver::{
-    Green, HandlerResult, Limits, ServerEvent, StreamRequest, TcpServer, stream_fn,
-};
+use socketserver::monitor::ServerEvent;
+use socketserver::{Green, HandlerResult, Limits, StreamRequest, TcpServer, stream_fn};
 
 use crate::support::{SOON, connect, eventually, exchange, inet, read_line, soon};
 

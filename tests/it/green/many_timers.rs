@@ -11,10 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use socketserver::{
-    Builder, DatagramRequest, Green, HandlerResult, Limits, UnixDatagram as Transport, datagram_fn,
-    sleep,
-};
+use socketserver::transport::UnixDatagram as Transport;
+use socketserver::{Builder, DatagramRequest, Green, HandlerResult, Limits, datagram_fn, sleep};
 
 use crate::support::folder;
 use crate::support::system::own_status;

@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::monitor::{CloseReason, ServerEvent};
 use socketserver::park::{self, Parker, Slot, Waiting, sleep};
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, CloseReason, Forking, Green, HandlerError, HandlerResult, Limits,
-    ServerEvent, StreamRequest, Tcp, TcpServer, offload, stream_fn,
+    BackgroundServer, Forking, Green, HandlerError, HandlerResult, Limits, StreamRequest,
+    TcpServer, offload, stream_fn,
 };
 
 use crate::support::process::{answer, child, in_a_process, is_child};

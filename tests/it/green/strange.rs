@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::monitor::ServerEvent;
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, Green, GreenTcpServer, HandlerResult, Limits, ServerEvent, StreamRequest,
-    Tcp, TcpServer, sleep, stream_fn,
+    BackgroundServer, Green, GreenTcpServer, HandlerResult, Limits, StreamRequest, TcpServer,
+    sleep, stream_fn,
 };
 
 use crate::support::{connect, eventually, exchange, inet, read_line, read_to_end};

@@ -13,10 +13,10 @@ use std::time::Duration;
 use socket2::SockRef;
 use socketserver::hooks::Failure;
 use socketserver::mixin::Mixin;
-use socketserver::transport::{Bind, Transport};
+use socketserver::transport::{Bind, Tcp, Transport};
 use socketserver::{
     Address, BackgroundServer, Builder, Green, HandlerResult, Limits, ServerHooks, SocketOptions,
-    StreamRequest, Tcp, Threading, stream_fn,
+    StreamRequest, Threading, stream_fn,
 };
 
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};

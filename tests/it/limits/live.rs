@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use socketserver::mixin::{Mixin, Refused};
-use socketserver::monitor::Limit;
-use socketserver::transport::{Bind, Transport};
+use socketserver::monitor::{CloseReason, Limit, ServerEvent};
+use socketserver::transport::{Bind, Tcp, Transport};
 use socketserver::{
-    Address, BaseServer, Builder, CloseReason, HandlerResult, Pool, ServerEvent, ServerHooks,
-    SocketOptions, StreamRequest, Tcp, TcpServer, Threading, ThreadingTcpServer,
+    Address, BaseServer, Builder, HandlerResult, Pool, ServerHooks, SocketOptions, StreamRequest,
+    TcpServer, Threading, ThreadingTcpServer,
 };
 
 use super::{Told, change, holding, patient};

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use socketserver::hooks::Failure;
 use socketserver::mixin::Mixin;
-use socketserver::monitor::Limit;
+use socketserver::monitor::{CloseReason, Limit, ServerEvent};
 use socketserver::request::{LineTooLong, TimedOut, Timeout};
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, CloseReason, Forking, HandlerResult, Limits, Pool, ServerEvent, ServerHooks,
-    SocketOptions, StreamRequest, Tcp, TcpServer, Threading, ThreadingTcpServer, stream_fn,
+    BackgroundServer, Forking, HandlerResult, Limits, Pool, ServerHooks, SocketOptions,
+    StreamRequest, TcpServer, Threading, ThreadingTcpServer, stream_fn,
 };
 
 use crate::handlers::{Diary, Held, Holder, held};

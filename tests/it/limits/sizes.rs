@@ -3,8 +3,9 @@
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
 
+use socketserver::Outbox;
+use socketserver::monitor::CloseReason;
 use socketserver::request::OutboxError;
-use socketserver::{CloseReason, Outbox};
 
 use super::{Broken, change, echo, failing};
 use crate::support::{SOON, connect, eventually, exchange, inet, read_line, read_to_end};

@@ -5,10 +5,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::mixin::Mixin;
+use socketserver::monitor::CloseReason;
 use socketserver::request::{TimedOut, Timeout};
 use socketserver::{
-    CloseReason, HandlerResult, Inline, Limits, Pool, StreamRequest, TcpServer, Threading,
-    ThreadingTcpServer, stream_fn,
+    HandlerResult, Inline, Limits, Pool, StreamRequest, TcpServer, Threading, ThreadingTcpServer,
+    stream_fn,
 };
 
 use super::{Broken, HOUR, MOMENT, Told, change, echo, failing, holding, patient};

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use socketserver::hooks::Rejected;
 use socketserver::mixin::Mixin;
-use socketserver::monitor::Activity;
+use socketserver::monitor::{Activity, CloseReason};
 use socketserver::proxy_protocol::ProxyProtocol;
 use socketserver::{
-    CloseReason, HandlerResult, Inline, Limits, Pool, ServerHooks, StreamRequest, Threading,
-    ThreadingTcpServer, stream_fn,
+    HandlerResult, Inline, Limits, Pool, ServerHooks, StreamRequest, Threading, ThreadingTcpServer,
+    stream_fn,
 };
 
 use super::{Behind, HOUR, Told, V1, behind, patient, trusting, v2, who};

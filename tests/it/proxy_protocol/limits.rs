@@ -4,9 +4,11 @@ use std::io::Write;
 use std::net::TcpStream;
 
 use socketserver::mixin::{Mixin, Refused};
+use socketserver::monitor::CloseReason;
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, Builder, CloseReason, HandlerResult, Limits, Pool, Rate, ServerHooks,
-    StreamRequest, Tcp, Threading, stream_fn,
+    BackgroundServer, Builder, HandlerResult, Limits, Pool, Rate, ServerHooks, StreamRequest,
+    Threading, stream_fn,
 };
 
 use super::{Told, patient, trusting, who, whole};

@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use socketserver::hooks::Failure;
 use socketserver::mixin::Mixin;
+use socketserver::monitor::{CloseReason, ServerEvent};
 use socketserver::proxy_protocol::ProxyProtocol;
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, Builder, CloseReason, HandlerResult, Limits, ServerEvent, ServerHooks,
-    StreamRequest, Tcp, stream_fn,
+    BackgroundServer, Builder, HandlerResult, Limits, ServerHooks, StreamRequest, stream_fn,
 };
 
 use crate::handlers::Diary;

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
-use socketserver::monitor::Activity;
-use socketserver::{CloseReason, Limits, Server, Tcp, Threading, ThreadingTcpServer, stream_fn};
+use socketserver::monitor::{Activity, CloseReason};
+use socketserver::transport::Tcp;
+use socketserver::{Limits, Server, Threading, ThreadingTcpServer, stream_fn};
 
 use super::{HOUR, Told, V1, patient, tlv, trusting, v2, who};
 use crate::support::{StopOnPanic, connect, eventually, exchange, inet, read_to_end};

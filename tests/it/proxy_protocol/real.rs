@@ -6,10 +6,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use socketserver::monitor::CloseReason;
 use socketserver::proxy_protocol::Ssl;
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, CloseReason, HandlerResult, Limits, StreamRequest, Tcp, Threading,
-    ThreadingTcpServer, stream_fn,
+    BackgroundServer, HandlerResult, Limits, StreamRequest, Threading, ThreadingTcpServer,
+    stream_fn,
 };
 
 use super::{Told, trusting};

@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use socketserver::mixin::Mixin;
-use socketserver::{CloseReason, Inline, Pool, Threading};
+use socketserver::monitor::CloseReason;
+use socketserver::{Inline, Pool, Threading};
 
 use super::{V1, behind, patient, tlv, trusting, v2};
 use crate::support::{eventually, exchange, read_line};

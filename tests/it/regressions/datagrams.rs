@@ -5,8 +5,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 
 use socketserver::mixin::Mixin;
+use socketserver::transport::Udp;
 use socketserver::{
-    Builder, DatagramRequest, DatagramRequestHandler, HandlerResult, Inline, Threading, Udp,
+    Builder, DatagramRequest, DatagramRequestHandler, HandlerResult, Inline, Threading,
     UnixDatagramServer, datagram_fn,
 };
 

@@ -5,7 +5,9 @@ use std::net::Shutdown;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use socketserver::{Builder, ServerEvent, Tcp, Threading, ThreadingTcpServer, stream_fn};
+use socketserver::monitor::ServerEvent;
+use socketserver::transport::Tcp;
+use socketserver::{Builder, Threading, ThreadingTcpServer, stream_fn};
 
 use super::patient;
 use crate::handlers::Echo;

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use socketserver::hooks::{Failure, Phase};
 use socketserver::mixin::Mixin;
+use socketserver::monitor::ServerEvent;
+use socketserver::transport::Tcp;
 use socketserver::{
-    Builder, HandlerResult, Pool, PoolTcpServer, Server, ServerEvent, ServerHooks, StreamRequest,
-    Tcp, TcpServer, Threading, ThreadingTcpServer, ThreadingUnixStreamServer, stream_fn,
+    Builder, HandlerResult, Pool, PoolTcpServer, Server, ServerHooks, StreamRequest, TcpServer,
+    Threading, ThreadingTcpServer, ThreadingUnixStreamServer, stream_fn,
 };
 
 use super::patient;

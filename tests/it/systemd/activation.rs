@@ -7,11 +7,11 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 use rustix::io::{FdFlags, fcntl_getfd};
-use socketserver::command::{inherit_only_stdio, restore_limits};
-use socketserver::transport::{BindAddress, SocketKind, activated_sockets};
+use socketserver::handler::{inherit_only_stdio, restore_limits};
+use socketserver::transport::{BindAddress, SocketKind, Tcp, activated_sockets};
 use socketserver::{
-    HandlerResult, Inline, Pool, Server, StreamRequest, Tcp, TcpServer, Threading,
-    ThreadingTcpServer, UdpServer, UnixDatagramServer, UnixStreamServer, datagram_fn, stream_fn,
+    HandlerResult, Inline, Pool, Server, StreamRequest, TcpServer, Threading, ThreadingTcpServer,
+    UdpServer, UnixDatagramServer, UnixStreamServer, datagram_fn, stream_fn,
 };
 
 use crate::support::activation::{activated, in_bash};

@@ -88,7 +88,14 @@ fn several_servers_stop_together() {
             thread::sleep(TIME / 8);
         }
         assert_eq!(exchange(&mut connect(inet(&*stream)), "here"), "here\n");
-        assert!(running.join().unwrap().unwrap().iter().all(socketserver::DrainReport::is_clean));
+        assert!(
+            running
+                .join()
+                .unwrap()
+                .unwrap()
+                .iter()
+                .all(socketserver::monitor::DrainReport::is_clean)
+        );
     });
 }
 

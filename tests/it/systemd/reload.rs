@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use socketserver::mixin::Mixin;
+use socketserver::monitor::ServerEvent;
 use socketserver::{
-    BaseServer, Inline, Pool, ServerEvent, ServerHooks, StreamRequest, TcpServer, Threading,
-    run_all, stream_fn,
+    BaseServer, Inline, Pool, ServerHooks, StreamRequest, TcpServer, Threading, run_all, stream_fn,
 };
 
 use crate::handlers::Diary;

@@ -6,10 +6,11 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socketserver::outgoing::HalfClose;
+use socketserver::monitor::{CloseReason, ServerEvent};
+use socketserver::outgoing::{HalfClose, connect};
 use socketserver::{
-    Address, CloseReason, Limits, ServerEvent, StreamRequest, TcpServer, ThreadingTcpServer,
-    ThreadingUnixStreamServer, connect, stream_fn,
+    Address, Limits, StreamRequest, TcpServer, ThreadingTcpServer, ThreadingUnixStreamServer,
+    stream_fn,
 };
 
 use crate::handlers::Echo;

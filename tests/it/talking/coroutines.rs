@@ -8,10 +8,12 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::outgoing::connect;
 use socketserver::park::Event;
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, Builder, Green, HandlerResult, Limits, StreamRequest, Tcp,
-    ThreadingTcpServer, connect, join, offload, sleep, stream_fn,
+    BackgroundServer, Builder, Green, HandlerResult, Limits, StreamRequest, ThreadingTcpServer,
+    join, offload, sleep, stream_fn,
 };
 
 use crate::handlers::Echo;

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use socketserver::mixin::Mixin;
-use socketserver::monitor::Activity;
+use socketserver::monitor::{Activity, CloseReason, ServerEvent};
 use socketserver::outgoing::HalfClose;
 use socketserver::request::{OutputHalf, PeerFault, Stopping, TimedOut, Timeout};
+use socketserver::transport::{Tcp, UnixStream};
 use socketserver::{
-    BackgroundServer, Builder, CloseReason, HandlerResult, Limits, ServerEvent, StreamRequest, Tcp,
-    UnixStream, join, stream_fn,
+    BackgroundServer, Builder, HandlerResult, Limits, StreamRequest, join, stream_fn,
 };
 
 use crate::support::{

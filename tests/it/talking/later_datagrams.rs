@@ -8,10 +8,9 @@ use std::thread;
 
 use socketserver::mixin::Mixin;
 use socketserver::request::DatagramSender;
-use socketserver::transport::Bind;
+use socketserver::transport::{Bind, Udp, UnixDatagram as UnixTransport};
 use socketserver::{
-    Address, BackgroundServer, Builder, HandlerResult, Inline, Threading, Udp,
-    UnixDatagram as UnixTransport, datagram_fn,
+    Address, BackgroundServer, Builder, HandlerResult, Inline, Threading, datagram_fn,
 };
 
 use crate::support::datagrams::receive_from;

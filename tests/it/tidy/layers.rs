@@ -91,7 +91,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "wait",
         ],
     ),
-    ("handler", &["error", "request"]),
+    ("handler", &["error", "request", "sys"]),
     (
         "mixin",
         &[

@@ -9,11 +9,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::hooks::Failure;
+use socketserver::monitor::{CloseReason, ServerEvent};
 use socketserver::tls::Tls;
 use socketserver::tls::rustls::version;
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, CloseReason, Limits, ServerEvent, ServerHooks, StreamRequest, Tcp, Threading,
-    ThreadingTcpServer,
+    BackgroundServer, Limits, ServerHooks, StreamRequest, Threading, ThreadingTcpServer,
 };
 
 use super::client::{Client, localhost, pem};

@@ -7,10 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 
 use socketserver::mixin::Refused;
-use socketserver::monitor::{Activity, Limit};
-use socketserver::{
-    CloseReason, Limits, ServerEvent, StreamRequest, Threading, ThreadingTcpServer, stream_fn,
-};
+use socketserver::monitor::{Activity, CloseReason, Limit, ServerEvent};
+use socketserver::{Limits, StreamRequest, Threading, ThreadingTcpServer, stream_fn};
 
 use super::client::{Client, localhost};
 use crate::handlers::Echo;

@@ -3,9 +3,9 @@
 use std::io::{ErrorKind, Read, Write};
 use std::sync::mpsc::channel;
 
-use socketserver::monitor::Activity;
+use socketserver::monitor::{Activity, CloseReason, ServerEvent};
 use socketserver::request::PeerFault;
-use socketserver::{CloseReason, Limits, ServerEvent, ThreadingTcpServer, stream_fn};
+use socketserver::{Limits, ThreadingTcpServer, stream_fn};
 
 use super::client::{Client, VERSIONS, localhost};
 use crate::handlers::Echo;

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use socketserver::mixin::Mixin;
-use socketserver::outgoing::HalfClose;
+use socketserver::monitor::{CloseReason, ServerEvent};
+use socketserver::outgoing::{HalfClose, connect};
 use socketserver::request::PeerFault;
 use socketserver::tls::rustls::StreamOwned;
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, Builder, CloseReason, HandlerResult, Limits, ServerEvent, StreamRequest, Tcp,
-    connect, join, stream_fn,
+    BackgroundServer, Builder, HandlerResult, Limits, StreamRequest, join, stream_fn,
 };
 
 use super::client::{Client, VERSIONS, localhost};

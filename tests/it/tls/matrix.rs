@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use socketserver::mixin::Mixin;
 use socketserver::tls::rustls::StreamOwned;
-use socketserver::transport::{BindAddress, Transport};
+use socketserver::transport::{BindAddress, Tcp, Transport, UnixStream};
 use socketserver::{
-    Address, Builder, HandlerResult, Inline, Pool, Server, StreamRequest, Tcp, Threading,
-    UnixStream, stream_fn,
+    Address, Builder, HandlerResult, Inline, Pool, Server, StreamRequest, Threading, stream_fn,
 };
 
 use super::client::{Client, VERSIONS, localhost};

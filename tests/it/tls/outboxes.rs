@@ -6,9 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use socketserver::request::OutboxError;
-use socketserver::{
-    BackgroundServer, Limits, Outbox, Tcp, Threading, ThreadingTcpServer, stream_fn,
-};
+use socketserver::transport::Tcp;
+use socketserver::{BackgroundServer, Limits, Outbox, Threading, ThreadingTcpServer, stream_fn};
 
 use super::client::{Client, VERSIONS, localhost};
 use crate::support::{SOON, eventually, inet, read_line};

@@ -7,7 +7,8 @@ use std::thread;
 
 use socketserver::tls::Tls;
 use socketserver::tls::rustls::HandshakeKind;
-use socketserver::{BackgroundServer, Tcp, Threading, ThreadingTcpServer, stream_fn};
+use socketserver::transport::Tcp;
+use socketserver::{BackgroundServer, Threading, ThreadingTcpServer, stream_fn};
 
 use super::client::{Client, VERSIONS, localhost, pem};
 use crate::handlers::Echo;

@@ -3,7 +3,8 @@
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
-use socketserver::{BackgroundServer, Tcp, Threading, ThreadingTcpServer};
+use socketserver::transport::Tcp;
+use socketserver::{BackgroundServer, Threading, ThreadingTcpServer};
 
 use super::client::{localhost, pem};
 use crate::handlers::Echo;

@@ -8,8 +8,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socketserver::monitor::CloseReason;
 use socketserver::request::Stream;
-use socketserver::{CloseReason, HandlerResult, StreamRequest};
+use socketserver::{HandlerResult, StreamRequest};
 
 use super::{MOMENT, Served, Way, patient, serve_with};
 use crate::support::{StopOnPanic, eventually, exchange, read_line};

@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use socketserver::hooks::{Failure, Fault, Phase};
+use socketserver::monitor::{CloseReason, ServerEvent};
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, CloseReason, HandlerResult, Limits, ServerEvent, ServerHooks, StreamRequest,
-    Tcp, Threading, ThreadingTcpServer, stream_fn,
+    BackgroundServer, HandlerResult, Limits, ServerHooks, StreamRequest, Threading,
+    ThreadingTcpServer, stream_fn,
 };
 
 use crate::support::{connect, eventually, exchange, inet, read_line};

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use socketserver::hooks::{Fault, Phase};
-use socketserver::monitor::Activity;
+use socketserver::monitor::{Activity, CloseReason};
 use socketserver::request::{OutboxError, PeerFault, Stopping, Stream, TimedOut, Timeout};
-use socketserver::{CloseReason, HandlerResult, Limits, Outbox, StreamRequest};
+use socketserver::{HandlerResult, Limits, Outbox, StreamRequest};
 
 use super::framed::{ALERT, Client, Framed};
 use super::{HOUR, MOMENT, Way, patient, serve, serve_with, wrap};

@@ -6,9 +6,9 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use socketserver::monitor::Activity;
+use socketserver::monitor::{Activity, CloseReason};
 use socketserver::request::{LineTooLong, TimedOut, Timeout};
-use socketserver::{CloseReason, HandlerError, HandlerResult, Limits, StreamRequest};
+use socketserver::{HandlerError, HandlerResult, Limits, StreamRequest};
 
 use super::framed::Client;
 use super::{HOUR, MOMENT, Served, WAYS, Way, patient, read_word, serve};

@@ -8,8 +8,7 @@ use std::time::Duration;
 use common::client::{ClientTls, why_no_session};
 use common::{Endpoint, Failure};
 use rustls::{ClientConnection, StreamOwned};
-use socketserver::connect;
-use socketserver::outgoing::OutgoingStream;
+use socketserver::outgoing::{OutgoingStream, connect};
 
 use super::access::tls_words;
 use super::wire::{ENTRY, PATIENCE};

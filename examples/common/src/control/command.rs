@@ -5,8 +5,8 @@ use std::fmt::{Display, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socketserver::monitor::{Fill, RunPhase};
-use socketserver::{BaseServer, Limits, ServerContext, ServerEvent};
+use socketserver::monitor::{Fill, RunPhase, ServerEvent};
+use socketserver::{BaseServer, Limits, ServerContext};
 
 use super::{HELP, Servers};
 use crate::log::{self, Level};

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use socketserver::monitor::Activity;
 use socketserver::request::{LineTooLong, TimedOut};
+use socketserver::transport::UnixStream;
 use socketserver::{
     BackgroundServer, HandlerResult, ServerContext, StreamRequest, StreamRequestHandler, Threading,
-    ThreadingUnixStreamServer, UnixStream,
+    ThreadingUnixStreamServer,
 };
 
 use super::{LINE_BYTES, MOST, NOT_YOURS, Operator, Then, limits, may_control, socket_options};

@@ -18,10 +18,10 @@ use std::time::Duration;
 use socketserver::hooks::{Failure, Incoming};
 use socketserver::mixin::{Job, Mixin};
 use socketserver::monitor::AcceptOutcome;
-use socketserver::transport::{Bind, Transport};
+use socketserver::transport::{Bind, Tcp, Transport};
 use socketserver::{
     Address, BackgroundServer, Builder, HandlerError, ServerHooks, SocketOptions, StreamRequest,
-    StreamRequestHandler, Tcp, TcpServer, stream_fn,
+    StreamRequestHandler, TcpServer, stream_fn,
 };
 
 use crate::handlers::Diary;

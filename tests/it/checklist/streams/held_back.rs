@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 
 use socketserver::mixin::Mixin;
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, HandlerResult, StreamRequest, StreamRequestHandler, Tcp, TcpServer,
+    BackgroundServer, HandlerResult, StreamRequest, StreamRequestHandler, TcpServer,
     ThreadingTcpServer, ThreadingUnixStreamServer,
 };
 

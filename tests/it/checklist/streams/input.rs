@@ -7,8 +7,9 @@ use std::thread;
 
 use socketserver::mixin::Mixin;
 use socketserver::request::{LineTooLong, Stopping};
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, HandlerResult, Inline, StreamRequest, Tcp, TcpServer, Threading, stream_fn,
+    BackgroundServer, HandlerResult, Inline, StreamRequest, TcpServer, Threading, stream_fn,
 };
 
 use super::{patient, pattern, serve};

@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use socketserver::hooks::Failure;
 use socketserver::request::Stream;
+use socketserver::transport::Tcp;
 use socketserver::{
-    BackgroundServer, HandlerResult, Limits, ServerHooks, StreamRequest, Tcp, Threading,
+    BackgroundServer, HandlerResult, Limits, ServerHooks, StreamRequest, Threading,
     ThreadingTcpServer, stream_fn,
 };
 

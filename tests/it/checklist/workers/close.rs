@@ -6,9 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use socketserver::mixin::Mixin;
-use socketserver::{
-    BackgroundServer, DrainReport, Inline, Pool, Tcp, TcpServer, Threading, stream_fn,
-};
+use socketserver::monitor::DrainReport;
+use socketserver::transport::Tcp;
+use socketserver::{BackgroundServer, Inline, Pool, TcpServer, Threading, stream_fn};
 
 use crate::child::{child, is_child, waited};
 use crate::handlers::{Echo, Holder, held};

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use socketserver::mixin::{Mixin, Refused};
+use socketserver::mixin::{Mixin, Refused, WhenFull};
 use socketserver::monitor::{AcceptOutcome, Activity};
 use socketserver::{
-    HandlerResult, Pool, ServerHooks, StreamRequest, TcpServer, Threading, WhenFull, stream_fn,
+    HandlerResult, Pool, ServerHooks, StreamRequest, TcpServer, Threading, stream_fn,
 };
 
 use crate::handlers::{Diary, held};

@@ -8,8 +8,9 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use socketserver::mixin::Mixin;
+use socketserver::transport::Tcp;
 use socketserver::{
-    HandlerResult, Pool, Server, StreamRequest, StreamRequestHandler, Tcp, TcpServer, Threading,
+    HandlerResult, Pool, Server, StreamRequest, StreamRequestHandler, TcpServer, Threading,
     ThreadingTcpServer, ThreadingUdpServer, datagram_fn, stream_fn,
 };
 
@@ -92,7 +93,7 @@ fn threads_alive() -> usize {
 const AT_ONCE: usize = 10;
 
 /// Sends datagrams, a few at a time, and waits for the answers to them.
-fn exchange_datagrams(server: &Server<socketserver::Udp, Threading>, count: usize) {
+fn exchange_datagrams(server: &Server<socketserver::transport::Udp, Threading>, count: usize) {
     let client = udp_client();
     client.connect(inet(server)).unwrap();
     for _ in 0..count / AT_ONCE {
@@ -105,7 +106,7 @@ fn exchange_datagrams(server: &Server<socketserver::Udp, Threading>, count: usiz
     }
 }
 
-fn threading_udp(mixin: Threading) -> Server<socketserver::Udp, Threading> {
+fn threading_udp(mixin: Threading) -> Server<socketserver::transport::Udp, Threading> {
     ThreadingUdpServer::builder()
         .mixin(mixin)
         .bind(

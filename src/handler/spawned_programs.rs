@@ -6,7 +6,7 @@ use crate::sys;
 
 /// Makes a program start with the limit of descriptors that this process was started with.
 ///
-/// [`Server::run`](super::Server::run) and [`run_all`](super::run_all) raise the soft limit of descriptors
+/// [`Server::run`](crate::Server::run) and [`run_all`](crate::run_all) raise the soft limit of descriptors
 /// (`RLIMIT_NOFILE`) to the hard one, because a server needs a descriptor for each connection. A program that a
 /// handler starts inherits the raised limit, and some programs cannot cope with it. A program that uses `select`
 /// writes past its tables from the 1,025th descriptor on, and a program that closes every possible descriptor is busy
@@ -24,7 +24,7 @@ use crate::sys;
 /// use std::io::Write;
 /// use std::process::Command;
 /// use socketserver::stream_fn;
-/// use socketserver::command::restore_limits;
+/// use socketserver::handler::restore_limits;
 ///
 /// let handler = stream_fn(|request| {
 ///     let mut command = Command::new("date");
@@ -78,7 +78,7 @@ fn forget_service_manager(command: &mut Command) -> &mut Command {
 ///
 /// ```
 /// use std::process::Command;
-/// use socketserver::command::{inherit_only_stdio, restore_limits};
+/// use socketserver::handler::{inherit_only_stdio, restore_limits};
 ///
 /// let mut command = Command::new("date");
 /// let status = inherit_only_stdio(restore_limits(&mut command)).status()?;
