@@ -122,6 +122,10 @@ impl ServerContext {
     }
 
     /// The same with the number of requests that the mixin's workers have room for.
+    #[cfg_attr(
+        not(has_green),
+        allow(dead_code, reason = "only `Green` asks, and Rust 1.85 sees that")
+    )]
     pub(crate) fn budget_workers(&self, requests: usize) -> Option<(usize, Option<usize>)> {
         self.lower_live(&self.workers, requests)
     }
