@@ -75,7 +75,6 @@
 //! | waits for its client, a database or a file | [`Threading`] | a slow client delays no other one |
 //! | computes, uses something scarce, or serves datagrams that take time | [`Pool`] | a fixed number of requests runs at once; the others wait in order |
 //! | may crash, leak, or change its user | [`Forking`] | each request has a process: when the process ends nothing is left of it, and other requests see no change in its memory |
-//!
 //! | serves thousands of clients that mostly wait, and calls nothing else that blocks | `Green` | a coroutine each on a few threads: ten thousand clients on one processor, at the cost of an event loop |
 //!
 //! Each of the four transports has an alias for each of the mixins: [`TcpServer`], [`ThreadingTcpServer`],
@@ -141,7 +140,8 @@
 //!   below](#too-many-clients) says what happens to clients beyond a limit.
 //! - **Stopping**: [`Server::run`] returns after a signal or after `shutdown()`, and closes with a grace period
 //!   ([`Limits::drain`]). An idle client is ended at once; a client in the middle of a line can hold the stop for the
-//!   whole grace period. [`ShutdownHandle`] stops a server from anywhere; [`DrainReport`](monitor::DrainReport) says what was still open.
+//!   whole grace period. [`ShutdownHandle`] stops a server from anywhere; [`DrainReport`](monitor::DrainReport) says what
+//!   was still open.
 //!   Behind a balancer, [`Limits::lame_duck`] goes on serving for a while as a server that is not
 //!   [ready](ServerContext::is_ready).
 //! - **A service manager**: [`Server::run`] tells systemd of readiness, reloads and the end, and answers its watchdog;

@@ -182,7 +182,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// Runs a function for each SIGHUP that comes while [`run`](Server::run) or [`run_all`](super::run_all) serves: to read
+    /// Runs a function for each SIGHUP that comes while [`run`](crate::Server::run) or [`run_all`](super::run_all) serves: to read
     /// a configuration or certificates again, or to open a log anew. Default: none, and then SIGHUP ends the process, as
     /// usual. Each call adds a function; they run in that order.
     ///
@@ -190,7 +190,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// time. (Under [`Forking`](crate::Forking) it runs in the loop, between two requests; children that serve are
     /// not told.) Several SIGHUPs that come meanwhile lead to one more call. Once a close has begun there is no call:
     /// a SIGHUP in the [lame duck](field@crate::Limits::lame_duck) or in the drain reloads nothing, and does no harm.
-    /// (Under `Forking` the loop still reloads in the lame duck.) [`Server::reload`] does the same without a signal.
+    /// (Under `Forking` the loop still reloads in the lame duck.) [`Server::reload`](crate::Server::reload) does the same without a signal.
     ///
     /// An error goes to the hook [`warning`](ServerHooks::warning), and the server goes on as it was; an observer gets
     /// [`ServerEvent::Reloaded`]. A SIGHUP that the process ignores when `run` begins (as under `nohup`) stays ignored.
@@ -261,7 +261,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// server again. (A server that has bound its own address closes its listener with the stop.)
     ///
     /// Several servers of one [`run_all`](super::run_all) stop together, when all are idle. If one of them has no
-    /// such time, none stops. [`handle_request`](Server::handle_request) ignores this setting.
+    /// such time, none stops. [`handle_request`](crate::Server::handle_request) ignores this setting.
     #[must_use]
     pub fn stop_when_idle(mut self, time: Duration) -> Self {
         self.settings.idle_limit = Some(time.max(Duration::from_millis(100)));

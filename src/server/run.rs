@@ -37,7 +37,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// [reloads](super::Builder::on_reload), if there is something to reload. [`RunPhase`](crate::monitor::RunPhase) has the
     /// steps from the beginning to the end. `run`
     /// raises the process's limit on file descriptors to the highest allowed value;
-    /// [`restore_limits`](super::restore_limits) gives programs that handlers start the old limit. A second signal ends
+    /// [`restore_limits`](crate::handler::restore_limits) gives programs that handlers start the old limit. A second signal ends
     /// the process at once, with status 128 + its number; one that follows within 0.3 s is an echo of the first,
     /// as `timeout` and other wrappers send it. Children of [`Forking`](crate::Forking) then continue within
     /// their own limits, unless the signal was sent to the whole process group.
