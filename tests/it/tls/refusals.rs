@@ -4,11 +4,12 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use socketserver::mixin::{Mixin, Refused};
+use socketserver::mixin::{Mixin, Refused, WhenFull};
 use socketserver::proxy_protocol::ProxyProtocol;
+use socketserver::transport::Tcp;
 use socketserver::{
     BackgroundServer, Builder, HandlerResult, Inline, Limits, Pool, Rate, ServerHooks,
-    StreamRequest, Tcp, Threading, WhenFull,
+    StreamRequest, Threading,
 };
 
 use super::client::{Client, localhost};
