@@ -100,8 +100,8 @@ impl Drop for Unfinished<'_> {
 
 impl LiveList {
     /// In a parent, before it forks for a request: ends the oldest unfinished handshakes of its children if there are too
-    /// many. `begins`: the request begins with one.
-    pub(crate) fn make_room(&self, entry: &Entry, begins: bool) {
+    /// many. `begins`: the request begins with one. `children`: how many there may be at once. Some of them are left to others.
+    pub(crate) fn make_room(&self, entry: &Entry, begins: bool, children: usize) {
         let slots = self.slots.lock();
         // Without TLS nothing is looked at.
         if begins {
@@ -112,7 +112,8 @@ impl LiveList {
         let since = |entry: &Arc<Entry>| Some((entry.clear.unfinished_since()?, Arc::clone(entry)));
         let mut unfinished: Vec<_> = slots.live().filter_map(since).collect();
         drop(slots);
-        let Some(beyond) = unfinished.len().checked_sub(entry.limits.handshakes.max(1)) else {
+        let max = entry.limits.handshakes.min(children - children / 4).max(1);
+        let Some(beyond) = unfinished.len().checked_sub(max) else {
             return;
         };
         unfinished.sort_unstable_by_key(|(since, _)| *since);

@@ -93,12 +93,12 @@ fn cannot_go_on(context: &ServerContext, error: io::Error) -> Error {
 }
 
 impl<T: Transport> ServeInChild for TypedJob<T> {
-    fn prepare_fork(&self) -> Option<Arc<OwnedFd>> {
+    fn prepare_fork(&self, most: usize) -> Option<Arc<OwnedFd>> {
         // From the fork on it is the child that says what it does.
         self.ticket.entry().show_activity(Activity::Running);
         let begins_with_handshake =
             self.core.prefaces.begin_with_handshake(self.ticket.entry().peer_address());
-        self.core.context.live.make_room(self.ticket.entry(), begins_with_handshake);
+        self.core.context.live.make_room(self.ticket.entry(), begins_with_handshake, most);
         prepare_signals(&self.core.context);
         keep_block();
         let transport = &self.core.transport;

@@ -18,6 +18,7 @@ tests![
     tls_silence_is_one_childs_concern,
     tls_failures_of_children_reach_the_parent_with_their_causes,
     tls_handshakes_of_children_make_room_and_the_oldest_goes_first,
+    tls_silent_clients_leave_children_to_others,
     tls_refusals_send_nothing_in_the_clear,
 ];
 
@@ -196,6 +197,25 @@ fn tls_handshakes_of_children_make_room_and_the_oldest_goes_first() {
         let refused = told.iter().any(|line| is_of(line) && line.ends_with(" ended Refused"));
         assert!(refused, "the oldest go first: {told:#?}");
     }
+}
+
+fn tls_silent_clients_leave_children_to_others() {
+    let folder = test_support::folder();
+    // The limits are the default ones: each handshake has ten seconds, and there may be a thousand.
+    let (mut server, address) = start(folder.path(), &["events", "max=4"]);
+    let silent: Vec<TcpStream> = (0..12).map(|_| test_support::connect(address)).collect();
+    for line in ["one", "two", "three"] {
+        let mut client = Client::new().connect(address);
+        assert_eq!(exchange(&mut client, &format!("echo {line}")), format!("{line}\n"));
+        client.end_output();
+    }
+    drop(silent);
+    eventually("all have ended", || server.children().is_empty());
+    server.stop();
+    let told = server.all_told("");
+    let refused = told.iter().filter(|line| line.ends_with(": TooManyHandshakes")).count();
+    // Three quarters of four.
+    assert!((9..=12).contains(&refused), "{refused}: {told:#?}");
 }
 
 fn tls_refusals_send_nothing_in_the_clear() {

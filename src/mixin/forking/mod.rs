@@ -44,9 +44,9 @@ use crate::wait;
 /// program waits for itself. (The other mixins wait for no orphans: start the container with an init, as by `docker run
 /// --init`.)
 ///
-/// Under TLS a silent client has a process until its handshake times out. With
-/// [`Limits::handshakes`](field@crate::Limits::handshakes) below `max_children` such clients keep nobody out: at that number the
-/// parent ends the oldest unfinished handshake when the next client comes.
+/// Under TLS a silent client has a process until its handshake times out. Such clients have at most three quarters of the
+/// processes, or fewer by [`Limits::handshakes`](field@crate::Limits::handshakes): at that number the parent ends the oldest
+/// unfinished handshake when the next client comes.
 ///
 /// A child outlives its parent if that is ended by a second signal or by SIGKILL. It is then not forced after
 /// `Limits::drain`, and ends by its request's own limits. Send the signal to the process group to end all; systemd does
@@ -119,7 +119,7 @@ impl Forking {
             Ok(reports) => reports,
             Err(error) => return job.refuse(Refused::CannotStart(error)),
         };
-        let listener = job.prepare_fork();
+        let listener = job.prepare_fork(self.max_children);
         // Otherwise both processes would print the rest of the buffer, and send the replies that this thread gathers.
         let _ = io::stdout().flush();
         wait::flush();
@@ -227,8 +227,8 @@ impl Drop for ExitOnPanic {
 /// the order of the calls is shown.
 pub(crate) trait ServeInChild {
     /// In the parent, before the fork: makes what children inherit. Gives the listener's descriptor, if that is all that
-    /// a child has to close.
-    fn prepare_fork(&self) -> Option<Arc<OwnedFd>>;
+    /// a child has to close. `most`: how many children there may be at once.
+    fn prepare_fork(&self, most: usize) -> Option<Arc<OwnedFd>>;
 
     /// In the child, which has nothing else to do: serves the request, and leaves. It does not return, so that nothing
     /// is given back that the end of the process gives back. The signals are held back until they are taken for what
@@ -267,8 +267,8 @@ pub(crate) struct ChildEnd {
 
 /// Forks with the job: see `ServeInChild`. A job that has been taken already has nothing to do in either process.
 impl Job {
-    fn prepare_fork(&self) -> Option<Arc<OwnedFd>> {
-        self.work.as_ref()?.prepare_fork()
+    fn prepare_fork(&self, most: usize) -> Option<Arc<OwnedFd>> {
+        self.work.as_ref()?.prepare_fork(most)
     }
 
     #[inline]
