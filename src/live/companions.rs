@@ -2,6 +2,15 @@
 //!
 //! A handler that waits for another server does not notice the end of its own connection. So a cut of that connection
 //! also ends the others, and this wakes the handler.
+//!
+//! ```text
+//! the handler                        a thread that cuts the request off
+//! add_companion: pushes              stores the cut
+//!   is it cut off? ends it           end_companions: ends all that are in the list
+//! ```
+//!
+//! At least one of the two sees the other, so no connection that was made during a cut is forgotten. Both may: `end` may
+//! be called twice.
 
 use std::sync::{Arc, Weak};
 

@@ -1,5 +1,9 @@
 //! [`RequestCounters`]: bytes and activity of a request, which change with each receive and each send; and the moments of
 //! its steps, for an observer.
+//!
+//! Each number has one writer at a time, and any thread reads it: without a lock, and relaxed, because no reader decides by
+//! two of them at once. The exception is the activity, by which a drain decides: see the diagrams in `entry/ending.rs`.
+//! (If there is an outbox, its lock passes the count of bytes sent from thread to thread.)
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

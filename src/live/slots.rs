@@ -1,4 +1,12 @@
 //! [`Slots`]: the entries of a live list, and everything else that its lock guards.
+//!
+//! Invariant when unlocked: a slot is in `free` or has an entry, never both, and `peers` has counted each listed entry whose
+//! client is known and has a key.
+//!
+//! The number of a slot is also the number of its rows in the memory that children share. The parent clears a row before
+//! the fork, the one child that serves the request writes to it, and the parent reads it. Only the parent uses the number
+//! again, and not before it has reaped the child. So a row has one writer at a time. (Two write the state of a handshake:
+//! `clear.rs` has its table.)
 
 use std::collections::HashMap;
 use std::io;

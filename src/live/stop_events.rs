@@ -1,6 +1,10 @@
 //! The events behind a `StopToken`: for threads and loops that work for a request and do not read from its peer.
 //!
 //! They are made with the first token of a request. A request without one pays a load when it ends.
+//!
+//! Making them and a drain's beginning may cross. Each side first makes its own step visible and then looks at the
+//! other's: the handler publishes the events and asks whether the server drains; the drain stores that it has begun and
+//! looks for events. An event that is notified twice is readable once.
 
 use std::io;
 

@@ -1,4 +1,15 @@
 //! [`Runs`]: the runs of one server.
+//!
+//! Two kinds of state, because a signal's action must not lock:
+//!
+//! | state | written by | read by |
+//! |---|---|---|
+//! | `stop`, `drain`, `orders`, `phase` and the flags | any thread, a signal's action | the same, without the lock |
+//! | [`RunsState`], under the lock | the threads that run, accept, close | the same, and those that wait for `changed` |
+//!
+//! A stop is requested without the lock and looked at under it. This loses nothing: `request_stop` stores before it
+//! notifies, and a loop that has looked too early is woken by the latch. `changed` is notified under the lock after each
+//! change of [`RunState`] that somebody may wait for.
 
 mod claim;
 mod lame_duck;

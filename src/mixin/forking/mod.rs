@@ -1,4 +1,15 @@
 //! A child process for each request: Python's `ForkingMixIn`.
+//!
+//! | process | does | must not |
+//! |---|---|---|
+//! | the parent: its loop, which is its only thread | forks, watches, reaps (`children.rs`); tells `RequestOfChild` of each end | wait for a child, except in a drain |
+//! | the child | runs one request by [`ServeInChild`], sends its text, then its status (`text_pipe.rs`, `exit_status.rs`) | return into the loop's frames, or write to what it shares with its parent, but for the rows of its request |
+//!
+//! The permit and the slot of a request stay with the parent from the fork until the child is reaped. So the limits hold
+//! for processes as they hold for threads, and a child that is killed gives everything back.
+//!
+//! Between the fork and the child's first steps SIGTERM and SIGINT are held back: a signal that came then would run the
+//! parent's action, and stop a server in the child. `server/fork.rs` has the order of the calls on both sides.
 
 mod children;
 mod exit_status;

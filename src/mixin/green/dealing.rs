@@ -1,4 +1,8 @@
 //! How the accept loop deals requests to the workers: to the least loaded one, and ties to its own.
+//!
+//! The loop is a coroutine among the worker's others. So it gives way after some requests that came without a wait: they
+//! were put into the run queue, and would else begin only when the accept queue is empty. The load of a worker counts a
+//! request from the moment it is dealt, not when the worker takes it: a burst spreads over all of them.
 
 use std::sync::Arc;
 

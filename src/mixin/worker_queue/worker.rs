@@ -1,4 +1,14 @@
 //! [`Worker`]: a thread that takes jobs from the queue, accepts requests while there are none, and waits.
+//!
+//! ```text
+//! starting --> has come --> job in the queue? --yes--> wake another, if there are more; run it --+
+//!                            ^  no                                                               |
+//!                            |  nobody accepts? --> accept for the server of the last job; run it |
+//!                            |  park: idle, until woken or for `keep`                             |
+//!                            +-------------------------------------------------------------------+
+//! ```
+//!
+//! Each decision is made under the lock of the queue. No job runs, no server accepts and no hook is called under it. The diagram of wake-ups, and the invariant that each unlock keeps, are in `worker_queue.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;

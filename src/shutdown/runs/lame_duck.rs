@@ -1,4 +1,21 @@
 //! The lame duck of a server: the orders to retire, and the waits of the thread that closes.
+//!
+//! ```text
+//! a signal's action        the thread that closes                                  the last loop
+//!                          wait_for_stop
+//! request_retire
+//!   the order, the event ->  returns: a lame duck begins
+//!                          wait_in_lame_duck: leaves an event under the lock
+//! request_stop  ---------->  returns early, or
+//!                            the time is over, or  <------------------------------- end_accepting notifies the event
+//!                          close
+//! ```
+//!
+//! The event of the lame duck is put into the state under the lock under which the state is seen to be `Accepting`, and
+//! the end of accepting takes it out under the same lock. So the wait cannot outlive the run.
+//!
+//! Without a thread that closes, as under `Forking`, the loop takes the orders between two requests, and serves on in the
+//! lame duck until its time is over.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

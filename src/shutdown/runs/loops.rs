@@ -1,4 +1,21 @@
 //! The loops of a run: the threads that accept for it, and the end of accepting.
+//!
+//! ```text
+//! thread of the run          a worker, under Threading or Pool      the closer
+//! begin
+//! enter_loop
+//!                            enter_worker: only beside a loop
+//!                                                                   close: closing = true, requests a stop
+//! leave_loop                   .. accepts a last one
+//!   not the last: goes on    leave_loop: the last one
+//!                              closes the listener, unlocked
+//!                              Accepting -> Finishing ------------> wait_until_ended returns
+//! end: waits until no loop is left
+//! ```
+//!
+//! Invariant when unlocked: while a loop is listed the run is `Accepting`, or the last loop is just leaving. So nobody
+//! accepts once `Finishing` was seen, and the listener is closed by exactly one of the two sides: by the last loop if
+//! `close` came before it looked, else by the thread that called `close`, which then got [`Closer::Caller`](super::Closer).
 
 use std::thread;
 
