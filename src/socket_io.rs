@@ -256,7 +256,7 @@ impl SocketIo {
                 }
                 result => return result,
             };
-            // A moment from here on, so that signals and early returns do not extend the wait.
+            // From here on the bound is a moment, so that signals and early returns do not extend the wait.
             bound = bound.after(waited);
             // A coroutine, or a thread that must rely on neither mode nor timeout of the socket, waits here.
             if fit == Fit::Exact && !block {

@@ -238,7 +238,7 @@ impl Value for Option<Rate> {
     fn show(&self, _kind: Kind) -> String {
         match self {
             None => NONE.to_owned(),
-            // Zeros count as one.
+            // The server takes a zero for one.
             Some(Rate { per_second, burst }) => {
                 format!("{}/{}", per_second.max(&1), burst.max(&1))
             }

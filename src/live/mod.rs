@@ -328,7 +328,8 @@ impl LiveList {
 pub(crate) enum FirstReads {
     /// `Limits::first_read` has not passed: the peer may be about to send.
     Awaited,
-    /// It has passed, or the drain does not wait for it: connections that have sent nothing are ended too.
+    /// `Limits::first_read` has passed, or this drain does not wait for it: connections that have sent nothing are ended
+    /// too.
     Over,
 }
 

@@ -93,7 +93,7 @@ impl ThreadGroup {
         if let Some(bytes) = options.stack_bytes {
             builder = builder.stack_size(bytes);
         }
-        // Before the thread is there: it must never look like one that a parent has.
+        // Before the thread starts, so that it is never taken for a thread of the parent process.
         self.owner.become_noted();
         // Moved into the thread. If the thread cannot be started, the closure is dropped with it. So the count is
         // right in any case, also after a panic.

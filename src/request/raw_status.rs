@@ -260,8 +260,8 @@ impl RawStatus {
         sys::shutdown(fd.as_fd(), if self.is_cut_off() { Shutdown::Both } else { Shutdown::Write })
     }
 
-    /// The socket, if it is still the request's. A wrapper in place that drops the raw stream has given the
-    /// connection away; a wrapper that could not be made has not.
+    /// The socket, if it is still the request's. It is not if a wrapper that was in place has dropped the raw stream: then
+    /// the connection has been given away. If making the wrapper failed, the connection stays the request's.
     pub(super) fn own_fd(&self) -> Option<&Arc<OwnedFd>> {
         // Only a wrapper that has been made can give the connection away.
         let is_in_place = self.is_in(WrapPhase::InPlace) || self.is_in(WrapPhase::Farewell);

@@ -211,14 +211,7 @@ impl<T: Transport> TypedJob<T> {
         if is_timed {
             open.entry.begin_step(Step::End);
         }
-        let beyond = result.as_ref().err().and_then(|(_, error)| open.beyond(error));
-        let reason = if beyond.is_some() {
-            // The program may have put the error into one of its own, whose drop is its code.
-            drop(drop_catching(result));
-            CloseReason::Refused
-        } else {
-            open.conclude(result, request.as_ref())
-        };
+        let (reason, beyond) = open.conclude(result, request.as_ref());
         // Before the end: a client that sees the end of its connection must find itself counted.
         open.core.count(&open.entry, reason);
         if let (Some(why), Some(request)) = (&beyond, &mut request) {
@@ -297,7 +290,7 @@ impl<T: Transport> Work for TypedJob<T> {
     }
 
     fn stays_with_acceptor(&self) -> bool {
-        // The sender of a datagram is no connection.
+        // Only a datagram has no connection.
         T::connection(&self.raw).is_none()
             && self.core.transport.close_when() == CloseWhen::RequestsHaveEnded
     }

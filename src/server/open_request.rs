@@ -102,15 +102,30 @@ impl<T: Transport> OpenRequest<T> {
     }
 
     /// Why a request is refused after its beginning, if it is. The observers are told.
-    pub(super) fn beyond(&self, error: &HandlerError) -> Option<Refused> {
+    fn beyond(&self, error: &HandlerError) -> Option<Refused> {
         // The error's `source` is the program's code.
         let limit = catch_panic(|| Ok(beyond_limit(error))).ok()??;
         self.core.tell_of_limit(&self.entry, limit);
         Some(refused_by(limit))
     }
 
-    /// Returns how the request has ended. The error is reported and dropped here; both may panic.
+    /// Why the request ends, and the limit that it is beyond, if it is.
     pub(super) fn conclude(
+        &self,
+        result: Result<(), (Phase, HandlerError)>,
+        held: Option<&T::Request>,
+    ) -> (CloseReason, Option<Refused>) {
+        let beyond = result.as_ref().err().and_then(|(_, error)| self.beyond(error));
+        if beyond.is_none() {
+            return (self.reason(result, held), None);
+        }
+        // The program may have put the error into one of its own, whose drop is its code.
+        drop(drop_catching(result));
+        (CloseReason::Refused, beyond)
+    }
+
+    /// Returns how the request has ended. The error is reported and dropped here; both may panic.
+    fn reason(
         &self,
         result: Result<(), (Phase, HandlerError)>,
         held: Option<&T::Request>,

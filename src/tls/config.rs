@@ -218,8 +218,8 @@ impl Tls {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The same settings with one change. Files that have been read are read again, because settings are made only
-    /// once.
+    /// New settings, which differ by one change. All files are read again, because rustls' settings cannot be changed once
+    /// they are made.
     fn change(self, change: impl FnOnce(&mut Source)) -> Result<Self> {
         let Some(mut source) = self.shared.source.clone() else {
             let why = "it was made of a ServerConfig, which has this setting itself";

@@ -126,7 +126,7 @@ fn shake_hands(config: Arc<ServerConfig>, base: SealBase) -> io::Result<(TlsStre
             break;
         }
         if tls.read_tls(&mut raw)? == 0 {
-            // `RawStatus::explain` makes the peer's leaving of it.
+            // `RawStatus::explain` replaces it by the cause, if that is known.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if let Err(error) = tls.process_new_packets() {

@@ -163,7 +163,7 @@ impl TlsStream {
         self.failed = Some(error);
     }
 
-    /// Marks an error of the socket, met beside the raw stream, as the loss of the peer, if it is one.
+    /// Marks an error of the socket as the loss of the peer, if it is one: for a send that a read has to make.
     fn lose(&self, error: io::Error) -> io::Error {
         if crate::peer_fault::is_loss(&error) && PeerFault::find(&error).is_none() {
             return self.entry.lose(error);

@@ -96,7 +96,7 @@ impl Transport for Tcp {
 
     fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
         let (accepted, peer) = self.listener.get_request()?;
-        // On Linux it inherits them, and this costs no system call.
+        // On Linux a connection inherits the options of its listener, and no system call is needed.
         if !crate::sys::ACCEPTED_INHERITS_OPTIONS {
             prepare_tcp(&socket2::SockRef::from(&*accepted.fd), &self.name.options)?;
         }

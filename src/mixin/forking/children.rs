@@ -155,7 +155,7 @@ impl Children {
         self.table.lock().iter().count()
     }
 
-    /// Right after the fork. The child may have ended already.
+    /// Adds a child, right after the fork. The child may have ended already.
     pub(super) fn add(&self, pid: i32, request: Option<Box<dyn RequestOfChild>>) {
         self.table.lock().push(Child { pid, request, watched: None });
     }

@@ -98,7 +98,7 @@ impl Channel {
                 return Ok(Some((message, fds)));
             }
             let mut buffer = [0; 4_096];
-            // Not zero: that many bytes would be a whole message.
+            // Never zero: with that many bytes the message is whole, and was returned above.
             let room = buffer.len().min(HEADER + MOST_BYTES - self.received.len());
             match receive_fds(self.socket.as_fd(), &mut buffer[..room]) {
                 Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),

@@ -408,9 +408,9 @@ impl Desk {
         self.look_after_the_left();
     }
 
-    /// Closes this child's copies; the child serves one request. If the parent ended suddenly, a process that asks at
-    /// the path would wait for an answer from a copy of the listener, and the other side of a connection would not
-    /// see its end.
+    /// In a child that serves one request: closes its copies of the listener at the path and of the connection to the
+    /// other process. Kept open, they would outlive a parent that ends suddenly: a process that asks at the path would
+    /// wait for an answer, and the other side of the connection would not see its end.
     #[inline]
     pub(crate) fn close_in_child(&self) {
         if !self.is_unasked() {

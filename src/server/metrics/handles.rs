@@ -135,7 +135,7 @@ impl Handles {
         }
     }
 
-    /// Counts an end.
+    /// Counts the end of a request, by its reason.
     pub(super) fn end(&self, reason: CloseReason) {
         if let Some(counter) = self.ends.get(reason as usize) {
             counter.increment(1);
