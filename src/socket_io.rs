@@ -142,6 +142,7 @@ impl SocketIo {
     }
 
     /// Ends one direction, or both.
+    #[inline]
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         sys::shutdown(self.as_fd(), how)
     }
@@ -389,6 +390,7 @@ fn is_to_repeat(error: &io::Error) -> bool {
 }
 
 impl AsFd for SocketIo {
+    #[inline]
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -115,6 +115,7 @@ where
         type_name::<F::Handler>()
     }
 
+    #[inline]
     fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>)) {
         // On the worker's stack, and dropped when `run` has returned.
         run(&mut self.make());
@@ -126,6 +127,7 @@ impl<R: 'static> MakeHandler<R> for Box<dyn MakeHandler<R>> {
         (**self).handler_name()
     }
 
+    #[inline]
     fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>)) {
         (**self).finish_request(run);
     }
@@ -151,6 +153,7 @@ impl<R, How: 'static, F: MakeHandler<R, How>> MakeHandler<R> for Stored<F, How> 
         self.handler.handler_name()
     }
 
+    #[inline]
     fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>)) {
         self.handler.finish_request(run);
     }
@@ -239,6 +242,7 @@ where
         type_name::<F>()
     }
 
+    #[inline]
     fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<StreamRequest>)) {
         run(&mut StreamFn { function: &self.function });
     }

@@ -198,6 +198,7 @@ pub trait BaseRequestHandler<R> {
 }
 
 impl<H: StreamRequestHandler> BaseRequestHandler<StreamRequest> for H {
+    #[inline]
     fn setup(&mut self, request: &mut StreamRequest) -> HandlerResult {
         // Before the program's `setup`, which may already read and write, and may change them.
         request.set_timeout(self.timeout());
@@ -212,10 +213,12 @@ impl<H: StreamRequestHandler> BaseRequestHandler<StreamRequest> for H {
         StreamRequestHandler::setup(self, request)
     }
 
+    #[inline]
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
         StreamRequestHandler::handle(self, request)
     }
 
+    #[inline]
     fn finish(&mut self, request: &mut StreamRequest) -> HandlerResult {
         let result = StreamRequestHandler::finish(self, request);
         // After the program's `finish`, which may still write, and also if it has failed.

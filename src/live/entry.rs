@@ -282,6 +282,7 @@ impl Entry {
     }
 
     /// How many bytes were received and sent.
+    #[inline]
     pub(crate) fn bytes(&self) -> (u64, u64) {
         // Relaxed: a reader that misses some bytes sees them at its next look.
         let [bytes_in, bytes_out] = [self.counters.bytes_in(), self.counters.bytes_out()];

@@ -93,7 +93,7 @@ impl Work for FakeJob {
 }
 
 impl ServeInChild for FakeJob {
-    fn prepare_fork(&self, _most: usize) -> Option<Arc<OwnedFd>> {
+    fn prepare_fork(&mut self, _most: usize) -> Option<Arc<OwnedFd>> {
         None
     }
 

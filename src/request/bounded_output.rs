@@ -48,7 +48,12 @@ impl BoundedIo {
         if bytes.len() >= self.wbufsize {
             return self.send_once(bytes);
         }
-        self.output.extend_from_slice(bytes);
+        if self.output.capacity() == 0 {
+            // As in `append_until`: to make memory is less code than to grow it.
+            self.output = bytes.to_vec();
+        } else {
+            self.output.extend_from_slice(bytes);
+        }
         Ok(bytes.len())
     }
 
@@ -143,6 +148,7 @@ impl BoundedIo {
 }
 
 /// Calls `take` with the rest of `bytes` until nothing is left.
+#[inline]
 pub(super) fn until_all_is_taken(
     mut bytes: &[u8],
     mut take: impl FnMut(&[u8]) -> io::Result<usize>,

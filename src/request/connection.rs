@@ -306,6 +306,7 @@ impl Connection {
     }
 
     /// Ends one or both directions.
+    #[inline]
     pub(super) fn shutdown(&mut self, how: Shutdown, timeout: SendTimeout) -> io::Result<()> {
         match self {
             Self::Socket(socket) => socket.shutdown(how),

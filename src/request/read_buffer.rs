@@ -123,6 +123,7 @@ impl ReadBuffer {
     }
 
     /// Gives up the first bytes; a larger number means all. When all are gone, the block goes back to the pool.
+    #[inline]
     pub(crate) fn consume(&mut self, count: usize) {
         self.held.consume(count);
         if self.is_empty() {
@@ -131,6 +132,7 @@ impl ReadBuffer {
     }
 
     /// Fills the empty buffer by one `receive`. Returns the number of bytes; zero is the end of input.
+    #[inline]
     pub(crate) fn fill(
         &mut self,
         appetite: &mut Appetite,
@@ -141,6 +143,7 @@ impl ReadBuffer {
     }
 
     /// Fills the empty buffer with a chunk. Returns the number of bytes.
+    #[inline]
     pub(crate) fn put(&mut self, chunk: Chunk) -> usize {
         debug_assert!(self.is_empty(), "what is buffered comes before what is received");
         let count = chunk.len();
@@ -151,6 +154,7 @@ impl ReadBuffer {
     }
 
     /// Takes everything, as a chunk.
+    #[inline]
     pub(crate) fn take(&mut self) -> Chunk {
         mem::take(&mut self.held)
     }
@@ -189,6 +193,7 @@ pub struct Chunk {
 
 impl Chunk {
     /// Gives up its first bytes.
+    #[inline]
     pub(crate) fn consume(&mut self, count: usize) {
         self.start = self.start.saturating_add(count).min(self.end);
     }
@@ -257,6 +262,7 @@ impl AsRef<[u8]> for Chunk {
 
 /// Gives the block back to the pool.
 impl Drop for Chunk {
+    #[inline]
     fn drop(&mut self) {
         give_block(mem::take(&mut self.block));
     }

@@ -342,6 +342,7 @@ impl Write for StreamRequest {
         self.io.write(bytes)
     }
 
+    #[inline]
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.io.write_all(bytes)
     }

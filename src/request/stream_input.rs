@@ -106,7 +106,12 @@ impl StreamRequest {
             if taken + text.len() > limit.saturating_add(usize::from(ends_in_cr)) {
                 return Err(LineTooLong::error(self.io.ticket.entry().owner(), limit));
             }
-            bytes.extend_from_slice(&have[..count]);
+            if bytes.capacity() == 0 {
+                // To grow memory is code that lies elsewhere, and a forked child has to map it first.
+                *bytes = have[..count].to_vec();
+            } else {
+                bytes.extend_from_slice(&have[..count]);
+            }
             self.input.consume(count);
             if found.is_some() {
                 return Ok(bytes.len() - begun);

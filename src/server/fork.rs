@@ -93,7 +93,7 @@ fn cannot_go_on(context: &ServerContext, error: io::Error) -> Error {
 }
 
 impl<T: Transport> ServeInChild for TypedJob<T> {
-    fn prepare_fork(&self, most: usize) -> Option<Arc<OwnedFd>> {
+    fn prepare_fork(&mut self, most: usize) -> Option<Arc<OwnedFd>> {
         // From the fork on it is the child that says what it does.
         self.ticket.entry().show_activity(Activity::Running);
         let begins_with_handshake =
@@ -101,6 +101,8 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         self.core.context.live.make_room(self.ticket.entry(), begins_with_handshake, most);
         prepare_signals(&self.core.context);
         keep_block();
+        let entry = self.ticket.entry();
+        self.counted = Some([Arc::clone(entry), Arc::clone(entry)]);
         let transport = &self.core.transport;
         if transport.closes_descriptor_alone() { transport.fileno() } else { None }
     }
@@ -112,8 +114,12 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         leave: &dyn Fn(ChildEnd) -> Infallible,
     ) -> ! {
         // Taken out of its box for good: nothing that is the parent's is given back, and the end of the process does that.
-        let this = *self;
+        let mut this = *self;
+        let count = || [Arc::clone(this.ticket.entry()), Arc::clone(this.ticket.entry())];
+        let [signalled, served] = this.counted.take().unwrap_or_else(count);
         let (core, context) = (&this.core, &this.core.context);
+        // Never given back either.
+        let listener = ManuallyDrop::new(listener);
         // First the listeners, so that no port is held by a child that serves for long.
         give_up_listener(core, listener.as_ref());
         close_other_servers(core);
@@ -123,11 +129,13 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         context.enter_child();
         wait::leave_loop();
         // Before the signals are let through: one that is pending acts on this request.
-        take_signals(context, &this.ticket);
+        take_signals(context, &this.ticket, signalled);
         signals.release_in_child();
         // A stop that was requested before the fork is the parent's affair, and may be over when this ends.
         let asked_before = context.runs.stop_requested();
-        let make = |job, place: &mut _| ManuallyDrop::<Self>::into_inner(job).make_request(place);
+        let make = |job, place: &mut _| {
+            ManuallyDrop::<Self>::into_inner(job).make_request_of(served, place)
+        };
         let leave = |open, reason| {
             let open = ManuallyDrop::<OpenRequest<T>>::new(open);
             let core = &open.core;
@@ -145,7 +153,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
     }
 
     fn leave_to_child(self: Box<Self>, child: i32) -> Box<dyn RequestOfChild> {
-        let Self { raw, ticket, core } = *self;
+        let Self { raw, ticket, core, .. } = *self;
         // The child has its own copy. Only with the last copy's close the peer sees an end.
         drop(drop_catching(raw));
         // The entry stays in the live list: the child's request counts against `Limits::live`.
@@ -239,8 +247,7 @@ fn prepare_signals(context: &Arc<ServerContext>) {
 /// In the child: from here on the signals are about this request. Those of the parent are not: a handler
 /// may be a server that forks in its turn.
 #[inline]
-fn take_signals(context: &ServerContext, ticket: &Ticket) {
-    let entry = Arc::clone(ticket.entry());
+fn take_signals(context: &ServerContext, ticket: &Ticket, entry: Arc<Entry>) {
     // A parent that does not wait sends no second signal.
     let waits = context.waits_at_close();
     let first_read = if waits { ticket.limits().first_read } else { Duration::ZERO };

@@ -36,7 +36,7 @@ use super::tell::handle_error;
 use crate::address::Address;
 use crate::error::{Error, HandlerResult};
 use crate::events::{CloseReason, ServerEvent};
-use crate::live::{Activity, Cut, PeerIs, Step};
+use crate::live::{Activity, Cut, Entry, PeerIs, Step};
 use crate::mixin::{Work, WorkerAccept, WorkerWatch};
 use crate::refused::Refused;
 use crate::request::{Deadline, Ticket};
@@ -53,6 +53,9 @@ pub(super) struct TypedJob<T: Transport> {
     /// The slot in the live list. Its drop leaves the list.
     pub(super) ticket: Ticket,
     pub(super) core: ServerPermit<T>,
+    /// References to its entry that are counted before a fork, for the child: to count one is to write, and the parent
+    /// writes to the entry's memory anyway.
+    pub(super) counted: Option<[Arc<Entry>; 2]>,
 }
 
 /// Whether a request is to be served.
@@ -93,7 +96,7 @@ impl<T: Transport> TypedJob<T> {
         if ticket.beyond().is_none() {
             core.context.rate.pass();
         }
-        Self { raw, ticket, core }
+        Self { raw, ticket, core, counted: None }
     }
 
     /// Tells the observer that it has begun.
@@ -228,8 +231,18 @@ impl<T: Transport> TypedJob<T> {
     /// waiting thread for as long as the request lasts.
     #[inline]
     pub(super) fn make_request(self, place: &mut Option<T::Request>) -> Made<T> {
-        let Self { raw, ticket, core } = self;
-        let entry = Arc::clone(ticket.entry());
+        let entry = Arc::clone(self.ticket.entry());
+        self.make_request_of(entry, place)
+    }
+
+    /// The same with a reference to the job's entry that has been counted already.
+    #[inline]
+    pub(super) fn make_request_of(
+        self,
+        entry: Arc<Entry>,
+        place: &mut Option<T::Request>,
+    ) -> Made<T> {
+        let Self { raw, ticket, core, .. } = self;
         let made = catch_panic(|| {
             *place = Some(core.transport.make_request(raw, ticket));
             Ok(())
@@ -268,7 +281,7 @@ impl<T: Transport> Work for TypedJob<T> {
 
     fn release(self: Box<Self>) {
         let _serving = start_serving(&self.core.context);
-        let Self { raw, ticket, core } = *self;
+        let Self { raw, ticket, core, .. } = *self;
         let entry = Arc::clone(ticket.entry());
         // Closed without an orderly end: no worker serves this request.
         drop(drop_catching((raw, ticket)));

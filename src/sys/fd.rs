@@ -10,6 +10,7 @@ pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 }
 
 /// The same for a call that returns a number of bytes.
+#[inline]
 pub(super) fn check_len(result: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
@@ -52,7 +53,10 @@ pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
 pub(crate) fn replace_by(old: &impl AsFd, new: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers. `old` stays an open descriptor of its owner.
     // The old file is closed and the number given its new one in one step: no other thread can take it in between.
-    check(unsafe { libc::dup3(new.as_raw_fd(), number(old), libc::O_CLOEXEC) }).map(drop)
+    // By the number of the call: a forked child makes two calls in this way, and maps the C library's code for it once.
+    let done =
+        unsafe { libc::syscall(libc::SYS_dup3, new.as_raw_fd(), number(old), libc::O_CLOEXEC) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// See the Linux form. In the moment before the flag is set a program that another thread starts inherits the number.

@@ -73,12 +73,22 @@ impl SignalsHeld {
     }
 }
 
+/// The bytes of a set of signals as the kernel has it, on nearly all processors.
+const KERNEL_SET: usize = 8;
+
 impl Drop for SignalsHeld {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: the set is the one that `hold` was given.
-        unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut());
+        let (set, none) = (&raw const self.before, std::ptr::null_mut::<libc::sigset_t>());
+        // By the number of the call: `syscall` lies beside other calls that a child makes, `pthread_sigmask` does not.
+        // SAFETY: the set is the one that `hold` was given, and is at least as long as the kernel's.
+        let done = unsafe {
+            libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, set, none, KERNEL_SET)
+        };
+        // Where the kernel's set is longer.
+        if done != 0 {
+            // SAFETY: as above.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, set, none) };
         }
     }
 }

@@ -70,6 +70,7 @@ fn send_with(fd: BorrowedFd<'_>, buf: &[u8], flags: libc::c_int) -> io::Result<u
 
 /// How many bytes have arrived and are unread. Takes none of them.
 /// [ioctl(2)](https://man7.org/linux/man-pages/man2/ioctl.2.html), FIONREAD
+#[inline]
 pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let mut count: libc::c_int = 0;
     // SAFETY: FIONREAD writes an int, and the pointer is to a live one.
@@ -81,6 +82,7 @@ pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
 ///
 /// [shutdown(2)](https://man7.org/linux/man-pages/man2/shutdown.2.html). It holds for every process and thread that
 /// has the connection, and wakes those that wait for input. ENOTCONN if the connection is lost.
+#[inline]
 pub(crate) fn shutdown(fd: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
     let how = match how {
         Shutdown::Read => libc::SHUT_RD,

@@ -71,6 +71,7 @@ impl Slot {
     }
 
     /// Notes the hint.
+    #[inline]
     pub(crate) fn set_near(&self, address: usize) {
         self.near.store(address, Ordering::Relaxed);
     }

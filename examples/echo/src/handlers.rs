@@ -76,8 +76,9 @@ fn line(request: &mut StreamRequest) -> HandlerResult {
     // The answer is held back, so that it leaves together with the end of the connection, in one packet.
     request.set_wbufsize(8_192)?;
     let mut line = Vec::new();
-    if let Some(text) = request.next_line(&mut line)? {
-        request.write_all(&[text, b"\n"].concat())?;
+    if request.next_line(&mut line)?.is_some() {
+        line.push(b'\n');
+        request.write_all(&line)?;
     }
     Ok(())
 }
@@ -94,11 +95,12 @@ fn sink(request: &mut StreamRequest) -> HandlerResult {
 
 impl StreamRequestHandler for Echo {
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
-        match self.mode {
-            Mode::Echo => echo(request),
-            Mode::Line => line(request),
-            Mode::Sink => sink(request),
-            Mode::Chat => self.membership.as_ref().map_or(Ok(()), |member| member.chat(request)),
+        // In this way no table of jumps is made, which each child of a forking server would have to map.
+        match (&self.membership, self.mode) {
+            (Some(member), _) => member.chat(request),
+            (None, Mode::Echo) => echo(request),
+            (None, Mode::Line) => line(request),
+            (None, _) => sink(request),
         }
     }
 

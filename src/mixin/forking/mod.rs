@@ -125,7 +125,8 @@ impl Forking {
     }
 
     /// Forks. The child never returns from here.
-    fn fork(&self, job: Job) {
+    #[inline]
+    fn fork(&self, mut job: Job) {
         let reports = match self.children.reports() {
             Ok(reports) => reports,
             Err(error) => return job.refuse(Refused::CannotStart(error)),
@@ -164,6 +165,7 @@ impl Mixin for Forking {
         accept_loop()
     }
 
+    #[inline]
     fn process_request(&self, job: Job) {
         self.fork(job);
     }
@@ -239,7 +241,7 @@ impl Drop for ExitOnPanic {
 pub(crate) trait ServeInChild {
     /// In the parent, before the fork: makes what children inherit. Gives the listener's descriptor, if that is all that
     /// a child has to close. `most`: how many children there may be at once.
-    fn prepare_fork(&self, most: usize) -> Option<Arc<OwnedFd>>;
+    fn prepare_fork(&mut self, most: usize) -> Option<Arc<OwnedFd>>;
 
     /// In the child, which has nothing else to do: serves the request, and leaves. It does not return, so that nothing
     /// is given back that the end of the process gives back. The signals are held back until they are taken for what
@@ -278,8 +280,8 @@ pub(crate) struct ChildEnd {
 
 /// Forks with the job: see `ServeInChild`. A job that has been taken already has nothing to do in either process.
 impl Job {
-    fn prepare_fork(&self, most: usize) -> Option<Arc<OwnedFd>> {
-        self.work.as_ref()?.prepare_fork(most)
+    fn prepare_fork(&mut self, most: usize) -> Option<Arc<OwnedFd>> {
+        self.work.as_mut()?.prepare_fork(most)
     }
 
     #[inline]
