@@ -121,14 +121,18 @@ fn sighup_exchanges_the_certificates_and_bad_files_change_nothing() {
 #[test]
 fn a_server_whose_files_are_wrong_does_not_start() {
     let (chain, key) = (certificate("server.pem"), certificate("server.key"));
-    let missing = "/does/not/exist";
+    let (missing, folder) = ("/does/not/exist", folder());
+    let large = folder.path().join("large.pem");
+    fs::File::create(&large).unwrap().set_len(1 << 30).unwrap();
+    let large = large.to_str().unwrap();
     for (options, status, says) in [
         (&["--tls-cert", &chain][..], 2, "--tls-key"),
         (&["--tls-key", &key], 2, "--tls-cert"),
         (&["--tls-client-ca", &chain], 2, "--tls-cert"),
         (&["--tls-cert", missing, "--tls-key", &key], 1, missing),
-        (&["--tls-cert", "/dev/zero", "--tls-key", &key], 1, "it has more than 16 MiB"),
-        (&["--tls-cert", &chain, "--tls-key", "/dev/zero"], 1, "it has more than 16 MiB"),
+        (&["--tls-cert", "/dev/zero", "--tls-key", &key], 1, "it is a device, and no file"),
+        (&["--tls-cert", &chain, "--tls-key", "/dev/zero"], 1, "it is a device, and no file"),
+        (&["--tls-cert", large, "--tls-key", &key], 1, "it has more than 16 MiB"),
         (&["--tls-cert", &chain, "--tls-key", &chain], 1, "PRIVATE KEY"),
         (&["--tls-cert", &chain, "--tls-key", &certificate("other.key")], 1, "does not belong to"),
         (
@@ -176,8 +180,8 @@ fn options_of_tls_that_cannot_work_are_refused() {
             1,
             "cannot read the certificate in /does/not/exist: No such file",
         ),
-        (&["--ca", "/dev/zero"], 1, "in /dev/zero: it has more than 16 MiB"),
-        (&["--ca", "/dev/null"], 1, "there is no certificate in PEM in /dev/null"),
+        (&["--ca", "/dev/zero"], 1, "in /dev/zero: it is a device, and no file"),
+        (&["--ca", "/dev/null"], 1, "in /dev/null: it is a device, and no file"),
         (&["--tls-name", "not a name"], 2, "\"not a name\" is no name that a certificate can have"),
     ] {
         assert_fails_in_one_line(&connect_with_tls("127.0.0.1:1", options), status, &[says]);
