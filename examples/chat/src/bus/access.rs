@@ -22,6 +22,9 @@ pub const PASSWORD_VARIABLE: &str = "CHAT_BUS_PASSWORD";
 
 /// The longest file that has an address or a password in it.
 const FILE_BYTES: u64 = 64 * 1024;
+/// The names of secrets in the errors about their files.
+const PASSWORD: &str = "the password of the bus";
+const SENTINEL_PASSWORD: &str = "the password of the Sentinels";
 /// How many passwords are remembered, so that messages do not show them: those that were exchanged lately are still in
 /// errors that are on their way.
 const PASSWORDS: usize = 16;
@@ -74,20 +77,23 @@ impl BusAddress {
     pub fn given(arguments: &BusArguments) -> Result<Option<Self>, Failure> {
         let address = match (&arguments.bus, &arguments.bus_file) {
             (Some(text), _) => Source::Text { from: "--bus".to_owned(), text: text.clone() },
-            (None, Some(file)) => Source::file(file)?,
+            (None, Some(file)) => Source::file(file, "the bus")?,
             (None, None) => match Source::variable(ADDRESS_VARIABLE) {
                 Some(source) => source,
                 None => return Ok(None),
             },
         };
-        let file = |path: &Option<PathBuf>| path.as_deref().map(Source::file).transpose();
+        let file = |path: &Option<PathBuf>, what: &str| {
+            path.as_deref().map(|path| Source::file(path, what)).transpose()
+        };
         let BusArguments { bus_password_file, bus_sentinel_password_file, .. } = arguments;
-        let password = file(bus_password_file)?.or_else(|| Source::variable(PASSWORD_VARIABLE));
+        let password =
+            file(bus_password_file, PASSWORD)?.or_else(|| Source::variable(PASSWORD_VARIABLE));
         let access = Access {
             address,
             password,
             sentinel_user: arguments.bus_sentinel_user.clone(),
-            sentinel_password: file(bus_sentinel_password_file)?,
+            sentinel_password: file(bus_sentinel_password_file, SENTINEL_PASSWORD)?,
             tls: arguments.tls(),
             sentinel: AtomicUsize::new(0),
             state: Mutex::default(),
@@ -155,13 +161,16 @@ impl Access {
         let parsed = text.trim().parse::<Target>();
         let mut target =
             parsed.map_err(|why| Failure::Usage(format!("the bus that {from} names: {why}")))?;
-        let secret = |source: &Option<Source>| source.as_ref().map(Source::password).transpose();
+        let secret = |source: &Option<Source>, what: &str| {
+            source.as_ref().map(|source| source.password(what)).transpose()
+        };
         let mut secrets = Vec::from_iter(target.written.take());
         secrets.extend(target.password.clone());
-        if let Some(password) = secret(&self.password)? {
+        if let Some(password) = secret(&self.password, PASSWORD)? {
             target.password = Some(password);
         }
-        let sentinel = (self.sentinel_user.clone(), secret(&self.sentinel_password)?);
+        let sentinel =
+            (self.sentinel_user.clone(), secret(&self.sentinel_password, SENTINEL_PASSWORD)?);
         secrets.extend(target.password.clone().into_iter().chain(sentinel.1.clone()));
         self.remember(&target.shown, secrets);
         if self.is_about_sentinels() && !matches!(target.place, Place::Sentinels { .. }) {
@@ -205,10 +214,10 @@ impl Source {
     }
 
     /// A pipe, as that of a shell's `<(pass redis)`, can be read once, and its text is kept.
-    fn file(path: &Path) -> Result<Self, Failure> {
+    fn file(path: &Path, what: &str) -> Result<Self, Failure> {
         if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
             let from = path.display().to_string();
-            let text = read(path, "the bus")?;
+            let text = read(path, what)?;
             return Ok(Self::Text { from, text });
         }
         Ok(Self::File(path.to_owned()))
@@ -229,12 +238,12 @@ impl Source {
     }
 
     /// The first line, as it is: blanks may belong to a password.
-    fn password(&self) -> Result<String, Failure> {
-        let text = self.read("the password of the bus")?;
+    fn password(&self, what: &str) -> Result<String, Failure> {
+        let text = self.read(what)?;
         match text.lines().next() {
             Some(line) if !line.is_empty() => Ok(line.to_owned()),
             _ => Err(Failure::Other(format!(
-                "there is no password of the bus in {}: its first line is the password",
+                "there is no password in {}: {what} is its first line",
                 self.name()
             ))),
         }

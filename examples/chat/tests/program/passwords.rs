@@ -73,6 +73,38 @@ fn no_password_is_in_what_is_said_of_a_wrong_command_line() {
 }
 
 #[test]
+fn a_file_without_a_password_is_told_as_one() {
+    let folder = folder();
+    let empty = folder.path().join("empty");
+    std::fs::write(&empty, "\nsecond line\n").unwrap();
+    let gone = folder.path().join("gone");
+    let serve = |bus: &str, option: &str, file: &str| {
+        let ended = ends(&["serve", "--bind", "127.0.0.1:0", "--bus", bus, option, file], None);
+        assert!(!ended.status.success(), "{option} {file}");
+        ended.err
+    };
+    for (bus, option, what) in [
+        ("redis://127.0.0.1:1/room", "--bus-password-file", "the password of the bus"),
+        (
+            "redis+sentinel://127.0.0.1:1/m/room",
+            "--bus-sentinel-password-file",
+            "the password of the Sentinels",
+        ),
+    ] {
+        let told = serve(bus, option, empty.to_str().unwrap());
+        assert!(
+            told.contains(&format!("no password in {}: {what} is its", empty.display())),
+            "{told}"
+        );
+        let told = serve(bus, option, gone.to_str().unwrap());
+        assert!(told.contains(&format!("cannot read {what} from {}", gone.display())), "{told}");
+        // It has no end, and is read at the start, as a pipe is.
+        let told = serve(bus, option, "/dev/zero");
+        assert!(told.contains(&format!("cannot read {what} from /dev/zero: it is too")), "{told}");
+    }
+}
+
+#[test]
 fn a_bus_with_a_password_is_given_in_a_file_or_in_the_environment() {
     if skip_if(no_redis()) {
         return;
