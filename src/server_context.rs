@@ -60,7 +60,7 @@ pub struct ServerContext {
     role: CurrentRole,
     /// The server's seat in the group of its `run`. None without a `run`.
     seat: Mutex<Option<Seat>>,
-    /// The functions that SIGHUP calls. If there are none, `run` does not take SIGHUP.
+    /// The functions that SIGHUP calls. If there are none, it stops the server.
     pub(crate) reloads: Reloads,
     /// Whether a close of this server waits for its requests: `Mixin::block_on_close`.
     waits_at_close: bool,

@@ -151,6 +151,16 @@ pub trait Mixin: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Makes what a run needs before its first request, and keeps. Called at the beginning of each run, before the server
+    /// looks how many descriptors are left for requests. A mixin around another one forwards the call. Default: nothing.
+    ///
+    /// # Errors
+    ///
+    /// If that fails. The run ends with it.
+    fn prepare(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Runs the accept loop: in the calling thread, on several threads, or in several processes.
     ///
     /// # Errors
@@ -244,6 +254,10 @@ macro_rules! pass_on {
     ($this:ident => $to:expr) => {
         fn check(&$this) -> $crate::Result<()> {
             $to.check()
+        }
+
+        fn prepare(&$this) -> $crate::Result<()> {
+            $to.prepare()
         }
 
         fn serve(

@@ -31,18 +31,14 @@ const QUEUE: usize = 1_024;
 
 impl Pool {
     /// A pool of `workers` threads, at least one. They start with the first request, as many as the system allows. With
-    /// more than 65,536 workers `bind` fails.
-    ///
-    /// # Panics
-    ///
-    /// If there is no descriptor for the event of the queue.
+    /// more than 65,536 workers, or without a descriptor for the event of the queue, `bind` fails.
     #[must_use]
     pub fn new(workers: usize) -> Self {
         let count = workers.max(1);
-        let gate = Gate::new(count.saturating_add(QUEUE));
         let settings = QueueSettings {
             size: Size::Fixed(count),
-            gate: Some(gate.expect("a descriptor for the gate of the queue")),
+            // `check` looks whether it is there.
+            gate: Gate::new(count.saturating_add(QUEUE)).ok(),
             when_full: WhenFull::default(),
             threads: ThreadOptions::default(),
         };

@@ -43,6 +43,10 @@ impl Mixin for Workers {
                 let error = io::Error::new(io::ErrorKind::InvalidInput, "65,536 are the most");
                 Err(Error::io("make", format!("a pool of {workers} workers (Pool::new)"), error))
             }
+            Size::Fixed(_) if self.settings.gate.is_none() => {
+                let error = io::Error::from_raw_os_error(libc::EMFILE);
+                Err(Error::io("make an event for", "the queue of a pool (Pool::new)", error))
+            }
             _ => self.settings.threads.check(),
         }
     }

@@ -29,7 +29,7 @@ use crate::transport::{SocketOptions, Transport};
 /// | [`time_accept_queue`](Self::time_accept_queue) | false |
 /// | `tls`: feature of this name | in clear |
 /// | `metrics`, `tracing`: features of these names | figures and spans go nowhere |
-/// | [`on_reload`](Self::on_reload) | nothing: SIGHUP ends the process |
+/// | [`on_reload`](Self::on_reload) | nothing: SIGHUP stops the server |
 /// | [`socket_options`](Self::socket_options) | [`SocketOptions::default`] |
 /// | [`timeout`](Self::timeout), [`poll_interval`](Self::poll_interval) | none: no timeout, no ticks |
 /// | [`stop_when_idle`](Self::stop_when_idle) | never |
@@ -183,8 +183,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     }
 
     /// Runs a function for each SIGHUP that comes while [`run`](crate::Server::run) or [`run_all`](super::run_all) serves: to read
-    /// a configuration or certificates again, or to open a log anew. Default: none, and then SIGHUP ends the process, as
-    /// usual. Each call adds a function; they run in that order.
+    /// a configuration or certificates again, or to open a log anew. Default: none, and then SIGHUP stops the server, as
+    /// SIGTERM does. Each call adds a function; they run in that order.
     ///
     /// The function runs beside the requests, on the thread that waits for the end of the run, so it may take its
     /// time. (Under [`Forking`](crate::Forking) it runs in the loop, between two requests; children that serve are
@@ -194,6 +194,9 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     ///
     /// An error goes to the hook [`warning`](ServerHooks::warning), and the server goes on as it was; an observer gets
     /// [`ServerEvent::Reloaded`]. A SIGHUP that the process ignores when `run` begins (as under `nohup`) stays ignored.
+    ///
+    /// SIGHUP also tells of the end of a terminal. If the program was started from a terminal that has ended (a closed window,
+    /// a cut ssh session), SIGHUP from there stops the server instead.
     ///
     /// ```no_run
     /// use std::io::Write;

@@ -6,7 +6,10 @@
 //!           descriptors per request                        1
 //! ```
 
+use std::io;
+
 use super::Server;
+use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::lingering_close;
 use crate::mixin::Mixin;
@@ -16,18 +19,42 @@ use crate::transport::Transport;
 /// Descriptors left for files of handlers, events and logs.
 const SPARE_DESCRIPTORS: u64 = 32;
 
+/// Descriptors that the loop and its workers take when they wait for the first time, and keep: a copy of the listener, and
+/// an epoll set.
+const OF_THE_FIRST_WAIT: u64 = 2;
+
 impl<T: Transport, M: Mixin> Server<T, M> {
     /// Lowers the limit of live requests to the budget, and warns: clients that wait in the accept queue are better
     /// than handlers that cannot open files.
     ///
     /// Called at the beginning of each `serve_forever`. By then `run` has raised the process's limit, if it is going
     /// to. Without `/proc` the budget is unknown, and nothing is lowered.
-    pub(super) fn budget_descriptors(&self) {
+    ///
+    /// # Errors
+    ///
+    /// Under `run`, if there is no descriptor for a single request: a program that has just begun gets none later, and would
+    /// keep its clients waiting for ever.
+    pub(super) fn budget_descriptors(&self) -> Result<()> {
         // Zero: datagrams share one socket.
         let each = self.core.transport.descriptors_per_request();
-        let Some((allowed, open)) = sys::descriptors() else { return };
+        let Some((allowed, open)) = sys::descriptors() else { return Ok(()) };
         if each == 0 {
-            return;
+            return Ok(());
+        }
+        // `run` has raised the soft limit to the hard limit already.
+        let is_raised = self.core.context.runs.is_served_by_run();
+        let raise = if is_raised {
+            "a higher hard limit (ulimit -Hn) allows more"
+        } else {
+            "to raise it, serve by `run`, or say `ulimit -n` before the start"
+        };
+        let least = each as u64 + OF_THE_FIRST_WAIT;
+        let none_is_left = allowed < open + least;
+        if none_is_left && is_raised && self.core.context.live.len() == 0 {
+            let why = format!(
+                "the process may have {allowed} descriptors, {open} are open, and the first request takes {least} more; {raise}"
+            );
+            return Err(Error::io("serve at", self.server_address(), io::Error::other(why)));
         }
         let lingering = lingering_close::max_lingering() as u64;
         let left = allowed.saturating_sub(open + SPARE_DESCRIPTORS + lingering);
@@ -36,13 +63,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             let lowered = lowered_live(&self.limits(), lowered);
             // Show the arithmetic.
             let each = if each == 1 { String::new() } else { format!(", {each} for each request") };
-            let floor = if room > 0 { "" } else { " (one request is served in any case)" };
-            // `run` has raised the soft limit to the hard limit already.
-            let is_raised = self.core.context.runs.is_served_by_run();
-            let raise = if is_raised {
-                "a higher hard limit (ulimit -Hn) allows more"
-            } else {
-                "to raise it, serve by `run`, or say `ulimit -n` before the start"
+            let floor = match room {
+                0 if none_is_left => " (until some are closed, clients wait)",
+                0 => " (one request is served in any case)",
+                _ => "",
             };
             self.core.hooks.warning(&format!(
                 "{}: {lowered}: the process may have {allowed} \
@@ -51,6 +75,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 self.server_address()
             ));
         }
+        Ok(())
     }
 }
 

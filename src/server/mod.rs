@@ -210,6 +210,7 @@ impl<T: Bind, M: Mixin + Default> Server<T, M> {
     /// # Errors
     ///
     /// If the address cannot be understood or is not available. No descriptor is left open.
+    #[doc(alias("E0282", "E0525"))]
     pub fn bind<How: 'static>(
         address: impl Into<BindAddress>,
         handler: impl MakeHandler<T::Request, How>,
@@ -325,12 +326,13 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         // Before the runs are looked at: in a forked child they may still be the parent's.
         self.core.enter_process()?;
         self.core.context.runs.begin(&self.server_address(), kind)?;
-        if kind == RunKind::Forever {
-            self.budget_descriptors();
-        }
         // From here on the run ends also by a panic or an error.
         let begun = RunGuard::begun(&self.core);
         if kind == RunKind::Forever {
+            let prepared = self.mixin.prepare().and_then(|()| self.budget_descriptors());
+            if let Err(error) = prepared {
+                return begun.end().and(Err(error));
+            }
             self.core.tell_of_ready();
             if let Some(desk) = self.core.desk() {
                 desk.serves();

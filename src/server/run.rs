@@ -4,7 +4,7 @@
 //! the calling thread                  thread "close"                       a signal's action
 //! claim, prepare_process, Seated
 //! serve_forever                       wait_for_stop
-//!   Ready                               reloads <------------------------- SIGHUP: an order
+//!   Ready                               reloads <------------------------- SIGHUP: an order, or a stop
 //!   ..                                  .. <------------------------------ handle.retire(): an order, or a stop
 //!   it goes on                        server_close: LameDuck, if there is one
 //!   the loop ends                       stops the loop: Closed, Draining, ..
@@ -16,7 +16,9 @@
 //! There the loop obeys orders, keeps the lame duck by its clock, and then stops; the server is closed when the loop
 //! has ended.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -33,8 +35,9 @@ use crate::wait::Event;
 
 impl<T: Transport, M: Mixin> Server<T, M> {
     /// Serves until Ctrl-C (SIGINT), SIGTERM or `shutdown()`, then closes within `Limits::drain` and reports. A signal first
-    /// begins a [lame duck](field@crate::Limits::lame_duck), if there is one; SIGHUP
-    /// [reloads](super::Builder::on_reload), if there is something to reload. [`RunPhase`](crate::monitor::RunPhase) has the
+    /// begins a [lame duck](field@crate::Limits::lame_duck), if there is one. SIGHUP
+    /// [reloads](super::Builder::on_reload); if there is nothing to reload, or if the terminal that the program was started
+    /// from has ended, it stops the server as SIGTERM does. [`RunPhase`](crate::monitor::RunPhase) has the
     /// steps from the beginning to the end. `run`
     /// raises the process's limit on file descriptors to the highest allowed value;
     /// [`restore_limits`](crate::handler::restore_limits) gives programs that handlers start the old limit. A second signal ends
@@ -44,8 +47,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///
     /// `run` treats the state that the process inherits as the user of a shell expects:
     ///
-    /// - If one of the two signals is *ignored*, it stays ignored, also in the children of `Forking`: a script that
-    ///   starts `server &` has SIGINT ignored for it, so that a Ctrl-C for the script does not stop the server.
+    /// - If one of the signals is *ignored*, it stays ignored, also in the children of `Forking`: a script that
+    ///   starts `server &` has SIGINT ignored for it, so that a Ctrl-C for the script does not stop the server, and `nohup`
+    ///   ignores SIGHUP. If the program has its own handler for SIGHUP, and nothing to reload, `run` leaves SIGHUP to it.
     /// - If one of them is *blocked*, `run` unblocks it in this thread until `run` returns. A signal that was sent
     ///   earlier stops the server in order. (A program with its own signal thread uses `serve_forever`.)
     /// - An ignored SIGCHLD is set to its default: otherwise the exit statuses of programs and children would be lost.
@@ -249,7 +253,7 @@ impl Drop for NotifyAtEnd<'_> {
 }
 
 /// Prepares the process. SIGINT and SIGTERM ask the servers to stop; the second of either ends the process. SIGHUP
-/// has the servers reload, if one of them has something to reload. And the limit of descriptors is raised as far as
+/// has the servers reload, or stops them. And the limit of descriptors is raised as far as
 /// it may be: the usual lower limit is for programs that use `select`.
 fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
     // If the limit stays low, `descriptor_budget.rs` lowers `Limits::live`.
@@ -283,12 +287,8 @@ fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
             Repeat::Second => sys::exit_now(128 + signal),
         })?;
     }
-    if !reloaded.is_empty() {
-        signals.take(libc::SIGHUP, move || {
-            for handle in &reloaded {
-                handle.runs().order_reload();
-            }
-        })?;
+    if !reloaded.is_empty() || sys::is_default(libc::SIGHUP) {
+        signals.take_hangup(reloaded, stopped)?;
     }
     signals.let_through();
     Ok(signals)
@@ -304,7 +304,7 @@ struct Signals {
 
 impl Signals {
     /// Takes a signal, unless the process ignores it. A script's shell ignores SIGINT for a program that it starts by
-    /// `&`, and `nohup` ignores SIGHUP: their user wants it so.
+    /// `&`, and `nohup` ignores SIGHUP: their users want it so.
     fn take(
         &mut self,
         signal: libc::c_int,
@@ -320,6 +320,35 @@ impl Signals {
                 action();
             }
         });
+        self.keep(signal, guard)
+    }
+
+    /// Takes SIGHUP, unless the process ignores it: an order to reload, or a stop.
+    fn take_hangup(
+        &mut self,
+        reloaded: Vec<ShutdownHandle>,
+        stopped: Arc<Vec<ShutdownHandle>>,
+    ) -> Result<()> {
+        if sys::is_ignored(libc::SIGHUP) {
+            return Ok(());
+        }
+        let (owner, is_stopped) = (OwnerProcess::this_process(), AtomicBool::new(false));
+        let action = move |terminal_has_ended: bool| {
+            if !owner.is_this_process() {
+                return;
+            }
+            if !terminal_has_ended && !reloaded.is_empty() {
+                reloaded.iter().for_each(|handle| handle.runs().order_reload());
+            } else if !is_stopped.swap(true, Ordering::SeqCst) {
+                // Once: the kernel and the shell both tell of a terminal's end.
+                stopped.iter().for_each(ShutdownHandle::retire);
+            }
+        };
+        self.keep(libc::SIGHUP, sys::on_hangup(sys::StartTerminal::look(), action))
+    }
+
+    /// Keeps the action of a signal.
+    fn keep(&mut self, signal: libc::c_int, guard: io::Result<SignalGuard>) -> Result<()> {
         let name = match signal {
             libc::SIGINT => "SIGINT",
             libc::SIGTERM => "SIGTERM",

@@ -21,7 +21,7 @@
 //! | `fork`, `fork_count` | forking, in a process of one thread; whether others may have a descriptor |
 //! | `child_process`, `exit_watch`, `orphan_reaper` | how a child has ended, hearing of it, and processes that a child leaves |
 //! | `shared_memory`, `shared_fd` | counters shared with children; a descriptor with several owners |
-//! | `signal` | actions of signals |
+//! | `signal`, `hangup` | actions of signals; SIGHUP, and whether it tells of the terminal's end |
 //! | `stdio`, `activation` | the three standard descriptors; those that a service manager has passed |
 //! | `rlimit`, `thread_limit` | how many descriptors and threads there may be |
 //! | `clock` | the monotonic clock as a number |
@@ -64,6 +64,8 @@ mod fd;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/fork.rs")]
 pub(crate) mod fork;
 pub(crate) mod fork_count;
+#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/hangup.rs")]
+mod hangup;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/late_input.rs")]
 pub(crate) mod late_input;
 pub(crate) mod lent_once;
@@ -116,6 +118,7 @@ pub(crate) use activation::take_passed;
 pub(crate) use clock::monotonic_micros;
 pub(crate) use directory::{set_mode_before_bind, try_lock};
 pub(crate) use fd::{number, replace, replace_by};
+pub(crate) use hangup::{StartTerminal, on_hangup};
 pub(crate) use nonblocking_write::write_now;
 pub use peer_credentials::Credentials;
 pub(crate) use peer_credentials::{credentials, user};
@@ -128,8 +131,8 @@ pub(crate) use rlimit::{
 pub(crate) use shared_fd::SharedFd;
 pub(crate) use shared_memory::Common;
 pub(crate) use signal::{
-    LetThrough, Repeat, Repeats, SignalGuard, exit_now, is_ignored, keep_from_file_size_signal,
-    keep_statuses, on_signal, on_signal_in_children,
+    LetThrough, Repeat, Repeats, SignalGuard, exit_now, is_default, is_ignored,
+    keep_from_file_size_signal, keep_statuses, on_signal, on_signal_in_children,
 };
 pub(crate) use socket::{
     ACCEPTED_INHERITS_OPTIONS, Mode, SHORTEST_TIMEOUT, send, send_before_end, set_receive_timeout,

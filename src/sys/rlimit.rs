@@ -43,9 +43,14 @@ pub(crate) fn raise_descriptors() -> io::Result<u64> {
 /// How many descriptors this process may have, and how many it has. None without `/proc`.
 pub(crate) fn descriptors() -> Option<(u64, u64)> {
     let limit = descriptor_limit().ok()?;
-    // One less than there are entries: reading the folder has it open as well.
-    let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
-    Some((limit.rlim_cur as u64, open as u64))
+    let open = match std::fs::read_dir("/proc/self/fd") {
+        // One less than there are entries: reading the folder has it open as well.
+        Ok(entries) => entries.count().saturating_sub(1) as u64,
+        // None is left for the folder.
+        Err(error) if error.raw_os_error() == Some(libc::EMFILE) => limit.rlim_cur as u64,
+        Err(_) => return None,
+    };
+    Some((limit.rlim_cur as u64, open))
 }
 
 /// How many descriptors are open, and how many may be. Cheaper than [`descriptors`]: since Linux 6.2 the first number

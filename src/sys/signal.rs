@@ -31,9 +31,17 @@ pub(crate) fn on_signal(
     signal: libc::c_int,
     action: impl Fn() + Send + Sync + 'static,
 ) -> io::Result<SignalGuard> {
+    on_signal_with_info(signal, move |_info| action())
+}
+
+/// As [`on_signal`], with what the kernel says of the signal.
+pub(super) fn on_signal_with_info(
+    signal: libc::c_int,
+    action: impl Fn(&libc::siginfo_t) + Send + Sync + 'static,
+) -> io::Result<SignalGuard> {
     bring_back_default(signal)?;
     // SAFETY: the callers, all within this crate, do no more in `action` than the sentence above allows.
-    let id = unsafe { signal_hook::low_level::register(signal, action) }?;
+    let id = unsafe { signal_hook_registry::register_sigaction(signal, action) }?;
     // After the registration, so that a failure leaves the count as it was. A signal in between does its default.
     GUARDS.fetch_add(1, Ordering::SeqCst);
     Ok(SignalGuard { id })
@@ -64,16 +72,16 @@ static GUARDS: AtomicUsize = AtomicUsize::new(0);
 /// signal-hook never gives a signal back: when its last action is gone, the signal is ignored. So before the first
 /// action one more is registered for good, which produces the default effect while there is no guard.
 fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
-    static TAKEN: Mutex<Vec<libc::c_int>> = Mutex::new(Vec::new());
     // Once for each signal: a second action for the default would do it twice.
     let mut taken = TAKEN.lock();
-    if taken.contains(&signal) {
+    if taken.iter().any(|(other, _)| *other == signal) {
         return Ok(());
     }
     let before = action_of(signal)?;
+    let was_default = before.sa_sigaction == libc::SIG_DFL;
     // A handler of the program's runs as before: signal-hook calls it. An ignored signal is for the callers to leave
     // alone.
-    if before.sa_sigaction == libc::SIG_DFL {
+    if was_default {
         let default = move || {
             // The first process of a container is not ended by a signal that it does not take: the kernel ignores it, and
             // the emulation would abort the process when the signal has not ended it.
@@ -86,9 +94,12 @@ fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
         // SAFETY: the action loads an atomic and calls what is made to be called in a signal's handler.
         unsafe { signal_hook::low_level::register(signal, default) }?;
     }
-    taken.push(signal);
+    taken.push((signal, was_default));
     Ok(())
 }
+
+/// The signals that this crate has ever had an action for, and whether each had its default effect before.
+static TAKEN: Mutex<Vec<(libc::c_int, bool)>> = Mutex::new(Vec::new());
 
 /// The action of a signal as it is now. [sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html)
 pub(super) fn action_of(signal: libc::c_int) -> io::Result<libc::sigaction> {
@@ -105,6 +116,15 @@ pub(super) fn action_of(signal: libc::c_int) -> io::Result<libc::sigaction> {
 /// False if the system does not tell.
 pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
     action_of(signal).is_ok_and(|action| action.sa_sigaction == libc::SIG_IGN)
+}
+
+/// Whether a signal has its default effect but for the actions of this crate: the program has no handler for it.
+pub(crate) fn is_default(signal: libc::c_int) -> bool {
+    let taken = TAKEN.lock().iter().find(|(other, _)| *other == signal).copied();
+    taken.map_or_else(
+        || action_of(signal).is_ok_and(|action| action.sa_sigaction == libc::SIG_DFL),
+        |(_, was_default)| was_default,
+    )
 }
 
 /// Sets SIGCHLD to its default, if it is ignored: the kernel would keep no statuses of children.

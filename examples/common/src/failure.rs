@@ -46,6 +46,8 @@ impl From<socketserver::Error> for Failure {
             "; another server listens there: stop it, or choose another --bind"
         } else if error.is_permission_denied() {
             "; ports below 1024 and other users' folders need privileges: choose another --bind"
+        } else if error.is_resource_limit() {
+            "; allow this process more of it (ulimit -n for files, the limits of its service or container)"
         } else {
             ""
         };

@@ -159,9 +159,15 @@ impl Forking {
 }
 
 impl Mixin for Forking {
-    fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
+    /// Watching the children takes some descriptors.
+    fn prepare(&self) -> Result<()> {
         let ready = fork::no_other_threads().and_then(|()| self.children.enter_process());
-        ready.map_err(|error| Error::io("fork", "for requests", error))?;
+        ready.map_err(|error| Error::io("fork", "for requests", error))
+    }
+
+    fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
+        // Once more for `handle_request`, whose run is not prepared, and for threads since.
+        self.prepare()?;
         accept_loop()
     }
 

@@ -374,6 +374,11 @@ impl Mixin for Green {
         })
     }
 
+    /// Each worker has a few descriptors.
+    fn prepare(&self) -> Result<()> {
+        self.group().map(drop).map_err(|error| Error::io("start the workers of", "Green", error))
+    }
+
     fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
         let group =
             self.group().map_err(|error| Error::io("start the workers of", "Green", error))?;

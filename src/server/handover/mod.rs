@@ -158,9 +158,10 @@ impl Handover {
     pub fn by_signal() -> Result<Self> {
         // Before there is a socket that could take their numbers.
         sys::fill_standard_descriptors();
-        let cannot = |error| Error::io("prepare", "the handover", error);
-        let signal = Signal::take().map_err(cannot)?;
-        let program = Program::of_this_process().map_err(cannot)?;
+        let signal =
+            Signal::take().map_err(|error| Error::io("take the signal", "SIGUSR2", error))?;
+        let program = Program::of_this_process()
+            .map_err(|error| Error::io("find", "the program of this process", error))?;
         let predecessor = match program::starter() {
             Some(channel) => {
                 let deadline = Instant::now() + successor::ASK;
@@ -246,7 +247,8 @@ impl Handover {
                 let serve = move || desk.serve(&until);
                 Ok((thread::Builder::new().name(name).spawn(serve)?, over))
             };
-            let begun = begin().map_err(|error| Error::io("begin", "the handover", error));
+            let begun = begin()
+                .map_err(|error| Error::io("start", "the thread that waits for SIGUSR2", error));
             let (serving, over) = begun?;
             let reports = {
                 let _over = run::NotifyAtEnd(&over);

@@ -1,10 +1,10 @@
-//! SIGHUP under `run`: it reloads what the program has registered, and otherwise does what it does by default.
+//! SIGHUP under `run`: it reloads what the program has registered, and otherwise stops the server. (What it means when it
+//! tells of a terminal's end is tested with `chat`.)
 
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use socketserver::mixin::Mixin;
@@ -159,21 +159,54 @@ fn several_servers_of_a_process_reload_at_one_signal() {
     });
 }
 
-const DEFAULT: &str = "systemd::reload::without_a_reload_sighup_does_its_default";
+const STOPS: &str = "systemd::reload::without_a_reload_sighup_stops_the_server_in_order";
 
 #[test]
-fn without_a_reload_sighup_does_its_default() {
-    if is_child(DEFAULT) {
-        let server = TcpServer::bind("127.0.0.1:0", stream_fn(echo)).unwrap();
+fn without_a_reload_sighup_stops_the_server_in_order() {
+    if is_child(STOPS) {
+        let server = TcpServer::builder().mixin(Threading::new());
+        let server = server.bind("127.0.0.1:0", stream_fn(echo)).unwrap();
+        answer(inet(&server));
+        let report = server.run().unwrap();
+        assert!(report.is_clean(), "{report}");
+        return;
+    }
+    let child = Process::start(child_command(STOPS).stdin(Stdio::null()).stdout(Stdio::piped()));
+    let address = child.answer().parse().unwrap();
+    let mut client = connect(address);
+    client.write_all(b"half").unwrap();
+    // When this one is answered, the one before it was accepted.
+    assert_eq!(exchange(&mut connect(address), "hello"), "hello\n");
+    child.send_signal(libc::SIGHUP);
+    child.send_signal(libc::SIGHUP);
+    assert_eq!(exchange(&mut client, " and half"), "half and half\n");
+    assert!(child.end().status.success());
+}
+
+const OWN: &str = "systemd::reload::a_program_with_a_handler_of_its_own_keeps_it";
+
+#[test]
+fn a_program_with_a_handler_of_its_own_keeps_it() {
+    if is_child(OWN) {
+        let came = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(libc::SIGHUP, Arc::clone(&came)).unwrap();
+        let handler = stream_fn(move |request: &mut StreamRequest| {
+            let mut line = String::new();
+            request.next_line(&mut line)?;
+            Ok(writeln!(request, "{}", came.load(Ordering::SeqCst))?)
+        });
+        let server = TcpServer::bind("127.0.0.1:0", handler).unwrap();
         answer(inet(&server));
         server.run().unwrap();
         return;
     }
-    let child = Process::start(child_command(DEFAULT).stdin(Stdio::null()).stdout(Stdio::piped()));
+    let child = Process::start(child_command(OWN).stdin(Stdio::null()).stdout(Stdio::piped()));
     let address = child.answer().parse().unwrap();
-    assert_eq!(exchange(&mut connect(address), "hello"), "hello\n");
+    assert_eq!(exchange(&mut connect(address), ""), "false\n");
     child.send_signal(libc::SIGHUP);
-    assert_eq!(child.end().status.signal(), Some(libc::SIGHUP));
+    eventually("it comes", || exchange(&mut connect(address), "") == "true\n");
+    child.send_signal(libc::SIGTERM);
+    assert!(child.end().status.success());
 }
 
 const NOHUP: &str = "systemd::reload::an_ignored_sighup_stays_ignored";

@@ -7,6 +7,7 @@ use super::document::no_python;
 use super::{Member, open_room};
 use crate::CHAT;
 use test_support::process::Process;
+use test_support::tls::{certificate, trusting};
 use test_support::{SOON, folder, skip_if, system};
 
 /// A terminal with a program in it.
@@ -46,6 +47,13 @@ impl Screen {
         let shell = String::from_utf8(output.stdout).unwrap().trim().to_owned();
         let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children"));
         children.unwrap().trim().parse().expect("one child")
+    }
+
+    /// Its window is closed, as by the end of an ssh session.
+    fn closes(&self) {
+        // The terminals end with the last window.
+        self.tmux(&["new-window", "-d", "-t", "s", "exec sleep 1000"]);
+        self.tmux(&["kill-window", "-t", "s:0"]);
     }
 
     fn is_edited(&self) -> bool {
@@ -324,4 +332,71 @@ fn a_terminal_is_as_it_was_when_the_other_side_ends() {
     carol.say("hello");
     assert_eq!(alice.hears(), "carol: hello");
     operator.shows("carol: hello");
+}
+
+/// Options of a server with TLS.
+fn with_tls() -> String {
+    format!("--tls-cert {} --tls-key {}", certificate("server.pem"), certificate("server.key"))
+}
+
+/// A member by the program's own client, over TLS or not.
+fn member(address: &str, tls: bool) -> Process {
+    let mut command = CHAT.command(&["connect", address, "--name", "alice"]);
+    let member =
+        Process::start(command.args(if tls { trusting() } else { vec![] }).stdin(Stdio::piped()));
+    while !member.line().starts_with("* you are alice;") {}
+    member
+}
+
+#[test]
+fn the_end_of_its_terminal_ends_a_room_in_order() {
+    if skip_if(no_tmux()) {
+        return;
+    }
+    for tls in [false, true] {
+        for run in [Screen::run, Screen::run_in_a_shell] {
+            let options = if tls { with_tls() } else { String::new() };
+            let operator = run(&format!("serve --bind 127.0.0.1:0 {options}"));
+            operator.ends_with(&[">"]);
+            let lines = operator.lines();
+            let address = lines.iter().find_map(|line| line.strip_prefix("listening on "));
+            let address = address.unwrap().trim_end_matches(" with TLS");
+            let alice = member(address, tls);
+            operator.types(&["half of a line"]);
+            operator.ends_with(&["> half of a line"]);
+            operator.closes();
+            while alice.line() != "* the server stops; goodbye" {}
+            assert!(alice.end().status.success());
+            test_support::eventually("the server has ended", || {
+                std::net::TcpStream::connect(address).is_err()
+            });
+        }
+    }
+}
+
+/// An operator's signal is an order, also to a server whose terminal ended long ago.
+#[test]
+fn a_server_that_was_left_to_itself_reads_its_certificates_again() {
+    if skip_if(no_tmux()) {
+        return;
+    }
+    let folder = folder();
+    let said = folder.path().join("said");
+    let shell = Screen::run_in_a_shell(&format!(
+        "serve --bind 127.0.0.1:0 {} < /dev/null > {} 2>&1 & disown",
+        with_tls(),
+        said.display()
+    ));
+    let text = || std::fs::read_to_string(&said).unwrap_or_default();
+    test_support::eventually("it serves", || text().ends_with(" with TLS\n"));
+    let address = text().replace("listening on ", "").replace(" with TLS\n", "");
+    let server = shell.job();
+    shell.closes();
+    let alice = member(&address, true);
+    system::send_signal(server, libc::SIGHUP);
+    test_support::eventually("it reads them", || {
+        text().contains("has read its certificates again")
+    });
+    system::send_signal(server, libc::SIGTERM);
+    while alice.line() != "* the server stops; goodbye" {}
 }

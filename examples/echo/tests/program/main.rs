@@ -2,6 +2,7 @@
 
 mod activation;
 mod control;
+mod few_descriptors;
 mod foreign_control;
 mod handover;
 mod haproxy;

@@ -1,0 +1,23 @@
+//! SIGHUP, on systems where its sender is not asked for: it is an order in any case.
+
+use std::io;
+
+use super::signal::{SignalGuard, on_signal};
+
+/// Nothing is known of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StartTerminal;
+
+impl StartTerminal {
+    pub(crate) fn look() -> Self {
+        Self
+    }
+}
+
+/// Runs `action` at each SIGHUP. It is never told that the terminal has ended.
+pub(crate) fn on_hangup(
+    _terminal: StartTerminal,
+    action: impl Fn(bool) + Send + Sync + 'static,
+) -> io::Result<SignalGuard> {
+    on_signal(libc::SIGHUP, move || action(false))
+}
