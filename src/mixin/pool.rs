@@ -1,9 +1,10 @@
 //! A fixed number of threads, first come first served.
 
+use super::pass_on::pass_on;
 use super::thread_group::ThreadOptions;
 use super::threaded::{Workers, worker_setters};
 use super::worker_queue::{QueueSettings, Size};
-use super::{Mixin, WhenFull, pass_on};
+use super::{Mixin, WhenFull};
 use crate::gate::Gate;
 
 /// Runs requests in a fixed number of threads. Requests that come while all threads are busy wait in a queue, in the

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::Mixin;
+use super::pass_on::pass_on;
 use super::thread_group::ThreadOptions;
 use super::threaded::{Workers, worker_setters};
 use super::worker_queue::{QueueSettings, Size};
-use super::{Mixin, pass_on};
 use crate::gate::Gate;
 
 /// Runs each request in its own thread, so that a slow client keeps no other client waiting.
