@@ -166,8 +166,7 @@ impl LiveList {
         in_accept_queue: Option<Duration>,
     ) -> Registration {
         let mut slots = self.slots.lock();
-        // Before its number is given: a request beyond its limit enters all the same, because its refusal is a request
-        // with an end of its own.
+        // A request beyond its peer's limit enters the list like any other: it is refused later, which is an end of its own.
         let beyond = match peer_is {
             PeerIs::Client => slots.count_peer(&peer, accepted),
             // A proxy is not counted. Its client is, once the header has named it.

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 
 use super::parker;
+use crate::peer_fault;
 
 /// The error of a wait that was cancelled, as the source of an [`io::Error`]: the request has to end, and its handler
 /// should return.
@@ -23,18 +24,7 @@ impl Cancelled {
     /// Whether this error, or its cause, is a cancellation.
     #[must_use]
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
-        let mut error = Some(error);
-        while let Some(one) = error {
-            if let Some(found) = one.downcast_ref() {
-                return Some(found);
-            }
-            // The source of an I/O error is the source of the error inside it, which would skip that error itself.
-            error = match one.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-                Some(inner) => Some(inner),
-                None => one.source(),
-            };
-        }
-        None
+        peer_fault::find(error)
     }
 
     /// The error of a wait that a parker cancels.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use socketserver::hooks::Phase;
+use socketserver::park::Cancelled;
 use socketserver::{HandlerResult, StreamRequest, ThreadingTcpServer, stream_fn};
 
 use super::runs::Phases;
@@ -44,6 +45,13 @@ fn an_error_that_is_its_own_cause_is_reported_and_ends_its_request() {
         server.server_close();
         served.recv_timeout(SOON).unwrap().unwrap();
     }
+}
+
+#[test]
+fn a_cancellation_is_looked_for_in_an_error_that_is_its_own_cause() {
+    assert_eq!(Cancelled::find(&Circle), None);
+    assert_eq!(Cancelled::find(&io::Error::other(Circle)), None);
+    assert!(Cancelled::find(&io::Error::other(Cancelled::error())).is_some());
 }
 
 /// Panics where it is told to.
