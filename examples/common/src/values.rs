@@ -28,6 +28,11 @@ pub fn count(text: &str) -> Result<usize, String> {
     digits(text).filter(|count| *count > 0).ok_or_else(|| "write a number of at least 1".to_owned())
 }
 
+/// Reads how many requests an operator wants to see: none is the count alone.
+pub(crate) fn rows(text: &str) -> Result<usize, String> {
+    digits(text).ok_or_else(|| "write a number of requests; 0 is the count alone".to_owned())
+}
+
 /// Reads how many may come in a second. `0` and `none` are no limit, and 0.
 pub fn rate(text: &str) -> Result<u32, String> {
     let read = if text == "none" { Some(0) } else { digits(text) };
@@ -99,6 +104,7 @@ mod tests {
     #[test]
     fn numbers_are_read_as_they_are_written() {
         assert_eq!(count("1"), Ok(1));
+        assert_eq!((rows("0"), rows("20"), rows("+1").is_err()), (Ok(0), Ok(20), true));
         assert_eq!([rate("0"), rate("none"), rate("20")], [Ok(0), Ok(0), Ok(20)]);
         assert_eq!(milliseconds("200"), Ok(Duration::from_millis(200)));
         assert_eq!(

@@ -63,7 +63,7 @@ impl Operator {
             // An empty line, as Enter at a terminal sends it.
             [] => Ok(String::new()),
             ["live"] => Ok(self.live(usize::MAX)),
-            ["live", count] => values::count(count)
+            ["live", count] => values::rows(count)
                 .map(|count| self.live(count))
                 .map_err(|why| format!("cannot list {count:?}: {why}")),
             ["close", id] => self.close(id),
