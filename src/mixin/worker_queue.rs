@@ -45,7 +45,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::{Mutex, MutexGuard};
 
-use self::worker::{Worker, let_go};
+use self::worker::{QueueWorker, let_go};
 use super::idle_workers::{IdleWorker, IdleWorkers};
 use super::thread_group::{ThreadGroup, ThreadOptions};
 use super::worker_accept::{AcceptSlot, WorkerAccept};
@@ -90,7 +90,7 @@ struct QueuedJob {
 pub(super) struct WorkerQueue {
     /// Read without the lock: they do not change.
     settings: QueueSettings,
-    /// Its threads, for the close to wait for. A thread outlives its place in `State::workers` by its
+    /// Its threads, for the close to wait for. A thread outlives its place in `QueueState::workers` by its
     /// `on_thread_stop`.
     pub(super) group: Arc<ThreadGroup>,
     /// First in, first out. Jobs are sent and taken under the lock, so that the invariant at the top of this file
@@ -100,12 +100,12 @@ pub(super) struct WorkerQueue {
     sender: Sender<QueuedJob>,
     receiver: Receiver<QueuedJob>,
     /// Held for moments. A thread start is outside of it, except for the first workers of a fixed size.
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
 }
 
 /// The state behind the lock; see the invariant above.
 #[derive(Default)]
-struct State {
+struct QueueState {
     /// Only grows, in the order of its variants.
     stage: Stage,
     /// The type name of the handler. New threads are named after it.
@@ -151,7 +151,7 @@ impl WorkerQueue {
             Size::Fixed(_) => None,
             Size::Growing { keep, .. } => Some(keep),
         };
-        let state = State { idle: IdleWorkers::new(keep), ..State::default() };
+        let state = QueueState { idle: IdleWorkers::new(keep), ..QueueState::default() };
         let (group, state) = (Arc::default(), Mutex::new(state));
         Self { settings, group, sender, receiver, state }
     }
@@ -177,7 +177,7 @@ impl WorkerQueue {
     }
 
     /// Finds a place for a job, and starts the workers of a fixed size with the first.
-    fn admit(self: &Arc<Self>, state: &mut State) -> Result<Option<Permit>, Refused> {
+    fn admit(self: &Arc<Self>, state: &mut QueueState) -> Result<Option<Permit>, Refused> {
         match state.stage {
             Stage::Closed => return Err(Refused::Closing),
             Stage::AllEnded => return Err(all_ended()),
@@ -202,7 +202,7 @@ impl WorkerQueue {
     }
 
     /// Starts workers up to the first that cannot be started. That is an error only if there is none before it.
-    fn start_all(self: &Arc<Self>, state: &mut State, count: usize) -> io::Result<()> {
+    fn start_all(self: &Arc<Self>, state: &mut QueueState, count: usize) -> io::Result<()> {
         for _ in 0..count {
             match self.spawn(state.label) {
                 Ok(()) => {
@@ -223,7 +223,7 @@ impl WorkerQueue {
         let queue = Arc::clone(self);
         self.group.spawn(&self.settings.threads, label, move || {
             // Before the hook: a hook that panics drops the worker, which takes it out of the count.
-            let worker = Worker { queue: Arc::clone(&queue), has_come: false, permit: None };
+            let worker = QueueWorker { queue: Arc::clone(&queue), has_come: false, permit: None };
             let ThreadOptions { on_start, on_stop, .. } = &queue.settings.threads;
             if let Some(hook) = on_start {
                 hook();
@@ -236,7 +236,7 @@ impl WorkerQueue {
     }
 
     /// Restores the invariant and releases the lock: wakes or starts a worker if the queue needs one.
-    fn wake<'q>(self: &'q Arc<Self>, mut state: MutexGuard<'q, State>) {
+    fn wake<'q>(self: &'q Arc<Self>, mut state: MutexGuard<'q, QueueState>) {
         while !self.receiver.is_empty() && !state.wake_pending {
             // Idle workers come first: a worker that accepts does something useful.
             if let Some(idle) = state.idle.call() {
@@ -271,16 +271,16 @@ impl WorkerQueue {
     }
 
     /// Always false with a fixed size, whose workers start together.
-    fn may_grow(&self, state: &State) -> bool {
+    fn may_grow(&self, state: &QueueState) -> bool {
         matches!(self.settings.size, Size::Growing { max, .. } if state.workers < max)
     }
 
     /// Refuses the first job, because the thread that was started for it will not come.
     fn refuse_next<'q>(
         &'q self,
-        state: MutexGuard<'q, State>,
+        state: MutexGuard<'q, QueueState>,
         error: io::Error,
-    ) -> MutexGuard<'q, State> {
+    ) -> MutexGuard<'q, QueueState> {
         // If another worker has taken the job meanwhile, nothing is lost.
         let Ok(QueuedJob { job, permit }) = self.receiver.try_recv() else { return state };
         drop(state);
@@ -318,10 +318,10 @@ impl WorkerQueue {
     /// Waits without a job until there may be something to do. None: the worker has waited long enough, and leaves.
     fn wait<'q>(
         &'q self,
-        mut state: MutexGuard<'q, State>,
+        mut state: MutexGuard<'q, QueueState>,
         me: &Arc<IdleWorker>,
         server: &mut Option<Arc<dyn WorkerAccept>>,
-    ) -> Option<MutexGuard<'q, State>> {
+    ) -> Option<MutexGuard<'q, QueueState>> {
         // Fixed now, because the wait may be interrupted often and the time counts from its beginning.
         let leave_at = state.idle.enter(me);
         loop {

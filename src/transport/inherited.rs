@@ -143,9 +143,9 @@ pub fn activated_sockets() -> Result<Vec<ActivatedSocket>> {
 }
 
 /// All sockets of this kind that the process has, or has had.
-static TABLE: Mutex<Table> = Mutex::new(Table { asked: None, entries: Vec::new() });
+static TABLE: Mutex<SocketTable> = Mutex::new(SocketTable { asked: None, entries: Vec::new() });
 
-struct Table {
+struct SocketTable {
     /// The result of reading the environment, once it was read. An error stays.
     asked: Option<Result<(), String>>,
     entries: Vec<PassedSocket>,
@@ -233,7 +233,7 @@ fn cannot_take(what: &dyn fmt::Display, why: String) -> Error {
     Error::io("take", what, io::Error::new(io::ErrorKind::InvalidInput, why))
 }
 
-impl Table {
+impl SocketTable {
     /// Takes over the sockets that the environment names, at the first call.
     fn ask(&mut self) -> Result<(), String> {
         if self.asked.is_none() {
@@ -394,8 +394,8 @@ mod tests {
         ActivatedAs { number, name: name.to_owned() }
     }
 
-    fn table(of_environment: Vec<PassedSocket>) -> Table {
-        Table { asked: Some(Ok(())), entries: of_environment }
+    fn table(of_environment: Vec<PassedSocket>) -> SocketTable {
+        SocketTable { asked: Some(Ok(())), entries: of_environment }
     }
 
     #[test]

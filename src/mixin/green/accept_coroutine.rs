@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use crate::sys::coroutine::stack::SlabStack;
-use crate::sys::coroutine::switch::{Coroutine, Progress};
+use crate::sys::coroutine::switch::{Coroutine, SwitchEnd};
 use crate::sys::shared::{AtomicBool, Condvar, Mutex, Ordering};
 
 /// The name of the coroutine, for the report of an overflow: hooks of the loop run in it.
@@ -31,7 +31,7 @@ pub(super) struct AcceptCoroutine {
 pub(super) struct AcceptHandle(Arc<Shared>);
 
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<AcceptState>,
     /// Notified when it does not run any more.
     changed: Condvar,
     /// Set under the lock of `state`, while that is `Suspended`.
@@ -39,7 +39,7 @@ struct Shared {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum AcceptState {
     Suspended,
     Running,
     Ended,
@@ -48,7 +48,7 @@ enum State {
 impl AcceptCoroutine {
     /// One that has not begun. A panic that leaves `body` ends the process.
     pub(super) fn new(stack: SlabStack, body: impl FnOnce(&AcceptHandle) + 'static) -> Self {
-        let (state, changed) = (Mutex::new(State::Suspended), Condvar::new());
+        let (state, changed) = (Mutex::new(AcceptState::Suspended), Condvar::new());
         let shared = Arc::new(Shared { state, changed, is_retired: AtomicBool::new(false) });
         let handle = AcceptHandle(Arc::clone(&shared));
         Self { coroutine: Coroutine::new(stack, LABEL, move || body(&handle)), shared }
@@ -60,12 +60,12 @@ impl AcceptCoroutine {
 
     /// Runs it until it waits or returns.
     #[inline(never)]
-    pub(super) fn resume(&mut self) -> Progress {
-        *self.shared.state.lock() = State::Running;
+    pub(super) fn resume(&mut self) -> SwitchEnd {
+        *self.shared.state.lock() = AcceptState::Running;
         let progress = self.coroutine.resume();
         *self.shared.state.lock() = match progress {
-            Progress::Suspended => State::Suspended,
-            Progress::Ended(_) => State::Ended,
+            SwitchEnd::Suspended => AcceptState::Suspended,
+            SwitchEnd::Ended(_) => AcceptState::Ended,
         };
         self.shared.changed.notify_all();
         progress
@@ -82,13 +82,13 @@ impl AcceptHandle {
     /// The same, once it does not run any more: blocks until it waits or ends.
     pub(super) fn retire_when_it_waits(&self) -> bool {
         let mut state = self.0.state.lock();
-        self.0.changed.wait_while(&mut state, |state| *state == State::Running);
+        self.0.changed.wait_while(&mut state, |state| *state == AcceptState::Running);
         self.retire_from(*state)
     }
 
     /// Called under the lock of the state.
-    fn retire_from(&self, state: State) -> bool {
-        let is_suspended = state == State::Suspended;
+    fn retire_from(&self, state: AcceptState) -> bool {
+        let is_suspended = state == AcceptState::Suspended;
         if is_suspended {
             self.0.is_retired.store(true, Ordering::Relaxed);
         }

@@ -38,12 +38,12 @@ type Ended = std::result::Result<Result<()>, Box<dyn Any + Send>>;
 
 /// One call of `serve`.
 struct Run {
-    state: Mutex<RunState>,
+    state: Mutex<AcceptorRun>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct RunState {
+struct AcceptorRun {
     ended: Option<Ended>,
     /// Nobody waits for the end of the loop any longer.
     is_abandoned: bool,
@@ -111,7 +111,7 @@ fn let_go<T>(of_program: T) {
 
 impl Run {
     /// The loop has ended. One that is retired ends without a result.
-    fn finish(&self, state: &mut RunState, ended: Ended) {
+    fn finish(&self, state: &mut AcceptorRun, ended: Ended) {
         state.ended = Some(ended);
         self.changed.notify_all();
     }
@@ -179,7 +179,7 @@ impl Acceptors {
     /// Runs an accept loop in a worker of the group until it returns, or is abandoned.
     pub(super) fn run(&self, group: &Group, accept_loop: &AcceptLoop) -> Result<()> {
         let worker = group.least_loaded();
-        let state = RunState { start_at: Some(worker), worker, ..RunState::default() };
+        let state = AcceptorRun { start_at: Some(worker), worker, ..AcceptorRun::default() };
         let run = Arc::new(Run { state: Mutex::new(state), changed: Condvar::new() });
         let _listed = Listed::new(self, &run);
         match run.drive(group, accept_loop) {

@@ -17,7 +17,7 @@ use std::time::Instant;
 use socket2::{SockRef, Type};
 
 use super::cancellation::PAUSE;
-use super::registrations::{Look, Near, event_number};
+use super::registrations::{Near, WaiterLook, event_number};
 use super::tasks::{Task, TaskState};
 use super::worker::{ACCEPTOR, WATCHED, Worker, is_retired};
 use crate::sys::coroutine::switch;
@@ -139,8 +139,8 @@ impl Worker {
         let for_room = interest == Interest::Write;
         let near = self.near(task, slot, for_room);
         match self.registrations.begin_wait(number, slot.get(), for_room, task, near) {
-            Look::Waits(None) => {}
-            Look::Ready => return Ok(()),
+            WaiterLook::Waits(None) => {}
+            WaiterLook::Ready => return Ok(()),
             look => self.begin_first_wait(task, fd, for_room, slot, look)?,
         }
         self.switch(task, deadline);
@@ -171,17 +171,17 @@ impl Worker {
         fd: BorrowedFd<'_>,
         for_room: bool,
         slot: &Slot,
-        look: Look,
+        look: WaiterLook,
     ) -> io::Result<()> {
         let number = fd.as_raw_fd();
         match look {
-            Look::Ready => {}
-            Look::Waits(other) => {
+            WaiterLook::Ready => {}
+            WaiterLook::Waits(other) => {
                 if let Some(other) = other.filter(|other| !Rc::ptr_eq(other, task)) {
                     self.wake(&other);
                 }
             }
-            Look::NeedsRoomReports => {
+            WaiterLook::NeedsRoomReports => {
                 let token = slot.get();
                 self.epoll.watch_instead(
                     fd,
@@ -190,7 +190,7 @@ impl Worker {
                 )?;
                 self.registrations.report_room(number, token, task);
             }
-            Look::Unknown => {
+            WaiterLook::Unknown => {
                 let token = self.registrations.add(number);
                 let what = if for_room { WatchFor::ArrivalsAndRoom } else { WatchFor::Arrivals };
                 self.epoll.watch(fd, what, event_number(number, token))?;
@@ -290,10 +290,10 @@ impl<F: FnMut()> Drop for EndOfWait<F> {
 /// Descriptors that are in the set for one wait.
 struct WatchedForOnce<'a, 'b> {
     epoll: &'a Epoll,
-    fds: Vec<Watched<'b>>,
+    fds: Vec<WatchedFd<'b>>,
 }
 
-enum Watched<'a> {
+enum WatchedFd<'a> {
     Itself(BorrowedFd<'a>),
     /// The set has the descriptor already, for another wait.
     Copy(OwnedFd),
@@ -306,11 +306,11 @@ impl<'b> WatchedForOnce<'_, 'b> {
             Interest::Write => WatchFor::Room,
         };
         match self.epoll.watch_new(one.fd, what, number) {
-            Ok(()) => self.fds.push(Watched::Itself(one.fd)),
+            Ok(()) => self.fds.push(WatchedFd::Itself(one.fd)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let copy = one.fd.try_clone_to_owned()?;
                 self.epoll.watch_new(copy.as_fd(), what, number)?;
-                self.fds.push(Watched::Copy(copy));
+                self.fds.push(WatchedFd::Copy(copy));
             }
             Err(error) => return Err(error),
         }
@@ -322,8 +322,8 @@ impl Drop for WatchedForOnce<'_, '_> {
     fn drop(&mut self) {
         for watched in &self.fds {
             self.epoll.remove(match watched {
-                Watched::Itself(fd) => *fd,
-                Watched::Copy(fd) => fd.as_fd(),
+                WatchedFd::Itself(fd) => *fd,
+                WatchedFd::Copy(fd) => fd.as_fd(),
             });
         }
     }

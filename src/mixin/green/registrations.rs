@@ -4,7 +4,7 @@
 //!
 //! - A **connection** has a slot. It is registered by its first wait and stays in the set until it is closed; the
 //!   kernel reports each arrival once (edge-triggered), so that a request costs no system call but its receive and its
-//!   send. An arrival while nobody waits is noted in [`Registration::seen`].
+//!   send. An arrival while nobody waits is noted in [`WaitRegistration::seen`].
 //! - **Everything else** (listeners, events) is watched for one wait, by the worker itself: see `worker.rs`.
 //!
 //! The table is indexed by the descriptor's number. A number is used again once its descriptor is closed, perhaps by
@@ -33,7 +33,7 @@ pub(super) struct Seen {
 /// The registration of one connection: one cache line.
 #[derive(Default)]
 #[repr(align(64))]
-pub(super) struct Registration {
+pub(super) struct WaitRegistration {
     /// That of the slot; zero while there is none.
     pub(super) token: Cell<usize>,
     pub(super) seen: Cell<Seen>,
@@ -80,7 +80,7 @@ fn fetch(address: usize, (lines, before): (usize, usize)) {
 /// The table of a worker.
 pub(super) struct Registrations {
     /// By descriptor numbers. Borrowed for moments, never across a wait.
-    entries: RefCell<Vec<Registration>>,
+    entries: RefCell<Vec<WaitRegistration>>,
     /// The token that was given last. Its upper bits are the worker's number.
     last_token: Cell<usize>,
 }
@@ -114,7 +114,7 @@ impl Registrations {
         &self,
         fd: RawFd,
         token: usize,
-        look: impl FnOnce(&Registration) -> R,
+        look: impl FnOnce(&WaitRegistration) -> R,
     ) -> Option<R> {
         let entries = self.entries.borrow();
         let entry = entries.get(usize::try_from(fd).ok()?)?;
@@ -127,10 +127,10 @@ impl Registrations {
         let at = usize::try_from(fd).unwrap_or_default();
         if at >= entries.len() {
             // No further: the room that the vector has beyond it takes no memory until it is written to.
-            entries.resize_with(at + 1, Registration::default);
+            entries.resize_with(at + 1, WaitRegistration::default);
         }
         let token = self.next_token();
-        entries[at] = Registration { token: Cell::new(token), ..Registration::default() };
+        entries[at] = WaitRegistration { token: Cell::new(token), ..WaitRegistration::default() };
         token
     }
 
@@ -143,11 +143,11 @@ impl Registrations {
         for_room: bool,
         task: &Rc<Task>,
         near: Option<Near>,
-    ) -> Look {
-        let look = |entry: &Registration| {
+    ) -> WaiterLook {
+        let look = |entry: &WaitRegistration| {
             let mut seen = entry.seen.get();
             if for_room && !entry.reports_room.get() {
-                return Look::NeedsRoomReports;
+                return WaiterLook::NeedsRoomReports;
             }
             let (has_come, waiter) = if for_room {
                 (&mut seen.writable, &entry.writer)
@@ -157,15 +157,15 @@ impl Registrations {
             let has_come = std::mem::take(has_come) || (seen.ended && !for_room);
             if has_come {
                 entry.seen.set(seen);
-                return Look::Ready;
+                return WaiterLook::Ready;
             }
             if let Some(near) = near {
                 entry.near.set(near);
             }
             task.is_noted.set(true);
-            Look::Waits(waiter.replace(Some(Rc::clone(task))))
+            WaiterLook::Waits(waiter.replace(Some(Rc::clone(task))))
         };
-        self.with(fd, token, look).unwrap_or(Look::Unknown)
+        self.with(fd, token, look).unwrap_or(WaiterLook::Unknown)
     }
 
     /// From here on room to write is reported, and the task waits for it.
@@ -194,7 +194,7 @@ impl Registrations {
         let fd = fd_of(event);
         let entries = self.entries.borrow();
         let token = (event.number >> 32) as u32;
-        let is_for = |entry: &&Registration| entry.token.get() as u32 & TOKEN_PART == token;
+        let is_for = |entry: &&WaitRegistration| entry.token.get() as u32 & TOKEN_PART == token;
         let Some(entry) = entries.get(fd).filter(is_for) else { return (None, None) };
         let mut seen = entry.seen.get();
         let reader = if event.readable { entry.reader.take() } else { None };
@@ -267,7 +267,7 @@ pub(super) fn event_number(fd: RawFd, token: usize) -> u64 {
 }
 
 /// The result of a look at a connection's registration, before a wait.
-pub(super) enum Look {
+pub(super) enum WaiterLook {
     /// Something has arrived since the last wait: try again.
     Ready,
     /// The wait is noted. The other one waited for the same, and has to look again.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::accept_coroutine::{AcceptCoroutine, AcceptHandle};
 use super::cancellation::{CancelPhase, Cancellation};
-use crate::sys::coroutine::switch::{Coroutine, Progress};
+use crate::sys::coroutine::switch::{Coroutine, SwitchEnd};
 
 /// The work of a coroutine.
 pub(super) enum Body {
@@ -18,7 +18,7 @@ pub(super) enum Body {
 
 impl Body {
     #[inline(always)]
-    fn resume(&mut self) -> Progress {
+    fn resume(&mut self) -> SwitchEnd {
         match self {
             Self::Request(coroutine) => coroutine.resume(),
             Self::Acceptor(coroutine) => coroutine.resume(),
@@ -80,14 +80,14 @@ impl Task {
 
     /// Runs it until it waits or ends.
     #[inline(always)]
-    pub(super) fn resume(&self) -> Progress {
+    pub(super) fn resume(&self) -> SwitchEnd {
         // The coroutine is borrowed while it runs; nobody else looks at it then.
         let mut running = self.body.borrow_mut();
-        let Some(body) = &mut *running else { return Progress::Suspended };
+        let Some(body) = &mut *running else { return SwitchEnd::Suspended };
         self.state.set(TaskState::Running);
         let progress = body.resume();
         // A suspended coroutine has set its state itself: waiting or queued.
-        if matches!(progress, Progress::Ended(_)) {
+        if matches!(progress, SwitchEnd::Ended(_)) {
             self.state.set(TaskState::Ended);
             *running = None;
         }

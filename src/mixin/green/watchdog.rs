@@ -18,7 +18,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::Group;
-use super::worker_status::Running;
+use super::worker_status::RunningRequest;
 use crate::sys::shared::thread::{self, JoinHandle};
 use crate::sys::shared::{AtomicBool, Condvar, Mutex, Ordering};
 
@@ -34,20 +34,20 @@ pub(super) struct Watchdog {
     limit: Duration,
     /// The thread sleeps, because there is no request.
     sleeps: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<WatchdogState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct WatchdogState {
     quits: bool,
     thread: Option<JoinHandle<()>>,
 }
 
 /// The thread's last look at a worker.
 #[derive(Clone, Copy, Default)]
-struct Look {
-    running: Option<Running>,
+struct WorkerLook {
+    running: Option<RunningRequest>,
     since: Option<Instant>,
     told: bool,
 }
@@ -111,7 +111,7 @@ impl Watchdog {
 
 /// The life of the thread. It holds the group for a moment only: a group that is dropped is not kept alive by it.
 fn watch(group: &Weak<Group>) {
-    let mut looks: Vec<Look> = Vec::new();
+    let mut looks: Vec<WorkerLook> = Vec::new();
     let mut pause = Duration::ZERO;
     loop {
         let Some(group) = group.upgrade() else { return };
@@ -120,14 +120,14 @@ fn watch(group: &Weak<Group>) {
         if !group.watchdog.pause(&group, pause) {
             return;
         }
-        looks.resize(group.workers.len(), Look::default());
+        looks.resize(group.workers.len(), WorkerLook::default());
         let now = Instant::now();
         let mut is_quiet = true;
         for (number, look) in looks.iter_mut().enumerate() {
             let running = group.workers[number].status.running();
             if running.is_none() || look.running != running {
                 is_quiet &= running.is_none();
-                *look = Look { running, since: Some(now), told: false };
+                *look = WorkerLook { running, since: Some(now), told: false };
                 continue;
             }
             is_quiet = false;

@@ -35,7 +35,7 @@ use crate::mixin::{Job, Refused};
 use crate::panic_payload::drop_payload;
 use crate::sys::coroutine::overflow::watch_for_overflows;
 use crate::sys::coroutine::stack::{SlabStack, StackSlab};
-use crate::sys::coroutine::switch::{self, Progress};
+use crate::sys::coroutine::switch::{self, SwitchEnd};
 use crate::sys::epoll::{Epoll, ReadyEvent, ReadyEvents, WatchFor};
 use crate::sys::exit_now;
 use crate::sys::fork_count::{is_in_child, mark_children_of_this_thread};
@@ -351,7 +351,7 @@ impl Worker {
         }
         self.current.replace(None);
         // It counts as running until the next one does, or the turn's end: nothing in between takes time.
-        if let Progress::Ended(stack) = progress {
+        if let SwitchEnd::Ended(stack) = progress {
             self.end(task, stack);
         }
     }

@@ -19,7 +19,7 @@ pub(super) struct WorkerStatus {
 
 /// A look at the coroutine that runs on a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Running {
+pub(super) struct RunningRequest {
     /// The number of the request.
     pub(super) request: u64,
     switches: u64,
@@ -57,9 +57,9 @@ impl WorkerStatus {
     }
 
     /// The request that runs now.
-    pub(super) fn running(&self) -> Option<Running> {
+    pub(super) fn running(&self) -> Option<RunningRequest> {
         let switches = self.switches.load(Ordering::Acquire);
         let request = self.running.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(Running { request, switches })
+        Some(RunningRequest { request, switches })
     }
 }

@@ -1,4 +1,4 @@
-//! [`Worker`]: a thread that takes jobs from the queue, accepts requests while there are none, and waits.
+//! [`QueueWorker`]: a thread that takes jobs from the queue, accepts requests while there are none, and waits.
 //!
 //! ```text
 //! starting --> has come --> job in the queue? --yes--> wake another, if there are more; run it --+
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
-use super::{QueueSettings, QueuedJob, Size, Stage, State, WorkerQueue};
+use super::{QueueSettings, QueueState, QueuedJob, Size, Stage, WorkerQueue};
 use crate::gate::Permit;
 use crate::mixin::idle_workers::IdleWorker;
 use crate::mixin::worker_accept::WorkerAccept;
@@ -27,16 +27,16 @@ pub(super) fn let_go(server: &mut Option<Arc<dyn WorkerAccept>>) -> bool {
 }
 
 /// A worker, on its own thread. Its drop takes it out of the count, also when a hook or a job has panicked.
-pub(super) struct Worker {
+pub(super) struct QueueWorker {
     /// Kept alive by its workers, also when the mixin is dropped.
     pub(super) queue: Arc<WorkerQueue>,
-    /// False while it is one of `State::starting`.
+    /// False while it is one of `QueueState::starting`.
     pub(super) has_come: bool,
     /// The place of the job that it runs, or has just run.
     pub(super) permit: Option<Permit>,
 }
 
-impl Worker {
+impl QueueWorker {
     /// Comes to the queue for the first time, and runs jobs until it is time to leave.
     pub(super) fn work(mut self) {
         let queue = Arc::clone(&self.queue);
@@ -90,7 +90,7 @@ impl Worker {
         &mut self,
         queue: &'q Arc<WorkerQueue>,
         server: Option<&Arc<dyn WorkerAccept>>,
-    ) -> MutexGuard<'q, State> {
+    ) -> MutexGuard<'q, QueueState> {
         let mut state = queue.state.lock();
         let Some(server) = server else { return state };
         while queue.receiver.is_empty()
@@ -134,7 +134,7 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
+impl Drop for QueueWorker {
     fn drop(&mut self) {
         self.permit = None;
         self.queue.worker_ended(self.has_come);

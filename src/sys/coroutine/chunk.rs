@@ -1,4 +1,4 @@
-//! `Chunk`: the memory of many stacks, side by side in one mapping.
+//! `StackChunk`: the memory of many stacks, side by side in one mapping.
 //!
 //! ```text
 //! start                                                                              start + count * stride
@@ -53,7 +53,7 @@ impl Layout {
 ///
 /// It owns the memory. Dropping it unmaps the memory, so each stack that is in use keeps its chunk alive.
 #[derive(Debug)]
-pub(super) struct Chunk {
+pub(super) struct StackChunk {
     start: NonNull<u8>,
     count: usize,
     layout: Layout,
@@ -62,7 +62,7 @@ pub(super) struct Chunk {
     classic: std::cell::Cell<usize>,
 }
 
-impl Chunk {
+impl StackChunk {
     /// Maps memory for `count` stacks, at least one, with guards of the best kind that the system has.
     /// [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html)
     pub(super) fn map(count: usize, layout: Layout) -> io::Result<Self> {
@@ -164,7 +164,7 @@ impl Chunk {
     }
 }
 
-impl Drop for Chunk {
+impl Drop for StackChunk {
     fn drop(&mut self) {
         // SAFETY: it is the mapping that `map_with` has made. Stacks that are in use hold their chunk, so none is.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.count * self.layout.stride) };

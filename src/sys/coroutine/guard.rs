@@ -136,7 +136,8 @@ pub(crate) fn stack_bound() -> Option<StackBound> {
     if FORCED_BOUND.get().is_some() {
         return Some(stack_bound_of_classic_guards());
     }
-    let has_light = *LIGHT.get_or_init(|| super::chunk::Chunk::has_light_guards().unwrap_or(false));
+    let has_light =
+        *LIGHT.get_or_init(|| super::chunk::StackChunk::has_light_guards().unwrap_or(false));
     (!has_light).then(stack_bound_of_classic_guards)
 }
 

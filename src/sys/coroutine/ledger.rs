@@ -44,7 +44,7 @@ pub(super) enum Taken {
 
 /// See the picture on the module's page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum StackState {
     Fresh,
     Live,
     /// With its place in the order in which stacks became free: see [`Ledger::first`].
@@ -58,7 +58,7 @@ pub(super) struct Ledger {
     /// [`KEEP`]; fewer in tests.
     keep: usize,
     /// The states of all stacks, chunk by chunk.
-    chunks: Vec<Vec<State>>,
+    chunks: Vec<Vec<StackState>>,
     /// Stacks that were taken and not given back.
     live: usize,
     /// How many states are `Warm`.
@@ -91,7 +91,7 @@ impl Ledger {
     /// Adds a chunk of so many fresh stacks. Only if [`take`](Self::take) has found none.
     pub(super) fn add_chunk(&mut self, stacks: usize) {
         debug_assert!(self.fresh.is_empty(), "fresh stacks are left");
-        self.chunks.push(vec![State::Fresh; stacks]);
+        self.chunks.push(vec![StackState::Fresh; stacks]);
         self.fresh = 0..stacks;
     }
 
@@ -112,7 +112,7 @@ impl Ledger {
             Taken::Fresh(StackId { chunk: self.chunks.len() - 1, index })
         };
         let (Taken::Used(id) | Taken::Fresh(id)) = taken;
-        self.chunks[id.chunk][id.index] = State::Live;
+        self.chunks[id.chunk][id.index] = StackState::Live;
         self.live += 1;
         Some(taken)
     }
@@ -131,7 +131,7 @@ impl Ledger {
     /// Undoes the last `take`, which was of a fresh stack: it could not get its guard.
     pub(super) fn not_taken(&mut self, id: StackId) {
         debug_assert_eq!((id.chunk + 1, id.index + 1), (self.chunks.len(), self.fresh.start));
-        self.chunks[id.chunk][id.index] = State::Fresh;
+        self.chunks[id.chunk][id.index] = StackState::Fresh;
         self.fresh.start = id.index;
         self.live -= 1;
     }
@@ -139,8 +139,8 @@ impl Ledger {
     /// A stack is free again.
     pub(super) fn give_back(&mut self, id: StackId) {
         let state = &mut self.chunks[id.chunk][id.index];
-        debug_assert_eq!(*state, State::Live);
-        *state = State::Warm(self.first + self.order.len() as u64);
+        debug_assert_eq!(*state, StackState::Live);
+        *state = StackState::Warm(self.first + self.order.len() as u64);
         self.order.push_back(Some(id));
         self.warm += 1;
         self.live -= 1;
@@ -168,7 +168,7 @@ impl Ledger {
             }
         };
         self.warm -= 1;
-        self.chunks[id.chunk][id.index] = State::Cold;
+        self.chunks[id.chunk][id.index] = StackState::Cold;
         self.cold.push(id);
         let below = self.cool(id.chunk, (0..id.index).rev()).unwrap_or(id.index);
         let above = self.cool(id.chunk, id.index + 1..self.chunks[id.chunk].len());
@@ -184,16 +184,18 @@ impl Ledger {
         for index in side {
             let state = &mut self.chunks[chunk][index];
             match *state {
-                State::Warm(place) if place < end => {
-                    *state = State::Cold;
+                StackState::Warm(place) if place < end => {
+                    *state = StackState::Cold;
                     // The order begins with place `first`.
                     self.order[(place - self.first) as usize] = None;
                     self.warm -= 1;
                     self.cold.push(StackId { chunk, index });
                     (last, across) = (Some(index), 0);
                 }
-                State::Cold if across < ACROSS => across += 1,
-                State::Warm(_) | State::Cold | State::Live | State::Fresh => break,
+                StackState::Cold if across < ACROSS => across += 1,
+                StackState::Warm(_) | StackState::Cold | StackState::Live | StackState::Fresh => {
+                    break;
+                }
             }
         }
         last

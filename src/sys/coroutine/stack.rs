@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use corosensei::stack::{MIN_STACK_SIZE, Stack, StackPointer};
 
-use super::chunk::{Chunk, Layout};
+use super::chunk::{Layout, StackChunk};
 #[cfg(test)]
 use super::guard::GuardKind;
 use super::ledger::{KEEP, Ledger, StackId, Taken};
@@ -48,7 +48,7 @@ pub(crate) struct StackSlab {
     stack_bytes: usize,
     /// None: no stack can be so large.
     layout: Option<Layout>,
-    chunks: Vec<Rc<Chunk>>,
+    chunks: Vec<Rc<StackChunk>>,
     /// It knows a stack of `chunks` by its two indices.
     ledger: Ledger,
     /// Guards of one kind, whatever the kernel has.
@@ -117,16 +117,16 @@ impl StackSlab {
     }
 
     #[cfg(not(test))]
-    fn map(&self, count: usize, layout: Layout) -> io::Result<Chunk> {
-        Chunk::map(count, layout)
+    fn map(&self, count: usize, layout: Layout) -> io::Result<StackChunk> {
+        StackChunk::map(count, layout)
     }
 
     #[cfg(test)]
-    fn map(&self, count: usize, layout: Layout) -> io::Result<Chunk> {
+    fn map(&self, count: usize, layout: Layout) -> io::Result<StackChunk> {
         let forced = super::guard::FORCED_BOUND.get().map(|_| GuardKind::Classic);
         match self.guards.or(forced) {
-            Some(guards) => Chunk::map_with(count, layout, guards),
-            None => Chunk::map(count, layout),
+            Some(guards) => StackChunk::map_with(count, layout, guards),
+            None => StackChunk::map(count, layout),
         }
     }
 
@@ -167,7 +167,7 @@ impl fmt::Debug for StackSlab {
 #[derive(Debug)]
 pub(crate) struct SlabStack {
     /// Keeps the memory mapped.
-    chunk: Rc<Chunk>,
+    chunk: Rc<StackChunk>,
     /// Its [`StackId`], in half the memory: there are fewer chunks than that, and no chunk is so large.
     id: (u32, u32),
     /// The address after its last byte: each switch asks for it.
@@ -192,7 +192,7 @@ impl Extent {
 
 impl SlabStack {
     /// The only ones that call it have just taken `id` in the ledger of the chunk's slab.
-    fn new(chunk: &Rc<Chunk>, id: StackId) -> Self {
+    fn new(chunk: &Rc<StackChunk>, id: StackId) -> Self {
         let half = |number| u32::try_from(number).expect("so many stacks fit into no memory");
         let short = (half(id.chunk), half(id.index));
         Self { chunk: Rc::clone(chunk), id: short, top: address(chunk.top(id.index)) }

@@ -5,7 +5,7 @@
 //! resume ------------------------>  body() ..
 //!        <------------------------  suspend()         the frames stay where they are
 //! resume ------------------------>  .. returns from suspend ..
-//!        <------------------------  body returns      Progress::Ended gives the stack back
+//!        <------------------------  body returns      SwitchEnd::Ended gives the stack back
 //! ```
 //!
 //! A coroutine never leaves its thread: the type is neither `Send` nor `Sync`. One that is dropped before its end is
@@ -35,7 +35,7 @@ pub(crate) struct Coroutine {
 struct Bottom {
     yielder: *const Yielder<(), ()>,
     /// For the report of an overflow.
-    running: *const Running,
+    running: *const RunningCoroutine,
 }
 
 impl Bottom {
@@ -45,7 +45,7 @@ impl Bottom {
 
 /// A coroutine that runs, as the report of an overflow needs it.
 #[derive(Clone, Debug)]
-pub(super) struct Running {
+pub(super) struct RunningCoroutine {
     /// The name of its handler.
     pub(super) label: &'static str,
     /// The addresses of its stack.
@@ -54,7 +54,7 @@ pub(super) struct Running {
 
 /// How far a resumed coroutine has come.
 #[derive(Debug)]
-pub(crate) enum Progress {
+pub(crate) enum SwitchEnd {
     /// It waits.
     Suspended,
     /// It has returned. Its stack is free.
@@ -84,7 +84,7 @@ impl Coroutine {
         label: &'static str,
         body: impl FnOnce() + 'static,
     ) -> Self {
-        let running = Running { label, extent: stack.extent() };
+        let running = RunningCoroutine { label, extent: stack.extent() };
         let switch = Switch::with_stack(stack, move |yielder: &Yielder<(), ()>, ()| {
             let _abort = AbortOnUnwind;
             RUNNING.set(Bottom { yielder, running: &raw const running });
@@ -99,26 +99,26 @@ impl Coroutine {
     ///
     /// If it has returned before.
     #[inline(always)]
-    pub(crate) fn resume(&mut self) -> Progress {
+    pub(crate) fn resume(&mut self) -> SwitchEnd {
         assert!(!self.ended, "a coroutine that has ended cannot be resumed");
         // In the first resume the body itself sets it.
         let outer = RUNNING.replace(self.bottom);
         let result = self.switch.resume(());
         self.bottom = RUNNING.replace(outer);
         match result {
-            CoroutineResult::Yield(()) => Progress::Suspended,
+            CoroutineResult::Yield(()) => SwitchEnd::Suspended,
             CoroutineResult::Return(()) => {
                 self.ended = true;
                 // SAFETY: it is taken once, because `ended` keeps every later call out, and `ManuallyDrop` does not drop it.
                 let switch = unsafe { ManuallyDrop::take(&mut self.switch) };
-                Progress::Ended(switch.into_stack())
+                SwitchEnd::Ended(switch.into_stack())
             }
         }
     }
 }
 
 /// The coroutine that runs on this thread, if one does. May be called by the handler of a fault.
-pub(super) fn running() -> Option<Running> {
+pub(super) fn running() -> Option<RunningCoroutine> {
     // SAFETY: as in `suspend`. A fault of its stack leaves the bottom of the stack as it is.
     unsafe { RUNNING.get().running.as_ref() }.cloned()
 }

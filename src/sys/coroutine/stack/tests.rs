@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::sys::coroutine::guard::page_size;
-use crate::sys::coroutine::switch::{Coroutine, Progress};
+use crate::sys::coroutine::switch::{Coroutine, SwitchEnd};
 
 impl StackSlab {
     /// With guards of this kind, whatever the kernel has.
@@ -17,15 +17,15 @@ impl StackSlab {
 
 /// Both kinds, or the classic one on a kernel that has no other.
 fn kinds() -> Vec<GuardKind> {
-    let light = Chunk::has_light_guards().unwrap().then_some(GuardKind::Light);
+    let light = StackChunk::has_light_guards().unwrap().then_some(GuardKind::Light);
     light.into_iter().chain([GuardKind::Classic]).collect()
 }
 
 /// Runs a function on a stack, to its end.
 fn run_on(stack: SlabStack, body: impl FnOnce() + 'static) -> SlabStack {
     match Coroutine::new(stack, "a test", body).resume() {
-        Progress::Ended(stack) => stack,
-        Progress::Suspended => panic!("it does not suspend itself"),
+        SwitchEnd::Ended(stack) => stack,
+        SwitchEnd::Suspended => panic!("it does not suspend itself"),
     }
 }
 
@@ -236,7 +236,7 @@ fn sizes_that_cannot_be_are_refused_with_their_bounds() {
 
 #[test]
 fn a_hundred_thousand_stacks_are_few_mappings() {
-    if !Chunk::has_light_guards().unwrap() {
+    if !StackChunk::has_light_guards().unwrap() {
         return;
     }
     let mut slab = StackSlab::new(DEFAULT_STACK_BYTES);
