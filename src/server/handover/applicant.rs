@@ -27,6 +27,9 @@ use crate::wait::moment_after;
 /// How long a process may take for its first message after it has connected. Others wait meanwhile.
 const HELLO: Duration = Duration::from_secs(5);
 
+/// How long a process may take, when it ends, to close all of its sockets after the connection.
+const CLOSING: Duration = Duration::from_millis(20);
+
 /// One process's attempt to become the successor. Its first mistake ends the attempt, and the next attempt begins
 /// anew.
 pub(super) struct Applicant {
@@ -145,6 +148,21 @@ impl Applicant {
     /// Whether it has the sockets and was started by others: then it goes on when this process stops.
     pub(super) fn is_left_to_itself(&self) -> bool {
         self.child.is_none() && self.passed.is_some()
+    }
+
+    /// Waits, until the deadline at most, until it has ended, or has said by the end of the connection that it goes on.
+    pub(super) fn wait_for_end(&mut self, deadline: Instant) {
+        self.channel.wait_until_closed(deadline);
+        match &mut self.child {
+            // A process that ends closes one descriptor after the other.
+            Some(child) => {
+                while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            // Its end cannot be waited for.
+            None => std::thread::sleep(CLOSING),
+        }
     }
 
     fn tell(&self, desk: &Desk, why: &str) {

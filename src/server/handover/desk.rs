@@ -367,7 +367,7 @@ impl Desk {
 
     /// The servers stop without a successor.
     fn stop(&self, state: State) -> State {
-        let State::Applying(applicant) = state else {
+        let State::Applying(mut applicant) = state else {
             // A predecessor that hears the end of its connection goes on, if it was not told of a ready successor.
             self.close_listener();
             return State::Over;
@@ -382,7 +382,7 @@ impl Desk {
         if applicant.passed.is_some() {
             // Of the two processes the last one that closes a socket removes its file. If the applicant was told to stop
             // as well, before it took signals, it removes nothing.
-            applicant.channel.wait_until_closed(Instant::now() + LAST_LOOK);
+            applicant.wait_for_end(Instant::now() + LAST_LOOK);
             self.sockets.remove_files_as_the_last();
         }
         State::Over
