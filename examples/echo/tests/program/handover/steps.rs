@@ -195,7 +195,10 @@ fn stopped_together_at_any_moment_two_servers_leave_no_file() {
             second.send_signal(libc::SIGTERM);
             second.end().status.signal().is_some()
         });
-        assert_ends(&first.ended_before_its_output(), 0);
+        // One that has handed over and is about to exit takes no signal any more.
+        let ended = first.ended_before_its_output();
+        let is_over = ended.status.signal() == Some(libc::SIGTERM);
+        assert!(ended.status.success() || is_over, "{mixin}, {millis} ms: {ended:?}");
         line.stop();
         let files = ["s", "g", "h", "c"];
         let left: Vec<_> = files.iter().filter(|name| line.file(name).exists()).collect();
