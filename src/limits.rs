@@ -100,7 +100,7 @@ pub struct Limits {
     /// TLS handshakes that have begun and are not finished. Beyond this number the oldest of them is ended, and its request
     /// refused: a client that means it is done after two round trips, so that peers which connect and say nothing keep
     /// nobody else out. Zero counts as one. Default 1,000, a tenth of `live`. Under [`Forking`](crate::Forking) also at
-    /// most three quarters of [`max_children`](crate::Forking::max_children), since each handshake has a process.
+    /// most three quarters of the processes that other requests leave: see [`Forking`](crate::Forking).
     pub handshakes: usize,
     /// How long a trusted proxy may take for its [PROXY header](crate::proxy_protocol), from the moment at which a
     /// worker has taken the connection. Default 5 s: a proxy sends its header with the connection, so that only a lost

@@ -100,7 +100,9 @@ impl Drop for Unfinished<'_> {
 
 impl LiveList {
     /// In a parent, before it forks for a request: ends the oldest unfinished handshakes of its children if there are too
-    /// many. `begins`: the request begins with one. `children`: how many there may be at once. Some of them are left to others.
+    /// many. `begins`: the request begins with one. `children`: how many there may be at once. Of the places that other requests
+    /// leave, a quarter is left to those that come, and at least one: a parent that is full does not come here, and so makes
+    /// no room. (The last place of all is the newest handshake's.)
     pub(crate) fn make_room(&self, entry: &Entry, begins: bool, children: usize) {
         let slots = self.slots.lock();
         // Without TLS nothing is looked at.
@@ -111,8 +113,10 @@ impl LiveList {
         }
         let since = |entry: &Arc<Entry>| Some((entry.clear.unfinished_since()?, Arc::clone(entry)));
         let mut unfinished: Vec<_> = slots.live().filter_map(since).collect();
+        let others = slots.live().count() - unfinished.len();
+        let places = children.min(entry.limits.live).min(slots.budget).saturating_sub(others);
         drop(slots);
-        let max = entry.limits.handshakes.min(children - children / 4).max(1);
+        let max = entry.limits.handshakes.min(places - places.div_ceil(4)).max(1);
         let Some(beyond) = unfinished.len().checked_sub(max) else {
             return;
         };
@@ -138,13 +142,14 @@ impl Entry {
     }
 
     /// In a child, at its parent's signal: if its handshake has to make room, ends the connection. A signal's action calls it,
-    /// so it only tries the lock.
+    /// so it only tries the lock. False: the signal says something else, as every later one does.
     pub(crate) fn end_if_crowded_out(&self) -> bool {
-        let is_crowded_out = self.clear.is_crowded_out();
-        if is_crowded_out {
-            self.cut.store(Cut::Crowded as u8, Ordering::SeqCst);
+        let crowded = Cut::Crowded as u8;
+        let begins =
+            self.clear.is_crowded_out() && self.cut.swap(crowded, Ordering::SeqCst) != crowded;
+        if begins {
             self.try_shut_connection(Shutdown::Both);
         }
-        is_crowded_out
+        begins
     }
 }

@@ -27,7 +27,9 @@
 //! ```
 //!
 //! A new peer that comes to two processes at once gets one bucket, because both choose the same place. A process that is
-//! killed between the two words leaves the peer the bucket of the last one, until that is full.
+//! killed between the two words leaves the peer the bucket of the last one, until that is full. And a peer that takes a place
+//! before the one that has just taken it has written word 1 may share that one's bucket: one token more or less, for two new
+//! peers of one set that choose one place within some nanoseconds.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
@@ -124,8 +126,11 @@ impl TokenBuckets {
     fn place(&self, hash: u64, now: u64) -> Option<&Place> {
         let set = &self.places()[hash as usize % SETS * WAYS..][..WAYS];
         for _ in 0..LOOKS {
+            // Two new peers that come at once begin at different places, because one that was just taken still looks full.
+            let begin = (hash >> 32) as usize % WAYS;
+            let in_turn = set[begin..].iter().chain(&set[..begin]);
             // In this order: see above.
-            let seen = set.iter().map(|place| {
+            let seen = in_turn.map(|place| {
                 let full_at = place[1].load(Ordering::SeqCst);
                 (place[0].load(Ordering::SeqCst), full_at, place)
             });

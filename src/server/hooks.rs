@@ -251,7 +251,7 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// Runs for a request that is refused because no worker is free or because its peer exceeds a limit. The hook may
     /// write an answer ("busy, come again in a minute") before the request is closed. It runs in the thread that
     /// accepted the request, so its writes never wait: output that does not fit into the socket's buffer is lost. On a server
-    /// with [`Builder::tls`](crate::Builder::tls) nothing is sent before the handshake: the writes fail, and the peer sees a
+    /// with `Builder::tls` nothing is sent before the handshake: the writes fail, and the peer sees a
     /// closed connection.
     ///
     /// # Errors

@@ -180,14 +180,14 @@ impl AsFd for ExitWatch {
 #[derive(Debug)]
 struct Sigchld {
     /// The registration of the action, for its removal.
-    id: signal_hook::SigId,
+    id: signal_hook_registry::SigId,
     /// SIGCHLD was ignored before this, or had SA_NOCLDWAIT. Then waitpid(2) finds no ended child.
     reaped_by_the_kernel: bool,
 }
 
 impl Sigchld {
     /// Adds the action, and keeps what the program has decided about its children: see sigaction(2), SA_NOCLDWAIT and
-    /// SA_NOCLDSTOP, which signal-hook does not pass on.
+    /// SA_NOCLDSTOP, which signal-hook-registry does not pass on.
     fn notify(sigchld_event: Arc<event::Ends>, owner: Arc<OwnerProcess>) -> io::Result<Self> {
         let action = move || {
             // A forked child inherits this, and must not wake its parent.
@@ -197,7 +197,7 @@ impl Sigchld {
         };
         let before = action_of(libc::SIGCHLD)?;
         // SAFETY: the action asks for a number and writes to a descriptor.
-        let id = unsafe { signal_hook::low_level::register(libc::SIGCHLD, action) }?;
+        let id = unsafe { signal_hook_registry::register(libc::SIGCHLD, action) }?;
         // While the signal is ignored the kernel reaps, and it goes on doing so.
         let ignored = before.sa_sigaction == libc::SIG_IGN;
         let mut keep = before.sa_flags & (libc::SA_NOCLDWAIT | libc::SA_NOCLDSTOP);
@@ -219,6 +219,6 @@ impl Sigchld {
 
 impl Drop for Sigchld {
     fn drop(&mut self) {
-        signal_hook::low_level::unregister(self.id);
+        signal_hook_registry::unregister(self.id);
     }
 }

@@ -1,10 +1,10 @@
 //! Actions of signals in this process, added to those that were there before.
 //!
-//! signal-hook runs all actions of a signal, in the order in which they were registered, after the handler that was
+//! signal-hook-registry runs all actions of a signal, in the order in which they were registered, after the handler that was
 //! there before. So a signal that this crate takes has this way:
 //!
 //! ```text
-//! the kernel -> signal-hook's handler -> the program's own handler, if there was one
+//! the kernel -> the registry's handler -> the program's own handler, if there was one
 //!                                     -> the default, if no guard is left (`bring_back_default`)
 //!                                     -> the action of each guard
 //! ```
@@ -60,7 +60,7 @@ pub(crate) fn on_signal_in_children(
     CHILD_TAKES.get_or_init(|| takes);
     bring_back_default(signal)?;
     // SAFETY: as in `on_signal`.
-    unsafe { signal_hook::low_level::register(signal, action) }.map(drop)
+    unsafe { signal_hook_registry::register(signal, action) }.map(drop)
 }
 
 /// Asks whether this process is a child that takes its signals.
@@ -69,7 +69,7 @@ static CHILD_TAKES: OnceLock<fn() -> bool> = OnceLock::new();
 /// How many guards there are.
 static GUARDS: AtomicUsize = AtomicUsize::new(0);
 
-/// signal-hook never gives a signal back: when its last action is gone, the signal is ignored. So before the first
+/// The registry never gives a signal back: when its last action is gone, the signal is ignored. So before the first
 /// action one more is registered for good, which produces the default effect while there is no guard.
 fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
     // Once for each signal: a second action for the default would do it twice.
@@ -79,23 +79,45 @@ fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
     }
     let before = action_of(signal)?;
     let was_default = before.sa_sigaction == libc::SIG_DFL;
-    // A handler of the program's runs as before: signal-hook calls it. An ignored signal is for the callers to leave
+    // A handler of the program's runs as before: the registry calls it. An ignored signal is for the callers to leave
     // alone.
     if was_default {
         let default = move || {
-            // The first process of a container is not ended by a signal that it does not take: the kernel ignores it, and
-            // the emulation would abort the process when the signal has not ended it.
+            // The first process of a container is not ended by a signal that it does not take: the kernel ignores it.
+            // It would only lose its action.
             let is_taken = || CHILD_TAKES.get().is_some_and(|takes| takes());
             if GUARDS.load(Ordering::SeqCst) == 0 && !is_taken() && std::process::id() != 1 {
-                // The signals that are used here end the process, so that it does not return.
-                let _ = signal_hook::low_level::emulate_default_handler(signal);
+                default_effect(signal);
             }
         };
-        // SAFETY: the action loads an atomic and calls what is made to be called in a signal's handler.
-        unsafe { signal_hook::low_level::register(signal, default) }?;
+        // SAFETY: the action loads an atomic, and makes calls that may be made in a signal's handler.
+        unsafe { signal_hook_registry::register(signal, default) }?;
     }
     taken.push((signal, was_default));
     Ok(())
+}
+
+/// The effect of a signal on a process without an action for it. A signal's action calls it. A signal that ends the process
+/// does so here.
+fn default_effect(signal: libc::c_int) {
+    match signal {
+        // Without an action these do nothing: see signal(7).
+        libc::SIGCHLD | libc::SIGCONT | libc::SIGURG | libc::SIGWINCH => {}
+        libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => raise(libc::SIGSTOP),
+        _ => {
+            // SAFETY: `SIG_DFL` is an action of any signal, and both calls may be made in a signal's handler.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+            // It is blocked while its own handler runs.
+            change_mask(libc::SIG_UNBLOCK, &[signal]);
+            raise(signal);
+        }
+    }
+}
+
+/// [raise(3)](https://man7.org/linux/man-pages/man3/raise.3.html) fails only for a number that is no signal.
+fn raise(signal: libc::c_int) {
+    // SAFETY: the call has no conditions.
+    unsafe { libc::raise(signal) };
 }
 
 /// The signals that this crate has ever had an action for, and whether each had its default effect before.
@@ -201,12 +223,12 @@ pub(super) fn change_mask(how: libc::c_int, signals: &[libc::c_int]) -> libc::si
 /// Removes a signal's action when dropped.
 #[derive(Debug)]
 pub(crate) struct SignalGuard {
-    id: signal_hook::SigId,
+    id: signal_hook_registry::SigId,
 }
 
 impl Drop for SignalGuard {
     fn drop(&mut self) {
-        signal_hook::low_level::unregister(self.id);
+        signal_hook_registry::unregister(self.id);
         GUARDS.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -19,6 +19,8 @@ tests![
     tls_failures_of_children_reach_the_parent_with_their_causes,
     tls_handshakes_of_children_make_room_and_the_oldest_goes_first,
     tls_silent_clients_leave_children_to_others,
+    tls_silent_clients_leave_a_place_beside_requests_that_are_served,
+    tls_failed_handshakes_leave_room_for_the_text_of_a_fatal,
     tls_refusals_send_nothing_in_the_clear,
 ];
 
@@ -216,6 +218,50 @@ fn tls_silent_clients_leave_children_to_others() {
     let refused = told.iter().filter(|line| line.ends_with(": TooManyHandshakes")).count();
     // Three quarters of four.
     assert!((9..=12).contains(&refused), "{refused}: {told:#?}");
+}
+
+fn tls_silent_clients_leave_a_place_beside_requests_that_are_served() {
+    for (places, served) in [(2, 0), (3, 0), (3, 1), (8, 2), (8, 6)] {
+        let folder = test_support::folder();
+        let (mut server, address) = start(folder.path(), &[&format!("max={places}")]);
+        let inside: Vec<_> = (0..served)
+            .map(|_| {
+                let mut client = Client::new().connect(address);
+                assert_eq!(exchange(&mut client, "echo in"), "in\n");
+                client
+            })
+            .collect();
+        let silent: Vec<TcpStream> = (0..12).map(|_| test_support::connect(address)).collect();
+        // Its handshake has a shorter deadline than those of the silent ones.
+        let mut client = Client::new().connect(address);
+        assert_eq!(exchange(&mut client, "echo one"), "one\n", "{places} {served}");
+        client.end_output();
+        drop((silent, inside));
+        server.stop();
+    }
+}
+
+fn tls_failed_handshakes_leave_room_for_the_text_of_a_fatal() {
+    /// More texts than a socket's buffer has room for.
+    const MANY: usize = 400;
+    let folder = test_support::folder();
+    let (mut server, address) = start(folder.path(), &["events", "max=900"]);
+    let mut fatal = Client::new().connect(address);
+    assert_eq!(exchange(&mut fatal, "echo one"), "one\n");
+    let all: Vec<TcpStream> = (0..MANY).map(|_| test_support::connect(address)).collect();
+    eventually("each has a child", || server.children().len() == 1 + MANY);
+    server.signal(libc::SIGSTOP);
+    for mut one in all {
+        let _ = one.write_all(b"GET / HTTP/1.1\r\n\r\n");
+    }
+    let ended = || server.children().iter().filter(|(_, state)| *state == 'Z').count();
+    eventually("their children have ended", || ended() == MANY);
+    let _ = fatal.write_all(b"fatal of days\n");
+    eventually("the last one has ended", || ended() == 1 + MANY);
+    server.signal(libc::SIGCONT);
+    assert_eq!(server.wait().code(), Some(1));
+    let end = server.told("ended: ");
+    assert!(end.contains("the end: of days"), "{end}");
 }
 
 fn tls_refusals_send_nothing_in_the_clear() {

@@ -104,8 +104,10 @@ impl std::fmt::Debug for Child {
 pub(super) struct Reports {
     /// Readable while a watched child has ended.
     exits: ExitWatch,
-    /// The texts of ends. Children write to it.
-    texts: TextPipe,
+    /// The texts of those that stop the server. Children write to it.
+    fatal: TextPipe,
+    /// The texts of steps that have failed before a handler, which peers cause: they never take the room of the others.
+    steps: TextPipe,
     /// The process whose children they are.
     owner: OwnerProcess,
     /// The number of an [`OrphanMark`], or zero if this process adopts no orphans. An atomic, because a fork lies
@@ -130,17 +132,22 @@ impl Reports {
     #[inline]
     pub(super) fn send_text(&self, end: &ChildEnd) {
         if let Some(text) = &end.text {
-            self.texts.send(text);
+            self.texts(end.reason).send(text);
         }
     }
 
     /// In the parent: what a child's status says, and its text.
     fn end(&self, child: i32, status: i32, table: &Mutex<Table>) -> ChildEnd {
         let Status { reason, stop, has_text } = end_of(status);
-        let receive = || self.texts.receive_from(child, |other| table.lock().has(other));
+        let texts = self.texts(reason);
+        let receive = || texts.receive_from(child, |other| table.lock().has(other));
         let lost = || "a child process could not say more".to_owned();
         let text = has_text.then(|| receive().unwrap_or_else(lost));
         ChildEnd { reason, text, stop, cut_off: false }
+    }
+
+    fn texts(&self, reason: CloseReason) -> &TextPipe {
+        if reason == CloseReason::Fatal { &self.fatal } else { &self.steps }
     }
 }
 
@@ -160,17 +167,18 @@ impl Children {
         self.table.lock().push(Child { pid, request, watched: None });
     }
 
-    /// Makes the reports at the first call, which takes four descriptors.
+    /// Makes the reports at the first call, which takes six descriptors.
     pub(super) fn reports(&self) -> io::Result<&Reports> {
         if let Some(reports) = self.reports.get() {
             return Ok(reports);
         }
         // All or nothing: a set without the other parts is dropped again.
-        let (exits, texts, owner) = (ExitWatch::new()?, TextPipe::new()?, OwnerProcess::noted());
+        let (exits, owner) = (ExitWatch::new()?, OwnerProcess::noted());
+        let (fatal, steps) = (TextPipe::new()?, TextPipe::new()?);
         // Before the first fork: the memory that is shared has to be there then.
         console::share_with_children();
         let mark = AtomicU64::new(report_orphans(&exits)?);
-        Ok(self.reports.get_or_init(|| Reports { exits, texts, owner, mark }))
+        Ok(self.reports.get_or_init(|| Reports { exits, fatal, steps, owner, mark }))
     }
 
     /// Before a run. In a forked child that goes on for itself, the children so far are its parent's.
@@ -186,7 +194,8 @@ impl Children {
         }
         // The owner last: if one of these fails, the next run tries all of them again.
         reports.exits.renew()?;
-        reports.texts.renew()?;
+        reports.fatal.renew()?;
+        reports.steps.renew()?;
         reports.mark.store(report_orphans(&reports.exits)?, Ordering::SeqCst);
         reports.owner.become_noted();
         Ok(())

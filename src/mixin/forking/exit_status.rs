@@ -8,9 +8,9 @@ const COMPLETED: i32 = 0;
 const FAILED: i32 = 1;
 pub(super) const PANICKED: i32 = 101;
 
-/// The other ends have statuses from here on, four for each of [`ENDS`]: one more if the handler has requested a stop
-/// of its server as well, and two more if there is a text. A handler is unlikely to call `exit` with one of them: programs stay below, and shells use the
-/// numbers just above 128.
+/// The other ends have statuses from here on, 160 to 223, four for each of [`ENDS`]: one more if the handler has requested a
+/// stop of its server as well, and two more if there is a text. A handler is unlikely to call `exit` with one of them:
+/// programs stay below, and shells use the numbers just above 128. The page of `Forking` says so.
 const FIRST_OF_OURS: u8 = 160;
 const FOR_EACH: usize = 4;
 /// The ends that a child can tell. The order is the protocol between a parent and its own children, and nothing else

@@ -56,8 +56,13 @@ use crate::wait;
 /// --init`.)
 ///
 /// Under TLS a silent client has a process until its handshake times out. Such clients have at most three quarters of the
-/// processes, or fewer by [`Limits::handshakes`](field@crate::Limits::handshakes): at that number the parent ends the oldest
-/// unfinished handshake when the next client comes.
+/// places that other requests leave, and never the last one, or fewer by
+/// [`Limits::handshakes`](field@crate::Limits::handshakes): at that number the parent ends the oldest unfinished handshake when
+/// the next client comes. Only where other requests have all places but one, a silent client keeps that one until it times
+/// out; and so do connections that begin TLS late (STARTTLS, or a slow PROXY header) when no client has come since.
+///
+/// A handler that ends its process by `exit` takes a status below 160: those from 160 to 223 tell its parent how a request
+/// has ended.
 ///
 /// A child outlives its parent if that is ended by a second signal or by SIGKILL. It is then not forced after
 /// `Limits::drain`, and ends by its request's own limits. Send the signal to the process group to end all; systemd does

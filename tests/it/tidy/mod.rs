@@ -176,7 +176,25 @@ fn the_root_has_few_names() {
     assert!(names.len() <= 45, "{} names at the root: {names:?}", names.len());
 }
 
-/// Each fuzz target has a `seeds.rs`, which runs one input, beside the folder of inputs that `cargo test` replays.
+/// A program gets these with the library and none of its features.
+#[test]
+fn the_core_has_six_dependencies() {
+    let manifest = read("Cargo.toml");
+    let (_, from) = manifest.split_once("\n[dependencies]\n").unwrap();
+    let section = from.split_once("\n[").map_or(from, |(section, _)| section);
+    let needed = section.lines().filter(|line| !line.contains("optional = true"));
+    let names: Vec<&str> = needed.filter_map(|line| Some(line.split_once(" = ")?.0)).collect();
+    let six = [
+        "crossbeam-channel",
+        "libc",
+        "parking_lot",
+        "signal-hook-registry",
+        "socket2",
+        "thiserror",
+    ];
+    assert_eq!(names, six);
+}
+
 #[test]
 fn every_fuzz_target_is_replayed() {
     // A package of the crate has no fuzzers.
