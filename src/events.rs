@@ -173,7 +173,7 @@ impl fmt::Display for ServerEvent<'_> {
             Self::Ready { server_address } => write!(f, "ready at {server_address}"),
             Self::Stopping { server_address } => write!(f, "stopping at {server_address}"),
             Self::PhaseReached { server_address, phase } => {
-                write!(f, "{phase} at {server_address}")
+                write!(f, "phase at {server_address}: {phase}")
             }
             Self::Reloaded { server_address, error: None } => {
                 write!(f, "reloaded at {server_address}")

@@ -63,6 +63,7 @@ use terminal::Terminal;
 
 /// A room with an operator: each line goes to all the others.
 #[derive(Parser)]
+#[command(version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

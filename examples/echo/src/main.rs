@@ -30,6 +30,7 @@ use socketserver::{DatagramRequest, Limits, StreamRequest};
 
 /// Sends back every byte as it comes; over datagrams, every datagram.
 #[derive(Parser)]
+#[command(version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

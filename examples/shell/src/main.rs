@@ -78,6 +78,7 @@ use socket2::Socket;
 /// group by setsid. Processes of another user, as by sudo, cannot be ended and are left, and so are those that leave
 /// their session and kill their supervisor, the process between the command and the server.
 #[derive(Parser)]
+#[command(version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

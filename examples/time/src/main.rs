@@ -36,6 +36,7 @@ fn answer(request: &mut DatagramRequest) -> HandlerResult {
 
 /// Tells the time.
 #[derive(Parser)]
+#[command(version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

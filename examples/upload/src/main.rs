@@ -59,6 +59,7 @@ use store::{Conflict, Rules, Store};
 
 /// Stores files, whole and verified, or not at all.
 #[derive(Parser)]
+#[command(version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -52,6 +52,7 @@ use status::Readers;
 
 /// A small HTTP/1.1 server: it greets, or it serves the files of a folder.
 #[derive(Parser)]
+#[command(version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
