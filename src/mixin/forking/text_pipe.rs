@@ -65,7 +65,8 @@ impl TextPipe {
         }
         // The last one: an earlier process of the same number may have been killed before its end.
         let at = all.iter().rposition(|(process, _)| *process == child);
-        let text = at.map(|at| all.swap_remove(at).1);
+        // In their order: the next child looks for its last one as well.
+        let text = at.map(|at| all.remove(at).1);
         all.retain(|(process, _)| *process != child && has(*process));
         *self.read_ahead.lock() = all;
         text

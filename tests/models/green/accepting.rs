@@ -15,7 +15,7 @@ use crate::check;
 use crate::error::Result;
 use crate::exclusive;
 use crate::sys::coroutine::stack::{SlabStack, Then};
-use crate::sys::coroutine::switch::Progress;
+use crate::sys::coroutine::switch::SwitchEnd;
 
 /// The payload of the unwinding of a loop that is retired.
 struct Retired;
@@ -72,7 +72,7 @@ fn worker(group: &Arc<Group>, number: usize) -> JoinHandle<()> {
         let handle = &group.workers[number];
         loop {
             coroutines.retain_mut(|coroutine: &mut AcceptCoroutine| {
-                matches!(coroutine.resume(), Progress::Suspended)
+                matches!(coroutine.resume(), SwitchEnd::Suspended)
             });
             if quits && coroutines.is_empty() && handle.inbox.close() {
                 return;

@@ -82,10 +82,10 @@ fn a_look_at_a_worker_is_not_older_than_its_count() {
             })
         };
         let look = group.workers[0].status.running();
-        let old = "Some(Running { request: 7, switches: 2 })";
+        let old = "Some(RunningRequest { request: 7, switches: 2 })";
         assert_ne!(format!("{look:?}"), old);
         worker.join().expect("the worker ends");
         let last = group.workers[0].status.running();
-        assert_eq!(format!("{last:?}"), "Some(Running { request: 8, switches: 2 })");
+        assert_eq!(format!("{last:?}"), "Some(RunningRequest { request: 8, switches: 2 })");
     });
 }

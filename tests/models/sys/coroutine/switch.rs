@@ -7,7 +7,7 @@ pub(crate) struct Coroutine {
     body: Option<Box<dyn FnOnce()>>,
 }
 
-pub(crate) enum Progress {
+pub(crate) enum SwitchEnd {
     Suspended,
     Ended(SlabStack),
 }
@@ -17,17 +17,17 @@ impl Coroutine {
         Self { stack, body: Some(Box::new(body)) }
     }
 
-    pub(crate) fn resume(&mut self) -> Progress {
+    pub(crate) fn resume(&mut self) -> SwitchEnd {
         loop {
             let piece = self.stack.pieces.borrow_mut().pop_front();
             match piece.map(|piece| piece()) {
-                Some(Then::Suspend) => return Progress::Suspended,
+                Some(Then::Suspend) => return SwitchEnd::Suspended,
                 Some(Then::GoOn) => {}
                 None => break,
             }
         }
         let body = self.body.take().expect("a coroutine that has ended is not resumed");
         body();
-        Progress::Ended(self.stack.clone())
+        SwitchEnd::Ended(self.stack.clone())
     }
 }
