@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use crate::sys;
 
-/// One socket for all children of a process that have texts of one kind. A child writes its text before it exits, and the parent reads when it has
-/// reaped a child whose status says that there is one.
+/// One socket for the texts of one kind, of all children of a process. A child writes its text before it exits, and the
+/// parent reads when it has reaped a child whose status says that there is one.
 #[derive(Debug)]
 pub(super) struct TextPipe {
     /// The parent's end. Children have copies, and never read.

@@ -54,6 +54,15 @@ fn message_and_sockets(stream: &mut UnixStream) -> (u8, Vec<u8>, Vec<OwnedFd>) {
     (header[5], payload, sockets)
 }
 
+/// Connects as a successor that has been passed the sockets and is not ready yet.
+fn passed_sockets(line: &Line) -> (UnixStream, Vec<OwnedFd>) {
+    let mut successor = ask(line);
+    successor.write_all(&HELLO).unwrap();
+    let (kind, _, sockets) = message_and_sockets(&mut successor);
+    assert_eq!(kind, SOCKETS);
+    (successor, sockets)
+}
+
 /// The server says why there is no handover, and goes on; the next attempt works.
 fn goes_on(line: &Line, first: Process, address: &str, why: &str) {
     let said = first.err_line();
@@ -100,9 +109,7 @@ fn a_successor_that_has_the_sockets_and_says_something_else_is_told_so() {
     ] {
         let line = Line::at(&["127.0.0.1:0"]);
         let (first, address) = server(&line);
-        let mut successor = ask(&line);
-        successor.write_all(&HELLO).unwrap();
-        assert_eq!(message(&mut successor).0, SOCKETS);
+        let (mut successor, _) = passed_sockets(&line);
         // It may be gone before it has read all.
         let _ = successor.write_all(&bytes);
         drop(successor);
@@ -129,9 +136,7 @@ fn a_successor_that_ends_at_any_step_leaves_the_server_as_it_was() {
 fn a_successor_that_is_late_is_not_waited_for() {
     let line = Line::at(&["127.0.0.1:0"]);
     let (first, address) = server(&line);
-    let mut successor = ask(&line);
-    successor.write_all(&HELLO).unwrap();
-    assert_eq!(message(&mut successor).0, SOCKETS);
+    let (mut successor, _) = passed_sockets(&line);
     // Meanwhile clients are served.
     Client::of(&address).asks("meanwhile");
     let (kind, reason) = message(&mut successor);
@@ -146,10 +151,7 @@ fn a_successor_that_is_late_is_not_waited_for() {
 fn a_stop_in_the_middle_leaves_the_sockets_to_a_successor_that_others_have_started() {
     let line = Line::at(&["127.0.0.1:0"]);
     let (first, _) = server(&line);
-    let mut successor = ask(&line);
-    successor.write_all(&HELLO).unwrap();
-    let (kind, _, sockets) = message_and_sockets(&mut successor);
-    assert_eq!(kind, SOCKETS);
+    let (mut successor, sockets) = passed_sockets(&line);
     first.send_signal(libc::SIGTERM);
     assert_eq!(message(&mut successor).0, RELEASE);
     drop(successor);
@@ -162,10 +164,7 @@ fn a_stop_in_the_middle_leaves_the_sockets_to_a_successor_that_others_have_start
 fn a_stop_in_the_middle_removes_the_files_of_a_successor_that_has_ended_as_well() {
     let line = Line::at(&["unix:FOLDER/s"]);
     let (first, _) = server(&line);
-    let mut successor = ask(&line);
-    successor.write_all(&HELLO).unwrap();
-    let (kind, _, sockets) = message_and_sockets(&mut successor);
-    assert_eq!(kind, SOCKETS);
+    let (mut successor, sockets) = passed_sockets(&line);
     first.send_signal(libc::SIGTERM);
     // The first one has closed its sockets by now.
     assert_eq!(message(&mut successor).0, RELEASE);
@@ -210,9 +209,7 @@ fn stopped_together_at_any_moment_two_servers_leave_no_file() {
 fn one_successor_after_the_other_gets_its_turn() {
     let line = Line::at(&["127.0.0.1:0"]);
     let (first, address) = server(&line);
-    let mut successor = ask(&line);
-    successor.write_all(&HELLO).unwrap();
-    assert_eq!(message(&mut successor).0, SOCKETS);
+    let (mut successor, _) = passed_sockets(&line);
     // It has to wait: the one before it may be ready in the next moment.
     let second = line.start(&[]);
     goes_past(&first, "not ready");
