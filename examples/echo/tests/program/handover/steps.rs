@@ -209,7 +209,7 @@ fn stopped_together_at_any_moment_two_servers_leave_no_file() {
 fn one_successor_after_the_other_gets_its_turn() {
     let line = Line::at(&["127.0.0.1:0"]);
     let (first, address) = server(&line);
-    let (mut successor, _) = passed_sockets(&line);
+    let (_successor, _) = passed_sockets(&line);
     // It has to wait: the one before it may be ready in the next moment.
     let second = line.start(&[]);
     goes_past(&first, "not ready");
