@@ -224,6 +224,10 @@ impl Entry {
     pub(super) fn view(&self) -> LiveRequest {
         let (bytes_in, bytes_out) = self.bytes();
         let (clear_bytes_in, clear_bytes_out) = self.clear_bytes();
+        let process = u32::try_from(self.process.load(Ordering::Relaxed)).ok().filter(|it| *it > 0);
+        // The deadline of a drain tells the handler of a datagram, and a child is killed; but there is no connection
+        // that could be cut off.
+        let may_be_cut = self.has_connection || process.is_some();
         LiveRequest {
             id: self.id(),
             client_address: self.client_address().clone(),
@@ -237,8 +241,8 @@ impl Entry {
             clear_bytes_out,
             // A handler may have been told of the drain without a `shutdown`: it was about to wait, and saw the drain
             // itself.
-            cut: self.cut().or(self.is_stopped().then_some(Cut::Drained)),
-            process: u32::try_from(self.process.load(Ordering::Relaxed)).ok().filter(|it| *it > 0),
+            cut: self.cut().filter(|_| may_be_cut).or(self.is_stopped().then_some(Cut::Drained)),
+            process,
         }
     }
 

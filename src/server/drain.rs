@@ -20,6 +20,7 @@
 //!   mixin.server_close: joins threads                                    Ended
 //! ```
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -109,6 +110,11 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         report.stopped = usize::try_from(counts.stopped - counted.stopped).unwrap_or(usize::MAX);
         report.unheard = usize::try_from(counts.unheard - counted.unheard).unwrap_or(usize::MAX);
         report.left_running = context.live.view();
+        // The deadline cuts no datagram off, because there is no connection: one that goes on is only still running.
+        let is_uncut = |left: &&LiveRequest| left.cut.is_none();
+        let uncut: HashSet<u64> =
+            report.left_running.iter().filter(is_uncut).map(|it| it.id).collect();
+        report.forced.retain(|forced| !uncut.contains(&forced.id));
         report.took = began.elapsed();
         report
     }
@@ -264,9 +270,11 @@ pub struct DrainReport {
     /// [`Limits::first_read`](crate::Limits::first_read). A peer that was about to send got no answer, only the end
     /// of the connection.
     pub unheard: usize,
-    /// The requests whose connections were shut down at the deadline, as they were at that moment.
+    /// The requests whose connections were shut down at the deadline, as they were at that moment. A datagram has no
+    /// connection: its request is here if it has ended after the deadline, and otherwise in `left_running` alone.
     pub forced: Vec<LiveRequest>,
-    /// The requests that were still alive when the close returned.
+    /// The requests that were still alive when the close returned. One whose connection was shut down is in `forced` as
+    /// well. After a close that waits, the handler of a datagram can reply no more: its socket is closed.
     pub left_running: Vec<LiveRequest>,
 }
 
@@ -327,9 +335,10 @@ impl DrainReport {
     /// The ends of the requests that were not forced.
     fn tell_of_ends(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { open_at_start, stopped, unheard, .. } = *self;
-        // A request may be in both lists: the longer one counts it once.
-        let left = stopped + self.forced.len().max(self.left_running.len());
-        match open_at_start.saturating_sub(left) {
+        // A request may be in both lists.
+        let others: HashSet<u64> =
+            self.forced.iter().chain(&self.left_running).map(|request| request.id).collect();
+        match open_at_start.saturating_sub(stopped + others.len()) {
             0 => {}
             1 if open_at_start == 1 => f.write_str(" and ended by itself")?,
             all if all == open_at_start => f.write_str(" and ended by themselves")?,

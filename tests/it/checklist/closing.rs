@@ -2,8 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,11 +13,13 @@ use socketserver::monitor::{Activity, CloseReason, ServerEvent};
 use socketserver::transport::Tcp;
 use socketserver::{
     BackgroundServer, HandlerResult, Inline, Limits, Pool, StreamRequest, TcpServer, Threading,
-    ThreadingTcpServer, stream_fn,
+    ThreadingTcpServer, ThreadingUdpServer, datagram_fn, stream_fn,
 };
 
 use crate::handlers::{Diary, announced, stuck};
-use crate::support::{SOON, connect, eventually, inet, read_line, read_to_end, soon};
+use crate::support::{
+    SOON, connect, eventually, inet, read_line, read_to_end, receive_text, soon, udp_client,
+};
 
 /// Answers the first line and reads no more.
 fn refuse_the_rest(request: &mut StreamRequest) -> HandlerResult {
@@ -177,6 +180,46 @@ fn row_052_a_handler_that_does_not_notice_is_left_behind_and_named() {
     let text = report.to_string();
     assert!(text.contains("1 is still running") && text.contains("Held"), "{text}");
     drop(holder);
+}
+
+/// A datagram has no connection that could be cut off: if its handler goes on, it is still running, and nothing else.
+#[test]
+#[cfg_attr(under_green, ignore = "its handler blocks its thread")]
+fn row_052_a_datagram_that_goes_on_is_still_running_and_one_that_ends_was_cut_off() {
+    let (started, starts) = channel();
+    let (release, released) = channel::<()>();
+    let released = Mutex::new(released);
+    let handler = datagram_fn(move |request| {
+        let ends = request.packet() == b"ends";
+        started.send(())?;
+        if ends {
+            assert!(request.stop_token()?.wait_closed(Some(SOON)));
+        } else {
+            let _ = released.lock().unwrap().recv();
+        }
+        request.reply(b"late")?;
+        Ok(())
+    });
+    let server = ThreadingUdpServer::bind("127.0.0.1:0", handler).unwrap();
+    let server = server.serve_in_background().unwrap();
+    let client = udp_client();
+    for packet in ["ends", "goes on"] {
+        client.send_to(packet.as_bytes(), inet(&*server)).unwrap();
+        starts.recv_timeout(SOON).unwrap();
+    }
+    let report = server.server_close_within(Duration::from_millis(50));
+    // Both are told at the deadline, and one of them hears.
+    let [forced] = &report.forced[..] else { panic!("{report}") };
+    let [left] = &report.left_running[..] else { panic!("{report}") };
+    assert_eq!((forced.bytes_in, left.bytes_in, left.cut), (4, 7, None), "{report}");
+    assert_eq!(report.open_at_start, 2, "{report}");
+    let text = report.to_string();
+    assert!(text.contains("2 requests were open; 1 did not end within"), "{text}");
+    let [.., before, last] = &text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+    assert_eq!(*before, "1 is still running:");
+    assert!(last.ends_with("7 bytes in, 0 bytes out"), "{text}");
+    assert_eq!(receive_text(&client), "late");
+    drop(release);
 }
 
 #[test]
