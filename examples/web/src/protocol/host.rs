@@ -5,64 +5,71 @@ use std::net::Ipv6Addr;
 use std::str;
 
 /// Whether it is a host with or without a port. An empty one is valid: a client sends it for an address without a host.
+/// Each request has one, so it is read byte by byte, once.
 pub fn is_host(value: &[u8]) -> bool {
-    let Ok(text) = str::from_utf8(value) else { return false };
-    let (name, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let Some((address, port)) = rest.split_once(']') else { return false };
-            if !is_ip_literal(address) {
-                return false;
-            }
-            match port.strip_prefix(':') {
-                Some(port) => ("", port),
-                None if port.is_empty() => ("", ""),
-                None => return false,
-            }
-        }
-        None => text.split_once(':').unwrap_or((text, "")),
+    let rest = match value {
+        // The grammar allows a port without a host, but no address has that form.
+        [b':', ..] => return false,
+        [b'[', rest @ ..] => match rest.iter().position(|byte| *byte == b']') {
+            Some(end) if is_ip_literal(&rest[..end]) => &rest[end + 1..],
+            _ => return false,
+        },
+        name => after_name(name),
     };
-    // The grammar allows a port without a host, but no address has that form.
-    let is_whole = !text.starts_with(':');
-    is_whole && is_name(name.as_bytes()) && is_port(port)
+    match rest {
+        [b':', port @ ..] => is_port(port),
+        rest => rest.is_empty(),
+    }
 }
 
 /// Whether this may stand between brackets: an IPv6 address, or the form reserved for future versions.
-fn is_ip_literal(text: &str) -> bool {
+fn is_ip_literal(text: &[u8]) -> bool {
     let is_future = || {
-        let rest = text.strip_prefix(['v', 'V'])?;
-        let (version, address) = rest.split_once('.')?;
-        let is_version =
-            !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let is_address =
-            !address.is_empty() && address.bytes().all(|byte| is_plain(byte) || byte == b':');
-        Some(is_version && is_address)
+        let [b'v' | b'V', rest @ ..] = text else { return false };
+        let Some(dot) = rest.iter().position(|byte| *byte == b'.') else { return false };
+        let (version, address) = (&rest[..dot], &rest[dot + 1..]);
+        let is_address = |byte: &u8| IS_PLAIN[usize::from(*byte)] || *byte == b':';
+        !version.is_empty()
+            && version.iter().all(u8::is_ascii_hexdigit)
+            && !address.is_empty()
+            && address.iter().all(is_address)
     };
-    text.parse::<Ipv6Addr>().is_ok() || is_future().unwrap_or(false)
+    str::from_utf8(text).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok()) || is_future()
 }
 
-/// Letters, digits, the signs that a name may have, and percent codes.
-fn is_name(name: &[u8]) -> bool {
-    let mut rest = name;
-    while let Some((first, after)) = rest.split_first() {
-        rest = match (first, after) {
-            (b'%', [one, two, after @ ..])
-                if one.is_ascii_hexdigit() && two.is_ascii_hexdigit() =>
-            {
+/// Passes over letters, digits, the signs that a name may have, and percent codes.
+fn after_name(mut name: &[u8]) -> &[u8] {
+    loop {
+        let plain = name.iter().take_while(|byte| IS_PLAIN[usize::from(**byte)]).count();
+        name = match &name[plain..] {
+            [b'%', one, two, after @ ..] if one.is_ascii_hexdigit() && two.is_ascii_hexdigit() => {
                 after
             }
-            (byte, after) if is_plain(*byte) => after,
-            _ => return false,
+            rest => return rest,
         };
     }
-    true
 }
 
-/// RFC 3986: unreserved and sub-delims.
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte)
-}
+/// RFC 3986: unreserved and sub-delims. A table, because a search of the signs for each byte of each request took a quarter
+/// of the instructions of a pipelined request.
+const IS_PLAIN: [bool; 256] = {
+    let (signs, mut table, mut byte) = (b"-._~!$&'()*+,;=", [false; 256], 0);
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut sign = 0;
+    while sign < signs.len() {
+        table[signs[sign] as usize] = true;
+        sign += 1;
+    }
+    table
+};
 
-fn is_port(port: &str) -> bool {
-    port.bytes().all(|byte| byte.is_ascii_digit())
-        && (port.is_empty() || port.parse::<u16>().is_ok())
+fn is_port(port: &[u8]) -> bool {
+    let number = port.iter().try_fold(0_u16, |number, digit| {
+        let digit = u16::from(digit.wrapping_sub(b'0'));
+        number.checked_mul(10)?.checked_add(digit).filter(|_| digit < 10)
+    });
+    number.is_some()
 }
