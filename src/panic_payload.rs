@@ -1,4 +1,4 @@
-//! The payload of a panic that was caught: [`drop_payload`].
+//! The payload of a panic that was caught: [`drop_payload`], and [`catch_and_drop`] for a panic that is told to nobody.
 
 use std::any::Any;
 use std::mem;
@@ -12,6 +12,12 @@ const MOST: usize = 4;
 /// in the same way. After [`MOST`] of them the last one is leaked, so that this ends.
 pub(crate) fn drop_payload(payload: Box<dyn Any + Send>) {
     mem::forget(last_of_many(payload));
+}
+
+/// Calls what must not panic into the caller: the program's code, at a place where no one can be told of its panic. None:
+/// it has panicked, and the payload is dropped.
+pub(crate) fn catch_and_drop<R>(call: impl FnOnce() -> R) -> Option<R> {
+    panic::catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
 }
 
 /// The payload that is left when each of the [`MOST`] before it has panicked in its drop. Usually none.

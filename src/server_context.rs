@@ -403,7 +403,7 @@ impl ServerContext {
     /// How far the server is on its way from its bind to its end.
     #[must_use]
     pub fn run_phase(&self) -> RunPhase {
-        self.runs.phase().get()
+        self.runs.phase.get()
     }
 
     /// Whether a drain has begun: the server accepts nothing new, and a long handler should end.

@@ -263,6 +263,7 @@ pub struct Job {
 }
 
 /// A job with its types erased. The server implements it; see the methods of [`Job`].
+#[cfg_attr(not(has_green), allow(dead_code, reason = "only `Green` asks for some of it"))]
 pub(crate) trait Work: ServeInChild + Send {
     /// See [`Job::run`]. It catches all panics of the request.
     fn run(self: Box<Self>) -> CloseReason;
@@ -273,13 +274,10 @@ pub(crate) trait Work: ServeInChild + Send {
     /// See [`Job::worker_accept`].
     fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>>;
     /// See [`Job::id`].
-    #[cfg_attr(not(has_green), allow(dead_code, reason = "only `Green` asks for it"))]
     fn id(&self) -> u64;
     /// See [`Job::worker_watch`].
-    #[cfg_attr(not(has_green), allow(dead_code, reason = "only `Green` asks for it"))]
     fn worker_watch(&self) -> Weak<dyn WorkerWatch>;
     /// See [`Job::stays_with_acceptor`].
-    #[cfg_attr(not(has_green), allow(dead_code, reason = "only `Green` asks for it"))]
     fn stays_with_acceptor(&self) -> bool;
     /// See [`Job::label`].
     fn label(&self) -> &'static str;
@@ -321,29 +319,6 @@ impl Job {
         self.work.as_ref()?.worker_accept()
     }
 
-    /// The request's number in the live list of its server.
-    #[cfg_attr(not(has_green), allow(dead_code, reason = "only `Green` asks for it"))]
-    pub(crate) fn id(&self) -> u64 {
-        self.work.as_ref().map_or(0, |work| work.id())
-    }
-
-    /// The server, for the reports of a mixin's watchdog.
-    ///
-    /// # Panics
-    ///
-    /// Never: a job that has been run is gone.
-    #[cfg_attr(not(has_green), allow(dead_code, reason = "only `Green` asks for it"))]
-    pub(crate) fn worker_watch(&self) -> Weak<dyn WorkerWatch> {
-        self.work.as_ref().expect("it was not run yet").worker_watch()
-    }
-
-    /// Whether the request is to be served by the worker that accepted it: a datagram, whose reply leaves together
-    /// with others.
-    #[cfg_attr(not(has_green), allow(dead_code, reason = "only `Green` asks for it"))]
-    pub(crate) fn stays_with_acceptor(&self) -> bool {
-        self.work.as_ref().is_some_and(|work| work.stays_with_acceptor())
-    }
-
     /// The type name of the handler: for thread names and messages.
     #[must_use]
     pub fn label(&self) -> &'static str {
@@ -354,6 +329,30 @@ impl Job {
     #[must_use]
     pub fn peer(&self) -> &Address {
         self.work.as_ref().map_or(&Address::Unnamed, |work| work.peer())
+    }
+}
+
+/// For a mixin whose workers run many requests at once.
+#[cfg(has_green)]
+impl Job {
+    /// The request's number in the live list of its server.
+    pub(crate) fn id(&self) -> u64 {
+        self.work.as_ref().map_or(0, |work| work.id())
+    }
+
+    /// The server, for the reports of a mixin's watchdog.
+    ///
+    /// # Panics
+    ///
+    /// Never: a job that has been run is gone.
+    pub(crate) fn worker_watch(&self) -> Weak<dyn WorkerWatch> {
+        self.work.as_ref().expect("it was not run yet").worker_watch()
+    }
+
+    /// Whether the request is to be served by the worker that accepted it: a datagram, whose reply leaves together
+    /// with others.
+    pub(crate) fn stays_with_acceptor(&self) -> bool {
+        self.work.as_ref().is_some_and(|work| work.stays_with_acceptor())
     }
 }
 

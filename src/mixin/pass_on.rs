@@ -2,67 +2,33 @@
 
 use super::Mixin;
 
-/// Forwards all methods of [`Mixin`] to another mixin.
+/// Forwards all methods of [`Mixin`] to another mixin. A new method of the trait needs a line here: forgotten, it would be
+/// the trait's default in [`Threading`](super::Threading) and [`Pool`](super::Pool), without a word of the compiler.
 macro_rules! pass_on {
     ($this:ident => $to:expr) => {
-        fn check(&$this) -> $crate::Result<()> {
-            $to.check()
+        $crate::mixin::pass_on::pass_on! { @each $this, $to;
+            fn check() -> $crate::Result<()>;
+            fn prepare() -> $crate::Result<()>;
+            fn serve(
+                accept_loop: std::sync::Arc<dyn Fn() -> $crate::Result<()> + Send + Sync>
+            ) -> $crate::Result<()>;
+            fn process_request(job: $crate::mixin::Job) -> ();
+            fn ready() -> bool;
+            fn event_fd() -> Option<std::os::fd::BorrowedFd<'_>>;
+            fn service_actions() -> ();
+            fn block_on_close() -> bool;
+            fn forks() -> bool;
+            fn workers_accept() -> bool;
+            fn figures() -> $crate::mixin::WorkerFigures;
+            fn drain(deadline: std::time::Instant) -> ();
+            fn force() -> ();
+            fn server_close(deadline: std::time::Instant) -> ();
         }
-
-        fn prepare(&$this) -> $crate::Result<()> {
-            $to.prepare()
-        }
-
-        fn serve(
-            &$this,
-            accept_loop: std::sync::Arc<dyn Fn() -> $crate::Result<()> + Send + Sync>,
-        ) -> $crate::Result<()> {
-            $to.serve(accept_loop)
-        }
-
-        fn process_request(&$this, job: $crate::mixin::Job) {
-            $to.process_request(job);
-        }
-
-        fn ready(&$this) -> bool {
-            $to.ready()
-        }
-
-        fn event_fd(&$this) -> Option<std::os::fd::BorrowedFd<'_>> {
-            $to.event_fd()
-        }
-
-        fn service_actions(&$this) {
-            $to.service_actions();
-        }
-
-        fn block_on_close(&$this) -> bool {
-            $to.block_on_close()
-        }
-
-        fn forks(&$this) -> bool {
-            $to.forks()
-        }
-
-        fn workers_accept(&$this) -> bool {
-            $to.workers_accept()
-        }
-
-        fn figures(&$this) -> $crate::mixin::WorkerFigures {
-            $to.figures()
-        }
-
-        fn drain(&$this, deadline: std::time::Instant) {
-            $to.drain(deadline);
-        }
-
-        fn force(&$this) {
-            $to.force();
-        }
-
-        fn server_close(&$this, deadline: std::time::Instant) {
-            $to.server_close(deadline);
-        }
+    };
+    (@each $this:ident, $to:expr; $(fn $name:ident($($arg:ident: $type:ty)?) -> $result:ty;)*) => {
+        $(fn $name(&$this, $($arg: $type)?) -> $result {
+            $to.$name($($arg)?)
+        })*
     };
 }
 

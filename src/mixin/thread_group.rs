@@ -48,8 +48,9 @@ impl ThreadOptions {
     pub(super) fn check(&self) -> Result<()> {
         let Some(bytes) = self.stack_bytes else { return Ok(()) };
         let started = thread::Builder::new().stack_size(bytes).spawn(|| ());
-        let started = started.map(|thread| thread.join().is_ok());
-        started.map(drop).map_err(|error| Error::io("use", format!("stack_size {bytes}"), error))
+        started
+            .map(|thread| drop(thread.join()))
+            .map_err(|error| Error::io("use", format!("stack_size {bytes}"), error))
     }
 }
 

@@ -99,23 +99,21 @@ impl Mixin for Workers {
     /// Before the first request there is no queue, and this call does not make one.
     fn figures(&self) -> WorkerFigures {
         let QueueSettings { size, gate, .. } = &self.settings;
-        let most = match size {
+        let max_busy = match size {
             Size::Fixed(count) => Some(*count),
             Size::Growing { max, .. } => Some(*max).filter(|max| *max < usize::MAX),
         };
         // The gate of a pool bounds those that run and those that wait together.
-        let waiting = match (size, gate) {
+        let max_queued = match (size, gate) {
             (Size::Fixed(count), Some(gate)) => Some(gate.max().saturating_sub(*count)),
             _ => None,
         };
-        let now = self.queue.get().map(|queue| queue.figures()).unwrap_or_default();
-        WorkerFigures {
-            busy: Some(now.busy),
-            idle: Some(now.idle),
-            queued: Some(now.queued),
-            max_busy: most,
-            max_queued: waiting,
-        }
+        let none = || {
+            let (busy, idle, queued) = (Some(0), Some(0), Some(0));
+            WorkerFigures { busy, idle, queued, ..WorkerFigures::default() }
+        };
+        let now = self.queue.get().map_or_else(none, |queue| queue.figures());
+        WorkerFigures { max_busy, max_queued, ..now }
     }
 
     fn server_close(&self, deadline: Instant) {

@@ -49,7 +49,7 @@ use self::worker::{QueueWorker, let_go};
 use super::idle_workers::{IdleWorker, IdleWorkers};
 use super::thread_group::{ThreadGroup, ThreadOptions};
 use super::worker_accept::{AcceptSlot, WorkerAccept};
-use super::{Job, Refused, WhenFull};
+use super::{Job, Refused, WhenFull, WorkerFigures};
 use crate::gate::{Gate, Permit};
 
 /// How many workers there are.
@@ -120,14 +120,6 @@ struct QueueState {
     idle: IdleWorkers,
     /// The worker that waits for the server's listener, if one does.
     accept_slot: AcceptSlot,
-}
-
-/// The queue in numbers.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct QueueFigures {
-    pub(super) busy: usize,
-    pub(super) idle: usize,
-    pub(super) queued: usize,
 }
 
 /// Where the queue is in its life.
@@ -354,14 +346,15 @@ impl WorkerQueue {
         }
     }
 
-    /// Its workers and its jobs now.
-    pub(super) fn figures(&self) -> QueueFigures {
+    /// Its workers and its jobs now. The limits are the mixin's to add.
+    pub(super) fn figures(&self) -> WorkerFigures {
         let state = self.state.lock();
         let idle = state.idle.len() + usize::from(state.accept_slot.is_taken());
         // A worker that was called and has not come yet is neither idle nor busy.
         let coming = idle + state.starting + usize::from(state.wake_pending);
         let busy = state.workers.saturating_sub(coming);
-        QueueFigures { busy, idle, queued: self.receiver.len() }
+        let (busy, idle, queued) = (Some(busy), Some(idle), Some(self.receiver.len()));
+        WorkerFigures { busy, idle, queued, ..WorkerFigures::default() }
     }
 
     /// From now on new jobs are refused. Workers end when the queue is empty.

@@ -185,7 +185,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         self.mixin.service_actions();
         let core = &self.core;
         // Empty if another thread obeys the orders: one that waits to close the server.
-        let orders = core.context.runs.orders_in_loop();
+        let orders = core.context.runs.orders.take_in_loop();
         if orders.reload {
             core.reload();
         }
@@ -328,7 +328,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             listens.map(readable),
             (!gate_is_open).then(|| readable(context.gate.event_fd())),
             self.mixin.event_fd().map(readable),
-            context.runs.orders_waiting(),
+            context.runs.orders.waiting_in_loop(),
             desk.map(Desk::wake_event),
             asks.as_ref().map(|fd| readable(fd.as_fd())),
         ];

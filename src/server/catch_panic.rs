@@ -24,11 +24,11 @@ pub(super) fn catch_panic<R>(
 /// The error for the payload of a panic.
 #[cold]
 fn error_of(payload: Box<dyn Any + Send>) -> HandlerError {
-    if CancelledUnwind::is(&*payload) {
+    if payload.is::<CancelledUnwind>() {
         return Cancelled::error().into();
     }
     // The accept loop that has called the hook is to end. If the caller ignores this error, the next wait ends the loop.
-    if RetiredUnwind::is(&*payload) {
+    if payload.is::<RetiredUnwind>() {
         return RetiredUnwind.into();
     }
     let panicked = Panicked::new(&*payload);

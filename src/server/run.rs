@@ -210,7 +210,7 @@ fn serve_until_closed(
     let over = if server.context().role().is_parent() { None } else { Event::new().ok() };
     let handle = server.shutdown_handle();
     let Some(over) = over else {
-        handle.runs().leave_orders_to_loop();
+        handle.runs().orders.leave_to_loop();
         return (server.serve_forever(), close());
     };
     let obey = |orders: TakenOrders| {
@@ -226,7 +226,7 @@ fn serve_until_closed(
         let closing =
             thread::Builder::new().name("close".into()).spawn_scoped(scope, wait_and_close);
         if closing.is_err() {
-            handle.runs().leave_orders_to_loop();
+            handle.runs().orders.leave_to_loop();
         }
         let served = {
             let _over = NotifyAtEnd(&over);
@@ -264,7 +264,7 @@ fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
     for server in servers {
         let handle = server.shutdown_handle();
         handle.runs().set_served_by_run();
-        let opened = handle.runs().take_orders(true);
+        let opened = handle.runs().orders.open(true);
         opened.map_err(|error| Error::io("make an event for", server.server_address(), error))?;
     }
     let handles = |servers: &mut dyn Iterator<Item = &&dyn BaseServer>| -> Vec<ShutdownHandle> {
@@ -338,7 +338,7 @@ impl Signals {
                 return;
             }
             if !terminal_has_ended && !reloaded.is_empty() {
-                reloaded.iter().for_each(|handle| handle.runs().order_reload());
+                reloaded.iter().for_each(|handle| handle.runs().orders.give_reload());
             } else if !is_stopped.swap(true, Ordering::SeqCst) {
                 // Once: the kernel and the shell both tell of a terminal's end.
                 stopped.iter().for_each(ShutdownHandle::retire);

@@ -47,12 +47,12 @@ impl<T: Transport> Core<T> {
 
     /// Ends a run. Unless the server closes, it goes back to waiting for the next run.
     pub(super) fn leave_ready(&self) {
-        self.tell_in_order(|| self.context.runs.phase().go_back().then_some(RunPhase::Bound));
+        self.tell_in_order(|| self.context.runs.phase.go_back().then_some(RunPhase::Bound));
     }
 
     /// Goes on to a phase and queues its report. False: this phase, or a later one, has been reached before.
     fn reach(&self, phase: RunPhase) -> bool {
-        self.phases.push(|| self.context.runs.phase().advance(phase).then_some(phase))
+        self.phases.push(|| self.context.runs.phase.advance(phase).then_some(phase))
     }
 
     /// Reaches a phase, and reports it after those before it: here, or in the thread that is reporting already.

@@ -20,7 +20,7 @@ use crate::wait::{Event, Waiting};
 ///
 /// **Async-signal-safe** are [`give_reload`](Self::give_reload) and [`give_retire`](Self::give_retire).
 #[derive(Debug, Default)]
-pub(super) struct Orders {
+pub(crate) struct Orders {
     /// Made by `run`. Without it no order can be given.
     event: OnceLock<Event>,
     reload: AtomicBool,
@@ -40,16 +40,18 @@ pub(crate) struct TakenOrders {
 
 impl Orders {
     /// Before a `run`: from here on orders can be given. Forgets those of an earlier run.
-    pub(super) fn open(&self, closer_obeys: bool) -> io::Result<()> {
-        if self.event.get().is_none() {
-            // Another thread may have made one meanwhile; this one is dropped then.
-            let _ = self.event.set(Event::new()?);
-        }
-        if let Some(event) = self.event.get() {
-            // In a forked child it was its parent's.
-            event.own()?;
-            event.clear();
-        }
+    pub(crate) fn open(&self, closer_obeys: bool) -> io::Result<()> {
+        let event = match self.event.get() {
+            Some(event) => event,
+            None => {
+                let new = Event::new()?;
+                // Another thread may have made one meanwhile; the new one is dropped then.
+                self.event.get_or_init(|| new)
+            }
+        };
+        // In a forked child it was its parent's.
+        event.own()?;
+        event.clear();
         self.closer_obeys.store(closer_obeys, Ordering::SeqCst);
         self.reload.store(false, Ordering::SeqCst);
         self.retire.store(false, Ordering::SeqCst);
@@ -57,12 +59,12 @@ impl Orders {
     }
 
     /// There is no thread that closes, so the loop obeys.
-    pub(super) fn leave_to_loop(&self) {
+    pub(crate) fn leave_to_loop(&self) {
         self.closer_obeys.store(false, Ordering::SeqCst);
     }
 
     /// Asks for a reload.
-    pub(super) fn give_reload(&self) {
+    pub(crate) fn give_reload(&self) {
         self.reload.store(true, Ordering::SeqCst);
         self.event.get().map(Event::notify).unwrap_or_default();
     }
@@ -87,7 +89,7 @@ impl Orders {
 
     /// As [`take`](Self::take), for the loop. Empty if the thread that closes obeys. Without an order this is two
     /// loads.
-    pub(super) fn take_in_loop(&self) -> TakenOrders {
+    pub(crate) fn take_in_loop(&self) -> TakenOrders {
         let is_given = self.reload.load(Ordering::SeqCst) || self.retire.load(Ordering::SeqCst);
         if !is_given || self.closer_obeys.load(Ordering::SeqCst) {
             return TakenOrders::default();
@@ -101,7 +103,7 @@ impl Orders {
     }
 
     /// A wait for the loop. None, if the thread that closes obeys.
-    pub(super) fn waiting_in_loop(&self) -> Option<Waiting<'_>> {
+    pub(crate) fn waiting_in_loop(&self) -> Option<Waiting<'_>> {
         self.waiting().filter(|_| !self.closer_obeys.load(Ordering::SeqCst))
     }
 }

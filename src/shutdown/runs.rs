@@ -24,7 +24,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::orders::{Orders, TakenOrders};
+use super::orders::Orders;
 use super::run_state::{DrainPhase, RunKind, RunState, StopBetweenRuns};
 use super::stop_latch::StopLatch;
 use crate::error::{Error, Result};
@@ -41,9 +41,9 @@ pub(crate) struct Runs {
     /// A [`DrainPhase`]. It only grows.
     drain: AtomicU8,
     /// Orders to reload or to retire. Signals' actions give them, too.
-    orders: Orders,
+    pub(crate) orders: Orders,
     /// The phase that the hooks are told. Signals' actions read it.
-    phase: PhaseCell,
+    pub(crate) phase: PhaseCell,
     /// `Limits::lame_duck` is not zero. Signals' actions read it.
     has_lame_duck: AtomicBool,
     /// `Server::run` or `run_all` serves: it takes SIGINT and SIGTERM, and has raised the limit of descriptors.
@@ -123,7 +123,7 @@ impl Runs {
 
     /// Whether this process, as it was last noted, is a forked child of the one that the runs belong to.
     pub(crate) fn is_forked(&self) -> bool {
-        !self.stop.is_of_noted_process()
+        !self.stop.event.is_of_noted_process()
     }
 
     /// Stops the run that goes on, or the next one: see [`StopBetweenRuns`]. A signal's action may call it.
@@ -151,36 +151,6 @@ impl Runs {
     /// Whether nothing is accepted any more: a stop was requested, and no run has begun since.
     pub(crate) fn accepts_no_more(&self) -> bool {
         self.stop_requested() || self.state.lock().run == RunState::Over
-    }
-
-    /// Called before `Server::run` begins its run: from here on the thread that closes, or the loop, obeys orders.
-    pub(crate) fn take_orders(&self, closer_obeys: bool) -> io::Result<()> {
-        self.orders.open(closer_obeys)
-    }
-
-    /// Leaves the orders to the loop, because the thread that closes could not be started.
-    pub(crate) fn leave_orders_to_loop(&self) {
-        self.orders.leave_to_loop();
-    }
-
-    /// Orders a reload. A signal's action may call it.
-    pub(crate) fn order_reload(&self) {
-        self.orders.give_reload();
-    }
-
-    /// The phase of the server.
-    pub(crate) fn phase(&self) -> &PhaseCell {
-        &self.phase
-    }
-
-    /// The orders that the loop has to obey.
-    pub(crate) fn orders_in_loop(&self) -> TakenOrders {
-        self.orders.take_in_loop()
-    }
-
-    /// The wait of a loop for its orders.
-    pub(crate) fn orders_waiting(&self) -> Option<Waiting<'_>> {
-        self.orders.waiting_in_loop()
     }
 
     /// Lets handlers see a drain. In a forked child a drain is nothing more than this, and a signal's action calls
@@ -249,23 +219,19 @@ impl Runs {
     /// shutdown may begin the next run at once.
     fn wait_while_finishing(&self) -> MutexGuard<'_, RunsState> {
         let mut state = self.state.lock();
-        while matches!(state.run, RunState::Finishing(_)) {
-            self.changed.wait(&mut state);
-        }
+        self.changed.wait_while(&mut state, |state| matches!(state.run, RunState::Finishing(_)));
         state
     }
 
     /// Ends a run, and returns the error that ended it.
-    pub(crate) fn end(&self, close_listener: impl Fn()) -> Result<()> {
+    pub(crate) fn end(&self, close_listener: impl FnOnce()) -> Result<()> {
         let mut state = self.state.lock();
         if !state.loops.is_empty() {
             // A worker may accept beside a loop that has ended by an error, and does not know of that error. This
             // stop tells it. The wait is short, because the worker only accepts, and it must be over before the stop
             // is forgotten.
             self.request_stop();
-            while !state.loops.is_empty() {
-                self.changed.wait(&mut state);
-            }
+            self.changed.wait_while(&mut state, |state| !state.loops.is_empty());
         }
         self.end_accepting(&mut state, close_listener);
         // The error ends this run, and the next run begins without it.
@@ -333,19 +299,15 @@ impl Runs {
     /// Waits until accepting has ended, or until the deadline. Returns whether it has ended.
     pub(crate) fn wait_until_ended(&self, deadline: Option<Instant>) -> bool {
         // A forked child has none of its parent's loops.
-        if !self.stop.is_ours() {
+        if !self.stop.event.is_ours() {
             return true;
         }
+        let me = thread::current().id();
+        let goes_on = |state: &mut RunsState| state.run.is_accepting() && !state.has_loop_of(me);
         let mut state = self.state.lock();
-        while state.run.is_accepting() && !state.has_loop_of(thread::current().id()) {
-            match deadline {
-                None => self.changed.wait(&mut state),
-                Some(deadline) => {
-                    if self.changed.wait_until(&mut state, deadline).timed_out() {
-                        break;
-                    }
-                }
-            }
+        match deadline {
+            None => self.changed.wait_while(&mut state, goes_on),
+            Some(deadline) => drop(self.changed.wait_while_until(&mut state, goes_on, deadline)),
         }
         !state.run.is_accepting()
     }

@@ -30,7 +30,7 @@ pub(super) struct StopLatch {
     /// Whether a stop is requested. The event only wakes.
     requested: AtomicBool,
     /// Part of every wait of a loop.
-    event: Event,
+    pub(super) event: Event,
     /// The event has been notified since the last clear. Without this flag each `settle` would need a system call.
     is_set: AtomicBool,
 }
@@ -100,16 +100,6 @@ impl StopLatch {
             self.event.notify();
         }
         Ok(())
-    }
-
-    /// Whether the event belongs to this process. In a forked child that serves one request it never does.
-    pub(super) fn is_ours(&self) -> bool {
-        self.event.is_ours()
-    }
-
-    /// As [`is_ours`](Self::is_ours), but compares with the noted process, without a system call.
-    pub(super) fn is_of_noted_process(&self) -> bool {
-        self.event.is_of_noted_process()
     }
 }
 

@@ -3,12 +3,12 @@
 //! A thread cannot be cancelled; only its connection can be closed. A coroutine can: whatever it waits for, its wait
 //! fails. The [`Parker`](super::Parker) decides when.
 
-use std::any::Any;
 use std::error::Error;
 use std::fmt;
 use std::io;
 
 use super::parker;
+use crate::on_drop::OnDrop;
 use crate::peer_fault;
 
 /// The error of a wait that was cancelled, as the source of an [`io::Error`]: the request has to end, and its handler
@@ -46,24 +46,10 @@ impl Error for Cancelled {}
 /// sees it.
 pub(crate) struct CancelledUnwind;
 
-impl CancelledUnwind {
-    /// Whether a caught panic is this one.
-    pub(crate) fn is(payload: &(dyn Any + Send)) -> bool {
-        payload.is::<Self>()
-    }
-}
-
 /// The payload of the panic that ends an accept loop whose run goes on elsewhere, or whose server has closed. Where
 /// that panic was caught, it is an error. No panic hook sees it.
 #[derive(Debug)]
 pub(crate) struct RetiredUnwind;
-
-impl RetiredUnwind {
-    /// Whether a caught panic is this one.
-    pub(crate) fn is(payload: &(dyn Any + Send)) -> bool {
-        payload.is::<Self>()
-    }
-}
 
 impl fmt::Display for RetiredUnwind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,26 +82,8 @@ impl Error for RetiredUnwind {}
 /// # let _ = stream_fn(handle);
 /// ```
 pub fn shield<R>(run: impl FnOnce() -> R) -> R {
-    let _shielded = Shielded::begin();
+    let Some(parker) = parker() else { return run() };
+    parker.begin_shield();
+    let _end = OnDrop(|| parker.end_shield());
     run()
-}
-
-/// A section that is not cancelled, also when it ends by a panic.
-struct Shielded;
-
-impl Shielded {
-    fn begin() -> Self {
-        if let Some(parker) = parker() {
-            parker.begin_shield();
-        }
-        Self
-    }
-}
-
-impl Drop for Shielded {
-    fn drop(&mut self) {
-        if let Some(parker) = parker() {
-            parker.end_shield();
-        }
-    }
 }

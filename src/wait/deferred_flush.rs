@@ -120,22 +120,24 @@ pub fn flush() {
 
 #[inline(never)]
 fn flush_all() {
-    // Before the list is taken: a flush that defers sets it again.
-    note(|here| here.holds_back = false);
     // Taken out first: a flush may defer something, which needs the list.
-    let list = DEFERRED.with_borrow_mut(|list| list.as_mut().map(std::mem::take));
-    for what in list.into_iter().flatten() {
+    for what in take_deferred() {
         what.flush();
     }
+}
+
+/// Takes the list, which is empty then. The promise stays.
+fn take_deferred() -> Vec<Arc<dyn Flush>> {
+    // Before the list is taken: a flush that defers sets it again.
+    note(|here| here.holds_back = false);
+    DEFERRED.with_borrow_mut(|list| list.as_mut().map(std::mem::take)).unwrap_or_default()
 }
 
 /// In a forked child: what this thread has deferred is the parent's to send. It is not dropped, which might send it.
 #[cfg(has_green)]
 pub(crate) fn forget_deferred() {
     if HERE.get().holds_back {
-        note(|here| here.holds_back = false);
-        let list = DEFERRED.with_borrow_mut(|list| list.as_mut().map(std::mem::take));
-        std::mem::forget(list);
+        std::mem::forget(take_deferred());
     }
 }
 

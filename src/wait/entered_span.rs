@@ -6,12 +6,11 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::panic::{self, AssertUnwindSafe};
 
 use tracing::Span;
 use tracing::span::EnteredSpan;
 
-use crate::panic_payload::drop_payload;
+use crate::panic_payload::catch_and_drop;
 
 thread_local! {
     /// The span of the coroutine that runs. While a coroutine is suspended, its span is on its own stack: see
@@ -46,14 +45,14 @@ impl CallersSpan {
     pub(super) fn current() -> Self {
         // A coroutine's is known here. On a plain thread the subscriber is asked, and most of them answer.
         let entered = ENTERED.take();
-        let own = entered.as_ref().and_then(|entered| caught(|| Span::clone(entered)));
+        let own = entered.as_ref().and_then(|entered| catch_and_drop(|| Span::clone(entered)));
         ENTERED.set(entered);
-        Self(own.or_else(|| caught(Span::current)))
+        Self(own.or_else(|| catch_and_drop(Span::current)))
     }
 
     /// Enters the span, for work that has begun on another thread or coroutine.
     pub(super) fn enter(self) -> InSpan {
-        ENTERED.set(self.0.and_then(|span| caught(|| span.entered())));
+        ENTERED.set(self.0.and_then(|span| catch_and_drop(|| span.entered())));
         InSpan { not_send: PhantomData }
     }
 }
@@ -69,7 +68,7 @@ pub(super) fn apart<R>(wait: impl FnOnce() -> R) -> R {
 
 #[cold]
 fn leave_and_enter<R>(entered: EnteredSpan, wait: impl FnOnce() -> R) -> R {
-    let _again = EnterAgain(caught(|| entered.exit()));
+    let _again = EnterAgain(catch_and_drop(|| entered.exit()));
     wait()
 }
 
@@ -78,13 +77,8 @@ struct EnterAgain(Option<Span>);
 
 impl Drop for EnterAgain {
     fn drop(&mut self) {
-        if let Some(again) = self.0.take().and_then(|span| caught(|| span.entered())) {
+        if let Some(again) = self.0.take().and_then(|span| catch_and_drop(|| span.entered())) {
             ENTERED.set(Some(again));
         }
     }
-}
-
-/// Calls the subscriber, which is the program's code. If it panics, the span is lost, and nothing else.
-fn caught<R>(call: impl FnOnce() -> R) -> Option<R> {
-    panic::catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
 }

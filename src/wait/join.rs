@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::entered_span::CallersSpan;
 use super::serving::Serving;
 use super::{Event, FlushPromise, any, flush, parker, shield};
+use crate::on_drop::OnDrop;
 use crate::panic_payload::drop_payload;
 use crate::sys::lent_once::lend_once;
 
@@ -112,7 +113,7 @@ fn beside_a_thread<A, B: Send>(
     }
     thread::scope(|scope| {
         let work = move || {
-            let _notifies = end.map(NotifyOnDrop);
+            let _notifies = end.map(|end| OnDrop(move || end.notify()));
             let (_serving, _span) = (serving.enter(), span.enter());
             // The messages and datagrams that it sends leave when it waits, and at the latest when it has ended.
             let _promise = FlushPromise::start();
@@ -152,15 +153,6 @@ fn both<A, B>(a: Ended<A>, b: Ended<B>) -> io::Result<(A, B)> {
             panic::resume_unwind(payload)
         }
         (Err(payload), Ok(_)) | (Ok(_), Err(payload)) => panic::resume_unwind(payload),
-    }
-}
-
-/// Wakes the coroutine that waits, when the thread's work ends or panics.
-struct NotifyOnDrop<'a>(&'a Event);
-
-impl Drop for NotifyOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.notify();
     }
 }
 

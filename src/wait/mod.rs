@@ -205,7 +205,7 @@ pub fn sleep(duration: Duration) {
         flush();
         return thread::sleep(duration);
     }
-    let Some(until) = Instant::now().checked_add(duration) else { return park_for_ever() };
+    let until = moment_after(Instant::now(), duration);
     while Instant::now() < until {
         if let Err(error) = any(&[], Some(until)) {
             if Cancelled::find(&error).is_some() {
@@ -222,18 +222,6 @@ pub(crate) fn moment_after(now: Instant, time: Duration) -> Instant {
     /// 136 years.
     const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
     now.checked_add(time).unwrap_or_else(|| now + FOR_EVER)
-}
-
-/// The end of a sleep that is longer than the clock can count.
-fn park_for_ever() {
-    loop {
-        match any(&[], None) {
-            Ok(_) => {}
-            Err(error) if Cancelled::find(&error).is_some() => return,
-            // There is only the thread to wait with.
-            Err(_) => thread::park(),
-        }
-    }
 }
 
 /// A number that no other living thread has. It costs less than std's `ThreadId`, which needs a reference to the

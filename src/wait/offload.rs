@@ -15,7 +15,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,7 @@ use parking_lot::{Condvar, Mutex};
 use super::entered_span::CallersSpan;
 use super::serving::Serving;
 use super::{Event, any, flush, is_parked_here};
-use crate::panic_payload::drop_payload;
+use crate::panic_payload::catch_and_drop;
 use crate::process::OwnerProcess;
 
 /// Runs work that blocks (a database call, DNS, a large file) without stopping other requests of the same thread.
@@ -61,10 +60,6 @@ use crate::process::OwnerProcess;
 /// # let _ = socketserver::ThreadingTcpServer::bind("127.0.0.1:0", names);
 /// ```
 pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> io::Result<R> {
-    if !is_parked_here() {
-        flush();
-        return Ok(work());
-    }
     static OFFLOADED: OffloadThreads = OffloadThreads::new("offload");
     // The wait has no deadline, so it ends with a result or an error.
     let ended = OFFLOADED.run(work, None)?;
@@ -79,10 +74,6 @@ pub(crate) fn look_up_until<R: Send + 'static>(
     work: impl FnOnce() -> R + Send + 'static,
     deadline: Option<Instant>,
 ) -> io::Result<Option<R>> {
-    if !is_parked_here() {
-        flush();
-        return Ok(Some(work()));
-    }
     static LOOK_UPS: OffloadThreads = OffloadThreads::new("look-up");
     LOOK_UPS.run(work, deadline)
 }
@@ -120,18 +111,24 @@ impl OffloadThreads {
         Self { name, state: Mutex::new(None), queued: Condvar::new() }
     }
 
-    /// Runs the work on a thread, and waits for it as a coroutine does. None: the deadline has passed.
+    /// Runs the work on a thread, and waits for it as a coroutine does. None: the deadline has passed. A plain thread does
+    /// the work itself, to its end.
     fn run<R: Send + 'static>(
         &'static self,
         work: impl FnOnce() -> R + Send + 'static,
         deadline: Option<Instant>,
     ) -> io::Result<Option<R>> {
-        let end = Arc::new(WorkEnd::new()?);
+        if !is_parked_here() {
+            flush();
+            return Ok(Some(work()));
+        }
+        let end = Arc::new(WorkEnd { result: Mutex::new(None), event: Event::new()? });
         let theirs = Arc::clone(&end);
         // A close of the server by the work must not wait for the request that waits for the work.
         let (serving, span) = (Serving::inherit(), CallersSpan::current());
         self.submit(Box::new(move || {
-            if theirs.is_given_up.load(Ordering::Relaxed) {
+            // The coroutine does not wait any longer: its request was cut off, or the time is over.
+            if Arc::strong_count(&theirs) == 1 {
                 return;
             }
             let result = panic::catch_unwind(AssertUnwindSafe(|| {
@@ -141,7 +138,6 @@ impl OffloadThreads {
             *theirs.result.lock() = Some(result);
             theirs.event.notify();
         }))?;
-        let _waits = GiveUpOnDrop(&end.is_given_up);
         loop {
             let result = end.result.lock().take();
             match result {
@@ -191,9 +187,7 @@ impl OffloadThreads {
             if let Some(work) = state.queue.pop_front() {
                 drop(locked);
                 // A panic of the work is caught inside. This catches one in the drop of its captured values.
-                if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(work)) {
-                    drop_payload(payload);
-                }
+                catch_and_drop(work);
                 locked = self.state.lock();
                 continue;
             }
@@ -214,24 +208,6 @@ struct WorkEnd<R> {
     /// Stored before the event is notified.
     result: Mutex<Option<thread::Result<R>>>,
     event: Event,
-    /// The coroutine does not wait any longer.
-    is_given_up: AtomicBool,
-}
-
-impl<R> WorkEnd<R> {
-    fn new() -> io::Result<Self> {
-        let is_given_up = AtomicBool::new(false);
-        Ok(Self { result: Mutex::new(None), event: Event::new()?, is_given_up })
-    }
-}
-
-/// The coroutine holds this while it waits. Its drop says that the coroutine has stopped waiting.
-struct GiveUpOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for GiveUpOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,10 @@
     reason = "the library's sources have more than the models use"
 )]
 
+#[path = "../../src/on_drop.rs"]
+mod on_drop;
+#[path = "../../src/panic_payload.rs"]
+mod panic_payload;
 mod sys;
 mod wait;
 

@@ -22,11 +22,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::children::Children;
-use self::exit_status::{PANICKED, ended_otherwise, status};
+use self::exit_status::{PANICKED, status};
 use super::{Job, Mixin, Refused, WorkerFigures};
 use crate::error::{Error, Result};
 use crate::events::CloseReason;
-use crate::process::no_return;
+use crate::on_drop::OnDrop;
 use crate::sys;
 use crate::sys::fork::{self, Forked, SignalsHeld};
 use crate::wait;
@@ -132,11 +132,12 @@ impl Forking {
     /// Forks. The child never returns from here.
     #[inline]
     fn fork(&self, mut job: Job) {
+        let Some(work) = &mut job.work else { return };
         let reports = match self.children.reports() {
             Ok(reports) => reports,
             Err(error) => return job.refuse(Refused::CannotStart(error)),
         };
-        let listener = job.prepare_fork(self.max_children);
+        let listener = work.prepare_fork(self.max_children);
         // Otherwise both processes would print the rest of the buffer, and send the replies that this thread gathers.
         let _ = io::stdout().flush();
         wait::flush();
@@ -146,19 +147,25 @@ impl Forking {
         match fork::fork() {
             Err(error) => job.refuse(Refused::CannotStart(error)),
             Ok(Forked::Child) => {
-                // First: from here on no panic leaves this function.
-                let _leaves = ExitOnPanic;
+                // First: a panic that nothing has caught ends the process here. The frames beyond are the parent's, and
+                // their destructors must not run twice.
+                let _leaves = OnDrop(|| sys::exit_now(PANICKED));
                 if let Some(mark) = mark {
                     mark.put();
                 }
-                job.run_in_child(listener, held, &|end| {
-                    let _ = io::stdout().flush();
-                    // The text before the status: the parent reads it when it has reaped this child.
-                    reports.send_text(&end);
-                    sys::exit_now(status(&end));
-                })
+                if let Some(work) = job.work.take() {
+                    work.run_in_child(listener, held, &|end| {
+                        let _ = io::stdout().flush();
+                        // The text before the status: the parent reads it when it has reaped this child.
+                        reports.send_text(&end);
+                        sys::exit_now(status(&end));
+                    });
+                }
             }
-            Ok(Forked::Parent { child }) => self.children.add(child, job.leave_to_child(child)),
+            Ok(Forked::Parent { child }) => {
+                let request = job.work.take().map(|work| work.leave_to_child(child));
+                self.children.add(child, request);
+            }
         }
     }
 }
@@ -237,16 +244,6 @@ impl Mixin for Forking {
     }
 }
 
-/// In the child: a panic that nothing has caught ends the process here. The frames beyond are the parent's, and their
-/// destructors must not run twice.
-struct ExitOnPanic;
-
-impl Drop for ExitOnPanic {
-    fn drop(&mut self) {
-        sys::exit_now(PANICKED);
-    }
-}
-
 /// The part of a [`Work`](super::Work) that takes two processes: the server implements it, in `server/fork.rs`, where
 /// the order of the calls is shown.
 pub(crate) trait ServeInChild {
@@ -287,28 +284,4 @@ pub(crate) struct ChildEnd {
     pub(crate) stop: bool,
     /// It did not end by itself: if its server has cut it off, that was why.
     pub(crate) cut_off: bool,
-}
-
-/// Forks with the job: see `ServeInChild`. A job that has been taken already has nothing to do in either process.
-impl Job {
-    fn prepare_fork(&mut self, most: usize) -> Option<Arc<OwnedFd>> {
-        self.work.as_mut()?.prepare_fork(most)
-    }
-
-    #[inline]
-    fn run_in_child(
-        mut self,
-        listener: Option<Arc<OwnedFd>>,
-        signals: SignalsHeld,
-        leave: &dyn Fn(ChildEnd) -> Infallible,
-    ) -> ! {
-        match self.work.take() {
-            Some(work) => work.run_in_child(listener, signals, leave),
-            None => no_return(leave(ended_otherwise(CloseReason::Failed, false))),
-        }
-    }
-
-    fn leave_to_child(mut self, child: i32) -> Option<Box<dyn RequestOfChild>> {
-        self.work.take().map(|work| work.leave_to_child(child))
-    }
 }

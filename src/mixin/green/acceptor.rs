@@ -27,6 +27,8 @@ use super::Group;
 use super::accept_coroutine::{AcceptCoroutine, AcceptHandle};
 use super::inbox::Message;
 use crate::error::{Error, Result};
+use crate::on_drop::OnDrop;
+use crate::panic_payload::catch_and_drop;
 use crate::sys::coroutine::stack::SlabStack;
 use crate::sys::shared::{Condvar, Mutex};
 
@@ -90,22 +92,15 @@ impl AcceptorStart {
         let coroutine = AcceptCoroutine::new(stack, move |handle| {
             let ended = panic::catch_unwind(AssertUnwindSafe(|| accept_loop()));
             // Dropped before the end is reported. After an abandoned loop this is the last owner of the server's hooks.
-            let_go(accept_loop);
+            catch_and_drop(|| drop(accept_loop));
             if handle.is_retired() {
-                let_go(ended);
+                catch_and_drop(|| drop(ended));
             } else {
                 at_end.finish(&mut at_end.state.lock(), ended);
             }
         });
         state.coroutine = Some(coroutine.handle());
         Some(coroutine)
-    }
-}
-
-/// Drops a value of the program's, or with one inside. A panic in that must not leave the coroutine.
-fn let_go<T>(of_program: T) {
-    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| drop(of_program))) {
-        std::mem::forget(payload);
     }
 }
 
@@ -181,7 +176,8 @@ impl Acceptors {
         let worker = group.least_loaded();
         let state = AcceptorRun { start_at: Some(worker), worker, ..AcceptorRun::default() };
         let run = Arc::new(Run { state: Mutex::new(state), changed: Condvar::new() });
-        let _listed = Listed::new(self, &run);
+        self.running.lock().push(Arc::clone(&run));
+        let _listed = OnDrop(|| self.running.lock().retain(|other| !Arc::ptr_eq(other, &run)));
         match run.drive(group, accept_loop) {
             Some(Ok(result)) => result,
             Some(Err(payload)) => panic::resume_unwind(payload),
@@ -206,24 +202,5 @@ impl Acceptors {
             run.state.lock().is_abandoned = true;
             run.changed.notify_all();
         }
-    }
-}
-
-/// A run among those of its group, until this is dropped.
-struct Listed<'a> {
-    acceptors: &'a Acceptors,
-    run: Arc<Run>,
-}
-
-impl<'a> Listed<'a> {
-    fn new(acceptors: &'a Acceptors, run: &Arc<Run>) -> Self {
-        acceptors.running.lock().push(Arc::clone(run));
-        Self { acceptors, run: Arc::clone(run) }
-    }
-}
-
-impl Drop for Listed<'_> {
-    fn drop(&mut self) {
-        self.acceptors.running.lock().retain(|other| !Arc::ptr_eq(other, &self.run));
     }
 }

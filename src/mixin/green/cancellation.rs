@@ -25,9 +25,6 @@ use crate::wait::{Cancelled, CancelledUnwind};
 /// the rest.
 pub(super) const GRACE: Duration = Duration::from_millis(25);
 
-/// How often one request unwinds: `handle`, `finish`, a drop, and one more.
-const UNWINDS: u8 = 4;
-
 /// How long a wait of a handler lasts that is left behind, before it fails.
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
 
@@ -44,10 +41,15 @@ pub(super) enum CancelPhase {
     Unwinds(u8),
 }
 
+impl CancelPhase {
+    /// How often one request unwinds: `handle`, `finish`, a drop, and one more.
+    pub(super) const UNWINDS: Self = Self::Unwinds(4);
+}
+
 /// The cancellation of one coroutine.
 #[derive(Default)]
 pub(super) struct Cancellation {
-    phase: Cell<CancelPhase>,
+    pub(super) phase: Cell<CancelPhase>,
     /// How many sections of `park::shield` it is in.
     pub(super) shields: Cell<u32>,
 }
@@ -56,11 +58,6 @@ impl Cancellation {
     /// Of a coroutine that begins when others have come so far.
     pub(super) fn new(phase: CancelPhase) -> Self {
         Self { phase: Cell::new(phase), shields: Cell::new(0) }
-    }
-
-    /// Goes on to a phase.
-    pub(super) fn enter(&self, phase: CancelPhase) {
-        self.phase.set(phase);
     }
 
     /// Before and after each wait.
@@ -93,8 +90,4 @@ impl Cancellation {
         }
         Err(Cancelled::error())
     }
-}
-
-impl CancelPhase {
-    pub(super) const UNWINDS: Self = Self::Unwinds(UNWINDS);
 }

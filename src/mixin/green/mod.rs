@@ -333,11 +333,6 @@ impl Group {
         self.workers.iter().for_each(|worker| drop(worker.inbox.send(message())));
     }
 
-    /// The requests of all workers.
-    fn requests(&self) -> usize {
-        self.workers.iter().map(|worker| worker.status.load()).sum()
-    }
-
     /// Whether no worker has a request.
     fn is_idle(&self) -> bool {
         self.workers.iter().all(|worker| worker.status.is_idle())
@@ -348,11 +343,6 @@ impl Group {
         if let Some(server) = self.server.get().and_then(Weak::upgrade) {
             server.worker_is_held(request, held);
         }
-    }
-
-    /// Cancels the waits of all requests.
-    fn cancel(&self) {
-        self.tell_all(|| Message::Cancel);
     }
 
     /// Has the workers end, each when its last request has ended.
@@ -399,14 +389,16 @@ impl Mixin for Green {
     /// The requests of all workers, whether they run or wait: none is queued. Beside `Limits::live` the number of stacks may
     /// bound them.
     fn figures(&self) -> WorkerFigures {
-        let busy = self.started().map_or(0, |group| group.requests());
+        let workers = self.started();
+        let workers = workers.iter().flat_map(|group| &group.workers);
+        let busy = workers.map(|worker| worker.status.load()).sum();
         let max_busy = stack_bound().map(|bound| bound.requests());
         WorkerFigures { busy: Some(busy), queued: Some(0), max_busy, ..WorkerFigures::default() }
     }
 
     fn force(&self) {
         if let Some(group) = self.started() {
-            group.cancel();
+            group.tell_all(|| Message::Cancel);
         }
     }
 

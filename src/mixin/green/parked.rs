@@ -19,7 +19,8 @@ use socket2::{SockRef, Type};
 use super::cancellation::PAUSE;
 use super::registrations::{Near, WaiterLook, event_number};
 use super::tasks::{Task, TaskState};
-use super::worker::{ACCEPTOR, WATCHED, Worker, is_retired};
+use super::worker::{ACCEPTOR, WATCHED, Worker};
+use crate::on_drop::OnDrop;
 use crate::sys::coroutine::switch;
 use crate::sys::epoll::{Epoll, WatchFor};
 use crate::sys::fork_count::is_in_child;
@@ -116,8 +117,8 @@ impl Worker {
     #[inline(always)]
     fn switch(&self, task: &Rc<Task>, deadline: Option<Instant>) {
         // Most waits have no deadline, and leave the timers alone.
-        if deadline.is_some() {
-            self.timers.set(task, deadline);
+        if let Some(at) = deadline {
+            self.timers.set(task, at);
         }
         task.state.set(TaskState::Waiting);
         switch::suspend();
@@ -213,7 +214,7 @@ impl Worker {
         deadline: Option<Instant>,
     ) -> io::Result<()> {
         // A hook may have caught the unwinding. `join` waits on, because its other half may need this worker.
-        if is_retired(task) && task.cancellation.shields.get() == 0 {
+        if task.is_retired() && task.cancellation.shields.get() == 0 {
             return retire();
         }
         let is_for = |set: &&AcceptSet| set.is_for(task, waiting);
@@ -232,7 +233,7 @@ impl Worker {
         if let Some(set) = &*self.accept_set.borrow() {
             set.begin_wait(waiting)?;
         }
-        let _end = EndOfWait(|| {
+        let _end = OnDrop(|| {
             if let Some(set) = &*self.accept_set.borrow() {
                 set.end_wait(waiting);
             }
@@ -249,10 +250,10 @@ impl Worker {
     ) -> io::Result<()> {
         let mut watched = WatchedForOnce { epoll: &self.epoll, fds: Vec::new() };
         for one in waiting {
-            watched.add(one, WATCHED | task.number())?;
+            watched.add(one, WATCHED | task.number)?;
         }
-        self.watched.borrow_mut().insert(task.number(), Rc::clone(task));
-        let _end = EndOfWait(|| drop(self.watched.borrow_mut().remove(&task.number())));
+        self.watched.borrow_mut().insert(task.number, Rc::clone(task));
+        let _end = OnDrop(|| drop(self.watched.borrow_mut().remove(&task.number)));
         self.suspend(task, deadline)
     }
 }
@@ -264,7 +265,7 @@ impl Worker {
 /// As of [`Worker::suspend`].
 #[inline(always)]
 fn may_go_on(task: &Task) -> io::Result<()> {
-    if is_retired(task) {
+    if task.is_retired() {
         return retire();
     }
     task.cancellation.check()
@@ -276,15 +277,6 @@ fn retire() -> io::Result<()> {
         panic::resume_unwind(Box::new(RetiredUnwind));
     }
     Err(io::Error::other(RetiredUnwind))
-}
-
-/// Ends a wait, also one that unwinds.
-struct EndOfWait<F: FnMut()>(F);
-
-impl<F: FnMut()> Drop for EndOfWait<F> {
-    fn drop(&mut self) {
-        (self.0)();
-    }
 }
 
 /// Descriptors that are in the set for one wait.

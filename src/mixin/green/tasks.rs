@@ -64,18 +64,20 @@ pub(super) struct Task {
     pub(super) armed: Cell<Option<Instant>>,
     /// Its place in [`Tasks`].
     place: Cell<usize>,
-    number: u64,
+    /// No other task of the worker has had it.
+    pub(super) number: u64,
 }
 
 impl Task {
-    /// A number that no other task of the worker has had.
-    pub(super) fn number(&self) -> u64 {
-        self.number
-    }
-
     /// The number of the request that it serves, or serves a part of.
     pub(super) fn request(&self) -> Option<u64> {
         self.request.checked_sub(1)
+    }
+
+    /// Whether it is an accept loop that has to end.
+    #[inline]
+    pub(super) fn is_retired(&self) -> bool {
+        self.acceptor.as_ref().is_some_and(AcceptHandle::is_retired)
     }
 
     /// Runs it until it waits or ends.

@@ -17,11 +17,10 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// The task waits until `deadline` at the most; none is for ever.
+    /// The task waits until this moment at the most.
     #[inline]
-    pub(super) fn set(&self, task: &Rc<Task>, deadline: Option<Instant>) {
-        task.deadline.set(deadline);
-        let Some(at) = deadline else { return };
+    pub(super) fn set(&self, task: &Rc<Task>, at: Instant) {
+        task.deadline.set(Some(at));
         if task.armed.get().is_none_or(|armed| armed > at) {
             self.arm(task, at);
         }
@@ -30,15 +29,15 @@ impl Timers {
     fn arm(&self, task: &Rc<Task>, at: Instant) {
         let mut entries = self.entries.borrow_mut();
         if let Some(armed) = task.armed.replace(Some(at)) {
-            entries.remove(&(armed, task.number()));
+            entries.remove(&(armed, task.number));
         }
-        entries.insert((at, task.number()), Rc::clone(task));
+        entries.insert((at, task.number), Rc::clone(task));
     }
 
     /// The task has ended.
     pub(super) fn forget(&self, task: &Task) {
         if let Some(armed) = task.armed.take() {
-            self.entries.borrow_mut().remove(&(armed, task.number()));
+            self.entries.borrow_mut().remove(&(armed, task.number));
         }
     }
 

@@ -16,12 +16,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
-use std::panic::{self, AssertUnwindSafe};
+use std::panic;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::accept_coroutine::AcceptHandle;
 use super::acceptor::AcceptorStart;
 use super::cancellation::{CancelPhase, GRACE};
 use super::dealing::ACCEPTED_AT_ONCE;
@@ -32,7 +31,7 @@ use super::tasks::{Body, Task, TaskState, Tasks};
 use super::timers::Timers;
 use super::{Group, WorkerHandle};
 use crate::mixin::{Job, Refused};
-use crate::panic_payload::drop_payload;
+use crate::panic_payload::catch_and_drop;
 use crate::sys::coroutine::overflow::watch_for_overflows;
 use crate::sys::coroutine::stack::{SlabStack, StackSlab};
 use crate::sys::coroutine::switch::{self, SwitchEnd};
@@ -182,7 +181,7 @@ impl Worker {
         self.cancels.set(phase);
         for task in self.tasks.snapshot() {
             if task.acceptor.is_none() {
-                task.cancellation.enter(phase);
+                task.cancellation.phase.set(phase);
                 self.wake(&task);
             }
         }
@@ -274,9 +273,14 @@ impl Worker {
     /// Starts the accept loop.
     fn accept(&self, start: AcceptorStart) {
         if let Some(coroutine) = start.into_coroutine(|| self.stacks.borrow_mut().take()) {
-            let task = self.tasks.add(Body::Acceptor(coroutine), None, CancelPhase::None);
-            self.queue.borrow_mut().push_back(task);
+            self.add(Body::Acceptor(coroutine), None, CancelPhase::None);
         }
+    }
+
+    /// A new coroutine begins in this turn or the next.
+    fn add(&self, body: Body, request: Option<u64>, phase: CancelPhase) {
+        let task = self.tasks.add(body, request, phase);
+        self.queue.borrow_mut().push_back(task);
     }
 
     /// A request of this worker begins; it runs in this turn or the next.
@@ -289,19 +293,15 @@ impl Worker {
                 return job.refuse(Refused::CannotStart(error));
             }
         };
-        let request = Some(job.id());
-        let label = job.label();
+        let (request, label) = (Some(job.id()), job.label());
         let (group, number) = (Arc::clone(&self.group), self.number);
         let body = move || {
             // Panics of the program end in the job. One of ours must not end the process: the request is lost.
-            if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| job.run())) {
-                drop_payload(payload);
-            }
+            catch_and_drop(|| job.run());
             group.workers[number].status.end_request();
         };
         let body = Body::Request(switch::Coroutine::new(stack, label, body));
-        let task = self.tasks.add(body, request, self.cancels.get());
-        self.queue.borrow_mut().push_back(task);
+        self.add(body, request, self.cancels.get());
     }
 
     /// A part of the request that runs, in a coroutine of its own, which begins in the next turn. Given back: there is no
@@ -309,15 +309,10 @@ impl Worker {
     pub(super) fn spawn(&self, run: Box<dyn FnOnce()>) -> Result<(), Box<dyn FnOnce()>> {
         let Some(part_of) = self.current() else { return Err(run) };
         let Ok(stack) = ({ self.stacks.borrow_mut().take() }) else { return Err(run) };
-        let body = move || {
-            // It catches its own panics; see `start`.
-            if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(run)) {
-                drop_payload(payload);
-            }
-        };
+        // It catches its own panics; see `start`.
+        let body = move || _ = catch_and_drop(run);
         let body = Body::Request(switch::Coroutine::new(stack, switch::label(), body));
-        let task = self.tasks.add(body, part_of.request(), self.cancels.get());
-        self.queue.borrow_mut().push_back(task);
+        self.add(body, part_of.request(), self.cancels.get());
         Ok(())
     }
 
@@ -387,7 +382,7 @@ impl Worker {
     /// Has an accept loop end that is retired.
     fn retire(&self) {
         for task in self.tasks.snapshot() {
-            if task.acceptor.as_ref().is_some_and(AcceptHandle::is_retired) {
+            if task.is_retired() {
                 self.wake(&task);
             }
         }
@@ -399,7 +394,7 @@ impl Worker {
         self.queue.borrow_mut().push_back(Rc::clone(task));
         switch::suspend();
         // Not with `panic = "abort"`: the loop then ends with its next wait.
-        if is_retired(task) && cfg!(panic = "unwind") {
+        if task.is_retired() && cfg!(panic = "unwind") {
             panic::resume_unwind(Box::new(RetiredUnwind));
         }
     }
@@ -410,11 +405,6 @@ impl Worker {
 #[cold]
 fn end_child() -> ! {
     exit_now(0)
-}
-
-/// Whether this is an accept loop that has to end.
-pub(super) fn is_retired(task: &Task) -> bool {
-    task.acceptor.as_ref().is_some_and(AcceptHandle::is_retired)
 }
 
 /// The worker of this group that runs on this thread, if one does.

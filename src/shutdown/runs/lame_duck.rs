@@ -34,7 +34,7 @@ impl Runs {
         // In a forked child it goes to the parent as a stop, by the exit status.
         let is_lame_duck = self.has_lame_duck.load(Ordering::SeqCst)
             && self.phase.get() == RunPhase::Ready
-            && self.stop.is_ours();
+            && self.stop.event.is_ours();
         if !is_lame_duck || !self.orders.give_retire() {
             self.request_stop();
         }

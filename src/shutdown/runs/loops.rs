@@ -71,7 +71,7 @@ impl Runs {
 
     /// Notes that a loop has ended. If a stop was requested, the last loop ends the accepting. If a close was asked
     /// for as well, it also closes the listener, while requests may still be running.
-    pub(crate) fn leave_loop(&self, close_listener: impl Fn()) {
+    pub(crate) fn leave_loop(&self, close_listener: impl FnOnce()) {
         let mut state = self.state.lock();
         let me = thread::current().id();
         // Without a stop (after an error, or after one request) this call ends the accepting.
@@ -93,14 +93,12 @@ impl Runs {
     pub(super) fn end_accepting(
         &self,
         state: &mut MutexGuard<'_, RunsState>,
-        close_listener: impl Fn(),
+        close_listener: impl FnOnce(),
     ) {
-        let mut closed = false;
-        // Once: the condition is looked at again, because the lock was released.
-        while state.run.is_accepting() && state.closing && !closed {
-            MutexGuard::unlocked(state, &close_listener);
-            closed = true;
+        if state.run.is_accepting() && state.closing {
+            MutexGuard::unlocked(state, close_listener);
         }
+        // Looked at again, because the lock was released.
         if let RunState::Accepting(kind) = state.run {
             state.run = RunState::Finishing(kind);
         }

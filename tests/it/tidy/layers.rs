@@ -10,12 +10,13 @@ use super::{
 /// here, and of those only these.
 const LAYERS: &[(&str, &[&str])] = &[
     ("process", &[]),
+    ("on_drop", &[]),
     ("panic_payload", &[]),
     ("run_phase", &[]),
     ("peer_fault", &[]),
     ("sys", &["panic_payload", "process"]),
     ("console", &["sys"]),
-    ("wait", &["panic_payload", "peer_fault", "process", "sys"]),
+    ("wait", &["on_drop", "panic_payload", "peer_fault", "process", "sys"]),
     ("park", &["wait"]),
     ("write_stall", &["sys", "wait"]),
     ("socket_io", &["write_stall", "sys", "wait"]),
@@ -101,6 +102,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "events",
             "figures",
             "gate",
+            "on_drop",
             "panic_payload",
             "process",
             "refused",
