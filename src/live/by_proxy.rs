@@ -13,12 +13,13 @@
 //! never written, and a read would give them memory. The parent clears a row before its slot is used again.
 
 use std::ffi::OsStr;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::Entry;
+use super::common_row::CommonRow;
 use super::peer_key::PeerKey;
 use crate::address::Address;
 use crate::proxy_protocol::{Header, Proxied};
@@ -37,18 +38,18 @@ pub(super) struct ByProxy {
     proxied: OnceLock<Proxied>,
     /// The client as a child has told it. The inner `None`: the header had no address.
     told: OnceLock<Option<Address>>,
-    /// The row, and the rows of all others, if a child may serve the request.
-    common: Option<(Arc<ClientRows>, usize)>,
+    /// The row, if a child may serve the request.
+    common: Option<CommonRow<WORDS>>,
 }
 
 impl ByProxy {
-    /// Nothing is known yet. If there are more slots than rows, the parent never learns the client of the last ones.
+    /// Nothing is known yet.
     pub(super) fn new(rows: Option<&Arc<ClientRows>>, slot: usize) -> Self {
-        let common = rows.filter(|rows| slot + 1 < rows.rows().len());
-        let common = common.map(|rows| (Arc::clone(rows), slot + 1));
-        if let Some((rows, row)) = &common {
-            rows.rows()[*row][0].store(0, Ordering::Relaxed);
-            rows.rows()[0][0].fetch_max(*row as u64, Ordering::SeqCst);
+        let row = slot + 1;
+        let common = CommonRow::new(rows, row);
+        if let Some(common) = &common {
+            common.numbers()[0].store(0, Ordering::Relaxed);
+            common.all()[0][0].fetch_max(row as u64, Ordering::SeqCst);
         }
         Self { proxied: OnceLock::new(), told: OnceLock::new(), common }
     }
@@ -56,14 +57,9 @@ impl ByProxy {
     /// Notes what the header has said. Only the worker calls this, once.
     pub(super) fn name(&self, proxied: Proxied) {
         let proxied = self.proxied.get_or_init(|| proxied);
-        if let Some((rows, row)) = &self.common {
-            write(&rows.rows()[*row], named_by(proxied));
+        if let Some(common) = &self.common {
+            write(common.numbers(), named_by(proxied));
         }
-    }
-
-    /// The header, in the process that has read it.
-    pub(super) fn proxied(&self) -> Option<&Proxied> {
-        self.proxied.get()
     }
 
     /// The client's address, if it is known and the header has one that is not the proxy's.
@@ -71,19 +67,18 @@ impl ByProxy {
         if let Some(proxied) = self.proxied.get() {
             return named_by(proxied);
         }
-        let (rows, row) = self.common.as_ref()?;
+        let common = self.common.as_ref()?;
         if self.told.get().is_none() {
-            let told = read(&rows.rows()[*row])?;
-            let _ = self.told.set(told);
+            let _ = self.told.set(read(common.numbers())?);
         }
         self.told.get()?.as_ref()
     }
 
     /// The request is over: keeps what is known, and clears the row. Called in the parent, before the slot is free.
     pub(super) fn end(&self) {
-        if let Some((rows, row)) = &self.common {
+        if let Some(common) = &self.common {
             let _ = self.client();
-            rows.rows()[*row][0].store(0, Ordering::SeqCst);
+            common.numbers()[0].store(0, Ordering::SeqCst);
         }
     }
 
@@ -97,9 +92,9 @@ impl ByProxy {
     /// Each child writes its row before it counts. So if two children do both at once, at least one of them sees the
     /// other. If both see each other, both may be refused.
     pub(super) fn count(&self) -> usize {
-        let Some((rows, own)) = &self.common else { return 0 };
-        let rows = rows.rows();
-        let Some(key) = key(&rows[*own]) else { return 0 };
+        let Some(common) = &self.common else { return 0 };
+        let Some(key) = key(common.numbers()) else { return 0 };
+        let rows = common.all();
         let used = usize::try_from(rows[0][0].load(Ordering::SeqCst)).unwrap_or(0);
         let used = used.min(rows.len() - 1);
         rows[1..=used].iter().filter(|row| self::key(row) == Some(key)).count()
@@ -115,41 +110,41 @@ fn named_by(proxied: &Proxied) -> Option<&Address> {
 impl Entry {
     /// The client: the peer itself, or the client behind it as soon as the proxy has named that.
     pub(crate) fn client_address(&self) -> &Address {
-        self.client_by_proxy().unwrap_or(&self.peer)
+        self.client_by_proxy().unwrap_or(&self.arrival.peer)
     }
 
     /// The other end of the connection, as `get_request` gave it: the client or a proxy.
     pub(crate) fn peer_address(&self) -> &Address {
-        &self.peer
+        &self.arrival.peer
     }
 
     /// The client, if it is not the peer.
     fn client_by_proxy(&self) -> Option<&Address> {
-        self.by_proxy.as_ref().and_then(|by_proxy| by_proxy.client())
+        self.arrival.by_proxy.as_ref().and_then(|by_proxy| by_proxy.client())
     }
 
     /// The proxy that has named the client.
     pub(crate) fn proxy_address(&self) -> Option<&Address> {
-        self.client_by_proxy().map(|_| &self.peer)
+        self.client_by_proxy().map(|_| &self.arrival.peer)
     }
 
     /// The proxy and its header, in the process that has read it.
     pub(crate) fn proxied(&self) -> Option<&Proxied> {
-        self.by_proxy.as_ref().and_then(|by_proxy| by_proxy.proxied())
+        self.arrival.by_proxy.as_ref().and_then(|by_proxy| by_proxy.proxied.get())
     }
 
     /// Notes the header of the proxy.
     pub(super) fn name_client(&self, header: Header) {
-        if let Some(by_proxy) = &self.by_proxy {
-            by_proxy.name(Proxied::new(self.peer.clone(), header));
+        if let Some(by_proxy) = &self.arrival.by_proxy {
+            by_proxy.name(Proxied::new(self.arrival.peer.clone(), header));
         }
     }
 
     /// The address that this process counts for the limits per peer. A proxy is never counted. The clients of
     /// children are counted by the children.
     pub(super) fn counted_address(&self) -> Option<&Address> {
-        match &self.by_proxy {
-            None => Some(&self.peer),
+        match &self.arrival.by_proxy {
+            None => Some(&self.arrival.peer),
             Some(by_proxy) if by_proxy.is_common() => None,
             Some(by_proxy) => by_proxy.client(),
         }
@@ -170,16 +165,14 @@ const UNNAMED: u64 = 6;
 fn write(row: &AddressWords, address: Option<&Address>) {
     let octets;
     let (kind, bytes, port): (u64, &[u8], u16) = match address {
-        Some(Address::Inet(inet)) => match inet.ip() {
-            IpAddr::V4(ip) => {
-                octets = ip.to_ipv6_mapped().octets();
-                (V4, &octets[12..], inet.port())
-            }
-            IpAddr::V6(ip) => {
-                octets = ip.octets();
-                (V6, &octets, inet.port())
-            }
-        },
+        Some(Address::Inet(inet)) => {
+            let (kind, ip) = match inet.ip() {
+                IpAddr::V4(ip) => (V4, ip.to_ipv6_mapped()),
+                IpAddr::V6(ip) => (V6, ip),
+            };
+            octets = ip.octets();
+            (kind, &octets, inet.port())
+        }
         Some(Address::Unix(path)) => (UNIX, path.as_os_str().as_bytes(), 0),
         Some(Address::Abstract(name)) => (ABSTRACT, name, 0),
         Some(Address::Unnamed) => (UNNAMED, &[], 0),
@@ -211,16 +204,14 @@ fn bytes(row: &AddressWords, length: usize) -> Vec<u8> {
 
 /// The IP address, if it is one.
 fn ip(row: &AddressWords, kind: u64) -> Option<IpAddr> {
-    let first = row[1].load(Ordering::Relaxed).to_le_bytes();
+    let mut octets = [0; 16];
+    for (octets, word) in octets.chunks_exact_mut(8).zip(&row[1..]) {
+        octets.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+    }
+    let ip = Ipv6Addr::from(octets);
     match kind {
-        V4 => first.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
-        V6 => {
-            let second = row[2].load(Ordering::Relaxed).to_le_bytes();
-            let mut octets = [0; 16];
-            octets[..8].copy_from_slice(&first);
-            octets[8..].copy_from_slice(&second);
-            Some(IpAddr::from(octets))
-        }
+        V4 => ip.to_ipv4_mapped().map(IpAddr::V4),
+        V6 => Some(IpAddr::V6(ip)),
         _ => None,
     }
 }

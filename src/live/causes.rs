@@ -32,12 +32,12 @@ impl Entry {
     /// Notes the text of a step before the handler that has failed. For a child, which sends it to its parent at its end.
     pub(crate) fn note_failed_step(&self, text: String) {
         // One step fails: the others are not taken.
-        let _ = self.rare.get_or_init(Box::default).failed_step.set(text);
+        let _ = self.marks.rare.get_or_init(Box::default).failed_step.set(text);
     }
 
     /// The text that was noted.
     #[inline]
     pub(crate) fn failed_step(&self) -> Option<String> {
-        self.rare.get().and_then(|rare| rare.failed_step.get()).cloned()
+        self.marks.rare.get().and_then(|rare| rare.failed_step.get()).cloned()
     }
 }

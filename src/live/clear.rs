@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::common_row::CommonRow;
 use crate::sys::Common;
 
 /// For requests that children serve: the state of the connection; bytes read; bytes written.
@@ -14,8 +15,10 @@ use crate::sys::Common;
 /// | 1 | it is encrypted | the child, unless the state is 2 |
 /// | 2 | its handshake has to make room | the parent, if a handshake is unfinished; it stays |
 ///
-/// The last row is no request's: its first number is that of the last handshake that has begun.
-pub(super) type ClearRows = Common<3>;
+/// The first row belongs to no slot: its first number is that of the last handshake that has begun.
+pub(super) type ClearRows = Common<NUMBERS>;
+
+const NUMBERS: usize = 3;
 
 const IN_THE_CLEAR: u64 = 0;
 const ENCRYPTED: u64 = 1;
@@ -23,23 +26,21 @@ const CROWDED: u64 = 2;
 
 /// Whether any child has ever begun a handshake.
 pub(super) fn have_handshakes(rows: &ClearRows) -> bool {
-    rows.rows().last().is_some_and(|[begun, ..]| begun.load(Ordering::SeqCst) > 0)
+    rows.rows()[0][0].load(Ordering::SeqCst) > 0
 }
 
 /// Empty, and without memory, until a handshake has ended.
 #[derive(Debug)]
 pub(super) struct ClearCounters {
     own: OnceLock<Box<[AtomicU64; 2]>>,
-    /// The row, and the rows of all others, if a child may serve the request.
-    common: Option<Box<(Arc<ClearRows>, usize)>>,
+    /// Used instead of `own` if a child may serve the request.
+    common: Option<Box<CommonRow<NUMBERS>>>,
 }
 
 impl ClearCounters {
-    /// The counters of a new request, whose bytes are in the clear so far. If there are more slots than rows, the
-    /// parent does not see the counters of the last ones.
-    pub(super) fn new(rows: Option<&Arc<ClearRows>>, row: usize) -> Self {
-        let common = rows.filter(|rows| row + 1 < rows.rows().len());
-        let common = common.map(|rows| Box::new((Arc::clone(rows), row)));
+    /// The counters of a new request, whose bytes are in the clear so far.
+    pub(super) fn new(rows: Option<&Arc<ClearRows>>, slot: usize) -> Self {
+        let common = CommonRow::new(rows, slot + 1).map(Box::new);
         let mut new = Self { own: OnceLock::new(), common };
         new.renew();
         new
@@ -48,8 +49,8 @@ impl ClearCounters {
     /// Prepares the row for a new request: the last request of this slot may have left its numbers.
     pub(super) fn renew(&mut self) {
         self.own = OnceLock::new();
-        if let Some((rows, row)) = self.common.as_deref() {
-            let [state, read, written] = &rows.rows()[*row];
+        if let Some(common) = &self.common {
+            let [state, read, written] = common.numbers();
             // A row that no request under TLS has used has no memory yet, and a write would give it some.
             if state.load(Ordering::Relaxed) != IN_THE_CLEAR {
                 for number in [state, read, written] {
@@ -66,7 +67,7 @@ impl ClearCounters {
 
     /// The handshake has ended.
     pub(super) fn begin(&self) {
-        match self.common.as_deref() {
+        match self.common {
             Some(_) => _ = self.change_state(|state| (state != CROWDED).then_some(ENCRYPTED)),
             None => drop(self.own.get_or_init(Box::default)),
         }
@@ -74,8 +75,8 @@ impl ClearCounters {
 
     /// The counters of bytes read and bytes written. None while the connection is in the clear.
     pub(super) fn get(&self) -> Option<[&AtomicU64; 2]> {
-        if let Some((rows, row)) = self.common.as_deref() {
-            let [state, read, written] = &rows.rows()[*row];
+        if let Some(common) = &self.common {
+            let [state, read, written] = common.numbers();
             return (state.load(Ordering::Relaxed) == ENCRYPTED).then_some([read, written]);
         }
         let [read, written] = &**self.own.get()?;
@@ -84,22 +85,19 @@ impl ClearCounters {
 
     /// The state, if it is in common memory.
     fn state(&self) -> Option<&AtomicU64> {
-        let (rows, row) = self.common.as_deref()?;
-        Some(&rows.rows()[*row][0])
+        self.common.as_ref().map(|common| &common.numbers()[0])
     }
 
-    fn change_state(&self, change: impl Fn(u64) -> Option<u64>) -> bool {
-        let changed = |state: &AtomicU64| {
-            state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, &change).is_ok()
-        };
-        self.state().is_some_and(changed)
+    /// Changes the state in one step, because parent and child both do. False: `change` gave none, or there is no row.
+    fn change_state(&self, change: impl FnMut(u64) -> Option<u64>) -> bool {
+        let Some(state) = self.state() else { return false };
+        state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change).is_ok()
     }
 
     /// A handshake begins, or is sure to come. False: the process that makes it keeps the list of the unfinished ones.
     pub(super) fn begin_handshake(&self) -> bool {
-        let Some((rows, _)) = self.common.as_deref() else { return false };
-        let Some([begun, ..]) = rows.rows().last() else { return false };
-        let number = begun.fetch_add(1, Ordering::SeqCst) + 1 + CROWDED;
+        let Some(common) = &self.common else { return false };
+        let number = common.all()[0][0].fetch_add(1, Ordering::SeqCst) + 1 + CROWDED;
         self.change_state(|state| (state == IN_THE_CLEAR).then_some(number));
         true
     }

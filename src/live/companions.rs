@@ -26,23 +26,14 @@ pub(crate) trait Companion: Send + Sync {
 
 /// The companions of one request. Some may end before the request does, so the references are weak and keep none of
 /// them open.
-#[derive(Default)]
-pub(super) struct Companions {
-    list: Mutex<Vec<Weak<dyn Companion>>>,
-}
-
-impl std::fmt::Debug for Companions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} companions", self.list.lock().len())
-    }
-}
+pub(super) type Companions = Mutex<Vec<Weak<dyn Companion>>>;
 
 impl Entry {
     /// Adds a companion, which ends when the request is cut off. If the request is cut off already, the companion
     /// ends at once.
     pub(crate) fn add_companion(&self, companion: &Arc<dyn Companion>) {
         {
-            let mut list = self.rare.get_or_init(Box::default).companions.list.lock();
+            let mut list = self.marks.rare.get_or_init(Box::default).companions.lock();
             // A handler that makes one connection after another must not grow the list: ended ones are dropped here.
             list.retain(|companion| companion.strong_count() > 0);
             list.push(Arc::downgrade(companion));
@@ -55,8 +46,8 @@ impl Entry {
 
     /// Ends all companions: the request has been cut off.
     pub(super) fn end_companions(&self) {
-        let Some(rare) = self.rare.get() else { return };
-        for companion in rare.companions.list.lock().iter().filter_map(Weak::upgrade) {
+        let Some(rare) = self.marks.rare.get() else { return };
+        for companion in rare.companions.lock().iter().filter_map(Weak::upgrade) {
             companion.end();
         }
     }

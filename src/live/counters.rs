@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::common_row::CommonRow;
 use crate::sys::Common;
 
 /// How many numbers a row has: as many as a cache line, so that two children do not write to the same line.
@@ -27,17 +28,9 @@ pub(super) type Rows = Common<NUMBERS>;
 #[repr(C, align(16))]
 pub(super) struct RequestCounters {
     /// Used instead of `own` if a child may serve the request: the child's memory is a copy, and this row is shared.
-    common: Option<Box<CommonRow>>,
+    common: Option<Box<CommonRow<NUMBERS>>>,
     /// In this process's memory: the usual case.
     own: Row,
-}
-
-/// The row of one request.
-#[derive(Debug)]
-struct CommonRow {
-    rows: Arc<Rows>,
-    /// Its number: the request's slot in the list.
-    row: usize,
 }
 
 /// A step of a request whose moment is noted. Its number is its place in the row.
@@ -52,18 +45,11 @@ pub(crate) enum Step {
 }
 
 impl RequestCounters {
-    /// The counters of a new request. If there are more requests than rows, the last ones have only their own
-    /// counters, and the parent does not see those of the child.
-    pub(super) fn new(rows: Option<&Arc<Rows>>, row: usize) -> Self {
-        let common = rows.filter(|rows| row < rows.rows().len());
-        let now = Self {
-            common: common.map(|rows| Box::new(CommonRow { rows: Arc::clone(rows), row })),
-            own: [const { AtomicU64::new(0) }; NUMBERS],
-        };
-        if now.common.is_some() {
-            now.renew();
-        }
-        now
+    /// The counters of a new request. A request without a row has only its own counters.
+    pub(super) fn new(rows: Option<&Arc<Rows>>, slot: usize) -> Self {
+        let new = Self { common: CommonRow::new(rows, slot).map(Box::new), own: Row::default() };
+        new.renew();
+        new
     }
 
     /// Prepares the row for a new request: the last request of this slot has left its numbers.
@@ -76,7 +62,7 @@ impl RequestCounters {
     fn row(&self) -> &Row {
         match &self.common {
             None => &self.own,
-            Some(common) => &common.rows.rows()[common.row],
+            Some(common) => common.numbers(),
         }
     }
 

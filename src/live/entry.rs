@@ -13,18 +13,17 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::by_proxy::ByProxy;
+use super::arrival::Arrival;
 use super::clear::ClearCounters;
 use super::companions::Companions;
 use super::counters::{RequestCounters, Step};
 use super::idle_check::{LEFT_TO_REAPER, LastLook};
 use super::stop_events::StopEvents;
 use super::{Activity, Cut, LiveRequest};
-use crate::address::Address;
 use crate::events::RequestTimes;
 use crate::limits::Limits;
 use crate::peer_fault::{LOSSES, PeerFault, RequestId};
@@ -32,33 +31,42 @@ use crate::peer_fault::{LOSSES, PeerFault, RequestId};
 /// A request's line in the list.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// Its number, and that of its list.
-    pub(super) owner: RequestId,
-    pub(super) peer: Address,
-    /// The client, if the peer is a proxy: see `by_proxy.rs`. None in the usual case.
-    pub(super) by_proxy: Option<Box<ByProxy>>,
-    /// The type name of its handler, for messages and the list.
-    pub(super) handler: &'static str,
-    /// When it was taken from the transport; its age counts from here.
-    pub(super) accepted: Instant,
-    /// How long it waited in the kernel's accept queue, if the server measures that.
-    pub(super) in_accept_queue: Option<Duration>,
+    /// The values that it entered with.
+    pub(super) arrival: Arrival,
     /// Bytes and activity, in the memory that its worker writes to: this process's, or shared with a child.
     pub(super) counters: RequestCounters,
     /// The limits of this request until its end, even if the server's limits are changed later.
     pub(crate) limits: Arc<Limits>,
+    /// Under TLS: counts the bytes that the handler reads and writes.
+    pub(super) clear: ClearCounters,
+    /// Notes on its course so far.
+    pub(super) marks: Marks,
+    /// The connection, for threads that end it from outside. They share its ownership, because a descriptor that was
+    /// closed meanwhile could have its number used again.
+    pub(super) connection: Mutex<Option<Arc<OwnedFd>>>,
+    /// There was a connection. Datagrams have none, and skip the lock.
+    pub(super) has_connection: bool,
+}
+
+/// The notes of an entry: empty for a new request, and written by those that the table above names.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
     /// How many bytes had come when its handler began (a PROXY header, a handshake): they are no part of a request.
     /// While such steps go on, this is [`UNFINISHED`].
     pub(super) preface: AtomicU64,
     /// The reaper's notes on its present wait.
     pub(super) seen: Mutex<Option<LastLook>>,
-    /// Somebody has the descriptor, and may send and receive by it.
-    pub(super) is_lent: AtomicBool,
+    /// The parts that few requests have.
+    pub(super) rare: OnceLock<Box<RareParts>>,
+    /// The process number of the child that serves it; zero if it is served here.
+    pub(super) process: AtomicI32,
     /// Why this side has ended the connection, as a [`Cut`]; zero if it has not. After a cut the handler sees an end
     /// of input that is not the peer's, and that must not be taken for the end of a message.
     pub(super) cut: AtomicU8,
-    /// Under TLS: counts the bytes that the handler reads and writes.
-    pub(super) clear: ClearCounters,
+    /// How the connection has failed: an index into [`LOSSES`], plus one; zero if it has not.
+    pub(super) lost: AtomicU8,
+    /// Somebody has the descriptor, and may send and receive by it.
+    pub(super) is_lent: AtomicBool,
     /// A wrapper is in place, and sends a farewell before the end.
     pub(super) wrapped: AtomicBool,
     /// The worker waits in the raw stream, below the wrapper, for room to write.
@@ -67,17 +75,6 @@ pub(crate) struct Entry {
     pub(super) stopped: AtomicBool,
     /// The request has left the list.
     pub(super) ended: AtomicBool,
-    /// The parts that few requests have.
-    pub(super) rare: OnceLock<Box<RareParts>>,
-    /// How the connection has failed: an index into [`LOSSES`], plus one; zero if it has not.
-    pub(super) lost: AtomicU8,
-    /// The connection, for threads that end it from outside. They share its ownership, because a descriptor that was
-    /// closed meanwhile could have its number used again.
-    pub(super) connection: Mutex<Option<Arc<OwnedFd>>>,
-    /// There was a connection. Datagrams have none, and skip the lock.
-    pub(super) has_connection: bool,
-    /// The process number of the child that serves it; zero if it is served here.
-    pub(super) process: AtomicI32,
 }
 
 /// The parts of an entry that few requests have, each made when it is first needed.
@@ -99,12 +96,12 @@ impl Entry {
 
     /// Its number, unique within its list.
     pub(crate) fn id(&self) -> u64 {
-        self.owner.request
+        self.arrival.owner.request
     }
 
     /// The mark by which its errors are told from those of other requests.
     pub(crate) fn owner(&self) -> RequestId {
-        self.owner
+        self.arrival.owner
     }
 
     /// Notes how the connection has failed. The worker calls it, and the writer of outboxes.
@@ -113,7 +110,7 @@ impl Entry {
         let place = LOSSES.iter().position(|loss| *loss == kind).map(|at| u8::try_from(at + 1));
         // Errors of another kind say nothing about the peer.
         if let Some(Ok(place)) = place {
-            self.lost.store(place, Ordering::Relaxed);
+            self.marks.lost.store(place, Ordering::Relaxed);
         }
     }
 
@@ -121,18 +118,18 @@ impl Entry {
     #[cold]
     pub(crate) fn lose(&self, error: io::Error) -> io::Error {
         self.note_loss(error.kind());
-        PeerFault::gone(self.owner, error)
+        PeerFault::gone(self.arrival.owner, error)
     }
 
     /// How the connection has failed, if it has.
     pub(crate) fn loss(&self) -> Option<io::ErrorKind> {
-        let place = usize::from(self.lost.load(Ordering::Relaxed));
+        let place = usize::from(self.marks.lost.load(Ordering::Relaxed));
         place.checked_sub(1).and_then(|at| LOSSES.get(at)).copied()
     }
 
     /// The type name of its handler.
     pub(crate) fn handler(&self) -> &'static str {
-        self.handler
+        self.arrival.handler
     }
 
     /// Sequentially consistent: see the first diagram in `ending.rs`.
@@ -166,12 +163,12 @@ impl Entry {
     /// Steps before the handler begin. Until they end, no byte is a part of a request, and a drain gives the peer the
     /// time of a first read.
     pub(crate) fn begin_preface(&self) {
-        self.preface.store(UNFINISHED, Ordering::Relaxed);
+        self.marks.preface.store(UNFINISHED, Ordering::Relaxed);
     }
 
     /// The steps before the handler have ended: the bytes that have come so far are no part of a request.
     pub(crate) fn end_preface(&self) {
-        self.preface.store(self.clear_bytes().0, Ordering::Relaxed);
+        self.marks.preface.store(self.clear_bytes().0, Ordering::Relaxed);
     }
 
     /// The handshake has ended: from here on the handler's bytes are counted beside those on the wire.
@@ -202,7 +199,7 @@ impl Entry {
 
     /// Whether the peer has sent nothing of a request yet.
     pub(crate) fn is_unheard(&self) -> bool {
-        let preface = self.preface.load(Ordering::Relaxed);
+        let preface = self.marks.preface.load(Ordering::Relaxed);
         preface == UNFINISHED || self.clear_bytes().0 == preface
     }
 
@@ -224,7 +221,8 @@ impl Entry {
     pub(super) fn view(&self) -> LiveRequest {
         let (bytes_in, bytes_out) = self.bytes();
         let (clear_bytes_in, clear_bytes_out) = self.clear_bytes();
-        let process = u32::try_from(self.process.load(Ordering::Relaxed)).ok().filter(|it| *it > 0);
+        let process = u32::try_from(self.marks.process.load(Ordering::Relaxed)).ok();
+        let process = process.filter(|it| *it > 0);
         // The deadline of a drain tells the handler of a datagram, and a child is killed; but there is no connection
         // that could be cut off.
         let may_be_cut = self.has_connection || process.is_some();
@@ -232,8 +230,8 @@ impl Entry {
             id: self.id(),
             client_address: self.client_address().clone(),
             proxy_address: self.proxy_address().cloned(),
-            age: self.accepted.elapsed(),
-            handler: self.handler,
+            age: self.arrival.accepted.elapsed(),
+            handler: self.arrival.handler,
             activity: self.shown_activity(),
             bytes_in,
             bytes_out,
@@ -248,7 +246,7 @@ impl Entry {
 
     /// The time since it was accepted.
     pub(crate) fn age(&self) -> Duration {
-        self.accepted.elapsed()
+        self.arrival.accepted.elapsed()
     }
 
     /// Notes that a step begins now. The worker calls it, if the server has an observer.
@@ -278,7 +276,7 @@ impl Entry {
         // A handshake that has failed ends with the request.
         let handshake = between(worker, handler.or(end)).filter(|_| handler != worker);
         RequestTimes {
-            in_accept_queue: self.in_accept_queue,
+            in_accept_queue: self.arrival.in_accept_queue,
             in_queue: worker,
             handshake,
             handler: between(handler, end),
@@ -295,24 +293,24 @@ impl Entry {
 
     /// From here on others may have a copy of the descriptor.
     pub(crate) fn lend(&self) {
-        self.is_lent.store(true, Ordering::Relaxed);
+        self.marks.is_lent.store(true, Ordering::Relaxed);
     }
 
     /// Whether others may have a copy of the descriptor, and so may send and receive unseen by this request.
     #[inline]
     pub(crate) fn is_lent(&self) -> bool {
-        self.is_lent.load(Ordering::Relaxed)
+        self.marks.is_lent.load(Ordering::Relaxed)
     }
 
     /// Whether it has memory of its own.
     pub(super) fn is_large(&self) -> bool {
-        self.by_proxy.is_some() || self.rare.get().is_some() || self.clear.is_large()
+        self.arrival.by_proxy.is_some() || self.marks.rare.get().is_some() || self.clear.is_large()
     }
 
     /// From here on a child serves the request, and has the connection. The parent calls this after the fork. It
     /// keeps no copy of the connection, because the peer would then not see its end.
     pub(crate) fn hand_over(&self, child: i32) {
-        self.process.store(child, Ordering::Relaxed);
+        self.marks.process.store(child, Ordering::Relaxed);
         self.forget_connection();
     }
 }

@@ -51,7 +51,7 @@ impl Handshakes {
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS has handshakes"))]
     pub(crate) fn enter<'a>(&'a self, entry: &'a Arc<Entry>, max: usize) -> Unfinished<'a> {
         if entry.clear.begin_handshake() {
-            return Unfinished { at: Place::InCommon(entry) };
+            return Unfinished::InCommon(entry);
         }
         let (number, oldest) = {
             let InOrder { begun, unfinished } = &mut *self.unfinished.lock();
@@ -64,7 +64,7 @@ impl Handshakes {
         if let Some((_, oldest)) = oldest {
             oldest.shut_down(Cut::Crowded, Shutdown::Both);
         }
-        Unfinished { at: Place::Here { all: self, number } }
+        Unfinished::Here { all: self, number }
     }
 
     /// How many there are.
@@ -80,20 +80,18 @@ impl fmt::Debug for Handshakes {
 }
 
 /// An unfinished handshake. Its drop takes it off the list.
-pub(crate) struct Unfinished<'a> {
-    at: Place<'a>,
-}
-
-enum Place<'a> {
+pub(crate) enum Unfinished<'a> {
+    /// It has this number in the list of this process.
     Here { all: &'a Handshakes, number: u64 },
+    /// Its state is in memory that parent and child have in common.
     InCommon(&'a Entry),
 }
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        match self.at {
-            Place::Here { all, number } => _ = all.unfinished.lock().unfinished.remove(&number),
-            Place::InCommon(entry) => entry.clear.end_handshake(),
+        match *self {
+            Self::Here { all, number } => _ = all.unfinished.lock().unfinished.remove(&number),
+            Self::InCommon(entry) => entry.clear.end_handshake(),
         }
     }
 }
@@ -117,9 +115,7 @@ impl LiveList {
         let places = children.min(entry.limits.live).min(slots.budget).saturating_sub(others);
         drop(slots);
         let max = entry.limits.handshakes.min(places - places.div_ceil(4)).max(1);
-        let Some(beyond) = unfinished.len().checked_sub(max) else {
-            return;
-        };
+        let Some(beyond) = unfinished.len().checked_sub(max) else { return };
         unfinished.sort_unstable_by_key(|(since, _)| *since);
         for (_, oldest) in &unfinished[..beyond] {
             oldest.crowd_out_of_child();
@@ -130,7 +126,7 @@ impl LiveList {
 impl Entry {
     /// In the parent: has the child end its handshake, unless it has just done so.
     fn crowd_out_of_child(&self) {
-        let child = self.process.load(Ordering::Relaxed);
+        let child = self.marks.process.load(Ordering::Relaxed);
         if child > 0 && self.clear.crowd_out() {
             sys::child_process::signal(child, libc::SIGTERM);
         }
@@ -145,8 +141,8 @@ impl Entry {
     /// so it only tries the lock. False: the signal says something else, as every later one does.
     pub(crate) fn end_if_crowded_out(&self) -> bool {
         let crowded = Cut::Crowded as u8;
-        let begins =
-            self.clear.is_crowded_out() && self.cut.swap(crowded, Ordering::SeqCst) != crowded;
+        let begins = self.clear.is_crowded_out()
+            && self.marks.cut.swap(crowded, Ordering::SeqCst) != crowded;
         if begins {
             self.try_shut_connection(Shutdown::Both);
         }

@@ -40,13 +40,6 @@ pub(super) struct LastLook {
     moved: Option<Progress>,
 }
 
-impl LastLook {
-    /// A wait that is seen for the first time.
-    fn new(since: Instant, bytes_in: u64, bytes_out: u64) -> Self {
-        Self { since, bytes_in, bytes_out, may_move: None, moved: None }
-    }
-}
-
 /// This bit of an activity says that the wait is left to the reaper.
 pub(super) const LEFT_TO_REAPER: u64 = 0x80;
 
@@ -76,7 +69,7 @@ impl Entry {
     /// Ends the wait if no bytes have moved for as long as the limit. A wait ends only when bytes have come, so an
     /// unchanged count of received bytes means that it is still the same wait.
     pub(super) fn end_if_silent(&self, now: Instant) {
-        let mut seen = self.seen.lock();
+        let mut seen = self.marks.seen.lock();
         // Not waiting, or waiting with a timeout of its own.
         if self.counters.activity().load(Ordering::SeqCst) & LEFT_TO_REAPER == 0 {
             *seen = None;
@@ -84,7 +77,8 @@ impl Entry {
         }
         let (bytes_in, bytes_out) = self.bytes();
         let same_wait = seen.take().filter(|seen| seen.bytes_in == bytes_in);
-        let mut wait = same_wait.unwrap_or(LastLook::new(now, bytes_in, bytes_out));
+        let first = LastLook { since: now, bytes_in, bytes_out, may_move: None, moved: None };
+        let mut wait = same_wait.unwrap_or(first);
         if same_wait.is_some() {
             self.look_for_progress(&mut wait, bytes_out, now);
         }
@@ -93,9 +87,8 @@ impl Entry {
             return;
         }
         // Only if nothing is noted yet: an earlier cut explains the end better.
-        let (none, silent) = (0, Cut::Silent as u8);
-        let order = Ordering::SeqCst;
-        if self.cut.compare_exchange(none, silent, order, order).is_ok() {
+        let (silent, order) = (Cut::Silent as u8, Ordering::SeqCst);
+        if self.marks.cut.compare_exchange(0, silent, order, order).is_ok() {
             // Bytes that come at this moment are still read.
             self.shut_connection(Shutdown::Read);
         }

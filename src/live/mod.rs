@@ -12,9 +12,11 @@
 //! drop of the Ticket leave: Entry::end, the slot is free, counts the peer off; the last one wakes the drain
 //! ```
 
+mod arrival;
 mod by_proxy;
 mod causes;
 mod clear;
+mod common_row;
 mod companions;
 mod counters;
 mod entry;
@@ -22,7 +24,6 @@ mod halves;
 mod handshakes;
 mod idle_check;
 mod live_request;
-mod new_request;
 mod peer_key;
 mod progress;
 mod slots;
@@ -44,6 +45,7 @@ use crate::limits::Limits;
 use crate::peer_fault::RequestId;
 use crate::proxy_protocol::Header;
 
+use arrival::{Arrival, FreeSlot};
 use by_proxy::ByProxy;
 pub(crate) use companions::Companion;
 pub(crate) use counters::Step;
@@ -51,7 +53,6 @@ pub(crate) use entry::Entry;
 pub(crate) use handshakes::Handshakes;
 pub(crate) use idle_check::SHORTEST_REAPED;
 pub use live_request::{Activity, Cut, LiveRequest};
-use new_request::{FreeSlot, NewRequest};
 use peer_key::PeerKey;
 pub(crate) use progress::Progress;
 pub(crate) use slots::PeerIs;
@@ -76,25 +77,12 @@ static LISTS: AtomicU64 = AtomicU64::new(0);
 impl LiveList {
     /// An empty list. Until [`set_budget`](Self::set_budget) is called, descriptors limit nothing.
     pub(crate) fn new(limits: Limits) -> Self {
-        let (entries, free, limits) = (Vec::new(), Vec::new(), Arc::new(limits));
-        let (shared, peers, rates) = (Arc::clone(&limits), None, None);
-        let (entered, budget, rows, clients, clear) = (0, usize::MAX, None, None, None);
-        let slots = Slots {
-            entries,
-            free,
-            entered,
-            limits: shared,
-            budget,
-            peers,
-            rates,
-            rows,
-            clients,
-            clear,
-        };
+        let limits = Arc::new(limits);
+        let mut slots = Slots { limits, budget: usize::MAX, ..Slots::default() };
+        slots.limit_rates();
+        slots.limit_peers();
         let number = LISTS.fetch_add(1, Ordering::Relaxed);
-        let list = Self { number, slots: Mutex::new(slots), emptied: Condvar::new() };
-        list.set_limits(limits);
-        list
+        Self { number, slots: Mutex::new(slots), emptied: Condvar::new() }
     }
 
     /// For requests that children serve: their counters are in memory that both processes write to.
@@ -175,16 +163,11 @@ impl LiveList {
         slots.entered += 1;
         let owner = RequestId { server: self.number, request: slots.entered };
         let free = slots.take_free();
-        let free = free.unwrap_or_else(|| FreeSlot { slot: slots.entries.len(), last: None });
         let slot = free.slot;
         let by_proxy = (peer_is == PeerIs::Proxy)
             .then(|| Box::new(ByProxy::new(slots.clients.as_ref(), slot)));
-        let new =
-            NewRequest { owner, peer, by_proxy, handler, accepted, in_accept_queue, connection };
-        let entry = slots.entry(free, new);
-        if slot == slots.entries.len() {
-            slots.entries.push(None);
-        }
+        let arrival = Arrival { owner, peer, by_proxy, handler, accepted, in_accept_queue };
+        let entry = slots.entry(free, arrival, connection);
         slots.entries[slot] = Some(Arc::clone(&entry));
         Registration { entry, slot, beyond }
     }
@@ -197,7 +180,7 @@ impl LiveList {
     pub(crate) fn name_client(&self, entry: &Entry, header: Header, now: Instant) -> Option<Limit> {
         let mut slots = self.slots.lock();
         entry.name_client(header);
-        let by_proxy = entry.by_proxy.as_ref()?;
+        let by_proxy = entry.arrival.by_proxy.as_ref()?;
         let client = by_proxy.client()?;
         if !by_proxy.is_common() {
             return slots.count_peer(client, now);
@@ -211,15 +194,10 @@ impl LiveList {
         // Others may hold the entry a little longer, and must not keep the connection open by it.
         registration.entry.end();
         let mut slots = self.slots.lock();
-        let last = match slots.entries.get_mut(registration.slot) {
-            Some(slot)
-                if slot.as_ref().is_some_and(|entry| Arc::ptr_eq(entry, &registration.entry)) =>
-            {
-                slot.take()
-            }
-            // This request belongs to the parent: its handler called `fork` and has returned in both processes.
-            _ => return,
-        };
+        let own = |entry: &mut Arc<Entry>| Arc::ptr_eq(entry, &registration.entry);
+        let slot = slots.entries.get_mut(registration.slot);
+        // None: this request belongs to the parent. Its handler called `fork` and has returned in both processes.
+        let Some(last) = slot.and_then(|slot| slot.take_if(own)) else { return };
         // From here on another request may have the slot.
         slots.free.push(FreeSlot::of(registration.slot, last));
         if let (Some(peers), Some(key)) =
@@ -232,7 +210,7 @@ impl LiveList {
                 }
             }
         }
-        if slots.is_empty() {
+        if slots.len() == 0 {
             self.emptied.notify_all();
         }
     }
@@ -249,27 +227,22 @@ impl LiveList {
 
     /// How many requests are alive.
     pub(crate) fn len(&self) -> usize {
-        let slots = self.slots.lock();
-        slots.entries.len() - slots.free.len()
+        self.slots.lock().len()
     }
 
     /// How many requests run, and how many wait for a worker. It looks at every request.
     pub(crate) fn running_and_queued(&self) -> (usize, usize) {
         let slots = self.slots.lock();
         let queued = slots.live().filter(|it| it.activity() == Activity::Queued).count();
-        (slots.entries.len() - slots.free.len() - queued, queued)
+        (slots.len() - queued, queued)
     }
 
     /// How many bytes the live requests have received and sent so far.
     #[cfg(feature = "metrics")]
     pub(crate) fn bytes(&self) -> (u64, u64) {
         let slots = self.slots.lock();
-        slots
-            .live()
-            .map(|entry| entry.bytes())
-            .fold((0, 0), |(all_in, all_out), (one_in, one_out)| {
-                (all_in + one_in, all_out + one_out)
-            })
+        let bytes = slots.live().map(|entry| entry.bytes());
+        bytes.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 
     /// Ends one connection. False if there is no such request, or nothing to end.
@@ -312,13 +285,9 @@ impl LiveList {
     /// Waits until the list is empty or the deadline has passed. True: it is empty.
     pub(crate) fn wait_until_empty(&self, deadline: Instant) -> bool {
         let mut slots = self.slots.lock();
-        while !slots.is_empty() {
-            // The last request may have left at that very moment.
-            if self.emptied.wait_until(&mut slots, deadline).timed_out() {
-                return slots.is_empty();
-            }
-        }
-        true
+        // When the deadline passes, the last request may leave at that very moment: so the length decides.
+        self.emptied.wait_while_until(&mut slots, |slots| slots.len() > 0, deadline);
+        slots.len() == 0
     }
 }
 

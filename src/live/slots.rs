@@ -10,14 +10,15 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::arrival::{Arrival, FreeSlot};
 use super::by_proxy::ClientRows;
 use super::clear::{ClearCounters, ClearRows};
 use super::counters::{RequestCounters, Rows};
 use super::entry::Entry;
-use super::new_request::{FreeSlot, NewRequest};
 use super::peer_key::PeerKey;
 use super::token_buckets::TokenBuckets;
 use crate::address::Address;
@@ -31,7 +32,7 @@ pub(super) const ROWS: usize = 4_096;
 const FIRST: usize = 16;
 
 /// Everything that the lock of the list guards.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Slots {
     /// A slot is free while it is `None`. The list never shrinks: it is as long as the highest number of requests
     /// that were ever alive at once.
@@ -87,7 +88,7 @@ impl Slots {
         self.entries.reserve(FIRST);
         self.free.reserve(FIRST);
         self.rows = Some(Arc::new(Rows::new(ROWS)?));
-        self.clients = Some(Arc::new(ClientRows::new(ROWS)?));
+        self.clients = Some(Arc::new(ClientRows::new(ROWS + 1)?));
         self.clear = Some(Arc::new(ClearRows::new(ROWS + 1)?));
         self.rates = self.limits.peer_rate.map(TokenBuckets::common).transpose()?;
         Ok(())
@@ -106,31 +107,43 @@ impl Slots {
 
     /// A slot for the next request: the last one freed, whose memory the processor still knows. With children it is the
     /// first one: their entries lie together, and a parent that forks again and again writes to fewer pages.
-    pub(super) fn take_free(&mut self) -> Option<FreeSlot> {
-        if self.rows.is_none() {
-            return self.free.pop();
-        }
-        let first = self.free.iter().enumerate().min_by_key(|(_, free)| free.slot);
-        first.map(|(at, _)| at).map(|at| self.free.swap_remove(at))
+    pub(super) fn take_free(&mut self) -> FreeSlot {
+        let free = match &self.rows {
+            None => self.free.pop(),
+            Some(_) => {
+                let first = (0..self.free.len()).min_by_key(|at| self.free[*at].slot);
+                first.map(|at| self.free.swap_remove(at))
+            }
+        };
+        free.unwrap_or_else(|| {
+            self.entries.push(None);
+            FreeSlot { slot: self.entries.len() - 1, last: None }
+        })
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.free.len() == self.entries.len()
+    /// How many requests are alive.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
     }
 
     /// The entry of a new request, in a slot that was free.
-    pub(super) fn entry(&self, FreeSlot { slot, last }: FreeSlot, new: NewRequest) -> Arc<Entry> {
+    pub(super) fn entry(
+        &self,
+        FreeSlot { slot, last }: FreeSlot,
+        arrival: Arrival,
+        connection: Option<Arc<OwnedFd>>,
+    ) -> Arc<Entry> {
         if let Some(mut last) = last {
             // Others may hold it a little longer than the list: the request's own worker, and stop tokens.
             if let Some(place) = Arc::get_mut(&mut last) {
-                new.replace(place, &self.limits);
+                arrival.replace(place, connection, &self.limits);
                 return last;
             }
         }
         // The slot is also the row of the shared counters.
         let counters = RequestCounters::new(self.rows.as_ref(), slot);
         let clear = ClearCounters::new(self.clear.as_ref(), slot);
-        Arc::new(new.entry(Arc::clone(&self.limits), counters, clear))
+        Arc::new(arrival.entry(connection, Arc::clone(&self.limits), counters, clear))
     }
 
     /// Begins to count the requests of each peer, if `per_peer` is lower than `live`. Returns that limit.

@@ -20,13 +20,6 @@ pub(crate) struct StopEvents {
     pub(crate) closed: Event,
 }
 
-impl StopEvents {
-    /// Two events, each with its descriptor.
-    fn new() -> io::Result<Self> {
-        Ok(Self { stopping: Event::new()?, closed: Event::new()? })
-    }
-}
-
 impl Entry {
     /// The events, which the first call makes. After they can be found by others, it asks `draining`: a drain that
     /// begins at this moment either notifies them or is seen here.
@@ -35,12 +28,12 @@ impl Entry {
     ///
     /// If there is no descriptor for them.
     pub(crate) fn stop_events(&self, draining: impl Fn() -> bool) -> io::Result<&StopEvents> {
-        let place = &self.rare.get_or_init(Box::default).stop_events;
+        let place = &self.marks.rare.get_or_init(Box::default).stop_events;
         let made = match place.get() {
             Some(stop_events) => stop_events,
             None => {
                 // Two tokens may be made at once. The events of the slower one are dropped, and nobody has seen them.
-                let made = StopEvents::new()?;
+                let made = StopEvents { stopping: Event::new()?, closed: Event::new()? };
                 place.get_or_init(|| made)
             }
         };
@@ -56,14 +49,14 @@ impl Entry {
 
     /// The server drains. A signal handler may call this.
     pub(crate) fn tell_of_stop(&self) {
-        if let Some(stop_events) = self.rare.get().and_then(|rare| rare.stop_events.get()) {
+        if let Some(stop_events) = self.marks.rare.get().and_then(|rare| rare.stop_events.get()) {
             stop_events.stopping.notify();
         }
     }
 
     /// The request is over.
     pub(super) fn tell_of_close(&self) {
-        if let Some(stop_events) = self.rare.get().and_then(|rare| rare.stop_events.get()) {
+        if let Some(stop_events) = self.marks.rare.get().and_then(|rare| rare.stop_events.get()) {
             // Code that works for a request stops at the request's end as it does at a drain.
             stop_events.stopping.notify();
             stop_events.closed.notify();

@@ -134,18 +134,14 @@ impl TokenBuckets {
                 let full_at = place[1].load(Ordering::SeqCst);
                 (place[0].load(Ordering::SeqCst), full_at, place)
             });
-            let (mut soonest, mut known) = (None, None);
+            let mut soonest = None;
             for (whose, full_at, place) in seen {
                 if whose == hash {
-                    known = Some(place);
-                    break;
+                    return Some(place);
                 }
                 if soonest.is_none_or(|(_, other, _)| full_at < other) {
                     soonest = Some((whose, full_at, place));
                 }
-            }
-            if known.is_some() {
-                return known;
             }
             let (whose, full_at, place) = soonest?;
             let [owner, moment] = place;

@@ -23,7 +23,7 @@ use crate::sys;
 impl Entry {
     /// Why this side has ended the connection, if it has.
     pub(crate) fn cut(&self) -> Option<Cut> {
-        match self.cut.load(Ordering::SeqCst) {
+        match self.marks.cut.load(Ordering::SeqCst) {
             0 => None,
             1 => Some(Cut::Drained),
             2 => Some(Cut::Forced),
@@ -36,18 +36,18 @@ impl Entry {
     /// Whether this side has ended the connection.
     #[inline]
     pub(crate) fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::SeqCst) != 0
+        self.marks.cut.load(Ordering::SeqCst) != 0
     }
 
     /// Notes that its handler has been told of the stop.
     pub(crate) fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
+        self.marks.stopped.store(true, Ordering::Relaxed);
     }
 
     /// Whether its handler has been told of the stop.
     #[inline]
     pub(crate) fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
+        self.marks.stopped.load(Ordering::Relaxed)
     }
 
     /// Whether both directions of its connection were ended from this side.
@@ -62,14 +62,14 @@ impl Entry {
 
     /// Whether it is over, or has been cut off.
     pub(crate) fn is_closed(&self) -> bool {
-        self.ended.load(Ordering::SeqCst) || self.is_cut_off()
+        self.marks.ended.load(Ordering::SeqCst) || self.is_cut_off()
     }
 
     /// Ends the request for `close_live`, also if a child serves it. False if there is nothing to end.
     pub(in crate::live) fn close(&self) -> bool {
         // Without a connection there is nothing to end. A stored cut would then explain an end that it has not
         // caused.
-        let closed = match self.process.load(Ordering::Relaxed) {
+        let closed = match self.marks.process.load(Ordering::Relaxed) {
             0 => self.connection.lock().is_some(),
             // The handler in the child cannot be reached, and the child has the connection. A kill ends both.
             child => sys::child_process::signal(child, libc::SIGKILL),
@@ -82,27 +82,27 @@ impl Entry {
 
     /// From here on an end from outside leaves the output open, so that the worker can send the wrapper's farewell.
     pub(crate) fn set_wrapped(&self) {
-        self.wrapped.store(true, Ordering::SeqCst);
+        self.marks.wrapped.store(true, Ordering::SeqCst);
     }
 
     /// Ordered with the cut: see the top of the file.
     pub(crate) fn begin_write_wait(&self) {
-        self.waits_to_write.store(true, Ordering::SeqCst);
+        self.marks.waits_to_write.store(true, Ordering::SeqCst);
     }
 
     /// The wait is over: from here on the worker itself looks for a cut.
     pub(crate) fn end_write_wait(&self) {
-        self.waits_to_write.store(false, Ordering::SeqCst);
+        self.marks.waits_to_write.store(false, Ordering::SeqCst);
     }
 
     /// Stores the reason and ends one or both directions. Below a wrapper only the input is ended, because the worker
     /// has to send the wrapper's farewell; the worker finds the cut at its next read or write. If it waits in a
     /// write, both directions are ended.
     pub(crate) fn shut_down(&self, why: Cut, how: Shutdown) {
-        self.cut.store(why as u8, Ordering::SeqCst);
+        self.marks.cut.store(why as u8, Ordering::SeqCst);
         // After the store of the cut: see the second diagram at the top of the file.
-        let is_left_to_worker =
-            self.wrapped.load(Ordering::SeqCst) && !self.waits_to_write.load(Ordering::SeqCst);
+        let is_left_to_worker = self.marks.wrapped.load(Ordering::SeqCst)
+            && !self.marks.waits_to_write.load(Ordering::SeqCst);
         self.shut_connection(if is_left_to_worker { Shutdown::Read } else { how });
         // Last, so that code that a token wakes finds the connection ended.
         if self.is_closed() {
@@ -132,7 +132,7 @@ impl Entry {
         if !self.may_be_ended(first_reads) {
             return;
         }
-        self.cut.store(Cut::Drained as u8, Ordering::SeqCst);
+        self.marks.cut.store(Cut::Drained as u8, Ordering::SeqCst);
         self.try_shut_connection(Shutdown::Read);
     }
 
@@ -146,10 +146,10 @@ impl Entry {
     /// It has left the list.
     /// Called by the list, before the slot is free.
     pub(in crate::live) fn end(&self) {
-        if let Some(by_proxy) = &self.by_proxy {
+        if let Some(by_proxy) = &self.arrival.by_proxy {
             by_proxy.end();
         }
-        self.ended.store(true, Ordering::SeqCst);
+        self.marks.ended.store(true, Ordering::SeqCst);
         // After the store: a token that is made now is either notified here, or finds the end itself.
         self.tell_of_close();
         self.forget_connection();

@@ -1,8 +1,7 @@
-//! [`NewRequest`]: the values that a request enters the list with, and how it gets its entry.
+//! [`Arrival`]: the values that a request enters the list with, and how it gets its entry.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -11,103 +10,67 @@ use super::Entry;
 use super::by_proxy::ByProxy;
 use super::clear::ClearCounters;
 use super::counters::RequestCounters;
+use super::entry::Marks;
 use crate::address::Address;
 use crate::limits::Limits;
 use crate::peer_fault::RequestId;
 
-/// A request that is accepted and not run yet. See [`Entry`] for its parts.
-pub(super) struct NewRequest {
+/// A request as it enters the list. None of these values changes before it leaves.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    /// Its number, and that of its list.
     pub(super) owner: RequestId,
+    /// The other end of the connection: the client, or a proxy.
     pub(super) peer: Address,
+    /// The client, if the peer is a proxy: see `by_proxy.rs`. None in the usual case.
     pub(super) by_proxy: Option<Box<ByProxy>>,
+    /// The type name of its handler, for messages and the list.
     pub(super) handler: &'static str,
+    /// When it was taken from the transport; its age counts from here.
     pub(super) accepted: Instant,
+    /// How long it waited in the kernel's accept queue, if the server measures that.
     pub(super) in_accept_queue: Option<Duration>,
-    /// None for a datagram.
-    pub(super) connection: Option<Arc<OwnedFd>>,
 }
 
-impl NewRequest {
-    /// Its entry.
+impl Arrival {
+    /// Its entry. A datagram has no connection.
     pub(super) fn entry(
         self,
+        connection: Option<Arc<OwnedFd>>,
         limits: Arc<Limits>,
         counters: RequestCounters,
         clear: ClearCounters,
     ) -> Entry {
-        let Self { owner, peer, by_proxy, handler, accepted, in_accept_queue, connection } = self;
         Entry {
-            owner,
-            peer,
-            by_proxy,
-            handler,
-            accepted,
-            in_accept_queue,
+            arrival: self,
             counters,
             limits,
-            preface: AtomicU64::new(0),
-            seen: Mutex::new(None),
-            is_lent: AtomicBool::new(false),
-            cut: AtomicU8::new(0),
             clear,
-            wrapped: AtomicBool::new(false),
-            waits_to_write: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-            rare: OnceLock::new(),
-            lost: AtomicU8::new(0),
+            marks: Marks::default(),
             has_connection: connection.is_some(),
             connection: Mutex::new(connection),
-            process: AtomicI32::new(0),
         }
     }
 
     /// Its entry, in the memory of the last entry of the same slot, which nobody holds any more.
-    pub(super) fn replace(self, last: &mut Entry, new_limits: &Arc<Limits>) {
-        let new = self;
+    pub(super) fn replace(
+        self,
+        last: &mut Entry,
+        new_connection: Option<Arc<OwnedFd>>,
+        new_limits: &Arc<Limits>,
+    ) {
         // All of them by name, so that none is forgotten.
-        let Entry {
-            owner,
-            peer,
-            by_proxy,
-            handler,
-            accepted,
-            in_accept_queue,
-            counters,
-            limits,
-            preface,
-            seen,
-            is_lent,
-            cut,
-            clear,
-            wrapped,
-            waits_to_write,
-            stopped,
-            ended,
-            rare,
-            lost,
-            connection,
-            has_connection,
-            process,
-        } = last;
-        (*owner, *peer, *by_proxy) = (new.owner, new.peer, new.by_proxy);
-        (*handler, *accepted) = (new.handler, new.accepted);
-        *in_accept_queue = new.in_accept_queue;
+        let Entry { arrival, counters, limits, clear, marks, connection, has_connection } = last;
+        *arrival = self;
         counters.renew();
         clear.renew();
-        // Mostly they are the same.
+        // Mostly they are the same. Then the reference count, which all requests share, is not written to.
         if !Arc::ptr_eq(limits, new_limits) {
             *limits = Arc::clone(new_limits);
         }
-        *preface.get_mut() = 0;
-        *seen.get_mut() = None;
-        for flag in [is_lent, wrapped, waits_to_write, stopped, ended] {
-            *flag.get_mut() = false;
-        }
-        (*cut.get_mut(), *lost.get_mut(), *process.get_mut()) = (0, 0, 0);
-        *rare = OnceLock::new();
-        *has_connection = new.connection.is_some();
-        *connection.get_mut() = new.connection;
+        *marks = Marks::default();
+        *has_connection = new_connection.is_some();
+        *connection.get_mut() = new_connection;
     }
 }
 
@@ -126,8 +89,8 @@ const KEPT: usize = 1_024;
 
 impl FreeSlot {
     /// A slot that a request has left.
-    pub(super) fn of(slot: usize, last: Option<Arc<Entry>>) -> Self {
-        Self { slot, last: last.filter(|last| slot < KEPT && !last.is_large()) }
+    pub(super) fn of(slot: usize, last: Arc<Entry>) -> Self {
+        Self { slot, last: Some(last).filter(|last| slot < KEPT && !last.is_large()) }
     }
 }
 
@@ -144,30 +107,29 @@ mod tests {
     #[test]
     fn nothing_of_a_request_is_left_to_the_next_one_in_its_place() {
         let accepted = Instant::now();
-        let new = || NewRequest {
+        let new = || Arrival {
             owner: RequestId { server: 1, request: 2 },
             peer: Address::Unnamed,
             by_proxy: None,
             handler: "Test",
             accepted,
             in_accept_queue: None,
-            connection: None,
         };
         let limits = Arc::new(Limits::default().read(Duration::from_secs(7)));
         let counters = || RequestCounters::new(None, 0);
-        let fresh = new().entry(Arc::clone(&limits), counters(), ClearCounters::new(None, 0));
+        let clear = || ClearCounters::new(None, 0);
+        let fresh = new().entry(None, Arc::clone(&limits), counters(), clear());
 
-        let earlier = NewRequest {
+        let earlier = Arrival {
             owner: RequestId { server: 1, request: 1 },
             peer: "127.0.0.1:1".parse::<std::net::SocketAddr>().unwrap().into(),
             by_proxy: Some(Box::new(ByProxy::new(None, 0))),
             handler: "Other",
             in_accept_queue: Some(Duration::from_secs(1)),
-            connection: Some(Arc::new(std::fs::File::open("/dev/null").unwrap().into())),
             ..new()
         };
-        let clear = ClearCounters::new(None, 0);
-        let mut entry = earlier.entry(Arc::default(), counters(), clear);
+        let connection = Some(Arc::new(std::fs::File::open("/dev/null").unwrap().into()));
+        let mut entry = earlier.entry(connection, Arc::default(), counters(), clear());
         entry.set_activity(Activity::Sending);
         entry.add_bytes_in(5);
         entry.add_bytes_out(5);
@@ -184,7 +146,7 @@ mod tests {
         entry.shut_down(Cut::Forced, Shutdown::Both);
         entry.hand_over(1);
         entry.end();
-        new().replace(&mut entry, &limits);
+        new().replace(&mut entry, None, &limits);
         assert_eq!(format!("{entry:?}"), format!("{fresh:?}"));
     }
 
