@@ -87,14 +87,10 @@ impl Console {
     /// is one write, so that texts of several threads do not mix. It never waits, not even for the lock of
     /// [`std::io::stderr`]. Returns whether the whole text was written; if not, it is counted as lost.
     pub fn tell(self, text: &str) -> bool {
-        match self {
-            Self::Stdout => {
-                tell(losses(0), text, |bytes| sys::write_now(io::stdout().as_fd(), bytes))
-            }
-            Self::Stderr => {
-                tell(losses(1), text, |bytes| sys::write_now(io::stderr().as_fd(), bytes))
-            }
-        }
+        tell(losses(self as usize), text, |bytes| match self {
+            Self::Stdout => sys::write_now(io::stdout().as_fd(), bytes),
+            Self::Stderr => sys::write_now(io::stderr().as_fd(), bytes),
+        })
     }
 }
 
@@ -104,13 +100,12 @@ fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool
     // Taken before the write, so that of two threads only one tells of them.
     let lost = losses[LOST].swap(0, Ordering::Relaxed);
     let torn = losses[TORN].swap(0, Ordering::Relaxed) != 0;
-    let before = match (torn, lost) {
-        (false, 0) => String::new(),
-        (true, 0) => "\n".to_owned(),
-        (_, 1) => format!("{}(one text before this one is lost: nobody read it)\n", newline(torn)),
-        _ => {
-            format!("{}({lost} texts before this one are lost: nobody read them)\n", newline(torn))
-        }
+    // Ends a line that was cut off.
+    let newline = if torn { "\n" } else { "" };
+    let before = match lost {
+        0 => newline.to_owned(),
+        1 => format!("{newline}(one text before this one is lost: nobody read it)\n"),
+        _ => format!("{newline}({lost} texts before this one are lost: nobody read them)\n"),
     };
     let whole: Cow<'_, str> =
         if before.is_empty() { text.into() } else { format!("{before}{text}").into() };
@@ -127,11 +122,6 @@ fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool
         losses[TORN].store(1, Ordering::Relaxed);
     }
     false
-}
-
-/// Ends a line that was cut off.
-fn newline(torn: bool) -> &'static str {
-    if torn { "\n" } else { "" }
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub(crate) struct Desk {
     /// this for each request, because a turn would write to pages that its child then has to copy.
     at_rest: AtomicBool,
     /// Why this process may not serve.
-    failure: Mutex<Option<Error>>,
+    pub(super) failure: Mutex<Option<Error>>,
     /// Successors that have failed.
     pub(super) left: LeftBehind,
 }
@@ -85,7 +85,7 @@ impl Desk {
         let found = servers.iter().filter_map(|server| fork::find(server.context()));
         let found = found.map(|server| Arc::downgrade(&server));
         let (beside, told): (Vec<_>, Vec<_>) =
-            beside.into_iter().map(|one| (one.server.0, one.handle)).unzip();
+            beside.into_iter().map(|one| (one.server, one.handle)).unzip();
         let state = match predecessor {
             Some(predecessor) => State::Succeeding { predecessor, told: false },
             None => State::Idle,
@@ -136,13 +136,11 @@ impl Desk {
             let mut waiting = vec![over.waiting()];
             // The first server that still runs. When it stops, the loop takes the next one, until none is left.
             let running = self.handles.iter().find(|handle| !handle.is_shutdown());
-            if !self.is_over() {
-                waiting.push(self.wake.waiting());
-                waiting.extend(fd.as_ref().map(|fd| Waiting {
-                    fd: fd.as_fd(),
-                    interest: Interest::Read,
-                    slot: None,
-                }));
+            if !matches!(&*self.state.lock(), Some(State::Over)) {
+                waiting.push(self.wake_event());
+                let readable =
+                    |fd| Waiting { fd: AsFd::as_fd(fd), interest: Interest::Read, slot: None };
+                waiting.extend(fd.as_ref().map(readable));
                 waiting.extend(running.map(|handle| handle.runs().stop_waiting()));
             }
             let waited = wait::any(&waiting, deadline);
@@ -175,11 +173,7 @@ impl Desk {
 
     /// The event that every wait for a turn includes.
     pub(crate) fn wake_event(&self) -> Waiting<'_> {
-        self.wake.waiting()
-    }
-
-    fn is_over(&self) -> bool {
-        matches!(&*self.state.lock(), Some(State::Over))
+        self.wake.event.waiting()
     }
 
     /// Whether the desk is at rest, and has no socket at which a process could ask.
@@ -299,7 +293,7 @@ impl Desk {
             match self.program.start() {
                 Ok((child, channel)) => return Some(Applicant::started(child, channel, self)),
                 Err(error) => {
-                    let path = self.program.path().display();
+                    let path = self.program.path.display();
                     self.warn(&format!(
                         "no successor: cannot start {path}: {error}; this server goes on"
                     ));
@@ -430,11 +424,6 @@ impl Desk {
         if let Some(listener) = &self.sockets.listener {
             listener.server_close();
         }
-    }
-
-    /// The reason why this process may not serve, if there is one.
-    pub(super) fn take_failure(&self) -> Option<Error> {
-        self.failure.lock().take()
     }
 
     /// Tells the operator, by the hook of the first server.

@@ -157,23 +157,23 @@ impl Socket {
         let flags =
             flag(*alone, ALONE) | flag(file.is_some(), HAS_FILE) | flag(self.is_desk, IS_DESK);
         let (device, inode) = file.unwrap_or_default();
-        into.extend([number_of(*kind), flags]);
+        // Zero for a kind that is never passed: the other side does not understand it.
+        let number = KINDS.iter().position(|it| it == kind).map_or(0, |at| at as u8 + 1);
+        into.extend([number, flags]);
         into.extend(device.to_le_bytes());
         into.extend(inode.to_le_bytes());
         encode_address(asked, into);
         encode_address(bound, into);
-        let (tag, text) = match activated {
-            None => (b'n', String::new()),
-            Some(ActivatedAs { number, name }) => (b'=', format!("{number}:{name}")),
-        };
-        into.push(tag);
-        into.extend(length(text.len()));
-        into.extend(text.as_bytes());
+        match activated {
+            None => encode_tagged(b'n', &[], into),
+            Some(ActivatedAs { number, name }) => {
+                encode_tagged(b'=', format!("{number}:{name}").as_bytes(), into);
+            }
+        }
     }
 
     fn read(from: &mut Reader<'_>) -> Option<Self> {
-        let number = from.u8()?;
-        let kind = KINDS.iter().find(|kind| number_of(**kind) == number).copied()?;
+        let kind = *KINDS.get(usize::from(from.u8()?).checked_sub(1)?)?;
         let flags = from.u8()?;
         if flags & !(ALONE | HAS_FILE | IS_DESK) != 0 {
             return None;
@@ -187,7 +187,7 @@ impl Socket {
     }
 }
 
-/// The kinds of sockets that are passed.
+/// The kinds of sockets that are passed. The number of a kind in a message is its place here, from one on.
 const KINDS: [SocketKind; 4] = [
     SocketKind::TcpListener,
     SocketKind::UdpSocket,
@@ -195,29 +195,17 @@ const KINDS: [SocketKind; 4] = [
     SocketKind::UnixDatagram,
 ];
 
-/// The number of a kind in a message. Zero for a kind that is never passed.
-fn number_of(kind: SocketKind) -> u8 {
-    match kind {
-        SocketKind::TcpListener => 1,
-        SocketKind::UdpSocket => 2,
-        SocketKind::UnixListener => 3,
-        SocketKind::UnixDatagram => 4,
-        _ => 0,
+fn encode_address(address: &Address, into: &mut Vec<u8>) {
+    match address {
+        Address::Inet(inet) => encode_tagged(b'i', inet.to_string().as_bytes(), into),
+        Address::Unix(path) => encode_tagged(b'u', path.as_os_str().as_bytes(), into),
+        Address::Abstract(name) => encode_tagged(b'a', name, into),
+        Address::Unnamed | Address::Other(_) => encode_tagged(b'n', &[], into),
     }
 }
 
-fn encode_address(address: &Address, into: &mut Vec<u8>) {
-    let text;
-    let (kind, bytes) = match address {
-        Address::Inet(inet) => {
-            text = inet.to_string();
-            (b'i', text.as_bytes())
-        }
-        Address::Unix(path) => (b'u', path.as_os_str().as_bytes()),
-        Address::Abstract(name) => (b'a', &name[..]),
-        Address::Unnamed | Address::Other(_) => (b'n', &[][..]),
-    };
-    into.push(kind);
+fn encode_tagged(tag: u8, bytes: &[u8], into: &mut Vec<u8>) {
+    into.push(tag);
     into.extend(length(bytes.len()));
     into.extend(bytes);
 }

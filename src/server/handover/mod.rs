@@ -10,7 +10,6 @@ mod own_sockets;
 mod program;
 mod successor;
 
-use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +25,7 @@ use crate::shutdown::ShutdownHandle;
 use crate::sys::{self, SignalGuard};
 use crate::transport::predecessor;
 use crate::transport::{Bind, SocketOptions, Transport, UnixStream};
-use crate::wait::{Event, Waiting};
+use crate::wait::Event;
 
 pub(super) use desk::Desk;
 
@@ -70,17 +69,10 @@ pub struct Handover {
 /// A server that another part of the program serves.
 #[derive(Debug)]
 struct Beside {
-    server: ServerOfCore,
+    /// Without its types. The desk does not keep it alive.
+    server: Weak<dyn AnyServer>,
+    /// To stop it when the successor serves.
     handle: ShutdownHandle,
-}
-
-/// A server without its types. The desk does not keep it alive.
-struct ServerOfCore(Weak<dyn AnyServer>);
-
-impl fmt::Debug for ServerOfCore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ServerOfCore").finish_non_exhaustive()
-    }
 }
 
 /// SIGUSR2, taken from the beginning on.
@@ -118,10 +110,6 @@ impl Wake {
             self.is_notified.store(false, Ordering::SeqCst);
             self.event.clear();
         }
-    }
-
-    fn waiting(&self) -> Waiting<'_> {
-        self.event.waiting()
     }
 }
 
@@ -162,11 +150,10 @@ impl Handover {
             Signal::take().map_err(|error| Error::io("take the signal", "SIGUSR2", error))?;
         let program = Program::of_this_process()
             .map_err(|error| Error::io("find", "the program of this process", error))?;
+        let (whom, until) =
+            ("the server that has started this process", Instant::now() + successor::ASK);
         let predecessor = match program::starter() {
-            Some(channel) => {
-                let deadline = Instant::now() + successor::ASK;
-                successor::ask(channel, "the server that has started this process", deadline)?
-            }
+            Some(channel) => successor::ask(channel, whom, until)?,
             None => None,
         };
         let (within, beside) = (WITHIN, Vec::new());
@@ -186,7 +173,7 @@ impl Handover {
     pub fn beside(mut self, server: &dyn BaseServer) -> Self {
         // A server of another crate has no socket that could be passed.
         self.beside.extend(fork::find(server.context()).map(|found| Beside {
-            server: ServerOfCore(Arc::downgrade(&found)),
+            server: Arc::downgrade(&found),
             handle: server.shutdown_handle(),
         }));
         self
@@ -215,15 +202,12 @@ impl Handover {
     ///
     /// A thread hands over beside the servers; a server that [forks](crate::Forking) does it in its loop.
     ///
+    /// # Errors
+    ///
     /// Those of `run_all`. Also if the predecessor goes on without this process, for one of three reasons: it has
     /// waited for too long, it was told to stop, or no server here binds to one of its addresses (then this is more
     /// likely another program at its path). The servers of this process are then closed in order. If only some of the
     /// predecessor's addresses are not taken, the hook [`warning`](crate::ServerHooks::warning) names them.
-    ///
-    /// Those of `run_all`; and if the predecessor goes on without this process, because it has waited for too long or was
-    /// told to stop, or because no server here binds to an address of its: then this is more likely another program at its
-    /// path. The servers are then closed in order. If only some of its addresses are not taken, the hook
-    /// [`warning`](crate::ServerHooks::warning) names them.
     pub fn run_all(
         self,
         servers: &[Box<dyn BaseServer + '_>],
@@ -236,20 +220,14 @@ impl Handover {
         // The servers keep it for longer than the run.
         let open = OpenDesk(&desk);
         desk.introduce();
-        let forks = servers.iter().any(|server| server.context().role().is_parent());
-        let reports = if forks {
+        let reports = if servers.iter().any(|server| server.context().role().is_parent()) {
             run::run_all(servers, grace, ready)
         } else {
-            let begin = || -> io::Result<_> {
-                let over = Arc::new(Event::new()?);
-                let (desk, until) = (Arc::clone(&desk), Arc::clone(&over));
-                let name = "handover".to_owned();
-                let serve = move || desk.serve(&until);
-                Ok((thread::Builder::new().name(name).spawn(serve)?, over))
-            };
-            let begun = begin()
-                .map_err(|error| Error::io("start", "the thread that waits for SIGUSR2", error));
-            let (serving, over) = begun?;
+            let cannot = |error| Error::io("start", "the thread that waits for SIGUSR2", error);
+            let over = Arc::new(Event::new().map_err(cannot)?);
+            let (its_desk, until) = (Arc::clone(&desk), Arc::clone(&over));
+            let thread = thread::Builder::new().name("handover".to_owned());
+            let serving = thread.spawn(move || its_desk.serve(&until)).map_err(cannot)?;
             let reports = {
                 let _over = run::NotifyAtEnd(&over);
                 run::run_all(servers, grace, ready)
@@ -258,7 +236,8 @@ impl Handover {
             reports
         };
         drop(open);
-        desk.take_failure().map_or(reports, Err)
+        let failure = desk.failure.lock().take();
+        failure.map_or(reports, Err)
     }
 
     /// Gets the sockets of the server that answers at the path, unless the process that has started this one has
@@ -327,11 +306,8 @@ impl Signal {
                 wake.notify();
             }
         };
-        let taken = if sys::is_ignored(libc::SIGUSR2) {
-            None
-        } else {
-            Some(sys::on_signal(libc::SIGUSR2, action)?)
-        };
+        let is_free = !sys::is_ignored(libc::SIGUSR2);
+        let taken = is_free.then(|| sys::on_signal(libc::SIGUSR2, action)).transpose()?;
         Ok(Self { came, wake, _taken: taken })
     }
 }

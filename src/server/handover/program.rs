@@ -23,7 +23,7 @@ const VARIABLE: &str = "SOCKETSERVER_HANDOVER";
 pub(super) struct Program {
     /// The path that the program was started by. It is kept as it was, because an upgrade puts another file there, or
     /// turns a link.
-    path: PathBuf,
+    pub(super) path: PathBuf,
     arguments: Vec<OsString>,
 }
 
@@ -37,11 +37,6 @@ impl Program {
             None => env::current_exe()?,
         };
         Ok(Self { path, arguments: arguments.collect() })
-    }
-
-    /// Its path, for messages.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Starts the program with this process's arguments, environment and standard descriptors, and with one end of a

@@ -15,7 +15,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -53,17 +53,15 @@ pub(super) fn connect(path: &Path, deadline: Instant) -> Result<Option<Channel>>
     let cannot = |error| Error::io("ask for the sockets of the server at", path.display(), error);
     let socket = match connect_until(path, deadline) {
         Ok(socket) => OwnedFd::from(socket),
-        Err(error) => match error.kind() {
-            io::ErrorKind::NotFound => return Ok(None),
-            // The system gives this error for the socket of a killed server, and for any file that is no socket.
-            io::ErrorKind::ConnectionRefused => {
-                return no_other_file(path).map(|()| None).map_err(cannot);
-            }
-            _ => return Err(cannot(error)),
-        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // The system gives this error for the socket of a killed server, and for any file that is no socket.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            return no_other_file(path).map(|()| None).map_err(cannot);
+        }
+        Err(error) => return Err(cannot(error)),
     };
     // In a folder that others may write to, the socket could be anybody's, and the sockets that come by it too.
-    let server = sys::credentials(std::os::fd::AsFd::as_fd(&socket)).map_err(cannot)?;
+    let server = sys::credentials(socket.as_fd()).map_err(cannot)?;
     if server.uid != sys::user() {
         let text = format!(
             "it is a server of user {}, and this process is one of user {}: start it as that user, or \
@@ -120,9 +118,8 @@ pub(super) fn ask(
 ) -> Result<Option<Predecessor>> {
     let cannot = |error| Error::io("get the sockets of", whom, error);
     match channel.send(&HandoverMessage::Hello, &[]) {
-        Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(None),
-        Err(error) => return Err(cannot(error)),
+        sent => sent.map_err(cannot)?,
     }
     let mut found: Vec<PredecessorsSocket> = Vec::new();
     let mut desk = None;

@@ -13,12 +13,14 @@ use crate::timed_out::Timeout;
 /// the first increase.
 pub(super) struct Handles {
     pub(super) accepted: Counter,
-    /// A counter for each reason, at the place of its number.
-    ends: Vec<Counter>,
-    refused: Vec<(&'static str, Counter)>,
-    /// A counter for each limit in time, at the place of its number.
-    time_limits: Vec<Counter>,
-    limits_reached: Vec<(Limit, Counter)>,
+    /// One for each [`CloseReason`].
+    pub(super) ends: Counters,
+    /// One for each of [`Refused::NAMES`].
+    pub(super) refused: Counters,
+    /// One for each [`Timeout`].
+    pub(super) time_limits: Counters,
+    /// One for each [`Limit`].
+    pub(super) limits_reached: Counters,
     pub(super) accept_errors: Counter,
     pub(super) accept_drops: Counter,
     pub(super) datagram_drops: Counter,
@@ -38,30 +40,40 @@ pub(super) struct Handles {
     pub(super) descriptors: Level,
 }
 
-/// A gauge, and a second one for its maximum. Each is made when it is first set: a level that nobody knows must have
-/// no series, because that would say zero.
+/// A counter for each value of a label, at the place of the value's number.
+pub(super) struct Counters(Vec<Counter>);
+
+impl Counters {
+    /// Counts one more. Without such a place nothing is counted.
+    pub(super) fn count(&self, place: usize) {
+        if let Some(counter) = self.0.get(place) {
+            counter.increment(1);
+        }
+    }
+}
+
+/// A gauge, and a second one for its maximum, by the same name and `_max`. Each is made when it is first set: a level that
+/// nobody knows must have no series, because that would say zero.
 pub(super) struct Level {
-    names: [&'static str; 2],
+    name: &'static str,
     labels: Vec<Label>,
     used: OnceLock<Gauge>,
     max: OnceLock<Gauge>,
 }
 
 impl Level {
-    fn new(names: [&'static str; 2], labels: Vec<Label>) -> Self {
-        Self { names, labels, used: OnceLock::new(), max: OnceLock::new() }
-    }
-
-    fn gauge<'a>(&self, place: &'a OnceLock<Gauge>, name: &'static str) -> &'a Gauge {
-        place.get_or_init(|| metrics::gauge!(name, self.labels.clone()))
+    fn new(name: &'static str, labels: Vec<Label>) -> Self {
+        Self { name, labels, used: OnceLock::new(), max: OnceLock::new() }
     }
 
     /// Sets the value and the maximum, as far as they are known.
     pub(super) fn set(&self, fill: Option<Fill>) {
         let Some(Fill { used, max, .. }) = fill else { return };
-        self.gauge(&self.used, self.names[0]).set(used as f64);
+        let (name, labels) = (self.name, || self.labels.clone());
+        self.used.get_or_init(|| metrics::gauge!(name, labels())).set(used as f64);
         if let Some(max) = max {
-            self.gauge(&self.max, self.names[1]).set(max as f64);
+            let gauge = || metrics::gauge!(format!("{name}_max"), labels());
+            self.max.get_or_init(gauge).set(max as f64);
         }
     }
 
@@ -81,34 +93,30 @@ impl Handles {
             Label::new("server", server.to_owned()),
             Label::from_static_parts("transport", transport),
         ];
-        let with = |more: &[(&'static str, &'static str)]| {
-            let more = more.iter().map(|(key, value)| Label::from_static_parts(key, value));
-            base.iter().cloned().chain(more).collect::<Vec<_>>()
-        };
         let counter = |name: &'static str| metrics::counter!(name, base.clone());
         let labelled = |name: &'static str, more: &[(&'static str, &'static str)]| {
-            metrics::counter!(name, with(more))
+            let more = more.iter().map(|(key, value)| Label::from_static_parts(key, value));
+            metrics::counter!(name, base.iter().cloned().chain(more).collect::<Vec<_>>())
         };
         let histogram = |name: &'static str| metrics::histogram!(name, base.clone());
-        let level = |used, max| Level::new([used, max], base.clone());
+        let level = |name| Level::new(name, base.clone());
         let end = |reason: &CloseReason| {
-            let labels = [("reason", reason.name()), ("fault", fault_name(reason.fault()))];
+            let fault = reason.fault().map_or("none", Fault::name);
+            let labels = [("reason", reason.name()), ("fault", fault)];
             labelled("socketserver_requests_total", &labels)
         };
-        let refused =
-            |why: &&'static str| (*why, labelled("socketserver_refused_total", &[("why", why)]));
+        let refused = |why: &&'static str| labelled("socketserver_refused_total", &[("why", why)]);
         let time_limit =
             |limit: &Timeout| labelled("socketserver_timeouts_total", &[("limit", limit.name())]);
         let reached = |limit: &Limit| {
-            let labels = [("limit", limit.name())];
-            (*limit, labelled("socketserver_limits_reached_total", &labels))
+            labelled("socketserver_limits_reached_total", &[("limit", limit.name())])
         };
         Self {
             accepted: counter("socketserver_accepted_total"),
-            ends: CloseReason::ALL.iter().map(end).collect(),
-            refused: Refused::NAMES.iter().map(refused).collect(),
-            time_limits: Timeout::ALL.iter().map(time_limit).collect(),
-            limits_reached: Limit::ALL.iter().map(reached).collect(),
+            ends: Counters(CloseReason::ALL.iter().map(end).collect()),
+            refused: Counters(Refused::NAMES.iter().map(refused).collect()),
+            time_limits: Counters(Timeout::ALL.iter().map(time_limit).collect()),
+            limits_reached: Counters(Limit::ALL.iter().map(reached).collect()),
             accept_errors: counter("socketserver_accept_errors_total"),
             accept_drops: counter("socketserver_accept_drops_total"),
             datagram_drops: counter("socketserver_datagram_drops_total"),
@@ -118,56 +126,15 @@ impl Handles {
             queue_seconds: histogram("socketserver_queue_seconds"),
             accept_queue_seconds: histogram("socketserver_accept_queue_seconds"),
             handshake_seconds: histogram("socketserver_handshake_seconds"),
-            live: level("socketserver_live_requests", "socketserver_live_requests_max"),
-            busy: level("socketserver_busy_workers", "socketserver_busy_workers_max"),
-            // It has no maximum.
-            idle: level("socketserver_idle_workers", ""),
-            queued: level("socketserver_queued_requests", "socketserver_queued_requests_max"),
-            accept_queue: level("socketserver_accept_queue", "socketserver_accept_queue_max"),
-            receive_buffer: level(
-                "socketserver_receive_buffer_bytes",
-                "socketserver_receive_buffer_bytes_max",
-            ),
-            descriptors: Level::new(
-                ["socketserver_open_descriptors", "socketserver_open_descriptors_max"],
-                Vec::new(),
-            ),
+            live: level("socketserver_live_requests"),
+            busy: level("socketserver_busy_workers"),
+            idle: level("socketserver_idle_workers"),
+            queued: level("socketserver_queued_requests"),
+            accept_queue: level("socketserver_accept_queue"),
+            receive_buffer: level("socketserver_receive_buffer_bytes"),
+            descriptors: Level::new("socketserver_open_descriptors", Vec::new()),
         }
     }
-
-    /// Counts the end of a request, by its reason.
-    pub(super) fn end(&self, reason: CloseReason) {
-        if let Some(counter) = self.ends.get(reason as usize) {
-            counter.increment(1);
-        }
-    }
-
-    /// Counts a refusal.
-    pub(super) fn refused(&self, why: &Refused) {
-        let name = why.name();
-        if let Some((_, counter)) = self.refused.iter().find(|(refused, _)| *refused == name) {
-            counter.increment(1);
-        }
-    }
-
-    /// Counts a limit in time that has ended a request.
-    pub(super) fn time_limit(&self, limit: Timeout) {
-        if let Some(counter) = self.time_limits.get(limit as usize) {
-            counter.increment(1);
-        }
-    }
-
-    /// Counts a limit that holds requests back.
-    pub(super) fn limit_reached(&self, limit: Limit) {
-        if let Some((_, counter)) = self.limits_reached.iter().find(|(it, _)| *it == limit) {
-            counter.increment(1);
-        }
-    }
-}
-
-/// The value of the label `fault`.
-fn fault_name(fault: Option<Fault>) -> &'static str {
-    fault.map_or("none", Fault::name)
 }
 
 /// Gives each figure its unit and its sentence, for exporters that show them. The table of `Builder::metrics` has the

@@ -26,6 +26,7 @@ use super::Builder;
 use crate::events::ServerEvent;
 use crate::figures::Fill;
 use crate::mixin::Mixin;
+use crate::refused::Refused;
 use crate::server_context::ServerContext;
 use crate::transport::Transport;
 
@@ -135,16 +136,15 @@ struct Told {
 
 impl Meter {
     fn new(server: String, context: &Arc<ServerContext>) -> Self {
-        let zero = || AtomicU64::new(0);
         Self {
             server,
             // The context's observers have this meter.
             context: Arc::downgrade(context),
             handles: OnceLock::new(),
             made: Instant::now(),
-            next_update: zero(),
-            ended_in: zero(),
-            ended_out: zero(),
+            next_update: AtomicU64::new(0),
+            ended_in: AtomicU64::new(0),
+            ended_out: AtomicU64::new(0),
             sent_by_senders: Arc::clone(&context.sent_by_senders),
             told: Mutex::default(),
         }
@@ -162,22 +162,22 @@ impl Meter {
         let mut is_last = false;
         match event {
             ServerEvent::RequestStarted { .. } => handles.accepted.increment(1),
-            ServerEvent::RequestEnded { .. } => {
-                self.end(handles, event);
+            ServerEvent::RequestEnded { bytes_in, bytes_out, .. } => {
+                count_end(handles, event);
+                self.ended_in.fetch_add(*bytes_in, Ordering::SeqCst);
+                self.ended_out.fetch_add(*bytes_out, Ordering::SeqCst);
                 is_last = context.live_count() == 0;
             }
             ServerEvent::AcceptFailed { .. } => handles.accept_errors.increment(1),
-            ServerEvent::LimitReached { limit } => handles.limit_reached(*limit),
+            ServerEvent::LimitReached { limit } => handles.limits_reached.count(*limit as usize),
             _ => {}
         }
         let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
         let due = self.next_update.load(Ordering::Relaxed);
         // The thread that changes the moment does the update; the others go on.
-        let next = now + EVERY.as_millis() as u64;
-        let set = |from, to| {
-            self.next_update.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
-        };
-        if now >= due && set(due, next).is_ok() {
+        let (next, relaxed) = (now + EVERY.as_millis() as u64, Ordering::Relaxed);
+        let set = || self.next_update.compare_exchange(due, next, relaxed, relaxed);
+        if now >= due && set().is_ok() {
             // Somebody who updates them now knows as much.
             if let Some(mut told) = self.told.try_lock() {
                 self.update(&mut told);
@@ -187,43 +187,6 @@ impl Meter {
         if is_last {
             self.rest(handles);
         }
-    }
-
-    /// A request has ended.
-    fn end(&self, handles: &Handles, event: &ServerEvent<'_>) {
-        let ServerEvent::RequestEnded {
-            reason,
-            refused,
-            limit,
-            age,
-            times,
-            bytes_in,
-            bytes_out,
-            ..
-        } = event
-        else {
-            return;
-        };
-        handles.end(*reason);
-        if let Some(why) = refused {
-            handles.refused(why);
-        }
-        if let Some(limit) = limit {
-            handles.time_limit(*limit);
-        }
-        handles.seconds.record(*age);
-        let parts = [
-            (times.in_queue, &handles.queue_seconds),
-            (times.in_accept_queue, &handles.accept_queue_seconds),
-            (times.handshake, &handles.handshake_seconds),
-        ];
-        for (time, histogram) in parts {
-            if let Some(time) = time {
-                histogram.record(time);
-            }
-        }
-        self.ended_in.fetch_add(*bytes_in, Ordering::SeqCst);
-        self.ended_out.fetch_add(*bytes_out, Ordering::SeqCst);
     }
 
     /// The server has nothing to do until its next client, and no later event would say so.
@@ -272,6 +235,32 @@ impl Meter {
                 counter.increment(all - *told);
                 *told = all;
             }
+        }
+    }
+}
+
+/// Counts the end of a request, by its reason and its times. Its bytes are the meter's.
+fn count_end(handles: &Handles, event: &ServerEvent<'_>) {
+    let ServerEvent::RequestEnded { reason, refused, limit, age, times, .. } = event else {
+        return;
+    };
+    handles.ends.count(*reason as usize);
+    let place = |why: &Refused| Refused::NAMES.iter().position(|name| *name == why.name());
+    if let Some(place) = refused.and_then(place) {
+        handles.refused.count(place);
+    }
+    if let Some(limit) = limit {
+        handles.time_limits.count(*limit as usize);
+    }
+    handles.seconds.record(*age);
+    let parts = [
+        (times.in_queue, &handles.queue_seconds),
+        (times.in_accept_queue, &handles.accept_queue_seconds),
+        (times.handshake, &handles.handshake_seconds),
+    ];
+    for (time, histogram) in parts {
+        if let Some(time) = time {
+            histogram.record(time);
         }
     }
 }
