@@ -123,7 +123,7 @@ impl BindAddress {
     pub(crate) fn is_unix(&self) -> bool {
         match &self.kind {
             BindForm::Text(text) => {
-                text.starts_with('@') || (text.contains('/') && with_scheme(text).is_none())
+                text.starts_with('@') || (text.contains('/') && !has_scheme(text))
             }
             BindForm::Path(_) => true,
             BindForm::Address(address) => !matches!(address, Address::Inet(_)),
@@ -160,27 +160,26 @@ impl BindAddress {
         let found = match &self.kind {
             BindForm::Text(text) => {
                 // A scheme is looked for only after a mistake, because a host may be called `tcp`.
-                let (host, port) = host_and_port(text).map_err(|why| match with_scheme(text) {
-                    Some(_) => {
-                        let why = "write HOST:PORT alone; the transport is the server's type";
-                        Error::address(text, why)
+                let (host, port) = host_and_port(text).map_err(|why| match has_scheme(text) {
+                    true => {
+                        self.mistake("write HOST:PORT alone; the transport is the server's type")
                     }
-                    None => Error::address(text, why),
+                    false => self.mistake(why),
                 })?;
                 look_up(host, port)
             }
             BindForm::HostPort(host, port) => {
-                host_alone(host).map_err(|why| Error::address(self.to_string(), why))?;
+                host_alone(host).map_err(|why| self.mistake(why))?;
                 look_up(host, *port)
             }
             BindForm::Address(Address::Inet(address)) => Ok(vec![*address]),
             BindForm::Address(_) | BindForm::Path(_) | BindForm::Activated(_) => {
-                return Err(Error::address(self.to_string(), "it is not HOST:PORT"));
+                return Err(self.mistake("it is not HOST:PORT"));
             }
         };
         let found = found.map_err(|error| Error::io("look up", self, error))?;
         if found.is_empty() {
-            return Err(Error::address(self.to_string(), "the host has no address"));
+            return Err(self.mistake("the host has no address"));
         }
         Ok(found)
     }
@@ -199,7 +198,7 @@ impl BindAddress {
                 // An address in numbers alone is surely a mistake; `host:80` may be a file.
                 None if text.parse::<SocketAddr>().is_ok() => {
                     let why = format!("a Unix socket takes a path; if it is one, write ./{text}");
-                    return Err(Error::address(text, why));
+                    return Err(self.mistake(why));
                 }
                 None => Address::Unix(text.into()),
             },
@@ -208,7 +207,7 @@ impl BindAddress {
                 address.clone()
             }
             BindForm::HostPort(..) | BindForm::Address(_) | BindForm::Activated(_) => {
-                return Err(Error::address(self.to_string(), "a Unix socket takes a path"));
+                return Err(self.mistake("a Unix socket takes a path"));
             }
         };
         // The checks below are of paths.
@@ -224,9 +223,14 @@ impl BindAddress {
             return Err(Error::address("", "a Unix socket needs a path, or @NAME"));
         }
         if bytes.contains(&0) {
-            return Err(Error::address(self.to_string(), "a path cannot contain a NUL"));
+            return Err(self.mistake("a path cannot contain a NUL"));
         }
         Ok(address)
+    }
+
+    /// The error for an argument that the transport cannot use.
+    fn mistake(&self, why: impl Into<String>) -> Error {
+        Error::address(self.to_string(), why)
     }
 }
 
@@ -252,7 +256,7 @@ fn host_alone(host: &str) -> Result<(), String> {
     if let Some(inner) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         return Err(format!("in a pair, IPv6 has no brackets; write (\"{inner}\", PORT)"));
     }
-    if with_scheme(host).is_some() {
+    if has_scheme(host) {
         return Err("write the host alone; the transport is the server's type".to_owned());
     }
     match host_and_port(host) {
@@ -312,10 +316,10 @@ bind_address! {
     &Address, address => BindForm::Address(address.clone());
 }
 
-/// The transport that an address names, and the rest of it.
-fn with_scheme(text: &str) -> Option<(&str, &str)> {
-    text.split_once(':')
-        .filter(|(scheme, _)| matches!(*scheme, "tcp" | "udp" | "unix" | "unixgram"))
+/// Whether the text names a transport first, as the addresses of other programs do.
+fn has_scheme(text: &str) -> bool {
+    let scheme = text.split_once(':').map(|(scheme, _)| scheme);
+    matches!(scheme, Some("tcp" | "udp" | "unix" | "unixgram"))
 }
 
 #[cfg(test)]

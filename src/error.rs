@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use crate::peer_fault::{MOST_CAUSES, Owned, RequestId, find};
+use crate::peer_fault::{MOST_CAUSES, RequestId, find, owned_error};
 
 /// The result of a server's methods: the error type is this crate's [`Error`] unless another one is named.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -259,21 +259,11 @@ pub struct Stopping {
     owner: RequestId,
 }
 
-impl Owned for Stopping {
-    fn owner(&self) -> RequestId {
-        self.owner
-    }
-}
+owned_error!(Stopping);
 
 impl Stopping {
     pub(crate) fn error(owner: RequestId) -> io::Error {
         io::Error::new(io::ErrorKind::ConnectionAborted, Self { owner })
-    }
-
-    /// Finds it along an error's chain of causes.
-    #[must_use]
-    pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
-        find(error)
     }
 }
 

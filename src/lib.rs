@@ -221,6 +221,7 @@ mod limits;
 mod lingering_close;
 mod live;
 pub mod mixin;
+mod names;
 mod on_drop;
 pub mod outgoing;
 mod panic_payload;

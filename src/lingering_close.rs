@@ -27,18 +27,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::limits::Limits;
 use crate::process::OwnerProcess;
 use crate::socket_io::{RecvTimeout, SocketIo};
 use crate::sys::{self, Mode, PollFd, RecvBuf};
 use crate::wait::{self, Event};
-
-/// How long to read on, and how much: [`Limits::linger`](crate::Limits::linger) and
-/// [`Limits::linger_bytes`](crate::Limits::linger_bytes).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LingerLimits {
-    pub(crate) time: Duration,
-    pub(crate) bytes: usize,
-}
 
 /// A connection whose answer is on its way. It closes when this is dropped.
 struct LingeringConnection {
@@ -80,8 +73,9 @@ struct Reaper {
 
 /// Reads on for a connection, in the one thread for all of them, and closes it. Without a descriptor or a thread for that
 /// it is closed at once.
-pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: LingerLimits) {
-    let connection = LingeringConnection::new(fd, limits);
+pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: &Limits) {
+    let until = wait::moment_after(Instant::now(), limits.linger);
+    let connection = LingeringConnection { fd, until, bytes_left: limits.linger_bytes };
     let mut reaper = REAPER.lock();
     // None yet, or the copy of a parent's thread that this process does not have.
     if reaper.as_ref().is_none_or(|reaper| !reaper.owner.is_noted()) {
@@ -111,14 +105,13 @@ pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: LingerLimits) {
 }
 
 /// Reads on for a connection. The caller is a forked child or a coroutine.
-pub(crate) fn in_this_thread(socket: &SocketIo, limits: LingerLimits) {
-    let until = Instant::now().checked_add(limits.time);
-    let until = until.map_or(RecvTimeout::Never, RecvTimeout::Until);
+pub(crate) fn in_this_thread(socket: &SocketIo, limits: &Limits) {
+    let until = RecvTimeout::until(Instant::now().checked_add(limits.linger));
     // On the stack it would cost every request its pages, and few linger.
     let mut memory = vec![0; BUF_BYTES];
     let mut buf = RecvBuf::from(&mut *memory);
     // Both limits hold: a peer that sends for ever, and one that sends nothing, end alike.
-    let mut left = limits.bytes;
+    let mut left = limits.linger_bytes;
     while left > 0 {
         match socket.recv(&mut buf, until) {
             Ok(0) => return,
@@ -164,12 +157,6 @@ fn reap(wake_up: &Event) {
 }
 
 impl LingeringConnection {
-    /// Both limits count from here.
-    fn new(fd: Arc<OwnedFd>, limits: LingerLimits) -> Self {
-        let until = wait::moment_after(Instant::now(), limits.time);
-        Self { fd, until, bytes_left: limits.bytes }
-    }
-
     /// Reads what is there. Says whether to go on: false closes the connection.
     fn read_on(&mut self, buf: &mut RecvBuf<'_>) -> bool {
         while self.bytes_left > 0 && Instant::now() < self.until {

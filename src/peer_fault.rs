@@ -31,6 +31,27 @@ pub(crate) trait Owned: StdError + 'static {
     fn owner(&self) -> RequestId;
 }
 
+/// For an error whose field `owner` is its mark: [`Owned`], and `find`, by which a program looks for it.
+macro_rules! owned_error {
+    ($Error:ident) => {
+        impl $crate::peer_fault::Owned for $Error {
+            fn owner(&self) -> $crate::peer_fault::RequestId {
+                self.owner
+            }
+        }
+
+        impl $Error {
+            /// Finds it along an error's chain of causes.
+            #[must_use]
+            pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+                $crate::peer_fault::find(error)
+            }
+        }
+    };
+}
+
+pub(crate) use owned_error;
+
 /// The peer of this request went away, or sent bytes that cannot be read. It is the payload of the [`io::Error`]s of the
 /// request's own reads and writes:
 ///
@@ -128,12 +149,6 @@ impl PeerFault {
         io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, kind })
     }
 
-    /// Finds it along an error's chain of causes.
-    #[must_use]
-    pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
-        find(error)
-    }
-
     /// Whether the peer has gone away or accepts no datagram. Otherwise the peer has sent bytes that cannot be decoded.
     #[must_use]
     pub fn is_gone(&self) -> bool {
@@ -148,11 +163,7 @@ impl PeerFault {
     }
 }
 
-impl Owned for PeerFault {
-    fn owner(&self) -> RequestId {
-        self.owner
-    }
-}
+owned_error!(PeerFault);
 
 impl fmt::Display for PeerFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -44,6 +44,11 @@ impl RecvTimeout {
         if duration >= LONGEST { Self::Never } else { Self::For(duration) }
     }
 
+    /// Until this moment. None means for ever.
+    pub(crate) fn until(at: Option<Instant>) -> Self {
+        at.map_or(Self::Never, Self::Until)
+    }
+
     /// The time that is left. None means for ever.
     fn left(self) -> Option<Duration> {
         match self {
@@ -57,9 +62,9 @@ impl RecvTimeout {
     /// receive are bounded together.
     fn after(self, waited: Duration) -> Self {
         match self {
-            Self::For(duration) => Instant::now()
-                .checked_add(duration.saturating_sub(waited))
-                .map_or(Self::Never, Self::Until),
+            Self::For(duration) => {
+                Self::until(Instant::now().checked_add(duration.saturating_sub(waited)))
+            }
             moment => moment,
         }
     }

@@ -1,84 +1,41 @@
 //! [`Timeout`]: the limits in time of a request, and [`TimedOut`], the error of a read or write that reaches one.
 
-use std::error::Error as StdError;
-use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::peer_fault::{Owned, RequestId, find};
+use crate::names::named;
+use crate::peer_fault::{RequestId, owned_error};
 
-/// The limit that ended a wait.
-///
-/// ```
-/// use socketserver::request::{TimedOut, Timeout};
-///
-/// fn is_worth_a_report(error: &std::io::Error) -> bool {
-///     match TimedOut::find(error).map(TimedOut::which) {
-///         // Between two requests, or in a handshake: the peer has lost interest.
-///         Some(Timeout::Idle | Timeout::Handshake) => false,
-///         _ => true,
-///     }
-/// }
-/// # assert!(is_worth_a_report(&std::io::ErrorKind::NotFound.into()));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Timeout {
-    /// `Limits::idle`: the connection was silent between two requests. It is closed, and nothing is reported.
-    Idle,
-    /// `Limits::read`, or the [handler's timeout](crate::StreamRequest::set_timeout): the peer stopped in the middle.
-    Read,
-    /// `Limits::write`, or the [handler's timeout](crate::StreamRequest::set_timeout): the peer reads nothing.
-    Write,
-    /// `Limits::request`: the whole request took too long, however busy the peer was.
-    Request,
-    /// `Limits::handshake`: `wrap_request` did not end in time.
-    Handshake,
-    /// `Limits::proxy_header`: the PROXY header of a trusted proxy did not come in time.
-    ProxyHeader,
-    /// The handler's own deadline, from [`deadline_in`](crate::StreamRequest::deadline_in).
-    Deadline,
-}
-
-impl Timeout {
-    /// All of them, each at the place of its number.
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Idle,
-        Self::Read,
-        Self::Write,
-        Self::Request,
-        Self::Handshake,
-        Self::ProxyHeader,
-        Self::Deadline,
-    ];
-
-    /// A name in one word, for a label or a log: `idle`, `read`, `write`, `request`, `handshake`, `proxy_header` or
-    /// `deadline`. It never changes.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Request => "request",
-            Self::Handshake => "handshake",
-            Self::ProxyHeader => "proxy_header",
-            Self::Deadline => "deadline",
-        }
-    }
-}
-
-impl fmt::Display for Timeout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Idle => "idle timeout",
-            Self::Read => "read timeout",
-            Self::Write => "write timeout",
-            Self::Request => "whole request timeout",
-            Self::Handshake => "handshake timeout",
-            Self::ProxyHeader => "PROXY header timeout",
-            Self::Deadline => "handler's deadline",
-        })
+named! {
+    /// The limit that ended a wait.
+    ///
+    /// ```
+    /// use socketserver::request::{TimedOut, Timeout};
+    ///
+    /// fn is_worth_a_report(error: &std::io::Error) -> bool {
+    ///     match TimedOut::find(error).map(TimedOut::which) {
+    ///         // Between two requests, or in a handshake: the peer has lost interest.
+    ///         Some(Timeout::Idle | Timeout::Handshake) => false,
+    ///         _ => true,
+    ///     }
+    /// }
+    /// # assert!(is_worth_a_report(&std::io::ErrorKind::NotFound.into()));
+    /// ```
+    pub enum Timeout {
+        /// `Limits::idle`: the connection was silent between two requests. It is closed, and nothing is reported.
+        Idle, "idle", "idle timeout";
+        /// `Limits::read`, or the [handler's timeout](crate::StreamRequest::set_timeout): the peer stopped in the middle.
+        Read, "read", "read timeout";
+        /// `Limits::write`, or the [handler's timeout](crate::StreamRequest::set_timeout): the peer reads nothing.
+        Write, "write", "write timeout";
+        /// `Limits::request`: the whole request took too long, however busy the peer was.
+        Request, "request", "whole request timeout";
+        /// `Limits::handshake`: `wrap_request` did not end in time.
+        Handshake, "handshake", "handshake timeout";
+        /// `Limits::proxy_header`: the PROXY header of a trusted proxy did not come in time.
+        ProxyHeader, "proxy_header", "PROXY header timeout";
+        /// The handler's own deadline, from [`deadline_in`](crate::StreamRequest::deadline_in).
+        Deadline, "deadline", "handler's deadline";
     }
 }
 
@@ -102,11 +59,7 @@ pub struct TimedOut {
     after: Duration,
 }
 
-impl Owned for TimedOut {
-    fn owner(&self) -> RequestId {
-        self.owner
-    }
-}
+owned_error!(TimedOut);
 
 impl TimedOut {
     pub(crate) fn error(owner: RequestId, which: Timeout, after: Duration) -> io::Error {
@@ -124,12 +77,6 @@ impl TimedOut {
     pub fn after(&self) -> Duration {
         self.after
     }
-
-    /// Finds it along an error's chain of causes.
-    #[must_use]
-    pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
-        find(error)
-    }
 }
 
 #[cfg(test)]
@@ -138,8 +85,8 @@ mod tests {
 
     #[test]
     fn the_list_of_time_limits_is_in_the_order_of_their_numbers() {
-        for (place, timeout) in Timeout::ALL.into_iter().enumerate() {
-            assert_eq!(timeout as usize, place);
+        for (place, timeout) in Timeout::ALL.iter().enumerate() {
+            assert_eq!(*timeout as usize, place);
         }
     }
 

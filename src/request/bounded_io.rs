@@ -23,7 +23,7 @@
 //! short request.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ use super::deadline::Deadlines;
 use super::io_error::is_no_more_for_now;
 use super::outbox::Outbox;
 use super::output_half::{SplitNotes, closed_here};
-use super::{Deadline, Ticket};
+use super::{Deadline, Ticket, stop};
 use crate::live::Activity;
 use crate::socket_io::RecvTimeout;
 use crate::sys::RecvBuf;
@@ -139,7 +139,7 @@ impl BoundedIo {
         if idle && self.ticket.is_to_end() {
             // The wait is over. A drain must now let the handler read the bytes that have come.
             self.ticket.entry().set_activity(Activity::Running);
-            return self.receive_at_once(buf)?.ok_or_else(|| self.ticket.stop());
+            return self.receive_at_once(buf)?.ok_or_else(|| stop(self.ticket.entry()));
         }
         let result = match bounded_by {
             BoundedBy::Reaper => self
@@ -253,7 +253,7 @@ impl BoundedIo {
         if self.ticket.entry().cut().is_some() {
             // Nothing of a request has come, so nothing is lost.
             if self.at_boundary {
-                return Err(self.ticket.stop());
+                return Err(stop(self.ticket.entry()));
             }
             return self.receive_late(buf, timeout);
         }
@@ -289,7 +289,7 @@ impl BoundedIo {
         if own.is_some_and(|own| Instant::now() >= own) && !self.ticket.entry().is_cut_off() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        Err(self.ticket.stop())
+        Err(stop(self.ticket.entry()))
     }
 
     /// How long one read may take: the handler's timeout or the server's limit, but not past the deadline of the
@@ -305,17 +305,13 @@ impl BoundedIo {
             return ReadTimeout { timeout: RecvTimeout::lasting(after), limit, after };
         }
         // A limit beyond the clock's range means no limit.
-        let at = started.unwrap_or_else(Instant::now).checked_add(after);
-        match self.deadline() {
-            Some(whole) if at.is_none_or(|at| whole.at <= at) => {
-                let Deadline { at, limit, after } = whole;
+        let own = started.unwrap_or_else(Instant::now).checked_add(after);
+        let own = own.map(|at| Deadline::new(at, limit, after));
+        match Deadline::earlier(self.deadline(), own) {
+            Some(Deadline { at, limit, after }) => {
                 ReadTimeout { timeout: RecvTimeout::Until(at), limit, after }
             }
-            _ => ReadTimeout {
-                timeout: at.map_or(RecvTimeout::Never, RecvTimeout::Until),
-                limit,
-                after,
-            },
+            None => ReadTimeout { timeout: RecvTimeout::Never, limit, after },
         }
     }
 
@@ -323,12 +319,6 @@ impl BoundedIo {
     /// answer that the peer could read.
     pub(super) fn give_up(&mut self) {
         self.saw_end = true;
-    }
-
-    /// The descriptor, lent to code that may duplicate it.
-    pub(super) fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.ticket.entry().lend();
-        self.connection.lend()
     }
 }
 

@@ -129,21 +129,17 @@ impl BoundedIo {
         self.ticket.entry().show_activity(Activity::Sending);
         let timeout = self.write_timeout();
         let result = match &self.outbox {
-            None => self.send_within(bytes, timeout),
+            None => self.connection.send(bytes, timeout).inspect(|count| {
+                if !self.connection.counts_itself() {
+                    self.ticket.entry().add_bytes_out(*count);
+                } else if self.connection.is_sealed() {
+                    self.ticket.entry().add_clear_out(*count);
+                }
+            }),
             Some(outbox) => outbox.write_all(bytes, timeout).map(|()| bytes.len()),
         };
         self.ticket.entry().show_activity(Activity::Running);
         result.map_err(|error| self.explain_write(error))
-    }
-
-    fn send_within(&mut self, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
-        let count = self.connection.send(bytes, timeout)?;
-        if !self.connection.counts_itself() {
-            self.ticket.entry().add_bytes_out(count);
-        } else if self.connection.is_sealed() {
-            self.ticket.entry().add_clear_out(count);
-        }
-        Ok(count)
     }
 }
 

@@ -164,30 +164,26 @@ impl BoundedIo {
     /// Closes the connection, at once or after the peer has had time to read the answer.
     #[inline]
     pub(super) fn close_request(self) {
-        let limits = self.ticket.limits();
-        let bound =
-            lingering_close::LingerLimits { time: limits.linger, bytes: limits.linger_bytes };
-        if !self.lingers || bound.time.is_zero() {
+        if !self.lingers || self.ticket.limits().linger.is_zero() {
             return self.let_go();
         }
-        self.linger(bound);
+        self.linger();
     }
 
     #[cold]
-    fn linger(self, bound: lingering_close::LingerLimits) {
+    fn linger(self) {
         // A user's own stream closes when it is dropped.
         let Some(fd) = self.connection.share_socket() else { return };
+        let limits = self.ticket.limits();
         // In the background the share keeps the connection open. In all other cases the drop of `self` closes it.
         match (self.ticket.server().lingering(), self.connection.as_socket()) {
-            (Lingering::Here, Some(socket)) => lingering_close::in_this_thread(socket, bound),
-            (Lingering::Here, None) => lingering_close::in_this_thread(&SocketIo::new(fd), bound),
-            (Lingering::Elsewhere, _) => lingering_close::in_background(fd, bound),
+            (Lingering::Here, Some(socket)) => lingering_close::in_this_thread(socket, limits),
+            (Lingering::Here, None) => lingering_close::in_this_thread(&SocketIo::new(fd), limits),
+            (Lingering::Elsewhere, _) => lingering_close::in_background(fd, limits),
             (Lingering::Nobody, _) => {}
         }
     }
-}
 
-impl BoundedIo {
     /// Drops the connection. In a forked child a plain socket is left to the end of the process, which closes it as
     /// well: giving back memory and references before that would copy pages of the parent's.
     #[inline]

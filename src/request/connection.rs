@@ -263,7 +263,10 @@ impl Connection {
             // A wrapper may do anything with a deadline, so the raw stream keeps the timeout.
             Self::Wrapped { stream, status } => (&mut **stream, Some(status)),
             Self::Sealed { stream, status } => (stream.as_stream(), Some(status)),
-            Self::Socket(_) | Self::Split(_) | Self::Gone(_) => return Err(gone()),
+            // A wrapper has taken the connection and failed. (A socket of this crate does not come here.)
+            Self::Socket(_) | Self::Split(_) | Self::Gone(_) => {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
         };
         // A wrapper that has dropped the raw stream uses some other connection, and this crate keeps no limits below
         // it.
@@ -336,11 +339,7 @@ impl Connection {
 
     /// The same, for code that may keep a copy of the descriptor.
     pub(super) fn lend(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Self::Socket(socket) => Some(socket.lend()),
-            Self::Split(socket) => Some(socket.lend()),
-            _ => self.fileno(),
-        }
+        self.as_socket().map_or_else(|| self.fileno(), |socket| Some(socket.lend()))
     }
 
     /// The socket, if the request has to end it.
@@ -363,10 +362,9 @@ impl Connection {
 
     /// The same, with shared ownership, for a later close.
     pub(super) fn share_socket(&self) -> Option<Arc<OwnedFd>> {
-        match self {
-            Self::Socket(socket) => Some(socket.share()),
-            Self::Split(socket) => Some(socket.share()),
-            _ => self.status_below()?.own_fd().map(Arc::clone),
+        match self.as_socket() {
+            Some(socket) => Some(socket.share()),
+            None => self.status_below()?.own_fd().map(Arc::clone),
         }
     }
 
@@ -403,9 +401,4 @@ fn receive_half(
 #[inline(never)]
 fn send_half(socket: &SocketIo, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
     socket.send(bytes, || timeout)
-}
-
-/// The error of every call after a wrapper has taken the connection and failed.
-fn gone() -> io::Error {
-    io::ErrorKind::NotConnected.into()
 }

@@ -43,12 +43,9 @@ impl Deadline {
         Some(Self::new(Instant::now().checked_add(after)?, limit, after))
     }
 
-    /// The earlier of two. None is never.
+    /// The earlier of two, and of two at the same moment the first. None is never.
     pub(crate) fn earlier(one: Option<Self>, other: Option<Self>) -> Option<Self> {
-        match (one, other) {
-            (Some(one), Some(other)) => Some(if other.at < one.at { other } else { one }),
-            (one, other) => one.or(other),
-        }
+        one.into_iter().chain(other).min_by_key(|deadline| deadline.at)
     }
 }
 

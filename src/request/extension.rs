@@ -46,6 +46,14 @@ macro_rules! ticket_methods {
             self.server().is_stopping()
         }
 
+        /// Whether this side has ended the request: at the deadline of a drain, or by
+        /// [`close_live`](crate::ServerContext::close_live). For handlers that compute. Reads and writes of a
+        /// connection fail by themselves.
+        #[must_use]
+        pub fn is_closed(&self) -> bool {
+            self.ticket().entry().is_closed()
+        }
+
         /// A [`StopToken`](crate::request::StopToken), which tells other threads that this request should end.
         ///
         /// # Errors

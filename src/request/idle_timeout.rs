@@ -59,9 +59,7 @@ impl BoundedIo {
             // The next look, or the end of the wait or of the whole request, whichever is first.
             let look = earlier(Instant::now().checked_add(idle / LOOKS), over);
             let until = earlier(look, whole.map(|whole| whole.at));
-            let error = match self
-                .receive_within(buf, until.map_or(RecvTimeout::Never, RecvTimeout::Until))
-            {
+            let error = match self.receive_within(buf, RecvTimeout::until(until)) {
                 Err(error) if self.has_waited_in_vain(&error) => error,
                 result => return result.map_err(|error| self.explain(error, Timeout::Idle, idle)),
             };

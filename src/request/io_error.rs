@@ -17,7 +17,8 @@ use super::bounded_io::BoundedIo;
 use super::connection::Connection;
 use super::stream::StreamRequest;
 use crate::error::{HandlerError, Stopping};
-use crate::peer_fault::{PeerFault, find, is_loss};
+use crate::live::Entry;
+use crate::peer_fault::{PeerFault, is_loss};
 use crate::timed_out::{TimedOut, Timeout};
 
 impl BoundedIo {
@@ -33,31 +34,20 @@ impl BoundedIo {
     /// The same for a write, which two limits bound.
     #[cold]
     pub(super) fn explain_write(&self, error: io::Error) -> io::Error {
-        match self.deadline() {
-            Some(Deadline { at, limit, after }) if Instant::now() >= at => {
-                self.explain(error, limit, after)
-            }
-            _ => self.explain(error, Timeout::Write, self.write_limit()),
-        }
+        let (limit, after) = limit_of_write(self.deadline(), self.write_limit());
+        self.explain(error, limit, after)
     }
 
     /// An error of this connection. If the connection is lost, the error gets this request's mark. It gets none if
     /// the handler writes after its own end, or reads after a failed wrapper: both are the handler's fault.
     #[cold]
     pub(super) fn own(&self, error: io::Error) -> io::Error {
-        // EPIPE after an own `shutdown_write` is a mistake of the handler.
-        let blames_nobody = match error.kind() {
+        let is_handlers = match error.kind() {
             _ if self.is_closed_by_half() => true,
             io::ErrorKind::BrokenPipe => self.has_ended_output(),
             _ => matches!(self.connection, Connection::Gone(_)),
         };
-        // The raw stream below a wrapper has marked its errors by itself.
-        let says_it_already =
-            find::<Stopping>(&error).is_some() || PeerFault::find(&error).is_some();
-        if blames_nobody || says_it_already || !is_loss(&error) {
-            return error;
-        }
-        self.ticket.entry().lose(error)
+        mark_loss(self.ticket.entry(), error, is_handlers)
     }
 
     /// Ends the output.
@@ -66,8 +56,7 @@ impl BoundedIo {
         let patience = self.write_timeout();
         // Messages that the outbox has taken are output as well, and nothing can follow its end.
         if let Some(outbox) = &self.outbox {
-            let sent = outbox.finish(patience);
-            sent.map_err(|error| {
+            outbox.finish(patience).map_err(|error| {
                 self.dropped_output = true;
                 self.explain_write(error)
             })?;
@@ -104,6 +93,29 @@ impl StreamRequest {
     #[must_use]
     pub fn ended_early(&self) -> io::Error {
         PeerFault::ended_early(self.io.ticket.entry().owner())
+    }
+}
+
+/// Marks the loss of a connection as this request's, and notes it. All other errors stay as they are, and those that the
+/// handler has caused itself.
+#[cold]
+pub(super) fn mark_loss(entry: &Entry, error: io::Error, is_handlers: bool) -> io::Error {
+    if is_handlers || says_its_cause(&error) || !is_loss(&error) {
+        return error;
+    }
+    entry.lose(error)
+}
+
+/// Whether the error carries its cause already: the raw stream below a wrapper marks its errors by itself.
+pub(super) fn says_its_cause(error: &io::Error) -> bool {
+    Stopping::find(error).is_some() || PeerFault::find(error).is_some()
+}
+
+/// The limit that has ended a write: the deadline, if it is over, and otherwise the write limit.
+pub(super) fn limit_of_write(deadline: Option<Deadline>, write: Duration) -> (Timeout, Duration) {
+    match deadline {
+        Some(Deadline { at, limit, after }) if Instant::now() >= at => (limit, after),
+        _ => (Timeout::Write, write),
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::mem;
 use std::str::Utf8Error;
 
-use crate::peer_fault::{Owned, PeerFault, RequestId, find};
+use crate::peer_fault::{PeerFault, RequestId, owned_error};
 
 /// A buffer for a line: a `String`, if the line has to be UTF-8, or a `Vec<u8>`, if it may be any bytes. Each
 /// [`next_line`](crate::StreamRequest::next_line) empties it and uses its memory again. Other types cannot implement
@@ -143,21 +143,11 @@ pub struct LineTooLong {
     limit_bytes: usize,
 }
 
-impl Owned for LineTooLong {
-    fn owner(&self) -> RequestId {
-        self.owner
-    }
-}
+owned_error!(LineTooLong);
 
 impl LineTooLong {
     pub(crate) fn error(owner: RequestId, limit_bytes: usize) -> io::Error {
         io::Error::new(io::ErrorKind::InvalidData, Self { owner, limit_bytes })
-    }
-
-    /// Finds it along an error's chain of causes.
-    #[must_use]
-    pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
-        find(error)
     }
 
     /// The limit that the line exceeded.

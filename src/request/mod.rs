@@ -176,12 +176,6 @@ impl Ticket {
     fn is_to_end(&self) -> bool {
         is_to_end(&self.context, &self.registration.entry)
     }
-
-    /// The error that tells a handler that its server is stopping.
-    #[cold]
-    fn stop(&self) -> io::Error {
-        stop(&self.registration.entry)
-    }
 }
 
 /// Like `Ticket::is_to_end`, for the raw stream below a wrapper, which has no ticket.
@@ -193,6 +187,7 @@ fn is_to_end(context: &ServerContext, entry: &Entry) -> bool {
 }
 
 /// Notes that the handler learns of the stop, and makes the error that says so.
+#[cold]
 fn stop(entry: &Entry) -> io::Error {
     entry.stop();
     Stopping::error(entry.owner())

@@ -22,9 +22,11 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::bounded_io::BoundedIo;
 use super::connection::Connection;
-use super::outbox_queue::{AT_ONCE, OutboxPhase, OutboxQueue, Writer};
+use super::outbox_queue::{AT_ONCE, OutboxPhase, OutboxQueue, OutboxState, Writer};
 use super::{StreamRequest, outbox_writer};
 use crate::live::Cut;
 use crate::wait::{self, Interest, Waiting};
@@ -99,10 +101,6 @@ pub enum OutboxError {
 }
 
 impl Outbox {
-    pub(super) fn new(queue: OutboxQueue) -> Self {
-        Self { shared: Arc::new(queue) }
-    }
-
     /// Queues a message, whole or not at all. It does not wait, and does not say whether the peer gets it.
     ///
     /// # Errors
@@ -159,7 +157,7 @@ impl Outbox {
     /// If bytes wait and this number grows, the peer is slow. If it stays, the peer reads nothing.
     #[must_use]
     pub fn sent_bytes(&self) -> u64 {
-        self.shared.state.lock().sent_total()
+        self.shared.state.lock().sent_total
     }
 
     /// Waits until at most `bytes` bytes wait for the peer, but no longer than `timeout`. True: no more are waiting,
@@ -250,14 +248,7 @@ impl Outbox {
     /// The end of the request: takes no more messages, and waits until the queued bytes are sent. After an error the
     /// unsent bytes are dropped.
     pub(super) fn finish(&self, timeout: SendTimeout) -> io::Result<()> {
-        let mark = {
-            let mut state = self.shared.state.lock();
-            // An outbox that was closed meanwhile stays closed.
-            if state.phase == OutboxPhase::Open {
-                state.phase = OutboxPhase::Ending;
-            }
-            state.due_total
-        };
+        let mark = self.take_no_more(OutboxPhase::Ending);
         let sent = self.wait_until_sent(mark, timeout);
         self.let_go(OutboxPhase::Closed);
         sent
@@ -266,13 +257,7 @@ impl Outbox {
     /// The connection is about to be wrapped: takes no more messages, and sends the queued bytes unwrapped. If sending
     /// fails, the outbox is open again.
     pub(super) fn retire(&self, timeout: SendTimeout) -> io::Result<()> {
-        let mark = {
-            let mut state = self.shared.state.lock();
-            if state.phase == OutboxPhase::Open {
-                state.phase = OutboxPhase::Wrapping;
-            }
-            state.due_total
-        };
+        let mark = self.take_no_more(OutboxPhase::Wrapping);
         if let Err(error) = self.wait_until_sent(mark, timeout) {
             let mut state = self.shared.state.lock();
             // If `close` was called meanwhile, the connection is ended, and the phase stays.
@@ -283,6 +268,16 @@ impl Outbox {
         }
         self.let_go(OutboxPhase::Wrapped);
         Ok(())
+    }
+
+    /// From here on [`send`](Self::send) fails. Returns the total that is reached when all that it has taken is sent.
+    fn take_no_more(&self, phase: OutboxPhase) -> u64 {
+        let mut state = self.shared.state.lock();
+        // An outbox that was closed meanwhile stays closed.
+        if state.phase == OutboxPhase::Open {
+            state.phase = phase;
+        }
+        state.due_total
     }
 
     /// Sends nothing more, and lets go of the connection.
@@ -350,8 +345,9 @@ impl BoundedIo {
         let entry = Arc::clone(self.ticket.entry());
         let may_start_threads = self.ticket.server().role().may_start_threads();
         let writer = if may_start_threads { Writer::Thread } else { Writer::Sender };
-        let outbox = Outbox::new(OutboxQueue::new(fd, entry, capacity, writer, seal));
-        Ok(self.outbox.insert(outbox).clone())
+        let state = Mutex::new(OutboxState::over(fd));
+        let shared = Arc::new(OutboxQueue { entry, capacity, writer, seal, state });
+        Ok(self.outbox.insert(Outbox { shared }).clone())
     }
 }
 

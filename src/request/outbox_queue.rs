@@ -52,7 +52,7 @@ pub(super) struct OutboxState {
     /// `sent_total` reaches it.
     pub(super) due_total: u64,
     /// How many bytes have ever been sent. Never more than `due_total`; the difference waits, until it is dropped.
-    sent_total: u64,
+    pub(super) sent_total: u64,
     /// How many of the due bytes the handler has written itself, and at which total they end. The handler waits for
     /// them, so they do not count against the capacity.
     own_bytes: u64,
@@ -104,14 +104,14 @@ impl OutboxPhase {
 }
 
 impl OutboxState {
+    /// Of a new outbox: nothing is due, and no list has it.
+    pub(super) fn over(fd: Arc<OwnedFd>) -> Self {
+        Self { fd: Some(fd), ..Self::default() }
+    }
+
     /// How many bytes wait, the handler's own among them.
     pub(super) fn waiting_bytes(&self) -> usize {
         self.bytes.len() - self.start
-    }
-
-    /// How many bytes have been sent.
-    pub(super) fn sent_total(&self) -> u64 {
-        self.sent_total
     }
 
     /// How many of the waiting bytes are others' messages.
@@ -161,18 +161,6 @@ impl OutboxState {
 pub(super) const AT_ONCE: usize = 64 * 1024;
 
 impl OutboxQueue {
-    pub(super) fn new(
-        fd: Arc<OwnedFd>,
-        entry: Arc<Entry>,
-        capacity: usize,
-        writer: Writer,
-        seal: Option<Arc<dyn Seal>>,
-    ) -> Self {
-        // Nothing is due, and no list has it.
-        let state = OutboxState { fd: Some(fd), ..OutboxState::default() };
-        Self { entry, capacity, writer, seal, state: Mutex::new(state) }
-    }
-
     /// Waits until `sent_total` reaches the mark. Others' bytes that are sent meanwhile count as progress as well.
     pub(super) fn wait_until_sent(&self, mark: u64, timeout: SendTimeout) -> io::Result<()> {
         // A handler that calls again after a timeout gets no new time for a peer that has taken nothing.

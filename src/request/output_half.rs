@@ -18,19 +18,19 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::bounded_io::BoundedIo;
 use super::bounded_output::until_all_is_taken;
-use super::io_error::is_no_more_for_now;
+use super::io_error::{is_no_more_for_now, limit_of_write, mark_loss};
 use super::outbox::Outbox;
+use super::raw_status::Flag;
 use super::sealed::Seal;
 use super::stream::write_formatted;
-use super::{Deadline, StreamRequest, Ticket};
-use crate::error::Stopping;
+use super::{Deadline, StreamRequest};
 use crate::limits::Limits;
 use crate::live::Entry;
 use crate::outgoing::HalfClose;
-use crate::peer_fault::{PeerFault, find, is_loss};
 use crate::socket_io::SocketIo;
 use crate::sys;
 use crate::timed_out::{TimedOut, Timeout};
@@ -67,26 +67,17 @@ pub(super) enum Way {
 }
 
 /// How the output half has ended, for the request after it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct SplitNotes {
-    ended: AtomicBool,
-    dropped: AtomicBool,
+    /// The handler has ended the output. (Of the two flags: the end of `join` orders them, or the code that brings the
+    /// halves together does.)
+    pub(super) ended: Flag,
+    /// Output was given up.
+    pub(super) dropped: Flag,
     closed: AtomicBool,
 }
 
 impl SplitNotes {
-    /// The handler has ended the output.
-    pub(super) fn has_ended(&self) -> bool {
-        // Relaxed, as for all three flags: the end of `join` orders them, or the code that brings the halves together
-        // does.
-        self.ended.load(Ordering::Relaxed)
-    }
-
-    /// Output was given up.
-    pub(super) fn has_dropped(&self) -> bool {
-        self.dropped.load(Ordering::Relaxed)
-    }
-
     /// The handler has closed the connection.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
@@ -95,22 +86,26 @@ impl SplitNotes {
     /// Called before the connection is shut down: a read that finds the end of input looks here.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        self.ended.store(true, Ordering::Relaxed);
+        self.ended.set();
         // The rest is not sent, and no farewell says that it was whole.
-        self.dropped.store(true, Ordering::Relaxed);
+        self.dropped.set();
     }
 }
 
 impl OutputHalf<'_> {
-    pub(super) fn new(
-        way: Way,
-        ticket: &Ticket,
-        timeout: Option<Duration>,
-        (server, handler): (Option<Deadline>, Option<Deadline>),
-        notes: Arc<SplitNotes>,
-    ) -> Self {
-        let (entry, limits) = (Arc::clone(ticket.entry()), ticket.share_limits());
-        Self { way, entry, limits, timeout, server, handler, notes, _request: PhantomData }
+    /// The caller borrows the request of `io` for as long as the half lives.
+    pub(super) fn new(way: Way, io: &BoundedIo, notes: Arc<SplitNotes>) -> Self {
+        let (server, handler) = io.deadlines.both();
+        Self {
+            way,
+            entry: Arc::clone(io.ticket.entry()),
+            limits: io.ticket.share_limits(),
+            timeout: io.timeout,
+            server,
+            handler,
+            notes,
+            _request: PhantomData,
+        }
     }
 
     /// As [`StreamRequest::set_timeout`], for writes.
@@ -144,16 +139,13 @@ impl OutputHalf<'_> {
     fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         self.entry.show_output_half(true);
         let timeout = self.write_timeout();
+        let send_by = |outbox: &Outbox| outbox.write_all(bytes, timeout).map(|()| bytes.len());
         let result = match &self.way {
             Way::Socket(socket) => {
                 socket.send(bytes, || timeout).inspect(|count| self.entry.add_bytes_out(*count))
             }
-            Way::Outbox { outbox, seal: None, .. } => {
-                outbox.write_all(bytes, timeout).map(|()| bytes.len())
-            }
-            Way::Outbox { outbox, .. } => {
-                self.while_it_may_be_cut(|| outbox.write_all(bytes, timeout)).map(|()| bytes.len())
-            }
+            Way::Outbox { outbox, seal: None, .. } => send_by(outbox),
+            Way::Outbox { outbox, .. } => self.while_it_may_be_cut(|| send_by(outbox)),
         };
         self.entry.show_output_half(false);
         result.map_err(|error| self.explain(error))
@@ -176,9 +168,7 @@ impl OutputHalf<'_> {
             Way::Socket(socket) => socket.shutdown(Shutdown::Write),
             Way::Outbox { outbox, fd, seal } => {
                 // Messages that it has taken are output as well, and nothing can follow the end.
-                outbox.finish(timeout).inspect_err(|_| {
-                    self.notes.dropped.store(true, Ordering::Relaxed);
-                })?;
+                outbox.finish(timeout).inspect_err(|_| self.notes.dropped.set())?;
                 if let Some(seal) = seal {
                     self.while_it_may_be_cut(|| send_farewell(&**seal, fd, timeout))?;
                 }
@@ -194,19 +184,11 @@ impl OutputHalf<'_> {
             return closed_here();
         }
         if is_no_more_for_now(&error) {
-            let (limit, after) = match self.deadline() {
-                Some(Deadline { at, limit, after }) if Instant::now() >= at => (limit, after),
-                _ => (Timeout::Write, self.write_limit()),
-            };
+            let (limit, after) = limit_of_write(self.deadline(), self.write_limit());
             return TimedOut::error(self.entry.owner(), limit, after);
         }
-        let is_own_mistake = error.kind() == io::ErrorKind::BrokenPipe && self.notes.has_ended();
-        let says_it_already =
-            find::<Stopping>(&error).is_some() || PeerFault::find(&error).is_some();
-        if is_own_mistake || says_it_already || !is_loss(&error) {
-            return error;
-        }
-        self.entry.lose(error)
+        let is_handlers = error.kind() == io::ErrorKind::BrokenPipe && self.notes.ended.is_set();
+        mark_loss(&self.entry, error, is_handlers)
     }
 }
 
@@ -255,7 +237,7 @@ impl HalfClose for OutputHalf<'_> {
         self.entry.show_output_half(false);
         // The flag is set after this: EPIPE from the end itself is no mistake of the handler.
         let ended = ended.map_err(|error| self.explain(error));
-        self.notes.ended.store(true, Ordering::Relaxed);
+        self.notes.ended.set();
         ended
     }
 

@@ -4,8 +4,6 @@
 //! the header are still in the socket, for a TLS handshake or the handler, and need not be passed on. A header that
 //! comes in one packet takes two receives (version 2), or about six (version 1).
 
-use std::error::Error as StdError;
-use std::fmt;
 use std::io;
 use std::time::Instant;
 
@@ -47,11 +45,8 @@ impl Preface<StreamRequest> for ProxyHeader {
         if !is_proxy && self.from.serves_others() {
             return Ok(());
         }
-        let header = match is_proxy {
-            true => request.read_proxy_header().map_err(Some),
-            false => Err(None),
-        };
-        let header = header.map_err(|why| {
+        let read = if is_proxy { request.read_proxy_header().map_err(Some) } else { Err(None) };
+        let header = read.map_err(|why| {
             request.io.give_up();
             NoHeader { owner, why }
         })?;
@@ -114,10 +109,15 @@ impl StreamRequest {
 }
 
 /// The error for a connection that is not served: it has brought no valid header, or is not from a proxy.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{}", match self.why {
+    Some(_) => "no valid PROXY header",
+    None => "the peer is in no network that proxies connect from",
+})]
 pub(crate) struct NoHeader {
     owner: RequestId,
     /// Why there is no header. None: the connection is not from a proxy.
+    #[source]
     why: Option<io::Error>,
 }
 
@@ -131,21 +131,6 @@ impl NoHeader {
 impl Owned for NoHeader {
     fn owner(&self) -> RequestId {
         self.owner
-    }
-}
-
-impl fmt::Display for NoHeader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.why {
-            Some(_) => "no valid PROXY header",
-            None => "the peer is in no network that proxies connect from",
-        })
-    }
-}
-
-impl StdError for NoHeader {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.why.as_ref().map(|error| error as &(dyn StdError + 'static))
     }
 }
 

@@ -27,12 +27,11 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::connection::Direction;
-use super::io_error::is_no_more_for_now;
+use super::io_error::{is_no_more_for_now, says_its_cause};
 use super::{Ticket, is_to_end, stop};
-use crate::error::Stopping;
 use crate::limits::Limits;
 use crate::live::{Activity, Entry};
-use crate::peer_fault::{PeerFault, find, is_loss};
+use crate::peer_fault::{PeerFault, is_loss};
 use crate::server_context::ServerContext;
 use crate::sys;
 use crate::write_stall::SendTimeout;
@@ -44,7 +43,7 @@ pub(super) struct RawStatus {
     pub(super) limits: Arc<Limits>,
     /// The socket. None under a transport's own stream. Kept beyond the wrapper, because a wrapper may fail and leave
     /// its peer without an end.
-    fd: Option<Arc<OwnedFd>>,
+    pub(super) fd: Option<Arc<OwnedFd>>,
     /// How long the request's present call may wait.
     pub(super) timeout: Mutex<SendTimeout>,
     /// A [`FirstWait`].
@@ -143,11 +142,6 @@ impl RawStatus {
         }
     }
 
-    /// A share of the socket, for a seal.
-    pub(super) fn socket(&self) -> Option<Arc<OwnedFd>> {
-        self.fd.as_ref().map(Arc::clone)
-    }
-
     /// Whether the wrapper is in this phase.
     fn is_in(&self, phase: WrapPhase) -> bool {
         self.phase.load(Ordering::Relaxed) == phase as u8
@@ -202,8 +196,8 @@ impl RawStatus {
     /// The error of a wrapper's call, replaced by its cause if that is known here.
     pub(super) fn explain(&self, error: io::Error, direction: Direction) -> io::Error {
         let reads = direction == Direction::In;
-        // The wrapper has passed the error on, which says its cause.
-        if find::<Stopping>(&error).is_some() || PeerFault::find(&error).is_some() {
+        // The wrapper has passed the error on.
+        if says_its_cause(&error) {
             error
         // A limit or a drain is the cause, whatever error the wrapper has made of it.
         } else if let Some(interruption) = self.interruption() {

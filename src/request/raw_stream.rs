@@ -118,10 +118,7 @@ impl RawStream {
                 if self.status.entry.is_lent() {
                     socket.lend();
                 }
-                socket.recv(
-                    &mut RecvBuf::from(buf),
-                    until.map_or(RecvTimeout::Never, RecvTimeout::Until),
-                )
+                socket.recv(&mut RecvBuf::from(buf), RecvTimeout::until(until))
             }
             Below::Stream(stream) => {
                 // The same moment each time, so that signals do not extend it.
@@ -188,8 +185,11 @@ impl RawStream {
         Err(self.status.stop())
     }
 
-    /// One send, within both bounds of the timeout.
+    /// One send, within both bounds of the timeout. After a cut only the farewell is sent.
     fn transmit(&mut self, buf: &[u8], timeout: SendTimeout) -> io::Result<usize> {
+        if !self.status.may_send() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         match &mut self.below {
             Below::Socket(socket) => socket.send(buf, || timeout),
             Below::Stream(stream) => {
@@ -201,42 +201,14 @@ impl RawStream {
         }
     }
 
-    /// A write. It is tried without waiting first, because most writes find room.
-    fn write_under_limits(&mut self, buf: &[u8]) -> io::Result<usize> {
-        if self.status.has_waited_in_vain() {
-            // Without this, a wrapper that goes on after a failed write would wait the whole limit again.
-            return Err(self.status.time_out());
-        }
-        // The wrapper may write in the middle of a read (a new handshake), and then goes on waiting for the peer.
-        self.status.end_first_wait();
-        let before = self.status.entry.activity();
-        self.status.entry.show_activity(Activity::Sending);
-        // Without waiting, and so without the announcement that a wait needs.
-        let result = match self.transmit_if_allowed(buf, SendTimeout::NONE) {
-            Err(error) if is_no_more_for_now(&error) => self.write_patiently(buf),
-            result => result,
-        };
-        // Ordered, because it may be `Idle`, which a drain acts on.
-        self.status.entry.set_activity(before);
-        self.status.sent(result)
-    }
-
     /// A write that has to wait for room. It announces the wait and then looks for a cut; the other side stores the
     /// cut and then looks for the announcement: see `live/entry.rs`.
     fn write_patiently(&mut self, buf: &[u8]) -> io::Result<usize> {
         let timeout = self.timeout();
         self.status.entry.begin_write_wait();
-        let result = self.transmit_if_allowed(buf, timeout);
+        let result = self.transmit(buf, timeout);
         self.status.entry.end_write_wait();
         result
-    }
-
-    /// After a cut only the farewell is sent.
-    fn transmit_if_allowed(&mut self, buf: &[u8], timeout: SendTimeout) -> io::Result<usize> {
-        if !self.status.may_send() {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        self.transmit(buf, timeout)
     }
 }
 
@@ -284,7 +256,22 @@ impl Write for RawStream {
         if let Below::Wrapper(stream) = &mut self.below {
             return uninterrupted(|| stream.write(buf));
         }
-        self.write_under_limits(buf)
+        if self.status.has_waited_in_vain() {
+            // Without this, a wrapper that goes on after a failed write would wait the whole limit again.
+            return Err(self.status.time_out());
+        }
+        // The wrapper may write in the middle of a read (a new handshake), and then goes on waiting for the peer.
+        self.status.end_first_wait();
+        let before = self.status.entry.activity();
+        self.status.entry.show_activity(Activity::Sending);
+        // Most writes find room, and need no announcement, which only a wait needs.
+        let result = match self.transmit(buf, SendTimeout::NONE) {
+            Err(error) if is_no_more_for_now(&error) => self.write_patiently(buf),
+            result => result,
+        };
+        // Ordered, because it may be `Idle`, which a drain acts on.
+        self.status.entry.set_activity(before);
+        self.status.sent(result)
     }
 
     fn flush(&mut self) -> io::Result<()> {

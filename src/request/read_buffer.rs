@@ -56,7 +56,7 @@ impl Appetite {
 
     /// Receives. The chunk is empty at the end of input.
     #[inline]
-    fn receive(
+    pub(super) fn receive(
         &mut self,
         receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
     ) -> io::Result<Chunk> {
@@ -131,18 +131,7 @@ impl ReadBuffer {
         }
     }
 
-    /// Fills the empty buffer by one `receive`. Returns the number of bytes; zero is the end of input.
-    #[inline]
-    pub(crate) fn fill(
-        &mut self,
-        appetite: &mut Appetite,
-        receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        let chunk = appetite.receive(receive)?;
-        Ok(self.put(chunk))
-    }
-
-    /// Fills the empty buffer with a chunk. Returns the number of bytes.
+    /// Fills the empty buffer with a chunk. Returns the number of bytes; zero is the end of input.
     #[inline]
     pub(crate) fn put(&mut self, chunk: Chunk) -> usize {
         debug_assert!(self.is_empty(), "what is buffered comes before what is received");

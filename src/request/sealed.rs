@@ -72,11 +72,9 @@ impl StreamRequest {
         &mut self,
         seal: impl FnOnce(SealBase) -> io::Result<(Box<dyn SealedStream>, Box<dyn Any + Send + Sync>)>,
     ) -> io::Result<()> {
-        self.io.end_the_open()?;
-        self.io.wrap_by(
-            self.input.take(),
+        self.wrap_by(
             |raw, status| {
-                let (fd, entry) = (status.socket(), Arc::clone(&status.entry));
+                let (fd, entry) = (status.fd.clone(), Arc::clone(&status.entry));
                 let (stream, facts) = seal(SealBase { raw: Box::new(raw), fd, entry })?;
                 // If a connection is sealed twice, the facts of the outer seal stay: its client is the one that has
                 // connected.

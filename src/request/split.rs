@@ -84,34 +84,27 @@ impl BoundedIo {
             Connection::Sealed { stream, .. } => Some(stream.share()),
             _ => None,
         };
-        let way = match self.connection.share_halves() {
+        let sealed_fd = seal.as_ref().and_then(|_| self.connection.share_socket());
+        let way = match (self.connection.share_halves(), sealed_fd) {
             // Others send to it as well.
-            Some(socket) => match &self.outbox {
+            (Some(socket), _) => match &self.outbox {
                 Some(outbox) => Way::Outbox { outbox: outbox.clone(), fd: socket.share(), seal },
                 None => Way::Socket(socket),
             },
-            None if seal.is_some() && self.connection.share_socket().is_some() => {
-                let fd = self.connection.share_socket().ok_or(io::ErrorKind::NotConnected)?;
-                Way::Outbox { outbox: self.outbox()?, fd, seal }
-            }
-            None => {
+            (None, Some(fd)) => Way::Outbox { outbox: self.outbox()?, fd, seal },
+            (None, None) => {
                 let text = "a wrapped connection, or a transport's own stream, has one user at a time and cannot be split";
                 return Err(io::Error::new(io::ErrorKind::Unsupported, text));
             }
         };
         let notes = self.split.get_or_insert_default();
-        Ok(OutputHalf::new(
-            way,
-            &self.ticket,
-            self.timeout,
-            self.deadlines.both(),
-            Arc::clone(notes),
-        ))
+        let notes = Arc::clone(notes);
+        Ok(OutputHalf::new(way, self, notes))
     }
 
     /// Whether the handler has ended the output, by whichever way.
     pub(super) fn has_ended_output(&self) -> bool {
-        self.ended_output || self.split.as_ref().is_some_and(|notes| notes.has_ended())
+        self.ended_output || self.split.as_ref().is_some_and(|notes| notes.ended.is_set())
     }
 
     /// Whether the handler has closed the connection, by the output half.
@@ -121,7 +114,7 @@ impl BoundedIo {
 
     /// Whether output was given up.
     pub(super) fn has_dropped_output(&self) -> bool {
-        self.dropped_output || self.split.as_ref().is_some_and(|notes| notes.has_dropped())
+        self.dropped_output || self.split.as_ref().is_some_and(|notes| notes.dropped.is_set())
     }
 }
 

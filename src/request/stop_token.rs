@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{DatagramRequest, StreamRequest, Ticket};
+use super::Ticket;
 use crate::live::{Entry, StopEvents};
 use crate::shutdown::ShutdownHandle;
 use crate::wait::{self, Event};
@@ -62,14 +62,6 @@ pub struct StopToken {
 }
 
 impl StopToken {
-    /// Makes the two events with the first token, so that a lack of descriptors is an error here and nowhere later.
-    fn new(ticket: &Ticket) -> io::Result<Self> {
-        let token =
-            Self { server: ticket.server().shutdown_handle(), entry: Arc::clone(ticket.entry()) };
-        token.stop_events().map(drop)?;
-        Ok(token)
-    }
-
     /// Whether the server accepts no more clients: after a close, or between a shutdown and the next run (running
     /// requests continue).
     #[must_use]
@@ -107,7 +99,7 @@ impl StopToken {
     fn wait_for(&self, which: impl Fn(&StopEvents) -> &Event, timeout: Option<Duration>) {
         // A moment that the clock cannot count is never.
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        // `made` opened them together with the token.
+        // Never: they were made with the token.
         let Ok(stop_events) = self.stop_events() else { return };
         let event = which(stop_events);
         // A wait may come back early.
@@ -128,7 +120,7 @@ impl StopToken {
         self.made().closed.as_fd()
     }
 
-    /// The events, which [`new`](Self::new) has made.
+    /// The events, which `stop_token` has made.
     fn made(&self) -> &StopEvents {
         self.stop_events().expect("made with the first token of the request")
     }
@@ -163,24 +155,10 @@ impl Ticket {
     ///
     /// If the process has no descriptors left for its two events.
     pub fn stop_token(&self) -> io::Result<StopToken> {
-        StopToken::new(self)
-    }
-}
-
-impl StreamRequest {
-    /// Whether this side has ended the connection: at the deadline of a drain, or by
-    /// [`close_live`](crate::ServerContext::close_live). For handlers that compute; reads and writes fail by
-    /// themselves.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.ticket().entry().is_closed()
-    }
-}
-
-impl DatagramRequest {
-    /// Whether the deadline of a drain has passed: nothing waits for this request any more.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.ticket().entry().is_closed()
+        let (server, entry) = (self.server().shutdown_handle(), Arc::clone(self.entry()));
+        let token = StopToken { server, entry };
+        // Makes the events with the first token, so that a lack of descriptors is an error here and nowhere later.
+        token.stop_events()?;
+        Ok(token)
     }
 }

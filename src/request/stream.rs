@@ -109,7 +109,8 @@ impl StreamRequest {
     /// Each read of the request that has to wait then costs one or two extra system calls.
     #[must_use]
     pub fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.io.fileno()
+        self.io.ticket.entry().lend();
+        self.io.connection.lend()
     }
 
     /// The process, user and group at the other end of a Unix socket, from the kernel (Linux's SO_PEERCRED), as they

@@ -150,7 +150,8 @@ impl StreamRequest {
     /// Not inlined, as [`receive_chunk`](Self::receive_chunk).
     #[inline(never)]
     fn receive_input(&mut self, started: Option<Instant>) -> io::Result<usize> {
-        self.input.fill(&mut self.appetite, |buf| self.io.receive(buf, started))
+        let chunk = self.appetite.receive(|buf| self.io.receive(buf, started))?;
+        Ok(self.input.put(chunk))
     }
 
     /// Copies what is buffered, as much as fits.

@@ -22,8 +22,7 @@ use super::connection::{Connection, Direction, Stream};
 use super::raw_status::RawStatus;
 use super::raw_stream::RawStream;
 use super::read_buffer::Chunk;
-use super::{Deadline, StreamRequest};
-use crate::timed_out::Timeout;
+use super::{Deadline, StreamRequest, handshake_deadline};
 
 impl StreamRequest {
     /// Puts a wrapper between the connection and the handler: TLS, say.
@@ -54,16 +53,29 @@ impl StreamRequest {
         &mut self,
         wrap: impl FnOnce(Box<dyn Stream>) -> io::Result<Box<dyn Stream>>,
     ) -> io::Result<()> {
+        self.wrap_by(
+            |raw, _status| wrap(Box::new(raw)),
+            |stream, status| Connection::Wrapped { stream, status },
+        )
+    }
+
+    /// The same for any kind of wrapper; `place` makes the connection of it.
+    pub(super) fn wrap_by<W>(
+        &mut self,
+        wrap: impl FnOnce(RawStream, &RawStatus) -> io::Result<W>,
+        place: impl FnOnce(W, Arc<RawStatus>) -> Connection,
+    ) -> io::Result<()> {
         // First what was written before, so that no byte of it goes through the wrapper.
         self.io.end_the_open()?;
-        self.io.wrap(self.input.take(), wrap)
+        // After the step that may fail and leave the connection as it was, with what was read ahead.
+        self.io.wrap(self.input.take(), wrap, place)
     }
 }
 
 impl BoundedIo {
     /// Sends the output that was written before the wrapper: held-back bytes, and those due in an outbox, which takes
     /// no more messages.
-    pub(super) fn end_the_open(&mut self) -> io::Result<()> {
+    fn end_the_open(&mut self) -> io::Result<()> {
         self.flush()?;
         let timeout = self.write_timeout();
         if let Some(outbox) = &self.outbox {
@@ -75,27 +87,14 @@ impl BoundedIo {
     }
 
     /// Makes a wrapper, within the limit of a handshake. `ahead` has been read already: the wrapper reads it first.
-    pub(super) fn wrap(
-        &mut self,
-        ahead: Chunk,
-        wrap: impl FnOnce(Box<dyn Stream>) -> io::Result<Box<dyn Stream>>,
-    ) -> io::Result<()> {
-        self.wrap_by(
-            ahead,
-            |raw, _status| wrap(Box::new(raw)),
-            |stream, status| Connection::Wrapped { stream, status },
-        )
-    }
-
-    /// The same for any kind of wrapper; `place` makes the connection of it.
-    pub(super) fn wrap_by<W>(
+    fn wrap<W>(
         &mut self,
         ahead: Chunk,
         wrap: impl FnOnce(RawStream, &RawStatus) -> io::Result<W>,
         place: impl FnOnce(W, Arc<RawStatus>) -> Connection,
     ) -> io::Result<()> {
         // The deadline of the whole request, or of a handshake that begins now, whichever is earlier.
-        let own = Deadline::after(Timeout::Handshake, self.ticket.limits().handshake);
+        let own = handshake_deadline(self.ticket.limits());
         let deadline = Deadline::earlier(self.deadline(), own);
         let until = deadline.map(|deadline| deadline.at);
         // From here on the connection is gone until the wrapper takes its place. If `wrap` fails or panics, it stays
