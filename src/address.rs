@@ -119,14 +119,11 @@ impl Address {
 
 impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Self {
-        match address {
-            // `to_canonical` of the whole address, so that scope and flow of real IPv6 stay.
-            // Limits per peer and messages then see one client, whichever socket it has reached.
-            SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
-                Some(v4) => Self::Inet(SocketAddr::new(v4.into(), v6.port())),
-                None => Self::Inet(address),
-            },
-            SocketAddr::V4(_) => Self::Inet(address),
+        // Limits per peer and messages see one client, whichever socket it has reached.
+        match address.ip().to_canonical() {
+            // The whole address, so that the scope and the flow of real IPv6 stay.
+            same if same == address.ip() => Self::Inet(address),
+            v4 => Self::Inet(SocketAddr::new(v4, address.port())),
         }
     }
 }
@@ -148,26 +145,23 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Inet(address) => address.fmt(f),
-            Self::Unix(path) => write_path(f, path),
+            // A client chooses the path of its own socket, and may choose one with control sequences for the terminal at
+            // which a log is read. Only those are escaped: a name in any script stays readable.
+            Self::Unix(path) => {
+                for character in path.display().to_string().chars() {
+                    if character.is_control() {
+                        write!(f, "{}", character.escape_default())?;
+                    } else {
+                        f.write_char(character)?;
+                    }
+                }
+                Ok(())
+            }
             Self::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
             Self::Unnamed => f.write_str("(unnamed)"),
             Self::Other(text) => f.write_str(text),
         }
     }
-}
-
-/// A client chooses the path of its own socket, and may choose one with control sequences for the terminal at which a log
-/// is read.
-fn write_path(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
-    // Only control characters: a name in any script stays readable.
-    for character in path.display().to_string().chars() {
-        if character.is_control() {
-            write!(f, "{}", character.escape_default())?;
-        } else {
-            f.write_char(character)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -61,12 +61,11 @@ fn cannot(
     timeout: Duration,
     error: io::Error,
 ) -> io::Error {
-    if error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none() {
-        let text = format!("no answer within {timeout:?}");
-        let error = io::Error::new(io::ErrorKind::TimedOut, text);
-        return io::Error::new(io::ErrorKind::TimedOut, Error::io(operation, object, error));
-    }
-    io::Error::new(error.kind(), Error::io(operation, object, error))
+    let kind = error.kind();
+    let is_over = kind == io::ErrorKind::TimedOut && error.raw_os_error().is_none();
+    let why =
+        if is_over { io::Error::new(kind, format!("no answer within {timeout:?}")) } else { error };
+    io::Error::new(kind, Error::io(operation, object, why))
 }
 
 /// An address that cannot be understood, or whose host cannot be found.

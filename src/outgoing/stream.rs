@@ -71,14 +71,14 @@ pub(crate) struct Outgoing {
 impl OutgoingStream {
     /// Over a connected socket in blocking mode.
     pub(super) fn over(socket: Socket, peer: Address) -> io::Result<Self> {
-        if peer.as_inet().is_some() {
+        let io = if peer.as_inet().is_some() {
             socket.set_tcp_nodelay(true)?;
-        }
-        let (is_tcp, fd) = (peer.as_inet().is_some(), Arc::new(socket.into()));
-        let io = if is_tcp { SocketIo::over_tcp(fd) } else { SocketIo::new(fd) };
-        let (sent, is_closed) = (AtomicU64::new(0), AtomicBool::new(false));
+            SocketIo::over_tcp(Arc::new(socket.into()))
+        } else {
+            SocketIo::new(Arc::new(socket.into()))
+        };
+        let (sent, is_closed, bounds) = Default::default();
         let shared = Arc::new(Outgoing { io, peer, sent, is_closed });
-        let bounds = Bounds::default();
         let input = OutgoingInput { shared: Arc::clone(&shared), bounds };
         Ok(Self { input, output: OutgoingOutput { shared, bounds } })
     }

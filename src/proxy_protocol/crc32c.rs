@@ -1,8 +1,14 @@
-//! [`Crc32c`]: the checksum of a PROXY header.
+//! [`crc32c`]: the checksum of a PROXY header.
 
-/// CRC-32 with Castagnoli's polynomial (RFC 3720, appendix B.4), as iSCSI and SCTP have it.
-pub(super) struct Crc32c {
-    state: u32,
+/// CRC-32 with Castagnoli's polynomial (RFC 3720, appendix B.4), as iSCSI and SCTP have it, of these bytes one part after
+/// the other.
+pub(super) fn crc32c(parts: &[&[u8]]) -> u32 {
+    let mut state = !0;
+    for byte in parts.iter().copied().flatten() {
+        let index = (state ^ u32::from(*byte)) & 0xff;
+        state = (state >> 8) ^ TABLE[index as usize];
+    }
+    !state
 }
 
 /// The polynomial, its bits reversed.
@@ -25,27 +31,6 @@ const TABLE: [u32; 256] = {
     table
 };
 
-impl Crc32c {
-    /// The checksum of no bytes.
-    pub(super) fn new() -> Self {
-        Self { state: !0 }
-    }
-
-    /// Goes on with these bytes.
-    pub(super) fn add(mut self, bytes: &[u8]) -> Self {
-        for byte in bytes {
-            let index = (self.state ^ u32::from(*byte)) & 0xff;
-            self.state = (self.state >> 8) ^ TABLE[index as usize];
-        }
-        self
-    }
-
-    /// The checksum of all bytes so far.
-    pub(super) fn sum(self) -> u32 {
-        !self.state
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,10 +38,10 @@ mod tests {
     /// The examples of RFC 3720, and the check value of catalogues.
     #[test]
     fn the_sums_are_those_of_the_standard() {
-        let sum = |bytes: &[u8]| Crc32c::new().add(bytes).sum();
+        let sum = |bytes: &[u8]| crc32c(&[bytes]);
         assert_eq!(sum(b"123456789"), 0xe306_9283);
         assert_eq!(sum(&[0; 32]), 0x8a91_36aa);
         assert_eq!(sum(&[0xff; 32]), 0x62a8_ab43);
-        assert_eq!(Crc32c::new().add(b"1234").add(b"56789").sum(), sum(b"123456789"));
+        assert_eq!(crc32c(&[b"1234", b"56789"]), sum(b"123456789"));
     }
 }

@@ -12,11 +12,11 @@ pub struct Header {
     command: Command,
     /// The client's address, and the address that the client has connected to.
     ends: Option<(Address, Address)>,
-    transport: ProxiedTransport,
+    pub(super) transport: ProxiedTransport,
     /// Whole fields, checked.
-    tlvs: Vec<u8>,
+    pub(super) tlvs: Vec<u8>,
     /// The header has a checksum, and it is right.
-    is_checked: bool,
+    pub(super) is_checked: bool,
 }
 
 /// A version of the protocol.
@@ -108,23 +108,14 @@ impl Header {
         }
     }
 
+    /// A header of a stream, without TLVs; `ends` are the client's address and the one that it has connected to.
     pub(super) fn new(
         version: Version,
-        transport: ProxiedTransport,
-        source: Address,
-        destination: Address,
+        command: Command,
+        ends: Option<(Address, Address)>,
     ) -> Self {
-        let (ends, command) = (Some((source, destination)), Command::Proxy);
-        Self { version, command, ends, transport, tlvs: Vec::new(), is_checked: false }
-    }
-
-    pub(super) fn without_addresses(version: Version, command: Command) -> Self {
-        let (ends, transport) = (None, ProxiedTransport::Stream);
-        Self { version, command, ends, transport, tlvs: Vec::new(), is_checked: false }
-    }
-
-    pub(super) fn with_tlvs(self, tlvs: &[u8], is_checked: bool) -> Self {
-        Self { tlvs: tlvs.to_owned(), is_checked, ..self }
+        let (transport, tlvs) = (ProxiedTransport::Stream, Vec::new());
+        Self { version, command, ends, transport, tlvs, is_checked: false }
     }
 
     /// The version of the protocol that the header uses.
@@ -179,7 +170,7 @@ impl Header {
     /// The host name that the client has asked for: the server name of TLS, usually.
     #[must_use]
     pub fn authority(&self) -> Option<&str> {
-        self.tlvs().find(tlv::AUTHORITY).and_then(|value| std::str::from_utf8(value).ok())
+        self.tlvs().text(tlv::AUTHORITY)
     }
 
     /// The proxy's ID of this connection, at most 128 bytes: look for it in the proxy's log.
@@ -191,7 +182,7 @@ impl Header {
     /// The name of the network namespace in which the proxy has had the connection.
     #[must_use]
     pub fn netns(&self) -> Option<&str> {
-        self.tlvs().find(tlv::NETNS).and_then(|value| std::str::from_utf8(value).ok())
+        self.tlvs().text(tlv::NETNS)
     }
 
     /// The client's TLS connection, if the proxy tells of it.

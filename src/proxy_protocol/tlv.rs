@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::crc32c::Crc32c;
+use super::crc32c::crc32c;
 use super::invalid::InvalidHeader;
 
 pub(super) const ALPN: u8 = 0x01;
@@ -45,7 +45,7 @@ impl<'a> Tlvs<'a> {
     }
 
     /// The first field of this type, if it is text.
-    fn text(self, kind: u8) -> Option<&'a str> {
+    pub(super) fn text(self, kind: u8) -> Option<&'a str> {
         self.find(kind).and_then(|value| std::str::from_utf8(value).ok())
     }
 }
@@ -160,7 +160,7 @@ pub(super) fn check(whole: &[u8], start: usize) -> Result<bool, InvalidHeader> {
     let (before, from) = whole.split_at(at);
     let (sum, after) = from.split_at(4);
     // The sum is of the header with zeros in the place of the sum.
-    let right = Crc32c::new().add(before).add(&[0; 4]).add(after).sum();
+    let right = crc32c(&[before, &[0; 4], after]);
     if sum == right.to_be_bytes() { Ok(true) } else { Err(InvalidHeader::Checksum) }
 }
 

@@ -13,7 +13,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use super::header::{Command, Header, HeaderProgress, ProxiedTransport, Version};
+use super::header::{Command, Header, HeaderProgress, Version};
 use super::invalid::InvalidHeader;
 
 /// The length of the longest line, with its end: two IPv6 addresses, by the specification.
@@ -64,7 +64,7 @@ fn whole(line: &[u8]) -> Result<Header, InvalidHeader> {
     let rest = line.strip_prefix(BEGINNING).ok_or(InvalidHeader::Unknown)?;
     // After this word the rest of the line has no meaning, and is ignored.
     if rest == b"UNKNOWN" || rest.starts_with(b"UNKNOWN ") {
-        return Ok(Header::without_addresses(Version::V1, Command::Proxy));
+        return Ok(Header::new(Version::V1, Command::Proxy, None));
     }
     let text = std::str::from_utf8(rest).map_err(|_| bad("it is not ASCII"))?;
     let fields: Vec<&str> = text.split(' ').collect();
@@ -79,9 +79,8 @@ fn whole(line: &[u8]) -> Result<Header, InvalidHeader> {
         };
         Ok(SocketAddr::new(ip, port(number).ok_or(bad(NO_END))?))
     };
-    let source = end(source, source_port)?.into();
-    let destination = end(destination, destination_port)?.into();
-    Ok(Header::new(Version::V1, ProxiedTransport::Stream, source, destination))
+    let ends = (end(source, source_port)?.into(), end(destination, destination_port)?.into());
+    Ok(Header::new(Version::V1, Command::Proxy, Some(ends)))
 }
 
 /// A number from 0 to 65535 in plain digits: no sign, and no leading zero.

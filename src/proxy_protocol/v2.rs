@@ -9,7 +9,7 @@
 //!                 TLVs: type, length in 2 bytes, value
 //! ```
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 
 use super::MAX_BYTES;
@@ -55,7 +55,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
         return Ok(HeaderProgress::Partial { missing: length - bytes.len() });
     };
     let header = match proxied_as {
-        None => Header::without_addresses(Version::V2, command),
+        None => Header::new(Version::V2, command, None),
         Some((transport, family)) => proxied(whole, transport, family)?,
     };
     Ok(HeaderProgress::Whole { header: Box::new(header), length })
@@ -105,41 +105,36 @@ fn proxied(
     transport: ProxiedTransport,
     family: Family,
 ) -> Result<Header, InvalidHeader> {
-    let rest = &whole[FIXED..];
-    let (ends, tlvs) = match family {
-        Family::Unspecified => (None, rest),
-        Family::V4 => {
-            let (bytes, tlvs) = rest.split_first_chunk::<12>().ok_or(InvalidHeader::TooShort)?;
-            let ip =
-                |at: usize| Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]);
-            let end = |at: usize, port| SocketAddr::new(ip(at).into(), port_at(bytes, port)).into();
-            (Some((end(0, 8), end(4, 10))), tlvs)
-        }
-        Family::V6 => {
-            let (bytes, tlvs) = rest.split_first_chunk::<36>().ok_or(InvalidHeader::TooShort)?;
-            let ip = |at: usize| {
-                let mut octets = [0; 16];
-                octets.copy_from_slice(&bytes[at..at + 16]);
-                Ipv6Addr::from(octets)
-            };
-            let end = |at: usize, port| SocketAddr::new(ip(at).into(), port_at(bytes, port)).into();
-            (Some((end(0, 32), end(16, 34))), tlvs)
-        }
-        Family::Unix => {
-            let (bytes, tlvs) = rest.split_at_checked(2 * UNIX).ok_or(InvalidHeader::TooShort)?;
-            (Some((unix(&bytes[..UNIX]), unix(&bytes[UNIX..]))), tlvs)
-        }
+    let mut rest = &whole[FIXED..];
+    let ends = match family {
+        Family::Unspecified => None,
+        Family::V4 => Some(inet::<Ipv4Addr, 4>(&mut rest)?),
+        Family::V6 => Some(inet::<Ipv6Addr, 16>(&mut rest)?),
+        Family::Unix => Some((unix(&take::<UNIX>(&mut rest)?), unix(&take::<UNIX>(&mut rest)?))),
     };
-    let is_checked = tlv::check(whole, whole.len() - tlvs.len())?;
-    let header = match ends {
-        Some((source, destination)) => Header::new(Version::V2, transport, source, destination),
-        None => Header::without_addresses(Version::V2, Command::Proxy),
-    };
-    Ok(header.with_tlvs(tlvs, is_checked))
+    let is_checked = tlv::check(whole, whole.len() - rest.len())?;
+    let mut header = Header::new(Version::V2, Command::Proxy, ends);
+    (header.transport, header.tlvs, header.is_checked) = (transport, rest.to_owned(), is_checked);
+    Ok(header)
 }
 
-fn port_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+/// Takes the next bytes out of the rest.
+fn take<const LEN: usize>(rest: &mut &[u8]) -> Result<[u8; LEN], InvalidHeader> {
+    let (taken, behind) = rest.split_first_chunk().ok_or(InvalidHeader::TooShort)?;
+    *rest = behind;
+    Ok(*taken)
+}
+
+/// Both addresses, and then both ports.
+fn inet<Ip, const LEN: usize>(rest: &mut &[u8]) -> Result<(Address, Address), InvalidHeader>
+where
+    Ip: From<[u8; LEN]> + Into<IpAddr>,
+{
+    let ips = [Ip::from(take(rest)?), Ip::from(take(rest)?)];
+    let ports = [take(rest)?, take(rest)?].map(u16::from_be_bytes);
+    let [source, destination] = ips.map(Ip::into);
+    let end = |ip: IpAddr, port| Address::from(SocketAddr::new(ip, port));
+    Ok((end(source, ports[0]), end(destination, ports[1])))
 }
 
 /// The address of a Unix socket, as `sun_path` has it. A path ends at a zero byte. Behind a leading zero byte follows

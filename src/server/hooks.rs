@@ -156,6 +156,8 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// one line on the builder, with the feature `tls`.) A client that stalls here delays no other client, except under
     /// `Inline`.
     ///
+    /// A request that is refused ends without this hook. If your wrapper encrypts, see [`overflow`](Self::overflow).
+    ///
     /// # Errors
     ///
     /// Any; the request is closed and `handle_error` is called.
@@ -253,6 +255,10 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// accepted the request, so its writes never wait: output that does not fit into the socket's buffer is lost. On a server
     /// with `Builder::tls` nothing is sent before the handshake: the writes fail, and the peer sees a
     /// closed connection.
+    ///
+    /// **With a wrapper of your own.** If [`wrap_request`](Self::wrap_request) encrypts the connection, leave this hook as it is.
+    /// Most requests are refused before `wrap_request` has run, and then an answer leaves in the clear. The server cannot
+    /// prevent that: it does not know whether `wrap_request` would have wrapped the connection, or only looked at it.
     ///
     /// # Errors
     ///

@@ -9,6 +9,7 @@
 //! Nobody waits for a reload: `config` is locked only to clone or to exchange a pointer.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -150,7 +151,7 @@ impl Tls {
         let mut config = ServerConfig::clone(&self.config());
         config.alpn_protocols.clone_from(&protocols);
         let source = self.shared.source.clone().map(|source| Source { alpn: protocols, ..source });
-        Self::new(config, source, self.shared.tickets.read().clone())
+        Self::new(config.into(), source, self.shared.tickets.read().clone())
     }
 
     /// Uses this crypto provider instead of the default. The keys are read again with it.
@@ -174,11 +175,8 @@ impl Tls {
     /// As [`from_pem`](Self::from_pem). Also if there are no files, because this was made from a `ServerConfig`: then
     /// use [`replace`](Self::replace).
     pub fn reload(&self) -> Result<()> {
-        let Some(source) = &self.shared.source else {
-            let why = "it was not read from files, so there are none to read again; a program exchanges it by `Tls::replace`";
-            let error = std::io::Error::new(std::io::ErrorKind::Unsupported, why);
-            return Err(Error::io("reload", "the TLS configuration", error));
-        };
+        let why = "it was not read from files, so there are none to read again; a program exchanges it by `Tls::replace`";
+        let source = self.shared.source.as_ref().ok_or_else(|| unsupported("reload", why))?;
         let _one = self.shared.reloading.lock();
         let kept = self.shared.tickets.read().clone().filter(|_| source.clients.is_none());
         let (config, tickets) = source.config(kept)?;
@@ -207,25 +205,21 @@ impl Tls {
         }
     }
 
-    fn new(config: ServerConfig, source: Option<Source>, tickets: Option<Arc<Tickets>>) -> Self {
-        let config = RwLock::new(Arc::new(config));
-        let shared = SharedConfig {
-            config,
-            source,
-            reloading: Mutex::default(),
-            tickets: RwLock::new(tickets),
-        };
-        Self { shared: Arc::new(shared) }
+    fn new(
+        config: Arc<ServerConfig>,
+        source: Option<Source>,
+        tickets: Option<Arc<Tickets>>,
+    ) -> Self {
+        let (config, tickets) = (RwLock::new(config), RwLock::new(tickets));
+        let reloading = Mutex::default();
+        Self { shared: Arc::new(SharedConfig { config, source, reloading, tickets }) }
     }
 
     /// New settings, which differ by one change. All files are read again, because rustls' settings cannot be changed once
     /// they are made.
     fn change(self, change: impl FnOnce(&mut Source)) -> Result<Self> {
-        let Some(mut source) = self.shared.source.clone() else {
-            let why = "it was made of a ServerConfig, which has this setting itself";
-            let error = std::io::Error::new(std::io::ErrorKind::Unsupported, why);
-            return Err(Error::io("change", "the TLS configuration", error));
-        };
+        let why = "it was made of a ServerConfig, which has this setting itself";
+        let mut source = self.shared.source.clone().ok_or_else(|| unsupported("change", why))?;
         change(&mut source);
         source.into_tls()
     }
@@ -234,7 +228,7 @@ impl Tls {
 impl Source {
     fn into_tls(self) -> Result<Tls> {
         let (config, tickets) = self.config(None)?;
-        Ok(Tls::new(config, Some(self), Some(tickets)))
+        Ok(Tls::new(config.into(), Some(self), Some(tickets)))
     }
 
     /// Reads the files.
@@ -246,9 +240,7 @@ impl Source {
             .collect();
         let versions = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()
-            .map_err(|error| {
-                Error::io("use", "the crypto provider", std::io::Error::other(error))
-            })?;
+            .map_err(|error| Error::io("use", "the crypto provider", io::Error::other(error)))?;
         let builder = match &self.clients {
             None => versions.with_no_client_auth(),
             Some(clients) => {
@@ -259,7 +251,7 @@ impl Source {
                     if clients.required { verifier } else { verifier.allow_unauthenticated() };
                 versions.with_client_cert_verifier(verifier.build().map_err(|error| {
                     let path = clients.authorities.display();
-                    Error::io("use the authorities in", path, std::io::Error::other(error))
+                    Error::io("use the authorities in", path, io::Error::other(error))
                 })?)
             }
         };
@@ -278,9 +270,7 @@ impl Source {
 /// of it. Early data is not accepted, whatever the configuration says.
 impl From<Arc<ServerConfig>> for Tls {
     fn from(config: Arc<ServerConfig>) -> Self {
-        let config = RwLock::new(without_early_data(config));
-        let (source, reloading, tickets) = (None, Mutex::default(), RwLock::new(None));
-        Self { shared: Arc::new(SharedConfig { config, source, reloading, tickets }) }
+        Self::new(without_early_data(config), None, None)
     }
 }
 
@@ -289,6 +279,12 @@ impl From<ServerConfig> for Tls {
     fn from(config: ServerConfig) -> Self {
         Self::from(Arc::new(config))
     }
+}
+
+/// The error for a configuration that was given as a whole.
+fn unsupported(operation: &'static str, why: &'static str) -> Error {
+    let error = io::Error::new(io::ErrorKind::Unsupported, why);
+    Error::io(operation, "the TLS configuration", error)
 }
 
 /// Refuses early data. It would reach no handler: rustls keeps it apart, because an attacker may have repeated it.

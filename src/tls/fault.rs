@@ -48,11 +48,6 @@ pub(super) fn of_session(owner: RequestId, stage: TlsStage, error: Error) -> io:
     }
 }
 
-/// The connection has ended without close_notify.
-pub(super) fn truncated(owner: RequestId) -> io::Error {
-    PeerFault::truncated(owner)
-}
-
 /// An error of TLS that no peer causes.
 #[derive(Debug)]
 struct OwnFault(Error);

@@ -19,7 +19,7 @@ pub(super) fn certified_key(
     key: &Path,
     provider: &CryptoProvider,
 ) -> Result<Arc<CertifiedKey>> {
-    let chain = read_certificates(certificates, "the certificates in")?;
+    let chain = read_certificates(certificates, "read the certificates in")?;
     let private = read_key(key)?;
     let wrong_key = |why: String| bad("use the private key in", key, why);
     let signing = provider.key_provider.load_private_key(private).map_err(|error| {
@@ -46,26 +46,20 @@ pub(super) fn certified_key(
 /// The authorities that sign clients' certificates.
 pub(super) fn authorities(path: &Path) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    for certificate in read_certificates(path, "the authorities in")? {
-        roots
-            .add(certificate)
-            .map_err(|error| bad("use the authorities in", path, error.to_string()))?;
+    let unfit = |error: rustls::Error| bad("use the authorities in", path, error.to_string());
+    for certificate in read_certificates(path, "read the authorities in")? {
+        roots.add(certificate).map_err(unfit)?;
     }
     Ok(roots)
 }
 
-fn read_certificates(path: &Path, what: &'static str) -> Result<Vec<CertificateDer<'static>>> {
-    let operation = if what.starts_with("the auth") {
-        "read the authorities in"
-    } else {
-        "read the certificates in"
-    };
+fn read_certificates(path: &Path, operation: &'static str) -> Result<Vec<CertificateDer<'static>>> {
     let text = read(path, operation)?;
     let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&text).collect();
     let found = found.map_err(|error| bad(operation, path, explain(&error)))?;
     if found.is_empty() {
         let why = "there is none; a PEM file has -----BEGIN CERTIFICATE----- before each";
-        return Err(bad(operation, path, why.to_owned()));
+        return Err(bad(operation, path, why));
     }
     Ok(found)
 }
@@ -73,20 +67,18 @@ fn read_certificates(path: &Path, what: &'static str) -> Result<Vec<CertificateD
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     let operation = "read the private key in";
     let text = read(path, operation)?;
-    match PrivateKeyDer::from_pem_slice(&text) {
-        Ok(key) => Ok(key),
-        Err(pem::Error::NoItemsFound)
-            if text.windows(17).any(|part| part == b"ENCRYPTED PRIVATE") =>
-        {
+    let is_encrypted = || text.windows(17).any(|part| part == b"ENCRYPTED PRIVATE");
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
+        pem::Error::NoItemsFound if is_encrypted() => {
             let why = "it is encrypted; decrypt it with `openssl pkey -in FILE -out NEW`";
-            Err(bad(operation, path, why.to_owned()))
+            bad(operation, path, why)
         }
-        Err(pem::Error::NoItemsFound) => {
+        pem::Error::NoItemsFound => {
             let why = "there is none; a PEM file has -----BEGIN PRIVATE KEY----- before it";
-            Err(bad(operation, path, why.to_owned()))
+            bad(operation, path, why)
         }
-        Err(error) => Err(bad(operation, path, explain(&error))),
-    }
+        error => bad(operation, path, explain(&error)),
+    })
 }
 
 /// All authorities of the world take a quarter of a mebibyte.
@@ -107,6 +99,7 @@ fn explain(error: &pem::Error) -> String {
     }
 }
 
-fn bad(operation: &'static str, path: &Path, why: String) -> Error {
-    Error::io(operation, path.display(), io::Error::new(io::ErrorKind::InvalidData, why))
+/// The error for a file with this mistake in it.
+fn bad(operation: &'static str, path: &Path, why: impl Into<String>) -> Error {
+    Error::io(operation, path.display(), io::Error::new(io::ErrorKind::InvalidData, why.into()))
 }

@@ -186,7 +186,7 @@ impl Read for TlsStream {
                 Ok(count) => return Ok(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // The end of the connection was seen by an earlier call.
-                Err(_) => return Err(fault::truncated(self.entry.owner())),
+                Err(_) => return Err(PeerFault::truncated(self.entry.owner())),
             }
             if let Some(error) = &self.failed {
                 let owner = self.entry.owner();
@@ -197,7 +197,7 @@ impl Read for TlsStream {
                 self.send_pending().map_err(|error| self.lose(error))?;
             }
             if !self.receive()? {
-                return Err(fault::truncated(self.entry.owner()));
+                return Err(PeerFault::truncated(self.entry.owner()));
             }
         }
     }

@@ -56,18 +56,15 @@ pub struct IncomingDatagram {
 
 impl IncomingDatagram {
     fn new(received: Received<'_>, taken: Instant, socket: &Arc<DatagramSocket>) -> Box<Self> {
-        let Received { bytes, peer, destination, truncated } = received;
-        let (bytes, socket, fd) = (bytes.to_vec(), Arc::clone(socket), OnceLock::new());
-        let local = destination.local;
         Box::new(Self {
-            bytes,
-            truncated,
-            peer,
-            local,
+            bytes: received.bytes.to_vec(),
+            truncated: received.truncated,
+            peer: received.peer,
+            local: received.destination.local,
             reply_to: ReplyTo::Sender,
             taken,
-            socket,
-            fd,
+            socket: Arc::clone(socket),
+            fd: OnceLock::new(),
         })
     }
 
@@ -130,7 +127,7 @@ impl Reply for IncomingDatagram {
     fn lasting(&self) -> Option<Arc<dyn LastingReply>> {
         let can_reply = self.reply_to == ReplyTo::Sender;
         let to = can_reply.then(|| (self.peer.clone(), self.local));
-        Some(Arc::new(LaterDatagram::new(to, &self.socket)))
+        Some(Arc::new(LaterDatagram { to, socket: Arc::clone(&self.socket) }))
     }
 
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
@@ -211,11 +208,12 @@ struct ReplyQueue {
 }
 
 impl DatagramSocket {
-    pub(super) fn new(socket: socket2::Socket, max_packet_size: usize) -> Arc<Self> {
+    /// `longest` is the length in bytes that no datagram of this transport exceeds.
+    pub(super) fn new(socket: ServerSocket, longest: usize) -> Arc<Self> {
         Arc::new(Self {
-            socket: ServerSocket::new(socket),
+            max_packet_size: socket.options.max_packet_size.min(longest),
+            socket,
             bound: OnceLock::new(),
-            max_packet_size,
             queue: Mutex::default(),
             replies: Mutex::default(),
             closing: AtomicBool::new(false),
@@ -369,10 +367,10 @@ impl DatagramSocket {
         !self.queue.lock().is_empty()
     }
 
-    /// Sends gathered replies and closes the socket.
+    /// Sends gathered replies and closes the socket, with its file.
     pub(super) fn server_close(&self) {
         self.flush();
-        self.socket.close();
+        self.socket.server_close();
     }
 }
 

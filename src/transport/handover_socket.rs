@@ -24,7 +24,7 @@ pub trait HandoverSocket: Send + Sync {
     /// The socket is closed here, and the process that shared it has ended: removes the socket's file, if it has one and
     /// no process has the socket.
     #[doc(hidden)]
-    fn remove_file_as_the_last(&self) {}
+    fn remove_file_as_the_last(&self);
 }
 
 /// The processes that have a server's socket, as far as handovers are concerned.

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use socket2::{Domain, SockRef, Type};
 
 use crate::address::Address;
-use crate::bind_address::Activated;
+use crate::bind_address::{Activated, BindAddress};
 use crate::error::{Error, Result};
 use crate::process::variable;
 use crate::sys;
@@ -70,6 +70,27 @@ impl SocketKind {
             (Type::DGRAM, false) => Self::UnixDatagram,
             _ => Self::Other,
         }
+    }
+
+    /// Whether a server on such a socket has a path or an abstract name. (Only for the four kinds that a server takes.)
+    pub(super) fn is_unix(self) -> bool {
+        matches!(self, Self::UnixListener | Self::UnixDatagram)
+    }
+
+    /// Streams or datagrams. (Only for the four kinds that a server takes.)
+    pub(super) fn socket_type(self) -> Type {
+        match self {
+            Self::UdpSocket | Self::UnixDatagram => Type::DGRAM,
+            _ => Type::STREAM,
+        }
+    }
+
+    /// The addresses that a program has asked such a server to bind to: those of a host name, or else one. Never none.
+    pub(super) fn addresses(self, asked: &BindAddress) -> Result<Vec<Address>> {
+        if self.is_unix() {
+            return Ok(vec![asked.to_unix()?]);
+        }
+        Ok(asked.to_inet()?.into_iter().map(Address::from).collect())
     }
 
     /// The line of a `.socket` unit that makes such a socket.
@@ -237,7 +258,7 @@ impl SocketTable {
     /// Takes over the sockets that the environment names, at the first call.
     fn ask(&mut self) -> Result<(), String> {
         if self.asked.is_none() {
-            let passed = Passed::from_environment();
+            let passed = passed_by_environment();
             self.asked = Some(passed.map(|all| {
                 for (number, (name, fd)) in all.into_iter().enumerate() {
                     self.entries.push(PassedSocket::new(ActivatedAs { number, name }, fd, None));
@@ -272,13 +293,14 @@ impl SocketTable {
             Activated::Name(name) => entry.shown.name == *name,
         };
         let fits = |entry: &&mut PassedSocket| entry.shown.kind == kind && entry.fd.is_some();
-        let all = self.list();
+        let all: Vec<_> = self.entries.iter().map(|entry| entry.shown.to_string()).collect();
+        let all = all.join("; ");
         let mut named: Vec<_> = self.entries.iter_mut().filter(is_named).collect();
         if *which == Activated::Only && named.iter().filter(|entry| fits(entry)).count() > 1 {
             return Err(format!("there are several: {all}; take one by its name or number"));
         }
-        if let Some(entry) = named.iter_mut().find(|entry| fits(entry)) {
-            return entry.take().ok_or_else(|| "it is taken".to_owned());
+        if let Some(taken) = named.iter_mut().find(|entry| fits(entry)).and_then(|e| e.take()) {
+            return Ok(taken);
         }
         Err(match (&named[..], which) {
             ([], _) if all.is_empty() => no_socket(),
@@ -297,12 +319,6 @@ impl SocketTable {
                 )
             }
         })
-    }
-
-    /// A line for each socket, for a message.
-    fn list(&self) -> String {
-        let all: Vec<_> = self.entries.iter().map(|entry| entry.shown.to_string()).collect();
-        all.join("; ")
     }
 }
 
@@ -341,41 +357,33 @@ fn no_socket() -> String {
     )
 }
 
-/// The names and descriptors that a service manager has passed.
-struct Passed;
-
-impl Passed {
-    /// Takes over the descriptors that the environment names, if they are for this process. Every contradiction is an
-    /// error, because a server on the wrong socket is worse than no server.
-    fn from_environment() -> Result<Vec<(String, OwnedFd)>, String> {
-        let number = |name: &str| match variable(name) {
-            Some(text) => match text.to_str().and_then(|text| text.parse::<usize>().ok()) {
-                Some(number) => Ok(Some(number)),
-                None => Err(format!("{name} is {text:?}, which is no number")),
-            },
-            None => Ok(None),
-        };
-        // Without it, or with another number, they are for the process that has started this one.
-        if number("LISTEN_PID")? != usize::try_from(std::process::id()).ok() {
-            return Ok(Vec::new());
-        }
-        let count = number("LISTEN_FDS")?.ok_or("LISTEN_PID is set, and LISTEN_FDS is not")?;
-        let names = match variable("LISTEN_FDNAMES") {
-            Some(names) => names.to_string_lossy().split(':').map(str::to_owned).collect(),
-            // An old manager, or a unit without names: sd_listen_fds_with_names(3) uses this word.
-            None => vec!["unknown".to_owned(); count.min(MOST_NAMES)],
-        };
-        if names.len() != count {
-            return Err(format!(
-                "LISTEN_FDS is {count}, and LISTEN_FDNAMES has {} names",
-                names.len()
-            ));
-        }
-        let fds = sys::take_passed(count).map_err(|(number, error)| {
-            format!("LISTEN_FDS is {count}, and descriptor {number} cannot be taken: {error}")
-        })?;
-        Ok(names.into_iter().zip(fds).collect())
+/// Takes over the descriptors that the environment names, with their names, if they are for this process. Every
+/// contradiction is an error, because a server on the wrong socket is worse than no server.
+fn passed_by_environment() -> Result<Vec<(String, OwnedFd)>, String> {
+    let number = |name: &str| match variable(name) {
+        Some(text) => match text.to_str().and_then(|text| text.parse::<usize>().ok()) {
+            Some(number) => Ok(Some(number)),
+            None => Err(format!("{name} is {text:?}, which is no number")),
+        },
+        None => Ok(None),
+    };
+    // Without it, or with another number, they are for the process that has started this one.
+    if number("LISTEN_PID")? != usize::try_from(std::process::id()).ok() {
+        return Ok(Vec::new());
     }
+    let count = number("LISTEN_FDS")?.ok_or("LISTEN_PID is set, and LISTEN_FDS is not")?;
+    let names = match variable("LISTEN_FDNAMES") {
+        Some(names) => names.to_string_lossy().split(':').map(str::to_owned).collect(),
+        // An old manager, or a unit without names: sd_listen_fds_with_names(3) uses this word.
+        None => vec!["unknown".to_owned(); count.min(MOST_NAMES)],
+    };
+    if names.len() != count {
+        return Err(format!("LISTEN_FDS is {count}, and LISTEN_FDNAMES has {} names", names.len()));
+    }
+    let fds = sys::take_passed(count).map_err(|(number, error)| {
+        format!("LISTEN_FDS is {count}, and descriptor {number} cannot be taken: {error}")
+    })?;
+    Ok(names.into_iter().zip(fds).collect())
 }
 
 /// More descriptors than a process may have: a larger number is no number of sockets, and must cost no memory.

@@ -18,19 +18,12 @@ use crate::wait::{self, Flush};
 /// The way back to the sender of a datagram and to others, for as long as the server is open.
 pub(super) struct LaterDatagram {
     /// The sender of the datagram, and the address that it has sent to. None if no reply reaches the sender.
-    to: Option<(PeerName, Option<LocalAddress>)>,
+    pub(super) to: Option<(PeerName, Option<LocalAddress>)>,
     /// The server's socket. Only the server closes it.
-    socket: Arc<DatagramSocket>,
+    pub(super) socket: Arc<DatagramSocket>,
 }
 
 impl LaterDatagram {
-    pub(super) fn new(
-        to: Option<(PeerName, Option<LocalAddress>)>,
-        socket: &Arc<DatagramSocket>,
-    ) -> Self {
-        Self { to, socket: Arc::clone(socket) }
-    }
-
     /// Sends at once, after the replies that this thread has gathered.
     fn send(&self, outgoing: OutgoingDatagram<'_>) -> io::Result<()> {
         if wait::is_in_loop() {

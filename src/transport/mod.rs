@@ -124,16 +124,15 @@
 //! that forwards to another one should then read the changelog.
 
 mod accept_error;
-mod datagram_methods;
 mod datagram_socket;
 mod handover_socket;
-mod inet;
 pub(crate) mod inherited;
 mod later_datagram;
 pub(crate) mod predecessor;
 mod reply_loop;
 mod server_socket;
 mod socket_file;
+mod socket_methods;
 mod socket_options;
 mod socket_source;
 mod stream_listener;
@@ -158,6 +157,7 @@ pub use handover_socket::HandoverSocket;
 pub(crate) use handover_socket::Holders;
 pub(crate) use inherited::ActivatedAs;
 pub use inherited::{ActivatedSocket, SocketKind, activated_sockets};
+pub(crate) use socket_file::DescribedFile;
 pub use socket_options::SocketOptions;
 pub use tcp::Tcp;
 pub use udp::Udp;

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use parking_lot::Mutex;
 
 use super::inherited::{self, ActivatedAs, SocketKind};
-use super::socket_file::{self, SocketFile};
+use super::socket_file::{self, DescribedFile, SocketFile};
 use super::socket_options::SocketOptions;
 use crate::address::Address;
 use crate::bind_address::BindAddress;
@@ -23,8 +23,8 @@ pub struct SocketDescription {
     pub(crate) activated: Option<ActivatedAs>,
     /// The address that it is bound to. The path of a Unix socket is absolute.
     pub(crate) bound: Address,
-    /// Device and inode of a Unix socket's file, if the server has to remove that file.
-    pub(crate) file: Option<(u64, u64)>,
+    /// A Unix socket's file, if the server that has described it has made it or has taken it over.
+    pub(crate) file: Option<DescribedFile>,
     /// Whether only the process that describes the socket has it.
     pub(crate) alone: bool,
 }
@@ -39,39 +39,16 @@ pub(crate) struct PredecessorsSocket {
 }
 
 impl PredecessorsSocket {
-    /// The part that the server keeps which takes the socket.
-    pub(super) fn inheritance(&self) -> Inheritance {
-        let SocketDescription { alone, ref activated, .. } = self.description;
-        Inheritance { number: self.number, alone, is_activated: activated.is_some() }
-    }
-
-    /// Closes it, with its file if the predecessor has closed it before.
+    /// Closes it. If the predecessor has closed it before, its file is left to this process, which does with it as the
+    /// predecessor was told.
     fn close(self) -> Address {
         let Self { fd, description: SocketDescription { bound, file, .. }, .. } = self;
         drop(fd);
-        if let (Some(identity), Address::Unix(path)) = (file, &bound) {
-            let options = SocketOptions::default().unlink_on_close(true);
-            SocketFile::of_predecessors(path, identity, &options).close_as_the_last();
+        if let (Some(file), Address::Unix(path)) = (file, &bound) {
+            let options = SocketOptions::default().unlink_on_close(file.removed_at_close);
+            SocketFile::of_predecessors(path, file, &options).close_as_the_last();
         }
         bound
-    }
-}
-
-/// A server's notes about the predecessor's socket that it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Inheritance {
-    /// See [`PredecessorsSocket::number`].
-    pub(super) number: usize,
-    /// See [`SocketDescription::alone`].
-    pub(super) alone: bool,
-    /// A service manager has made it, and decides about its accept queue.
-    pub(super) is_activated: bool,
-}
-
-impl Inheritance {
-    /// For a socket that a service manager has made, with this number.
-    pub(super) fn of_activated(number: usize) -> Self {
-        Self { number, alone: false, is_activated: true }
     }
 }
 
@@ -103,15 +80,12 @@ pub(super) fn take(kind: SocketKind, address: &BindAddress) -> Result<Option<Pre
     if address.to_activated().is_some() || !(is_there || inherited::has_predecessors(kind)) {
         return Ok(None);
     }
-    let wanted = match kind {
-        SocketKind::TcpListener | SocketKind::UdpSocket => {
-            address.to_inet()?.into_iter().map(Address::from).collect()
+    let mut wanted = kind.addresses(address)?;
+    for address in &mut wanted {
+        if let Address::Unix(path) = address {
+            *path = socket_file::absolute(path);
         }
-        _ => match address.to_unix()? {
-            Address::Unix(path) => vec![Address::Unix(socket_file::absolute(&path))],
-            other => vec![other],
-        },
-    };
+    }
     let is_wanted = |socket: &PredecessorsSocket| {
         let SocketDescription { kind: found, asked, bound, .. } = &socket.description;
         let any_port = asked.port() == Some(0) && wanted.contains(asked);
@@ -147,6 +121,8 @@ pub(crate) fn close_the_rest() -> Vec<Address> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::HandoverSocket;
+    use crate::transport::server_socket::ServerSocket;
 
     fn address(text: &str) -> Address {
         Address::Inet(text.parse().unwrap())
@@ -158,6 +134,25 @@ mod tests {
             SocketDescription { kind, asked, activated: None, bound, file: None, alone: true };
         let fd = std::fs::File::open("/dev/null").unwrap().into();
         PredecessorsSocket { number, description, fd }
+    }
+
+    #[test]
+    fn a_file_that_no_server_takes_is_kept_or_removed_as_the_predecessor_was_told() {
+        for removes in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("socket");
+            let options = SocketOptions::default().unlink_on_close(removes);
+            let (kind, address) = (SocketKind::UnixListener, BindAddress::from(&path));
+            let server = ServerSocket::unbound(kind, &address, &options).unwrap();
+            server.server_bind(&|_| Ok(())).unwrap();
+            let (description, shared) = server.describe().unwrap();
+            let fd = shared.try_clone().unwrap();
+            // The predecessor is killed: its descriptors close, and nothing else is done.
+            drop((server, shared));
+            let bound = PredecessorsSocket { number: 0, description, fd }.close();
+            assert_eq!(bound, Address::Unix(path.clone()));
+            assert_eq!(path.exists(), !removes);
+        }
     }
 
     /// All cases in one test, because the whole process shares the list.

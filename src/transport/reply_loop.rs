@@ -5,7 +5,6 @@
 //! cannot be protected here: see [`Udp`](super::Udp).)
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -103,11 +102,8 @@ fn is_of_this_machine(address: SocketAddr) -> bool {
     // Without a descriptor it cannot be found out. A lost datagram is better than an endless loop.
     let Ok(socket) = UdpSocket::bind((any, 0)) else { return true };
     // An address without a route is not ours, and an answer to it goes nowhere.
-    let chosen = || -> io::Result<IpAddr> {
-        socket.connect(address)?;
-        Ok(socket.local_addr()?.ip())
-    };
-    chosen().is_ok_and(|ip| ip == address.ip())
+    let chosen = socket.connect(address).and_then(|()| socket.local_addr());
+    chosen.is_ok_and(|chosen| chosen.ip() == address.ip())
 }
 
 #[cfg(test)]

@@ -1,21 +1,51 @@
-//! A server's socket, of any of the four kinds: an owner that can close it while other threads use it.
+//! A server's socket, of any of the four kinds: its descriptor, its address, its file, and the processes that have it.
 //!
 //! A thread that used a bare number could meet another socket after a close, which has got the same number since. So
 //! each use is one of two:
 //!
 //! - [`ServerSocket::with`], for a call that does not wait: a close waits until it has returned.
 //! - [`ServerSocket::fileno`], a share, for a wait: the descriptor stays open until the share is dropped.
+//!
+//! ```text
+//! bind("localhost:80")  unbound: looks up [::1]:80 and 127.0.0.1:80, say; a socket for the first, with its options
+//! server_bind           binds it to [::1]:80; if that fails: a new socket, bound to 127.0.0.1:80
+//! ```
+//!
+//! The socket is made before the bind, so that a hook can set options that only count then.
+//!
+//! The file of a Unix socket outlives the process that has bound it, so each server knows whether it has to remove its file:
+//!
+//! | the socket | removes the file |
+//! |---|---|
+//! | made here | this process, before the socket closes |
+//! | made here, closed in a forked child | the child, if no other process listens any more |
+//! | from a service manager, or by `from_fd` | nobody here |
+//! | from a predecessor, not taken over yet | the last of the two that closes it |
+//! | from a predecessor, taken by no server | the same, if the predecessor was to remove it |
+//! | taken over | this process |
+//! | handed to a successor that is not ready | the last of the two that closes it |
+//! | handed to a successor that serves | the successor |
+//!
+//! A file is removed only if `SocketOptions::unlink_on_close` asks for it, and only if it still is the same file. The
+//! settings of the process that removes it count: a successor may be told something else than its predecessor.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
 
-use parking_lot::RwLock;
-use socket2::{Domain, SockAddr, SockRef, Type};
+use parking_lot::{Mutex, RwLock};
+use socket2::{SockAddr, SockRef, Socket};
 
-use super::predecessor::Inheritance;
+use super::inherited::{ActivatedAs, SocketKind};
+use super::predecessor::SocketDescription;
+use super::socket_file::SocketFile;
+use super::socket_options::SocketOptions;
+use super::socket_source::{FoundSocket, Origin};
+use super::{BeforeBind, HandoverSocket, Holders};
 use crate::address::Address;
+use crate::bind_address::BindAddress;
 use crate::error::{Error, Result};
+use crate::sys::fork_count::Moment;
 
 /// A server's socket. The loop and other threads borrow it. A close takes it out, and the descriptor closes when the
 /// last borrower has dropped its share.
@@ -23,29 +53,111 @@ use crate::error::{Error, Result};
 pub(super) struct ServerSocket {
     /// None after the close. The close waits for the calls of [`with`](Self::with) that use the socket.
     fd: RwLock<Option<Arc<OwnedFd>>>,
+    /// Decides the transport, and the options that count.
+    kind: SocketKind,
+    /// Decides whether the socket is bound here, and whose it is.
+    origin: Origin,
+    /// The socket's place among those of the service manager, if the service manager has made it. Then it listens already,
+    /// and the length of its accept queue is not this server's affair.
+    pub(super) activated: Option<ActivatedAs>,
+    /// The options of this server, for later sockets and for accepted ones.
+    pub(super) options: SocketOptions,
+    /// The addresses to bind to: those of a host name, tried in order, or else one. For a socket that came bound, the
+    /// address that its first server was asked for. Never empty.
+    asked: Vec<Address>,
+    /// The absolute path of a Unix socket, from the bind on. Empty for all other addresses.
+    bound: OnceLock<Address>,
+    /// The close takes it, so that only the first close removes the file. None for an address without a file, and for a
+    /// file that another process has to remove. It is put back if the other process that has the socket may still remove it.
+    file: Mutex<Option<SocketFile>>,
+    /// Changed by forks of this process, and by handovers.
+    sharing: Mutex<Sharing>,
+}
+
+/// The processes that have a socket.
+#[derive(Debug)]
+struct Sharing {
+    /// The processes as far as handovers are concerned.
+    holders: Holders,
+    /// The moment at which this process alone had the socket, if it ever had. Until it forks, no other process has it.
+    alone: Option<Moment>,
+    /// The predecessor that has passed the socket alone had it. So when that process has closed it, this one alone has it.
+    predecessor_was_alone: bool,
 }
 
 impl ServerSocket {
-    /// Owns the socket from here on.
-    pub(super) fn new(socket: socket2::Socket) -> Self {
-        Self { fd: RwLock::new(Some(Arc::new(socket.into()))) }
+    /// See [`Bind::unbound`](super::Bind::unbound): a socket that is open already and fits the address, or else a new one.
+    pub(super) fn unbound(
+        kind: SocketKind,
+        address: &BindAddress,
+        options: &SocketOptions,
+    ) -> Result<Self> {
+        if let Some(found) = FoundSocket::look_for(kind, address)? {
+            return Self::over(found, options);
+        }
+        let asked = kind.addresses(address)?;
+        let socket = make(kind, &asked[0], options)?;
+        Ok(Self {
+            fd: RwLock::new(Some(Arc::new(socket.into()))),
+            kind,
+            origin: Origin::Made,
+            activated: None,
+            options: options.clone(),
+            asked,
+            bound: OnceLock::new(),
+            file: Mutex::default(),
+            sharing: Mutex::new(Sharing {
+                holders: Holders::Alone,
+                alone: Some(Moment::now()),
+                predecessor_was_alone: false,
+            }),
+        })
     }
 
-    /// Replaces the socket by another one. The old one closes.
-    ///
-    /// Used for the next candidate of a bind. The socket of a server that listens is never replaced.
-    pub(super) fn replace(&self, socket: socket2::Socket) {
-        *self.fd.write() = Some(Arc::new(socket.into()));
+    /// See [`Bind::from_fd`](super::Bind::from_fd).
+    pub(super) fn adopted(kind: SocketKind, fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
+        Self::over(FoundSocket::adopted(kind, fd, Origin::Adopted, None)?, options)
+    }
+
+    /// Owns a socket that came bound. It gets the options that accepted connections inherit; those that count before the
+    /// bind were the affair of the process that has made it.
+    pub(super) fn over(found: FoundSocket, options: &SocketOptions) -> Result<Self> {
+        let FoundSocket { socket, origin, description } = found;
+        let SocketDescription { kind, asked, activated, bound, file, alone } = description;
+        if kind == SocketKind::TcpListener {
+            options
+                .prepare_tcp(&socket)
+                .map_err(|error| Error::io("set the options of", &bound, error))?;
+        }
+        let (bound, file) = match bound {
+            Address::Unix(path) => {
+                let file = file.map(|file| SocketFile::of_predecessors(&path, file, options));
+                (Address::Unix(path).into(), file)
+            }
+            _ => (OnceLock::new(), None),
+        };
+        // Until the predecessor has closed it, the socket and its file belong to both.
+        let is_passed = origin.inherited_as().is_some();
+        Ok(Self {
+            fd: RwLock::new(Some(Arc::new(socket.into()))),
+            kind,
+            origin,
+            activated,
+            options: options.clone(),
+            asked: vec![asked],
+            bound,
+            file: Mutex::new(file),
+            sharing: Mutex::new(Sharing {
+                holders: if is_passed { Holders::Both } else { Holders::Alone },
+                alone: None,
+                predecessor_was_alone: is_passed && alone,
+            }),
+        })
     }
 
     /// A share of the descriptor, which keeps it open. None if the socket is closed.
     pub(super) fn fileno(&self) -> Option<Arc<OwnedFd>> {
         self.fd.read().clone()
-    }
-
-    /// Closes the socket. A call that has a share of it goes on until it returns.
-    pub(super) fn close(&self) {
-        self.fd.write().take();
     }
 
     /// Uses the socket, if it is open. Otherwise fails with EBADF, as the system would.
@@ -65,75 +177,133 @@ impl ServerSocket {
     pub(super) fn local_name(&self) -> Option<SockAddr> {
         self.with(|fd| SockRef::from(fd).local_addr()).ok()
     }
-}
 
-/// Where a server's socket comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// This process has made it: until it forks, no other process has it.
-    Made,
-    /// It was handed over, open and bound. Other processes may have it as well, and this server must not remove its
-    /// name.
-    Adopted,
-    /// As `Adopted`, and the other process has decided everything about it: it listens already, with a backlog of
-    /// that process's choice.
-    Inherited,
-    /// It comes from a predecessor, whose place this process takes. It is ours when the predecessor has closed it.
-    Predecessor(Inheritance),
-}
-
-impl Origin {
-    /// For a socket that a service manager has made. It was passed to this process, or to a predecessor, which has
-    /// handed it over under this number.
-    pub(super) fn of_activated(inherited_as: Option<usize>) -> Self {
-        match inherited_as {
-            Some(number) => Self::Predecessor(Inheritance::of_activated(number)),
-            None => Self::Inherited,
-        }
-    }
-
-    /// The number of a predecessor's socket.
-    pub(super) fn inherited_as(self) -> Option<usize> {
-        match self {
-            Self::Predecessor(inheritance) => Some(inheritance.number),
-            Self::Made | Self::Adopted | Self::Inherited => None,
-        }
-    }
-}
-
-/// Takes over a socket that is open already, if the transport can use it. `domain` is that of Unix sockets, or any
-/// other one for internet sockets of both versions.
-pub(super) fn adopt(fd: OwnedFd, domain: Domain, kind: Type) -> Result<(socket2::Socket, Address)> {
-    // The address is not known yet, so errors name the descriptor.
-    let what = || format!("descriptor {}", crate::sys::number(&fd));
-    let cannot = |error| Error::io("serve on", what(), error);
-    let socket = SockRef::from(&fd);
-    let found = socket.r#type().map_err(cannot)?;
-    let address = socket.local_addr().map_err(cannot)?;
-    // IPv4 and IPv6 are both fit for a TCP or UDP server.
-    let unix = domain == Domain::UNIX;
-    let is_of_family = if unix { address.is_unix() } else { address.as_socket().is_some() };
-    if found != kind || !is_of_family {
-        let wanted = match (kind == Type::STREAM, unix) {
-            (true, false) => "a TCP socket",
-            (true, true) => "a Unix stream socket",
-            (false, false) => "a UDP socket",
-            (false, true) => "a Unix datagram socket",
+    /// See [`Transport::server_address`](super::Transport::server_address).
+    pub(super) fn server_address(&self) -> Address {
+        let name = self.bound.get().unwrap_or(&self.asked[0]);
+        let told = match name {
+            // The kernel may have chosen the port. Port 0: the socket is not bound yet.
+            Address::Inet(_) => self.local_address().ok().filter(|told| told.port() != Some(0)),
+            _ => None,
         };
-        let error = io::Error::new(io::ErrorKind::InvalidInput, format!("it is not {wanted}"));
-        return Err(cannot(error));
+        told.unwrap_or_else(|| name.clone())
     }
-    // `listen` gives an unbound stream socket an address, or fails. An unbound datagram socket could receive nothing.
-    let is_unbound = match address.as_socket() {
-        Some(inet) => inet.port() == 0,
-        None => address.is_unnamed() && socket.peer_addr().is_err(),
-    };
-    if kind == Type::DGRAM && is_unbound {
-        let why = "it is bound to no address; bind it first";
-        return Err(cannot(io::Error::new(io::ErrorKind::InvalidInput, why)));
+
+    /// Binds to the first address that is available. The error is that of the last address. The present socket is for
+    /// the first address; each further address gets a new socket. A socket that came bound is left alone.
+    pub(super) fn server_bind(&self, before_bind: BeforeBind<'_>) -> Result<()> {
+        let mut result = Ok(());
+        if self.origin != Origin::Made {
+            return result;
+        }
+        for (index, address) in self.asked.iter().enumerate() {
+            // The next address may be of another family, so the socket for it is made anew.
+            if index > 0 {
+                let socket = make(self.kind, address, &self.options)?;
+                *self.fd.write() = Some(Arc::new(socket.into()));
+            }
+            let bind = self.with(|fd| {
+                // A program's own options count only before the bind.
+                before_bind(fd.as_fd())?;
+                self.bind(fd, address)
+            });
+            result = bind.map_err(|error| Error::io("bind", address, error));
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
     }
-    // The descriptor was inheritable in order to reach this process. Programs that this server starts must not
-    // inherit it.
-    socket.set_cloexec(true).map_err(cannot)?;
-    Ok((fd.into(), Address::from_socket(&address)))
+
+    /// Binds to one address, with everything that belongs to a socket's file.
+    fn bind(&self, fd: &OwnedFd, address: &Address) -> io::Result<()> {
+        let Address::Unix(path) = address else {
+            return SockRef::from(fd).bind(&address.to_socket()?);
+        };
+        let (file, whole) = SocketFile::bind(fd.as_fd(), path, &self.options)?;
+        *self.file.lock() = file;
+        // The value is still empty: a second bind of the same socket has failed above.
+        let _ = self.bound.set(Address::Unix(whole));
+        Ok(())
+    }
+
+    /// The processes that have the socket, as far as handovers are concerned.
+    pub(super) fn holders(&self) -> Holders {
+        self.sharing.lock().holders
+    }
+
+    /// Whether no other process can have a copy: this process alone has had it at some moment, and has not forked
+    /// since.
+    pub(super) fn is_alone(&self) -> bool {
+        self.sharing.lock().alone.is_some_and(|alone| alone == Moment::now())
+    }
+
+    /// Closes the descriptor alone, as a forked child does with a socket that its parent serves. A call that has a
+    /// share of it goes on until it returns.
+    pub(super) fn close(&self) {
+        self.fd.write().take();
+    }
+
+    /// Closes the socket, and removes its file if this server has to. The second call does nothing.
+    ///
+    /// The process that has made the file removes it before the socket closes: until then no other server takes the
+    /// file for a stale one, and its inode is not used again. A file of the process that has forked this one is shared:
+    /// that process may still listen; and so may a successor that was never ready. In both cases this process closes its
+    /// copy first, and then sees whether another process still listens.
+    pub(super) fn server_close(&self) {
+        let mut file = self.file.lock().take();
+        let is_shared = self.holders() == Holders::Both;
+        if let Some(ours) = file.take_if(|file| file.owner.is_this_process() && !is_shared) {
+            ours.close();
+        }
+        self.close();
+        if let Some(left) = file.and_then(SocketFile::close_as_the_last) {
+            *self.file.lock() = Some(left);
+        }
+    }
+}
+
+impl HandoverSocket for ServerSocket {
+    fn describe(&self) -> Option<(SocketDescription, Arc<OwnedFd>)> {
+        let description = SocketDescription {
+            kind: self.kind,
+            asked: self.asked[0].clone(),
+            activated: self.activated.clone(),
+            bound: self.server_address(),
+            file: self.file.lock().as_ref().map(SocketFile::describe),
+            alone: self.is_alone(),
+        };
+        Some((description, self.fileno()?))
+    }
+
+    fn inherited_as(&self) -> Option<usize> {
+        self.origin.inherited_as()
+    }
+
+    fn set_holders(&self, holders: Holders) {
+        let mut sharing = self.sharing.lock();
+        let before = std::mem::replace(&mut sharing.holders, holders);
+        // The predecessor has closed the socket. So this process alone has it now, if the predecessor alone had it before.
+        let is_taken_over = holders == Holders::Alone && before == Holders::Both;
+        if is_taken_over && sharing.predecessor_was_alone {
+            sharing.alone.get_or_insert_with(Moment::now);
+        }
+        drop(sharing);
+        if holders == Holders::Other {
+            // The file now belongs to the successor.
+            drop(self.file.lock().take());
+        }
+    }
+
+    fn remove_file_as_the_last(&self) {
+        if self.fileno().is_none() {
+            let file = self.file.lock().take();
+            *self.file.lock() = file.and_then(SocketFile::close_as_the_last);
+        }
+    }
+}
+
+/// A new socket for an address, not bound yet, with its options.
+fn make(kind: SocketKind, address: &Address, options: &SocketOptions) -> Result<Socket> {
+    options.socket(kind, address).map_err(|error| Error::io("make a socket for", address, error))
 }

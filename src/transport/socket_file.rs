@@ -44,6 +44,16 @@ pub(super) struct SocketFile {
     removed_at_close: bool,
 }
 
+/// The file of another process's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DescribedFile {
+    /// Device and inode.
+    pub(crate) identity: (u64, u64),
+    /// Whether that process removes the file. A successor on the same socket goes by its own options; they say nothing about
+    /// a socket that it does not take.
+    pub(crate) removed_at_close: bool,
+}
+
 impl SocketFile {
     /// Binds `fd` at `path`. Returns the absolute path; and the file, if the system tells which file it is.
     pub(super) fn bind(
@@ -85,23 +95,23 @@ impl SocketFile {
         Ok((Some(Self { entry, identity, owner, removed_at_close }), whole))
     }
 
-    /// The file of a predecessor's socket, which this process has to remove from now on.
+    /// The file of a predecessor's socket. From now on it is this process that removes it, if its own options say so.
     pub(super) fn of_predecessors(
         path: &Path,
-        identity: (u64, u64),
+        file: DescribedFile,
         options: &SocketOptions,
     ) -> Self {
         Self {
             entry: DirectoryEntry::new(path),
-            identity,
+            identity: file.identity,
             owner: OwnerProcess::this_process(),
             removed_at_close: options.unlink_on_close,
         }
     }
 
-    /// Device and inode.
-    pub(super) fn identity(&self) -> (u64, u64) {
-        self.identity
+    /// The part that a successor has to know.
+    pub(super) fn describe(&self) -> DescribedFile {
+        DescribedFile { identity: self.identity, removed_at_close: self.removed_at_close }
     }
 
     /// Removes the file, if it is still ours and is to be removed.

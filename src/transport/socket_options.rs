@@ -4,6 +4,10 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use socket2::{Domain, Socket, TcpKeepalive};
+
+use super::inherited::SocketKind;
+use crate::address::Address;
 use crate::limits::setters;
 
 /// The options of a server's socket. Each option names the transports that use it; the others ignore it.
@@ -121,19 +125,71 @@ setters! {
     unlink_on_close(unlink: bool);
 }
 
-/// Sets the buffer sizes: before `listen`, or accepted connections do not get them.
-pub(super) fn set_buffers(socket: &socket2::Socket, options: &SocketOptions) -> io::Result<()> {
-    // The kernel reads an int, and lowers it to what it allows.
-    let as_int = |bytes: usize| bytes.min(libc::c_int::MAX as usize);
-    if let Some(bytes) = options.recv_buffer_bytes {
-        let set = socket.set_recv_buffer_size(as_int(bytes));
-        set.map_err(|error| name_option("recv_buffer_bytes", bytes, &error))?;
+impl SocketOptions {
+    /// A socket for an address, not bound yet, with the options that count only before the bind.
+    ///
+    /// # Errors
+    ///
+    /// If the process is out of descriptors, or the system refuses an option. The error names the option, if the program
+    /// has chosen its value.
+    pub(super) fn socket(&self, kind: SocketKind, address: &Address) -> io::Result<Socket> {
+        let domain = address.as_inet().map_or(Domain::UNIX, Domain::for_address);
+        let socket = Socket::new(domain, kind.socket_type(), None)?;
+        if !kind.is_unix() && self.allow_reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        // The system refuses this option on an IPv4 socket.
+        if let (Some(only), true) = (self.only_v6, domain == Domain::IPV6) {
+            socket.set_only_v6(only)?;
+        }
+        self.set_buffers(&socket)?;
+        if kind == SocketKind::TcpListener {
+            // Not for UDP, where it would let two servers share a port.
+            if self.allow_reuse_address {
+                socket.set_reuse_address(true)?;
+            }
+            self.prepare_tcp(&socket)?;
+        }
+        Ok(socket)
     }
-    if let Some(bytes) = options.send_buffer_bytes {
-        let set = socket.set_send_buffer_size(as_int(bytes));
-        set.map_err(|error| name_option("send_buffer_bytes", bytes, &error))?;
+
+    /// Sets the buffer sizes: before `listen`, or accepted connections do not get them.
+    fn set_buffers(&self, socket: &Socket) -> io::Result<()> {
+        // The kernel reads an int, and lowers it to what it allows.
+        let as_int = |bytes: usize| bytes.min(libc::c_int::MAX as usize);
+        if let Some(bytes) = self.recv_buffer_bytes {
+            let set = socket.set_recv_buffer_size(as_int(bytes));
+            set.map_err(|error| name_option("recv_buffer_bytes", bytes, &error))?;
+        }
+        if let Some(bytes) = self.send_buffer_bytes {
+            let set = socket.set_send_buffer_size(as_int(bytes));
+            set.map_err(|error| name_option("send_buffer_bytes", bytes, &error))?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Sets the options that accepted TCP connections inherit: TCP_NODELAY, so that small answers are not delayed;
+    /// SO_OOBINLINE, so that an urgent byte keeps its place among the others; and keepalive, if asked for.
+    pub(super) fn prepare_tcp(&self, socket: &Socket) -> io::Result<()> {
+        socket.set_tcp_nodelay(true)?;
+        // With an urgent byte out of line, FIONREAD counts only the bytes before it. The lingering close would then miss
+        // unread input, and the close would become a reset. RFC 6093 asks for this option as well.
+        socket.set_out_of_band_inline(true)?;
+        if let Some(silence) = self.keepalive {
+            let keepalive = TcpKeepalive::new().with_time(whole_seconds(silence));
+            let set = socket.set_tcp_keepalive(&keepalive);
+            set.map_err(|error| name_option("keepalive", format_args!("{silence:?}"), &error))?;
+        }
+        Ok(())
+    }
+}
+
+/// The nearest time that the kernel can count, rounded up. Linux allows 1 to 32,767 seconds (`MAX_TCP_KEEPIDLE`). So
+/// 1.2 s become 2 s, zero becomes 1 s, and a day becomes 32,767 s, which is nine hours.
+fn whole_seconds(silence: Duration) -> Duration {
+    const MAX_KEEPIDLE: u64 = 32_767;
+    let begun = u64::from(silence.subsec_nanos() > 0);
+    Duration::from_secs(silence.as_secs().saturating_add(begun).clamp(1, MAX_KEEPIDLE))
 }
 
 /// An error that names the option and its value, so that the reader knows what to change.

@@ -1,44 +1,110 @@
-//! [`SocketSource`]: where a server's socket comes from. Every transport looks in this order: a predecessor, a
-//! service manager, or else it makes one.
+//! [`FoundSocket`]: a socket that came bound. Every transport looks in this order: a predecessor, a service manager, or
+//! else it makes one.
 
+use std::io;
 use std::os::fd::OwnedFd;
 
-use super::inherited::{ActivatedAs, SocketKind, TakenSocket, take};
-use super::predecessor::{self, PredecessorsSocket};
-use super::server_socket::Origin;
-use super::socket_options::SocketOptions;
+use socket2::{SockRef, Socket};
+
+use super::inherited::{self, ActivatedAs, SocketKind, TakenSocket};
+use super::predecessor::{self, PredecessorsSocket, SocketDescription};
+use crate::address::Address;
 use crate::bind_address::BindAddress;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// A transport of this crate, made of a socket of each source.
-pub(super) trait SocketSource: Sized {
-    const KIND: SocketKind;
+/// Where a server's socket comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// This process has made it: until it forks, no other process has it.
+    Made,
+    /// It was handed over, open and bound, by the program (`from_fd`) or by a service manager. Other processes may have it
+    /// as well, and this server must not remove its name.
+    Adopted,
+    /// It comes from a predecessor, whose place this process takes, and had this number there. It is ours when the
+    /// predecessor has closed it.
+    Predecessor(usize),
+}
 
-    /// Over the socket of a predecessor, whose place this process takes.
-    fn of_predecessors(found: PredecessorsSocket, options: &SocketOptions) -> Result<Self>;
+impl Origin {
+    /// The number of a predecessor's socket.
+    pub(super) fn inherited_as(self) -> Option<usize> {
+        match self {
+            Self::Predecessor(number) => Some(number),
+            Self::Made | Self::Adopted => None,
+        }
+    }
+}
 
-    /// Over a socket that is bound already.
-    fn over(
+/// An open socket for a server that is about to bind, and everything that is known about it.
+pub(super) struct FoundSocket {
+    pub(super) socket: Socket,
+    pub(super) origin: Origin,
+    pub(super) description: SocketDescription,
+}
+
+impl FoundSocket {
+    /// The socket that a predecessor or a service manager has for this address. None: the server makes its own.
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be understood or looked up, or asks for an activated socket that is not there.
+    pub(super) fn look_for(kind: SocketKind, address: &BindAddress) -> Result<Option<Self>> {
+        if let Some(found) = predecessor::take(kind, address)? {
+            return Ok(Some(found.into()));
+        }
+        let Some(which) = address.to_activated() else { return Ok(None) };
+        let TakenSocket { fd, activated, inherited_as } = inherited::take(which, kind)?;
+        // It was passed to this process, or to a predecessor, which has handed it over.
+        let origin = inherited_as.map_or(Origin::Adopted, Origin::Predecessor);
+        Self::adopted(kind, fd, origin, Some(activated)).map(Some)
+    }
+
+    /// Takes over a socket that is open already, if the transport can use it.
+    ///
+    /// # Errors
+    ///
+    /// If it is no socket of this kind. A Unix or internet datagram socket has to be bound as well: `listen` gives an
+    /// unbound stream socket an address, or fails, but an unbound datagram socket could receive nothing.
+    pub(super) fn adopted(
+        kind: SocketKind,
         fd: OwnedFd,
-        options: &SocketOptions,
         origin: Origin,
         activated: Option<ActivatedAs>,
-    ) -> Result<Self>;
-
-    /// Over a new socket, which is not bound yet.
-    fn made(address: &BindAddress, options: &SocketOptions) -> Result<Self>;
-
-    /// See [`Bind::unbound`](super::Bind::unbound).
-    fn from_address(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
-        if let Some(found) = predecessor::take(Self::KIND, address)? {
-            return Self::of_predecessors(found, options);
+    ) -> Result<Self> {
+        // The address is not known yet, so errors name the descriptor.
+        let what = || format!("descriptor {}", crate::sys::number(&fd));
+        let cannot = |error| Error::io("serve on", what(), error);
+        let wrong = |why: String| cannot(io::Error::new(io::ErrorKind::InvalidInput, why));
+        let socket = SockRef::from(&fd);
+        let found = socket.r#type().map_err(cannot)?;
+        let address = socket.local_addr().map_err(cannot)?;
+        // IPv4 and IPv6 are both fit for a TCP or UDP server.
+        let is_of_family =
+            if kind.is_unix() { address.is_unix() } else { address.as_socket().is_some() };
+        if found != kind.socket_type() || !is_of_family {
+            return Err(wrong(format!("it is not {kind}")));
         }
-        match address.to_activated() {
-            Some(which) => {
-                let TakenSocket { fd, activated, inherited_as } = take(which, Self::KIND)?;
-                Self::over(fd, options, Origin::of_activated(inherited_as), Some(activated))
-            }
-            None => Self::made(address, options),
+        let is_unbound = match address.as_socket() {
+            Some(inet) => inet.port() == 0,
+            None => address.is_unnamed() && socket.peer_addr().is_err(),
+        };
+        if found == socket2::Type::DGRAM && is_unbound {
+            return Err(wrong("it is bound to no address; bind it first".to_owned()));
         }
+        // The descriptor was inheritable in order to reach this process. Programs that this server starts must not
+        // inherit it.
+        socket.set_cloexec(true).map_err(cannot)?;
+        let bound = Address::from_socket(&address);
+        let (asked, file, alone) = (bound.clone(), None, false);
+        let description = SocketDescription { kind, asked, activated, bound, file, alone };
+        Ok(Self { socket: fd.into(), origin, description })
+    }
+}
+
+/// The predecessor's word for it counts: it has served on this socket.
+impl From<PredecessorsSocket> for FoundSocket {
+    fn from(found: PredecessorsSocket) -> Self {
+        let PredecessorsSocket { number, description, fd } = found;
+        Self { socket: fd.into(), origin: Origin::Predecessor(number), description }
     }
 }

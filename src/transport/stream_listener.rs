@@ -17,10 +17,10 @@ use parking_lot::Mutex;
 use socket2::SockRef;
 
 use super::Holders;
-use super::server_socket::{Origin, ServerSocket};
+use super::server_socket::ServerSocket;
 use crate::address::Address;
 use crate::error::{Error, Result};
-use crate::sys::{self, fork_count::Moment};
+use crate::sys;
 
 /// A connection that has been accepted, and is no request yet. Dropping it closes it.
 #[derive(Debug)]
@@ -37,17 +37,6 @@ pub struct AcceptedConnection {
 pub(super) struct StreamListener {
     /// The listening socket, which a close takes out.
     pub(super) socket: ServerSocket,
-    /// `SocketOptions::request_queue_size`, for `listen`.
-    backlog: i32,
-    /// It listens already, and the process that has made it decides the length of its accept queue.
-    listens: bool,
-    /// The moment at which this process alone had the listener, if it ever had. Until it forks, no other process has
-    /// it.
-    alone: Mutex<Option<Moment>>,
-    /// The processes that have the listener, as far as handovers are concerned.
-    holders: Mutex<Holders>,
-    /// It comes from a predecessor that alone has it.
-    inherited_alone: bool,
     /// A spare descriptor. A process that is out of descriptors closes it, and can then accept one client after the other
     /// in order to close them.
     reserve: Mutex<Option<OwnedFd>>,
@@ -58,38 +47,19 @@ pub(super) struct StreamListener {
 const MAX_SHED: usize = 1_024;
 
 impl StreamListener {
-    /// See [`Transport::waits_first`](super::Transport::waits_first). An accept that finds no client costs as much as
-    /// 16 polls (3.3 microseconds against 0.2, measured on Linux 6.18), because the kernel makes the new socket
-    /// before it looks for a client.
-    pub(super) const WAITS_FIRST: bool = true;
-
     /// A listener that does not listen yet. If no descriptor is free for the reserve, there is no reserve, and the
     /// listener can shed nothing.
-    pub(super) fn new(socket: socket2::Socket, backlog: i32, origin: Origin) -> Self {
-        Self {
-            socket: ServerSocket::new(socket),
-            backlog,
-            listens: match origin {
-                Origin::Made | Origin::Adopted => false,
-                Origin::Inherited => true,
-                Origin::Predecessor(found) => found.is_activated,
-            },
-            alone: Mutex::new((origin == Origin::Made).then(Moment::now)),
-            holders: Mutex::new(match origin {
-                Origin::Made | Origin::Adopted | Origin::Inherited => Holders::Alone,
-                Origin::Predecessor(_) => Holders::Both,
-            }),
-            inherited_alone: matches!(origin, Origin::Predecessor(found) if found.alone),
-            reserve: Mutex::new(sys::spare_descriptor().ok()),
-        }
+    pub(super) fn new(socket: ServerSocket) -> Self {
+        Self { socket, reserve: Mutex::new(sys::spare_descriptor().ok()) }
     }
 
     /// Listens, in non-blocking mode.
     pub(super) fn server_activate(&self) -> Result<()> {
         let listen = self.socket.with(|fd| {
             let socket = SockRef::from(fd);
-            if !self.listens {
-                socket.listen(self.backlog)?;
+            // A service manager's socket listens already, and its unit decides the length of the accept queue.
+            if self.socket.activated.is_none() {
+                socket.listen(self.socket.options.request_queue_size)?;
             }
             // An accept must never block: a client may leave between the wait and the accept.
             socket.set_nonblocking(true)?;
@@ -146,127 +116,23 @@ impl StreamListener {
     /// Refuses new clients, if no other process has this listener. Returns whether this server has to serve the
     /// clients in the accept queue.
     pub(super) fn refuse_new(&self) -> bool {
-        match *self.holders.lock() {
+        match self.socket.holders() {
             Holders::Alone => {}
             // The successor may never be ready, so this server takes the clients in the queue. It refuses nobody,
             // because that would end the successor's accept queue as well.
             Holders::Both => return true,
             Holders::Other => return false,
         }
-        let is_ours = self.is_alone();
         let refuse = |fd: &OwnedFd| {
             sys::refuse_clients(fd.as_fd());
             Ok(())
         };
-        is_ours && self.socket.with(refuse).is_ok()
+        self.socket.is_alone() && self.socket.with(refuse).is_ok()
     }
 
-    /// See [`HandoverSocket`](super::HandoverSocket).
-    pub(super) fn set_holders(&self, holders: Holders) {
-        let before = std::mem::replace(&mut *self.holders.lock(), holders);
-        // The predecessor has closed the listener. So this process alone has it now, if the predecessor alone had it
-        // before.
-        let mut alone = self.alone.lock();
-        let is_taken_over = holders == Holders::Alone && before == Holders::Both;
-        if is_taken_over && self.inherited_alone && alone.is_none() {
-            *alone = Some(Moment::now());
-        }
-    }
-
-    /// Whether no other process can have a copy: this process alone has had it at some moment, and has not forked
-    /// since.
-    pub(super) fn is_alone(&self) -> bool {
-        self.alone.lock().is_some_and(|alone| alone == Moment::now())
-    }
-
-    /// Closes the listener and the reserve. The second call does nothing.
+    /// Closes the listener, with its file, and the reserve. The second call does nothing.
     pub(super) fn server_close(&self) {
-        self.socket.close();
+        self.socket.server_close();
         self.reserve.lock().take();
     }
 }
-
-/// The methods of [`Transport`](super::Transport) that are the same for every listening socket. For an implementor with a
-/// field `listener`, a [`StreamListener`].
-macro_rules! listener_methods {
-    () => {
-        type Raw = $crate::transport::stream_listener::AcceptedConnection;
-        type Request = crate::request::StreamRequest;
-
-        fn server_bind(&self, before_bind: crate::transport::BeforeBind<'_>) -> crate::Result<()> {
-            self.name.server_bind(&self.listener.socket, before_bind)
-        }
-
-        fn server_address(&self) -> crate::address::Address {
-            self.name.server_address(&self.listener.socket)
-        }
-
-        fn server_activate(&self) -> crate::error::Result<()> {
-            self.listener.server_activate()
-        }
-
-        fn fileno(&self) -> Option<std::sync::Arc<std::os::fd::OwnedFd>> {
-            self.listener.socket.fileno()
-        }
-
-        fn waits_first(&self) -> bool {
-            $crate::transport::stream_listener::StreamListener::WAITS_FIRST
-        }
-
-        fn shed(&self) -> usize {
-            self.listener.shed()
-        }
-
-        fn connection(raw: &Self::Raw) -> Option<std::sync::Arc<std::os::fd::OwnedFd>> {
-            Some(std::sync::Arc::clone(&raw.fd))
-        }
-
-        fn descriptors_per_request(&self) -> usize {
-            1
-        }
-
-        #[inline]
-        fn make_request(
-            &self,
-            raw: Self::Raw,
-            ticket: crate::request::Ticket,
-        ) -> crate::request::StreamRequest {
-            crate::request::StreamRequest::over_socket(raw.fd, ticket)
-        }
-
-        #[inline]
-        fn shutdown_request(&self, request: &mut crate::request::StreamRequest) {
-            request.shutdown_request();
-        }
-
-        #[inline]
-        fn close_request(&self, request: crate::request::StreamRequest) {
-            request.close_request();
-        }
-
-        #[inline]
-        fn end_request(&self, request: crate::request::StreamRequest) {
-            request.end_request();
-        }
-
-        #[inline]
-        fn close_in_child(&self) {
-            // The reserve keeps no port, and closes when the child ends.
-            self.listener.socket.close();
-        }
-
-        fn closes_descriptor_alone(&self) -> bool {
-            true
-        }
-
-        fn refuse_new(&self) -> bool {
-            self.listener.refuse_new()
-        }
-
-        fn close_when(&self) -> crate::transport::CloseWhen {
-            crate::transport::CloseWhen::AtOnce
-        }
-    };
-}
-
-pub(super) use listener_methods;

@@ -1,21 +1,14 @@
 //! UDP: Python's `UDPServer`, for IPv4, IPv6 and both.
 
-use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use socket2::{Domain, Protocol, Socket, Type};
-
-use super::datagram_methods::datagram_methods;
 use super::datagram_socket::{DatagramSocket, IncomingDatagram};
-use super::inet::{InetName, inet_socket};
-use super::inherited::{ActivatedAs, SocketKind};
-use super::predecessor::{PredecessorsSocket, SocketDescription};
-use super::server_socket::{Origin, adopt};
+use super::inherited::SocketKind;
+use super::server_socket::ServerSocket;
+use super::socket_methods::datagram_methods;
 use super::socket_options::SocketOptions;
-use super::socket_source::SocketSource;
-use super::{Bind, HandoverSocket, Holders, Transport};
+use super::{Bind, Transport};
 use crate::bind_address::BindAddress;
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, Ticket};
@@ -41,58 +34,21 @@ use crate::sys::send_cmsg::tell_local_address;
 pub struct Udp {
     /// Shared with every datagram that is on its way to its handler.
     datagrams: Arc<DatagramSocket>,
-    /// The addresses to bind to, and the options.
-    name: InetName,
 }
 
 /// More than a datagram of UDP can carry: its length is a number of 16 bits.
 const MAX_UDP_BYTES: usize = 65_535;
 
-impl Udp {
-    /// A server's socket with its batches.
-    fn new(socket: Socket, name: InetName) -> Self {
-        let bytes = name.options.max_packet_size.min(MAX_UDP_BYTES);
-        Self { datagrams: DatagramSocket::new(socket, bytes), name }
-    }
-}
-
 impl Bind for Udp {
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
-        Self::from_address(address, options)
+        let socket = ServerSocket::unbound(SocketKind::UdpSocket, address, options)?;
+        Ok(Self { datagrams: DatagramSocket::new(socket, MAX_UDP_BYTES) })
     }
 
     fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
-        Self::over(fd, options, Origin::Adopted, None)
+        let socket = ServerSocket::adopted(SocketKind::UdpSocket, fd, options)?;
+        Ok(Self { datagrams: DatagramSocket::new(socket, MAX_UDP_BYTES) })
     }
-}
-
-impl SocketSource for Udp {
-    const KIND: SocketKind = SocketKind::UdpSocket;
-
-    fn of_predecessors(found: PredecessorsSocket, options: &SocketOptions) -> Result<Self> {
-        let name = InetName::of_predecessors(&found, options, udp_socket);
-        Ok(Self::new(found.fd.into(), name))
-    }
-
-    fn over(
-        fd: OwnedFd,
-        options: &SocketOptions,
-        origin: Origin,
-        activated: Option<ActivatedAs>,
-    ) -> Result<Self> {
-        let (socket, _address) = adopt(fd, Domain::IPV4, Type::DGRAM)?;
-        Ok(Self::new(socket, InetName::adopted(options, udp_socket, origin, activated)))
-    }
-
-    fn made(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
-        let (name, socket) = InetName::unbound(address, options, udp_socket)?;
-        Ok(Self::new(socket, name))
-    }
-}
-
-/// A socket that is not bound yet, with all its options.
-fn udp_socket(address: &SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
-    inet_socket(address, (Type::DGRAM, Protocol::UDP), options)
 }
 
 impl Transport for Udp {
@@ -120,26 +76,4 @@ impl Transport for Udp {
         let local = raw.local_address();
         raw.into_request(local, ticket)
     }
-
-    fn server_close(&self) {
-        self.datagrams.server_close();
-    }
-
-    fn handover(&self) -> Option<&dyn HandoverSocket> {
-        Some(self)
-    }
-}
-
-impl HandoverSocket for Udp {
-    fn describe(&self) -> Option<(SocketDescription, Arc<OwnedFd>)> {
-        let socket = &self.datagrams.socket;
-        Some((self.name.describe(SocketKind::UdpSocket, socket, true), socket.fileno()?))
-    }
-
-    fn inherited_as(&self) -> Option<usize> {
-        self.name.origin.inherited_as()
-    }
-
-    /// Does nothing: a close only stops receiving, whichever processes have the socket.
-    fn set_holders(&self, _holders: Holders) {}
 }

@@ -21,7 +21,7 @@ use std::io;
 
 use crate::address::Address;
 use crate::transport::predecessor::SocketDescription;
-use crate::transport::{ActivatedAs, SocketKind};
+use crate::transport::{ActivatedAs, DescribedFile, SocketKind};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
@@ -61,8 +61,12 @@ pub(super) struct Socket {
 }
 
 const ALONE: u8 = 1;
-const HAS_FILE: u8 = 2;
+/// The predecessor has to remove the socket's file.
+const REMOVES_FILE: u8 = 2;
 const IS_DESK: u8 = 4;
+
+/// The device and inode of a socket without a file: no file has the inode zero.
+const NO_FILE: (u64, u64) = (0, 0);
 
 impl HandoverMessage {
     /// The whole message as bytes.
@@ -154,9 +158,10 @@ impl Socket {
     fn encode(&self, into: &mut Vec<u8>) {
         let SocketDescription { kind, asked, activated, bound, file, alone } = &self.description;
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        let removes_file = file.is_some_and(|file| file.removed_at_close);
         let flags =
-            flag(*alone, ALONE) | flag(file.is_some(), HAS_FILE) | flag(self.is_desk, IS_DESK);
-        let (device, inode) = file.unwrap_or_default();
+            flag(*alone, ALONE) | flag(removes_file, REMOVES_FILE) | flag(self.is_desk, IS_DESK);
+        let (device, inode) = file.map_or(NO_FILE, |file| file.identity);
         // Zero for a kind that is never passed: the other side does not understand it.
         let number = KINDS.iter().position(|it| it == kind).map_or(0, |at| at as u8 + 1);
         into.extend([number, flags]);
@@ -175,13 +180,14 @@ impl Socket {
     fn read(from: &mut Reader<'_>) -> Option<Self> {
         let kind = *KINDS.get(usize::from(from.u8()?).checked_sub(1)?)?;
         let flags = from.u8()?;
-        if flags & !(ALONE | HAS_FILE | IS_DESK) != 0 {
+        if flags & !(ALONE | REMOVES_FILE | IS_DESK) != 0 {
             return None;
         }
-        let file = (u64::from_le_bytes(from.array()?), u64::from_le_bytes(from.array()?));
+        let identity = (u64::from_le_bytes(from.array()?), u64::from_le_bytes(from.array()?));
         let (asked, bound, activated) = (from.address()?, from.address()?, from.activated()?);
         let (alone, is_desk) = (flags & ALONE != 0, flags & IS_DESK != 0);
-        let file = (flags & HAS_FILE != 0).then_some(file);
+        let removed_at_close = flags & REMOVES_FILE != 0;
+        let file = (identity != NO_FILE).then_some(DescribedFile { identity, removed_at_close });
         let description = SocketDescription { kind, asked, activated, bound, file, alone };
         Some(Self { description, is_desk })
     }
@@ -276,7 +282,10 @@ mod tests {
             asked,
             activated,
             bound,
-            file: Some((1, u64::MAX)),
+            file: (kind != SocketKind::UdpSocket).then_some(DescribedFile {
+                identity: (1, u64::MAX),
+                removed_at_close: kind == SocketKind::UnixListener,
+            }),
             alone: true,
         };
         Socket { description, is_desk: false }

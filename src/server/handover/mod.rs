@@ -263,7 +263,7 @@ impl Handover {
             // The socket that answered at this path, whatever its file was called when it was bound.
             let passed = if asked_here { desk.and_then(predecessor::take_numbered) } else { None };
             let bound = match passed {
-                Some(passed) => Ok(UnixStream::over_predecessors(passed, &options)),
+                Some(passed) => UnixStream::over_predecessors(passed, &options),
                 None => UnixStream::unbound(&BindAddress::from(path), &options)
                     .and_then(|desk| desk.server_bind(&|_| Ok(())).map(|()| desk)),
             };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::channel::Channel;
 use super::message::{HandoverMessage, Socket};
 use crate::server::fork::AnyServer;
-use crate::transport::{HandoverSocket, Holders, UnixStream};
+use crate::transport::{HandoverSocket, Holders, Transport, UnixStream};
 
 /// The sockets of the servers, and the one at which successors ask.
 pub(super) struct OwnSockets {
@@ -48,7 +48,7 @@ impl OwnSockets {
                 let server = self.servers[index].upgrade()?;
                 server.handover().map(act)
             }
-            Target::Listener => self.listener.as_ref().map(|listener| act(listener)),
+            Target::Listener => self.listener.as_ref()?.handover().map(act),
         }
     }
 
