@@ -20,6 +20,9 @@
 //! - **The listener and the gate are never waited for together.** While there is no room, clients must not wake the loop.
 //! - A worker may accept beside this loop. Both hold the lock of `worker_accept.rs` from their accept until the request is
 //!   with the mixin.
+//!
+//! The mixin calls the loop on a thread of its choice, on several, or as a coroutine ([`AcceptLoop::enter`]). So nothing
+//! here is kept in the server between two turns: the backoff, the clock and the seat are variables of one call.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -59,7 +62,7 @@ pub enum AcceptOutcome {
     Stopped,
 }
 
-/// The result of one attempt to accept.
+/// The result of one attempt to accept. The two loops differ only in their answers to it.
 #[derive(Debug)]
 pub(super) enum Attempt {
     /// A request was taken, or lost.
@@ -68,7 +71,8 @@ pub(super) enum Attempt {
     Again,
     /// There is no request.
     NoRequest,
-    /// There is no room for a request.
+    /// There is no room for a request: the gate of `Limits::live` is closed, or the mixin is not ready. Nothing was
+    /// accepted.
     NoRoom,
     /// Requests come faster than they may be accepted: leave the listener alone until then.
     TooFast(Instant),
@@ -88,8 +92,11 @@ enum WaitUntil {
 /// The parts of a server that its accept loop uses. It owns them: a mixin may run the loop on a stack of its own, and leave it
 /// there when the server is closed and dropped.
 pub(super) struct AcceptLoop<T: Transport, M> {
+    /// Keeps the transport and the hooks as long as the loop: a suspended one may go on after the server's drop.
     pub(super) core: Arc<Core<T>>,
+    /// Asked for room before each accept, and given each request that is to be served.
     pub(super) mixin: Arc<M>,
+    /// As the builder was told. It never changes.
     pub(super) timing: Timing,
 }
 
@@ -104,21 +111,15 @@ pub(super) struct Timing {
     pub(super) poll_interval: Option<Duration>,
 }
 
-impl<T: Transport, M> Clone for AcceptLoop<T, M> {
-    fn clone(&self) -> Self {
-        let Self { core, mixin, timing } = self;
-        Self { core: Arc::clone(core), mixin: Arc::clone(mixin), timing: *timing }
-    }
-}
-
 impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
+    /// A loop of this server. It has no state of its own: several of one server may run at the same time.
     pub(super) fn of(server: &Server<T, M>) -> Self {
         let Server { core, mixin, timing } = server;
         Self { core: Arc::clone(core), mixin: Arc::clone(mixin), timing: *timing }
     }
 
-    /// Runs a loop as a part of the run that goes on. If no run does, the mixin has kept the loop for longer than its
-    /// run.
+    /// Runs a loop as a part of the run that goes on: this is what [`Mixin::serve`] calls. If no run does, the mixin has
+    /// kept the loop for longer than its run, and nothing happens.
     pub(super) fn enter(&self, accept: &impl Fn(&Self) -> Result<()>) -> Result<()> {
         // A mixin may call this on several threads: each call is a loop of its own.
         let Some(accepting) = Accepting::of_loop(&self.core) else { return Ok(()) };
@@ -136,6 +137,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
     /// Those of a wait, and an error of accept that is `Fatal`. Then the backlog is not served.
     pub(super) fn accept_forever(&self) -> Result<()> {
         let runs = &self.core.context.runs;
+        // A batch of datagrams may be answered together: the replies leave before the next wait.
         let _promise = FlushPromise::start_in_loop();
         let mut backoff = Backoff::default();
         let seat = self.seat();
@@ -180,7 +182,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         Ok(())
     }
 
-    /// Calls `service_actions` of the mixin, obeys orders, and does what is due by the clock.
+    /// Calls `service_actions` of the mixin, obeys orders, and does what is due by the clock. After each request and
+    /// each wait, so it has to cost nothing if nothing is due: two loads for the orders, none for a clock without moments.
     fn housekeeping(&self, clock: &mut LoopClock, seat: Option<&Seat>) {
         self.mixin.service_actions();
         let core = &self.core;
@@ -193,6 +196,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             desk.turn();
         }
         if orders.retire {
+            // No thread closes this server, so the loop keeps the lame duck by its clock, and then stops by itself.
             core.tell_of_stopping();
             clock.begin_lame_duck(core.context.limits().lame_duck);
         }
@@ -216,6 +220,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             let (address, handle) =
                 (context.server_address().to_string(), context.shutdown_handle());
             let seat = RunGroup::seats(std::iter::once((address, handle)), None).pop()?;
+            // A group counts as idle only when all its servers are ready, and nobody else says so of this one.
             seat.ready();
             Some(seat)
         };
@@ -245,6 +250,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
                 Attempt::Pause(_) => return Ok(AcceptOutcome::AcceptFailed),
                 Attempt::Again => continue,
                 Attempt::TooFast(until) => {
+                    // The bucket has no event, so the loop sleeps until the moment that it has named.
                     self.pause(earlier(Some(until), deadline))?;
                     None
                 }
@@ -268,8 +274,9 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
 
     /// Takes one request, if there is a request and room for it. Never waits. Python's `_handle_request_noblock`.
     fn handle_request_noblock(&self, backoff: &mut Backoff) -> Result<Attempt> {
-        // Room first: a client without room stays in the kernel's queue, where it costs nothing.
         let core = &self.core;
+        // Room first: a client without room stays in the kernel's queue, where it costs nothing. The mixin before the
+        // gate, because a permit that is taken in vain and given back can wake this very loop.
         let room = if self.mixin.ready() { ServerPermit::try_enter(core) } else { None };
         let Some(permit) = room else {
             backoff.reached(Limit::Live, core);
@@ -298,7 +305,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
     fn wait(&self, until: WaitUntil, deadline: Option<Instant>) -> Result<bool> {
         let context = &self.core.context;
         let for_room = until == WaitUntil::Room;
-        // Ask once more: `false` promises a wake-up, and without the promise there must be no wait.
+        // Ask once more: `false` promises a wake-up, and without the promise there must be no wait. (The attempt has
+        // asked for a permit, which promises nothing.)
         let gate_is_open = !for_room || context.gate.is_open();
         if for_room && gate_is_open && self.mixin.ready() {
             return Ok(true);
@@ -315,6 +323,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         let loop_fd = self.core.worker_acceptor.loop_fd();
         let readable = |fd| Waiting { fd, interest: Interest::Read, slot: None };
         let stop = context.runs.stop_waiting();
+        // Lost below, where a duplicate takes its place.
         let has_listener = listener.is_some();
         let parked = |fd: &Arc<OwnedFd>| self.core.parked_listener.of(fd.as_fd(), stop.fd);
         let duplicate = listener.as_ref().and_then(|fd| loop_fd.or_else(|| parked(fd)));
@@ -324,6 +333,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         let desk = self.desk_of_parent();
         let (asks, limit) = desk.map_or((None, None), Desk::waits);
         let deadline = earlier(deadline, limit);
+        // `wait::any` tells of the first descriptor: the listener, or the event of the gate or the mixin that is waited for.
         let wanted = [
             listens.map(readable),
             (!gate_is_open).then(|| readable(context.gate.event_fd())),
@@ -366,14 +376,16 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
 
 /// Takes a request for which there is room. None: it was turned away.
 ///
-/// Runs hooks; also on the thread of a worker. The permit goes back with an error or a rejection.
+/// Runs hooks; also on the thread of a worker, where the caller holds the lock of `worker_accept.rs`. The permit goes back
+/// with an error or a rejection. Never waits, except in a hook.
 pub(super) fn take_request<T: Transport>(permit: ServerPermit<T>) -> io::Result<Option<Job>> {
     let job = accept(permit)?;
     job.announce();
     Ok(verify(job))
 }
 
-/// Takes a request. No hook is called and no event is sent yet.
+/// Takes a request. No hook is called and no event is sent yet, so that a thread which closes the server may call this
+/// while another one is in a hook: see `drain_backlog.rs`.
 pub(super) fn accept<T: Transport>(permit: ServerPermit<T>) -> io::Result<TypedJob<T>> {
     let (raw, peer) = permit.transport.get_request()?;
     Ok(TypedJob::enter(permit, raw, peer))
@@ -395,6 +407,7 @@ pub(super) fn verify<T: Transport>(mut job: TypedJob<T>) -> Option<Job> {
         }
         Verdict::Retire(payload) => {
             job.reject();
+            // The hook's wait was to unwind the whole loop, and `catch_panic` has stopped that on the way.
             panic::resume_unwind(Box::new(payload))
         }
     }

@@ -1,4 +1,9 @@
 //! Accept failures: try again, skip the client, back off, shed, or end the run.
+//!
+//! `accept` fails for reasons that say nothing about the next call (the client has reset before it was accepted), and for
+//! others that hold for a while (no descriptor is left). In the second case the client stays in the queue and the listener
+//! stays readable: a loop that tried again at once would use a whole processor. So each loop has a [`Backoff`], and pauses.
+//! During a pause it does not look at the listener, and workers do not accept either (`WorkerAcceptor::suspend`).
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -55,9 +60,11 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         let skip = action == AcceptAction::Skip;
         let pause = if skip { backoff.pause_after_skip() } else { backoff.next_pause() };
         let goes_on = skip && pause.is_zero();
+        // In this order: a lost client that costs no pause is no report, and must not use up the time of one.
         let is_first_or_due = !goes_on && backoff.is_due();
         core.accept_error(error, action, backoff.in_a_row, pause, is_first_or_due);
-        // As after a request: `service_actions` runs, and there is no pause.
+        // As after a request: `service_actions` runs, and there is no pause. `handle_request` returns, because its caller
+        // decides how often to try.
         if goes_on {
             return Ok(Attempt::Done(AcceptOutcome::AcceptFailed));
         }
@@ -75,7 +82,8 @@ fn pause_for(time: Duration) -> Attempt {
 }
 
 impl<T: Transport> Core<T> {
-    /// Reports an error of accept outside the loop, which has lost one client and nothing else. There is no pause.
+    /// Reports an error of accept outside the loop, which has lost one client and nothing else. There is no pause, and no
+    /// loop's backoff counts it: a worker that accepts leaves the next client to the loop.
     pub(super) fn accept_skipped(&self, error: &io::Error) {
         self.accept_error(error, AcceptAction::Skip, 0, Duration::ZERO, false);
     }
@@ -105,13 +113,13 @@ impl<T: Transport> Core<T> {
 /// ms, 1 s, 1 s. A rush is over in tens of milliseconds. A leak never is, and then an attempt each second is enough.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
-    /// How often in a row resources were short.
+    /// How often in a row resources were short. The report tells it as well.
     in_a_row: u64,
     /// How many clients in a row were lost.
     skipped: u32,
     /// How often in a row the listener was readable and had no client.
     in_vain: u32,
-    /// When trouble was last reported.
+    /// When trouble was last reported. The one value that [`reset`](Self::reset) keeps.
     reported: Option<Instant>,
     /// The limit that holds the loop back, until a request passes.
     held_by: Option<Limit>,
@@ -145,15 +153,12 @@ impl Backoff {
 
     /// The pause after one more lost client; zero for the first [`SKIPPED_AT_ONCE`] of them.
     fn pause_after_skip(&mut self) -> Duration {
-        self.skipped = self.skipped.saturating_add(1);
-        doubled(self.skipped, SKIPPED_AT_ONCE)
-            .map_or(Duration::ZERO, |pause| pause.min(LONGEST_PAUSE))
+        one_more(&mut self.skipped, SKIPPED_AT_ONCE, LONGEST_PAUSE).unwrap_or_default()
     }
 
     /// The pause after one more fruitless wake-up; none for the first [`WOKEN_AT_ONCE`] of them.
     fn woken_in_vain(&mut self) -> Option<Duration> {
-        self.in_vain = self.in_vain.saturating_add(1);
-        Some(doubled(self.in_vain, WOKEN_AT_ONCE)?.min(LONGEST_SHORT_PAUSE))
+        one_more(&mut self.in_vain, WOKEN_AT_ONCE, LONGEST_SHORT_PAUSE)
     }
 
     /// Whether trouble is to be reported now.
@@ -169,13 +174,11 @@ impl Backoff {
     /// A request was accepted. The time of the last report stays: trouble that comes and goes every few
     /// milliseconds is reported once.
     pub(super) fn reset(&mut self) {
-        self.in_a_row = 0;
-        self.skipped = 0;
-        self.in_vain = 0;
-        self.held_by = None;
+        *self = Self { reported: self.reported, ..Self::default() };
     }
 
-    /// Tells the observer that a limit holds the loop back: once, until a request is accepted.
+    /// Tells the observer that a limit holds the loop back: once, until a request is accepted. (A loop that waits for room
+    /// finds none again after each wake-up.)
     pub(super) fn reached<T: Transport>(&mut self, limit: Limit, core: &Core<T>) {
         if self.held_by.replace(limit) != Some(limit) {
             core.tell(&ServerEvent::LimitReached { limit });
@@ -183,13 +186,16 @@ impl Backoff {
     }
 }
 
-/// The pause after this many failures in a row. None up to `at_once` of them, then a millisecond, doubled each time.
-fn doubled(times: u32, at_once: u32) -> Option<Duration> {
+/// Counts one more failure in a row. None up to `at_once` of them, then a millisecond, doubled each time up to `longest`.
+fn one_more(times: &mut u32, at_once: u32, longest: Duration) -> Option<Duration> {
+    *times = times.saturating_add(1);
+    // Twenty doublings are a quarter of an hour, beyond both of the longest pauses, and no overflow.
     let doublings = times.checked_sub(at_once + 1)?.min(20);
-    Some(FIRST_SHORT_PAUSE * 2u32.pow(doublings))
+    Some((FIRST_SHORT_PAUSE * 2u32.pow(doublings)).min(longest))
 }
 
-/// `io::Error` has no `Clone`. An error of the system is made again from its number.
+/// A second error with the same text: `io::Error` has no `Clone`. An error of the system is made again from its number;
+/// of another one only the kind and the text are kept.
 pub(super) fn clone_error(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(number) => io::Error::from_raw_os_error(number),

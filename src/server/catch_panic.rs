@@ -1,4 +1,11 @@
 //! The only place where panics of the program's own code end: [`catch_panic`].
+//!
+//! It is around each single call, not around a whole request, so that the steps after a panic still run. Two payloads are
+//! not panics of the program but this crate's way to unwind a coroutine: one that is cancelled, and an accept loop that is
+//! retired. They become errors too, because the frames between here and there are the server's, which go on with them.
+//!
+//! Drops are the program's code as well: of a payload, of an error, of a value that a hook has left. A drop that panics
+//! while another panic unwinds ends the process, so each is dropped here, on its own.
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
@@ -25,6 +32,7 @@ pub(super) fn catch_panic<R>(
 #[cold]
 fn error_of(payload: Box<dyn Any + Send>) -> HandlerError {
     if payload.is::<CancelledUnwind>() {
+        // As the waits of a cancelled request fail: the reason of its end is found in the same way.
         return Cancelled::error().into();
     }
     // The accept loop that has called the hook is to end. If the caller ignores this error, the next wait ends the loop.
@@ -32,11 +40,12 @@ fn error_of(payload: Box<dyn Any + Send>) -> HandlerError {
         return RetiredUnwind.into();
     }
     let panicked = Panicked::new(&*payload);
+    // `panic_any` takes any value, and its drop may panic as well.
     drop_payload(payload);
     panicked.into()
 }
 
-/// Runs code of the program that has no result. A panic in it ends nothing else.
+/// Runs code of the program that has no result. A panic in it ends nothing else, and nobody is told but the panic hook.
 #[inline]
 pub(super) fn run_catching(run: impl FnOnce()) {
     drop(catch_panic(|| {

@@ -1,4 +1,9 @@
 //! Finds the [`CloseReason`] of a request: from a cut by the server, or from the error of its handler.
+//!
+//! The cause comes before its effects. A connection that this side has ended makes the handler fail with an end of input or
+//! a broken pipe, which would look like the peer's doing; so a cut decides first. Then come the errors that this crate
+//! makes, the outer before those that they wrap, and last the errors of the system. Each is looked for along the whole chain
+//! of causes, because handlers wrap errors in their own.
 
 use super::error_owner::ErrorOwner;
 use crate::error::{HandlerError, Panicked, Rejected, Stopping};
@@ -6,7 +11,7 @@ use crate::events::{CloseReason, Limit};
 use crate::live::{Cut, Entry};
 use crate::peer_fault::find;
 use crate::refused::Refused;
-use crate::request::{BeyondLimit, LineTooLong, NoHeader};
+use crate::request::{LineTooLong, NoHeader};
 use crate::timed_out::{TimedOut, Timeout};
 
 /// The reason of a request that the server ended. Its handler's result does not matter then.
@@ -21,12 +26,13 @@ pub(super) fn ended_from_here(entry: &Entry) -> Option<CloseReason> {
     from_here(entry)
 }
 
+/// Only a request that a drain, an operator or a limit has touched gets here.
 #[cold]
 fn from_here(entry: &Entry) -> Option<CloseReason> {
     match entry.cut() {
         Some(Cut::Forced) => Some(CloseReason::Forced),
         Some(Cut::Closed) => Some(CloseReason::ClosedHere),
-        // The handler may have ended without noticing the cut or the stop.
+        // These three end only the input, or a wait: the handler may have ended without noticing the cut or the stop.
         Some(Cut::Drained | Cut::Silent | Cut::Crowded) | None => {
             entry.is_stopped().then_some(CloseReason::Stopped)
         }
@@ -58,6 +64,7 @@ pub(super) fn reason_of(
         return CloseReason::Rejected;
     }
     match owner.find(error).map(TimedOut::which) {
+        // Silence between two requests is no failure of anybody: it has a reason of its own, which is not reported.
         Some(Timeout::Idle) => return CloseReason::Idle,
         Some(_) => return CloseReason::TimedOut,
         None => {}
@@ -69,6 +76,7 @@ pub(super) fn reason_of(
     } else if owner.is_not_agreed(error) {
         CloseReason::HandshakeFailed
     } else if owner.is_garbled(error) {
+        // After the handshake, whose errors are garbled input as well.
         CloseReason::Garbled
     } else if owner.is_disconnect(error) {
         CloseReason::Disconnected
@@ -94,17 +102,11 @@ pub(super) fn may_be_early(reason: CloseReason) -> bool {
     )
 }
 
-/// Why a request that is beyond a limit for one peer is refused.
+/// Why a request that is beyond a limit for one peer, or for all handshakes, is refused.
 pub(super) fn refused_by(limit: Limit) -> Refused {
     match limit {
         Limit::PeerRate => Refused::TooFastFromPeer,
         Limit::Handshakes => Refused::TooManyHandshakes,
         _ => Refused::TooManyFromPeer,
     }
-}
-
-/// The limit that refuses a request after its beginning, if one does: a proxy has named its client, or its handshake
-/// had to make room.
-pub(super) fn beyond_limit(error: &HandlerError) -> Option<Limit> {
-    find(&**error).map(|BeyondLimit { limit }| *limit)
 }

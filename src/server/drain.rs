@@ -1,7 +1,8 @@
 //! The end of a server, and the report of it.
 //!
 //! Any thread may call `server_close`, even several at once or from a hook or a handler. `server_close` holds no lock
-//! while it waits or while user code runs.
+//! while it waits or while user code runs. Each step may be taken twice: a second close finds it done, and waits for the
+//! same requests within its own grace.
 //!
 //! ```text
 //! server_close                             handlers                    loop and workers
@@ -65,7 +66,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     pub fn server_close_within(&self, grace: Duration) -> DrainReport {
         self.core.tell_of_stopping();
         let context = &self.core.context;
-        // If there are no descriptors for it, the server is closed as far as possible.
+        // In a forked child the runs may still be the parent's. Without descriptors for its own, the server is closed as far
+        // as possible.
         let _ = self.core.enter_process();
         let wait_for = self.close_waits_for();
         if wait_for == WaitFor::Requests && !context.role().is_child() {
@@ -79,17 +81,19 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let deadline = wait::moment_after(began, grace);
         let mut report = DrainReport::new(self.server_address(), grace);
         if context.role().is_child() {
-            // A child has copies of the parent's state. The parent hears of this at the child's end.
+            // A child has copies of the parent's state. The parent hears of this at the child's end, by its exit status.
             context.runs.close();
             context.live.tell_of_stop();
             return report;
         }
         // The report is about this close: the counts before are taken off at the end.
         let counted = context.counts();
+        // Before the backlog is taken, whose requests enter the list at once.
         report.open_at_start = context.live.len();
         report.open_at_start += self.stop_accepting(wait_for);
         self.core.enter_phase(RunPhase::Closed);
         self.core.enter_phase(RunPhase::Draining);
+        // After the stop is told: a request that becomes idle from here on finds the drain by itself.
         context.live.end_input_of_idle(FirstReads::Awaited);
         // At most half of the grace: a request that begins in the time of first reads has to be served as well.
         let half = deadline.saturating_duration_since(began) / 2;
@@ -142,7 +146,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Begins the close: no more clients are accepted. Returns how many were taken out of the backlog.
     fn stop_accepting(&self, wait_for: WaitFor) -> usize {
         let core = &self.core;
-        // Before `close`: a loop that ends meanwhile waits for the backlog to be taken, and serves it.
+        // Before `close`: a loop that ends meanwhile waits for the backlog to be taken, and serves it. None: another close
+        // has taken it.
         let taker = core.backlog.begin();
         if wait_for == WaitFor::Requests
             && core.transport.close_when() == CloseWhen::RequestsHaveEnded
@@ -170,6 +175,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         // Twice, because the mixin tells its children by the second call that first reads are over.
         self.drain_until(first_reads);
         context.end_first_reads();
+        // The end of the wait for loops and threads. Without requests they have the rest of the grace.
         let last = if self.drain_until(deadline) {
             deadline.max(Instant::now() + AFTER_FORCE)
         } else {
@@ -185,6 +191,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         };
         // The loops first: a closed mixin refuses the jobs that they still bring.
         context.runs.wait_until_ended(Some(last));
+        // Datagrams: no request needs the socket for its reply any more, or its time is over.
         if self.core.closed_late.load(Ordering::SeqCst) {
             self.core.close_listener();
         }
@@ -202,7 +209,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 }
 
 impl<T: Transport> Core<T> {
-    /// Closes the mixin for a close that waits for nothing, once the loop has handed the backlog to the mixin.
+    /// Closes the mixin for a close that waits for nothing, once the loop has handed the backlog to the mixin. Called by
+    /// that close and at the end of each loop; the later of the two does it. The deadline has passed, so that the mixin
+    /// joins no thread.
     pub(super) fn close_mixin_after_loops(&self, mixin: &impl Mixin) {
         let due = self.mixin_closed_late.load(Ordering::SeqCst);
         if due && !self.context.runs.is_accepting() {
@@ -212,7 +221,8 @@ impl<T: Transport> Core<T> {
 }
 
 impl ServerContext {
-    /// Ends the waits for the first request of a connection, from here on.
+    /// Ends the waits for the first request of a connection, from here on. The flag comes before the look at the list: a
+    /// request that begins such a wait meanwhile sees the flag, or is seen here.
     fn end_first_reads(&self) {
         self.runs.end_first_reads();
         self.live.end_input_of_idle(FirstReads::Over);
@@ -226,6 +236,7 @@ impl ServerContext {
             context.end_first_reads();
         };
         // Where no thread can be started, first reads end at once, which is earlier than promised.
+        // If nobody is connected, a thread would sleep for nothing.
         let nobody = self.live.len() == 0 || self.runs.first_reads_are_over();
         let later = !nobody && self.role().may_start_threads();
         if !later || thread::Builder::new().name("first reads".into()).spawn(end).is_err() {
@@ -244,7 +255,8 @@ enum WaitFor {
 }
 
 /// How long forced handlers may take to notice that their connections are gone, and killed children to end. This time
-/// comes after the deadline. A handler that goes on computing is left behind.
+/// comes after the deadline: short beside any grace, and long enough for threads to get their turns on a busy machine. A
+/// handler that goes on computing is left behind.
 const AFTER_FORCE: Duration = Duration::from_millis(75);
 
 /// How a server has ended. Print it: the text is for its operator.

@@ -34,12 +34,14 @@ use super::job::TypedJob;
 use super::server_permit::ServerPermit;
 use crate::error::Result;
 use crate::limits::Limits;
+use crate::live::Cut;
 use crate::mixin::{Job, Mixin, Refused};
 use crate::sys::{self, PollFd};
 use crate::transport::{AcceptAction, CloseWhen, Transport};
 use crate::wait::{self, Interest, Waiting};
 
-/// The requests that have been accepted and wait for the loop.
+/// The requests that have been accepted and wait for the loop. Each has its permit and its slot in the live list, so that
+/// a drain waits for it, and its deadline cuts it off.
 pub(super) struct Backlog<T: Transport> {
     /// Held for moments, and never while user code runs.
     state: Mutex<BacklogState<T>>,
@@ -48,8 +50,9 @@ pub(super) struct Backlog<T: Transport> {
 }
 
 struct BacklogState<T: Transport> {
+    /// Whether the accept queue is being emptied, by which thread, or has been.
     emptying: Emptying,
-    /// In the order of the accept queue.
+    /// In the order of the accept queue. Filled when its taker is dropped; emptied by the loop, or released.
     jobs: VecDeque<TypedJob<T>>,
 }
 
@@ -97,6 +100,7 @@ impl<T: Transport> Backlog<T> {
 /// One thread's work on the backlog. It ends when this is dropped, also by a panic. It holds no lock.
 pub(super) struct BacklogTaker<'a, T: Transport> {
     backlog: &'a Backlog<T>,
+    /// Accepted so far. Others see them when this is dropped, all at once.
     jobs: VecDeque<TypedJob<T>>,
     /// `NotBegun` until `stop_listening` begins: before that the taker may give up.
     ends_as: Emptying,
@@ -119,10 +123,12 @@ const HANDSHAKE: Duration = Duration::from_millis(2);
 const MOST_TAKEN: usize = 65_535;
 
 impl<T: Transport> Core<T> {
-    /// Stops listening, after accepting the backlog. Gives the number of requests accepted.
+    /// Stops listening, after accepting the backlog. Gives the number of requests accepted. On the thread that closes, or
+    /// on the loop's if no such thread was first.
     pub(super) fn stop_listening(self: &Arc<Self>, mut taker: BacklogTaker<'_, T>) -> usize {
         // Before the work: a transport that panics in it is not asked once more.
         taker.ends_as = Emptying::Done;
+        // Told of below: the hook for them is the program's code.
         let mut skipped = Vec::new();
         // If another process may have the listener, the backlog is for that one.
         if !self.is_lent() && self.transport.refuse_new() {
@@ -151,6 +157,7 @@ impl<T: Transport> Core<T> {
         let until = Instant::now() + HANDSHAKE;
         // If a successor may have the listener, new clients are not refused, and could come without end.
         for _ in 0..MOST_TAKEN {
+            // The rate holds at the end as well: those beyond it are turned away by the close of the listener.
             if self.context.rate.wait_until().is_some() {
                 return;
             }
@@ -207,8 +214,10 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         while let Some(job) = self.core.backlog.next() {
             // Without room in time the request is refused, and not dropped: its client has connected.
             let room = self.wait_for_room(until)?;
-            // Under `Inline`, earlier requests of the backlog have used up some of the time.
-            let late = job.is_forced() || until.is_some_and(|until| Instant::now() >= until);
+            // Under `Inline`, earlier requests of the backlog have used up some of the time. Or the deadline
+            // of a drain has cut it off while it waited here.
+            let is_cut_off = job.ticket.entry().cut() == Some(Cut::Forced);
+            let late = is_cut_off || until.is_some_and(|until| Instant::now() >= until);
             job.announce();
             match verify(job) {
                 Some(job) if room && !late => self.mixin.process_request(job),
@@ -228,6 +237,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         }
         while !self.mixin.ready() {
             let Some(room) = self.mixin.event_fd() else { return Ok(false) };
+            // Without the stop, which is requested all the time by now and would end each wait at once.
             let room = Waiting { fd: room, interest: Interest::Read, slot: None };
             let waited = wait::any(&[room], until);
             self.waited(waited)?;

@@ -1,4 +1,7 @@
 //! [`FigureParts`]: where a server's context gets the figures of the parts whose types it does not know.
+//!
+//! Any thread may ask at any time, also while the server is being dropped: the references are upgraded for the length of
+//! one look. If that makes one of them the last, the part is dropped by the thread that has asked.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
@@ -10,7 +13,9 @@ use crate::transport::Transport;
 
 /// The server's mixin and its listener. Weak: the context, which has this, is a part of the core.
 pub(super) struct FigureParts<T: Transport, M> {
+    /// Has the transport, which knows the listener.
     pub(super) core: Weak<Core<T>>,
+    /// Has the workers and their queue.
     pub(super) mixin: Weak<M>,
 }
 

@@ -1,4 +1,7 @@
 //! [`Incoming`]: a request as the hook `verify_request` sees it.
+//!
+//! It is made for one call of the hook, in the loop or in a worker that accepts, and lends what the job owns. Nothing of
+//! the request has been read: a hook that waited for its bytes would hold up every other client.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -18,7 +21,7 @@ pub struct Incoming<'a> {
     ticket: &'a Ticket,
     /// None for datagrams.
     connection: Option<BorrowedFd<'a>>,
-    /// Passed on to the request if that is served.
+    /// Passed on to the request if that is served. A cell, because hooks get a shared reference; no other thread has it.
     pub(super) extension: RefCell<Extension>,
 }
 

@@ -17,12 +17,15 @@
 //!
 //! All user code of a request (hooks, handler, observer, the `make_request` of a custom transport, the drop of an
 //! error) runs in `catch_panic`, which turns a panic into an error.
+//!
+//! The order of the end is a promise to clients and operators: a request is counted, then its peer sees the end of the
+//! connection and it leaves the live list, then the observer is told, and its permit is given back last. So a client that
+//! has seen the end finds itself counted, and `Limits::live` counts every descriptor that is open.
 
 use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
 
-use super::Core;
 use super::accept_failure::clone_error;
 use super::catch_panic::{catch_panic, drop_catching};
 use super::close_reason::refused_by;
@@ -36,7 +39,7 @@ use super::tell::handle_error;
 use crate::address::Address;
 use crate::error::{Error, HandlerResult};
 use crate::events::{CloseReason, ServerEvent};
-use crate::live::{Activity, Cut, Entry, PeerIs, Step};
+use crate::live::{Activity, Entry, PeerIs, Step};
 use crate::mixin::{Work, WorkerAccept, WorkerWatch};
 use crate::refused::Refused;
 use crate::request::{Deadline, Ticket};
@@ -50,8 +53,9 @@ pub(super) struct TypedJob<T: Transport> {
     // Order matters: the connection closes before its permit is given back.
     /// The connection or the datagram, as `get_request` gave it.
     pub(super) raw: T::Raw,
-    /// The slot in the live list. Its drop leaves the list.
+    /// The slot in the live list. Its drop leaves the list. `make_request` gives it to the request.
     pub(super) ticket: Ticket,
+    /// The permit of `Limits::live`, taken before the accept. It goes on into the [`OpenRequest`].
     pub(super) core: ServerPermit<T>,
     /// References to its entry that are counted before a fork, for the child: to count one is to write, and the parent
     /// writes to the entry's memory anyway.
@@ -72,7 +76,7 @@ pub(super) enum Verdict {
 type Made<T> = (HandlerResult, OpenRequest<T>);
 
 impl<T: Transport> TypedJob<T> {
-    /// Enters a request into the live list. No user code runs here.
+    /// Enters a request into the live list. No user code runs here, except a transport's own `connection` and `received`.
     pub(super) fn enter(core: ServerPermit<T>, raw: T::Raw, peer: Address) -> Self {
         let connection = T::connection(&raw);
         let received = T::received(&raw);
@@ -99,7 +103,7 @@ impl<T: Transport> TypedJob<T> {
         Self { raw, ticket, core, counted: None }
     }
 
-    /// Tells the observer that it has begun.
+    /// Tells the observer that it has begun. Called once for each request, before everything else that is told of it.
     pub(super) fn announce(&self) {
         self.core.tell(&ServerEvent::RequestStarted {
             id: self.ticket.entry().id(),
@@ -108,19 +112,16 @@ impl<T: Transport> TypedJob<T> {
         });
     }
 
-    /// Whether the deadline of a close has cut it off before it began.
-    pub(super) fn is_forced(&self) -> bool {
-        matches!(self.ticket.entry().cut(), Some(Cut::Forced))
-    }
-
-    /// Why it is refused, if it is beyond a limit for one peer. The observer is told.
+    /// Why it is refused, if it is beyond a limit for one peer. The observer is told. The live list has decided it under
+    /// its lock, when the request entered.
     pub(super) fn is_beyond(&self) -> Option<Refused> {
         let limit = self.ticket.beyond()?;
         self.core.tell(&ServerEvent::LimitReached { limit });
         Some(refused_by(limit))
     }
 
-    /// Asks the hook. If the hook fails or panics, that is reported, and the request is rejected.
+    /// Asks the hook. If the hook fails or panics, that is reported, and the request is rejected. Nothing is accepted until
+    /// this returns.
     pub(super) fn verify_request(&mut self) -> Verdict {
         let core = &self.core;
         // After the first request a hook that is still the default is not called.
@@ -144,6 +145,7 @@ impl<T: Transport> TypedJob<T> {
             Err(error) => {
                 let entry = self.ticket.entry();
                 handle_error(&self.core, entry, Phase::Verify, &error);
+                // The error is the program's type, and its drop the program's code.
                 if let Err(panicked) = drop_catching(error) {
                     handle_error(&self.core, entry, Phase::Verify, &panicked);
                 }
@@ -170,6 +172,9 @@ impl<T: Transport> TypedJob<T> {
     }
 
     /// Serves the job, whose request `make` makes, and leaves by `end`.
+    ///
+    /// In a worker `make` takes the job out of its box, and `end` drops what is left. In a forked child neither gives
+    /// anything back, and `end` does not return: see `fork.rs`.
     #[inline]
     pub(super) fn serve_by<J: Deref<Target = Self>, R>(
         job: J,
@@ -183,12 +188,14 @@ impl<T: Transport> TypedJob<T> {
         let _serving = (!context.role().is_child()).then(|| start_serving(context));
         job.ticket.entry().show_activity(Activity::Running);
         let span = job.core.spans.enter(context, job.ticket.entry());
+        // Each step of a request that is timed reads the clock; without an observer nobody would get the times.
         let is_timed = job.core.is_observed();
         if is_timed {
             job.ticket.entry().begin_step(Step::Worker);
         }
-        // Only if there is a preface: the count of a reference costs something.
-        let limits = job.core.has_prefaces().then(|| job.ticket.share_limits());
+        // Only if something may run before the handler: the count of a reference costs something.
+        let has_steps = job.core.overridden_hooks.are_given() || !job.core.prefaces.are_none();
+        let limits = has_steps.then(|| job.ticket.share_limits());
         // The time of the whole request begins before the handshake, which is a part of it.
         let whole =
             job.ticket.limits().request.and_then(|after| Deadline::after(Timeout::Request, after));
@@ -206,6 +213,7 @@ impl<T: Transport> TypedJob<T> {
                         }
                         open.finish_request(request)
                     }
+                    // No handler is made for it, and so no `finish` runs either.
                     Err(error) => Err((Phase::Wrap, error)),
                 }
             }
@@ -214,6 +222,7 @@ impl<T: Transport> TypedJob<T> {
         if is_timed {
             open.entry.begin_step(Step::End);
         }
+        // While the request is there: the handler may have swapped it for another one, whose errors then count as its own.
         let (reason, beyond) = open.conclude(result, request.as_ref());
         // Before the end: a client that sees the end of its connection must find itself counted.
         open.core.count(&open.entry, reason);
@@ -228,7 +237,7 @@ impl<T: Transport> TypedJob<T> {
     }
 
     /// Makes the request that handlers hold, directly in the caller's variable: a copy would stay on the stack of a
-    /// waiting thread for as long as the request lasts.
+    /// waiting thread for as long as the request lasts. After a panic of the transport the variable stays empty.
     #[inline]
     pub(super) fn make_request(self, place: &mut Option<T::Request>) -> Made<T> {
         let entry = Arc::clone(self.ticket.entry());
@@ -262,6 +271,7 @@ impl<T: Transport> Work for TypedJob<T> {
         self.serve()
     }
 
+    /// On the thread that has found no room: the loop, mostly. So nothing here waits for the peer.
     fn refuse(self: Box<Self>, why: Refused) {
         let _serving = start_serving(&self.core.context);
         let mut request = None;
@@ -279,6 +289,7 @@ impl<T: Transport> Work for TypedJob<T> {
         open.end_request(&mut request, CloseReason::Refused, Some(&why));
     }
 
+    /// Nobody will serve it: the mixin has dropped the job, or the run has ended by an error. On any thread.
     fn release(self: Box<Self>) {
         let _serving = start_serving(&self.core.context);
         let Self { raw, ticket, core, .. } = *self;
@@ -290,6 +301,7 @@ impl<T: Transport> Work for TypedJob<T> {
     }
 
     fn worker_accept(&self) -> Option<Arc<dyn WorkerAccept>> {
+        // The server without the permit: a worker that waits for a client holds none.
         if self.core.workers_may_accept() { Some(self.core.share()) } else { None }
     }
 
@@ -303,7 +315,8 @@ impl<T: Transport> Work for TypedJob<T> {
     }
 
     fn stays_with_acceptor(&self) -> bool {
-        // Only a datagram has no connection.
+        // Only a datagram has no connection. Its reply leaves by the server's own socket, together with others of the same
+        // thread; on another worker it would leave alone.
         T::connection(&self.raw).is_none()
             && self.core.transport.close_when() == CloseWhen::RequestsHaveEnded
     }
@@ -314,12 +327,5 @@ impl<T: Transport> Work for TypedJob<T> {
 
     fn peer(&self) -> &Address {
         self.ticket.client_address()
-    }
-}
-
-impl<T: Transport> Core<T> {
-    /// Whether something may run between a connection and its handler.
-    fn has_prefaces(&self) -> bool {
-        self.overridden_hooks.are_given() || !self.prefaces.are_none()
     }
 }

@@ -11,7 +11,15 @@
 //! ```
 //!
 //! Each request holds a [`ServerPermit`](server_permit::ServerPermit), which keeps the core alive while requests run,
-//! even if the server is dropped.
+//! even if the server is dropped. The accept loop holds the core and the mixin by itself, for the same reason.
+//!
+//! Several threads share four things, each with its own rule:
+//!
+//! - [`Runs`](crate::shutdown::Runs): whether the server runs, stops, closes. Atomics for signals, a lock for the rest.
+//! - `LiveList`: the requests. A drain, the idle reaper and operators end them through it.
+//! - the gate of `Limits::live`: atomics alone, because each request goes through it twice.
+//! - `worker_accept.rs`, `drain_backlog.rs`, `phase_queue.rs`: a lock each, and a diagram of who waits for whom. Hooks run
+//!   under the first of these and under no other lock.
 
 mod accept;
 mod accept_failure;
@@ -117,11 +125,13 @@ type Observer = Box<dyn Fn(&ServerEvent<'_>) + Send + Sync>;
 pub(crate) struct Core<T: Transport> {
     /// The transport. The loop, workers, and a thread that closes call it at the same time.
     transport: T,
-    /// Makes a handler for each request, on the thread that serves it.
+    /// Makes a handler for each request, on the thread that serves it. Several threads call it at the same time.
     factory: Box<dyn MakeHandler<T::Request>>,
     /// The type name of the handler, for reports, events and threads.
     handler_name: &'static str,
+    /// The program's hooks. Each call is in `catch_panic`, except where a panic is to end the loop.
     hooks: Box<dyn ServerHooks<T::Request>>,
+    /// Whether a hook of the loop is overridden; if none is, workers may accept.
     overridden_hooks: OverriddenHooks,
     /// Phases that were reached, and that the hooks have not been told yet.
     phases: PhaseQueue,
@@ -155,6 +165,7 @@ pub(crate) struct Core<T: Transport> {
 
 impl<T: Transport> Drop for Core<T> {
     fn drop(&mut self) {
+        // A child that another server forks has nothing of this one to close any more.
         fork::unregister();
     }
 }
@@ -171,13 +182,15 @@ impl<T: Transport> Core<T> {
         self.transport.server_close();
     }
 
-    /// The address is free only when the last descriptor is closed.
+    /// Closes the duplicates that workers and a parked loop wait for: the address is free only when the last descriptor is
+    /// closed.
     fn close_duplicates(&self) {
         self.worker_acceptor.close_listener();
         self.parked_listener.close(self.context.runs.stop_waiting().fd);
     }
 
-    /// Called when the last loop has ended and the server is closing.
+    /// Called when the last loop has ended and the server is closing; also by a close that finds no loop. The transport may
+    /// be the user's, so no lock is held.
     fn loops_have_ended(&self) {
         if !self.closed_late.load(Ordering::SeqCst) {
             self.close_listener();
@@ -307,6 +320,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// # }
     /// ```
     pub fn handle_request(&self) -> Result<AcceptOutcome> {
+        // Shared, because a mixin may run the loop on another thread. If it runs none, that is as after a stop.
         let outcome = Arc::new(Mutex::new(AcceptOutcome::Stopped));
         let of_loop = Arc::clone(&outcome);
         self.in_a_run(RunKind::OneRequest, move |accept_loop| {
@@ -317,7 +331,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         Ok(outcome)
     }
 
-    /// Runs the loop as the mixin does, between the beginning and the end of a run.
+    /// Runs the loop as the mixin does, between the beginning and the end of a run. Everything that may fail does so before
+    /// a client is accepted.
     fn in_a_run(
         &self,
         kind: RunKind,
@@ -339,11 +354,11 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             }
         }
         let accept_loop = AcceptLoop::of(self);
-        let of_mixin = accept_loop.clone();
-        let served = self.mixin.serve(Arc::new(move || of_mixin.enter(&accept)));
+        let served = self.mixin.serve(Arc::new(move || accept_loop.enter(&accept)));
+        // The mixin has returned: a loop that it has left suspended in a stuck worker will only unwind.
         self.core.context.runs.forget_loops();
         // A close may have taken the backlog just after the last loop had ended.
-        let served = served.and_then(|()| accept_loop.serve_backlog());
+        let served = served.and_then(|()| AcceptLoop::of(self).serve_backlog());
         self.core.release_backlog();
         // The first error is returned: it ended the run and may have caused the later ones.
         let ended = begun.end().and(served);
@@ -410,6 +425,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 impl<T: Transport, M: Mixin> Drop for Server<T, M> {
     fn drop(&mut self) {
         let context = &self.core.context;
+        // In this order: no run begins any more, requests are told, and then the address is free.
         context.runs.close();
         // A server that is dropped has no close, and so nothing else would end these waits.
         context.runs.end_first_reads();

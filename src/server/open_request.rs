@@ -1,10 +1,22 @@
 //! [`OpenRequest`]: a request that has been made. It is wrapped, handled, judged by how that went, and ended.
+//!
+//! Everything here runs on the worker's thread (of a refused request on the one that refuses), and is called by `job.rs`,
+//! which has the order. Each call of the program's code is in a `catch_panic` of its own, so that a panic in one step does
+//! not skip the next: a handler that has panicked is still dropped, reported, counted and closed.
+//!
+//! ```text
+//! result of the steps          conclude                                 the request's end
+//! Ok                           the server's own cut or stop, else Completed
+//! Err(BeyondLimit)             Refused, and the hook `overflow`
+//! Err(Fatal)                   Fatal: the run ends with the error
+//! Err(any other)               close_reason.rs; `handle_error`, unless the server itself has ended it
+//! ```
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::catch_panic::{catch_panic, drop_catching, run_catching};
-use super::close_reason::{beyond_limit, ended_from_here, may_be_early, reason_of, refused_by};
+use super::close_reason::{ended_from_here, may_be_early, reason_of, refused_by};
 use super::error_owner::ErrorOwner;
 use super::failure::Phase;
 use super::server_permit::ServerPermit;
@@ -16,7 +28,7 @@ use crate::limits::Limits;
 use crate::live::Entry;
 use crate::peer_fault::find;
 use crate::refused::Refused;
-use crate::request::{Deadline, Request, handshake_deadline};
+use crate::request::{BeyondLimit, Deadline, Request, handshake_deadline};
 use crate::timed_out::{TimedOut, Timeout};
 use crate::transport::Transport;
 
@@ -24,11 +36,14 @@ use crate::transport::Transport;
 pub(super) struct OpenRequest<T: Transport> {
     /// Its drop gives the permit of `Limits::live` back.
     pub(super) core: ServerPermit<T>,
+    /// The request's line in the live list. Here as well as in the request's ticket, because it is told of after the
+    /// request has been closed; and a handler may have swapped its request for another one.
     pub(super) entry: Arc<Entry>,
 }
 
 impl<T: Transport> OpenRequest<T> {
-    /// Calls the hook for a request that is refused.
+    /// Calls the hook for a request that is refused. It may write an answer, and its error says only that the peer has
+    /// not got it.
     pub(super) fn overflow(&self, request: &mut T::Request, why: &Refused) {
         run_catching(|| {
             self.core.prefaces.iter().for_each(|step| step.refuse(request));
@@ -48,6 +63,8 @@ impl<T: Transport> OpenRequest<T> {
 
     /// Runs the steps before the handler and the hook, each within its limit, and then sets the deadline of the whole
     /// request.
+    ///
+    /// `limits`: None if there is no step and no hook. `whole`: the end of `Limits::request`, which no step may outlast.
     pub(super) fn wrap_request(
         &self,
         request: &mut T::Request,
@@ -59,6 +76,7 @@ impl<T: Transport> OpenRequest<T> {
         if let Some(limits) = limits {
             self.entry.begin_preface();
             wrapped = catch_panic(|| {
+                // In their order on the wire: a PROXY header comes before the handshake.
                 for step in self.core.prefaces.iter() {
                     let own = step.deadline(limits);
                     request.set_server_deadline(Deadline::earlier(own, whole));
@@ -68,6 +86,7 @@ impl<T: Transport> OpenRequest<T> {
                     }
                     taken.inspect_err(|error| self.core.tell_of_preface(&self.entry, error))?;
                 }
+                // A datagram has come as a whole, so that the hook waits for nothing and needs no deadline.
                 if !request.is_whole() {
                     let own = handshake_deadline(limits);
                     request.set_server_deadline(Deadline::earlier(own, whole));
@@ -101,10 +120,12 @@ impl<T: Transport> OpenRequest<T> {
         ran.unwrap_or(Ok(())).and(made.map_err(|error| (phase, error)))
     }
 
-    /// Why a request is refused after its beginning, if it is. The observers are told.
+    /// Why a request is refused after its beginning, if it is: a proxy has named a client that is beyond its limit, or
+    /// the handshake was crowded out. The observers are told.
     fn beyond(&self, error: &HandlerError) -> Option<Refused> {
         // The error's `source` is the program's code.
-        let limit = catch_panic(|| Ok(beyond_limit(error))).ok()??;
+        let found = catch_panic(|| Ok(find(&**error).map(|BeyondLimit { limit }| *limit)));
+        let limit = found.ok()??;
         self.core.tell_of_limit(&self.entry, limit);
         Some(refused_by(limit))
     }
@@ -159,10 +180,11 @@ impl<T: Transport> OpenRequest<T> {
             None => ErrorOwner::of(&self.entry),
         };
         let reason = reason_of(error, owner, ended_from_here(&self.entry));
+        // For the event of the end: which of the limits it was.
         if let Some(timed_out) = owner.find::<TimedOut>(&**error) {
             self.entry.note_limit(timed_out.which());
         }
-        // The server itself has ended these requests.
+        // The server itself has ended these requests, or the program by a `Rejected`: nothing has failed.
         if !matches!(
             reason,
             CloseReason::Idle
@@ -176,7 +198,8 @@ impl<T: Transport> OpenRequest<T> {
         reason
     }
 
-    /// `shutdown_request` and `close_request`; tells the observer. Only then may the permit be given back.
+    /// `shutdown_request` and `close_request`; tells the observer. Only then may the permit be given back. The request is
+    /// taken out of its place, so that the caller's frame holds nothing of it any more.
     pub(super) fn end_request(
         &self,
         request: &mut Option<T::Request>,

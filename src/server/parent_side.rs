@@ -1,5 +1,9 @@
 //! [`ParentSide`]: a request that a child serves, in its parent. The parent tells the observers what the child has left in
 //! shared memory, in its exit status and in its text.
+//!
+//! The mixin keeps it beside the child's process number, calls `ended` when it has reaped the child, and drops it. Dropped
+//! without that call, the request counts as released. Everything that is told stands in the drop, so that it is told once,
+//! and in the same order, in both cases.
 
 use std::sync::Arc;
 
@@ -15,10 +19,11 @@ use crate::transport::Transport;
 
 /// The parent's side of a request that a child serves: its slot in the live list and its permit.
 pub(super) struct ParentSide<T: Transport> {
-    // None only at the very end, when the live list has been left.
+    /// The slot in the live list, which the request keeps as long as its child lives. None only at the very end.
     ticket: Option<Ticket>,
     /// Shared with the ticket, and still there when that has been dropped.
     entry: Arc<Entry>,
+    /// The permit of `Limits::live`: children count, too.
     core: ServerPermit<T>,
     /// How it has ended, as far as is known.
     reason: CloseReason,
@@ -31,12 +36,6 @@ impl<T: Transport> ParentSide<T> {
     pub(super) fn new(ticket: Ticket, core: ServerPermit<T>) -> Self {
         let (entry, reason) = (Arc::clone(ticket.entry()), CloseReason::Released);
         Self { ticket: Some(ticket), entry, core, reason, failed_step: None }
-    }
-
-    /// The limit by which the child has refused its request.
-    fn beyond(&self) -> Limit {
-        // Only a request without a row of its own has noted none: there are more requests than rows.
-        self.entry.beyond().unwrap_or(Limit::PerPeer)
     }
 }
 
@@ -53,6 +52,7 @@ impl<T: Transport> RequestOfChild for ParentSide<T> {
             // The child's `shutdown` stopped its copy of the server and nothing here.
             runs.request_stop();
         }
+        // The status says only that a signal has ended the child. If this side has sent it, the cut says why.
         self.reason = match self.entry.cut() {
             Some(Cut::Forced) if end.cut_off => CloseReason::Forced,
             Some(Cut::Closed) if end.cut_off => CloseReason::ClosedHere,
@@ -70,7 +70,10 @@ impl<T: Transport> Drop for ParentSide<T> {
         if let Some(text) = self.failed_step.take() {
             self.core.tell_of_preface(&self.entry, &HandlerError::from(text));
         }
-        let refused = (self.reason == CloseReason::Refused).then(|| self.beyond());
+        // The limit by which the child has refused its request. One without a row of its own has noted none: there are more
+        // requests than rows.
+        let refused = (self.reason == CloseReason::Refused)
+            .then(|| self.entry.beyond().unwrap_or(Limit::PerPeer));
         if let Some(limit) = refused {
             self.core.tell(&ServerEvent::LimitReached { limit });
         }

@@ -27,6 +27,7 @@ pub(super) struct PhaseQueue(Mutex<Queue>);
 
 #[derive(Default)]
 struct Queue {
+    /// In the order in which they were reached, which is that of the reports.
     reached: VecDeque<RunPhase>,
     /// A thread has the [`PhaseTurn`]. It also reports phases that are queued meanwhile.
     is_told: bool,

@@ -8,6 +8,9 @@
 //!
 //! The guards are here because a mixin or a hook may panic: the run then ends as in order, its accepted requests are accounted
 //! for, and the panic goes on.
+//!
+//! The phases of a server are reached by several threads (one serves, others close), and each is told once and in order:
+//! `phase_queue.rs` has how. A hook may call the server again from within, also to close it.
 
 use super::Core;
 use super::catch_panic::{catch_panic, drop_catching, run_catching};
@@ -24,6 +27,7 @@ impl<T: Transport> Core<T> {
         // First, so that the hook finds the server ready.
         self.reach(RunPhase::Ready);
         self.tell(&ServerEvent::Ready { server_address: &self.context.server_address() });
+        // A panic of this one hook is not caught: it ends the run, which has served nobody yet.
         self.hooks.ready(&self.context);
         drop(turn);
         // Last: the service manager begins what depends on this one.
@@ -61,13 +65,16 @@ impl<T: Transport> Core<T> {
         drop(self.phases.turn(|phase| self.tell_of_phase(phase)));
     }
 
+    /// Does not panic: the turn of a [`PhaseTurn`](super::phase_queue::PhaseTurn) calls this in its drop.
     fn tell_of_phase(&self, phase: RunPhase) {
         let server_address = &self.context.server_address();
         self.tell(&ServerEvent::PhaseReached { server_address, phase });
         run_catching(|| self.hooks.run_phase(&self.context, phase));
     }
 
-    /// Runs all functions that the program has registered for a reload, even if one of them fails.
+    /// Runs all functions that the program has registered for a reload, even if one of them fails. On the thread that obeys
+    /// orders, or on the one that calls `Server::reload`; two calls at once are not kept apart. The event has the first
+    /// error.
     pub(super) fn reload(&self) {
         let seat = self.context.seat();
         if let Some(seat) = &seat {
@@ -106,7 +113,8 @@ impl<T: Transport> Core<T> {
             return;
         }
         let turn = self.phases.turn(|phase| self.tell_of_phase(phase));
-        // First: the hook finds the server not ready any more.
+        // First: the hook finds the server not ready any more. A close after the first one finds the phase reached, and
+        // tells nothing.
         if !self.reach(RunPhase::LameDuck) {
             return;
         }
@@ -122,6 +130,7 @@ impl<T: Transport> Core<T> {
 
 /// A run. It ends when this is dropped, also by a panic of a mixin or a hook.
 pub(super) struct RunGuard<'a, T: Transport> {
+    /// The run is this server's; one at a time.
     core: &'a Core<T>,
     /// `end` has been called, so the drop does nothing.
     ended: bool,
@@ -153,6 +162,7 @@ impl<T: Transport> Drop for RunGuard<'_, T> {
 
 /// A loop that accepts. It ends when this is dropped.
 pub(super) struct Accepting<'a, T: Transport> {
+    /// Listed in its runs by the thread that made this, which also has to drop it.
     core: &'a Core<T>,
 }
 

@@ -1,5 +1,6 @@
 //! Whether a thread runs a request of a server: a handler that closes its own server must not wait for itself. The list is
-//! the thread's, in `wait/serving.rs`.
+//! the thread's, in `wait/serving.rs`, which knows a server only by a number. Here that number is made: the address of the
+//! context, which no other server has while a request of this one runs.
 
 use std::sync::Arc;
 
