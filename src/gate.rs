@@ -56,14 +56,11 @@ impl RateGate {
     /// that often sets other limits does not lift this one.
     pub(crate) fn set(&self, rate: Option<Rate>) {
         // A rate or burst of zero counts as one, because a request must be able to pass at some time.
-        let at_least_one =
-            |rate: Rate| Rate::per_second(rate.per_second.max(1)).burst(rate.burst.max(1));
-        let full =
-            |rate: Rate| Bucket { rate, tokens: f64::from(rate.burst), filled: Instant::now() };
-        let rate = rate.map(at_least_one);
+        let rate = rate.map(|it| Rate::per_second(it.per_second.max(1)).burst(it.burst.max(1)));
         let mut bucket = self.bucket.lock();
         if bucket.as_ref().map(|bucket| bucket.rate) != rate {
-            *bucket = rate.map(full);
+            let filled = Instant::now();
+            *bucket = rate.map(|rate| Bucket { rate, tokens: f64::from(rate.burst), filled });
         }
         // After the bucket, so that a loop that sees it finds the bucket.
         self.limits.store(rate.is_some(), Ordering::Release);

@@ -33,7 +33,7 @@ pub(crate) struct RunGroup {
     state: Mutex<GroupState>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct GroupState {
     members: Vec<Member>,
     /// How many servers reload.
@@ -98,14 +98,20 @@ impl RunGroup {
         servers: impl Iterator<Item = (String, ShutdownHandle)>,
         manager: Option<ServiceManager>,
     ) -> Vec<Seat> {
-        let members = servers.map(|(address, handle)| Member::new(address, handle)).collect();
-        let state = GroupState { members, reloading: 0, status: String::new() };
-        let group = Arc::new(Self {
-            manager,
-            is_replaced: AtomicBool::new(false),
-            state: Mutex::new(state),
-        });
-        let count = group.state.lock().members.len();
+        let member = |(address, handle)| Member {
+            // An address is one line, whatever a path contains: its control characters are escaped.
+            address,
+            handle,
+            progress: MemberPhase::Starting,
+            is_alive: false,
+            load: Load::default(),
+            idle_since: Instant::now(),
+            idle_limit: None,
+        };
+        let members: Vec<_> = servers.map(member).collect();
+        let count = members.len();
+        let state = Mutex::new(GroupState { members, ..GroupState::default() });
+        let group = Arc::new(Self { manager, is_replaced: AtomicBool::new(false), state });
         (0..count).map(|index| Seat { group: Arc::clone(&group), index }).collect()
     }
 
@@ -211,18 +217,15 @@ impl Seat {
         if !state.is_serving() {
             return;
         }
-        let mut message = Vec::new();
         let watched =
             self.group.manager.as_ref().is_some_and(|manager| manager.watchdog().is_some());
-        if state.all_alive() && watched {
-            message.push("WATCHDOG=1".to_owned());
-        }
-        let status = state.new_status();
-        if !status.is_empty() {
-            message.push(status.trim_start().to_owned());
-        }
+        // In any case: without a watchdog, too, rounds begin and end.
+        let all_alive = state.all_alive();
+        let watchdog = if all_alive && watched { "WATCHDOG=1" } else { "" };
+        let message = format!("{watchdog}{}", state.new_status());
         if !message.is_empty() {
-            self.group.tell(&message.join("\n"));
+            // The line of status begins with the end of the line before it, which need not be there.
+            self.group.tell(message.trim_start());
         }
     }
 }
@@ -274,21 +277,6 @@ impl GroupState {
         }
         self.status.clone_from(&status);
         status
-    }
-}
-
-impl Member {
-    fn new(address: String, handle: ShutdownHandle) -> Self {
-        Self {
-            // An address is one line, whatever a path contains: its control characters are escaped.
-            address,
-            handle,
-            progress: MemberPhase::Starting,
-            is_alive: false,
-            load: Load::default(),
-            idle_since: Instant::now(),
-            idle_limit: None,
-        }
     }
 }
 

@@ -1,5 +1,14 @@
 //! [`ServerContext`]: the part of a server that does not depend on its types. Handlers get it from
 //! [`request.server()`](crate::StreamRequest::server), and workers share it.
+//!
+//! It lives until the last of these is gone: the server, its accept loop, its requests, the tickets that they have left
+//! behind. It holds no part of the transport, the mixin or the handlers, so that none of these is kept alive by a request
+//! that lasts. All its parts may be used by any thread at any time; the lock of `changing_limits` is taken before that of
+//! the live list, and no other two are held together.
+//!
+//! Two budgets lower `Limits::live`: descriptors, known when a run begins, and workers, known when the mixin finds its
+//! bound. The limit in force is the least of the three, and each change of one of them computes it anew
+//! (`within_budgets`), so that they may come in any order.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -42,9 +51,11 @@ pub struct ServerContext {
     pub(crate) runs: Arc<Runs>,
     /// All requests that are alive. Shared with the idle reaper.
     pub(crate) live: Arc<LiveList>,
+    /// Ends the waits of silent peers. Its thread has the live list alone, and ends with this.
     pub(crate) idle_reaper: IdleReaper,
     /// `Limits::live`, or fewer if the process has fewer descriptors.
     pub(crate) gate: Gate,
+    /// How the requests have ended, since the server was made. Atomics: each worker counts.
     pub(crate) counters: Counters,
     /// How many bytes were sent by [`DatagramSender`](crate::request::DatagramSender)s, which may outlive the
     /// context.
@@ -56,19 +67,21 @@ pub struct ServerContext {
     pub(crate) rate: RateGate,
     /// The address that was asked for; after the bind, the real one.
     address: RwLock<Address>,
+    /// When the server was made; a run does not change it.
     started: Instant,
+    /// The role of this process for the server: see `process.rs`. It changes once, in a child.
     role: CurrentRole,
     /// The server's seat in the group of its `run`. None without a `run`.
     seat: Mutex<Option<Seat>>,
     /// The functions that SIGHUP calls. If there are none, it stops the server.
     pub(crate) reloads: Reloads,
-    /// Whether a close of this server waits for its requests: `Mixin::block_on_close`.
-    waits_at_close: bool,
+    /// Whether a close of this server waits for its requests, as `Mixin::block_on_close` said when it was made.
+    pub(crate) waits_at_close: bool,
     /// The name of its transport, for labels.
     transport: &'static str,
-    /// The number of requests that the process has descriptors for.
+    /// The number of requests that the process has descriptors for; `usize::MAX` before the first run.
     descriptors: AtomicUsize,
-    /// The number of requests that the mixin's workers have room for.
+    /// The number of requests that the mixin's workers have room for; `usize::MAX` if nothing bounds them.
     workers: AtomicUsize,
     /// Held while limits change, so that two changes at once are both kept.
     changing_limits: Mutex<()>,
@@ -135,7 +148,7 @@ impl ServerContext {
         // Not while a change of the limits takes the other one.
         let _changing = self.changing_limits.lock();
         let wanted = self.limits().live;
-        // A later run has it from the one before.
+        // A later run has it from the one before. Out of the way for the comparison below, which is about this budget alone.
         place.store(usize::MAX, Ordering::SeqCst);
         let without = self.within_budgets(wanted);
         place.store(most, Ordering::SeqCst);
@@ -150,11 +163,6 @@ impl ServerContext {
             [&self.descriptors, &self.workers].map(|budget| budget.load(Ordering::SeqCst));
         // One request at least, or the server would never accept.
         budgets.into_iter().fold(live, usize::min).max(1)
-    }
-
-    /// Whether a close waits for its requests, as `Mixin::block_on_close` said when the server was made.
-    pub(crate) fn waits_at_close(&self) -> bool {
-        self.waits_at_close
     }
 
     /// The server's seat in the group of the `run` that serves it.
@@ -263,6 +271,7 @@ impl ServerContext {
         Ok(())
     }
 
+    /// The caller holds `changing_limits`.
     fn apply_limits(&self, limits: Limits) {
         self.gate.set_max(self.within_budgets(limits.live));
         self.rate.set(limits.accept_rate);
@@ -350,10 +359,12 @@ impl ServerContext {
     /// [`Figures`] has an example.
     #[must_use]
     pub fn figures(&self) -> Figures {
+        // Each figure is of its own moment: the numbers of a busy server need not add up.
         let source = self.figures.get();
         let workers = source.and_then(|source| source.workers()).unwrap_or_default();
         let listener = source.and_then(|source| source.listener());
         let socket = listener.map(|fd| sys::socket_figures(fd.as_fd())).unwrap_or_default();
+        // A mixin that counts its workers knows better than the live list, which looks at every request.
         let (mut busy, mut queued) = (workers.busy, workers.queued);
         if busy.is_none() || queued.is_none() {
             let (running, waiting) = self.live.running_and_queued();

@@ -1,4 +1,8 @@
 //! A server that runs in a thread beside the program: [`BackgroundServer`].
+//!
+//! The guard closes the server and joins its thread: by `stop`, which gives the report; by `join`, which waits for another's
+//! stop first; or by its drop, which gives nothing. Two callers must not wait for that thread: the thread itself, and a
+//! child that was forked beside it, which has a copy of the guard and no such thread.
 
 use std::fmt;
 use std::ops::Deref;
@@ -93,12 +97,10 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     pub fn stop(mut self) -> Result<DrainReport> {
         // The close stops the loop, so that the join below ends.
         let report = self.server.server_close();
-        match self.thread().and_then(joined) {
+        match self.result() {
             // The server was closed before the run began; for this call that is not a failure.
-            Some(Ok(Err(error))) if error.is_closed() => {}
-            Some(Ok(result)) => result?,
-            Some(Err(payload)) => std::panic::resume_unwind(payload),
-            None => {}
+            Err(error) if error.is_closed() => {}
+            result => result?,
         }
         self.server.core.context.runs.take_failure().map_or(Ok(report), Err)
     }
@@ -113,6 +115,11 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     ///
     /// The same as for [`stop`](Self::stop).
     pub fn join(mut self) -> Result<()> {
+        self.result()
+    }
+
+    /// The result of the loop, once. A panic of the loop goes on here. If this thread cannot wait, that is as a success.
+    fn result(&mut self) -> Result<()> {
         match self.thread().and_then(joined) {
             Some(Err(payload)) => std::panic::resume_unwind(payload),
             Some(Ok(result)) => result,

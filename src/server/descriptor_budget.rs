@@ -1,5 +1,8 @@
 //! The budget of descriptors: `Limits::live` is lowered to the number of requests that the process has descriptors for.
 //!
+//! Without it a server with too few descriptors would accept clients and fail in their handlers, at the first file that one
+//! opens. With it they wait in the accept queue, where a balancer sees them, and the operator is told once.
+//!
 //! ```text
 //!   RLIMIT_NOFILE - open - spare - lingering     1,024 - 24 - 32 - 256
 //!   ────────────────────────────────────────  =  ──────────────────────  = 712 requests
@@ -37,10 +40,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     pub(super) fn budget_descriptors(&self) -> Result<()> {
         // Zero: datagrams share one socket.
         let each = self.core.transport.descriptors_per_request();
-        let Some((allowed, open)) = sys::descriptors() else { return Ok(()) };
-        if each == 0 {
-            return Ok(());
-        }
+        let counted = if each == 0 { None } else { sys::descriptors() };
+        let Some((allowed, open)) = counted else { return Ok(()) };
         // `run` has raised the soft limit to the hard limit already.
         let is_raised = self.core.context.runs.is_served_by_run();
         let raise = if is_raised {
@@ -48,6 +49,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         } else {
             "to raise it, serve by `run`, or say `ulimit -n` before the start"
         };
+        // Nothing is spare or lingering yet: this many are enough for one request after the other.
         let least = each as u64 + OF_THE_FIRST_WAIT;
         let none_is_left = allowed < open + least;
         if none_is_left && is_raised && self.core.context.live.len() == 0 {

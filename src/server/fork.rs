@@ -249,8 +249,8 @@ fn prepare_signals(context: &Arc<ServerContext>) {
 #[inline]
 fn take_signals(context: &ServerContext, ticket: &Ticket, entry: Arc<Entry>) {
     // A parent that does not wait sends no second signal.
-    let waits = context.waits_at_close();
-    let first_read = if waits { ticket.limits().first_read } else { Duration::ZERO };
+    let first_read =
+        if context.waits_at_close { ticket.limits().first_read } else { Duration::ZERO };
     let server = std::mem::take(&mut *SIGNALLED.server_of_children.lock());
     // A handler may be a server that forks in its turn.
     SIGNALLED.noted.store(ptr::null_mut(), Ordering::SeqCst);

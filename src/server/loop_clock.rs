@@ -1,4 +1,7 @@
 //! [`LoopClock`]: the moments at which a loop has something to do beside requests.
+//!
+//! A loop waits until [`next`](LoopClock::next) at most, and asks [`due`](LoopClock::due) after each request and each wait.
+//! The clock belongs to one call of the loop, so it needs no lock, and a later run begins with a new one.
 
 use std::time::{Duration, Instant};
 
@@ -58,22 +61,11 @@ impl LoopClock {
         if now < next {
             return Due::default();
         }
-        let has_come = |at: Option<Instant>| at.is_some_and(|at| now >= at);
         let due = Due {
-            tick: has_come(self.tick.map(|(_, at)| at)),
-            beat: has_come(self.beat.map(|(_, at)| at)),
-            lame_duck: has_come(self.lame_duck),
+            tick: has_come(&mut self.tick, now),
+            beat: has_come(&mut self.beat, now),
+            lame_duck: self.lame_duck.take_if(|end| now >= *end).is_some(),
         };
-        let next = |(every, _)| Some((every, now.checked_add(every)?));
-        if due.tick {
-            self.tick = self.tick.and_then(next);
-        }
-        if due.beat {
-            self.beat = self.beat.and_then(next);
-        }
-        if due.lame_duck {
-            self.lame_duck = None;
-        }
         self.set_next();
         due
     }
@@ -82,6 +74,14 @@ impl LoopClock {
         let (tick, beat) = (self.tick.map(|(_, at)| at), self.beat.map(|(_, at)| at));
         self.next = earlier(earlier(tick, beat), self.lame_duck);
     }
+}
+
+/// Whether a repeated moment has come; if so, sets the next one. Counted from now and not from the moment that was due: a
+/// loop that was away for long is late once, and has nothing to make up for.
+fn has_come(repeated: &mut Option<(Duration, Instant)>, now: Instant) -> bool {
+    let Some((every, _)) = repeated.filter(|(_, at)| now >= *at) else { return false };
+    *repeated = now.checked_add(every).map(|at| (every, at));
+    true
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! the calling thread                  thread "close"                       a signal's action
-//! claim, prepare_process, Seated
+//! claim, prepare_process, seated
 //! serve_forever                       wait_for_stop
 //!   Ready                               reloads <------------------------- SIGHUP: an order, or a stop
 //!   ..                                  .. <------------------------------ handle.retire(): an order, or a stop
@@ -15,6 +15,13 @@
 //! The thread that closes obeys the orders, because the loop may be busy. A server that forks has only one thread.
 //! There the loop obeys orders, keeps the lame duck by its clock, and then stops; the server is closed when the loop
 //! has ended.
+//!
+//! A run changes its process in this order, and what a guard changes it gives back in the reverse one: the claim of each
+//! server (so that nothing is changed for a run that cannot be), the process's limits, the signals' actions, their
+//! unblocking, the seats in the run group. The raised limit of descriptors and the default of SIGCHLD stay.
+//!
+//! A signal's action runs on whichever thread the kernel picks, in the middle of anything. It only stores to atomics and
+//! writes to events (`ShutdownHandle::retire`, `Orders::give_reload`); everything else is done by the thread that wakes.
 
 use std::io;
 use std::sync::Arc;
@@ -25,6 +32,7 @@ use std::time::Duration;
 use super::{BaseServer, DrainReport, Server, fork};
 use crate::error::{Error, Result};
 use crate::mixin::Mixin;
+use crate::on_drop::OnDrop;
 use crate::process::OwnerProcess;
 use crate::run_group::RunGroup;
 use crate::shutdown::{Claim, ShutdownHandle, TakenOrders};
@@ -81,7 +89,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let _claim = claim(self)?;
         let servers: [&dyn BaseServer; 1] = [self];
         let _signals = prepare_process(&servers)?;
-        let _seated = Seated::new(&servers);
+        let _seated = seated(&servers);
         let (served, report) = serve_and_close(self, || self.server_close());
         served.map(|()| report)
     }
@@ -109,8 +117,8 @@ pub fn run_all(
     let handles: Vec<_> = servers.iter().map(BaseServer::shutdown_handle).collect();
     let all: Vec<&dyn BaseServer> = servers.iter().map(|server| &**server).collect();
     let _signals = prepare_process(&all)?;
-    let _seated = Seated::new(&all);
-    // The signals are taken by now.
+    let _seated = seated(&all);
+    // The signals are taken by now. A panic of `ready` gives everything back, and nothing was served.
     ready();
     // In this thread, so that a server that forks runs in the main thread.
     if let [server] = servers {
@@ -121,7 +129,7 @@ pub fn run_all(
         let why = "forks, and has to run alone in its process";
         return Err(Error::state(server.server_address(), why));
     }
-    // Each thread then closes its own server.
+    // For the end of one that fails: each thread then closes its own server.
     let stop_all = || handles.iter().for_each(ShutdownHandle::shutdown);
     thread::scope(|scope| {
         let mut running = Vec::new();
@@ -137,6 +145,7 @@ pub fn run_all(
             let name = format!("serve {}", server.server_address());
             match thread::Builder::new().name(name).spawn_scoped(scope, serve) {
                 Ok(thread) => running.push(thread),
+                // Those that have begun are stopped, and joined below as after any end.
                 Err(error) => {
                     stop_all();
                     result = Err(Error::io("start a thread for", server.server_address(), error));
@@ -157,29 +166,20 @@ pub fn run_all(
     })
 }
 
-/// Gives the servers of a run their seats in its group, until this is dropped.
-struct Seated<'a>(&'a [&'a dyn BaseServer]);
-
-impl<'a> Seated<'a> {
-    fn new(servers: &'a [&'a dyn BaseServer]) -> Self {
-        let named = |server: &&dyn BaseServer| {
-            (server.server_address().to_string(), server.shutdown_handle())
-        };
-        let seats = RunGroup::seats(servers.iter().map(named), ServiceManager::from_environment());
-        for (server, seat) in servers.iter().zip(seats) {
-            server.context().take_seat(Some(seat));
-        }
-        Self(servers)
+/// Gives the servers of a run their seats in its group, until this is dropped. A later run of the same server begins
+/// without a seat of this one.
+fn seated<'a>(servers: &'a [&'a dyn BaseServer]) -> OnDrop<impl FnMut() + 'a> {
+    let named =
+        |server: &&dyn BaseServer| (server.server_address().to_string(), server.shutdown_handle());
+    let seats = RunGroup::seats(servers.iter().map(named), ServiceManager::from_environment());
+    for (server, seat) in servers.iter().zip(seats) {
+        server.context().take_seat(Some(seat));
     }
+    OnDrop(|| servers.iter().for_each(|server| server.context().take_seat(None)))
 }
 
-impl Drop for Seated<'_> {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|server| server.context().take_seat(None));
-    }
-}
-
-/// Claims a server, before anything else: a server that this call may not run must not be closed by it.
+/// Claims a server for the calling thread, before anything else: a server that this call may not run must not be closed by
+/// it. Waits only for the end of a run that accepts no more.
 fn claim(server: &dyn BaseServer) -> Result<Claim> {
     // In a forked child the run that goes on is the parent's.
     fork::enter_process(server.context())?;
@@ -210,6 +210,7 @@ fn serve_until_closed(
     let over = if server.context().role().is_parent() { None } else { Event::new().ok() };
     let handle = server.shutdown_handle();
     let Some(over) = over else {
+        // In this thread, one after the other. (Also without a descriptor for the event.)
         handle.runs().orders.leave_to_loop();
         return (server.serve_forever(), close());
     };
@@ -229,7 +230,8 @@ fn serve_until_closed(
             handle.runs().orders.leave_to_loop();
         }
         let served = {
-            let _over = NotifyAtEnd(&over);
+            // Also by a panic: the thread that closes has to end before it is joined.
+            let _over = OnDrop(|| over.notify());
             server.serve_forever()
         };
         let report = match closing {
@@ -241,15 +243,6 @@ fn serve_until_closed(
         };
         (served, report)
     })
-}
-
-/// Wakes the thread that closes when serving is over, also by a panic: the thread has to end before it is joined.
-pub(super) struct NotifyAtEnd<'a>(pub(super) &'a Event);
-
-impl Drop for NotifyAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.notify();
-    }
 }
 
 /// Prepares the process. SIGINT and SIGTERM ask the servers to stop; the second of either ends the process. SIGHUP
@@ -267,31 +260,57 @@ fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
         let opened = handle.runs().orders.open(true);
         opened.map_err(|error| Error::io("make an event for", server.server_address(), error))?;
     }
-    let handles = |servers: &mut dyn Iterator<Item = &&dyn BaseServer>| -> Vec<ShutdownHandle> {
-        servers.map(BaseServer::shutdown_handle).collect()
-    };
-    let stopped = Arc::new(handles(&mut servers.iter()));
+    let stopped: Arc<[_]> = servers.iter().map(BaseServer::shutdown_handle).collect();
     let has_reloads = |server: &&&dyn BaseServer| !server.context().reloads.0.is_empty();
-    let reloaded = handles(&mut servers.iter().filter(has_reloads));
+    let reloaded: Vec<_> =
+        servers.iter().filter(has_reloads).map(BaseServer::shutdown_handle).collect();
     // One for all servers and both signals: the second signal of either ends the process.
     let asked = Arc::new(Repeats::default());
     let mut signals = Signals::default();
-    for signal in [libc::SIGINT, libc::SIGTERM] {
+    for (signal, name) in [(libc::SIGINT, "SIGINT"), (libc::SIGTERM, "SIGTERM")] {
         let (asked, stopped) = (Arc::clone(&asked), Arc::clone(&stopped));
         // An atomic, the clock, a write for each server, and `_exit`: a signal's handler may do these.
-        signals.take(signal, move || match asked.note() {
+        let action = move || match asked.note() {
             Repeat::First => stopped.iter().for_each(ShutdownHandle::retire),
             // A second close would end the lame duck.
             Repeat::Echo => {}
             // 128 and the number: what a shell reports for a program that a signal has ended.
             Repeat::Second => sys::exit_now(128 + signal),
+        };
+        signals.take(signal, name, |owner| {
+            sys::on_signal(signal, move || {
+                if owner.is_this_process() {
+                    action();
+                }
+            })
         })?;
     }
+    // A program that has its own action for SIGHUP, and nothing to reload, keeps it.
     if !reloaded.is_empty() || sys::is_default(libc::SIGHUP) {
-        signals.take_hangup(reloaded, stopped)?;
+        signals.take(libc::SIGHUP, "SIGHUP", |owner| on_hangup(owner, reloaded, stopped))?;
     }
     signals.let_through();
     Ok(signals)
+}
+
+/// SIGHUP is an order to reload; or a stop, if there is nothing to reload or the terminal has ended.
+fn on_hangup(
+    owner: OwnerProcess,
+    reloaded: Vec<ShutdownHandle>,
+    stopped: Arc<[ShutdownHandle]>,
+) -> io::Result<SignalGuard> {
+    let is_stopped = AtomicBool::new(false);
+    sys::on_hangup(sys::StartTerminal::look(), move |terminal_has_ended| {
+        if !owner.is_this_process() {
+            return;
+        }
+        if !terminal_has_ended && !reloaded.is_empty() {
+            reloaded.iter().for_each(|handle| handle.runs().orders.give_reload());
+        } else if !is_stopped.swap(true, Ordering::SeqCst) {
+            // Once: the kernel and the shell both tell of a terminal's end.
+            stopped.iter().for_each(ShutdownHandle::retire);
+        }
+    })
 }
 
 /// The actions of the signals, for as long as `run` serves.
@@ -299,63 +318,27 @@ fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
 struct Signals {
     // Dropped first, in the order of the fields: a signal that was blocked is blocked again while its action is there.
     let_through: Option<sys::LetThrough>,
+    /// Each guard's drop takes its action away; the signal then does what it did before the run.
     taken: Vec<(libc::c_int, SignalGuard)>,
 }
 
 impl Signals {
-    /// Takes a signal, unless the process ignores it. A script's shell ignores SIGINT for a program that it starts by
-    /// `&`, and `nohup` ignores SIGHUP: their users want it so.
+    /// Takes a signal by `register`, unless the process ignores it. A script's shell ignores SIGINT for a program that it
+    /// starts by `&`, and `nohup` ignores SIGHUP: their users want it so.
+    ///
+    /// The action asks the owner whether this is its process: a forked child inherits the action, and takes the signal by
+    /// its own (`fork.rs`).
     fn take(
         &mut self,
         signal: libc::c_int,
-        action: impl Fn() + Send + Sync + 'static,
+        name: &str,
+        register: impl FnOnce(OwnerProcess) -> io::Result<SignalGuard>,
     ) -> Result<()> {
-        if sys::is_ignored(signal) {
-            return Ok(());
+        if !sys::is_ignored(signal) {
+            let guard = register(OwnerProcess::this_process());
+            let guard = guard.map_err(|error| Error::io("handle the signal", name, error))?;
+            self.taken.push((signal, guard));
         }
-        let owner = OwnerProcess::this_process();
-        let guard = sys::on_signal(signal, move || {
-            // A forked child inherits this action, and takes the signal by its own (`fork.rs`).
-            if owner.is_this_process() {
-                action();
-            }
-        });
-        self.keep(signal, guard)
-    }
-
-    /// Takes SIGHUP, unless the process ignores it: an order to reload, or a stop.
-    fn take_hangup(
-        &mut self,
-        reloaded: Vec<ShutdownHandle>,
-        stopped: Arc<Vec<ShutdownHandle>>,
-    ) -> Result<()> {
-        if sys::is_ignored(libc::SIGHUP) {
-            return Ok(());
-        }
-        let (owner, is_stopped) = (OwnerProcess::this_process(), AtomicBool::new(false));
-        let action = move |terminal_has_ended: bool| {
-            if !owner.is_this_process() {
-                return;
-            }
-            if !terminal_has_ended && !reloaded.is_empty() {
-                reloaded.iter().for_each(|handle| handle.runs().orders.give_reload());
-            } else if !is_stopped.swap(true, Ordering::SeqCst) {
-                // Once: the kernel and the shell both tell of a terminal's end.
-                stopped.iter().for_each(ShutdownHandle::retire);
-            }
-        };
-        self.keep(libc::SIGHUP, sys::on_hangup(sys::StartTerminal::look(), action))
-    }
-
-    /// Keeps the action of a signal.
-    fn keep(&mut self, signal: libc::c_int, guard: io::Result<SignalGuard>) -> Result<()> {
-        let name = match signal {
-            libc::SIGINT => "SIGINT",
-            libc::SIGTERM => "SIGTERM",
-            _ => "SIGHUP",
-        };
-        let guard = guard.map_err(|error| Error::io("handle the signal", name, error))?;
-        self.taken.push((signal, guard));
         Ok(())
     }
 

@@ -1,4 +1,13 @@
 //! How the parts become a server: over an address, a socket that is bound, or a transport of one's own.
+//!
+//! ```text
+//! bind            unbound transport, make, server_bind, server_activate
+//! build_unbound   unbound transport, make; the program calls the other two
+//! from_fd         transport over the socket, make, server_activate
+//! with_transport  make, server_bind, server_activate
+//! ```
+//!
+//! The socket is made before the server, and owned by it from `make` on: an error in a later step drops both.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
@@ -33,22 +42,22 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         transport: T,
         handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
-        let server = self.make(transport, handler)?;
-        server.server_bind()?;
-        server.server_activate()?;
-        Ok(server)
+        listening(self.make(transport, handler)?)
     }
 
     /// Puts the parts together. It binds nothing, and does not listen yet.
+    ///
+    /// # Errors
+    ///
+    /// If a setting of the mixin is out of range, or there is no descriptor for the server's events. Nothing of the process
+    /// has changed then.
     fn make<How: 'static>(
         self,
         transport: T,
         handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
         let Self { mixin, settings } = self;
-        let Settings {
-            hooks, overridden_hooks, observers, prefaces, reloads, limits, timeout, ..
-        } = settings;
+        let Settings { hooks, overridden_hooks, prefaces, limits, timeout, .. } = settings;
         // Before anything is made that an error would have to undo.
         mixin.check()?;
         let address = transport.server_address();
@@ -57,9 +66,9 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         let mut context =
             ServerContext::new(address.clone(), limits, role, waits, transport.name())
                 .map_err(|error| Error::io("make the events of", address, error))?;
-        context.reloads = reloads;
+        context.reloads = settings.reloads;
         let context = Arc::new(context);
-        let observers = observers.into_iter().map(|make| make(&context)).collect();
+        let observers = settings.observers.into_iter().map(|make| make(&context)).collect();
         let worker_acceptor =
             WorkerAcceptor::new(mixin.workers_accept() && settings.workers_accept);
         let core = Arc::new(Core {
@@ -83,7 +92,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             mixin_closed_late: AtomicBool::new(false),
             desk: OnceLock::new(),
         });
-        // From here on a child that another server forks closes this one's sockets.
+        // From here on a child that another server forks closes this one's sockets. Before the bind, so that no socket that
+        // listens is ever unknown.
         fork::register(&core);
         console::prepare();
         let mixin = Arc::new(mixin);
@@ -92,6 +102,13 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         let Settings { idle_limit, poll_interval, .. } = settings;
         Ok(Server { core, mixin, timing: Timing { timeout, idle_limit, poll_interval } })
     }
+}
+
+/// The last two steps, which a program may also take by itself. On an error the server is dropped, and with it the socket.
+fn listening<T: Transport, M: Mixin>(server: Server<T, M>) -> Result<Server<T, M>> {
+    server.server_bind()?;
+    server.server_activate()?;
+    Ok(server)
 }
 
 impl<T: Bind, M: Mixin> Builder<T, M> {
@@ -106,9 +123,7 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
         address: impl Into<BindAddress>,
         handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
-        sys::fill_standard_descriptors();
-        let transport = T::unbound(&address.into(), &self.settings.options)?;
-        self.with_transport(transport, handler)
+        listening(self.build_unbound(address, handler)?)
     }
 
     /// Makes the server and its socket, and leaves `server_bind` and `server_activate` to the caller:
@@ -123,6 +138,7 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
         address: impl Into<BindAddress>,
         handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
+        // The builder has done it, too; a program may have closed one since.
         sys::fill_standard_descriptors();
         let transport = T::unbound(&address.into(), &self.settings.options)?;
         self.make(transport, handler)

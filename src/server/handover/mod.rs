@@ -21,6 +21,7 @@ use super::fork::{self, AnyServer};
 use super::{BaseServer, DrainReport, run};
 use crate::bind_address::BindAddress;
 use crate::error::{Error, Result};
+use crate::on_drop::OnDrop;
 use crate::shutdown::ShutdownHandle;
 use crate::sys::{self, SignalGuard};
 use crate::transport::predecessor;
@@ -229,7 +230,7 @@ impl Handover {
             let thread = thread::Builder::new().name("handover".to_owned());
             let serving = thread.spawn(move || its_desk.serve(&until)).map_err(cannot)?;
             let reports = {
-                let _over = run::NotifyAtEnd(&over);
+                let _over = OnDrop(|| over.notify());
                 run::run_all(servers, grace, ready)
             };
             serving.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
