@@ -17,9 +17,8 @@ use crate::sys::fork::SignalsHeld;
 
 /// Makes [`FakeJob`]s, and receives what they report.
 pub(super) struct FakeJobs {
-    runs: Sender<ThreadId>,
-    end: Receiver<()>,
-    refused: Sender<String>,
+    /// Each job is a clone of it.
+    first: FakeJob,
     /// The threads of the jobs that run or have run.
     pub(super) ran: Receiver<ThreadId>,
     /// Each message ends a job that runs.
@@ -32,7 +31,7 @@ impl FakeJobs {
     pub(super) fn new() -> Self {
         let ((runs, ran), (ends, end), (refused, refusals)) =
             (unbounded(), unbounded(), unbounded());
-        Self { runs, end, refused, ran, ends, refusals }
+        Self { first: FakeJob { runs, end, refused, server: None }, ran, ends, refusals }
     }
 
     pub(super) fn job(&self) -> Job {
@@ -41,12 +40,12 @@ impl FakeJobs {
 
     /// A job whose worker may accept afterwards.
     pub(super) fn job_of(&self, server: Option<Arc<dyn WorkerAccept>>) -> Job {
-        let (runs, end, refused) = (self.runs.clone(), self.end.clone(), self.refused.clone());
-        Job::new(Box::new(FakeJob { runs, end, refused, server }))
+        Job::new(Box::new(FakeJob { server, ..self.first.clone() }))
     }
 }
 
 /// A request that says that it runs and waits until it may end.
+#[derive(Clone)]
 struct FakeJob {
     runs: Sender<ThreadId>,
     end: Receiver<()>,

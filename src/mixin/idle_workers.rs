@@ -9,6 +9,10 @@
 //! ```
 //!
 //! The timeout of a worker counts from its own `enter`, so that B may leave at once.
+//!
+//! Two ways off the list, besides leaving by itself: `call`, after which the worker has to come to the queue and the caller has
+//! noted `wake_pending`; and `dismiss`, at a close. A worker that has parked tells them apart by [`IdleWorker::is_called`].
+//! An unpark alone says neither: the worker looks under the lock, and parks again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +44,7 @@ impl IdleWorker {
     /// Waits to be called, until the moment at the latest. May return early.
     pub(super) fn park(&self, until: Option<Instant>) {
         match until {
+            // A moment that has passed is a timeout of zero, which returns at once.
             Some(at) => thread::park_timeout(at.saturating_duration_since(Instant::now())),
             None => thread::park(),
         }
@@ -85,6 +90,7 @@ impl IdleWorkers {
     /// Takes the last worker off the list. The caller unparks it after it has released the lock.
     pub(super) fn call(&mut self) -> Option<Arc<IdleWorker>> {
         let worker = self.list.pop()?;
+        // Under the lock, and before the unpark: a worker that wakes for another reason meanwhile finds it.
         worker.called.store(true, Ordering::Relaxed);
         Some(worker)
     }
@@ -111,6 +117,7 @@ impl IdleWorkers {
     /// Wakes the next to leave if it waits without a timeout, so that it waits with one.
     pub(super) fn give_timeout(&self, accepts: bool) {
         if let Some(next) = self.next_to_leave(accepts) {
+            // Under the lock, unlike the unpark of a call: this is rare, and the worker is not needed soon.
             if !next.has_timeout.load(Ordering::Relaxed) {
                 next.thread.unpark();
             }
@@ -119,7 +126,7 @@ impl IdleWorkers {
 
     /// Takes all off the list and wakes them.
     ///
-    /// They are not called: each sees by the queue's phase why it was woken.
+    /// They are not called: each sees by the queue's stage why it was woken.
     pub(super) fn dismiss(&mut self) {
         for worker in self.list.drain(..) {
             worker.thread.unpark();

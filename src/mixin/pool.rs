@@ -1,4 +1,7 @@
 //! A fixed number of threads, first come first served.
+//!
+//! The gate's maximum is threads and queue together. With `Pool::new(4).queue(64)` it is 68: four requests run, 64 wait in the
+//! pool's queue, and the accept loop then leaves the next one in the kernel's.
 
 use super::pass_on::pass_on;
 use super::thread_group::ThreadOptions;
@@ -50,6 +53,7 @@ impl Pool {
     /// the kernel's queue; or, with [`WhenFull::Refuse`], it is accepted and refused.
     #[must_use]
     pub fn queue(self, requests: usize) -> Self {
+        // Without one, `check` fails.
         if let Some(gate) = &self.workers.settings.gate {
             gate.set_max(self.count.saturating_add(requests));
         }

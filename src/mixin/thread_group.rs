@@ -9,6 +9,9 @@
 //!                                   AliveThread dropped (-1)
 //!                                     notifies --------------> wait_until_gone returns at zero
 //! ```
+//!
+//! Nothing joins the threads: a join needs a handle of each, and waits without a deadline. The count is zero a moment before the
+//! last thread is gone: all of its own code has run by then, but for the drops of thread-locals.
 
 use std::fmt;
 use std::io;
@@ -66,7 +69,7 @@ impl fmt::Debug for ThreadOptions {
 /// Starts threads and counts those that are alive.
 #[derive(Debug, Default)]
 pub(super) struct ThreadGroup {
-    /// How many threads have been started and have not ended.
+    /// How many threads have been started and have not ended. In a forked child it is the parent's count, and stays.
     alive: Mutex<usize>,
     /// Notified by each thread that ends.
     ended: Condvar,
@@ -94,7 +97,7 @@ impl ThreadGroup {
         if let Some(bytes) = options.stack_bytes {
             builder = builder.stack_size(bytes);
         }
-        // Before the thread starts, so that it is never taken for a thread of the parent process.
+        // Before the thread starts, so that it is never taken for a thread of the parent process (`is_left_behind`).
         self.owner.become_noted();
         // Moved into the thread. If the thread cannot be started, the closure is dropped with it. So the count is
         // right in any case, also after a panic.
@@ -118,6 +121,7 @@ impl ThreadGroup {
 
     /// Waits until no thread is left, or until the deadline.
     pub(super) fn wait_until_gone(&self, deadline: Instant) {
+        // They do not run here, and would be waited for in vain.
         if self.is_left_behind() {
             return;
         }
@@ -156,6 +160,7 @@ impl AliveThread {
 impl Drop for AliveThread {
     fn drop(&mut self) {
         THREADS.fetch_sub(1, Ordering::Relaxed);
+        // Under the lock of those that wait: the notification cannot come between their look and their wait.
         *self.group.alive.lock() -= 1;
         // All: several closes may wait at once.
         self.group.ended.notify_all();

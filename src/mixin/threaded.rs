@@ -1,4 +1,7 @@
 //! [`Workers`]: the common part of [`Threading`](super::Threading) and [`Pool`](super::Pool).
+//!
+//! Both are a [`WorkerQueue`] of another [`Size`], and forward every method to the `Workers` in them (`pass_on.rs`). The setters
+//! that both have are written once, as a macro: a trait would have to be imported to call them.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -14,8 +17,9 @@ use crate::error::{Error, Result};
 pub(super) struct Workers {
     /// Changed by the setters, before the queue is made.
     pub(super) settings: QueueSettings,
-    /// Whether a close waits for running requests: Python's `block_on_close` and `daemon_threads` in one.
+    /// Python's `block_on_close`: whether a close waits for running requests.
     pub(super) block_on_close: bool,
+    /// Python's `daemon_threads`: the close does not wait either. [`Pool`](super::Pool) never sets it.
     pub(super) daemon_threads: bool,
     /// Not made by the setters, whose values it copies, nor by a server that never gets a request.
     queue: OnceLock<Arc<WorkerQueue>>,
@@ -37,6 +41,7 @@ impl Workers {
 }
 
 impl Mixin for Workers {
+    /// Reports what the setters could not: they return the mixin, and no error.
     fn check(&self) -> Result<()> {
         match self.settings.size {
             Size::Fixed(workers) if workers > MOST_WORKERS => {
@@ -71,7 +76,7 @@ impl Mixin for Workers {
         self.queue().process_request(job);
     }
 
-    // With `Refuse` the loop accepts at the limit too, so that clients hear of it.
+    /// With `Refuse` the loop accepts at the limit too, so that clients hear of it.
     fn ready(&self) -> bool {
         let QueueSettings { gate, when_full, .. } = &self.settings;
         *when_full == WhenFull::Refuse || gate.as_ref().is_none_or(|gate| gate.is_open())

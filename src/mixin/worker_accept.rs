@@ -10,8 +10,10 @@
 //! ```
 //!
 //! An interruption lasts until `leave` takes it back. So it is not lost if it comes between `enter` and the wait.
+//!
+//! A worker that accepts saves the wake-up of a worker by the accept loop. It does so only while the queue is empty, and for
+//! the server whose job it has just run: it has that server at hand. The server's side is in `server/worker_accept.rs`.
 
-use std::fmt;
 use std::sync::Arc;
 
 use super::Job;
@@ -53,12 +55,6 @@ pub(super) struct AcceptSlot {
     interrupted: bool,
 }
 
-impl fmt::Debug for AcceptSlot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AcceptSlot").field("taken", &self.is_taken()).finish_non_exhaustive()
-    }
-}
-
 impl AcceptSlot {
     /// Whether a worker accepts, or is about to.
     pub(super) fn is_taken(&self) -> bool {
@@ -73,6 +69,7 @@ impl AcceptSlot {
     /// Calls the worker back to the queue. False if no worker accepts, or if it has been called already.
     pub(super) fn interrupt(&mut self) -> bool {
         match &self.server {
+            // Once: a second one would be cleared with the first, and the caller would count on a worker that comes once.
             Some(server) if !self.interrupted => {
                 // Under the queue's lock, where nothing may wait: an interrupt is one write to an event.
                 server.interrupt();

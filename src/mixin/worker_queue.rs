@@ -31,6 +31,13 @@
 //!    queue.len()`.
 //! 4. All workers run jobs, and no thread may be started. The next one to finish takes a job.
 //!
+//! [`wake`](WorkerQueue::wake) restores it, and takes the lock's guard to say so: a change that may break the invariant (a job
+//! is sent; a job is taken and others stay; a worker leaves) ends with it.
+//!
+//! *A wake-up is not lost*: each of the three ways is noted under the lock before the lock is free, and the note is taken back by
+//! the worker that it is for, under the lock again. An unpark that comes before the park makes the park return at once, and
+//! an interrupt lasts until it is cleared.
+//!
 //! *Calls*: accept loops call [`process_request`](WorkerQueue::process_request); any thread may call
 //! [`close`](WorkerQueue::close), at any time. All else runs on the workers' own threads. User code never runs under the
 //! lock, and no thread waits under it.
@@ -153,6 +160,7 @@ impl WorkerQueue {
     /// It does not wait, apart from the start of a thread.
     pub(super) fn process_request(self: &Arc<Self>, job: Job) {
         let mut state = self.state.lock();
+        // Before `admit`, which may start threads.
         state.label = job.label();
         match self.admit(&mut state) {
             Ok(permit) => {
@@ -181,6 +189,7 @@ impl WorkerQueue {
         if is_full && self.settings.when_full == WhenFull::Refuse {
             return Err(Refused::Busy);
         }
+        // Last: a job that is refused starts no thread.
         if let (Stage::NotStarted, Size::Fixed(count)) = (state.stage, self.settings.size) {
             self.start_all(state, count).map_err(Refused::CannotStart)?;
         }
@@ -247,6 +256,7 @@ impl WorkerQueue {
             if state.starting >= most_starting || !self.may_grow(&state) {
                 return;
             }
+            // Counted before the lock is free: another loop that looks meanwhile finds the worker on its way.
             state.workers += 1;
             state.starting += 1;
             let label = state.label;
@@ -262,7 +272,7 @@ impl WorkerQueue {
         }
     }
 
-    /// Always false with a fixed size, whose workers start together.
+    /// Whether a further thread may be started. Always false with a fixed size, whose workers start together.
     fn may_grow(&self, state: &QueueState) -> bool {
         matches!(self.settings.size, Size::Growing { max, .. } if state.workers < max)
     }
@@ -281,7 +291,8 @@ impl WorkerQueue {
         self.state.lock()
     }
 
-    /// Takes a worker out of the count, and wakes or starts another one if the queue needs it.
+    /// Takes a worker out of the count, and wakes or starts another one if the queue needs it. Called on the worker's thread, in
+    /// its drop: also after a panic of `on_thread_start`, for whose worker a job may wait.
     fn worker_ended(self: &Arc<Self>, has_come: bool) {
         let mut state = self.state.lock();
         state.workers -= 1;
@@ -308,6 +319,10 @@ impl WorkerQueue {
     }
 
     /// Waits without a job until there may be something to do. None: the worker has waited long enough, and leaves.
+    ///
+    /// Takes the lock and gives it back. While the worker waits the lock is free, and the worker is in `idle`: until a call takes
+    /// it out, `close` empties the list, or it leaves by itself. `server` is let go before the first park, so that a worker
+    /// which waits keeps no server alive.
     fn wait<'q>(
         &'q self,
         mut state: MutexGuard<'q, QueueState>,
@@ -324,7 +339,8 @@ impl WorkerQueue {
             if leaves {
                 state.idle.leave(me);
             }
-            // The list or the slot may have changed, and with them the worker that leaves next.
+            // The list or the slot may have changed, and with them the worker that leaves next: it parks without a timeout, and
+            // would stay for good.
             state.idle.give_timeout(accepts);
             if leaves {
                 return None;
@@ -349,6 +365,7 @@ impl WorkerQueue {
     /// Its workers and its jobs now. The limits are the mixin's to add.
     pub(super) fn figures(&self) -> WorkerFigures {
         let state = self.state.lock();
+        // A worker that accepts is free as well.
         let idle = state.idle.len() + usize::from(state.accept_slot.is_taken());
         // A worker that was called and has not come yet is neither idle nor busy.
         let coming = idle + state.starting + usize::from(state.wake_pending);
@@ -361,7 +378,8 @@ impl WorkerQueue {
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.stage = Stage::Closed;
-        // The worker that accepts comes to the queue, and sees the stage there.
+        // The worker that accepts comes to the queue, and sees the stage there. It is not noted as a pending wake-up: there is
+        // no job for it.
         state.accept_slot.interrupt();
         state.idle.dismiss();
     }

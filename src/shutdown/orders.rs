@@ -23,7 +23,9 @@ use crate::wait::{Event, Waiting};
 pub(crate) struct Orders {
     /// Made by `run`. Without it no order can be given.
     event: OnceLock<Event>,
+    /// A reload was ordered, and has not been taken. Two orders before one look are one reload.
     reload: AtomicBool,
+    /// The same for a lame duck and the close after it.
     retire: AtomicBool,
     /// The thread that closes the server obeys the orders, and not the loop.
     closer_obeys: AtomicBool,
@@ -90,6 +92,7 @@ impl Orders {
     /// As [`take`](Self::take), for the loop. Empty if the thread that closes obeys. Without an order this is two
     /// loads.
     pub(crate) fn take_in_loop(&self) -> TakenOrders {
+        // Without the event: to ask it is a system call, and this runs after each request.
         let is_given = self.reload.load(Ordering::SeqCst) || self.retire.load(Ordering::SeqCst);
         if !is_given || self.closer_obeys.load(Ordering::SeqCst) {
             return TakenOrders::default();

@@ -10,6 +10,14 @@
 //! A stop is requested without the lock and looked at under it. This loses nothing: `request_stop` stores before it
 //! notifies, and a loop that has looked too early is woken by the latch. `changed` is notified under the lock after each
 //! change of [`RunState`] that somebody may wait for.
+//!
+//! | waits for `changed` | until | woken by |
+//! |---|---|---|
+//! | `begin`, `claim` | the run before is not `Finishing` | `end` |
+//! | `end` | no loop and no worker is listed | `leave_loop` of the last one |
+//! | `wait_until_ended` | the run does not accept, or the caller does itself | `end_accepting` |
+//!
+//! None of them is woken by the stop itself: that wakes the loops, and the loops wake these.
 
 mod claim;
 mod lame_duck;
@@ -193,6 +201,7 @@ impl Runs {
     /// the last run.
     pub(crate) fn begin(&self, address: &dyn Display, kind: RunKind) -> Result<()> {
         let mut state = self.wait_while_finishing();
+        // First, because it is for good: after the other errors a later call may succeed.
         if state.closing {
             return Err(Error::closed(address));
         }
@@ -207,6 +216,7 @@ impl Runs {
         // A `handle_request` heeds every stop: a program's own loop may be anywhere when it is requested.
         if kind == RunKind::Forever {
             if state.between_runs == StopBetweenRuns::Forgotten {
+                // There is no loop, so nobody misses it.
                 self.stop.forget();
             }
             state.between_runs = StopBetweenRuns::Forgotten;
@@ -237,6 +247,8 @@ impl Runs {
         // The error ends this run, and the next run begins without it.
         let failure = state.failure.take();
         let kind = state.run.kind();
+        // The stop of a close stays: a handler that still runs may ask for it. So does one that came during a `handle_request`
+        // and was not reported by it: the program's next call reports it.
         if !state.closing && (kind != Some(RunKind::OneRequest) || failure.is_some()) {
             self.stop.forget();
         }
@@ -250,6 +262,7 @@ impl Runs {
     /// Notes that the caller of this `handle_request` is told of the stop.
     pub(crate) fn report_stop(&self) {
         let run = &mut self.state.lock().run;
+        // Kept in the state and not obeyed here: `end` forgets the stop when no loop is left that could miss it.
         match run {
             RunState::Accepting(kind) | RunState::Finishing(kind) => *kind = RunKind::StopReported,
             RunState::Idle | RunState::Over => {}
@@ -261,6 +274,7 @@ impl Runs {
     /// Any thread calls this for a `Fatal`. If the run has already ended, the next run fails, or `take_failure`
     /// returns the error.
     pub(crate) fn fail(&self, error: Error) {
+        // Before the stop: the run that it ends finds the error.
         self.state.lock().failure.get_or_insert(error);
         self.request_stop();
     }

@@ -2,6 +2,14 @@
 //!
 //! A thread cannot be cancelled; only its connection can be closed. A coroutine can: whatever it waits for, its wait
 //! fails. The [`Parker`](super::Parker) decides when.
+//!
+//! | end of | first | then, if it goes on |
+//! |---|---|---|
+//! | a request, at the deadline of a drain | its wait returns [`Cancelled`] | its waits panic with [`CancelledUnwind`] |
+//! | an accept loop that was moved or abandoned | its wait panics with [`RetiredUnwind`] | each further wait does as well |
+//!
+//! With `panic = "abort"` each panic of the table is an error. Both payloads are private types, raised by `resume_unwind`: no panic hook prints them, and `server/catch_panic.rs` tells
+//! them from panics of the program's own.
 
 use std::error::Error;
 use std::fmt;
@@ -84,6 +92,7 @@ impl Error for RetiredUnwind {}
 pub fn shield<R>(run: impl FnOnce() -> R) -> R {
     let Some(parker) = parker() else { return run() };
     parker.begin_shield();
+    // Also where `run` panics. To the same parker, although `run` may install another one.
     let _end = OnDrop(|| parker.end_shield());
     run()
 }

@@ -78,6 +78,7 @@ impl Event {
         // A moment that the clock cannot count is never.
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
+            // Looked at first: an event that is notified and a time that is over are a notified event.
             if self.is_set() {
                 return Ok(true);
             }
@@ -104,6 +105,7 @@ impl Event {
         // Two threads that renew at once would notify two different descriptors.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _lock = ONE_AT_A_TIME.lock();
+        // This process is the noted one from here on: the event's owner is compared with it.
         process::note();
         if !self.owner.is_noted() {
             sys::event::renew(&self.ends)?;

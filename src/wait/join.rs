@@ -5,6 +5,11 @@
 //! | a plain thread | on a thread of its own, which ends before `join` returns |
 //! | a coroutine, of a parker that [spawns](super::Parker::spawn) | in a coroutine of its own, on the same thread |
 //! | a coroutine, of any other | on a thread of its own; the caller parks until it has ended |
+//!
+//! Both closures borrow from the caller's stack, so the caller must not leave it before both have ended: neither by a panic of
+//! `a`, nor because its wait is cancelled. A panic of either is caught where it runs, and goes on in the caller afterwards. The
+//! one lifetime that the compiler cannot see, that of `b` in another coroutine, is in `sys::lent_once`: a closure is lent, and its
+//! end (called or dropped) is waited for before the loan is over.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -109,6 +114,7 @@ fn beside_a_thread<A, B: Send>(
     let name = format!("{} join", thread::current().name().unwrap_or("handler"));
     let (serving, span) = (Serving::inherit(), CallersSpan::current());
     if let Some(end) = end {
+        // The attempt with a coroutine, whose closure was dropped, has notified it.
         end.clear();
     }
     thread::scope(|scope| {
@@ -124,6 +130,7 @@ fn beside_a_thread<A, B: Send>(
                 io::Error::new(error.kind(), format!("cannot start a thread for join: {error}"))
             })?;
         let a = caught(a);
+        // Before the join, which blocks the thread: a coroutine waits for the end first, and then joins at once.
         match end {
             Some(end) => wait_patiently(end),
             None => flush(),

@@ -78,7 +78,7 @@ thread_local! {
         const { Cell::new(ThreadState { parked: false, in_loop: false, holds_back: false }) };
 }
 
-/// Changes the state of this thread.
+/// Changes the state of this thread. A copy in, a copy out: no borrow that a change could meet.
 #[inline]
 fn note(change: impl FnOnce(&mut ThreadState)) {
     let mut here = HERE.get();
@@ -95,7 +95,9 @@ pub(crate) fn is_parked_here() -> bool {
 /// Whether a call may block this thread. If so, this flushes what the thread has deferred.
 #[inline]
 pub(crate) fn may_block() -> bool {
+    // One access of the thread-local for both: each receive and each send comes by here.
     let (parked, holds_back) = HERE.with(|here| (here.get().parked, here.get().holds_back));
+    // A parker's thread does not block here, and flushes when nothing of it can go on.
     if holds_back && !parked {
         flush();
     }
@@ -118,7 +120,8 @@ pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
     any_inlined(waiting, deadline)
 }
 
-/// The same, for the usual wait of a coroutine.
+/// The same, for the usual wait of a coroutine: without a call more on the way to the switch, whose frames stay on the stack of
+/// each coroutine that waits.
 #[inline(always)]
 pub(crate) fn any_inlined(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     // Cloned out of its thread-local: no borrow is held across the wait.
@@ -128,6 +131,7 @@ pub(crate) fn any_inlined(waiting: &[Waiting<'_>], deadline: Option<Instant>) ->
         return Err(panicking());
     }
     // The parker's thread flushes before it waits: what several coroutines have deferred leaves together.
+    // The others have had their turn when this one goes on.
     SPENT.with(|spent| spent.set(0));
     apart(|| parker.park(waiting, deadline)).map(|()| true)
 }
@@ -173,12 +177,14 @@ pub(crate) fn spend() {
 #[cold]
 fn give_way() {
     SPENT.set(0);
+    // Neither may switch: a plain thread has nothing to switch to, and a thread that panics must not.
     if let (Some(parker), false) = (parker(), thread::panicking()) {
         apart(|| parker.give_way());
     }
 }
 
-/// Waits until a worker may accept a client, or is interrupted. On a plain thread.
+/// Waits until a worker may accept a client, or is interrupted. On a plain thread. In this module, because every wait
+/// flushes first.
 pub(crate) fn for_worker_accept(epoll: &sys::exclusive_epoll::ExclusiveEpoll) -> io::Result<()> {
     flush();
     epoll.wait()
@@ -206,6 +212,7 @@ pub fn sleep(duration: Duration) {
         return thread::sleep(duration);
     }
     let until = moment_after(Instant::now(), duration);
+    // Again and again: a wait may come back early.
     while Instant::now() < until {
         if let Err(error) = any(&[], Some(until)) {
             if Cancelled::find(&error).is_some() {

@@ -127,7 +127,8 @@ impl OffloadThreads {
         // A close of the server by the work must not wait for the request that waits for the work.
         let (serving, span) = (Serving::inherit(), CallersSpan::current());
         self.submit(Box::new(move || {
-            // The coroutine does not wait any longer: its request was cut off, or the time is over.
+            // The coroutine has dropped its half: its request was cut off, or the time is over. A coroutine that does so right
+            // after this look has its work done in vain.
             if Arc::strong_count(&theirs) == 1 {
                 return;
             }
@@ -135,6 +136,7 @@ impl OffloadThreads {
                 let (_serving, _span) = (serving.enter(), span.enter());
                 work()
             }));
+            // If the coroutine has stopped waiting, both go with this closure.
             *theirs.result.lock() = Some(result);
             theirs.event.notify();
         }))?;
@@ -175,6 +177,7 @@ impl OffloadThreads {
                 }
             }
         }
+        // A thread that was started just now looks into the queue first, and finds the work without being notified.
         self.queued.notify_one();
         Ok(())
     }
@@ -192,6 +195,7 @@ impl OffloadThreads {
                 continue;
             }
             state.idle += 1;
+            // A notification and the end of KEEP may come together: so the queue is looked at once more.
             let in_vain = self.queued.wait_for(&mut locked, KEEP).timed_out();
             let Some(state) = &mut *locked else { return };
             state.idle -= 1;

@@ -1,4 +1,7 @@
 //! [`Parker`]: how a thread that runs many requests, as coroutines, waits.
+//!
+//! A thread has one parker at a time, in a thread-local; [`park`](crate::park) teaches how to write one. Each use clones the `Rc` out
+//! first. So nothing is borrowed while the parker runs, and a coroutine may install another one, or switch, within the call.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -139,6 +142,7 @@ thread_local! {
 /// Makes every wait on this thread call `parker`, until the guard is dropped.
 pub fn install(parker: Rc<dyn Parker>) -> Installed {
     let before = PARKER.with(|current| current.replace(Some(parker)));
+    // The same fact beside other flags: `may_block` reads them together, and does not touch the `Rc`.
     note(|here| here.parked = true);
     Installed { before }
 }

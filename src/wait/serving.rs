@@ -21,6 +21,7 @@ impl Serving {
     /// `server`: the address of its context.
     pub(crate) fn start(server: usize) -> Self {
         SERVING.with_borrow_mut(|serving| {
+            // Searched from its beginning: it has one entry as a rule, and its memory stays for the next request.
             match serving.iter_mut().find(|(known, _)| *known == server) {
                 Some((_, count)) => *count += 1,
                 None => serving.push((server, 1)),
@@ -44,6 +45,7 @@ impl Drop for Serving {
                 return;
             };
             serving[at].1 -= 1;
+            // The address may be that of another server's context when this one is gone.
             if serving[at].1 == 0 {
                 serving.swap_remove(at);
             }

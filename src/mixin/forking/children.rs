@@ -14,6 +14,13 @@
 //! ```
 //!
 //! `watch` ends by looking at each child that it has begun to watch: one that ended before would wake nothing.
+//!
+//! **Only our own.** The program may have children of its own, by `std::process::Command` say, and so may another server of the
+//! process. So no call reaps whatever has ended: `waitid` is asked to leave what it finds (WNOWAIT), and a child is reaped by its
+//! number, if the table has it. If the one that is found is foreign, it hides ours, and each of ours is asked for.
+//!
+//! **The lock** is held for looks at the table alone: not for a system call that reaps, and not for the end of a request, which
+//! calls the observer. If two calls find the same child, the one that takes it out of the table ends its request.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -38,6 +45,7 @@ use crate::wait::{self, Interest, Waiting};
 /// asked from any.
 #[derive(Debug, Default)]
 pub(super) struct Children {
+    /// Children from their fork until they are reaped.
     table: Mutex<Table>,
     /// Made when the first run begins: a mixin alone needs no descriptors.
     reports: OnceLock<Reports>,
@@ -49,10 +57,12 @@ struct Table {
     /// The first few, beside the lock: the memory of a vector is one more page that the parent writes to between two forks,
     /// and that the kernel copies.
     near: [Option<Child>; 8],
+    /// The others, in no order.
     more: Vec<Child>,
 }
 
 impl Table {
+    /// All of them: a free place of the near ones is skipped.
     fn iter(&self) -> impl Iterator<Item = &Child> {
         self.near.iter().flatten().chain(&self.more)
     }
@@ -141,11 +151,13 @@ impl Reports {
         let Status { reason, stop, has_text } = end_of(status);
         let texts = self.texts(reason);
         let receive = || texts.receive_from(child, |other| table.lock().has(other));
+        // The status says that there was one, and the pipe had no room for it.
         let lost = || "a child process could not say more".to_owned();
         let text = has_text.then(|| receive().unwrap_or_else(lost));
         ChildEnd { reason, text, stop, cut_off: false }
     }
 
+    /// The pipe for texts of this kind of end.
     fn texts(&self, reason: CloseReason) -> &TextPipe {
         if reason == CloseReason::Fatal { &self.fatal } else { &self.steps }
     }
@@ -210,10 +222,12 @@ impl Children {
     /// children are signalled: the number of a child that another part of the program has reaped may be a stranger's.
     pub(super) fn watch(&self) {
         let Some(reports) = self.reports.get() else { return };
+        // Most waits find nothing new, and an empty vector takes no memory.
         let mut new = Vec::new();
         for child in self.table.lock().iter_mut().filter(|child| child.watched.is_none()) {
             // A child that cannot be watched stays unwatched, and `collect` asks for it after each request.
             child.watched = reports.exits.add(child.pid).ok();
+            // Also one that cannot be watched: it may have ended.
             new.push(child.pid);
         }
         for pid in new {
@@ -240,6 +254,7 @@ impl Children {
         if signalled && reports.exits.are_reaped_by_the_kernel() {
             self.collect_each(reports);
         }
+        // The end of an orphan is told by SIGCHLD alone, so without one there is none to reap.
         let mark = if signalled { reports.orphan_mark() } else { None };
         let reap_orphan = |pid| mark.is_some_and(|mark| mark.reap(pid));
         // One call asks for all of them. If it names a foreign child, which hides ours until it is reaped, each is asked
@@ -247,6 +262,7 @@ impl Children {
         while mark.is_some() || is_any(false) {
             // None: no child has ended, this server's or another's.
             let Some(pid) = child_process::ended_child() else { return };
+            // Reaped: the next look finds the next one.
             if self.collect_one(reports, pid) || reap_orphan(pid) {
                 continue;
             }
@@ -301,6 +317,7 @@ impl Children {
     pub(super) fn wait_until_none(&self, deadline: Instant) {
         let Some(exits) = self.event_fd() else { return };
         loop {
+            // In this order: a child that is not watched yet must not be waited for.
             self.watch();
             self.collect();
             if self.len() == 0 || Instant::now() >= deadline {

@@ -1,4 +1,8 @@
 //! The exit status of a child: how its request has ended.
+//!
+//! A child has eight bits to say it, and shares them with the program: a handler may call `exit`, and a shell's or a panic's status
+//! has a meaning of its own. For example 167: it is 7 above 160, so its end is the second of [`ENDS`] (7 / 4 is 1: `Failed`); of the
+//! rest, 3, both bits are set: the handler has requested a stop, and a text is in the pipe.
 
 use super::ChildEnd;
 use crate::events::CloseReason;
@@ -80,6 +84,7 @@ pub(super) fn end_of(status: i32) -> Status {
     match (status, ours) {
         (COMPLETED, _) => alone(CloseReason::Completed),
         (PANICKED, _) => alone(CloseReason::Panicked),
+        // Below 160 `ours` is none, and beyond 223 there is no end for it.
         (_, Some(ours)) if ours / FOR_EACH < ENDS.len() => {
             Status { reason: ENDS[ours / FOR_EACH], stop: ours & 1 != 0, has_text: ours & 2 != 0 }
         }

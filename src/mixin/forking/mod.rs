@@ -86,6 +86,7 @@ use crate::wait;
 pub struct Forking {
     /// At least one.
     max_children: usize,
+    /// Whether `server_close` signals the children and waits, or only signals them.
     block_on_close: bool,
     /// Those that this process has forked and not reaped.
     children: Children,
@@ -153,6 +154,7 @@ impl Forking {
                 if let Some(mark) = mark {
                     mark.put();
                 }
+                // Always there. Out of the job, so that the job's drop does nothing in the child.
                 if let Some(work) = job.work.take() {
                     work.run_in_child(listener, held, &|end| {
                         let _ = io::stdout().flush();
@@ -163,6 +165,7 @@ impl Forking {
                 }
             }
             Ok(Forked::Parent { child }) => {
+                // First: the peer of a short request sees the end of input only when both processes have closed.
                 let request = job.work.take().map(|work| work.leave_to_child(child));
                 self.children.add(child, request);
             }

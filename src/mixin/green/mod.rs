@@ -218,21 +218,18 @@ impl Green {
     fn start(&self) -> io::Result<Arc<Group>> {
         // Held until the workers are there: two first requests start them once.
         let mut of_child = self.group_of_child.lock();
-        match self.group.get() {
-            None => {
-                let new = Group::start(self)?;
-                return Ok(Arc::clone(self.group.get_or_init(|| new)));
-            }
-            Some(first) if first.owner.is_noted() => return Ok(Arc::clone(first)),
-            Some(_) => {}
+        let first = self.group.get();
+        // Another request has started them meanwhile.
+        if let Some(ours) = first.into_iter().chain(&*of_child).find(|group| group.owner.is_noted())
+        {
+            return Ok(Arc::clone(ours));
         }
-        if let Some(group) = of_child.as_ref().filter(|group| group.owner.is_noted()) {
-            return Ok(Arc::clone(group));
-        }
-        // The threads are a parent's, and their things are neither touched nor dropped.
-        std::mem::forget(of_child.take());
         let new = Group::start(self)?;
-        *of_child = Some(Arc::clone(&new));
+        if first.is_none() {
+            return Ok(Arc::clone(self.group.get_or_init(|| new)));
+        }
+        // The threads of the others are a parent's, and their things are neither touched nor dropped.
+        std::mem::forget(of_child.replace(Arc::clone(&new)));
         Ok(new)
     }
 }
@@ -381,8 +378,11 @@ impl Mixin for Green {
             Err(error) => return job.refuse(Refused::CannotStart(error)),
         };
         group.server.get_or_init(|| told_of_bound(job.worker_watch()));
-        if let Some(job) = dealing::deal(&group, job) {
-            group.send(group.least_loaded(), job);
+        match worker::here(&group) {
+            // The accept loop runs in a coroutine of this worker.
+            Some(worker) => worker.deal(job),
+            // A mixin around this one has brought the job to a thread of its own.
+            None => group.send(group.least_loaded(), job),
         }
     }
 

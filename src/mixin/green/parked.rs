@@ -6,6 +6,25 @@
 //! | the accept loop's descriptors | in a set of their own, as long as they stay the same | as long as one is ready |
 //! | a datagram socket, by the accept loop | for one wait: in the set, each datagram that is *sent* would cost a call-back | the same |
 //! | anything else | for one wait | the same |
+//!
+//! A coroutine has tried its system call in vain before it waits here. A wait for input of a connection then goes so:
+//!
+//! ```text
+//! coroutine                             registrations.rs                the loop
+//! recv: nothing there
+//! park_connection: begin_wait  ------>  unknown: add, and EPOLL_CTL_ADD
+//!                                       an arrival was seen: try again
+//!                                       else: note the coroutine
+//! switch  ---------------------------------------------------------->  runs others, waits
+//!                                       arrived: takes the note  <----  an event: resumes
+//! the note is still there:                                              or a deadline, a cancellation
+//!   end_wait takes it back
+//! recv
+//! ```
+//!
+//! No arrival is lost between the call in vain and the note. Events are taken by the loop alone, so none comes in between on
+//! this thread; one that came while the coroutine did something else was noted as seen; and a descriptor that is ready when
+//! it enters the set is reported at once.
 
 use std::cell::Cell;
 use std::io;
@@ -27,22 +46,31 @@ use crate::sys::fork_count::is_in_child;
 use crate::sys::poll;
 use crate::wait::{self, Interest, Parker, RetiredUnwind, Slot, Waiting};
 
-/// The size of the counts that lie before the content of an [`Rc`]. A hint hangs on it, nothing more.
+/// The size of the counts that lie before the content of an [`Rc`]: std does not promise it. A hint to the caches hangs on it,
+/// nothing more.
 const COUNTS: usize = 2 * size_of::<usize>();
 
 /// The descriptors that the accept loop waits for, in an epoll set of their own: it is thrown away when the loop waits for
 /// others, so that none of them has to be open then.
+///
+/// Connections keep their descriptors registered because they have a slot to say so. The descriptors of the accept loop have
+/// none; but they are the same at each wait as a rule, and to add and remove four of them would be eight system calls.
 pub(super) struct AcceptSet {
+    /// In the worker's set, by the number [`ACCEPTOR`].
     set: Epoll,
+    /// The descriptors of the last wait, in its order. Compared, and not used: one may be closed by now.
     fds: Vec<RawFd>,
     /// The place of a datagram socket in `fds`. It is in the set only while the acceptor waits.
     datagrams: Option<usize>,
+    /// The coroutine that waits by it. A worker may have two for a moment: one that is retired, and one that is new.
     acceptor: Rc<Task>,
-    /// The acceptor waits.
+    /// The acceptor waits. An event that comes while it runs wakes nobody, and is reported again as long as
+    /// it holds.
     waits: Cell<bool>,
 }
 
 impl AcceptSet {
+    /// A set of the descriptors of this wait, which is in the worker's set from here on.
     fn new(worker: &Worker, acceptor: &Rc<Task>, waiting: &[Waiting<'_>]) -> io::Result<Self> {
         let set = Epoll::new()?;
         let mut datagrams = None;
@@ -107,6 +135,7 @@ impl Worker {
     /// The end of a wait that is cancelled before it has begun.
     #[cold]
     fn fail(&self, task: &Rc<Task>, cancelled: io::Error) -> io::Result<()> {
+        // A handler that swallows everything, in a loop: without the pause it would take the processor for good.
         if task.cancellation.is_over() {
             self.switch(task, Instant::now().checked_add(PAUSE));
         }
@@ -120,13 +149,16 @@ impl Worker {
         if let Some(at) = deadline {
             self.timers.set(task, at);
         }
+        // By the coroutine itself: it alone knows whether it waits, or has queued itself to give way.
         task.state.set(TaskState::Waiting);
         switch::suspend();
+        // The entry among the timers stays: it is moved or dropped when it comes up.
         if deadline.is_some() {
             task.deadline.set(None);
         }
     }
 
+    /// A wait for a connection, which has a slot. The usual wait: neither a system call nor an allocation.
     #[inline(always)]
     fn park_connection(
         &self,
@@ -145,7 +177,8 @@ impl Worker {
             look => self.begin_first_wait(task, fd, for_room, slot, look)?,
         }
         self.switch(task, deadline);
-        // A wait that an arrival has ended is not noted any more.
+        // A wait that an arrival has ended is not noted any more. Any other end, a cancellation say, has left the note; a
+        // later arrival would wake the coroutine from some other wait, in vain.
         if task.is_noted.get() {
             self.registrations.end_wait(number, slot.get(), for_room, task);
         }
@@ -155,6 +188,7 @@ impl Worker {
     /// The addresses of what an arrival needs first, if they are worth to be noted.
     #[inline(always)]
     fn near(&self, task: &Rc<Task>, slot: &Slot, for_room: bool) -> Option<Near> {
+        // Its address stands for the frames of this wait.
         let frame = 0_u8;
         (self.fetches() && !for_room).then(|| Near {
             frame: std::ptr::from_ref(&frame).addr(),
@@ -178,11 +212,14 @@ impl Worker {
         match look {
             WaiterLook::Ready => {}
             WaiterLook::Waits(other) => {
+                // One waiter for each direction: the earlier one looks, and waits again if it has to.
                 if let Some(other) = other.filter(|other| !Rc::ptr_eq(other, task)) {
                     self.wake(&other);
                 }
             }
             WaiterLook::NeedsRoomReports => {
+                // Most connections never wait for room, and are not watched for it. If there is room by now, the change of
+                // the registration reports it.
                 let token = slot.get();
                 self.epoll.watch_instead(
                     fd,
@@ -192,6 +229,7 @@ impl Worker {
                 self.registrations.report_room(number, token, task);
             }
             WaiterLook::Unknown => {
+                // The token is set last: after an error the slot stays empty, and the entry is nobody's.
                 let token = self.registrations.add(number);
                 let what = if for_room { WatchFor::ArrivalsAndRoom } else { WatchFor::Arrivals };
                 self.epoll.watch(fd, what, event_number(number, token))?;
@@ -206,6 +244,7 @@ impl Worker {
         Ok(())
     }
 
+    /// A wait of the accept loop. It has several descriptors, the same ones each time as a rule.
     #[inline(never)]
     fn park_acceptor(
         &self,
@@ -233,6 +272,7 @@ impl Worker {
         if let Some(set) = &*self.accept_set.borrow() {
             set.begin_wait(waiting)?;
         }
+        // Also where the wait unwinds: the set must not count a coroutine as waiting that has gone.
         let _end = OnDrop(|| {
             if let Some(set) = &*self.accept_set.borrow() {
                 set.end_wait(waiting);
@@ -241,6 +281,8 @@ impl Worker {
         self.suspend(task, deadline)
     }
 
+    /// Any other wait: an event, a server elsewhere, a sleep (which has no descriptor). In the set for this wait alone, at two
+    /// system calls for each descriptor or more.
     #[inline(never)]
     fn park_watched(
         &self,
@@ -248,7 +290,8 @@ impl Worker {
         waiting: &[Waiting<'_>],
         deadline: Option<Instant>,
     ) -> io::Result<()> {
-        let mut watched = WatchedForOnce { epoll: &self.epoll, fds: Vec::new() };
+        let mut watched =
+            WatchedForOnce { epoll: &self.epoll, fds: Vec::new(), copies: Vec::new() };
         for one in waiting {
             watched.add(one, WATCHED | task.number)?;
         }
@@ -271,6 +314,7 @@ fn may_go_on(task: &Task) -> io::Result<()> {
     task.cancellation.check()
 }
 
+/// Ends an accept loop that is retired: nothing of it runs but its drops.
 #[cold]
 fn retire() -> io::Result<()> {
     if cfg!(panic = "unwind") {
@@ -280,15 +324,15 @@ fn retire() -> io::Result<()> {
 }
 
 /// Descriptors that are in the set for one wait.
+///
+/// Dropped at the end of the wait, also where it unwinds: the descriptors may be closed right afterwards, and their numbers
+/// be another's.
 struct WatchedForOnce<'a, 'b> {
     epoll: &'a Epoll,
-    fds: Vec<WatchedFd<'b>>,
-}
-
-enum WatchedFd<'a> {
-    Itself(BorrowedFd<'a>),
-    /// The set has the descriptor already, for another wait.
-    Copy(OwnedFd),
+    fds: Vec<BorrowedFd<'b>>,
+    /// Copies of those that the set has already, for another wait: two coroutines may wait for one event. A set tells
+    /// descriptors of one file apart by their numbers.
+    copies: Vec<OwnedFd>,
 }
 
 impl<'b> WatchedForOnce<'_, 'b> {
@@ -298,11 +342,11 @@ impl<'b> WatchedForOnce<'_, 'b> {
             Interest::Write => WatchFor::Room,
         };
         match self.epoll.watch_new(one.fd, what, number) {
-            Ok(()) => self.fds.push(WatchedFd::Itself(one.fd)),
+            Ok(()) => self.fds.push(one.fd),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let copy = one.fd.try_clone_to_owned()?;
                 self.epoll.watch_new(copy.as_fd(), what, number)?;
-                self.fds.push(WatchedFd::Copy(copy));
+                self.copies.push(copy);
             }
             Err(error) => return Err(error),
         }
@@ -312,11 +356,8 @@ impl<'b> WatchedForOnce<'_, 'b> {
 
 impl Drop for WatchedForOnce<'_, '_> {
     fn drop(&mut self) {
-        for watched in &self.fds {
-            self.epoll.remove(match watched {
-                WatchedFd::Itself(fd) => *fd,
-                WatchedFd::Copy(fd) => fd.as_fd(),
-            });
+        for fd in self.fds.iter().copied().chain(self.copies.iter().map(AsFd::as_fd)) {
+            self.epoll.remove(fd);
         }
     }
 }
@@ -330,6 +371,7 @@ impl Parker for Worker {
         if is_in_child() {
             return block_in_child(waiting, deadline);
         }
+        // Before the wait: one that was cancelled while the coroutine ran must not begin.
         if let Err(cancelled) = task.cancellation.check() {
             return self.fail(&task, cancelled);
         }
@@ -353,6 +395,7 @@ impl Parker for Worker {
         if is_in_child() { Err(run) } else { Worker::spawn(self, run) }
     }
 
+    /// Not for the accept loop: it has a budget of its own, see `dealing.rs`.
     fn give_way(&self) {
         if is_in_child() {
             return;
@@ -385,6 +428,7 @@ fn block_in_child(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
     poll_for(waiting, deadline)
 }
 
+/// A wait that blocks the thread.
 fn poll_for(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()> {
     let mut fds: Vec<_> = waiting.iter().map(Waiting::poll_fd).collect();
     poll(&mut fds, deadline).map(drop)

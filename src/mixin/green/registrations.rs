@@ -11,6 +11,10 @@
 //! another thread that cannot tell this worker. So the slot has a **token** that no other registration has had, of this
 //! worker or of another: a registration is the slot's own only if both tokens are the same. A request that is moved
 //! to another worker is therefore registered anew there.
+//!
+//! The same holds for events. A turn of the loop takes many at once, and an early one may close a connection for which a later
+//! one of the same batch has come; a new connection may even have its number by then. A part of the token goes into the set
+//! with each descriptor and comes back with its events: one for an earlier owner finds another token, and is dropped.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;
@@ -24,9 +28,11 @@ use crate::sys::epoll::ReadyEvent;
 /// Arrivals at a connection that no wait has taken note of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
+    /// Input has come. The next wait for input returns at once, and takes this back.
     pub(super) readable: bool,
+    /// Room has come. The same for room.
     pub(super) writable: bool,
-    /// No more input will come: from here on a receive never finds nothing.
+    /// No more input will come: from here on a receive never finds nothing, so this is not taken back.
     pub(super) ended: bool,
 }
 
@@ -39,15 +45,16 @@ pub(super) struct WaitRegistration {
     pub(super) seen: Cell<Seen>,
     /// Room to write is reported as well.
     pub(super) reports_room: Cell<bool>,
-    /// The coroutine that waits for input.
+    /// The coroutine that waits for input. Its `is_noted` is set meanwhile.
     pub(super) reader: Cell<Option<Rc<Task>>>,
-    /// The coroutine that waits for room.
+    /// The coroutine that waits for room: another one than the reader, under [`join`](crate::join).
     pub(super) writer: Cell<Option<Rc<Task>>>,
     /// Addresses of what the reader looks at first when it goes on.
     near: Cell<Near>,
 }
 
-/// Where the things of a coroutine lie that waits for input, as hints to the processor; zeros are no hint.
+/// Where the things of a coroutine lie that waits for input, as hints to the processor; zeros are no hint. They may point to
+/// memory that is another's by now or unmapped: an address is fetched, which cannot fault, and never read.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Near {
     /// A frame of its wait. The others lie above.
@@ -66,6 +73,7 @@ const TASK: (usize, usize) = (3, 0);
 const FRAMES: (usize, usize) = (7, 1);
 const REQUEST: (usize, usize) = (3, 1);
 
+/// Where pages are larger, another line than the last is fetched, in vain.
 const SMALLEST_PAGE: usize = 4096;
 
 /// From the first of the numbers that a request writes in its entry of the live list to the last.
@@ -89,7 +97,7 @@ pub(super) struct Registrations {
 /// a million registrations; a wait then ends early, or by its deadline.)
 const COUNT_BITS: u32 = usize::BITS - 12;
 
-/// Numbers the workers of the process.
+/// Numbers the workers of the process, over all servers, so that tokens of two of them differ.
 static WORKERS: AtomicUsize = AtomicUsize::new(0);
 
 impl Registrations {
@@ -118,6 +126,7 @@ impl Registrations {
     ) -> Option<R> {
         let entries = self.entries.borrow();
         let entry = entries.get(usize::try_from(fd).ok()?)?;
+        // Zero is a slot that was never registered, and the token of an entry that is free: they must not match.
         (token != 0 && entry.token.get() == token).then(|| look(entry))
     }
 
@@ -154,6 +163,7 @@ impl Registrations {
             } else {
                 (&mut seen.readable, &entry.reader)
             };
+            // Taken: the caller looks now, and what it leaves in the socket is known to it.
             let has_come = std::mem::take(has_come) || (seen.ended && !for_room);
             if has_come {
                 entry.seen.set(seen);
@@ -193,6 +203,7 @@ impl Registrations {
     pub(super) fn arrived(&self, event: ReadyEvent) -> (Option<Rc<Task>>, Option<Rc<Task>>) {
         let fd = fd_of(event);
         let entries = self.entries.borrow();
+        // Of an earlier owner of the number, or of one that is closed: dropped.
         let token = (event.number >> 32) as u32;
         let is_for = |entry: &&WaitRegistration| entry.token.get() as u32 & TOKEN_PART == token;
         let Some(entry) = entries.get(fd).filter(is_for) else { return (None, None) };
@@ -215,6 +226,7 @@ impl Registrations {
     pub(super) fn fetch_entry(&self, event: ReadyEvent) {
         let entries = self.entries.borrow();
         if let Some(entry) = entries.get(fd_of(event)) {
+            // Not looked at: to compare the token would wait for the line that is to be fetched.
             prefetch(std::ptr::from_ref(entry).addr());
         }
     }
@@ -253,6 +265,7 @@ impl Registrations {
     /// The connection is about to be closed.
     pub(super) fn remove(&self, fd: RawFd, token: usize) {
         self.with(fd, token, |entry| {
+            // From here on events for it find no owner.
             entry.token.set(0);
             // Their coroutines are not waiting: it is one of them that closes it.
             drop((entry.reader.take(), entry.writer.take()));
@@ -283,5 +296,6 @@ fn fd_of(event: ReadyEvent) -> usize {
     usize::try_from(event.number & u64::from(u32::MAX)).unwrap_or(usize::MAX)
 }
 
-/// The rest of the upper half marks other kinds of events.
+/// Thirty-one bits of a token go with an event. The topmost bit of the number marks other kinds of events: see
+/// [`WATCHED`](super::worker::WATCHED).
 const TOKEN_PART: u32 = 0x7fff_ffff;

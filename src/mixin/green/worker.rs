@@ -11,6 +11,20 @@
 //!
 //! A coroutine that a turn of the loop adds to the run queue runs in the next turn, so that a handler which gives way
 //! again and again starves nobody.
+//!
+//! All of this is called on the worker's own thread: by the loop, on the thread's own stack, or by the coroutine that the loop
+//! has resumed. So nothing here is locked or atomic. Other threads have the [`WorkerHandle`] alone: they send to the inbox
+//! and read the status.
+//!
+//! Invariants:
+//!
+//! - **The loop alone resumes.** A coroutine that wakes another one puts it into the run queue. So coroutines do not nest: a
+//!   chain of wake-ups, however long, takes no stack.
+//! - **No borrow of a cell lasts across a switch.** The next coroutine borrows the same cells. So a value is cloned or taken
+//!   out in a statement of its own before a call that may switch. (A coroutine's own body is borrowed while it runs: nothing
+//!   but the loop, which has called it, resumes one.)
+//! - **`current` is a coroutine only while it runs.** A wait on the thread's own stack finds none, and polls: the deferred
+//!   output of [`wait::flush`] may meet a full socket, and has nothing to switch from.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -64,6 +78,8 @@ impl Start {
         let _installed = wait::install(Rc::clone(&worker) as Rc<dyn Parker>);
         let _promise = FlushPromise::start();
         worker.run();
+        // The last reference goes with the locals of this call, and not with the thread-locals, which are dropped in no order
+        // that can be relied on.
         HERE.set(None);
     }
 }
@@ -77,7 +93,8 @@ pub(super) const ACCEPTOR: u64 = u64::MAX - 1;
 /// Marks the events of waits without a slot. The rest is the number of the task.
 pub(super) const WATCHED: u64 = 1 << 63;
 
-/// How many events one wait takes.
+/// How many events one wait takes. More that are ready come with the next one. Their memory, 12 to 16 KiB, is taken
+/// once for each worker.
 const EVENTS: usize = 1_024;
 
 /// How often a worker looks for more before it flushes what is deferred, while each look finds something.
@@ -87,18 +104,25 @@ const EVENTS: usize = 1_024;
 const MOST_LOOKS: u32 = 8;
 
 thread_local! {
-    /// Borrowed for moments only.
+    /// The worker of this thread, for the accept loop's calls: they come from the server, which knows no worker. Borrowed for
+    /// moments only.
     static HERE: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
 }
 
 /// A worker. It never leaves its thread.
 pub(super) struct Worker {
+    /// Shared with the mixin, the other workers and the watchdog. It lives until its last worker has ended, also when the
+    /// `Green` is dropped before.
     pub(super) group: Arc<Group>,
+    /// Its place in `Group::workers`.
     pub(super) number: usize,
+    /// All descriptors that the thread waits for. `parked.rs` says which of them are in it for how long.
     pub(super) epoll: Epoll,
+    /// Stacks for coroutines: taken when one begins, given back when it has ended.
     stacks: RefCell<StackSlab>,
+    /// All coroutines that have not ended, so that all can be cancelled. The worker ends when there is none.
     pub(super) tasks: Tasks,
-    /// Those that can go on.
+    /// Those that can go on, in the order in which they run. Each is in it once: its state is `Queued` meanwhile.
     queue: RefCell<VecDeque<Rc<Task>>>,
     pub(super) registrations: Registrations,
     pub(super) timers: Timers,
@@ -110,12 +134,13 @@ pub(super) struct Worker {
     pub(super) accept_set: RefCell<Option<AcceptSet>>,
     /// How many more requests the acceptor may take before others have their turn.
     pub(super) budget: Cell<u32>,
+    /// The group has been closed: the thread ends when its last coroutine has.
     quits: Cell<bool>,
-    /// How often it has looked for more since the last flush.
+    /// How often it has looked for more since the last flush. At most [`MOST_LOOKS`].
     looks: Cell<u32>,
-    /// How far the cancellation of all requests has come.
+    /// How far the cancellation of all requests has come. A request that begins now begins in this phase.
     cancels: Cell<CancelPhase>,
-    /// When it goes on.
+    /// When requests whose waits have failed are unwound: [`GRACE`] after the message. None before it, and afterwards.
     unwinds_at: Cell<Option<Instant>>,
 }
 
@@ -147,15 +172,18 @@ impl Worker {
         &self.group.workers[self.number]
     }
 
+    /// The loop. Returns when the worker has been told to quit, and its last coroutine has ended.
     fn run(&self) {
         let mut events = ReadyEvents::new(EVENTS);
         loop {
             self.run_queue();
             self.handle().status.switch_to(None);
+            // The close comes last: a message that came before it keeps the worker, a later one goes back to its sender.
             if self.quits.get() && self.tasks.len() == 0 && self.handle().inbox.close() {
                 return;
             }
             self.wait(&mut events);
+            // One look at the clock for each turn. A deadline that passes while events are dispatched has the next turn.
             let now = Instant::now();
             let fetches = self.fetches();
             for at in 0..events.len() {
@@ -166,6 +194,7 @@ impl Worker {
                     self.dispatch(event);
                 }
             }
+            // After the events: a wait for which both are due has found what it waited for.
             while let Some(task) = self.timers.take_due(now) {
                 self.wake_now(&task);
             }
@@ -180,6 +209,7 @@ impl Worker {
     fn cancel(&self, phase: CancelPhase) {
         self.cancels.set(phase);
         for task in self.tasks.snapshot() {
+            // An accept loop is not cancelled: a stop ends it, or it is retired.
             if task.acceptor.is_none() {
                 task.cancellation.phase.set(phase);
                 self.wake(&task);
@@ -200,6 +230,7 @@ impl Worker {
         self.looks.set(0);
         wait::flush();
         let timeout = if self.queue.borrow().is_empty() {
+            // A timer may come too early (`timers.rs`): that turn finds nothing due, and waits again.
             let next = [self.timers.next(), self.unwinds_at.get()].into_iter().flatten().min();
             next.map(|at| at.saturating_duration_since(Instant::now()))
         } else {
@@ -212,6 +243,7 @@ impl Worker {
     fn run_queue(&self) {
         let count = self.queue.borrow().len();
         for _ in 0..count {
+            // In braces: the borrow ends before the coroutine runs, which may queue others.
             let Some(task) = ({ self.queue.borrow_mut().pop_front() }) else { return };
             self.resume(&task);
         }
@@ -222,6 +254,7 @@ impl Worker {
         match event.number {
             INBOX => self.read_inbox(),
             ACCEPTOR => {
+                // None waits if an earlier event of this batch has ended its wait, or the loop itself.
                 let task = self.accept_set.borrow().as_ref().and_then(AcceptSet::waiting);
                 if let Some(task) = task {
                     self.budget.set(ACCEPTED_AT_ONCE);
@@ -229,6 +262,7 @@ impl Worker {
                 }
             }
             number if number & WATCHED != 0 => {
+                // Not there any more, if an earlier event of this batch has ended its wait.
                 let task = self.watched.borrow().get(&(number & !WATCHED)).cloned();
                 if let Some(task) = task {
                     self.wake_now(&task);
@@ -252,7 +286,7 @@ impl Worker {
 
     #[inline(never)]
     fn read_inbox(&self) {
-        // A refused job runs code of the program.
+        // A refused job runs code of the program, on the thread's own stack. The request that ran before is not to blame.
         self.handle().status.switch_to(None);
         for message in self.handle().inbox.take() {
             match message {
@@ -289,6 +323,7 @@ impl Worker {
         let stack = match stack {
             Ok(stack) => stack,
             Err(error) => {
+                // The dealer has counted it.
                 self.handle().status.end_request();
                 return job.refuse(Refused::CannotStart(error));
             }
@@ -298,6 +333,7 @@ impl Worker {
         let body = move || {
             // Panics of the program end in the job. One of ours must not end the process: the request is lost.
             catch_and_drop(|| job.run());
+            // After the job's own drops: until then the worker has the request.
             group.workers[number].status.end_request();
         };
         let body = Body::Request(switch::Coroutine::new(stack, label, body));
@@ -331,10 +367,12 @@ impl Worker {
         }
     }
 
+    /// The same as a call: inlined at one place only, which most wake-ups come by.
     fn resume(&self, task: &Rc<Task>) {
         self.resume_inlined(task);
     }
 
+    /// Runs a coroutine until it waits or ends. Called by the loop alone.
     #[inline(always)]
     fn resume_inlined(&self, task: &Rc<Task>) {
         let status = &self.handle().status;
@@ -351,12 +389,14 @@ impl Worker {
         }
     }
 
+    /// A coroutine has returned: everything that knows it forgets it, and its stack is free.
     #[inline(never)]
     fn end(&self, task: &Rc<Task>, stack: SlabStack) {
         self.stacks.borrow_mut().give_back(stack);
         self.take_waits_back();
         self.timers.forget(task);
         self.tasks.remove(task);
+        // Otherwise its listeners would wake the worker again and again, with nobody to accept.
         let ends_accept = |set: &AcceptSet| set.is_of(task);
         if self.accept_set.borrow().as_ref().is_some_and(ends_accept) {
             self.accept_set.replace(None);

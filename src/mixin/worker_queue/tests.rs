@@ -10,15 +10,17 @@ use crate::mixin::fake_job::{FakeJobs, FakeServer};
 const SOON: Duration = Duration::from_secs(10);
 
 fn queue(keep: Duration) -> Arc<WorkerQueue> {
-    let size = Size::Growing { max: usize::MAX, keep };
-    let (threads, when_full) = (ThreadOptions::default(), WhenFull::Wait);
-    Arc::new(WorkerQueue::new(QueueSettings { size, gate: None, when_full, threads }))
+    queue_of(keep, ThreadOptions::default(), None)
 }
 
 fn queue_with(threads: ThreadOptions, gate: Option<&Arc<Gate>>) -> Arc<WorkerQueue> {
-    let max = gate.map_or(usize::MAX, |gate| gate.max());
-    let (size, when_full) = (Size::Growing { max, keep: SOON }, WhenFull::Wait);
-    Arc::new(WorkerQueue::new(QueueSettings { size, gate: gate.cloned(), when_full, threads }))
+    queue_of(SOON, threads, gate.cloned())
+}
+
+fn queue_of(keep: Duration, threads: ThreadOptions, gate: Option<Arc<Gate>>) -> Arc<WorkerQueue> {
+    let max = gate.as_ref().map_or(usize::MAX, |gate| gate.max());
+    let (size, when_full) = (Size::Growing { max, keep }, WhenFull::Wait);
+    Arc::new(WorkerQueue::new(QueueSettings { size, gate, when_full, threads }))
 }
 
 fn threads_with(on_start: impl Fn() + Send + Sync + 'static) -> ThreadOptions {

@@ -8,7 +8,12 @@
 //!                            +-------------------------------------------------------------------+
 //! ```
 //!
-//! Each decision is made under the lock of the queue. No job runs, no server accepts and no hook is called under it. The diagram of wake-ups, and the invariant that each unlock keeps, are in `worker_queue.rs`.
+//! Each decision is made under the lock of the queue. No job runs, no server accepts and no hook is called under it. The
+//! diagram of wake-ups, and the invariant that each unlock keeps, are in `worker_queue.rs`.
+//!
+//! A place within the gate's limit goes with the job that runs. It is given back at the end of the job unless other jobs wait:
+//! one of these may have been queued without a place (see [`QueuedJob`]), and takes this one over. So the gate opens for the
+//! accept loop only when the queue has no use for the place.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +26,8 @@ use crate::mixin::idle_workers::IdleWorker;
 use crate::mixin::worker_accept::WorkerAccept;
 use crate::mixin::{Accepted, Job};
 
-/// Without the lock. True: the user's code has run.
+/// Drops a reference to a server, without the lock: with the last one the program's handlers and hooks are dropped. True: that
+/// code has run, and may have consumed an unpark of this thread.
 pub(super) fn let_go(server: &mut Option<Arc<dyn WorkerAccept>>) -> bool {
     server.take().is_some_and(WorkerAccept::let_go)
 }
@@ -46,10 +52,12 @@ impl QueueWorker {
             matches!(queue.settings.size, Size::Growing { keep: Duration::ZERO, .. });
         let mut server = None;
         let mut state = queue.state.lock();
+        // Under the lock in which the queue is looked at below: a job that was sent before is found.
         state.starting -= 1;
         self.has_come = true;
         loop {
             while let Ok(QueuedJob { job, permit }) = queue.receiver.try_recv() {
+                // Before the job runs: it may be long, and others may be behind it.
                 queue.wake(state);
                 let_go(&mut server);
                 server = job.worker_accept();
@@ -97,6 +105,7 @@ impl QueueWorker {
             && state.stage == Stage::Open
             && !state.accept_slot.is_taken()
         {
+            // From here on `wake` may interrupt it; an interrupt that comes before the accept begins is kept.
             state.accept_slot.enter(server);
             // While this worker accepts, all idle workers may leave, the last of them too.
             state.idle.give_timeout(true);
@@ -105,6 +114,7 @@ impl QueueWorker {
             // Without the lock, because `accept` waits and runs hooks.
             let accepted = Arc::clone(server).accept(&mut || self.has_room());
             if !matches!(accepted, Accepted::Request(_)) {
+                // Taken by `has_room` for a client that is gone. Back before the lock: a job may wait for the place.
                 self.permit = None;
             }
             state = queue.state.lock();
@@ -136,6 +146,7 @@ impl QueueWorker {
 
 impl Drop for QueueWorker {
     fn drop(&mut self) {
+        // First: the worker that is woken below may need the place.
         self.permit = None;
         self.queue.worker_ended(self.has_come);
     }

@@ -1,4 +1,18 @@
 //! [`Claim`]: the runs of a server for one thread alone.
+//!
+//! `run` and `run_all` close their servers as soon as the runs stop. Without a claim another thread could begin a run between the
+//! check and the first run, or after the stop and before the close, and that run would be closed with no stop of its own.
+//!
+//! ```text
+//! run, on its thread                  another thread
+//! claim: no run goes on
+//!                                     begin: fails, "is serving already"
+//! (a thread for each server: take_over)
+//! begin, .. end
+//!                                     begin: fails
+//! close
+//! the claim is dropped                begin: fails, the server is closed
+//! ```
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -15,7 +29,8 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// From here on the runs are for the calling thread.
+    /// From here on the runs are for the calling thread. `run_all` claims all servers on one thread, so that it begins all or
+    /// none, and serves each on a thread of its own.
     pub(crate) fn take_over(&self) {
         self.runs.state.lock().claimed = Some(thread::current().id());
     }
@@ -31,6 +46,7 @@ impl Runs {
     /// For `Server::run`, which closes the server as soon as its run stops: until the claim is dropped, no other thread
     /// begins a run. Fails, and changes nothing, if there is another claim or a run goes on.
     pub(crate) fn claim(self: &Arc<Self>, address: &dyn Display) -> Result<Claim> {
+        // A run that finishes is as good as over: its end is near, and its thread may be the one that calls.
         let mut state = self.wait_while_finishing();
         if state.run.is_accepting() || state.claimed.is_some() {
             return Err(serving_already(address));

@@ -55,6 +55,7 @@ impl Runs {
             if state.run != RunState::Accepting(RunKind::Forever) {
                 return;
             }
+            // A clone: the end of accepting takes this one out, and may do so before the wait below begins.
             state.lame_duck = Some(Arc::clone(&over));
         }
         while !self.stop_requested() && !over.is_set() && Instant::now() < until {
@@ -87,6 +88,7 @@ impl Runs {
                 // The stop keeps the latch readable, so that a wait for both would spin.
                 let _ = wait::any(&[over.waiting()], None);
             }
+            // Clears the event first, so an order that comes meanwhile makes the next wait return.
             let orders = self.orders.take();
             if orders.retire {
                 return;

@@ -64,6 +64,7 @@ impl Runs {
             && !state.loops.is_empty()
             && !self.stop_requested();
         if may {
+            // Listed under the lock under which the loop was seen: the loop that leaves next is not the last one.
             state.loops.push((thread::current().id(), Accepts::BesideLoop));
         }
         may
@@ -74,7 +75,7 @@ impl Runs {
     pub(crate) fn leave_loop(&self, close_listener: impl FnOnce()) {
         let mut state = self.state.lock();
         let me = thread::current().id();
-        // Without a stop (after an error, or after one request) this call ends the accepting.
+        // Without a stop (after an error, or after one request) it is `end` that ends the accepting.
         let is_last = state.loops.iter().all(|(id, _)| *id == me) && self.stop_requested();
         if is_last {
             // Still one of the loops: the thread that ends the run waits for the close.
@@ -88,13 +89,14 @@ impl Runs {
         }
     }
 
-    /// Closes the listener without the lock, because the transport may be the user's. Looks afterwards for a `close`
-    /// that was called meanwhile.
+    /// The run accepts no more: from here on it is `Finishing`. Closes the listener before, if `close` has been called. Without the
+    /// lock, because the transport may be the user's.
     pub(super) fn end_accepting(
         &self,
         state: &mut MutexGuard<'_, RunsState>,
         close_listener: impl FnOnce(),
     ) {
+        // In this order: a thread that sees `Finishing` may rely on a listener that is closed, or is its own to close.
         if state.run.is_accepting() && state.closing {
             MutexGuard::unlocked(state, close_listener);
         }
