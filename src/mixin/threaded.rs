@@ -56,9 +56,9 @@ impl Mixin for Workers {
         }
     }
 
-    /// A forked child makes the gate its own. It cannot go on if the threads are its parent's.
+    /// A forked child makes the gate its own. It cannot go on if the threads are its parent's: they are not in this process, and a
+    /// job in the queue would wait for ever. Looked at here, once for each run, and not for each request.
     fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
-        // Threads do not survive a fork, and a queue would wait for them for ever.
         let cannot = |error| Error::io("go on in", "a forked child", error);
         if self.queue.get().is_some_and(|queue| queue.group.is_left_behind()) {
             let why = "the threads that serve requests have stayed in the process that has forked this one, and so has \
@@ -96,12 +96,12 @@ impl Mixin for Workers {
         self.block_on_close && !self.daemon_threads
     }
 
-    /// Not if each request has a new thread.
+    /// Not if each request has a new thread: such a worker ends after its first job.
     fn workers_accept(&self) -> bool {
         !matches!(self.settings.size, Size::Growing { keep, .. } if keep.is_zero())
     }
 
-    /// Before the first request there is no queue, and this call does not make one.
+    /// Before the first request there is no queue, and this call does not make one: the settings would be fixed by it.
     fn figures(&self) -> WorkerFigures {
         let QueueSettings { size, gate, .. } = &self.settings;
         let max_busy = match size {
@@ -122,7 +122,8 @@ impl Mixin for Workers {
     }
 
     fn server_close(&self, deadline: Instant) {
-        // A pool that has served nobody has no queue yet. It makes one here, so that later jobs are refused as well.
+        // A pool that has served nobody has no queue yet. It makes one here, so that later jobs are refused as well. That starts
+        // no thread.
         let queue = self.queue();
         queue.close();
         if self.block_on_close() {

@@ -38,6 +38,21 @@
 //! the worker that it is for, under the lock again. An unpark that comes before the park makes the park return at once, and
 //! an interrupt lasts until it is cleared.
 //!
+//! *A burst*: three short jobs come, while one worker is idle.
+//!
+//! ```text
+//! loop        sends A    wakes W1, the idle one: wake_pending
+//!             sends B    nothing: a wake-up is pending
+//!             sends C    nothing
+//! W1          takes A    wake_pending is over, and B and C wait: starts W2, starting = 1. Runs A
+//!             takes B    C waits, and W2 is on its way: nothing. Runs B
+//!             takes C    the queue is empty. Runs C
+//! W2          comes      starting = 0, and nothing to do: accepts or parks
+//! ```
+//!
+//! Had A been long, W2 would have taken B and woken a third worker for C. So the jobs of a burst need as many workers as they
+//! keep busy, and not as many as there are jobs.
+//!
 //! *Calls*: accept loops call [`process_request`](WorkerQueue::process_request); any thread may call
 //! [`close`](WorkerQueue::close), at any time. All else runs on the workers' own threads. User code never runs under the
 //! lock, and no thread waits under it.
@@ -106,7 +121,7 @@ pub(super) struct WorkerQueue {
     /// microseconds instead of 21.
     sender: Sender<QueuedJob>,
     receiver: Receiver<QueuedJob>,
-    /// Held for moments. A thread start is outside of it, except for the first workers of a fixed size.
+    /// Held for moments, by accept loops and workers for each job. A thread start is outside of it, except for the first workers of a fixed size.
     state: Mutex<QueueState>,
 }
 
@@ -176,7 +191,10 @@ impl WorkerQueue {
         }
     }
 
-    /// Finds a place for a job, and starts the workers of a fixed size with the first.
+    /// Finds a place for a job, and starts the workers of a fixed size with the first. None: it has no place of its own, without a
+    /// gate or past the limit.
+    ///
+    /// An error says why the job is refused; nothing has been counted or started for it then.
     fn admit(self: &Arc<Self>, state: &mut QueueState) -> Result<Option<Permit>, Refused> {
         match state.stage {
             Stage::Closed => return Err(Refused::Closing),
@@ -236,7 +254,8 @@ impl WorkerQueue {
         })
     }
 
-    /// Restores the invariant and releases the lock: wakes or starts a worker if the queue needs one.
+    /// Restores the invariant and releases the lock: wakes or starts a worker if the queue needs one. Called after each change that
+    /// may break it. One worker at a time: the one that comes looks whether the queue needs another.
     fn wake<'q>(self: &'q Arc<Self>, mut state: MutexGuard<'q, QueueState>) {
         while !self.receiver.is_empty() && !state.wake_pending {
             // Idle workers come first: a worker that accepts does something useful.

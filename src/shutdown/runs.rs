@@ -156,7 +156,8 @@ impl Runs {
         self.stop.waiting()
     }
 
-    /// Whether nothing is accepted any more: a stop was requested, and no run has begun since.
+    /// Whether nothing is accepted any more: a stop was requested, and no run has begun since. For handlers that ask whether to
+    /// stop. Without a stop this takes the lock.
     pub(crate) fn accepts_no_more(&self) -> bool {
         self.stop_requested() || self.state.lock().run == RunState::Over
     }
@@ -233,7 +234,9 @@ impl Runs {
         state
     }
 
-    /// Ends a run, and returns the error that ended it.
+    /// Ends a run, and returns the error that ended it. Called by the thread of the run, when the mixin's `serve` has returned or
+    /// panicked; waits for workers that accept beside a loop that has failed. If `close` has been called and the listener is
+    /// not closed yet, it is closed here.
     pub(crate) fn end(&self, close_listener: impl FnOnce()) -> Result<()> {
         let mut state = self.state.lock();
         if !state.loops.is_empty() {
@@ -297,7 +300,8 @@ impl Runs {
         if state.run.is_accepting() { Closer::Loop } else { Closer::Caller }
     }
 
-    /// Whether the run that stops is the last one, and ends in order.
+    /// Whether the run that stops is the last one, and ends in order: the loop then takes the clients that are in the accept queue
+    /// already.
     pub(crate) fn ends_for_good(&self) -> bool {
         let state = self.state.lock();
         (state.closing || state.claimed.is_some())
@@ -305,12 +309,13 @@ impl Runs {
             && self.stop_requested()
     }
 
-    /// Whether there is a run whose last loop has not ended.
+    /// Whether there is a run whose last loop has not ended. It may end right after this look.
     pub(crate) fn is_accepting(&self) -> bool {
         self.state.lock().run.is_accepting()
     }
 
-    /// Waits until accepting has ended, or until the deadline. Returns whether it has ended.
+    /// Waits until accepting has ended, or until the deadline. Returns whether it has ended. On a thread that accepts it returns at
+    /// once: it would wait for itself.
     pub(crate) fn wait_until_ended(&self, deadline: Option<Instant>) -> bool {
         // A forked child has none of its parent's loops.
         if !self.stop.event.is_ours() {

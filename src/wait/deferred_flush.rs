@@ -10,6 +10,12 @@
 //!   wait::any, may_block, sleep ..         flush
 //! FlushPromise dropped                     flush
 //! ```
+//!
+//! Promises nest, and only the outermost one flushes. A request that runs in the accept loop has its own within the loop's: the
+//! replies of a batch of datagrams then leave together, after the last of them. A worker of `Green` makes one for
+//! its whole life, and flushes before its thread waits: the replies of many coroutines leave together.
+//!
+//! All of this is thread-local. Work that is deferred on a thread leaves by that thread.
 
 use std::cell::RefCell;
 use std::sync::Arc;

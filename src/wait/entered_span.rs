@@ -3,6 +3,18 @@
 //!
 //! A thread has one stack of spans. If a span stayed entered while its coroutine is suspended, all other coroutines
 //! of the thread would be in it.
+//!
+//! ```text
+//! coroutine A                  ENTERED   the thread's spans   coroutine B
+//! in_span(a)                   a         a
+//! wait: apart takes a out      none      none
+//!   a is on A's stack                                         in_span(b)
+//!                              b         b
+//!                              none      none                 wait: the same
+//! goes on: enters a again      a         a
+//! ```
+//!
+//! A subscriber is the program's code, and is called at each step. If it panics, that request has no span from there on.
 
 use std::cell::Cell;
 use std::marker::PhantomData;

@@ -125,7 +125,8 @@ pub(super) struct Reports {
     mark: AtomicU64,
 }
 
-/// Where orphans are adopted by this process, their ends are reported as those of children are.
+/// Where orphans are adopted by this process, their ends are reported as those of children are. That is so as process 1 of a
+/// container, or as a "subreaper": a handler's own children become this process's when the handler's process ends.
 fn report_orphans(exits: &ExitWatch) -> io::Result<u64> {
     let Some(mark) = OrphanMark::if_orphans_come() else { return Ok(0) };
     exits.watch_by_signal()?;
@@ -146,7 +147,7 @@ impl Reports {
         }
     }
 
-    /// In the parent: what a child's status says, and its text.
+    /// In the parent: the meaning of a child's status, and its text. The child has been reaped, and is still in the table.
     fn end(&self, child: i32, status: i32, table: &Mutex<Table>) -> ChildEnd {
         let Status { reason, stop, has_text } = end_of(status);
         let texts = self.texts(reason);
@@ -179,7 +180,8 @@ impl Children {
         self.table.lock().push(Child { pid, request, watched: None });
     }
 
-    /// Makes the reports at the first call, which takes six descriptors.
+    /// Makes the reports at the first call, which takes six descriptors. Before the first fork of a run, so that a lack of descriptors
+    /// ends the run with an error and refuses no request.
     pub(super) fn reports(&self) -> io::Result<&Reports> {
         if let Some(reports) = self.reports.get() {
             return Ok(reports);
@@ -235,7 +237,12 @@ impl Children {
         }
     }
 
-    /// Reaps the children that have ended, and ends their requests: Python's `collect_children`.
+    /// Reaps the children that have ended, and ends their requests: Python's `collect_children`. Never waits. Called after each
+    /// request and each wait, so each of its steps costs nothing where it has nothing to do:
+    ///
+    /// 1. The children that the watch names. Without a watched child it is not asked.
+    /// 2. If the program ignores SIGCHLD, the kernel reaps, and tells only that some child has ended: each is asked for.
+    /// 3. Unwatched children, and orphans: whatever has ended, one after the other, until nothing has.
     pub(super) fn collect(&self) {
         let Some(reports) = self.reports.get() else { return };
         let is_any = |by_descriptor| {
@@ -283,7 +290,8 @@ impl Children {
         }
     }
 
-    /// Reaps a child, if it is in the table and has ended, and ends its request. Says whether that is so.
+    /// Reaps a child, if it is in the table and has ended, and ends its request. Says whether that is so. A child that another part
+    /// of the program has reaped is `Gone`: its request has ended as well, and nothing is known of how.
     fn collect_one(&self, reports: &Reports, pid: i32) -> bool {
         // The table decides: a foreign child's status is not this server's to take.
         if !self.table.lock().has(pid) {
@@ -313,7 +321,7 @@ impl Children {
         true
     }
 
-    /// Waits for the children to end, until the deadline.
+    /// Waits for the children to end, until the deadline. In a drain, when the loop does not wait for them any more.
     pub(super) fn wait_until_none(&self, deadline: Instant) {
         let Some(exits) = self.event_fd() else { return };
         loop {

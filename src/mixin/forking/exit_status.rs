@@ -1,5 +1,11 @@
 //! The exit status of a child: how its request has ended.
 //!
+//! | status | from | means |
+//! |---|---|---|
+//! | 0, 1, 101 | a child of ours, or the handler by `exit` | completed, failed, panicked |
+//! | 160 to 223 | a child of ours | one of [`ENDS`], a stop or not, a text or not |
+//! | any other | the handler, by `exit` | failed |
+//!
 //! A child has eight bits to say it, and shares them with the program: a handler may call `exit`, and a shell's or a panic's status
 //! has a meaning of its own. For example 167: it is 7 above 160, so its end is the second of [`ENDS`] (7 / 4 is 1: `Failed`); of the
 //! rest, 3, both bits are set: the handler has requested a stop, and a text is in the pipe.

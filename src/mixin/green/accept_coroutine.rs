@@ -10,6 +10,9 @@
 //!
 //! Every change is made under the lock of the state. So a loop that is retired does nothing more but unwind, and a thread that
 //! has seen it retired may go on as if it had ended.
+//!
+//! The lock is taken at each switch to the loop and back, and by nobody else as a rule. Requests have no such state: no other
+//! thread does anything to them but ask their worker, by a message.
 
 use std::sync::Arc;
 
@@ -22,6 +25,7 @@ const LABEL: &str = "the accept loop";
 
 /// The coroutine. It belongs to its worker, as any other.
 pub(super) struct AcceptCoroutine {
+    /// Never dropped before its end, as any coroutine: a loop that is retired has still to be resumed once.
     coroutine: Coroutine,
     shared: Arc<Shared>,
 }
@@ -30,18 +34,24 @@ pub(super) struct AcceptCoroutine {
 #[derive(Clone)]
 pub(super) struct AcceptHandle(Arc<Shared>);
 
+/// The part that several threads have.
 struct Shared {
+    /// Written by the worker, around each resume. Held for moments, never while the coroutine runs.
     state: Mutex<AcceptState>,
     /// Notified when it does not run any more.
     changed: Condvar,
-    /// Set under the lock of `state`, while that is `Suspended`.
+    /// Set under the lock of `state`, while that is `Suspended`, and never taken back. Read without the lock, by the coroutine:
+    /// the lock of its next resume has ordered it.
     is_retired: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AcceptState {
+    /// It has not begun, or waits, or has given way.
     Suspended,
+    /// Its worker runs it. A hook may hold it there for long.
     Running,
+    /// The loop has returned or panicked.
     Ended,
 }
 
@@ -54,6 +64,7 @@ impl AcceptCoroutine {
         Self { coroutine: Coroutine::new(stack, LABEL, move || body(&handle)), shared }
     }
 
+    /// For the threads that may retire it, and for its own [`Task`](super::tasks::Task).
     pub(super) fn handle(&self) -> AcceptHandle {
         AcceptHandle(Arc::clone(&self.shared))
     }
@@ -61,6 +72,7 @@ impl AcceptCoroutine {
     /// Runs it until it waits or returns.
     #[inline(never)]
     pub(super) fn resume(&mut self) -> SwitchEnd {
+        // From here on it is too late to retire it before it does something.
         *self.shared.state.lock() = AcceptState::Running;
         let progress = self.coroutine.resume();
         *self.shared.state.lock() = match progress {

@@ -17,6 +17,26 @@
 //! - the thread that serves returns, if it was `server_close` that **abandons** it, at its deadline.
 //!
 //! So a loop may be on its stack for long after the server has gone. It owns all that it uses, as a handler does.
+//!
+//! ```text
+//! watchdog             thread that serves          worker 0, held             worker 1
+//! move_away:
+//!   retires the coroutine
+//!   start = 2, start_at = 1
+//!   changed ---------> Accept, start 2 ------------------------------------> into_coroutine: 2 is the newest
+//!   Retire ------------------------------------->  (in its inbox)             the loop accepts
+//!                                                  goes on: the loop unwinds, without a result
+//! ```
+//!
+//! | call | thread | takes the lock of the run |
+//! |---|---|---|
+//! | [`run`](Acceptors::run), `drive` | that serves | yes, and waits for `changed` |
+//! | [`into_coroutine`](AcceptorStart::into_coroutine), the coroutine's end | of the worker | yes, for moments |
+//! | [`move_away`](Acceptors::move_away) | of the watchdog | yes, for a moment |
+//! | [`abandon`](Acceptors::abandon) | that closes | yes, for a moment |
+//!
+//! *Invariant*: a run has at most one coroutine that is not retired. A start has a number; a worker makes a coroutine only for the
+//! newest one, under the lock; and the number rises only when the coroutine before is retired, or was not made yet.
 
 use std::any::Any;
 use std::io;
@@ -40,12 +60,16 @@ type Ended = std::result::Result<Result<()>, Box<dyn Any + Send>>;
 
 /// One call of `serve`.
 struct Run {
+    /// Never held while the loop runs: hooks run in it, and may close the server.
     state: Mutex<AcceptorRun>,
+    /// Notified when `ended`, `is_abandoned` or `start_at` is set, for the thread that serves.
     changed: Condvar,
 }
 
+/// The state of a [`Run`], behind its lock.
 #[derive(Default)]
 struct AcceptorRun {
+    /// The loop's result, until the thread that serves takes it.
     ended: Option<Ended>,
     /// Nobody waits for the end of the loop any longer.
     is_abandoned: bool,
@@ -59,10 +83,11 @@ struct AcceptorRun {
     coroutine: Option<AcceptHandle>,
 }
 
-/// The order to run the accept loop.
+/// The order to run the accept loop. It lies in the inbox of a worker, which may be held, for as long as that takes.
 pub(super) struct AcceptorStart {
     accept_loop: AcceptLoop,
     run: Arc<Run>,
+    /// [`AcceptorRun::start`] when the order was given. If that has risen, the loop runs elsewhere.
     start: u64,
 }
 
@@ -81,6 +106,7 @@ impl AcceptorStart {
         let stack = match stack() {
             Ok(stack) => stack,
             Err(error) => {
+                // No memory for it: the call of `serve` fails with this.
                 run.finish(
                     &mut state,
                     Ok(Err(Error::io("start the accept loop of", "Green", error))),
@@ -94,6 +120,7 @@ impl AcceptorStart {
             // Dropped before the end is reported. After an abandoned loop this is the last owner of the server's hooks.
             catch_and_drop(|| drop(accept_loop));
             if handle.is_retired() {
+                // It has no result: the loop goes on elsewhere, or nobody waits for it.
                 catch_and_drop(|| drop(ended));
             } else {
                 at_end.finish(&mut at_end.state.lock(), ended);
@@ -111,7 +138,8 @@ impl Run {
         self.changed.notify_all();
     }
 
-    /// Takes the loop away from a worker, if it is suspended there. True: the loop that is there has to end.
+    /// Takes the loop away from a worker, if it is suspended there. True: the loop that is there has to end. False: it runs at this
+    /// moment (so its worker is not held by another coroutine), has ended, or is on its way already.
     fn move_away(&self, from: usize, to: usize) -> bool {
         let mut state = self.state.lock();
         let is_over = state.ended.is_some() || state.is_abandoned;
@@ -134,6 +162,7 @@ impl Run {
     fn drive(self: &Arc<Self>, group: &Group, accept_loop: &AcceptLoop) -> Option<Ended> {
         let mut state = self.state.lock();
         loop {
+            // First: a loop that has ended by itself has a result, also where it was about to be abandoned.
             if state.ended.is_some() {
                 return state.ended.take();
             }
@@ -146,6 +175,7 @@ impl Run {
                     drop(group.workers[worker].inbox.send(Message::Retire));
                     return None;
                 }
+                // It has ended meanwhile, or there was none.
                 return self.state.lock().ended.take();
             }
             match state.start_at.take() {
@@ -167,6 +197,7 @@ impl Run {
 /// The runs of a group: one at a time, unless its mixin serves several servers.
 #[derive(Default)]
 pub(super) struct Acceptors {
+    /// Each is in it for as long as its call of `serve` lasts. Locked for moments; a run's own lock may be taken within.
     running: Mutex<Vec<Arc<Run>>>,
 }
 
@@ -175,6 +206,7 @@ impl Acceptors {
     pub(super) fn run(&self, group: &Group, accept_loop: &AcceptLoop) -> Result<()> {
         let worker = group.least_loaded();
         let state = AcceptorRun { start_at: Some(worker), worker, ..AcceptorRun::default() };
+        // The first start is an order like those of a move: `drive` sends it.
         let run = Arc::new(Run { state: Mutex::new(state), changed: Condvar::new() });
         self.running.lock().push(Arc::clone(&run));
         let _listed = OnDrop(|| self.running.lock().retain(|other| !Arc::ptr_eq(other, &run)));
@@ -187,16 +219,18 @@ impl Acceptors {
 
     /// A worker is held: its accept loops go on elsewhere, and end there when the worker goes on.
     pub(super) fn move_away(&self, group: &Group, from: usize) {
+        // A clone: the list is not locked while a message is sent.
         let runs = self.running.lock().clone();
         let Some(to) = group.least_loaded_but(from) else { return };
         for run in runs {
             if run.move_away(from, to) {
+                // Otherwise the loop would end only when one of its descriptors wakes it. The worker's inbox may be closed by now.
                 drop(group.workers[from].inbox.send(Message::Retire));
             }
         }
     }
 
-    /// Ends the waits for all loops.
+    /// Ends the waits for all loops, at a close: each call of `serve` returns once its loop waits or has ended.
     pub(super) fn abandon(&self) {
         for run in &*self.running.lock() {
             run.state.lock().is_abandoned = true;

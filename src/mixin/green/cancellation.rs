@@ -72,18 +72,22 @@ impl Cancellation {
         self.phase.get() == CancelPhase::Unwinds(0) && self.shields.get() == 0
     }
 
+    /// The same for a request that has to end.
     #[cold]
     fn act(&self) -> io::Result<()> {
+        // The phase stays: the first wait after the section acts on it.
         if self.shields.get() > 0 {
             return Ok(());
         }
         match self.phase.get() {
+            // It has been told once, and may clean up: for GRACE its waits work as ever.
             CancelPhase::None | CancelPhase::Told => return Ok(()),
             CancelPhase::Asked => self.phase.set(CancelPhase::Told),
             CancelPhase::Unwinds(0) => {}
             CancelPhase::Unwinds(left) => {
                 self.phase.set(CancelPhase::Unwinds(left - 1));
                 if cfg!(panic = "unwind") {
+                    // Not `panic!`: no hook prints it.
                     panic::resume_unwind(Box::new(CancelledUnwind));
                 }
             }

@@ -7,7 +7,8 @@
 use super::worker::Worker;
 use crate::mixin::Job;
 
-/// How many requests the acceptor takes before others have their turn.
+/// How many requests the acceptor takes before others have their turn. A wait of the acceptor begins the count anew: only an
+/// accept queue that is never empty gets so far.
 pub(super) const ACCEPTED_AT_ONCE: u32 = 64;
 
 impl Worker {
@@ -22,6 +23,7 @@ impl Worker {
         } else {
             self.group.send(least, job);
         }
+        // The loop is in the middle of its work here. It gives way as at a wait, and may find itself retired afterwards.
         let left = self.budget.get().saturating_sub(1);
         self.budget.set(left);
         if left == 0 {

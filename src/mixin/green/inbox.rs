@@ -44,8 +44,10 @@ impl Inbox {
         Ok(Self { messages: Mutex::new(Some(Vec::new())), wake_up: Event::new()? })
     }
 
-    /// Tells the worker. One that has ended gives the message back.
+    /// Tells the worker, from any thread. One that has ended gives the message back: a job has to be refused, and the caller knows
+    /// how.
     pub(super) fn send(&self, message: Message) -> Option<Message> {
+        // Only the first of several notifies: the event stays readable until the worker clears it, and then it takes all.
         let is_first = match &mut *self.messages.lock() {
             Some(messages) => {
                 messages.push(message);
@@ -53,13 +55,14 @@ impl Inbox {
             }
             None => return Some(message),
         };
+        // Without the lock, for which the worker that wakes would wait.
         if is_first {
             self.wake_up.notify();
         }
         None
     }
 
-    /// For the worker that ends. False: there are messages.
+    /// For the worker that ends: from here on messages go back to their senders. False: there are some, and nothing is changed.
     pub(super) fn close(&self) -> bool {
         let mut messages = self.messages.lock();
         let is_empty = messages.as_ref().is_none_or(Vec::is_empty);
@@ -71,6 +74,7 @@ impl Inbox {
 
     /// For the worker: all messages, in their order.
     pub(super) fn take(&self) -> Vec<Message> {
+        // In this order: see the top of this file.
         self.wake_up.clear();
         self.messages.lock().as_mut().map(std::mem::take).unwrap_or_default()
     }

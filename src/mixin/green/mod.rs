@@ -12,6 +12,7 @@
 //!
 //! | file | content |
 //! |---|---|
+//! | `worker_thread` | the beginning and the end of a worker's thread |
 //! | `worker` | a worker's loop: run queue, events, deadlines |
 //! | `parked` | the waits of its coroutines |
 //! | `tasks`, `registrations`, `timers` | coroutines; which waits for which descriptor; until when |
@@ -33,6 +34,7 @@ mod timers;
 mod watchdog;
 mod worker;
 mod worker_status;
+mod worker_thread;
 
 use std::fmt;
 use std::io;
@@ -53,6 +55,7 @@ use acceptor::Acceptors;
 use inbox::{Inbox, Message};
 use watchdog::Watchdog;
 use worker_status::WorkerStatus;
+use worker_thread::WorkerStart;
 
 /// Runs each request in a coroutine: ten thousand of them on one thread, and the handler is the same blocking code.
 ///
@@ -118,6 +121,7 @@ use worker_status::WorkerStatus;
 pub struct Green {
     /// None: as many as there are processors.
     workers: Option<usize>,
+    /// Of each coroutine. `check` tells whether there can be stacks of this size.
     stack_bytes: usize,
     /// How long a handler may hold its worker before the server is told.
     watchdog: Duration,
@@ -196,6 +200,7 @@ impl Green {
         self
     }
 
+    /// How many workers there are or will be.
     fn count(&self) -> usize {
         self.workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
     }
@@ -214,6 +219,7 @@ impl Green {
         self.group_of_child.lock().clone().filter(|group| group.owner.is_noted())
     }
 
+    /// The same, where they are not started yet, or are those of a parent process.
     #[cold]
     fn start(&self) -> io::Result<Arc<Group>> {
         // Held until the workers are there: two first requests start them once.
@@ -257,11 +263,15 @@ fn told_of_bound(server: Weak<dyn WorkerWatch>) -> Weak<dyn WorkerWatch> {
     server
 }
 
-/// The workers of one [`Green`], as other threads see them.
+/// The workers of one [`Green`], as other threads see them. Kept alive by the mixin and by each worker.
 struct Group {
+    /// By their numbers. A worker that has ended stays in the list, with a closed inbox.
     workers: Vec<WorkerHandle>,
+    /// Their threads, for the close to wait for.
     threads: Arc<ThreadGroup>,
+    /// The accept loops that run in the workers.
     acceptors: Acceptors,
+    /// Begins with the first request.
     watchdog: Watchdog,
     /// The server, once a request has come.
     server: OnceLock<Weak<dyn WorkerWatch>>,
@@ -272,11 +282,14 @@ struct Group {
 
 /// A worker, as other threads see it.
 struct WorkerHandle {
+    /// The only way to have it do something.
     inbox: Inbox,
+    /// Written by the worker, read by all.
     status: WorkerStatus,
 }
 
 impl Group {
+    /// Starts the workers, all or none.
     fn start(green: &Green) -> io::Result<Arc<Self>> {
         let worker = |_| Ok(WorkerHandle { inbox: Inbox::new()?, status: WorkerStatus::default() });
         let group = Arc::new(Self {
@@ -290,7 +303,7 @@ impl Group {
         });
         let options = ThreadOptions::default();
         let start = |number| {
-            let worker = worker::Start::new(&group, number)?;
+            let worker = WorkerStart::new(&group, number)?;
             group.threads.spawn(&options, "green", move || worker.run())
         };
         // Those that have been started end again if one cannot be.
@@ -309,8 +322,9 @@ impl Group {
         others.min_by_key(|number| self.workers[*number].status.load())
     }
 
-    /// A request is about to be given to a worker.
+    /// A request is about to be given to a worker. Counted now, not when the worker takes it: the next one goes to another.
     fn begin_request(self: &Arc<Self>, worker: usize) {
+        // Only for the first: the watchdog looks for as long as there is a request.
         if self.workers[worker].status.begin_request() {
             self.watchdog.begin(self);
         }
@@ -373,12 +387,13 @@ impl Mixin for Green {
     }
 
     fn process_request(&self, job: Job) {
+        // Started by `prepare` as a rule. A mixin around this one may not forward that.
         let group = match self.group() {
             Ok(group) => group,
             Err(error) => return job.refuse(Refused::CannotStart(error)),
         };
         group.server.get_or_init(|| told_of_bound(job.worker_watch()));
-        match worker::here(&group) {
+        match worker_thread::here(&group) {
             // The accept loop runs in a coroutine of this worker.
             Some(worker) => worker.deal(job),
             // A mixin around this one has brought the job to a thread of its own.
@@ -404,6 +419,7 @@ impl Mixin for Green {
 
     fn server_close(&self, deadline: Instant) {
         let Some(group) = self.started() else { return };
+        // First the loops: a worker quits only when it has no coroutine left.
         group.acceptors.abandon();
         group.quit();
         group.threads.wait_until_gone(deadline);
@@ -412,6 +428,7 @@ impl Mixin for Green {
 
 impl Drop for Green {
     fn drop(&mut self) {
+        // Nothing waits for them: each ends with its last request. A forked child that has none of the threads sends nothing.
         if let Some(group) = self.started() {
             group.quit();
         }

@@ -15,6 +15,14 @@
 //! The same holds for events. A turn of the loop takes many at once, and an early one may close a connection for which a later
 //! one of the same batch has come; a new connection may even have its number by then. A part of the token goes into the set
 //! with each descriptor and comes back with its events: one for an earlier owner finds another token, and is dropped.
+//!
+//! ```text
+//! token, in the slot               | number of the worker: 12 bits | count: 52 bits, or 20 where an address has 32 |
+//! number of an event, in the set   | 0 | lowest 31 bits of the token | the descriptor: 32 bits |
+//!                                    `-- 1: the inbox, the accept loop, a wait without a slot
+//! ```
+//!
+//! Everything here is called on the worker's thread, and runs no code of others: a borrow of the table ends with the call.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::RawFd;
@@ -79,6 +87,7 @@ const SMALLEST_PAGE: usize = 4096;
 /// From the first of the numbers that a request writes in its entry of the live list to the last.
 const ENTRY_BYTES: usize = 24;
 
+/// Fetches so many cache lines from an address on, with so many of them before it.
 fn fetch(address: usize, (lines, before): (usize, usize)) {
     for line in 0..lines {
         prefetch(address.wrapping_add(line * LINE).wrapping_sub(before * LINE));
@@ -87,7 +96,8 @@ fn fetch(address: usize, (lines, before): (usize, usize)) {
 
 /// The table of a worker.
 pub(super) struct Registrations {
-    /// By descriptor numbers. Borrowed for moments, never across a wait.
+    /// By descriptor numbers. Borrowed for moments, never across a wait. It grows up to the highest number that a connection of
+    /// this worker has had, 64 bytes for each, and does not shrink: the limit of descriptors bounds it.
     entries: RefCell<Vec<WaitRegistration>>,
     /// The token that was given last. Its upper bits are the worker's number.
     last_token: Cell<usize>,
@@ -130,7 +140,8 @@ impl Registrations {
         (token != 0 && entry.token.get() == token).then(|| look(entry))
     }
 
-    /// Registers a connection. Gives its token.
+    /// Registers a connection, before it is put into the set. Gives its token. An entry that an earlier owner of the number has
+    /// left is overwritten.
     pub(super) fn add(&self, fd: RawFd) -> usize {
         let mut entries = self.entries.borrow_mut();
         let at = usize::try_from(fd).unwrap_or_default();
@@ -143,7 +154,8 @@ impl Registrations {
         token
     }
 
-    /// The task is about to wait for input, or for room to write.
+    /// The task is about to wait for input, or for room to write. With the answer `Waits` it is noted, and an arrival will give it
+    /// back; with any other it is not. `near`: hints for the arrival, if there are any.
     #[inline(always)]
     pub(super) fn begin_wait(
         &self,
@@ -187,7 +199,7 @@ impl Registrations {
         });
     }
 
-    /// A wait has ended by something else than an arrival.
+    /// A wait has ended by something else than an arrival: takes the note back. An arrival that comes now is noted as seen.
     #[cold]
     pub(super) fn end_wait(&self, fd: RawFd, token: usize, for_room: bool, task: &Rc<Task>) {
         task.is_noted.set(false);
@@ -198,7 +210,8 @@ impl Registrations {
         });
     }
 
-    /// An event has come. Gives the tasks to wake; what nobody waits for is noted.
+    /// An event has come. Gives the tasks to wake, the reader and the writer; an arrival that nobody waits for is noted. The tasks
+    /// may have been woken by something else before: the caller looks at their states.
     #[inline]
     pub(super) fn arrived(&self, event: ReadyEvent) -> (Option<Rc<Task>>, Option<Rc<Task>>) {
         let fd = fd_of(event);
@@ -262,7 +275,7 @@ impl Registrations {
         (near.frame != 0).then_some(near)
     }
 
-    /// The connection is about to be closed.
+    /// The connection is about to be closed. A token that is not its own any more, because the request was moved, changes nothing.
     pub(super) fn remove(&self, fd: RawFd, token: usize) {
         self.with(fd, token, |entry| {
             // From here on events for it find no owner.

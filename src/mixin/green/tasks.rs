@@ -26,20 +26,26 @@ impl Body {
     }
 }
 
-/// The one owner of the answer to "may it run?": two wake-ups for one wait must not resume it twice.
+/// The one owner of the answer to "may it run?": two wake-ups for one wait must not resume it twice. An event and a deadline may
+/// come in the same turn, and a cancellation right after both.
 ///
 /// ```text
 /// Queued --resume--> Running --park--> Waiting --event, deadline, message--> resumed, or Queued
 ///   ^                  | yields            |
 ///   +------------------+    Running --returns--> Ended
 /// ```
+///
+/// A wake-up acts in `Waiting` alone. In the other states it is not lost: `Queued` goes on anyway, and `Running` is seen by the
+/// coroutine itself alone, because wake-ups come from the loop or from the coroutine that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TaskState {
-    /// In the worker's run queue.
+    /// In the worker's run queue. Set by the one that puts it there.
     Queued,
+    /// Resumed, and not suspended since. Set by [`Task::resume`].
     Running,
-    /// It waits for a descriptor, for a moment, or for another task.
+    /// It waits for a descriptor, for a moment, or for another task. Set by the coroutine, right before it suspends itself.
     Waiting,
+    /// Its body has returned. A note of it that is left somewhere wakes nothing.
     Ended,
 }
 
@@ -51,16 +57,17 @@ pub(super) struct Task {
     pub(super) state: Cell<TaskState>,
     /// A registration has it as the one that waits.
     pub(super) is_noted: Cell<bool>,
+    /// Looked at before and after each wait.
     pub(super) cancellation: Cancellation,
     /// If it runs the accept loop.
     pub(super) acceptor: Option<AcceptHandle>,
     /// The number of the request that it serves, or serves a part of, plus one; zero for the accept loop.
     request: u64,
-    /// None once it has ended.
+    /// None once it has ended. Borrowed for as long as it runs.
     body: RefCell<Option<Body>>,
-    /// When its present wait ends at the latest.
+    /// When its present wait ends at the latest. None between waits: an entry among the timers then wakes nothing.
     pub(super) deadline: Cell<Option<Instant>>,
-    /// The time of its entry among the timers.
+    /// The time of its entry among the timers, if it has one: never later than `deadline`, while there is one.
     pub(super) armed: Cell<Option<Instant>>,
     /// Its place in [`Tasks`].
     place: Cell<usize>,
@@ -100,7 +107,9 @@ impl Task {
 /// All coroutines of a worker.
 #[derive(Default)]
 pub(super) struct Tasks {
+    /// In no order.
     all: RefCell<Vec<Rc<Task>>>,
+    /// How many there have been: the number of the last one.
     made: Cell<u64>,
 }
 
@@ -129,7 +138,7 @@ impl Tasks {
         task
     }
 
-    /// One has ended.
+    /// One has ended. The last one takes its place, so that each knows its own without a search.
     pub(super) fn remove(&self, task: &Task) {
         let mut all = self.all.borrow_mut();
         let place = task.place.get();
@@ -139,7 +148,7 @@ impl Tasks {
         }
     }
 
-    /// All of them now.
+    /// All of them now, in a list of its own: nothing is borrowed while the caller goes through it.
     pub(super) fn snapshot(&self) -> Vec<Rc<Task>> {
         self.all.borrow().clone()
     }

@@ -2,6 +2,20 @@
 //!
 //! A coroutine has one entry at most. A deadline that moves into the future leaves the entry where it is: the entry comes
 //! up too early, and is then moved on. So a handler that sets a later deadline at each read costs one comparison.
+//!
+//! ```text
+//! the coroutine waits until                the deadline    its entry
+//! 10 s                                     10              added at 10
+//! (input has come)                         none            stays at 10
+//! 20 s, at the next read                   20              stays at 10: early enough
+//!                     the clock: 10        20              not due: moved to 20
+//! (input has come)                         none            stays at 20
+//! 15 s                                     15              too late: moved to 15 at once
+//! (input has come)                         none            stays at 15
+//!                     the clock: 15        none            taken, and dropped
+//! ```
+//!
+//! The entry keeps the coroutine in memory; its end takes the entry out ([`forget`](Timers::forget)).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,6 +40,7 @@ impl Timers {
         }
     }
 
+    /// Adds the entry of a task, or moves it.
     fn arm(&self, task: &Rc<Task>, at: Instant) {
         let mut entries = self.entries.borrow_mut();
         if let Some(armed) = task.armed.replace(Some(at)) {
@@ -46,7 +61,8 @@ impl Timers {
         self.entries.borrow().first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// A task whose deadline has passed, until there is none.
+    /// A task whose deadline has passed. None: no other is due. Called again and again, and the caller may resume the task in
+    /// between, which changes the entries.
     pub(super) fn take_due(&self, now: Instant) -> Option<Rc<Task>> {
         loop {
             let mut entries = self.entries.borrow_mut();
@@ -55,6 +71,7 @@ impl Timers {
                 return None;
             }
             let task = entry.remove();
+            // `arm` borrows them again.
             drop(entries);
             task.armed.set(None);
             match task.deadline.get() {

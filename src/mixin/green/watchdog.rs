@@ -10,6 +10,9 @@
 //! look n   the same, for as long as the limit            worker_is_held, once
 //! ```
 //!
+//! A look is two loads for each worker. It finds the request that runs and a count of switches; if both are the same as at the
+//! look before, nothing else has run in between. The accept loop counts as nothing that runs: its hooks are not watched.
+//!
 //! It looks often only while requests run: a look that finds every worker as it was doubles the pause, and without a
 //! request it sleeps until there is one. That wake-up is ordered as in every sleep: the sleeper notes that it sleeps and
 //! then looks at the loads; a dealer raises a load and then looks for a sleeper ([`Watchdog::begin`]).
@@ -22,10 +25,11 @@ use super::worker_status::RunningRequest;
 use crate::sys::shared::thread::{self, JoinHandle};
 use crate::sys::shared::{AtomicBool, Condvar, Mutex, Ordering};
 
-/// A worker that is held for longer than this does not accept.
+/// A worker that is held for longer than this does not accept. A move costs a stack, two messages and an unwinding: not worth
+/// it for the milliseconds of a usual computation; and a client that waits for so long does not notice yet.
 const MOVE: Duration = Duration::from_millis(50);
 
-/// The longest pause while there are requests.
+/// The longest pause while there are requests: requests that all wait cost two looks a second.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// The watchdog of a group.
@@ -34,21 +38,28 @@ pub(super) struct Watchdog {
     limit: Duration,
     /// The thread sleeps, because there is no request.
     sleeps: AtomicBool,
+    /// Held by the thread while it looks whether to sleep, so that a wake-up cannot come between its look and its wait.
     state: Mutex<WatchdogState>,
+    /// Notified when a request begins while it sleeps, and when it has to end.
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct WatchdogState {
+    /// The group is closed. The thread ends at its next look, and no other is started.
     quits: bool,
+    /// Started with the first request. Not joined: it ends by itself, at its next look.
     thread: Option<JoinHandle<()>>,
 }
 
 /// The thread's last look at a worker.
 #[derive(Clone, Copy, Default)]
 struct WorkerLook {
+    /// None: it was idle, or the accept loop ran.
     running: Option<RunningRequest>,
+    /// The first look that found `running`. It may have run before that, for a pause at most.
     since: Option<Instant>,
+    /// The server was told of this one.
     told: bool,
 }
 
@@ -102,6 +113,8 @@ impl Watchdog {
         !state.quits
     }
 
+    /// The pause while something happens. With a limit of 1 s and several workers it is 25 ms: two looks after the first one that
+    /// has found a request, MOVE is over. With one worker there is none to move to, and it is 250 ms.
     fn shortest_pause(&self, workers: usize) -> Duration {
         let quarter = self.limit / 4;
         let pause = if workers > 1 { quarter.min(MOVE / 2) } else { quarter };
@@ -109,7 +122,8 @@ impl Watchdog {
     }
 }
 
-/// The life of the thread. It holds the group for a moment only: a group that is dropped is not kept alive by it.
+/// The life of the thread. It holds the group while it pauses, without a request for ever: a close or the drop of the mixin ends
+/// the pause, by `quit`.
 fn watch(group: &Weak<Group>) {
     let mut looks: Vec<WorkerLook> = Vec::new();
     let mut pause = Duration::ZERO;
@@ -132,6 +146,7 @@ fn watch(group: &Weak<Group>) {
             }
             is_quiet = false;
             let held = look.since.map_or(Duration::ZERO, |since| now - since);
+            // At each look again: the loop may have run at the last one, and cannot be retired while it runs.
             if held >= MOVE.min(group.watchdog.limit) {
                 group.acceptors.move_away(&group, number);
             }

@@ -1,4 +1,4 @@
-//! [`Worker`]: a thread that runs coroutines, and its loop.
+//! [`Worker`]: a thread's coroutines, and the loop that runs them.
 //!
 //! ```text
 //! run ─→ run queue: each is resumed once ─→ flush ─→ epoll_wait ─→ events: resumes those who wait
@@ -28,8 +28,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::io;
-use std::os::fd::AsFd;
 use std::panic;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -43,49 +41,19 @@ use super::parked::AcceptSet;
 use super::registrations::Registrations;
 use super::tasks::{Body, Task, TaskState, Tasks};
 use super::timers::Timers;
+use super::worker_thread::{WorkerStart, worker_of_thread};
 use super::{Group, WorkerHandle};
 use crate::mixin::{Job, Refused};
 use crate::panic_payload::catch_and_drop;
-use crate::sys::coroutine::overflow::watch_for_overflows;
 use crate::sys::coroutine::stack::{SlabStack, StackSlab};
 use crate::sys::coroutine::switch::{self, SwitchEnd};
-use crate::sys::epoll::{Epoll, ReadyEvent, ReadyEvents, WatchFor};
+use crate::sys::epoll::{Epoll, ReadyEvent, ReadyEvents};
 use crate::sys::exit_now;
-use crate::sys::fork_count::{is_in_child, mark_children_of_this_thread};
-use crate::wait::{self, FlushPromise, Parker, RetiredUnwind};
-
-/// The parts of a worker that may be lacking. Made by the thread that starts it, so that a lack of descriptors is its error.
-pub(super) struct Start {
-    group: Arc<Group>,
-    number: usize,
-    epoll: Epoll,
-}
-
-impl Start {
-    pub(super) fn new(group: &Arc<Group>, number: usize) -> io::Result<Self> {
-        let epoll = Epoll::new()?;
-        epoll.watch(group.workers[number].inbox.as_fd(), WatchFor::Input, INBOX)?;
-        Ok(Self { group: Arc::clone(group), number, epoll })
-    }
-
-    /// The life of the thread.
-    pub(super) fn run(self) {
-        // Without memory for it an overflow ends the process without a message.
-        let _watch = watch_for_overflows();
-        mark_children_of_this_thread();
-        let worker = Rc::new(Worker::new(self));
-        HERE.set(Some(Rc::clone(&worker)));
-        let _installed = wait::install(Rc::clone(&worker) as Rc<dyn Parker>);
-        let _promise = FlushPromise::start();
-        worker.run();
-        // The last reference goes with the locals of this call, and not with the thread-locals, which are dropped in no order
-        // that can be relied on.
-        HERE.set(None);
-    }
-}
+use crate::sys::fork_count::is_in_child;
+use crate::wait::{self, RetiredUnwind};
 
 /// Marks the events of the inbox.
-const INBOX: u64 = u64::MAX;
+pub(super) const INBOX: u64 = u64::MAX;
 
 /// Marks the event of the accept loop's descriptors.
 pub(super) const ACCEPTOR: u64 = u64::MAX - 1;
@@ -102,12 +70,6 @@ const EVENTS: usize = 1_024;
 /// A client that sends eight lines wakes the worker with the first. Without a second look that one leaves alone, and the others
 /// with the next flush: twice as many sends.
 const MOST_LOOKS: u32 = 8;
-
-thread_local! {
-    /// The worker of this thread, for the accept loop's calls: they come from the server, which knows no worker. Borrowed for
-    /// moments only.
-    static HERE: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
-}
 
 /// A worker. It never leaves its thread.
 pub(super) struct Worker {
@@ -145,8 +107,9 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    fn new(start: Start) -> Self {
-        let Start { group, number, epoll } = start;
+    /// For the thread that it stays on.
+    pub(super) fn new(start: WorkerStart) -> Self {
+        let WorkerStart { group, number, epoll } = start;
         Self {
             stacks: RefCell::new(StackSlab::new(group.stack_bytes)),
             group,
@@ -173,7 +136,7 @@ impl Worker {
     }
 
     /// The loop. Returns when the worker has been told to quit, and its last coroutine has ended.
-    fn run(&self) {
+    pub(super) fn run(&self) {
         let mut events = ReadyEvents::new(EVENTS);
         loop {
             self.run_queue();
@@ -408,7 +371,7 @@ impl Worker {
         if wait::is_installed(self) {
             return;
         }
-        if let Some(worker) = HERE.with_borrow(Clone::clone) {
+        if let Some(worker) = worker_of_thread() {
             // The other one is not dropped here: that would run the program's code outside its requests.
             std::mem::forget(wait::install(worker));
         }
@@ -445,9 +408,4 @@ impl Worker {
 #[cold]
 fn end_child() -> ! {
     exit_now(0)
-}
-
-/// The worker of this group that runs on this thread, if one does.
-pub(super) fn here(group: &Arc<Group>) -> Option<Rc<Worker>> {
-    HERE.with_borrow(Clone::clone).filter(|worker| Arc::ptr_eq(&worker.group, group))
 }
