@@ -1,4 +1,8 @@
 //! [`BindAddress`]: the argument of `bind`.
+//!
+//! It keeps the argument as the program has written it, because one text means different things to different
+//! transports. Each transport asks for its own meaning: [`to_inet`](BindAddress::to_inet),
+//! [`to_unix`](BindAddress::to_unix), or `to_activated` before both. Mistakes are errors that say what to write.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -118,8 +122,8 @@ impl BindAddress {
         Self { kind: BindForm::Activated(Activated::Only) }
     }
 
-    /// Whether the argument means a Unix socket, for a client, which has no transport to decide it: the address of
-    /// one, a path, `@name`, and text with a slash in it.
+    /// Whether the argument means a Unix socket, for a client of [`connect`](crate::outgoing::connect), which has no
+    /// transport to decide it: the address of one, a path, `@name`, and text with a slash in it.
     pub(crate) fn is_unix(&self) -> bool {
         match &self.kind {
             BindForm::Text(text) => {
@@ -133,6 +137,7 @@ impl BindAddress {
 
     /// Whether [`to_inet`](Self::to_inet) asks a name server.
     pub(crate) fn is_looked_up(&self) -> bool {
+        // An empty host is every interface, and numbers need no name server.
         let is_name = |host: &str| host.parse::<IpAddr>().is_err() && !host.is_empty();
         match &self.kind {
             BindForm::Text(text) => host_and_port(text).is_ok_and(|(host, _)| is_name(host)),
@@ -169,6 +174,7 @@ impl BindAddress {
                 look_up(host, port)
             }
             BindForm::HostPort(host, port) => {
+                // A look-up of such a host would fail with a text about names, after a wait.
                 host_alone(host).map_err(|why| self.mistake(why))?;
                 look_up(host, *port)
             }

@@ -58,7 +58,8 @@ pub struct Error {
 /// Each kind has the parts of its sentence. `source` is the cause, as in [`StdError::source`].
 #[derive(thiserror::Error, Debug)]
 enum ErrorKind {
-    /// A call of the system has failed. `operation` is a verb, for "cannot .. ".
+    /// A call of the system has failed. `operation` is a verb, for "cannot .. "; `object` is an address, a file or the
+    /// like.
     #[error("cannot {operation} {object}: {source}")]
     Io { operation: &'static str, object: String, source: io::Error },
     /// The text of an address cannot be understood.
@@ -79,6 +80,7 @@ enum ErrorKind {
 }
 
 impl Error {
+    /// A failed call: `cannot OPERATION OBJECT: SOURCE`. The operation is a verb in the infinitive.
     pub(crate) fn io(
         operation: &'static str,
         object: impl fmt::Display,
@@ -87,18 +89,22 @@ impl Error {
         ErrorKind::Io { operation, object: object.to_string(), source }.into()
     }
 
+    /// An address that cannot be understood. `why` says what to write in its place.
     pub(crate) fn address(text: impl Into<String>, why: impl Into<String>) -> Self {
         ErrorKind::Address { text: text.into(), why: why.into() }.into()
     }
 
+    /// The end of a run by a handler's [`Fatal`].
     pub(crate) fn fatal(source: Fatal) -> Self {
         ErrorKind::Fatal { source }.into()
     }
 
+    /// A call of a server that was closed before.
     pub(crate) fn closed(address: impl fmt::Display) -> Self {
         ErrorKind::Closed { address: address.to_string() }.into()
     }
 
+    /// A call of a server that does something else at the moment. `why` continues the sentence "the server ADDRESS ..".
     pub(crate) fn state(address: impl fmt::Display, why: &'static str) -> Self {
         ErrorKind::State { address: address.to_string(), why }.into()
     }
@@ -112,8 +118,8 @@ impl Error {
         }
     }
 
-    /// Whether the address is taken: another server listens there, or the path for a Unix socket is something other than
-    /// a socket (then [`io_kind`](Self::io_kind) is `AlreadyExists`).
+    /// Whether the address is taken: another server listens there, or the path for a Unix socket is something other
+    /// than a socket (then [`io_kind`](Self::io_kind) is `AlreadyExists`).
     #[must_use]
     pub fn is_address_in_use(&self) -> bool {
         // `AlreadyExists` is this crate's own error of a Unix socket's bind: see `transport/socket_file.rs`.
@@ -256,12 +262,14 @@ impl StdError for Fatal {
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the server is stopping")]
 pub struct Stopping {
+    /// The request that was told to stop. A handler may read from another server's request as well.
     owner: RequestId,
 }
 
 owned_error!(Stopping);
 
 impl Stopping {
+    /// An [`io::Error`] of kind `ConnectionAborted` with this payload. The caller notes the stop in the live list.
     pub(crate) fn error(owner: RequestId) -> io::Error {
         io::Error::new(io::ErrorKind::ConnectionAborted, Self { owner })
     }
@@ -282,10 +290,12 @@ pub struct Rejected;
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("a panic: {message}")]
 pub struct Panicked {
+    /// The text of the panic. The payload itself was dropped where the panic was caught.
     message: String,
 }
 
 impl Panicked {
+    /// The error for a caught payload, which the caller drops (`panic_payload.rs`).
     pub(crate) fn new(payload: &(dyn std::any::Any + Send)) -> Self {
         // A panic with a constant text carries a `&str`, and one with arguments a `String`.
         let message = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
@@ -312,7 +322,7 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     // A chain of causes may be a cycle.
     for error in std::iter::successors(error.source(), |&error| error.source()).take(MOST_CAUSES) {
         let next = error.to_string();
-        // Most wrappers print their cause as well.
+        // Most wrappers print their cause as well, at their end.
         if !text.ends_with(&next) {
             text = format!("{text}: {next}");
         }

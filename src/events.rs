@@ -1,6 +1,9 @@
 //! Events of a server: [`ServerEvent`], [`CloseReason`], [`RequestTimes`] and [`Counts`].
 //!
 //! The library itself does not log. Use an observer for a log, a metric or a test.
+//!
+//! An event is lent to the observers in the thread where it happens: a worker, or the accept loop. It borrows all that it
+//! says, so it costs no allocation. The counters are kept in any case: one atomic addition for each end of a request.
 
 mod fault;
 mod limit;
@@ -98,8 +101,8 @@ pub enum ServerEvent<'a> {
         proxy_address: &'a Address,
     },
     /// A step before the handler has failed: the TLS handshake, the PROXY header. `RequestEnded` follows. Its reason
-    /// says less than this error does. Under [`Forking`](crate::Forking) the error has the text of the child's error and
-    /// its causes, and no more; the event comes just before the request's end, when the parent hears of its child.
+    /// says less than this error does. Under [`Forking`](crate::Forking) the error has the text of the child's error
+    /// and its causes, and no more; the event comes just before the request's end, when the parent hears of its child.
     HandshakeFailed {
         /// The request's number, unique within the server.
         id: u64,
@@ -196,6 +199,7 @@ impl fmt::Display for ServerEvent<'_> {
             }
             Self::RequestEnded { id, client_address, reason, age, bytes_in, bytes_out, .. } => {
                 let seconds = age.as_secs_f64();
+                // Only the parts that an operator looks for first; an observer has all of them.
                 write!(f, "request {id} from {client_address}")?;
                 if let Self::RequestEnded { proxy_address: Some(proxy), .. } = self {
                     write!(f, " by {proxy}")?;
@@ -221,6 +225,8 @@ impl fmt::Display for ServerEvent<'_> {
     }
 }
 
+// One row for each reason: its variant, its name, which is the field of its count, and its text. So no reason can be
+// without a count, and the sum over the fields is the number of ended requests.
 macro_rules! reasons {
     ($($(#[$doc:meta])* $reason:ident, $count:ident, $text:literal;)*) => {
         /// How a request ended. Every request has exactly one reason, under every transport and every mixin.
@@ -329,7 +335,7 @@ macro_rules! reasons {
                     accept_errors: read(&self.accept_errors),
                     shed: read(&self.shed),
                     unheard: read(&self.unheard),
-                    // Read last, so that the sum of the ends is never more.
+                    // Read last, so that the sum of the ends is never more: a request enters the list before it ends.
                     accepted: accepted(),
                 }
             }

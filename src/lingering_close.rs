@@ -3,8 +3,8 @@
 //! A socket that is closed with unread input makes the kernel send a reset, and the peer's kernel then throws away
 //! the answer that its program has not read yet. So a server that has answered without reading everything (an error,
 //! "busy") has to go on reading a little. No worker may be held up for that: one thread of the process, `linger`,
-//! reads for all connections, and ends after a second without any. A coroutine reads on itself ([`in_this_thread`]),
-//! and so does a forked child, which is about to end.
+//! reads for all connections, also for those of coroutines, and ends after a second without any. A forked child, which
+//! is about to end, reads on by itself ([`in_this_thread`]).
 //!
 //! ```text
 //! worker                        REAPER (locked)                linger
@@ -33,8 +33,9 @@ use crate::socket_io::{RecvTimeout, SocketIo};
 use crate::sys::{self, Mode, PollFd, RecvBuf};
 use crate::wait::{self, Event};
 
-/// A connection whose answer is on its way. It closes when this is dropped.
+/// A connection whose answer is on its way. It closes when this is dropped: its output was ended before.
 struct LingeringConnection {
+    /// The last share, unless the program has kept a copy. The request is over.
     fd: Arc<OwnedFd>,
     /// When `Limits::linger` is over.
     until: Instant,
@@ -42,8 +43,8 @@ struct LingeringConnection {
     bytes_left: usize,
 }
 
-/// How many connections linger at the same time in a process. More are closed at once, so that clients cannot use up the
-/// descriptors of a server by making it linger. The budget of descriptors leaves room for these.
+/// How many connections linger at the same time in a process. More are closed at once, so that clients cannot use up
+/// the descriptors of a server by making it linger. The budget of descriptors leaves room for these.
 const MAX_LINGERING: usize = 256;
 
 /// [`MAX_LINGERING`], or a quarter of the descriptors that this process may have, if that is less.
@@ -52,14 +53,16 @@ pub(crate) fn max_lingering() -> usize {
     usize::try_from(allowed / 4).unwrap_or(usize::MAX).min(MAX_LINGERING)
 }
 
-/// How long the thread stays without a connection.
+/// How long the thread stays without a connection. A server with many early answers keeps it; one with few has no idle
+/// thread.
 const KEEP_THREAD: Duration = Duration::from_secs(1);
 
 /// None while there is no thread.
 static REAPER: Mutex<Option<Reaper>> = Mutex::new(None);
 
+/// What the thread and those that hand connections over to it share, under the lock of [`REAPER`].
 struct Reaper {
-    /// Wakes the thread.
+    /// Ends the thread's poll.
     wake_up: Arc<Event>,
     /// Connections that the thread has not taken yet.
     arriving: Vec<LingeringConnection>,
@@ -71,13 +74,13 @@ struct Reaper {
     owner: OwnerProcess,
 }
 
-/// Reads on for a connection, in the one thread for all of them, and closes it. Without a descriptor or a thread for that
-/// it is closed at once.
+/// Reads on for a connection, in the one thread for all of them, and closes it. Without a descriptor or a thread for
+/// that it is closed at once.
 pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: &Limits) {
     let until = wait::moment_after(Instant::now(), limits.linger);
     let connection = LingeringConnection { fd, until, bytes_left: limits.linger_bytes };
     let mut reaper = REAPER.lock();
-    // None yet, or the copy of a parent's thread that this process does not have.
+    // None yet, or, in a forked child, the copy of a value whose thread is the parent's.
     if reaper.as_ref().is_none_or(|reaper| !reaper.owner.is_noted()) {
         // Out of descriptors: the return drops the connection, and so frees one.
         let Ok(wake_up) = Event::new() else { return };
@@ -104,7 +107,8 @@ pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: &Limits) {
     }
 }
 
-/// Reads on for a connection. The caller is a forked child or a coroutine.
+/// Reads on for a connection, for the whole of both limits if the peer goes on. The caller is a forked child, which has
+/// nothing else to do. The connection closes with the child.
 pub(crate) fn in_this_thread(socket: &SocketIo, limits: &Limits) {
     let until = RecvTimeout::until(Instant::now().checked_add(limits.linger));
     // On the stack it would cost every request its pages, and few linger.
@@ -122,7 +126,7 @@ pub(crate) fn in_this_thread(socket: &SocketIo, limits: &Limits) {
     }
 }
 
-/// Bytes that one receive throws away at the most.
+/// Bytes that one receive throws away at the most. `Limits::linger_bytes` may be exceeded by as much.
 const BUF_BYTES: usize = 16 * 1024;
 
 /// The thread `linger`.
@@ -140,11 +144,14 @@ fn reap(wake_up: &Event) {
         let _ = sys::poll(&mut fds, Some(next.unwrap_or(leave_at)));
         drop(fds);
         wake_up.clear();
+        // All of them, and not only the readable ones: there are few, and the limits in time are looked at here as
+        // well.
         connections.retain_mut(|connection| connection.read_on(&mut buf));
         let now = Instant::now();
         if !connections.is_empty() {
             leave_at = now + KEEP_THREAD;
         }
+        // One hold for the last look and the leaving: see the invariant above.
         let mut reaper = REAPER.lock();
         let Some(state) = &mut *reaper else { return };
         connections.append(&mut state.arriving);

@@ -28,6 +28,7 @@ pub(crate) struct RequestId {
 
 /// An error that carries its [`RequestId`].
 pub(crate) trait Owned: StdError + 'static {
+    /// The request whose read or write has made the error.
     fn owner(&self) -> RequestId;
 }
 
@@ -52,8 +53,8 @@ macro_rules! owned_error {
 
 pub(crate) use owned_error;
 
-/// The peer of this request went away, or sent bytes that cannot be read. It is the payload of the [`io::Error`]s of the
-/// request's own reads and writes:
+/// The peer of this request went away, or sent bytes that cannot be read. It is the payload of the [`io::Error`]s of
+/// the request's own reads and writes:
 ///
 /// | kind of the error | cause |
 /// |---|---|
@@ -82,6 +83,7 @@ pub(crate) use owned_error;
 /// [`Disconnected`](crate::monitor::CloseReason::Disconnected) or [`Garbled`](crate::monitor::CloseReason::Garbled).
 #[derive(Debug)]
 pub struct PeerFault {
+    /// The request whose peer is at fault. An error of another request says nothing about this one's peer.
     owner: RequestId,
     /// How the peer is at fault.
     kind: FaultKind,
@@ -92,16 +94,20 @@ enum FaultKind {
     /// The connection has failed, with the system's error.
     #[error("{0}")]
     Gone(#[source] io::Error),
+    /// The end of input, where more had to come.
     #[error("the peer ended the connection in the middle of a message")]
     EndedEarly,
+    /// Both sides speak TLS, and have found nothing in common.
     #[error("the handshake failed: {0}")]
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS has such faults"))]
     NotAgreed(#[source] Box<dyn StdError + Send + Sync>),
+    /// The end of input, where an attacker could have made it.
     #[error(
         "the peer ended the connection without the farewell of TLS: its input may be cut short"
     )]
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS has a farewell"))]
     Truncated,
+    /// Bytes without a meaning, with the reason.
     #[error("the peer sent what cannot be read: {0}")]
     Garbled(#[source] Box<dyn StdError + Send + Sync>),
 }
@@ -155,8 +161,8 @@ impl PeerFault {
         !matches!(self.kind, FaultKind::Garbled(_) | FaultKind::NotAgreed(_))
     }
 
-    /// Whether the two sides could not agree in the TLS handshake: no common version or cipher, a certificate that one of
-    /// them does not accept.
+    /// Whether the two sides could not agree in the TLS handshake: no common version or cipher, a certificate that one
+    /// of them does not accept.
     #[must_use]
     pub fn is_not_agreed(&self) -> bool {
         matches!(self.kind, FaultKind::NotAgreed(_))
@@ -177,7 +183,8 @@ impl StdError for PeerFault {
     }
 }
 
-/// The kinds of the system's errors that mean: the connection is gone.
+/// The kinds of the system's errors that mean: the connection is gone. The live list notes one by its place here
+/// (`live/entry.rs`), so there are fewer than 255.
 pub(crate) const LOSSES: [io::ErrorKind; 9] = [
     io::ErrorKind::BrokenPipe,
     io::ErrorKind::ConnectionReset,
@@ -231,7 +238,8 @@ pub(crate) fn find<'a, E: StdError + 'static>(
     causes(error).find_map(|error| error.downcast_ref())
 }
 
-/// Finds an error of type `E` along a chain of causes, if it is of this request.
+/// Finds an error of type `E` along a chain of causes, if it is of this request. One of another request does not hide
+/// it.
 pub(crate) fn find_of<'a, E: Owned>(
     owner: RequestId,
     error: &'a (dyn StdError + 'static),

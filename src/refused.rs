@@ -1,4 +1,8 @@
 //! [`Refused`]: why a request is not run.
+//!
+//! A refused request has been made and has a place in the live list, so that the hook `overflow` can answer it: see
+//! `OpenRequest::overflow`. It ends as [`CloseReason::Refused`](crate::monitor::CloseReason::Refused), and the event of
+//! its end has this reason.
 
 /// Why a request is refused, by a mixin or by a limit.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +29,7 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// All names.
+    /// All names, for the labels of a metric before any request is refused.
     #[cfg(feature = "metrics")]
     pub(crate) const NAMES: [&'static str; 6] = [
         "busy",
@@ -36,9 +40,8 @@ impl Refused {
         "cannot_start",
     ];
 
-    /// A name in one word, for a label or a log: `busy`, `too_many_from_peer`, `too_fast_from_peer`, `too_many_handshakes`,
-    /// `closing` or
-    /// `cannot_start`. It never changes.
+    /// A name in one word, for a label or a log: `busy`, `too_many_from_peer`, `too_fast_from_peer`,
+    /// `too_many_handshakes`, `closing` or `cannot_start`. It never changes.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

@@ -21,7 +21,7 @@ use crate::sys::{self, Mode, RecvBuf, SharedFd};
 use crate::wait::{self, Interest, Slot, Waiting};
 use crate::write_stall::{SendTimeout, WriteStall};
 
-/// How long a receive may wait.
+/// How long a receive may wait. A thread leaves the count to the kernel where it can, and a coroutine to its parker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RecvTimeout {
     /// This long from the beginning of the call. The usual case: the kernel counts, and the clock is read only after
@@ -31,7 +31,7 @@ pub(crate) enum RecvTimeout {
     Until(Instant),
     /// For ever.
     Never,
-    /// For ever as well: the idle reaper ends the wait.
+    /// For ever as well: the idle reaper ends the wait, by a shutdown of the input.
     Reaped,
 }
 
@@ -65,6 +65,7 @@ impl RecvTimeout {
             Self::For(duration) => {
                 Self::until(Instant::now().checked_add(duration.saturating_sub(waited)))
             }
+            // The others do not depend on how long a call has waited.
             moment => moment,
         }
     }
@@ -128,7 +129,7 @@ impl SocketIo {
         self.slot.set_near(address);
     }
 
-    /// A share of the descriptor, which keeps it open longer than this does.
+    /// A share of the descriptor, which keeps it open longer than this does. For an outbox, a wrapper, a linger.
     pub(crate) fn share(&self) -> Arc<OwnedFd> {
         self.fd.share()
     }
@@ -161,9 +162,11 @@ impl SocketIo {
     #[inline(always)]
     pub(crate) fn recv(&self, room: &mut RecvBuf<'_>, bound: RecvTimeout) -> io::Result<usize> {
         let mut failed = None;
+        // First, because it flushes: gathered replies of this thread leave before it may block.
         if wait::may_block() && self.is_armed_with(bound) {
             match room.recv(self.fd.as_fd(), Mode::Block) {
                 Ok(count) => return Ok(count),
+                // A signal, the timeout, or a failed connection: told apart where it costs the usual case nothing.
                 Err(error) => failed = Some(error),
             }
         } else if wait::is_parked_here() && bound != RecvTimeout::NOW {
@@ -173,7 +176,10 @@ impl SocketIo {
     }
 
     /// A coroutine's receive. It never blocks, and makes no system call when nothing can have come.
+    ///
+    /// After each wait it tries once more, also when the time is over: bytes that have come by then are received.
     fn recv_parked(&self, room: &mut RecvBuf<'_>, bound: RecvTimeout) -> io::Result<usize> {
+        // The last receive has taken everything, so a receive now would find nothing.
         let mut waits = self.is_drained.load(Ordering::Relaxed);
         // Read when the first wait begins: most receives need no clock.
         let mut until: Option<Option<Instant>> = None;
@@ -184,6 +190,7 @@ impl SocketIo {
             }
             match self.recv_at_once(room) {
                 Ok(count) => return Ok(count),
+                // A signal says nothing about the socket: the same call again.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => waits = false,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let at = *until.get_or_insert_with(|| bound.at());
@@ -201,8 +208,11 @@ impl SocketIo {
     #[inline]
     pub(crate) fn recv_at_once(&self, room: &mut RecvBuf<'_>) -> io::Result<usize> {
         let count = room.recv(self.fd.as_fd(), Mode::Try)?;
+        // A receive that did not fill its memory has emptied a TCP socket. Zero bytes are its end, which stays
+        // readable.
         let is_all = self.takes_all && count > 0 && count < room.len();
         self.is_drained.store(is_all, Ordering::Relaxed);
+        // Last: it may suspend this coroutine, so that others of its thread go on.
         wait::spend();
         Ok(count)
     }
@@ -225,6 +235,13 @@ impl SocketIo {
     }
 
     /// All other cases. `failed` is the error of the first call, if that call was made.
+    ///
+    /// ```text
+    /// no time left       one try without blocking; nothing there: TimedOut
+    /// a thread           arms SO_RCVTIMEO and blocks; EAGAIN: that time has passed, and the rest is armed exactly
+    /// a coroutine, or    tries without blocking; EAGAIN: waits by poll(2) or the parker
+    /// a lent descriptor
+    /// ```
     #[cold]
     fn recv_again(
         &self,
@@ -256,6 +273,7 @@ impl SocketIo {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // The value that was near enough has ended the call too early.
                     fit = Fit::Exact;
                     // SO_RCVTIMEO has ended the call: the wait was as long as the option, so no clock is read.
                     if block { self.waited_in_vain() } else { Duration::ZERO }
@@ -301,8 +319,8 @@ impl SocketIo {
         self.send_by(|| timeout, || sys::send_before_end(self.fd.as_fd(), buf))
     }
 
-    /// One send. Most sends find room, and are one system call. Before it, as before every call that may wait,
-    /// gathered replies of this thread leave (`wait::may_block`).
+    /// One send by `call`. Most sends find room, and are one system call. Before it, as before every call that may
+    /// wait, gathered replies of this thread leave (`wait::may_block`).
     #[inline(always)]
     fn send_by(
         &self,
@@ -341,6 +359,7 @@ impl SocketIo {
     fn is_armed_with(&self, bound: RecvTimeout) -> bool {
         let armed = self.armed.load(Ordering::Relaxed);
         let is_armed = match bound {
+            // Zero is never armed: it would be for ever. A call that must not wait goes the other way.
             RecvTimeout::For(duration) => armed != 0 && armed == nanos(duration),
             RecvTimeout::Never | RecvTimeout::Reaped => armed == 0,
             RecvTimeout::Until(_) => false,
@@ -383,6 +402,7 @@ fn nanos(duration: Duration) -> u64 {
 /// How close SO_RCVTIMEO has to be to the time that is left.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fit {
+    /// At first: an old value that is about right saves a system call.
     Near,
     /// After a call that has returned too early.
     Exact,
@@ -407,6 +427,7 @@ impl Drop for SocketIo {
         if self.slot.get() == 0 {
             return;
         }
+        // Before the descriptor closes (`fd` is dropped after this), and its number can be another connection's.
         if let Some(parker) = wait::parker() {
             parker.forget(self.fd.as_fd(), &self.slot);
         }

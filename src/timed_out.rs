@@ -1,4 +1,7 @@
 //! [`Timeout`]: the limits in time of a request, and [`TimedOut`], the error of a read or write that reaches one.
+//!
+//! The waits below a request fail with a bare error of kind `TimedOut`, or `WouldBlock`. The request knows which limit
+//! was the earliest, and makes a [`TimedOut`] of it (`request/io_error.rs`): no error without a name reaches a handler.
 
 use std::io;
 use std::time::Duration;
@@ -24,7 +27,8 @@ named! {
     pub enum Timeout {
         /// `Limits::idle`: the connection was silent between two requests. It is closed, and nothing is reported.
         Idle, "idle", "idle timeout";
-        /// `Limits::read`, or the [handler's timeout](crate::StreamRequest::set_timeout): the peer stopped in the middle.
+        /// `Limits::read`, or the [handler's timeout](crate::StreamRequest::set_timeout): the peer stopped in the
+        /// middle.
         Read, "read", "read timeout";
         /// `Limits::write`, or the [handler's timeout](crate::StreamRequest::set_timeout): the peer reads nothing.
         Write, "write", "write timeout";
@@ -52,6 +56,7 @@ named! {
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the {which} of {after:?} has passed")]
 pub struct TimedOut {
+    /// The request that has waited.
     owner: RequestId,
     /// The limit. A handler may treat some limits differently.
     which: Timeout,
@@ -62,6 +67,7 @@ pub struct TimedOut {
 owned_error!(TimedOut);
 
 impl TimedOut {
+    /// An [`io::Error`] of kind `TimedOut` with this payload.
     pub(crate) fn error(owner: RequestId, which: Timeout, after: Duration) -> io::Error {
         io::Error::new(io::ErrorKind::TimedOut, Self { owner, which, after })
     }

@@ -56,6 +56,7 @@ const FIRST_LOOK_PAUSE: u32 = LONGEST_LOOK_PAUSE * 16;
 /// A send that waits for room.
 #[derive(Debug)]
 pub(crate) struct WriteStall {
+    /// The bounds that the wait began with, or was resumed with.
     timeout: SendTimeout,
     /// When the peer last took something, as far as is known.
     since: Instant,
@@ -70,7 +71,8 @@ pub(crate) struct WriteStall {
 impl WriteStall {
     /// Begins after a send that has found no room.
     pub(crate) fn begin(fd: BorrowedFd<'_>, timeout: SendTimeout) -> Self {
-        // The mark that later looks compare with.
+        // The mark that later looks compare with. An error (a Unix socket, another system) is a mark that never
+        // changes: then only room is progress.
         let (since, unacknowledged) = (Instant::now(), tcp_info::unacknowledged(fd).ok());
         let pause = timeout.stall / FIRST_LOOK_PAUSE;
         Self { timeout, since, unacknowledged, look_at: since.checked_add(pause), pause }
@@ -102,7 +104,7 @@ impl WriteStall {
             if self.look_at.is_some_and(|look_at| now >= look_at) {
                 self.look(fd, now);
             }
-            // After the look: the peer may have taken bytes just before the end.
+            // After the look: the peer may have taken bytes just before the end, and then has the whole limit again.
             let over = earlier(self.since.checked_add(stall), until);
             if over.is_some_and(|over| now >= over) {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -122,6 +124,7 @@ impl WriteStall {
         if unacknowledged != self.unacknowledged {
             (self.since, self.unacknowledged) = (now, unacknowledged);
         }
+        // Doubled, so that a long limit costs few system calls: six looks until the pause is the longest.
         self.pause = self.pause.saturating_mul(2).min(self.timeout.stall / LONGEST_LOOK_PAUSE);
         self.look_at = now.checked_add(self.pause);
     }

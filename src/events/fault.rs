@@ -1,4 +1,7 @@
 //! [`Fault`]: the side that has caused a failure or an end.
+//!
+//! Peers fail all day, and nobody is woken for them. So everything that reports (the default of `handle_error`, the
+//! metrics, the logs of the programs) asks first whose fault it was.
 
 use super::CloseReason;
 
@@ -73,7 +76,7 @@ impl CloseReason {
         }
     }
 
-    /// Whether a time limit may be the cause.
+    /// Whether a time limit may be the cause: then the event of the end names it.
     pub(crate) fn may_be_of_time(self) -> bool {
         matches!(self, Self::TimedOut | Self::Idle | Self::BadProxyHeader)
     }

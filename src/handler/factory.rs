@@ -1,5 +1,13 @@
 //! [`MakeHandler`]: makes the handlers of a server. Closures implement it (`|| Echo`), and functions wrapped by
 //! [`stream_fn`] or [`datagram_fn`].
+//!
+//! | argument of `bind` | implements | by |
+//! |---|---|---|
+//! | a closure that returns an `Echo` | `HandlerClosure<ByCall>`, and so `MakeHandler<R, ByCall>` for every `R` that `Echo` handles | a call |
+//! | `stream_fn(f)` | `MakeHandler<StreamRequest>` | a reference to `f` |
+//! | a box of one of these | `MakeHandler<R>` | the value in it |
+//!
+//! The server stores all of them alike, as `Box<dyn MakeHandler<R>>` ([`boxed`]): one indirect call for each request.
 
 use std::any::type_name;
 use std::fmt;
@@ -99,6 +107,7 @@ where
 
 // The compiler has to consider it, and so reports the missing trait and not the wrong closure.
 impl<F: Nothing + Send + Sync + 'static> HandlerClosure<ByNothing> for F {
+    // A type without a value: the method below cannot return.
     type Handler = std::convert::Infallible;
 
     fn make(&self) -> std::convert::Infallible {
@@ -143,6 +152,7 @@ pub(crate) fn boxed<R: 'static, How: 'static>(
 
 /// Implements `MakeHandler<R>` for anything with another `How`.
 struct Stored<F, How> {
+    /// The argument of `bind`, until the server is dropped.
     handler: F,
     /// Written as a function's result, so that the marker decides neither `Send` nor `Sync`.
     how: PhantomData<fn() -> How>,
@@ -207,15 +217,19 @@ where
 /// The handler that [`stream_fn`] makes of a function.
 #[derive(Clone)]
 pub struct StreamFn<F> {
+    /// The program's own, or a reference to it for the time of one request.
     function: F,
 }
 
 /// The handler that [`datagram_fn`] makes of a function.
 #[derive(Clone)]
 pub struct DatagramFn<F> {
+    /// As in [`StreamFn`].
     function: F,
 }
 
+// For each of the two written out, and not by a macro: the compiler shows these lines to a program with a wrong
+// handler.
 impl<F> StreamRequestHandler for StreamFn<F>
 where
     F: Fn(&mut StreamRequest) -> HandlerResult,

@@ -1,4 +1,12 @@
 //! Free blocks of memory for what is received, shared by all threads.
+//!
+//! ```text
+//! take_block    a coroutine's small one: its thread's own   else the pool, without waiting   else the allocator
+//! give_block    the same way back; a shelf that is full, or a pool that is locked, frees the block
+//! ```
+//!
+//! A block is taken when bytes have come and given back when the last of them is consumed, so their number follows the
+//! requests that are in the middle of a read, and not the connections.
 
 use std::cell::Cell;
 use std::sync::Once;
@@ -75,6 +83,7 @@ pub(super) fn take_block(size: usize) -> Block {
 #[inline(never)]
 fn take_from_pool(size: usize) -> Block {
     let class = usize::from(size > SMALL);
+    // Larger ones, by `rbufsize`, would be kept for a size that nobody else asks for.
     if size <= LARGE {
         // A pool that is locked is as good as an empty one.
         if let Some(block) = POOL.try_lock().and_then(|mut pool| pool[class].take()) {
@@ -107,6 +116,7 @@ pub(super) fn give_block(block: Block) {
 
 #[inline(never)]
 fn give_to_pool(block: Block) {
+    // By its length, which never changes: the taker of a larger size got it from the allocator.
     let class = match block.len() {
         SMALL => 0,
         LARGE => 1,

@@ -18,9 +18,20 @@
 //!   entry: Activity::Running
 //! ```
 //!
+//! A receive goes through these steps:
+//!
+//! ```text
+//! output is held back?           take what is there without waiting; nothing there: send it first
+//! show_wait, then is_to_end      the drain's turn, above
+//! BoundedBy::Reaper              recv without a timer
+//! BoundedBy::Timeout             read_timeout -> recv; for `Limits::idle` with looks for progress (idle_timeout.rs)
+//! received                       counts the bytes; none, or an error: finds out why
+//! explain                        names the limit, or marks a loss as this request's (io_error.rs)
+//! ```
+//!
 //! A wait for the beginning of a request is left to the idle reaper and has no timer of its own
-//! ([`BoundedBy::Reaper`]); every other wait passes a `RecvTimeout` down to the socket. The difference is a twentieth of a
-//! short request.
+//! ([`BoundedBy::Reaper`]); every other wait passes a `RecvTimeout` down to the socket. The difference is a twentieth
+//! of a short request.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -61,9 +72,10 @@ pub(super) struct BoundedIo {
     pub(super) at_boundary: bool,
     /// The keeper of `Limits::idle`: the reaper, or the wait itself.
     idle_bounded_by: BoundedBy,
-    /// The peer has ended its output.
+    /// The peer has ended its output, or nothing more is expected of it. At the end of the request there is no linger
+    /// then.
     pub(super) saw_end: bool,
-    /// The handler has ended the output.
+    /// The handler has ended the output. EPIPE from a later write is the handler's own mistake.
     pub(super) ended_output: bool,
     /// Some output was dropped at the end. So no wrapper may say that the output was whole.
     pub(super) dropped_output: bool,
@@ -78,6 +90,7 @@ pub(super) struct BoundedIo {
 impl BoundedIo {
     #[inline]
     pub(super) fn new(connection: Connection, ticket: Ticket) -> Self {
+        // Only asked for a socket: it may start the reaper's thread.
         let has_reaper = || ticket.server().reaps_idle(ticket.limits().idle);
         let idle_bounded_by = if connection.is_socket() && has_reaper() {
             BoundedBy::Reaper
@@ -85,6 +98,7 @@ impl BoundedIo {
             BoundedBy::Timeout
         };
         if let Some(socket) = connection.as_socket() {
+            // After each wait the counters are touched next.
             socket.set_near(ticket.entry().address_of_counters());
         }
         if ticket.entry().is_lent() {
@@ -137,7 +151,7 @@ impl BoundedIo {
         self.show_wait(if idle { Activity::Idle } else { Activity::Receiving }, bounded_by);
         // In this order: see the diagram above.
         if idle && self.ticket.is_to_end() {
-            // The wait is over. A drain must now let the handler read the bytes that have come.
+            // No wait, then. From here on the drain must not shut the input down: the handler may read what has come.
             self.ticket.entry().set_activity(Activity::Running);
             return self.receive_at_once(buf)?.ok_or_else(|| stop(self.ticket.entry()));
         }
@@ -160,6 +174,8 @@ impl BoundedIo {
         self.idle_bounded_by
     }
 
+    /// Shows the wait in the live list, and to whom it is left. A store of `Idle` is sequentially consistent: a drain
+    /// acts on it.
     pub(super) fn show_wait(&self, activity: Activity, bounded_by: BoundedBy) {
         let entry = self.ticket.entry();
         match (bounded_by, activity) {
@@ -198,6 +214,7 @@ impl BoundedIo {
         }
     }
 
+    /// One receive of the connection, within this timeout. Its errors are not explained yet.
     // Inlined into its callers, so that a waiting thread has no frame for it.
     #[inline(always)]
     pub(super) fn receive_within(
@@ -246,12 +263,12 @@ impl BoundedIo {
         buf: &mut RecvBuf<'_>,
         timeout: RecvTimeout,
     ) -> io::Result<usize> {
-        // The callers make the idle timeout of it.
+        // The reaper has shut the input down. The callers make the idle timeout of it.
         if self.ticket.entry().is_silent() {
             return Err(io::ErrorKind::TimedOut.into());
         }
         if self.ticket.entry().cut().is_some() {
-            // Nothing of a request has come, so nothing is lost.
+            // Nothing of a request has come, so nothing is lost: the drain ends the connection.
             if self.at_boundary {
                 return Err(stop(self.ticket.entry()));
             }
@@ -261,17 +278,19 @@ impl BoundedIo {
         Ok(0)
     }
 
-    /// A request began at the moment at which a drain shut down the input of its connection. TCP still delivers the rest,
-    /// so this receives it, until the deadline of the drain or of the read. [`LateInput`] waits for it; on systems that
-    /// have no such event, this looks every millisecond.
+    /// A request began at the moment at which a drain shut down the input of its connection. TCP still delivers the
+    /// rest, so this receives it, until the deadline of the drain or of the read. [`LateInput`] waits for it; on
+    /// systems that have no such event, this looks every millisecond.
     fn receive_late(&mut self, buf: &mut RecvBuf<'_>, timeout: RecvTimeout) -> io::Result<usize> {
         let (drained, own) = (Instant::now().checked_add(self.ticket.limits().drain), timeout.at());
         let until = earlier(drained, own);
+        // None also without a descriptor for the epoll set.
         let late = self.connection.fileno().and_then(|fd| LateInput::new(fd).ok());
         while until.is_none_or(|until| Instant::now() < until) && !self.ticket.entry().is_cut_off()
         {
             // Before the receive: bytes that come after it set the event again.
             late.iter().for_each(LateInput::clear);
+            // It does not wait: after the shutdown a receive without bytes returns zero.
             let count = self.connection.receive(buf, timeout)?;
             if count > 0 {
                 // Counted here only for a plain socket: below a wrapper the raw stream counts.
@@ -286,6 +305,7 @@ impl BoundedIo {
                 None => wait::sleep(Duration::from_millis(1)),
             }
         }
+        // The read's own limit, and not the drain's, has ended it.
         if own.is_some_and(|own| Instant::now() >= own) && !self.ticket.entry().is_cut_off() {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -298,10 +318,12 @@ impl BoundedIo {
         let limits = self.ticket.limits();
         let (limit, after) = match (self.timeout, started) {
             (Some(timeout), _) => (Timeout::Read, timeout),
+            // It has begun, so the peer is in the middle of something.
             (None, Some(_)) => (Timeout::Read, limits.read),
             (None, None) => (Timeout::Idle, limits.idle),
         };
         if started.is_none() && !self.deadlines.any() {
+            // The kernel counts it, and the clock is not read.
             return ReadTimeout { timeout: RecvTimeout::lasting(after), limit, after };
         }
         // A limit beyond the clock's range means no limit.

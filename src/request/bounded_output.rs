@@ -8,8 +8,8 @@
 //!            an outbox, or a wrapper     through it, with the same bounds
 //! ```
 //!
-//! Output is never dropped in silence: an error is the handler's, and after it `dropped_output` keeps a wrapper from saying
-//! that the whole was sent.
+//! Output is never dropped in silence: an error is the handler's, and after it `dropped_output` keeps a wrapper from
+//! saying that the whole was sent.
 
 use std::io;
 use std::time::Duration;
@@ -39,8 +39,10 @@ impl BoundedIo {
         SendTimeout { stall: self.write_limit(), until: self.deadline().map(|whole| whole.at) }
     }
 
-    /// Takes bytes: holds them back if they fit into `wbufsize`, or sends what there is room for.
+    /// Takes bytes: holds them back if they fit into `wbufsize`, or sends what there is room for. Returns how many it
+    /// has taken.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Held-back bytes leave before newer ones, and as a whole.
         if self.output.len() + bytes.len() > self.wbufsize && !self.output.is_empty() {
             self.send_output()?;
         }
@@ -57,6 +59,7 @@ impl BoundedIo {
         Ok(bytes.len())
     }
 
+    /// Takes all bytes, as [`write`](Self::write) does. Each wait for room has the whole write limit.
     #[inline]
     pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.wbufsize == 0 { self.send_all(bytes) } else { self.write_all_held(bytes) }
@@ -73,6 +76,7 @@ impl BoundedIo {
         if !self.output.is_empty() {
             self.send_output()?;
         }
+        // What an outbox has taken of the handler is sent already: `write_all` of the outbox waits for that.
         if self.connection.is_socket() {
             return Ok(());
         }
@@ -80,7 +84,7 @@ impl BoundedIo {
         self.connection.flush(timeout).map_err(|error| self.explain_write(error))
     }
 
-    /// Sends what is held back, all of it.
+    /// Sends what is held back, all of it. The memory is taken out meanwhile, because a send needs the whole of `self`.
     pub(super) fn send_output(&mut self) -> io::Result<()> {
         let output = std::mem::take(&mut self.output);
         let result = self.send_all(&output);
@@ -99,6 +103,9 @@ impl BoundedIo {
 
     /// Each send gets the whole limit: a peer that takes a little, again and again, is slow but not stalled.
     /// `Limits::request` bounds such a peer.
+    ///
+    /// The usual case is a plain socket without an outbox: one system call, and nothing shown in the list unless it has
+    /// to wait.
     #[inline(always)]
     fn send_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Connection::Socket(socket) = &self.connection else {
@@ -113,6 +120,7 @@ impl BoundedIo {
             entry.show_activity(Activity::Sending);
             self.write_timeout()
         });
+        // A store, which is cheaper than to ask whether the activity was changed.
         entry.show_activity(Activity::Running);
         match result {
             Ok(count) => {
@@ -123,7 +131,9 @@ impl BoundedIo {
         }
     }
 
-    /// A send through the outbox, or through a stream that is no plain socket.
+    /// A send through the outbox, or through a stream that is no plain socket. An outbox takes all bytes, and counts
+    /// them itself when they leave; so does the raw stream below a wrapper. Those of a user's transport are counted
+    /// here.
     #[inline(never)]
     fn send_with_care(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.ticket.entry().show_activity(Activity::Sending);
@@ -143,7 +153,8 @@ impl BoundedIo {
     }
 }
 
-/// Calls `take` with the rest of `bytes` until nothing is left.
+/// Calls `take` with the rest of `bytes` until nothing is left, or it fails. Like std's `write_all`, except that `take`
+/// must not return `Interrupted`: the sends of this crate repeat such a call themselves.
 #[inline]
 pub(super) fn until_all_is_taken(
     mut bytes: &[u8],
@@ -151,6 +162,7 @@ pub(super) fn until_all_is_taken(
 ) -> io::Result<()> {
     while !bytes.is_empty() {
         match take(bytes)? {
+            // A user's stream that takes nothing would be asked for ever.
             0 => return Err(io::ErrorKind::WriteZero.into()),
             count => bytes = &bytes[count..],
         }

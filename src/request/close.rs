@@ -38,14 +38,14 @@ impl BoundedIo {
     pub(super) fn finish_output(&mut self) {
         let is_stuck = self.connection.raw_status().is_some_and(|status| status.is_stuck());
         if !self.is_plain() && !is_stuck {
-            // As in Python: a peer that does not take the last bytes is no error of the handler.
+            // As in Python: a peer that does not take the last bytes is no error of the handler, which has returned.
             // A wrapper can still send its own rest before its farewell; the output held back on this side is dropped.
             let holds = !self.output.is_empty();
             self.dropped_output |= self.flush().is_err() && holds;
         }
     }
 
-    /// Whether the connection is a plain socket, and nobody else sends to it.
+    /// Whether the connection is a plain socket, and nobody else sends to it: then no send but the last one is to come.
     fn is_plain(&self) -> bool {
         self.connection.is_socket() && self.outbox.is_none()
     }
@@ -66,6 +66,7 @@ impl BoundedIo {
             self.ticket.entry().add_bytes_out(count);
             Ok(count)
         });
+        // Sent, or given up: a later step must not send it once more.
         self.output.clear();
     }
 
@@ -143,8 +144,8 @@ impl BoundedIo {
     fn peer_is_sending(&self, input: &ReadBuffer) -> bool {
         let Some(fd) = self.connection.socket() else { return false };
         let status = self.connection.raw_status();
-        // A peer that has ended its output sends nothing more. A connection that this side has ended is not waited
-        // for.
+        // A peer that has ended its output sends nothing more. A connection that this side has cut is not waited for: a
+        // drain or an operator wants it gone.
         let saw_end = self.saw_end || status.is_some_and(|status| status.ended.is_set());
         if saw_end || self.ticket.entry().is_cut() {
             return false;
@@ -152,11 +153,13 @@ impl BoundedIo {
         // Bytes that the handler has left in the buffers of the request; the socket's own are counted below.
         let left = !input.is_empty() || status.is_some_and(|status| status.has_ahead());
         let (bytes_in, bytes_out) = self.ticket.entry().bytes();
+        // Without an answer there is nothing that a reset could destroy.
         let goes_on = bytes_out > 0 && (self.expects_more || bytes_in > SHORT);
         match sys::unread(fd) {
             // Zero bytes: either nothing has come, or the end.
             Ok(0) => (left || goes_on) && is_more_to_come(fd),
             Ok(_) => true,
+            // Not a socket that can be asked, or broken already.
             Err(_) => false,
         }
     }
@@ -170,6 +173,8 @@ impl BoundedIo {
         self.linger();
     }
 
+    /// Hands the connection to `lingering_close.rs`. The request leaves the live list when `self` is dropped, so a
+    /// drain does not wait for a linger in the background.
     #[cold]
     fn linger(self) {
         // A user's own stream closes when it is dropped.
@@ -180,6 +185,7 @@ impl BoundedIo {
             (Lingering::Here, Some(socket)) => lingering_close::in_this_thread(socket, limits),
             (Lingering::Here, None) => lingering_close::in_this_thread(&SocketIo::new(fd), limits),
             (Lingering::Elsewhere, _) => lingering_close::in_background(fd, limits),
+            // The parent of forked children starts no thread, and must not wait: a reset is the lesser evil.
             (Lingering::Nobody, _) => {}
         }
     }
@@ -229,7 +235,8 @@ impl StreamRequest {
     }
 }
 
-/// Whether the peer may send more: it has not ended its output.
+/// Whether the peer may send more: it has not ended its output. A receive of one byte tells, because zero unread bytes
+/// stand for an end as well. If a byte has come since, it is lost, as all input that a linger reads.
 fn is_more_to_come(fd: BorrowedFd<'_>) -> bool {
     let mut memory = [MaybeUninit::uninit()];
     let received = RecvBuf::new(&mut memory).recv(fd, sys::Mode::Try);

@@ -9,7 +9,11 @@
 //! | `Gone` | `Wrapped` | a user's wrapper was made |
 //! | `Gone` | `Sealed` | this crate's TLS was made |
 //!
-//! `Socket` is the case that has to be fast: it is matched first, and no call goes through a box.
+//! `Socket` is the case that has to be fast: it is matched first, and no call goes through a box. All other cases are
+//! in functions that are not inlined, so that a waiting thread's frame has no room for them.
+//!
+//! Each call keeps its timeout and says nothing about limits: a passed one is an error of kind `TimedOut` without a
+//! text, and `BoundedIo` names the limit.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -111,7 +115,7 @@ pub trait Stream: Read + Write + Send {
     }
 }
 
-/// So that a wrapper over any stream takes a boxed one, too.
+/// So that a wrapper that is generic over its stream takes the boxed raw stream as well.
 impl Stream for Box<dyn Stream> {
     fn set_deadline(&mut self, deadline: Option<Instant>) {
         (**self).set_deadline(deadline);
@@ -187,8 +191,10 @@ impl Connection {
         }
     }
 
-    /// The plain socket, to be used by both halves from here on.
+    /// The plain socket, to be used by both halves from here on. None for all other kinds, which have one user at a
+    /// time.
     pub(super) fn share_halves(&mut self) -> Option<Arc<SocketIo>> {
+        // Boxed with the first split only: every other request has its socket in place.
         *self = match std::mem::replace(self, Self::Gone(None)) {
             Self::Socket(socket) => Self::Split(Arc::new(socket)),
             other => other,
@@ -199,7 +205,8 @@ impl Connection {
         }
     }
 
-    /// Whether the raw stream below counts the bytes, as they go over the wire.
+    /// Whether the raw stream below counts the bytes, as they go over the wire. Otherwise the caller of `receive` and
+    /// `send` does.
     pub(super) fn counts_itself(&self) -> bool {
         matches!(self, Self::Wrapped { .. } | Self::Sealed { .. })
     }
@@ -209,7 +216,7 @@ impl Connection {
         matches!(self, Self::Sealed { .. })
     }
 
-    /// One receive, within the timeout.
+    /// One receive, within the timeout. Zero bytes are the end of input, of the peer's or of this side's making.
     #[inline]
     pub(super) fn receive(
         &mut self,
@@ -228,7 +235,7 @@ impl Connection {
         }
     }
 
-    /// One send, within the timeout.
+    /// One send, within the timeout, of as many bytes as there is room for.
     #[inline]
     pub(super) fn send(&mut self, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
         match self {
@@ -238,7 +245,7 @@ impl Connection {
         }
     }
 
-    /// Flushes a stream that holds bytes back.
+    /// Flushes a stream that holds bytes back: a user's own, or a wrapper. A socket has nothing to flush.
     pub(super) fn flush(&mut self, timeout: SendTimeout) -> io::Result<()> {
         match self {
             Self::Socket(_) | Self::Split(_) | Self::Gone(_) => Ok(()),
@@ -308,7 +315,8 @@ impl Connection {
         }
     }
 
-    /// Ends one or both directions.
+    /// Ends one or both directions. Of a wrapped connection this is the wrapper's `shutdown`, which sends its farewell
+    /// and may take as long as a write.
     #[inline]
     pub(super) fn shutdown(&mut self, how: Shutdown, timeout: SendTimeout) -> io::Result<()> {
         match self {
@@ -320,7 +328,8 @@ impl Connection {
         }
     }
 
-    /// The descriptor, if there is one: the stream's, or that of the socket below it.
+    /// The descriptor, if there is one: the stream's, or that of the socket below it. For options and addresses: the
+    /// caller keeps no copy.
     pub(super) fn fileno(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Socket(socket) => Some(socket.as_fd()),
@@ -342,7 +351,7 @@ impl Connection {
         self.as_socket().map_or_else(|| self.fileno(), |socket| Some(socket.lend()))
     }
 
-    /// The socket, if the request has to end it.
+    /// The socket, if the request has to end it. None if a user's transport or wrapper has the connection.
     #[inline]
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {

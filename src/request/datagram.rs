@@ -1,4 +1,13 @@
 //! [`DatagramRequest`]: a packet, for its handler.
+//!
+//! It never waits for its peer, so it has no deadline, no drain to look at, and no connection to end. Two ways lead
+//! back to the sender:
+//!
+//! ```text
+//! reply                at once, each call one datagram
+//! write .. write       gathered in `written`; one datagram by send_written, after handle and finish
+//!                        handle fails, or finish: nothing is sent
+//! ```
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -64,6 +73,7 @@ pub struct DatagramRequest {
     packet: Vec<u8>,
     /// How many bytes of the packet [`Read`] has given.
     read: usize,
+    /// The transport's buffer was too short for the datagram.
     truncated: bool,
     /// The bytes written so far. `None` sends nothing, which is not the same as an empty reply.
     written: Option<Vec<u8>>,
@@ -73,6 +83,7 @@ pub struct DatagramRequest {
     local: Address,
     /// The transport's way back to the sender.
     reply: Box<dyn Reply>,
+    /// Its entry in the live list, until the request is dropped.
     ticket: Ticket,
 }
 
@@ -135,8 +146,8 @@ impl DatagramRequest {
     /// # Errors
     ///
     /// If the reply is too long for a datagram, or the system does not send it. The error is a [`PeerFault`] if the
-    /// sender is gone, is a Unix socket that does not read (`WouldBlock`, because `reply` does not wait), or has an address
-    /// that nothing can be sent to, as that of a broadcast.
+    /// sender is gone, is a Unix socket that does not read (`WouldBlock`, because `reply` does not wait), or has an
+    /// address that nothing can be sent to, as that of a broadcast.
     #[doc(alias = "sendto")]
     pub fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
         // An error about this peer carries the request's mark, which tells it from errors of other sockets.
@@ -149,8 +160,8 @@ impl DatagramRequest {
         Ok(sent)
     }
 
-    /// A sender that can be kept and cloned: for a reply after the handler has returned, from another thread, or to another
-    /// address.
+    /// A sender that can be kept and cloned: for a reply after the handler has returned, from another thread, or to
+    /// another address.
     ///
     /// # Errors
     ///
@@ -165,6 +176,7 @@ impl DatagramRequest {
     #[cold]
     fn is_of_peer(&self, error: &io::Error) -> bool {
         match error.kind() {
+            // The file of the sender's socket is gone, and the sender with it.
             io::ErrorKind::NotFound => true,
             io::ErrorKind::WouldBlock => {
                 // Over UDP it is this machine's own send buffer that is full.
@@ -175,6 +187,7 @@ impl DatagramRequest {
     }
 
     /// The handler has returned without an error.
+    ///
     /// Without this call a written reply is dropped: a part of an answer is worse than none.
     pub(crate) fn complete(&mut self) {
         self.complete = true;
@@ -191,8 +204,8 @@ impl DatagramRequest {
     }
 }
 
-/// Whether the system sends nothing to such an address. Everything else that a handler may do wrong has other errors: too
-/// long a reply is EMSGSIZE.
+/// Whether the system sends nothing to such an address. Everything else that a handler may do wrong has other errors:
+/// too long a reply is EMSGSIZE.
 ///
 /// | errno | the address |
 /// |---|---|

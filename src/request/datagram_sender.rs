@@ -1,4 +1,7 @@
 //! [`DatagramSender`]: replies that are sent later, and datagrams to others than the sender of the request.
+//!
+//! A sender shares the transport's socket (`transport/later_datagram.rs`), which the server closes all the same when it
+//! ends. So a program that keeps a sender keeps no port.
 
 use std::fmt;
 use std::io;
@@ -8,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Ticket;
 use crate::address::Address;
 
-/// How a transport sends datagrams after the request that they belong to: see [`Reply::lasting`](super::Reply::lasting).
+/// How a transport sends datagrams after the request that they belong to: see
+/// [`Reply::lasting`](super::Reply::lasting).
 pub trait LastingReply: Send + Sync {
     /// As [`Reply::reply`](super::Reply::reply).
     ///
@@ -40,7 +44,8 @@ pub trait LastingReply: Send + Sync {
 /// waits for requests, and not for senders. So a handler that has to answer before the end must not return before it
 /// has answered. Under [`Forking`](crate::Forking) a sender lives as long as its child, which ends with its request.
 ///
-/// Addresses of clients may be forged: see [`Udp`](crate::transport::Udp) and [`UnixDatagram`](crate::transport::UnixDatagram).
+/// Addresses of clients may be forged: see [`Udp`](crate::transport::Udp) and
+/// [`UnixDatagram`](crate::transport::UnixDatagram).
 ///
 /// ```
 /// use std::thread;
@@ -105,6 +110,7 @@ impl DatagramSender {
         self.lasting.send_to(bytes, &to.into()).inspect(|sent| self.count(*sent, bytes))
     }
 
+    /// Counts a sent datagram for the server: the request that it answers may have left the list.
     fn count(&self, sent: bool, bytes: &[u8]) {
         if sent {
             // Relaxed: it orders nothing else.

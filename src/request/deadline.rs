@@ -1,5 +1,13 @@
 //! The deadlines of a request as a whole: the server's, and the handler's own; and the handler's timeout for one read
 //! or write.
+//!
+//! ```text
+//! server's deadline      step by step: PROXY header, handshake, wrap_request; then Limits::request, or none
+//! handler's deadline     by deadline_in; the server removes it after wrap_request
+//! handler's timeout      in place of Limits::idle, read and write, for each call anew
+//! ```
+//!
+//! Of all bounds of a call the earliest ends it, and its error has that bound's name.
 
 use std::time::{Duration, Instant};
 
@@ -122,6 +130,7 @@ impl StreamRequest {
 /// Both deadlines, boxed: few requests have one, and the fields that each receive reads stay close together.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
+    /// None while there is neither.
     both: Option<Box<Both>>,
 }
 
@@ -151,9 +160,10 @@ impl Deadlines {
         self.both.as_deref().and_then(|both| Deadline::earlier(both.server, both.handler))
     }
 
+    /// Sets the server's deadline, or removes it. Without a deadline it is a look at one pointer.
     #[inline]
     pub(super) fn set_server(&mut self, server: Option<Deadline>) {
-        // Each request begins with this call, and nearly none has a deadline.
+        // Each request begins with this call, and nearly none has a deadline: no box is made for "none".
         if server.is_none() && !self.any() {
             return;
         }

@@ -1,5 +1,6 @@
 //! The receive of a coroutine whose socket is known to be empty: it waits first, and takes memory for bytes only when
-//! some have come.
+//! some have come. That is the usual state between two requests: a connection that is silent then has a short stack,
+//! and no block of the pool.
 //!
 //! ```text
 //! wait_without_memory   shown as waiting; parks         its stack is short meanwhile, and it holds no block
@@ -27,7 +28,9 @@ pub(super) enum Awaited {
 }
 
 impl BoundedIo {
-    /// Whether the next receive is that of a coroutine, and would find nothing.
+    /// Whether the next receive is that of a coroutine, and would find nothing. Not with held-back output, which has to
+    /// be sent before a wait, and not in the middle of a read, which has a timeout. On a plain thread it is never true,
+    /// because only a coroutine's receive notes that it has taken everything.
     #[inline]
     pub(super) fn is_sure_to_wait(&self, started: Option<Instant>) -> bool {
         let is_drained = self.connection.as_socket().is_some_and(SocketIo::is_drained);
@@ -50,6 +53,7 @@ impl BoundedIo {
         if self.at_boundary && self.ticket.is_to_end() {
             return Ok(Awaited::No);
         }
+        // No bound: the reaper ends this wait by a shutdown, which makes the socket readable.
         match self.connection.as_socket().map(|socket| socket.park_for_input(None)) {
             Some(Err(error)) => Err(self.fail_awaited(error)),
             _ => Ok(Awaited::Yes),
@@ -61,6 +65,7 @@ impl BoundedIo {
     pub(super) fn receive_awaited(&mut self, buf: &mut RecvBuf<'_>) -> io::Result<usize> {
         let result = match self.connection.as_socket() {
             Some(socket) => socket.recv_at_once(buf),
+            // Not reached: `is_sure_to_wait` has seen a socket.
             None => return self.receive(buf, None),
         };
         let result = match result {
@@ -79,6 +84,7 @@ impl BoundedIo {
         }
     }
 
+    /// The wait is over, by an error: the list shows it no more.
     #[cold]
     fn fail_awaited(&mut self, error: io::Error) -> io::Error {
         self.ticket.entry().show_activity(Activity::Running);

@@ -1,5 +1,5 @@
-//! Receives that `Limits::idle` bounds without the idle reaper: those with a short limit, of forked children, of
-//! coroutines, of connections in a user's wrapper, and of requests with a deadline.
+//! Receives that `Limits::idle` bounds without the idle reaper: those with a short limit, of a process under `Forking`
+//! (parent and children start no thread), of connections in a user's wrapper, and of requests with a deadline.
 //!
 //! A silent peer is not idle while it takes the bytes that the handler, an outbox or a copy of the descriptor sends.
 //! So when the time of a wait is over, the wait looks for progress first, as the reaper does (`live/idle_check.rs`).
@@ -23,14 +23,16 @@ use crate::write_stall::earlier;
 const LOOKS: u32 = 8;
 
 impl BoundedIo {
-    /// A receive that `Limits::idle` bounds, without help of the reaper.
+    /// A receive that `Limits::idle` bounds, without help of the reaper. `timeout` is `idle`, perhaps as a moment.
+    /// The usual case is one receive, which looks for progress only when it has waited in vain.
     pub(super) fn receive_unless_idle(
         &mut self,
         buf: &mut RecvBuf<'_>,
         timeout: RecvTimeout,
         idle: Duration,
     ) -> io::Result<usize> {
-        // Bytes may also move past this receiver: by an outbox, the output half, or a copy of the descriptor.
+        // Bytes may also move past this receiver, and then its own wait says nothing about the peer: by an outbox, the
+        // output half, or a copy of the descriptor.
         if self.outbox.is_some() || self.split.is_some() || self.ticket.entry().is_lent() {
             return self.receive_while_it_moves(buf, idle, idle);
         }
@@ -63,6 +65,7 @@ impl BoundedIo {
                 Err(error) if self.has_waited_in_vain(&error) => error,
                 result => return result.map_err(|error| self.explain(error, Timeout::Idle, idle)),
             };
+            // In vain so far. Which of the bounds has passed?
             let (now, moved) = (Instant::now(), self.moved());
             // The deadline of the whole request holds even while bytes move.
             if let Some(whole) = whole.filter(|whole| now >= whole.at) {
@@ -88,6 +91,7 @@ impl BoundedIo {
     }
 
     /// Whether sent bytes still wait for the peer.
+    ///
     /// Asked once, at the end of the limit, because it is a system call. Where the system does not tell, nothing is
     /// due.
     fn is_still_due(&self) -> bool {

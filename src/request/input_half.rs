@@ -1,4 +1,8 @@
 //! [`InputHalf`]: the input of a connection whose output is used apart.
+//!
+//! It is the request itself, borrowed and without its writing methods, so that the two halves cannot write through each
+//! other. Read buffer, limits and errors are the request's own. `output_half.rs` has the other half, and `split.rs`
+//! makes both.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
@@ -61,6 +65,8 @@ impl<'a> InputHalf<'a> {
     }
 }
 
+// Each method is passed on, also those that std would make of `read` and `fill_buf`: only the request's own bound a
+// line, and say of an early end or of bytes that are no text that they are the peer's fault.
 impl Read for InputHalf<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.request.read(buf)

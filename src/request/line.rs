@@ -1,4 +1,7 @@
 //! Lines and text: the buffers that a line is read into, and its errors.
+//!
+//! Lines are found in `stream_input.rs`. Here they become text, for connections and datagrams alike; bytes that are no
+//! text are the peer's fault, and say so with the request's mark.
 
 use std::io;
 use std::mem;
@@ -45,6 +48,7 @@ mod sealed {
 impl Line for Vec<u8> {
     type Text = [u8];
 
+    // Any bytes are a line, so nothing is checked.
     fn fill(
         &mut self,
         read: impl FnOnce(&mut Vec<u8>) -> io::Result<bool>,
@@ -95,7 +99,8 @@ pub(crate) fn read_to_string(
     // Into bytes of its own, because `text` takes nothing but UTF-8.
     let mut bytes = Vec::new();
     let read = from.read_to_end(&mut bytes);
-    // As with std, text that came before an error is kept.
+    // As with std, text that came before an error is kept. Of two errors the earlier one counts: cut-off text may end
+    // in the middle of a character.
     match append_text(text, bytes, owner) {
         Ok(()) => read,
         Err(garbled) => read.and(Err(garbled)),
@@ -140,12 +145,14 @@ pub struct LineTooLong {
     /// The request that the line belongs to. A handler may also return the error of another request, or of a client
     /// connection of its own.
     owner: RequestId,
+    /// `Limits::line_bytes` of that request.
     limit_bytes: usize,
 }
 
 owned_error!(LineTooLong);
 
 impl LineTooLong {
+    /// An [`io::Error`] of kind `InvalidData` with this payload.
     pub(crate) fn error(owner: RequestId, limit_bytes: usize) -> io::Error {
         io::Error::new(io::ErrorKind::InvalidData, Self { owner, limit_bytes })
     }

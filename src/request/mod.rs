@@ -1,4 +1,18 @@
 //! The request that a handler is given: [`StreamRequest`] for a connection, [`DatagramRequest`] for a packet.
+//!
+//! A transport makes a request in the worker that runs it, and only this worker uses it, until it ends and closes it.
+//! From the handler down to the socket:
+//!
+//! ```text
+//! StreamRequest    what a handler calls; lines and chunks (stream_input.rs) over the read buffer (read_buffer.rs)
+//!   BoundedIo      limits, drain, counts: input (bounded_io.rs), output (bounded_output.rs), the end (close.rs)
+//!     Ticket       the entry in the live list, by which others see the request and end it
+//!     Outbox       messages of others (outbox.rs, outbox_queue.rs), and the thread that sends them (outbox_writer.rs)
+//!     Connection   a socket (socket_io.rs); or a stream above a RawStream, which keeps the limits (wrap.rs)
+//! DatagramRequest  the packet, the gathered reply, and the transport's way back
+//! ```
+//!
+//! Before the handler runs, the server takes the steps that a connection has to begin with (preface.rs).
 
 mod block_pool;
 mod bounded_io;
@@ -102,8 +116,8 @@ pub trait Request {
     /// For a request without a connection it does nothing.
     fn expect_more_input(&mut self) {}
 
-    /// Its registration. A handler may have swapped its request for another one of the same type, and then the errors of that
-    /// one are its own: by the ticket the server knows the request that the handler has at its end.
+    /// Its registration. A handler may have swapped its request for another one of the same type, and then the errors
+    /// of that one are its own: by the ticket the server knows the request that the handler has at its end.
     ///
     /// A request type of your own returns the ticket that it keeps. With this default the errors of another request are
     /// failures of the handler, as those of an upstream.
@@ -122,11 +136,12 @@ pub trait Request {
 /// ticket to [`Transport::make_request`](crate::transport::Transport::make_request), and the request keeps it to the
 /// end: when the ticket is dropped, the request leaves the live list.
 pub struct Ticket {
-    /// The slot in the live list, which the drop gives back; its entry has the limits.
+    /// The slot in the live list, which the drop gives back; its entry has the limits. Others may keep the entry
+    /// longer: a stop token, an outbox.
     registration: Registration,
     /// The server's context, shared by all its requests.
     context: Arc<ServerContext>,
-    /// The value that a hook has set for the handler.
+    /// The value that a hook has set for the handler. It is dropped with the ticket, in the worker.
     pub(crate) extension: Extension,
 }
 
@@ -165,13 +180,15 @@ impl Ticket {
         &self.registration.entry
     }
 
-    /// The limit for one peer that this request exceeds, if any.
+    /// The limit for one peer that this request exceeds, if any: known before a worker has it, and the worker refuses
+    /// it.
     pub(crate) fn beyond(&self) -> Option<Limit> {
         self.registration.beyond
     }
 
     /// Whether the connection is to end instead of waiting. A drain waits for no next request, and for a first
-    /// request only until first reads are over.
+    /// request only until first reads are over. Asked after the wait is shown in the list: see the diagram in
+    /// `bounded_io.rs`.
     #[inline]
     fn is_to_end(&self) -> bool {
         is_to_end(&self.context, &self.registration.entry)
@@ -186,7 +203,8 @@ fn is_to_end(context: &ServerContext, entry: &Entry) -> bool {
     runs.is_draining() && (runs.first_reads_are_over() || !entry.is_unheard())
 }
 
-/// Notes that the handler learns of the stop, and makes the error that says so.
+/// Notes that the handler learns of the stop, and makes the error that says so. By the note the request's end counts as
+/// `Stopped` even if the handler returns another error for it, or none.
 #[cold]
 fn stop(entry: &Entry) -> io::Error {
     entry.stop();

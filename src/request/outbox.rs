@@ -129,7 +129,7 @@ impl Outbox {
         if newly_listed {
             outbox_writer::list(&self.shared);
         }
-        // To wait for more would only make the peer wait.
+        // So much fills a send by itself: to wait for more would only make the peer wait.
         if large {
             self.flush();
         }
@@ -140,6 +140,7 @@ impl Outbox {
     /// it waits again.
     pub fn flush(&self) {
         self.shared.send_due();
+        // What the socket has not taken is the writer's.
         outbox_writer::look_after(&self.shared);
     }
 
@@ -198,10 +199,12 @@ impl Outbox {
             };
             // Without a descriptor nothing waits for long: the request has ended.
             let Some(fd) = fd else { return true };
+            // After the look at the queue: with no time at all it still says whether there is room.
             let now = Instant::now();
             if now >= until {
                 return false;
             }
+            // Without a slot: it is the one of the request's own waits, and this may be another thread.
             let room = Waiting { fd: fd.as_fd(), interest: Interest::Write, slot: None };
             if wait::any(&[room], Some(until.min(now + PAUSE))).is_err() {
                 return false;
@@ -232,7 +235,12 @@ impl Outbox {
         self.shared.entry.shut_down(Cut::Closed, Shutdown::Both);
     }
 
-    /// Sends the handler's own output after the waiting bytes, and waits until it is sent.
+    /// Sends the handler's own output after the waiting bytes, and waits until it is sent. Called by the handler's
+    /// thread, so its own bytes need no bound in memory: there are never more than those of one write.
+    ///
+    /// # Errors
+    ///
+    /// `BrokenPipe` if the outbox sends no more; `TimedOut`, and then the bytes stay due.
     pub(super) fn write_all(&self, bytes: &[u8], timeout: SendTimeout) -> io::Result<()> {
         let mark = {
             let mut state = self.shared.state.lock();
@@ -245,8 +253,8 @@ impl Outbox {
         self.wait_until_sent(mark, timeout)
     }
 
-    /// The end of the request: takes no more messages, and waits until the queued bytes are sent. After an error the
-    /// unsent bytes are dropped.
+    /// The end of the request or of its output: takes no more messages, and waits until the queued bytes are sent.
+    /// After an error the unsent bytes are dropped, and the caller must not say that the output was whole.
     pub(super) fn finish(&self, timeout: SendTimeout) -> io::Result<()> {
         let mark = self.take_no_more(OutboxPhase::Ending);
         let sent = self.wait_until_sent(mark, timeout);
@@ -341,6 +349,7 @@ impl BoundedIo {
             let text = "only a socket can have an outbox, plain or under the server's own TLS, not what is wrapped";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         };
+        // A share of the entry and of the socket, and not of the request: an outbox may outlive it.
         let capacity = self.ticket.limits().outbox_bytes;
         let entry = Arc::clone(self.ticket.entry());
         let may_start_threads = self.ticket.server().role().may_start_threads();

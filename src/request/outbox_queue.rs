@@ -8,9 +8,9 @@
 //!                                           own_mark: here the handler's own output ends
 //! ```
 //!
-//! Everybody appends at the end, and everybody sends from `start`, under the lock and without waiting. So messages are whole
-//! and in order, whoever sends them: the thread that appends, the writer, or the handler that waits for its own output. A
-//! handler waits for a total and not for an empty queue, because others may append for ever.
+//! Everybody appends at the end, and everybody sends from `start`, under the lock and without waiting. So messages are
+//! whole and in order, no matter which thread sends them: the one that appends, the writer, or the handler that waits
+//! for its own output. A handler waits for a total and not for an empty queue, because others may append for ever.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -53,14 +53,16 @@ pub(super) struct OutboxState {
     pub(super) due_total: u64,
     /// How many bytes have ever been sent. Never more than `due_total`; the difference waits, until it is dropped.
     pub(super) sent_total: u64,
-    /// How many of the due bytes the handler has written itself, and at which total they end. The handler waits for
-    /// them, so they do not count against the capacity.
+    /// How many bytes the handler's last write had. The handler waits for them, so they do not count against the
+    /// capacity.
     own_bytes: u64,
+    /// The total at which `own_bytes` end.
     own_mark: u64,
     /// A wait that timed out, and how many bytes had been sent at that moment. The next wait goes on from there.
     pub(super) given_up: Option<(u64, WriteStall)>,
     /// The outbox is on the list of a sender, or of the writer.
     pub(super) listed: bool,
+    /// Whether it takes messages, and whether it sends.
     pub(super) phase: OutboxPhase,
 }
 
@@ -85,6 +87,7 @@ pub(super) enum Writer {
 /// | any but `Wrapped` | `Closed` | [`Outbox::close`](crate::Outbox::close), or the connection has failed |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum OutboxPhase {
+    /// It takes messages, and sends.
     #[default]
     Open,
     /// It takes no more messages, and sends what is due.
@@ -93,6 +96,7 @@ pub(super) enum OutboxPhase {
     Wrapped,
     /// It takes no more messages, and sends what is due.
     Ending,
+    /// Nothing is sent any more.
     Closed,
 }
 
@@ -123,6 +127,7 @@ impl OutboxState {
     }
 
     /// Drops the due bytes: none of them is sent any more.
+    /// Their memory is given back at once: clones of the outbox may be kept for long.
     pub(super) fn drop_due(&mut self, phase: OutboxPhase) {
         self.phase = phase;
         self.bytes = Vec::new();
@@ -161,7 +166,12 @@ impl OutboxState {
 pub(super) const AT_ONCE: usize = 64 * 1024;
 
 impl OutboxQueue {
-    /// Waits until `sent_total` reaches the mark. Others' bytes that are sent meanwhile count as progress as well.
+    /// Waits until `sent_total` reaches the mark. Others' bytes that are sent meanwhile count as progress as well. Any
+    /// thread may send them: this one sends what it can before each wait, and does not depend on the writer.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut`, with the bytes still due; `BrokenPipe`, if the outbox was closed or the peer is gone.
     pub(super) fn wait_until_sent(&self, mark: u64, timeout: SendTimeout) -> io::Result<()> {
         // A handler that calls again after a timeout gets no new time for a peer that has taken nothing.
         let given_up = self.state.lock().given_up.take();
@@ -199,7 +209,8 @@ impl OutboxQueue {
     }
 
     /// The same, for the thread whose list has this outbox. True: some bytes are left, and the outbox stays on the
-    /// list.
+    /// list. False: it is on no list any more, and the next message lists it anew. Both in one hold of the lock, so
+    /// that no message can be appended in between and be forgotten.
     pub(super) fn send_listed(&self) -> bool {
         let mut state = self.state.lock();
         self.send_due_of(&mut state);
@@ -264,6 +275,7 @@ fn send_sealed(
     bytes: &[u8],
     sealed: &mut usize,
 ) -> io::Result<usize> {
+    // A record that was cut short by a full socket is not encrypted again: its number in the stream is used up.
     if *sealed == 0 {
         // Messages of TLS itself go first, so that the room for records is empty.
         seal.transmit(fd)?;

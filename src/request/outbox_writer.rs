@@ -41,7 +41,7 @@ pub(super) fn list(outbox: &Arc<OutboxQueue>) {
         listed.push(Arc::clone(outbox));
         listed.len() == 1
     });
-    // One promise holds for the whole list, until it is flushed.
+    // One promise holds for the whole list, until it is flushed: the others of the list need no second look at it.
     if first {
         static LIST: OnceLock<Arc<dyn Flush>> = OnceLock::new();
         let list = LIST.get_or_init(|| Arc::new(ThisThreadsList));
@@ -86,6 +86,7 @@ impl Flush for ThisThreadsList {
         hand_over(full);
     }
 
+    /// A room's worth of members is due.
     #[cfg(has_green)]
     fn gathers(&self) -> bool {
         LISTED.with_borrow(Vec::len) >= MANY
@@ -112,7 +113,8 @@ struct WriterInbox {
     owner: OwnerProcess,
 }
 
-/// How long the thread stays without work.
+/// How long the thread stays without work. A list within this time starts none, and a server that once
+/// sent a message does not keep a thread for it.
 const KEEP: Duration = Duration::from_secs(5);
 
 /// Gives outboxes that are marked as listed to the writer, and starts it if there is none.
@@ -178,6 +180,7 @@ fn run(wake_up: &Event) {
         if !handed.is_empty() {
             leave_at = Instant::now() + KEEP;
             full.extend(handed.into_iter().filter(|outbox| outbox.send_listed()));
+            // More may have been handed over during these sends. Full sockets wait for a round without any.
             continue;
         }
         if full.is_empty() && Instant::now() >= leave_at && leave() {
@@ -198,7 +201,8 @@ fn run(wake_up: &Event) {
     }
 }
 
-/// Ends the thread, unless a list has been handed over meanwhile.
+/// Ends the thread, unless a list has been handed over meanwhile. Under the lock: a hand-over comes before this, and is
+/// seen, or after it, and starts another thread.
 fn leave() -> bool {
     let mut thread = THREAD.lock();
     let nothing = thread.as_ref().is_none_or(|inbox| inbox.handed.is_empty());

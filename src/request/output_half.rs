@@ -7,9 +7,9 @@
 //! outbox or TLS              appends to the outbox's queue and waits until its own bytes are sent
 //! ```
 //!
-//! One thread or coroutine uses it at a time, beside that of the input half. They share no lock: of the entry in the live
-//! list each writes its own numbers, and [`SplitNotes`] is written by this half, and read by the request when both halves are
-//! gone, and by a read that meets an end of input.
+//! One thread or coroutine uses it at a time, beside that of the input half. They share no lock: of the entry in the
+//! live list each writes its own numbers, and [`SplitNotes`] is written by this half, and read by the request when both
+//! halves are gone, and by a read that meets an end of input.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -43,16 +43,19 @@ use crate::write_stall::{SendTimeout, WriteStall};
 /// error of kind `ConnectionAborted`, which is no fault of the peer. The peer sees a cut connection; under TLS it
 /// gets no farewell, so that it takes nothing for whole.
 pub struct OutputHalf<'a> {
+    /// Decided when the request was split.
     way: Way,
     /// The request's line in the live list. This half changes only the number of sent bytes in it.
     entry: Arc<Entry>,
+    /// The limits of the request, which never change.
     limits: Arc<Limits>,
-    /// The handler's own timeout, in place of the write limit.
+    /// The handler's own timeout, in place of the write limit: the request's at first, then this half's own.
     timeout: Option<Duration>,
-    /// The deadline of the whole request.
+    /// The deadline of the whole request, as it was at the split.
     server: Option<Deadline>,
-    /// The handler's own deadline.
+    /// The handler's own deadline: the request's at first, then this half's own.
     handler: Option<Deadline>,
+    /// How this half has ended, for the request, which still has to end the connection.
     notes: Arc<SplitNotes>,
     /// The input half borrows the request itself, for the same time.
     _request: PhantomData<&'a mut StreamRequest>,
@@ -62,7 +65,8 @@ pub struct OutputHalf<'a> {
 pub(super) enum Way {
     /// This half sends by itself.
     Socket(Arc<SocketIo>),
-    /// The outbox sends, after the messages of others, or encrypted.
+    /// The outbox sends, after the messages of others, or encrypted. `fd`: the socket below, to be shut down. `seal`:
+    /// under TLS, for the farewell.
     Outbox { outbox: Outbox, fd: Arc<OwnedFd>, seal: Option<Arc<dyn Seal>> },
 }
 
@@ -74,6 +78,8 @@ pub(super) struct SplitNotes {
     pub(super) ended: Flag,
     /// Output was given up.
     pub(super) dropped: Flag,
+    /// The handler has closed the connection, in both directions. Sequentially consistent, because a read on another
+    /// thread decides by it whose end it has met.
     closed: AtomicBool,
 }
 
@@ -83,7 +89,8 @@ impl SplitNotes {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Called before the connection is shut down: a read that finds the end of input looks here.
+    /// Called before the connection is shut down: a read that finds the end of input looks here, and must not take the
+    /// end for the peer's.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.ended.set();
@@ -124,6 +131,7 @@ impl OutputHalf<'_> {
         self.entry.clear_bytes().1
     }
 
+    /// How long a write may make no progress.
     fn write_limit(&self) -> Duration {
         self.timeout.unwrap_or(self.limits.write)
     }
@@ -136,7 +144,9 @@ impl OutputHalf<'_> {
         SendTimeout { stall: self.write_limit(), until: self.deadline().map(|whole| whole.at) }
     }
 
+    /// One write: all bytes through an outbox, otherwise as many as there is room for.
     fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        // A flag of its own: the activity in the list is that of the input half, by which a drain decides.
         self.entry.show_output_half(true);
         let timeout = self.write_timeout();
         let send_by = |outbox: &Outbox| outbox.write_all(bytes, timeout).map(|()| bytes.len());
@@ -152,9 +162,10 @@ impl OutputHalf<'_> {
     }
 
     /// A wait above TLS. A cut usually leaves the output open, for the worker's farewell; during this wait it ends
-    /// both directions. The order matters: see `live/entry.rs`.
+    /// both directions. The order matters: see `live/entry/ending.rs`.
     fn while_it_may_be_cut<R>(&self, wait: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
         self.entry.begin_write_wait();
+        // A cut that came before the announcement has left the output open, and nothing would end this wait.
         let result =
             if self.entry.is_cut_off() { Err(io::ErrorKind::BrokenPipe.into()) } else { wait() };
         self.entry.end_write_wait();
@@ -165,6 +176,7 @@ impl OutputHalf<'_> {
     fn end_output(&self) -> io::Result<()> {
         let timeout = self.write_timeout();
         match &self.way {
+            // Every write was sent before it returned, so nothing is due.
             Way::Socket(socket) => socket.shutdown(Shutdown::Write),
             Way::Outbox { outbox, fd, seal } => {
                 // Messages that it has taken are output as well, and nothing can follow the end.
@@ -180,6 +192,7 @@ impl OutputHalf<'_> {
     /// Explains an error in the way of the request's own writes: see `io_error.rs`.
     #[cold]
     fn explain(&self, error: io::Error) -> io::Error {
+        // The handler's own `close` has ended a write of another thread: no fault of the peer.
         if self.notes.is_closed() {
             return closed_here();
         }
@@ -197,7 +210,7 @@ pub(super) fn closed_here() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "this side has closed the connection")
 }
 
-/// Sends TLS's farewell, and waits for room for it.
+/// Sends TLS's farewell, and waits for room for it. After a send of a part the seal goes on where it was.
 fn send_farewell(seal: &dyn Seal, fd: &OwnedFd, timeout: SendTimeout) -> io::Result<()> {
     let mut stall = None;
     loop {
@@ -205,6 +218,7 @@ fn send_farewell(seal: &dyn Seal, fd: &OwnedFd, timeout: SendTimeout) -> io::Res
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             done => return done,
         }
+        // The farewell usually fits, and then the system is asked for nothing.
         let stall = stall.get_or_insert_with(|| WriteStall::begin(fd.as_fd(), timeout));
         stall.wait(fd.as_fd(), None)?;
     }
@@ -242,6 +256,7 @@ impl HalfClose for OutputHalf<'_> {
     }
 
     fn close(&mut self) {
+        // First: the shutdown wakes the reader of the other half at once.
         self.notes.close();
         // It fails only if the connection is broken already.
         let _ = match &self.way {

@@ -1,4 +1,11 @@
 //! [`Preface`]: a step of the framework's own between a connection and its handler.
+//!
+//! | caller | method | where |
+//! |---|---|---|
+//! | the builder | `set` | before the server runs; from then on the list does not change |
+//! | the accept loop, before it serves a request or forks | `prepare`, `name_client`, `begin_with_handshake` | it must not wait |
+//! | the worker, before the hook `wrap_request` | `deadline`, then `run` | within that deadline |
+//! | the worker that refuses | `refuse`, before the hook `overflow` | it must not wait |
 
 use super::Deadline;
 use crate::address::Address;

@@ -20,6 +20,7 @@ use crate::timed_out::Timeout;
 
 /// Reads the header of a connection from a proxy, and refuses or passes a connection from elsewhere.
 pub(crate) struct ProxyHeader {
+    /// The networks that proxies connect from, and what is done with others.
     from: ProxyProtocol,
 }
 
@@ -42,11 +43,13 @@ impl Preface<StreamRequest> for ProxyHeader {
     fn run(&self, request: &mut StreamRequest) -> HandlerResult {
         let entry = request.io.ticket.entry();
         let (owner, is_proxy) = (entry.owner(), self.from.is_proxy(entry.peer_address()));
+        // Decided by the address and never by the bytes: any client can send a header.
         if !is_proxy && self.from.serves_others() {
             return Ok(());
         }
         let read = if is_proxy { request.read_proxy_header().map_err(Some) } else { Err(None) };
         let header = read.map_err(|why| {
+            // No linger: nothing was answered.
             request.io.give_up();
             NoHeader { owner, why }
         })?;
@@ -83,7 +86,8 @@ impl StreamRequest {
         self.io.ticket.entry().proxied()
     }
 
-    /// The header; or the error that has ended the connection.
+    /// The header; or the error that has ended the connection. A header has a bound of its own in the parser, so
+    /// `bytes` cannot grow without end.
     fn read_proxy_header(&mut self) -> io::Result<Header> {
         let owner = self.io.ticket.entry().owner();
         let mut bytes = Vec::new();
@@ -102,6 +106,7 @@ impl StreamRequest {
             if count == 0 {
                 return Err(PeerFault::ended_early(owner));
             }
+            // A receive may bring fewer than were asked for, and never more.
             bytes.truncate(have + count);
             started.get_or_insert_with(Instant::now);
         }
@@ -138,5 +143,6 @@ impl Owned for NoHeader {
 #[derive(Debug, thiserror::Error)]
 #[error("the client is beyond {limit}")]
 pub(crate) struct BeyondLimit {
+    /// `PerPeer`, `PeerRate` or `Handshakes`.
     pub(crate) limit: Limit,
 }

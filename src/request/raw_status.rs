@@ -38,37 +38,42 @@ use crate::write_stall::SendTimeout;
 
 /// The state that a request shares with the raw stream below its wrapper.
 pub(super) struct RawStatus {
+    /// The request's entry in the live list: its activity, its counts, and the cut of this side.
     pub(super) entry: Arc<Entry>,
+    /// Says whether the server drains.
     context: Arc<ServerContext>,
+    /// The limits of the request, which never change.
     pub(super) limits: Arc<Limits>,
     /// The socket. None under a transport's own stream. Kept beyond the wrapper, because a wrapper may fail and leave
     /// its peer without an end.
     pub(super) fd: Option<Arc<OwnedFd>>,
-    /// How long the request's present call may wait.
+    /// How long the request's present call may wait. Set by the request before each call, read by the raw stream.
     pub(super) timeout: Mutex<SendTimeout>,
     /// A [`FirstWait`].
     first_wait: AtomicU8,
     /// A [`WrapPhase`].
     phase: AtomicU8,
-    /// How many bytes that the request had read ahead are left for the wrapper.
+    /// How many bytes that the request had read ahead are left for the wrapper. More than zero at the end of the
+    /// request means that the peer has sent more than was read.
     ahead: AtomicUsize,
-    /// The wrapper has got some bytes from the peer.
+    /// The wrapper has got some bytes from the peer. Without any, bad data is no fault of the peer.
     heard: Flag,
     /// The peer has ended its output.
     pub(super) ended: Flag,
-    /// The connection is lost.
+    /// The connection is lost: the system has said so. Never cleared.
     lost: Flag,
     /// The present call has been ended by a limit.
     timed_out: Flag,
     /// The present call has been ended by a drain.
     stopped: Flag,
-    /// The last write has waited for room in vain.
+    /// The last write has waited for room in vain. A part of a record may then be in the way of a farewell. A write
+    /// that finds room clears it.
     stuck: Flag,
     /// A write has waited for room in vain, and the wrapper has reported success.
     concealed: Flag,
-    /// The raw stream has been dropped.
+    /// The raw stream has been dropped: by a wrapper that failed, or by one that gives the connection away.
     pub(super) dropped: Flag,
-    /// The facts about the TLS of the connection, once it has begun.
+    /// The facts about the TLS of the connection, once it has begun. Of any type, because this file knows no TLS.
     pub(super) facts: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
@@ -120,8 +125,8 @@ impl Flag {
 /// For the request.
 impl RawStatus {
     /// The status of a connection that is about to be wrapped. `fd`: the socket, if the request has one to end.
-    pub(super) fn new(ticket: &Ticket, fd: Option<Arc<OwnedFd>>) -> Self {
-        Self {
+    pub(super) fn new(ticket: &Ticket, fd: Option<Arc<OwnedFd>>) -> Arc<Self> {
+        Arc::new(Self {
             entry: Arc::clone(ticket.entry()),
             context: Arc::clone(&ticket.context),
             limits: ticket.share_limits(),
@@ -139,7 +144,7 @@ impl RawStatus {
             concealed: Flag::default(),
             dropped: Flag::default(),
             facts: OnceLock::new(),
-        }
+        })
     }
 
     /// Whether the wrapper is in this phase.
@@ -161,7 +166,7 @@ impl RawStatus {
         self.enter(WrapPhase::Handshake);
     }
 
-    /// The wrapper is in place.
+    /// The wrapper is in place: from here on the connection is its own, and ends with its farewell.
     pub(super) fn end_handshake(&self) {
         self.enter(WrapPhase::InPlace);
         self.entry.show_activity(Activity::Running);
@@ -169,13 +174,13 @@ impl RawStatus {
         self.entry.set_wrapped();
     }
 
-    /// The wrapper could not be made.
+    /// The wrapper could not be made. The connection is the request's again, which only ends it.
     pub(super) fn fail_handshake(&self) {
         self.enter(WrapPhase::Failed);
         self.entry.show_activity(Activity::Running);
     }
 
-    /// A read or a write of the request begins.
+    /// A read or a write of the request begins. What has ended an earlier call does not explain this one.
     pub(super) fn begin_call(&self, timeout: SendTimeout) {
         *self.timeout.lock() = timeout;
         self.note_first_wait(FirstWait::Bounded);
@@ -193,7 +198,9 @@ impl RawStatus {
         self.first_wait.store(is as u8, Ordering::Relaxed);
     }
 
-    /// The error of a wrapper's call, replaced by its cause if that is known here.
+    /// The error of a wrapper's call, replaced by its cause if that is known here. In this order, because a cause of
+    /// this side comes first: a limit that passes makes many a wrapper end with an error that reads like the peer's
+    /// fault.
     pub(super) fn explain(&self, error: io::Error, direction: Direction) -> io::Error {
         let reads = direction == Direction::In;
         // The wrapper has passed the error on.
@@ -213,7 +220,8 @@ impl RawStatus {
         }
     }
 
-    /// The cause that has ended the present call, although the wrapper reports an end of input.
+    /// The cause on this side that has ended the present call, if there is one. A wrapper may have reported it as an
+    /// error of its own, or as the end of input.
     pub(super) fn interruption(&self) -> Option<io::Error> {
         if self.stopped.is_set() {
             Some(stop(&self.entry))
@@ -231,7 +239,7 @@ impl RawStatus {
         }
     }
 
-    /// Whether the last write has waited for room in vain.
+    /// Whether the last write has waited for room in vain. Then the connection ends without a farewell.
     pub(super) fn is_stuck(&self) -> bool {
         self.stuck.is_set()
     }
@@ -254,8 +262,8 @@ impl RawStatus {
         sys::shutdown(fd.as_fd(), if self.is_cut_off() { Shutdown::Both } else { Shutdown::Write })
     }
 
-    /// The socket, if it is still the request's. It is not if a wrapper that was in place has dropped the raw stream: then
-    /// the connection has been given away. If making the wrapper failed, the connection stays the request's.
+    /// The socket, if it is still the request's. It is not if a wrapper that was in place has dropped the raw stream:
+    /// then the connection has been given away. If making the wrapper failed, the connection stays the request's.
     pub(super) fn own_fd(&self) -> Option<&Arc<OwnedFd>> {
         // Only a wrapper that has been made can give the connection away.
         let is_in_place = self.is_in(WrapPhase::InPlace) || self.is_in(WrapPhase::Farewell);

@@ -31,13 +31,13 @@ use crate::sys::RecvBuf;
 use crate::wait;
 use crate::write_stall::{SendTimeout, earlier};
 
-/// The connection below the wrapper.
+/// The connection below the wrapper. It closes with the raw stream, but for the socket: the status has a share of that.
 enum Below {
-    /// The usual case.
+    /// The usual case. The wrapper sees a blocking socket; on a coroutine's thread the waits park all the same.
     Socket(SocketIo),
-    /// A stream of a user's transport.
+    /// A stream of a user's transport. It keeps the deadline that is set before each call.
     Stream(Box<dyn Stream>),
-    /// Another wrapper. Its own raw stream keeps the limits.
+    /// Another wrapper. Its own raw stream keeps the limits, and shares its status with this one.
     Wrapper(Box<dyn Stream>),
 }
 
@@ -56,7 +56,7 @@ pub(super) struct RawStream {
 
 impl RawStream {
     /// Takes a connection for a wrapper that is about to be made, until this moment at most. None: there is no
-    /// connection.
+    /// connection. The caller puts the wrapper in the place of `Gone`, which is left there.
     pub(super) fn take(
         connection: &mut Connection,
         ahead: Chunk,
@@ -64,10 +64,10 @@ impl RawStream {
         until: Option<Instant>,
     ) -> Option<(Self, Arc<RawStatus>)> {
         // `Gone` stands in for the connection while it is taken apart.
-        let (below, status) = match std::mem::replace(connection, Connection::Gone(None)) {
+        let (mut below, status) = match std::mem::replace(connection, Connection::Gone(None)) {
             Connection::Socket(socket) => {
                 let status = RawStatus::new(ticket, Some(socket.share()));
-                (Below::Socket(socket), Arc::new(status))
+                (Below::Socket(socket), status)
             }
             Connection::Split(socket) => {
                 let status = RawStatus::new(ticket, Some(socket.share()));
@@ -75,27 +75,21 @@ impl RawStream {
                 // still has its share of the socket.
                 let socket =
                     Arc::try_unwrap(socket).unwrap_or_else(|socket| SocketIo::new(socket.share()));
-                (Below::Socket(socket), Arc::new(status))
+                (Below::Socket(socket), status)
             }
-            Connection::Other(stream) => {
-                (Below::Stream(stream), Arc::new(RawStatus::new(ticket, None)))
-            }
-            Connection::Wrapped { mut stream, status } => {
-                // The deadline of the last call does not hold for the next wrapper. A stream without its raw stream
-                // has no other bound.
-                // The raw stream at the bottom gets its bounds from the status.
-                stream.set_deadline(if status.has_raw() { None } else { until });
-                (Below::Wrapper(stream), status)
-            }
-            Connection::Sealed { mut stream, status } => {
-                stream.set_deadline(if status.has_raw() { None } else { until });
-                (Below::Wrapper(stream.into_stream()), status)
-            }
+            Connection::Other(stream) => (Below::Stream(stream), RawStatus::new(ticket, None)),
+            Connection::Wrapped { stream, status } => (Below::Wrapper(stream), status),
+            Connection::Sealed { stream, status } => (Below::Wrapper(stream.into_stream()), status),
             Connection::Gone(status) => {
                 *connection = Connection::Gone(status);
                 return None;
             }
         };
+        if let Below::Wrapper(stream) = &mut below {
+            // The deadline of the last call does not hold for the next wrapper: the raw stream at the bottom gets its
+            // bounds from the status. A stream that has dropped its raw stream has no other bound.
+            stream.set_deadline(if status.has_raw() { None } else { until });
+        }
         status.begin_handshake(ahead.len(), until);
         // If the wrapper fails, by a panic too, this ends the connection.
         *connection = Connection::Gone(Some(Arc::clone(&status)));
@@ -129,7 +123,8 @@ impl RawStream {
         }
     }
 
-    /// Takes the bytes that have come, without waiting. If there are none, the error is `TimedOut`.
+    /// Takes the bytes that have come, without waiting: a moment that has passed bounds the receive. If there are none,
+    /// the error is `TimedOut`.
     fn receive_at_once(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.receive(buf, Some(Instant::now()))
     }
@@ -167,7 +162,8 @@ impl RawStream {
         }
     }
 
-    /// See `BoundedIo::receive_late`.
+    /// The same as `BoundedIo::receive_late` for the rest of a record, but it looks every millisecond: the few
+    /// connections under a wrapper that a drain meets in the middle of a record are not worth an epoll set each.
     fn receive_late(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let (began, own) = (Instant::now(), self.timeout().at());
         while began.elapsed() < self.status.limits.drain && !self.status.is_cut_off() {
@@ -202,7 +198,7 @@ impl RawStream {
     }
 
     /// A write that has to wait for room. It announces the wait and then looks for a cut; the other side stores the
-    /// cut and then looks for the announcement: see `live/entry.rs`.
+    /// cut and then looks for the announcement: see `live/entry/ending.rs`.
     fn write_patiently(&mut self, buf: &[u8]) -> io::Result<usize> {
         let timeout = self.timeout();
         self.status.entry.begin_write_wait();
@@ -225,6 +221,7 @@ impl Read for RawStream {
             // The raw stream below that wrapper looks at limits and drain.
             return self.receive(buf, None);
         }
+        // Asked once for each receive: the answer of the first one of a call differs from that of the next.
         let is_reaped = self.status.is_reaped();
         // In this order: see the diagram in `bounded_io.rs`.
         self.status.begin_wait();
@@ -245,6 +242,7 @@ impl Read for RawStream {
                 self.status.received(count);
                 Ok(count)
             }
+            // A drain, and nothing has come: the same end as of a request without a wrapper.
             Err(error) if must_not_wait && is_no_more_for_now(&error) => Err(self.status.stop()),
             Err(error) => Err(self.status.fail(error)),
         }
@@ -276,6 +274,7 @@ impl Write for RawStream {
 
     fn flush(&mut self) -> io::Result<()> {
         match &mut self.below {
+            // A socket holds nothing back.
             Below::Socket(_) => Ok(()),
             Below::Stream(stream) | Below::Wrapper(stream) => stream.flush(),
         }
@@ -291,6 +290,8 @@ impl Stream for RawStream {
         }
     }
 
+    /// Passes it on: the wrapper has sent its farewell by now. (The request ends the output once more after the
+    /// wrapper's `shutdown`, for wrappers that do not pass it on.)
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
         match &mut self.below {
             Below::Socket(socket) => socket.shutdown(how),

@@ -30,8 +30,8 @@ const FIRST: usize = 512;
 
 /// How much one receive asks for: little, until the peer sends much.
 pub(crate) struct Appetite {
-    /// The size of a block; see [`size`](Self::size). Half a word, as [`MOST`] allows: all that a request's receives use lies
-    /// in three cache lines.
+    /// The size of a block; see [`size`](Self::size). Half a word, as [`MOST`] allows: all that a request's receives
+    /// use lies in three cache lines.
     size: u32,
     /// How many of the next receives use a block at once, because the peer has sent more than [`FIRST`]. Two: the
     /// receive after a large one may find only the rest.
@@ -80,6 +80,7 @@ impl Appetite {
         Ok(Chunk { block, start: 0, end: count })
     }
 
+    /// A call of its own, so that the usual receive has no second copy of `receive` in its frame.
     #[inline(never)]
     fn receive_much(
         &mut self,
@@ -88,7 +89,8 @@ impl Appetite {
         self.receive_into_block(receive)
     }
 
-    /// A receive into a block at once. Without bytes the block goes back with the chunk.
+    /// A receive into a block at once. Without bytes, or after an error, the block goes back with the chunk. Always
+    /// inlined: for a coroutine that has waited this is the whole way to recv(2).
     #[inline(always)]
     fn receive_into_block(
         &mut self,
@@ -104,7 +106,9 @@ impl Appetite {
     }
 }
 
-/// Bytes that were received and not yet taken by the handler. It owns memory only while it holds bytes.
+/// Bytes that were received and not yet taken by the handler. It owns memory only while it holds bytes. It is filled
+/// only when it is empty, so it is never moved together or grown: a line that spans receives is put together in the
+/// handler's own buffer.
 #[derive(Default)]
 pub(crate) struct ReadBuffer {
     /// The rest of the last receive.
@@ -142,7 +146,7 @@ impl ReadBuffer {
         count
     }
 
-    /// Takes everything, as a chunk.
+    /// Takes everything, as a chunk. The buffer owns no memory then.
     #[inline]
     pub(crate) fn take(&mut self) -> Chunk {
         mem::take(&mut self.held)
@@ -225,6 +229,7 @@ impl Chunk {
         Ok(chunk.grows(appetite))
     }
 
+    /// Notes that the peer has filled a block. Only for chunks, which the handler gets without a copy.
     #[inline]
     fn grows(self, appetite: &mut Appetite) -> Self {
         if self.end == appetite.size() {

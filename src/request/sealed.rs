@@ -16,7 +16,8 @@ use super::connection::{Connection, Stream};
 use crate::live::Entry;
 use crate::server_context::ServerContext;
 
-/// A wrapper that encrypts.
+/// A wrapper that encrypts. The worker owns it; the seal that it shares has the same session: see
+/// `tls/session.rs`.
 pub(crate) trait SealedStream: Stream {
     /// The part that an outbox sends through. After the first call other threads may use the seal at any time.
     fn share(&mut self) -> Arc<dyn Seal>;
@@ -72,6 +73,7 @@ impl StreamRequest {
         &mut self,
         seal: impl FnOnce(SealBase) -> io::Result<(Box<dyn SealedStream>, Box<dyn Any + Send + Sync>)>,
     ) -> io::Result<()> {
+        // The raw stream goes to the seal, and with it every limit: a handshake waits as any read of a wrapper.
         self.wrap_by(
             |raw, status| {
                 let (fd, entry) = (status.fd.clone(), Arc::clone(&status.entry));
@@ -88,7 +90,8 @@ impl StreamRequest {
         )
     }
 
-    /// Takes the connection away, unless it is sealed: reads and writes fail from here on.
+    /// Takes the connection away, unless it is sealed: reads and writes fail from here on. For a refused request of a
+    /// server with TLS, whose hook may write a secret that the client expects under TLS.
     pub(crate) fn close_unsealed(&mut self) {
         if self.seal_facts().is_none() {
             self.io.give_up();

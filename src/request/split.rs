@@ -31,10 +31,10 @@ impl StreamRequest {
     /// Each half is bounded, counted and shown as the request itself is: by the idle, read and write limits, the
     /// deadline of the whole request, the drain and its cut, and `close_live`.
     ///
-    /// - The [`InputHalf`] reads as the request does. A drain ends it between two requests, and an idle peer too; a peer that
-    ///   takes what the output half sends is not idle.
-    /// - The [`OutputHalf`] writes. It holds nothing back: output from before leaves now, and `wbufsize` counts again when
-    ///   both halves are gone.
+    /// - The [`InputHalf`] reads as the request does. A drain ends it between two requests, and an idle peer too; a
+    ///   peer that takes what the output half sends is not idle.
+    /// - The [`OutputHalf`] writes. It holds nothing back: output from before leaves now, and `wbufsize` counts again
+    ///   when both halves are gone.
     ///
     /// Both halves begin with the request's timeout and deadlines. If the output half sets others, they are its own,
     /// and end with it; the input half sets the request's.
@@ -78,7 +78,8 @@ impl StreamRequest {
 }
 
 impl BoundedIo {
-    /// The output half. The caller borrows the request for as long as it lives.
+    /// The output half. The caller borrows the request for as long as it lives: nothing but that keeps this request
+    /// from writing beside it.
     fn output_half<'a>(&mut self) -> io::Result<OutputHalf<'a>> {
         let seal = match &mut self.connection {
             Connection::Sealed { stream, .. } => Some(stream.share()),
@@ -97,6 +98,7 @@ impl BoundedIo {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, text));
             }
         };
+        // The same notes for a second split: what has ended stays ended.
         let notes = self.split.get_or_insert_default();
         let notes = Arc::clone(notes);
         Ok(OutputHalf::new(way, self, notes))
@@ -112,7 +114,7 @@ impl BoundedIo {
         self.split.as_ref().is_some_and(|notes| notes.is_closed())
     }
 
-    /// Whether output was given up.
+    /// Whether output was given up, by the request or by a half: then no farewell may call it whole.
     pub(super) fn has_dropped_output(&self) -> bool {
         self.dropped_output || self.split.as_ref().is_some_and(|notes| notes.dropped.is_set())
     }

@@ -1,4 +1,12 @@
 //! [`StopToken`]: tells of a stop, for code that works for a request but does not read from its peer.
+//!
+//! A token shares the request's entry in the live list, where the events are (`live/stop_events.rs`). They are made
+//! with the first token, so other requests have no descriptors for them, and set by the threads that drain or cut:
+//!
+//! ```text
+//! a drain begins              LiveList: each entry's `stopping` is notified
+//! cut off, or at its end      Entry: `stopping` and `closed` are notified
+//! ```
 
 use std::fmt;
 use std::io;

@@ -1,4 +1,8 @@
 //! [`StreamRequest`]: a connection, for its handler.
+//!
+//! Here are its settings, `Read`, `BufRead` and `Write`. The other files of this module add methods by subject: lines
+//! and chunks in `stream_input.rs`, time in `deadline.rs`, the end in `close.rs`, wrappers in `wrap.rs`, halves in
+//! `split.rs`, the outbox in `outbox.rs`, faults of the peer in `io_error.rs`.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -37,8 +41,8 @@ use crate::sys::{self, Credentials, RecvBuf};
 /// line fail so, and the read after [`between_requests`](Self::between_requests). The first read of a connection may
 /// still wait for [`Limits::first_read`](crate::Limits::first_read), because its peer may be about to send. All other
 /// reads may wait until the deadline of the drain.
-// In this order: what each request touches is in the first three cache lines, and among a thousand connections each line is a
-// miss. The test below holds it.
+// In this order: what each request touches is in the first three cache lines, and among a thousand connections each
+// line is a miss. The test below holds it.
 #[repr(C, align(64))]
 pub struct StreamRequest {
     /// The connection, its limits and its output.
@@ -58,8 +62,11 @@ impl StreamRequest {
         Self::over(Connection::Other(stream), Some(Box::new(local)), ticket)
     }
 
+    /// Makes a request over an accepted socket, which is in blocking mode and has no timeout yet. The fast case:
+    /// nothing is boxed.
     #[inline]
     pub(crate) fn over_socket(fd: Arc<OwnedFd>, ticket: Ticket) -> Self {
+        // Of a Unix socket a short receive does not mean that it is empty: see `SocketIo::takes_all`.
         let is_tcp = ticket.entry().peer_address().as_inet().is_some();
         let socket = if is_tcp { SocketIo::over_tcp(fd) } else { SocketIo::new(fd) };
         Self::over(Connection::Socket(socket), None, ticket)
@@ -137,7 +144,8 @@ impl StreamRequest {
         self.io.at_boundary = true;
     }
 
-    /// How many bytes have been sent so far, as the handler sees them: under TLS more are on the wire. After a failed write this shows how much of it was sent.
+    /// How many bytes have been sent so far, as the handler sees them: under TLS more are on the wire. After a failed
+    /// write this shows how much of it was sent.
     #[must_use]
     pub fn bytes_sent(&self) -> u64 {
         self.io.ticket.entry().clear_bytes().1
@@ -191,19 +199,20 @@ impl StreamRequest {
         self.io.shutdown_write()
     }
 
-    /// The handler has ended.
+    /// The handler has ended: held-back output is sent, or kept for the end of the connection. Called once, after
+    /// `finish`.
     #[inline]
     pub(crate) fn finish_output(&mut self) {
         self.io.finish_output();
     }
 
-    /// The orderly end, before the close.
+    /// The orderly end, before the close: the peer gets the rest of the output and its end. Errors are nobody's.
     #[inline]
     pub(crate) fn shutdown_request(&mut self) {
         self.io.shutdown_request(&self.input);
     }
 
-    /// `shutdown_request` and `close_request` in one, which costs less.
+    /// `shutdown_request` and `close_request` in one, which costs less: the way of this crate's own transports.
     #[inline]
     pub(crate) fn end_request(self) {
         self.io.end_request(&self.input);
@@ -252,6 +261,7 @@ impl Read for StreamRequest {
         if self.input.is_empty() && buf.len() >= self.appetite.size() {
             return self.io.receive(&mut RecvBuf::from(buf), None);
         }
+        // As std's `BufReader`: buffered bytes are given alone, even if more would fit, because a receive could wait.
         if self.input.is_empty() && self.fill_input(None)? == 0 {
             return Ok(0);
         }
@@ -280,6 +290,8 @@ impl Read for StreamRequest {
             if count == 0 {
                 return Err(PeerFault::ended_early(self.io.ticket.entry().owner()));
             }
+            // From its first byte on the read is in the middle of something: `Limits::read` counts, and a drain lets it
+            // end.
             started.get_or_insert_with(Instant::now);
             buf = &mut buf[count..];
         }
@@ -288,6 +300,7 @@ impl Read for StreamRequest {
 }
 
 impl BufRead for StreamRequest {
+    /// Receives only if nothing is buffered; empty at the end of input. The wait is bounded as that of `read`.
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.input.is_empty() {
             self.fill_input(None)?;
@@ -304,7 +317,8 @@ impl BufRead for StreamRequest {
         self.append_until(delimiter, bytes)
     }
 
-    /// Like std's (the newline stays), and bounded by `Limits::line_bytes`. Bytes that are not UTF-8 are a [`PeerFault`].
+    /// Like std's (the newline stays), and bounded by `Limits::line_bytes`. Bytes that are not UTF-8 are a
+    /// [`PeerFault`].
     fn read_line(&mut self, line: &mut String) -> io::Result<usize> {
         let mut bytes = Vec::new();
         let count = self.append_until(b'\n', &mut bytes)?;
@@ -318,7 +332,8 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Formats the whole text, and writes it at once.
+/// Formats the whole text, and writes it at once. A formatted text is a send of its own, so it is not worth an
+/// allocation each time: the memory stays with the thread.
 pub(super) fn write_formatted(
     arguments: fmt::Arguments<'_>,
     write_all: impl FnOnce(&[u8]) -> io::Result<()>,
@@ -339,6 +354,7 @@ pub(super) fn write_formatted(
 }
 
 impl Write for StreamRequest {
+    /// One send, of as many bytes as there is room for; or, with [`set_wbufsize`](Self::set_wbufsize), none.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.io.write(bytes)
     }
@@ -354,6 +370,7 @@ impl Write for StreamRequest {
         write_formatted(arguments, |text| self.write_all(text))
     }
 
+    /// Sends what is held back here and in a wrapper. Without either it does nothing.
     fn flush(&mut self) -> io::Result<()> {
         self.io.flush()
     }

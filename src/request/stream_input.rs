@@ -1,4 +1,13 @@
 //! The input of a [`StreamRequest`]: lines, chunks, and the buffer.
+//!
+//! ```text
+//! the buffer is empty, and        a coroutine waits before it takes memory (drained_wait.rs): wait_for_*
+//! a wait is sure                    then receive_awaited_chunk: recv into a block
+//! otherwise                       receive_*: one receive, which waits inside if need be
+//! ```
+//!
+//! Whether a wait is for the beginning of a request decides what a drain does with it. The lines say so themselves
+//! (`append_until` sets `at_boundary` when a line begins); handlers of other protocols call `between_requests`.
 
 use std::io;
 use std::time::Instant;
@@ -22,11 +31,13 @@ impl StreamRequest {
     pub fn next_line<'a, L: Line>(&mut self, line: &'a mut L) -> io::Result<Option<&'a L::Text>> {
         let owner = self.io.ticket.entry().owner();
         let read = |bytes: &mut Vec<u8>| {
+            // An empty line has one byte, its newline: zero bytes are the end of input.
             if self.append_until(b'\n', bytes)? == 0 {
                 return Ok(false);
             }
             if bytes.ends_with(b"\n") {
                 bytes.pop();
+                // One only: a second `\r` is part of the line.
                 if bytes.ends_with(b"\r") {
                     bytes.pop();
                 }
@@ -54,6 +65,7 @@ impl StreamRequest {
         self.next_chunk()
     }
 
+    /// All other cases: buffered bytes, and receives that may find something at once.
     #[inline(never)]
     fn next_chunk(&mut self) -> io::Result<Option<Chunk>> {
         if !self.input.is_empty() {
@@ -64,6 +76,7 @@ impl StreamRequest {
         Ok((!chunk.is_empty()).then_some(chunk))
     }
 
+    /// The chunk of a coroutine whose socket is known to be empty.
     #[inline(never)]
     fn wait_for_chunk(&mut self) -> io::Result<Option<Chunk>> {
         let chunk = match self.io.wait_without_memory()? {
@@ -96,10 +109,12 @@ impl StreamRequest {
         self.io.at_boundary |= self.input.is_empty();
         loop {
             let taken = bytes.len() - begun;
+            // Only the new bytes are searched: those that were appended before have no delimiter.
             let have = self.input.bytes();
             let found = have.iter().position(|byte| *byte == delimiter);
             let count = found.map_or(have.len(), |at| at + 1);
-            // The limit counts the text: the `\r` of an ending does not count.
+            // The limit counts the text: the `\r` of an ending does not count. The last byte so far may be such a `\r`,
+            // also if it has come with an earlier receive.
             let text = &have[..found.unwrap_or(count)];
             let ends_in_cr =
                 text.last().or(bytes[begun..].last()).is_some_and(|last| *last == b'\r');
@@ -119,7 +134,8 @@ impl StreamRequest {
             if bytes.len() > begun {
                 started.get_or_insert_with(Instant::now);
             }
-            // The end of input ends a last line as well.
+            // The end of input ends a last line as well. The deadline of the line is the one of its first byte: a peer
+            // that sends a byte a second does not move it.
             if self.fill_input(started)? == 0 {
                 return Ok(bytes.len() - begun);
             }
@@ -154,7 +170,7 @@ impl StreamRequest {
         Ok(self.input.put(chunk))
     }
 
-    /// Copies what is buffered, as much as fits.
+    /// Copies what is buffered, as much as fits, and consumes it. Returns the number of bytes.
     pub(super) fn read_buffered(&mut self, buf: &mut [u8]) -> usize {
         let have = self.input.bytes();
         let count = have.len().min(buf.len());

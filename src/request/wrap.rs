@@ -10,8 +10,8 @@
 //!   it fails, or panics     the connection stays `Gone`; its socket is still the request's, which ends it
 //! ```
 //!
-//! At the end of the request the wrapper says its farewell (`end_wrapped`), unless the peer could take it for the end of a
-//! whole answer.
+//! At the end of the request the wrapper says its farewell (`end_wrapped`), unless the peer could take it for the end
+//! of a whole answer.
 
 use std::io;
 use std::net::Shutdown;
@@ -81,7 +81,8 @@ impl BoundedIo {
         if let Some(outbox) = &self.outbox {
             outbox.retire(timeout).map_err(|error| self.explain_write(error))?;
         }
-        // A later `outbox` fails, because the connection is no plain socket then.
+        // A later `outbox` fails above a user's wrapper, because the connection is no plain socket then; above TLS it
+        // makes a new one, which encrypts.
         self.outbox = None;
         Ok(())
     }
@@ -134,6 +135,7 @@ impl BoundedIo {
         let (stream, status): (&mut dyn Stream, _) = match &mut self.connection {
             Connection::Wrapped { stream, status } => (&mut **stream, status),
             Connection::Sealed { stream, status } => (stream.as_stream(), status),
+            // Its wrapper failed: the socket ends without a farewell, so that nothing passes for a whole answer.
             Connection::Gone(Some(status)) => return status.end_output().is_ok(),
             _ => return false,
         };

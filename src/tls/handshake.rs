@@ -42,14 +42,32 @@ impl Preface<StreamRequest> for Tls {
 
 impl StreamRequest {
     /// The TLS of this connection: version, cipher, names and certificates. None in the clear.
+    ///
+    /// It is lent, so that a choice by name or protocol copies nothing. To write it to the same request, take what is
+    /// written out of the loan first:
+    ///
+    /// ```
+    /// use std::io::Write;
+    /// use socketserver::{HandlerResult, StreamRequest, stream_fn};
+    /// use socketserver::tls::TlsInfo;
+    ///
+    /// fn handle(request: &mut StreamRequest) -> HandlerResult {
+    ///     let speaks_h2 = request.tls().and_then(TlsInfo::alpn) == Some(b"h2");
+    ///     // `writeln!(request, "{:?}", request.tls())` would use the request twice (E0502).
+    ///     let tls = request.tls().map(ToString::to_string);
+    ///     writeln!(request, "{}, HTTP/2: {speaks_h2}", tls.as_deref().unwrap_or("in the clear"))?;
+    ///     Ok(())
+    /// }
+    /// # let _handler = stream_fn(handle);
+    /// ```
     #[must_use]
     #[doc(alias("peercert", "getpeercert", "selected_alpn_protocol", "cipher"))]
     pub fn tls(&self) -> Option<&TlsInfo> {
         self.seal_facts()?.downcast_ref()
     }
 
-    /// Starts TLS in the middle of a protocol that begins in the clear (STARTTLS). A server that speaks TLS from the first
-    /// byte on has [`Builder::tls`](crate::Builder::tls) instead.
+    /// Starts TLS in the middle of a protocol that begins in the clear (STARTTLS). A server that speaks TLS from the
+    /// first byte on has [`Builder::tls`](crate::Builder::tls) instead.
     ///
     /// As for [`wrap_stream`](Self::wrap_stream), bytes that were written before leave first, in the clear. An outbox
     /// that was made before takes no more messages; a new [`outbox`](Self::outbox) is encrypted. Bytes that the peer
@@ -61,8 +79,8 @@ impl StreamRequest {
     /// Those of the handshake. They are the peer's fault ([`PeerFault`](crate::request::PeerFault)), unless the
     /// machine has no randomness. `TimedOut` after [`Limits::handshake`](crate::Limits::handshake). If the handshake
     /// had to make room for others ([`Limits::handshakes`](field@crate::Limits::handshakes)), the error ends the
-    /// request as [`Refused`](crate::monitor::CloseReason::Refused), and is not reported. After an error the connection is
-    /// gone.
+    /// request as [`Refused`](crate::monitor::CloseReason::Refused), and is not reported. After an error the connection
+    /// is gone.
     ///
     /// ```
     /// use std::io::Write;
