@@ -126,6 +126,7 @@ impl BindAddress {
     /// transport to decide it: the address of one, a path, `@name`, and text with a slash in it.
     pub(crate) fn is_unix(&self) -> bool {
         match &self.kind {
+            // A slash alone is no proof: `tcp://host:80` has two, and is a mistake that the other way explains.
             BindForm::Text(text) => {
                 text.starts_with('@') || (text.contains('/') && !has_scheme(text))
             }
@@ -184,6 +185,7 @@ impl BindAddress {
             }
         };
         let found = found.map_err(|error| Error::io("look up", self, error))?;
+        // A resolver may succeed and know no address.
         if found.is_empty() {
             return Err(self.mistake("the host has no address"));
         }

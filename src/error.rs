@@ -50,6 +50,8 @@ pub type HandlerResult = Result<(), HandlerError>;
 /// # let taken = bind_near(0).unwrap();
 /// # assert!(bind_near(taken.server_address().port().unwrap()).is_ok());
 /// ```
+#[derive(thiserror::Error)]
+#[error(transparent)]
 pub struct Error {
     /// Boxed, so that a `Result` with this error is small.
     kind: Box<ErrorKind>,
@@ -114,6 +116,7 @@ impl Error {
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match &*self.kind {
             ErrorKind::Io { source, .. } | ErrorKind::Other { source } => Some(source.kind()),
+            // The others are mistakes of the program, or its own wish: no call of the system has failed.
             _ => None,
         }
     }
@@ -181,21 +184,9 @@ impl From<ErrorKind> for Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.kind, f)
-    }
-}
-
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.kind, f)
-    }
-}
-
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.kind.source()
     }
 }
 

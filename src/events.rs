@@ -2,8 +2,9 @@
 //!
 //! The library itself does not log. Use an observer for a log, a metric or a test.
 //!
-//! An event is lent to the observers in the thread where it happens: a worker, or the accept loop. It borrows all that it
-//! says, so it costs no allocation. The counters are kept in any case: one atomic addition for each end of a request.
+//! An event is lent to the observers in the thread where it happens: a worker, or the accept loop. It borrows all that
+//! it says, so it costs no allocation. The counters are kept in any case: one atomic addition for each end of a
+//! request.
 
 mod fault;
 mod limit;
@@ -300,6 +301,7 @@ macro_rules! reasons {
             /// Each count with its name, which is that of its field: for a table or a log.
             #[must_use]
             pub fn by_name(&self) -> Vec<(&'static str, u64)> {
+                // First the counts that are no ends, each written out; the rest is the table.
                 vec![
                     ("accepted", self.accepted),
                     ("accept_errors", self.accept_errors),

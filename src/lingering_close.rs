@@ -60,7 +60,7 @@ const KEEP_THREAD: Duration = Duration::from_secs(1);
 /// None while there is no thread.
 static REAPER: Mutex<Option<Reaper>> = Mutex::new(None);
 
-/// What the thread and those that hand connections over to it share, under the lock of [`REAPER`].
+/// Shared by the thread and by all that hand connections over to it, under the lock of [`REAPER`].
 struct Reaper {
     /// Ends the thread's poll.
     wake_up: Arc<Event>,
@@ -86,6 +86,7 @@ pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: &Limits) {
         let Ok(wake_up) = Event::new() else { return };
         let wake_up = Arc::new(wake_up);
         let woken = Arc::clone(&wake_up);
+        // Under the lock: the thread's first look comes after the push below.
         let main = move || reap(&woken);
         if thread::Builder::new().name("linger".into()).spawn(main).is_err() {
             return;
@@ -118,10 +119,8 @@ pub(crate) fn in_this_thread(socket: &SocketIo, limits: &Limits) {
     let mut left = limits.linger_bytes;
     while left > 0 {
         match socket.recv(&mut buf, until) {
-            Ok(0) => return,
+            Ok(0) | Err(_) => return,
             Ok(count) => left = left.saturating_sub(count),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return,
         }
     }
 }

@@ -115,6 +115,7 @@ enum FaultKind {
 impl PeerFault {
     /// The connection has failed. The kind of the error stays.
     pub(crate) fn gone(owner: RequestId, error: io::Error) -> io::Error {
+        // A program that looks at the kind alone sees what the system has said.
         let kind = error.kind();
         io::Error::new(kind, Self { owner, kind: FaultKind::Gone(error) })
     }
@@ -151,6 +152,7 @@ impl PeerFault {
 
     /// The peer has sent a datagram that is shorter than what is read from it.
     pub(crate) fn too_short(owner: RequestId) -> io::Error {
+        // The kind is that of std's `read_exact`. But nothing has ended, so it is no departure (`is_gone`).
         let kind = FaultKind::Garbled("the datagram is too short".into());
         io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, kind })
     }
@@ -158,6 +160,7 @@ impl PeerFault {
     /// Whether the peer has gone away or accepts no datagram. Otherwise the peer has sent bytes that cannot be decoded.
     #[must_use]
     pub fn is_gone(&self) -> bool {
+        // An early end is a departure as well.
         !matches!(self.kind, FaultKind::Garbled(_) | FaultKind::NotAgreed(_))
     }
 

@@ -80,6 +80,7 @@ impl WriteStall {
 
     /// Goes on with a wait that was given up. If the peer has taken nothing since, that time counts as well.
     pub(crate) fn resume(self, timeout: SendTimeout) -> Self {
+        // A moment in the past: the first wait looks before it counts the old time.
         Self { timeout, look_at: Some(self.since), ..self }
     }
 

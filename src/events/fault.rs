@@ -59,6 +59,7 @@ impl CloseReason {
     #[must_use]
     pub fn fault(self) -> Option<Fault> {
         match self {
+            // `BadProxyHeader` too: the proxy is the peer, although an operator may have set it up wrongly.
             Self::Disconnected
             | Self::Garbled
             | Self::HandshakeFailed
@@ -66,8 +67,10 @@ impl CloseReason {
             | Self::Idle
             | Self::TimedOut
             | Self::LineTooLong => Some(Fault::Peer),
+            // A child is killed for something that its handler does: too much memory, a crash.
             Self::Failed | Self::Panicked | Self::Fatal | Self::Killed => Some(Fault::Handler),
             Self::Refused | Self::Forced => Some(Fault::Server),
+            // Nothing has failed.
             Self::Completed
             | Self::Stopped
             | Self::ClosedHere

@@ -121,6 +121,7 @@ where
     F::Handler: BaseRequestHandler<R>,
 {
     fn handler_name(&self) -> &'static str {
+        // The handler's type: the name of a closure's says only where it stands.
         type_name::<F::Handler>()
     }
 
@@ -258,6 +259,7 @@ where
 
     #[inline]
     fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<StreamRequest>)) {
+        // Each request has a handler of its own, as with every other kind: here it is one reference.
         run(&mut StreamFn { function: &self.function });
     }
 }

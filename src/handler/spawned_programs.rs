@@ -51,11 +51,13 @@ const OF_THE_SERVICE_MANAGER: [&str; 6] = [
     "WATCHDOG_USEC",
 ];
 
-/// Takes the variables out of the environment of a program, except for those that the command sets itself. (They cannot be
-/// taken out of this process's own: other threads may be reading it.)
+/// Takes the variables out of the environment of a program, except for those that the command sets itself. (They cannot
+/// be taken out of this process's own: other threads may be reading it.)
 fn forget_service_manager(command: &mut Command) -> &mut Command {
     for name in OF_THE_SERVICE_MANAGER {
         let is_set = command.get_envs().any(|(set, value)| set == name && value.is_some());
+        // Without such a variable the command stays as it was: one whose environment was changed gets a copy of the
+        // whole.
         if !is_set && std::env::var_os(name).is_some() {
             command.env_remove(name);
         }

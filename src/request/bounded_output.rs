@@ -76,7 +76,7 @@ impl BoundedIo {
         if !self.output.is_empty() {
             self.send_output()?;
         }
-        // What an outbox has taken of the handler is sent already: `write_all` of the outbox waits for that.
+        // With an outbox as well: `write_all` of the outbox returns when the handler's bytes are sent.
         if self.connection.is_socket() {
             return Ok(());
         }

@@ -117,6 +117,7 @@ impl BoundedIo {
         let ended = !self.output.is_empty() && !self.saw_end;
         self.send_last();
         if ended {
+            // The output was kept back for this packet (`send_before_end`), and leaves with it.
             self.end_output();
         }
         if self.peer_is_sending(input) {

@@ -225,14 +225,20 @@ impl Connection {
     ) -> io::Result<usize> {
         match self {
             Self::Socket(socket) => socket.recv(buf, timeout),
-            Self::Split(socket) => receive_half(socket, buf, timeout),
-            _ => {
-                let is_reaped = timeout == RecvTimeout::Reaped;
-                self.within(SendTimeout::until(timeout.at()), is_reaped, Direction::In, |stream| {
-                    stream.read(buf.bytes())
-                })
-            }
+            _ => self.receive_apart(buf, timeout),
         }
+    }
+
+    /// Not inlined, so that it does not lengthen the usual case.
+    #[inline(never)]
+    fn receive_apart(&mut self, buf: &mut RecvBuf<'_>, timeout: RecvTimeout) -> io::Result<usize> {
+        if let Self::Split(socket) = self {
+            return socket.recv(buf, timeout);
+        }
+        let is_reaped = timeout == RecvTimeout::Reaped;
+        self.within(SendTimeout::until(timeout.at()), is_reaped, Direction::In, |stream| {
+            stream.read(buf.bytes())
+        })
     }
 
     /// One send, within the timeout, of as many bytes as there is room for.
@@ -240,7 +246,15 @@ impl Connection {
     pub(super) fn send(&mut self, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
         match self {
             Self::Socket(socket) => socket.send(bytes, || timeout),
-            Self::Split(socket) => send_half(socket, bytes, timeout),
+            _ => self.send_apart(bytes, timeout),
+        }
+    }
+
+    /// Not inlined, for the same reason.
+    #[inline(never)]
+    fn send_apart(&mut self, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
+        match self {
+            Self::Split(socket) => socket.send(bytes, || timeout),
             _ => self.within(timeout, false, Direction::Out, |stream| stream.write(bytes)),
         }
     }
@@ -394,20 +408,4 @@ impl Connection {
             _ => None,
         }
     }
-}
-
-/// Not inlined, so that it does not lengthen the usual case.
-#[inline(never)]
-fn receive_half(
-    socket: &SocketIo,
-    buf: &mut RecvBuf<'_>,
-    timeout: RecvTimeout,
-) -> io::Result<usize> {
-    socket.recv(buf, timeout)
-}
-
-/// Not inlined, for the same reason.
-#[inline(never)]
-fn send_half(socket: &SocketIo, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
-    socket.send(bytes, || timeout)
 }

@@ -100,6 +100,7 @@ impl DatagramRequest {
         reply: Box<dyn Reply>,
         ticket: Ticket,
     ) -> Self {
+        // The transport has received it, before there was an entry to count in.
         ticket.entry().add_bytes_in(packet.len());
         Self { packet, read: 0, truncated, written: None, complete: false, local, reply, ticket }
     }
@@ -197,7 +198,8 @@ impl DatagramRequest {
     /// can still add to the reply. A second call sends nothing.
     pub(crate) fn send_written(&mut self) -> io::Result<()> {
         match self.written.take() {
-            // It leaves by `reply`, and so counts as one.
+            // Taken out first: whatever `reply` says, there is no second attempt. It leaves by `reply`, and so counts
+            // as one.
             Some(written) if self.complete => self.reply(&written).map(|_sent| ()),
             _ => Ok(()),
         }

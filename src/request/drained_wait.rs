@@ -63,12 +63,9 @@ impl BoundedIo {
     /// The receive that follows a wait by [`wait_without_memory`](Self::wait_without_memory).
     #[inline]
     pub(super) fn receive_awaited(&mut self, buf: &mut RecvBuf<'_>) -> io::Result<usize> {
-        let result = match self.connection.as_socket() {
-            Some(socket) => socket.recv_at_once(buf),
-            // Not reached: `is_sure_to_wait` has seen a socket.
-            None => return self.receive(buf, None),
-        };
-        let result = match result {
+        // Never none: `is_sure_to_wait` has seen the socket.
+        let Some(socket) = self.connection.as_socket() else { return self.receive(buf, None) };
+        let result = match socket.recv_at_once(buf) {
             // Nothing has come yet, or the wait was interrupted.
             Err(error) if is_no_more_for_now(&error) || error.kind() == Interrupted => {
                 return self.receive(buf, None);

@@ -140,7 +140,7 @@ impl Outbox {
     /// it waits again.
     pub fn flush(&self) {
         self.shared.send_due();
-        // What the socket has not taken is the writer's.
+        // The rest, which the socket has not taken, is the writer's.
         outbox_writer::look_after(&self.shared);
     }
 

@@ -184,6 +184,7 @@ impl OutboxQueue {
                 if state.sent_total >= mark {
                     return Ok(());
                 }
+                // In the same hold: after a close the total never reaches the mark.
                 (state.sent_total, state.fd.clone().filter(|_| state.phase.sends()))
             };
             // Closed by others, or the connection has failed.
@@ -228,6 +229,7 @@ impl OutboxQueue {
     /// Marks this outbox as listed, if bytes are due and it is on no list. True: the caller has to put it on a list.
     pub(super) fn needs_a_list(&self) -> bool {
         let mut state = self.state.lock();
+        // Marked in the same hold: of two threads that ask only one lists it.
         let needs = state.fd.is_some() && state.waiting_bytes() > 0 && !state.listed;
         state.listed |= needs;
         needs
@@ -251,6 +253,7 @@ impl OutboxQueue {
             match sent {
                 Ok(count) => state.sent(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The rest waits for room, in the caller's wait or in the writer's.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // The peer is gone. The handler finds out by its own reads and writes.
                 Err(error) => {

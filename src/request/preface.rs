@@ -76,6 +76,7 @@ impl<R> Prefaces<R> {
     pub(crate) fn set(&mut self, place: PrefacePlace, step: impl Preface<R> + 'static) {
         self.steps.retain(|(other, _)| *other != place);
         self.steps.push((place, Box::new(step)));
+        // The builder may be asked in any order. There are two places, so this is no work.
         self.steps.sort_by_key(|(place, _)| *place);
     }
 
@@ -91,6 +92,7 @@ impl<R> Prefaces<R> {
 
     /// Whether a connection of this peer begins with a TLS handshake.
     pub(crate) fn begin_with_handshake(&self, peer: &Address) -> bool {
+        // A proxy's connection begins with its header, and the handshake is its client's.
         self.iter().any(Preface::is_handshake) && !self.name_client(peer)
     }
 

@@ -180,7 +180,7 @@ impl RawStatus {
         self.entry.show_activity(Activity::Running);
     }
 
-    /// A read or a write of the request begins. What has ended an earlier call does not explain this one.
+    /// A read or a write of the request begins. The end of an earlier call does not explain this one.
     pub(super) fn begin_call(&self, timeout: SendTimeout) {
         *self.timeout.lock() = timeout;
         self.note_first_wait(FirstWait::Bounded);
@@ -259,6 +259,7 @@ impl RawStatus {
     /// because the connection then belongs to somebody else.
     pub(super) fn end_output(&self) -> io::Result<()> {
         let Some(fd) = self.own_fd() else { return Ok(()) };
+        // After a cut from outside that has left the output open for a farewell: now nothing is left to say.
         sys::shutdown(fd.as_fd(), if self.is_cut_off() { Shutdown::Both } else { Shutdown::Write })
     }
 
@@ -376,9 +377,11 @@ impl RawStatus {
         if is_no_more_for_now(&error) {
             return self.time_out();
         }
+        // A user's stream may pass on an error of another request, which says nothing about this peer.
         if !is_loss(&error) || PeerFault::find(&error).is_some() {
             return error;
         }
+        // The wrapper may report something else: `explain` knows it all the same.
         self.lost.set();
         self.entry.lose(error)
     }

@@ -51,6 +51,7 @@ impl Appetite {
 
     /// Sets `rbufsize`, within what is possible.
     pub(crate) fn set_size(&mut self, bytes: usize) {
+        // The cast cuts nothing off: `MOST` fits.
         self.size = bytes.clamp(1, MOST) as u32;
     }
 
@@ -60,6 +61,8 @@ impl Appetite {
         &mut self,
         receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
     ) -> io::Result<Chunk> {
+        // A peer that sends much would need a second receive for the rest, and memory of `FIRST` bytes or less is a
+        // block already.
         if self.much > 0 || self.size() <= FIRST {
             return self.receive_much(receive);
         }
@@ -130,6 +133,7 @@ impl ReadBuffer {
     #[inline]
     pub(crate) fn consume(&mut self, count: usize) {
         self.held.consume(count);
+        // Now, and not with the next receive: the peer may be silent until then.
         if self.is_empty() {
             self.take();
         }
@@ -140,6 +144,7 @@ impl ReadBuffer {
     pub(crate) fn put(&mut self, chunk: Chunk) -> usize {
         debug_assert!(self.is_empty(), "what is buffered comes before what is received");
         let count = chunk.len();
+        // An empty chunk gives its block back by its drop.
         if count > 0 {
             self.held = chunk;
         }

@@ -106,6 +106,7 @@ impl StreamRequest {
 
     /// The server, the entry and the limit of unfinished handshakes, for as long as a handshake lasts.
     pub(crate) fn share_for_handshake(&self) -> (Arc<ServerContext>, Arc<Entry>, usize) {
+        // Shares, because the handshake borrows the request itself.
         let ticket = &self.io.ticket;
         let most = ticket.limits().handshakes;
         (Arc::clone(&ticket.context), Arc::clone(ticket.entry()), most)

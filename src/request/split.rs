@@ -81,6 +81,8 @@ impl BoundedIo {
     /// The output half. The caller borrows the request for as long as it lives: nothing but that keeps this request
     /// from writing beside it.
     fn output_half<'a>(&mut self) -> io::Result<OutputHalf<'a>> {
+        // Under TLS both directions have one session. The queue of an outbox, with the seal's lock, is what allows a
+        // write beside a read.
         let seal = match &mut self.connection {
             Connection::Sealed { stream, .. } => Some(stream.share()),
             _ => None,

@@ -93,6 +93,7 @@ impl StopToken {
     /// the timeout has passed.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         self.wait_for(|stop_events| &stop_events.stopping, timeout);
+        // The state, and not the event: a wait that fails or comes back early says nothing.
         self.is_stopping()
     }
 
@@ -107,9 +108,7 @@ impl StopToken {
     fn wait_for(&self, which: impl Fn(&StopEvents) -> &Event, timeout: Option<Duration>) {
         // A moment that the clock cannot count is never.
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        // Never: they were made with the token.
-        let Ok(stop_events) = self.stop_events() else { return };
-        let event = which(stop_events);
+        let event = which(self.made());
         // A wait may come back early.
         while !event.is_set() && until.is_none_or(|until| Instant::now() < until) {
             if wait::any(&[event.waiting()], until).is_err() {

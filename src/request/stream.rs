@@ -130,6 +130,7 @@ impl StreamRequest {
     #[doc(alias = "SO_PEERCRED")]
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
         let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
+        // A LOCAL header says that the proxy speaks for itself: then these are the peer's own.
         if self.proxy().is_some_and(|proxy| !proxy.header().is_local()) {
             return Err(unsupported());
         }
