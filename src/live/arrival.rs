@@ -1,4 +1,15 @@
 //! [`Arrival`]: the values that a request enters the list with, and how it gets its entry.
+//!
+//! A server under load makes and drops thousands of entries a second. So a slot keeps the entry of its last request
+//! ([`FreeSlot`]), and the next request takes that memory, if nobody holds it any more:
+//!
+//! ```text
+//! enter    a free slot -> its last entry is held by nobody  -> replace: every part is new, the memory is the same
+//!                      -> it is held, or there is none      -> entry: new memory
+//! leave    the entry goes back with the slot, unless it is large
+//! ```
+//!
+//! Stop tokens and outboxes may hold an entry for long, and the last request's worker holds it for a moment after `leave`.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -33,7 +44,7 @@ pub(super) struct Arrival {
 }
 
 impl Arrival {
-    /// Its entry. A datagram has no connection.
+    /// Its entry, in new memory. A datagram has no connection. `counters` and `clear` are those of its slot.
     pub(super) fn entry(
         self,
         connection: Option<Arc<OwnedFd>>,
@@ -52,7 +63,8 @@ impl Arrival {
         }
     }
 
-    /// Its entry, in the memory of the last entry of the same slot, which nobody holds any more.
+    /// Its entry, in the memory of the last entry of the same slot, which nobody holds any more. It keeps the rows of that
+    /// slot, which are cleared.
     pub(super) fn replace(
         self,
         last: &mut Entry,
@@ -74,7 +86,7 @@ impl Arrival {
     }
 }
 
-/// A slot of the list without a request.
+/// A slot of the list without a request. Its number is its place in `Slots::entries`.
 #[derive(Debug)]
 pub(super) struct FreeSlot {
     pub(super) slot: usize,
@@ -84,11 +96,12 @@ pub(super) struct FreeSlot {
     pub(super) last: Option<Arc<Entry>>,
 }
 
-/// How many slots keep the entry of their last request: some 500 KiB.
+/// How many slots keep the entry of their last request: some 500 KiB. A server that has once had more requests at once does
+/// not keep that memory for ever.
 const KEPT: usize = 1_024;
 
 impl FreeSlot {
-    /// A slot that a request has left.
+    /// A slot that a request has left, and the entry that was there.
     pub(super) fn of(slot: usize, last: Arc<Entry>) -> Self {
         Self { slot, last: Some(last).filter(|last| slot < KEPT && !last.is_large()) }
     }

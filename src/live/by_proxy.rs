@@ -11,6 +11,17 @@
 //!
 //! The first row belongs to no slot: its first word is the number of slots that were ever used. Rows beyond it were
 //! never written, and a read would give them memory. The parent clears a row before its slot is used again.
+//!
+//! ```text
+//! parent   accepts; clears the row; forks
+//! child    reads the header; writes the row; counts the rows with the same client (count): one too many?
+//! parent   reads the row when somebody asks for the client, and keeps the answer (told)
+//! child    ends
+//! parent   reaps it; keeps what the row says; clears it; the slot is free
+//! ```
+//!
+//! A child that is killed in the middle of a write leaves word 0 at zero: nothing is known. So a reader never sees half of
+//! an address.
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -25,18 +36,19 @@ use crate::address::Address;
 use crate::proxy_protocol::{Header, Proxied};
 use crate::sys::Common;
 
-/// How many words a row has.
+/// How many words a row has: one, and room for the longest path of a Unix socket (108 bytes in `sockaddr_un`).
 const WORDS: usize = 15;
 
 /// The rows of all slots.
 pub(super) type ClientRows = Common<WORDS>;
 
-/// The client of a connection from a proxy, as far as it is known.
+/// The client of a connection from a proxy, as far as it is known. A part of the entry, made when it enters.
 #[derive(Debug)]
 pub(super) struct ByProxy {
     /// Set once, in the process that has read the header.
     proxied: OnceLock<Proxied>,
-    /// The client as a child has told it. The inner `None`: the header had no address.
+    /// In the parent: the client as the child has told it, kept so that `client` can lend it. The inner `None`: the header
+    /// had no address.
     told: OnceLock<Option<Address>>,
     /// The row, if a child may serve the request.
     common: Option<CommonRow<WORDS>>,
@@ -77,6 +89,7 @@ impl ByProxy {
     /// The request is over: keeps what is known, and clears the row. Called in the parent, before the slot is free.
     pub(super) fn end(&self) {
         if let Some(common) = &self.common {
+            // For events after the end, such as that of the request's own end.
             let _ = self.client();
             common.numbers()[0].store(0, Ordering::SeqCst);
         }
@@ -140,8 +153,8 @@ impl Entry {
         }
     }
 
-    /// The address that this process counts for the limits per peer. A proxy is never counted. The clients of
-    /// children are counted by the children.
+    /// The address that this process counts for the limits per peer. A proxy is never counted: it has all clients' requests.
+    /// The clients of children are counted by the children.
     pub(super) fn counted_address(&self) -> Option<&Address> {
         match &self.arrival.by_proxy {
             None => Some(&self.arrival.peer),
@@ -161,7 +174,7 @@ const UNIX: u64 = 4;
 const ABSTRACT: u64 = 5;
 const UNNAMED: u64 = 6;
 
-/// Writes an address, or that there is none.
+/// Writes an address, or that there is none. Only the process that serves the request calls it.
 fn write(row: &AddressWords, address: Option<&Address>) {
     let octets;
     let (kind, bytes, port): (u64, &[u8], u16) = match address {
@@ -194,7 +207,7 @@ fn head(row: &AddressWords) -> (u64, usize, u16) {
     (head & 0xff, (head >> 8) as u8 as usize, (head >> 16) as u16)
 }
 
-/// The bytes of an address.
+/// The bytes of a path or a name. Allocates; so limits compare [`key`]s instead.
 fn bytes(row: &AddressWords, length: usize) -> Vec<u8> {
     let words = row[1..].iter().map(|word| word.load(Ordering::Relaxed).to_le_bytes());
     let mut bytes: Vec<u8> = words.take(length.div_ceil(8)).flatten().collect();
@@ -202,7 +215,7 @@ fn bytes(row: &AddressWords, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// The IP address, if it is one.
+/// The IP address, if it is one. Both kinds have their 16 bytes in two words; IPv4 is mapped into IPv6 for that.
 fn ip(row: &AddressWords, kind: u64) -> Option<IpAddr> {
     let mut octets = [0; 16];
     for (octets, word) in octets.chunks_exact_mut(8).zip(&row[1..]) {
@@ -230,7 +243,7 @@ fn read(row: &AddressWords) -> Option<Option<Address>> {
     })
 }
 
-/// The peer as limits count it.
+/// The peer as limits count it. None: nothing is known yet, or the address is none of the internet.
 fn key(row: &AddressWords) -> Option<PeerKey> {
     let (kind, _, port) = head(row);
     ip(row, kind).and_then(|ip| PeerKey::of(&SocketAddr::new(ip, port).into()))

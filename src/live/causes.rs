@@ -1,4 +1,7 @@
 //! The cause of a request's end, as its worker notes it: the limit, and in a child the text of the step that has failed.
+//!
+//! The limit is in the counters, because under `Forking` the child notes it and the parent tells it. The text is too long for
+//! them: the child sends it with its end.
 
 use std::sync::atomic::Ordering;
 
@@ -9,6 +12,7 @@ use crate::timed_out::Timeout;
 impl Entry {
     /// Notes the limit that it is beyond, for a parent that hears of its child only that it has refused.
     pub(crate) fn note_beyond(&self, limit: Limit) {
+        // Above the byte of a limit in time, which such a request has none of: it is refused.
         self.counters.limit().store((limit as u64 + 1) << 8, Ordering::Relaxed);
     }
 

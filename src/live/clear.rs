@@ -1,4 +1,19 @@
 //! [`ClearCounters`]: under TLS, the bytes that the handler reads and writes, beside those on the wire.
+//!
+//! A connection in the clear has none: its bytes are those on the wire, and a server without TLS pays for an empty field.
+//! Under `Forking` the same row also has the state of the connection's handshake, by which the parent has one of its
+//! children make room for others: `handshakes.rs`.
+//!
+//! ```text
+//!  parent or child           child                     parent
+//!  begin_handshake           begin                     crowd_out
+//!  0 ----------------> 3, 4, .. ----------------> 1
+//!                        | \--- end_handshake ---> 0   (it has failed)
+//!                        \-----------------------> 2   and SIGTERM follows
+//! ```
+//!
+//! Both sides change the state by one compare-and-exchange from the state that they have seen, so a handshake is either
+//! ended by the parent or over before, never both.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -24,7 +39,7 @@ const IN_THE_CLEAR: u64 = 0;
 const ENCRYPTED: u64 = 1;
 const CROWDED: u64 = 2;
 
-/// Whether any child has ever begun a handshake.
+/// Whether any child has ever begun a handshake. Without one the parent looks at no row before it forks.
 pub(super) fn have_handshakes(rows: &ClearRows) -> bool {
     rows.rows()[0][0].load(Ordering::SeqCst) > 0
 }
@@ -32,6 +47,7 @@ pub(super) fn have_handshakes(rows: &ClearRows) -> bool {
 /// Empty, and without memory, until a handshake has ended.
 #[derive(Debug)]
 pub(super) struct ClearCounters {
+    /// Bytes read and bytes written. Set when the wrapper is in its place.
     own: OnceLock<Box<[AtomicU64; 2]>>,
     /// Used instead of `own` if a child may serve the request.
     common: Option<Box<CommonRow<NUMBERS>>>,
@@ -65,7 +81,7 @@ impl ClearCounters {
         self.own.get().is_some()
     }
 
-    /// The handshake has ended.
+    /// The handshake has ended, and the connection is encrypted. A connection that has to make room stays one that has to.
     pub(super) fn begin(&self) {
         match self.common {
             Some(_) => _ = self.change_state(|state| (state != CROWDED).then_some(ENCRYPTED)),
@@ -83,7 +99,7 @@ impl ClearCounters {
         Some([read, written])
     }
 
-    /// The state, if it is in common memory.
+    /// The state, if it is in common memory: otherwise nobody but this process asks for it.
     fn state(&self) -> Option<&AtomicU64> {
         self.common.as_ref().map(|common| &common.numbers()[0])
     }
@@ -97,12 +113,14 @@ impl ClearCounters {
     /// A handshake begins, or is sure to come. False: the process that makes it keeps the list of the unfinished ones.
     pub(super) fn begin_handshake(&self) -> bool {
         let Some(common) = &self.common else { return false };
+        // Beyond the states that are no handshake's. In 64 bits it never comes round.
         let number = common.all()[0][0].fetch_add(1, Ordering::SeqCst) + 1 + CROWDED;
+        // If the parent has begun it, the child's call finds it begun.
         self.change_state(|state| (state == IN_THE_CLEAR).then_some(number));
         true
     }
 
-    /// Its handshake is over, however it has ended.
+    /// Its handshake is over, however it has ended. After a good one the state is `ENCRYPTED` already, and stays.
     pub(super) fn end_handshake(&self) {
         self.change_state(|state| (state > CROWDED).then_some(IN_THE_CLEAR));
     }
@@ -113,7 +131,7 @@ impl ClearCounters {
         (state > CROWDED).then_some(state)
     }
 
-    /// Has an unfinished handshake make room. False: it has ended meanwhile.
+    /// Has an unfinished handshake make room. False: it has ended meanwhile, or was chosen before.
     pub(super) fn crowd_out(&self) -> bool {
         self.change_state(|state| (state > CROWDED).then_some(CROWDED))
     }

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! At least one of the two sees the other, so no connection that was made during a cut is forgotten. Both may: `end` may
-//! be called twice.
+//! be called twice. A request without companions pays one load when it is cut off.
 
 use std::sync::{Arc, Weak};
 
@@ -20,7 +20,8 @@ use super::Entry;
 
 /// A connection that can be ended from any thread.
 pub(crate) trait Companion: Send + Sync {
-    /// Ends it, without waiting. A call that waits for it fails.
+    /// Ends it, without waiting. A call that waits for it fails. Called under the lock of the companions, and at the deadline
+    /// of a drain also under the lock of the list: it must take neither.
     fn end(&self);
 }
 

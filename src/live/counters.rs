@@ -4,6 +4,9 @@
 //! Each number has one writer at a time, and any thread reads it: without a lock, and relaxed, because no reader decides by
 //! two of them at once. The exception is the activity, by which a drain decides: see the diagrams in `entry/ending.rs`.
 //! (If there is an outbox, its lock passes the count of bytes sent from thread to thread.)
+//!
+//! Under `Forking` the writer is the child, and the row is in memory that the parent reads. Everywhere else it is a part of
+//! the entry itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::common_row::CommonRow;
 use crate::sys::Common;
 
-/// How many numbers a row has: as many as a cache line, so that two children do not write to the same line.
+/// How many numbers a row has: as many as a cache line of 64 bytes, so that two children do not write to the same line.
 const NUMBERS: usize = 8;
 
 /// Bytes received, bytes sent, activity; then the numbers that are written only for an observer: the moment of each
@@ -57,7 +60,7 @@ impl RequestCounters {
         self.row().iter().for_each(|number| number.store(0, Ordering::Relaxed));
     }
 
-    /// The counters that are in use.
+    /// The counters that are in use. The branch is always the same one for a server, so the processor foresees it.
     #[inline]
     fn row(&self) -> &Row {
         match &self.common {
@@ -66,13 +69,13 @@ impl RequestCounters {
         }
     }
 
-    /// How many bytes were received from the peer.
+    /// How many bytes were received from the peer, on the wire.
     #[inline]
     pub(super) fn bytes_in(&self) -> &AtomicU64 {
         &self.row()[0]
     }
 
-    /// How many bytes were sent to the peer.
+    /// How many bytes were sent to the peer, on the wire.
     #[inline]
     pub(super) fn bytes_out(&self) -> &AtomicU64 {
         &self.row()[1]

@@ -1,4 +1,8 @@
-//! One line of the live list: what a request does. `entry/ending.rs` has how others end it.
+//! One line of the live list: the present state of a request. `entry/ending.rs` has how others end it.
+//!
+//! The request's ticket, the list, its stop tokens, its outbox and its halves share the entry. Most of it are single
+//! numbers and flags, which are written without a lock, because the worker changes some of them with every receive and
+//! every send.
 //!
 //! | written by | what |
 //! |---|---|
@@ -6,6 +10,12 @@
 //! | the request's worker, under the lock of the list | `by_proxy`: the client, once |
 //! | others, to end it | `cut`: first the reason, then `shutdown` of the socket, which wakes the worker |
 //! | the list | `connection`, taken when the request leaves, so that nobody keeps it open; `ended` |
+//! | the idle reaper | `seen`; and `cut`, if there is none yet |
+//! | the worker, and the writer of its outbox | `lost`; `is_lent`, which is never taken back |
+//! | the parent, after the fork | `process` |
+//!
+//! A flag that another thread acts on together with a second one is sequentially consistent. A flag that is read alone, for
+//! a figure or a hint, is relaxed.
 
 mod ending;
 
@@ -31,20 +41,22 @@ use crate::peer_fault::{LOSSES, PeerFault, RequestId};
 /// A request's line in the list.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// The values that it entered with.
+    /// The values that it entered with. Set before the entry is shared, so that they need no lock.
     pub(super) arrival: Arrival,
     /// Bytes and activity, in the memory that its worker writes to: this process's, or shared with a child.
     pub(super) counters: RequestCounters,
-    /// The limits of this request until its end, even if the server's limits are changed later.
+    /// The limits of this request until its end, even if the server's limits are changed later. Shared by all requests
+    /// that have entered under the same limits.
     pub(crate) limits: Arc<Limits>,
     /// Under TLS: counts the bytes that the handler reads and writes.
     pub(super) clear: ClearCounters,
     /// Notes on its course so far.
     pub(super) marks: Marks,
     /// The connection, for threads that end it from outside. They share its ownership, because a descriptor that was
-    /// closed meanwhile could have its number used again.
+    /// closed meanwhile could have its number used again. Taken when the request leaves the list, and in a parent when a
+    /// child has got it.
     pub(super) connection: Mutex<Option<Arc<OwnedFd>>>,
-    /// There was a connection. Datagrams have none, and skip the lock.
+    /// There was a connection when it entered. Datagrams have none, and skip the lock.
     pub(super) has_connection: bool,
 }
 
@@ -54,9 +66,10 @@ pub(super) struct Marks {
     /// How many bytes had come when its handler began (a PROXY header, a handshake): they are no part of a request.
     /// While such steps go on, this is [`UNFINISHED`].
     pub(super) preface: AtomicU64,
-    /// The reaper's notes on its present wait.
+    /// The reaper's notes on its present wait. None: it waits for nothing that the reaper bounds, or was not seen yet.
     pub(super) seen: Mutex<Option<LastLook>>,
-    /// The parts that few requests have.
+    /// The parts that few requests have, made together when the first of them is needed. An entry that has them is not used
+    /// again: see [`is_large`](Entry::is_large).
     pub(super) rare: OnceLock<Box<RareParts>>,
     /// The process number of the child that serves it; zero if it is served here.
     pub(super) process: AtomicI32,
@@ -69,11 +82,12 @@ pub(super) struct Marks {
     pub(super) is_lent: AtomicBool,
     /// A wrapper is in place, and sends a farewell before the end.
     pub(super) wrapped: AtomicBool,
-    /// The worker waits in the raw stream, below the wrapper, for room to write.
+    /// The worker waits for room to write, below the wrapper or in the output half above TLS. A cut then ends both
+    /// directions.
     pub(super) waits_to_write: AtomicBool,
-    /// A read of its handler has failed with `Stopping`.
+    /// A read of its handler has failed with `Stopping`: its end is that of the drain, even if nothing was shut down.
     pub(super) stopped: AtomicBool,
-    /// The request has left the list.
+    /// The request has left the list. Its stop tokens may outlive it, and look here.
     pub(super) ended: AtomicBool,
 }
 
@@ -104,7 +118,8 @@ impl Entry {
         self.arrival.owner
     }
 
-    /// Notes how the connection has failed. The worker calls it, and the writer of outboxes.
+    /// Notes how the connection has failed, for the reason of the request's end. The worker calls it, and the writer of
+    /// outboxes. The last failure counts.
     pub(crate) fn note_loss(&self, kind: io::ErrorKind) {
         // Kept as one byte, so that both threads that note it need no lock.
         let place = LOSSES.iter().position(|loss| *loss == kind).map(|at| u8::try_from(at + 1));
@@ -114,7 +129,8 @@ impl Entry {
         }
     }
 
-    /// Notes how the connection has failed, and marks the error as this request's.
+    /// Notes how the connection has failed, and marks the error as this request's: if the handler returns it, the end is
+    /// told as the peer's and not as the handler's.
     #[cold]
     pub(crate) fn lose(&self, error: io::Error) -> io::Error {
         self.note_loss(error.kind());
@@ -132,24 +148,27 @@ impl Entry {
         self.arrival.handler
     }
 
-    /// Sequentially consistent: see the first diagram in `ending.rs`.
+    /// Stores an activity that a drain may act on, or the end of one: [`Activity::Idle`]. Sequentially consistent: see the
+    /// first diagram in `ending.rs`. A caller that begins to wait looks at the drain after this.
     pub(crate) fn set_activity(&self, activity: Activity) {
         self.counters.activity().store(activity as u64, Ordering::SeqCst);
     }
 
-    /// For activities that only the list shows, and no other thread acts on.
+    /// Stores an activity that only the list shows, and that no other thread acts on. Cheaper, because it orders nothing: a
+    /// drain that still sees an `Idle` before it may end the input, which the next read finds.
     #[inline]
     pub(crate) fn show_activity(&self, activity: Activity) {
         self.counters.activity().store(activity as u64, Ordering::Relaxed);
     }
 
-    /// A wait that the reaper bounds; ordered as `set_activity` is.
+    /// A wait that the reaper bounds, in place of a timeout of the wait's own; ordered as `set_activity` is.
     #[inline]
     pub(crate) fn set_left_to_reaper(&self, activity: Activity) {
         self.counters.activity().store(activity as u64 | LEFT_TO_REAPER, Ordering::SeqCst);
     }
 
-    /// Its present activity. Sequentially consistent, because a drain decides by it.
+    /// Its present activity. Sequentially consistent, because a drain decides by it. With two halves it is that of the input
+    /// half: see `halves.rs`.
     pub(crate) fn activity(&self) -> Activity {
         match self.counters.activity().load(Ordering::SeqCst) & !LEFT_TO_REAPER {
             0 => Activity::Queued,
@@ -171,7 +190,8 @@ impl Entry {
         self.marks.preface.store(self.clear_bytes().0, Ordering::Relaxed);
     }
 
-    /// The handshake has ended: from here on the handler's bytes are counted beside those on the wire.
+    /// The handshake has ended: from here on the handler's bytes are counted beside those on the wire. The worker
+    /// calls it when the wrapper is in its place; a second wrapper inside the first changes nothing.
     pub(crate) fn begin_clear(&self) {
         self.clear.begin();
     }
@@ -190,14 +210,16 @@ impl Entry {
         }
     }
 
-    /// How many bytes the handler has read and written. Under TLS these are fewer than the bytes on the wire.
+    /// How many bytes the handler has read and written. Under TLS these are fewer than the bytes on the wire; in the clear
+    /// they are the same.
     pub(crate) fn clear_bytes(&self) -> (u64, u64) {
         let Some(clear) = self.clear.get() else { return self.bytes() };
         let [read, written] = clear.map(|number| number.load(Ordering::Relaxed));
         (read, written)
     }
 
-    /// Whether the peer has sent nothing of a request yet.
+    /// Whether the peer has sent nothing of a request yet. A drain leaves such a peer the time of a first read, and its
+    /// report counts those that it has ended.
     pub(crate) fn is_unheard(&self) -> bool {
         let preface = self.marks.preface.load(Ordering::Relaxed);
         preface == UNFINISHED || self.clear_bytes().0 == preface
@@ -249,7 +271,7 @@ impl Entry {
         self.arrival.accepted.elapsed()
     }
 
-    /// Notes that a step begins now. The worker calls it, if the server has an observer.
+    /// Notes that a step begins now. The worker calls it, if the server has an observer: otherwise the clock is not read.
     pub(crate) fn begin_step(&self, step: Step) {
         let nanos = u64::try_from(self.age().as_nanos()).unwrap_or(u64::MAX);
         // Zero is for a step that has not begun.
@@ -263,7 +285,7 @@ impl Entry {
         self.counters.moment(Step::Handler).store(worker, Ordering::Relaxed);
     }
 
-    /// Its times, as far as they were noted.
+    /// Its times, as far as they were noted. Called at its end, or in a parent when it has reaped the child.
     pub(crate) fn times(&self) -> RequestTimes {
         let at = |step| match self.counters.moment(step).load(Ordering::Relaxed) {
             0 => None,
@@ -291,7 +313,8 @@ impl Entry {
         (bytes_in.load(Ordering::Relaxed), bytes_out.load(Ordering::Relaxed))
     }
 
-    /// From here on others may have a copy of the descriptor.
+    /// From here on others may have a copy of the descriptor. Never taken back: a copy may outlive every handle that this
+    /// process knows.
     pub(crate) fn lend(&self) {
         self.marks.is_lent.store(true, Ordering::Relaxed);
     }
@@ -302,7 +325,7 @@ impl Entry {
         self.marks.is_lent.load(Ordering::Relaxed)
     }
 
-    /// Whether it has memory of its own.
+    /// Whether it has memory of its own, which the next request of its slot would keep for nothing.
     pub(super) fn is_large(&self) -> bool {
         self.arrival.by_proxy.is_some() || self.marks.rare.get().is_some() || self.clear.is_large()
     }
@@ -315,10 +338,10 @@ impl Entry {
     }
 }
 
-/// Stands for the number of bytes before the handler, while that is not known.
+/// Stands for the number of bytes before the handler, while that is not known. No connection gets so far.
 const UNFINISHED: u64 = u64::MAX;
 
-/// There is one writer, so a load and a store are enough.
+/// There is one writer, so a load and a store are enough, and cheaper than a locked addition.
 #[inline]
 fn add(number: &AtomicU64, count: usize) {
     number.store(number.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use super::{Activity, Entry};
 
 impl Entry {
-    /// Notes whether the output half sends now.
+    /// Notes whether the output half sends now. Only the thread that has the output half calls it.
     pub(crate) fn show_output_half(&self, sends: bool) {
         self.counters.output_half().store(u64::from(sends), Ordering::Relaxed);
     }

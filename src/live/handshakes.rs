@@ -19,6 +19,8 @@
 //!         SIGTERM        crowded out? then the connection is cut (Crowded), and it is no drain
 //!         leave          from here on the parent cuts it no more
 //! ```
+//!
+//! The handler's own TLS, in a wrapper that this crate does not know, is no handshake here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,7 +33,7 @@ use parking_lot::Mutex;
 use super::{Cut, Entry, LiveList, clear};
 use crate::sys;
 
-/// A forked child has a copy, and does not use it.
+/// The unfinished handshakes of one server, in its context. A forked child has a copy, and does not use it.
 #[derive(Default)]
 pub(crate) struct Handshakes {
     unfinished: Mutex<InOrder>,
@@ -41,13 +43,16 @@ pub(crate) struct Handshakes {
 /// connection begins a handshake late.
 #[derive(Default)]
 struct InOrder {
-    /// How many have ever begun.
+    /// How many have ever begun: the number of the newest. Numbers are not used again, so a guard never takes off another
+    /// handshake than its own.
     begun: u64,
     unfinished: BTreeMap<u64, Arc<Entry>>,
 }
 
 impl Handshakes {
-    /// A handshake begins. It ends when the guard is dropped. Beyond the maximum the oldest handshake is ended.
+    /// A handshake begins. It ends when the guard is dropped. Beyond the maximum (`Limits::handshakes`, of this request) the
+    /// oldest handshake is ended. The worker calls it before the first byte of the handshake. It takes a lock, and never
+    /// waits.
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS has handshakes"))]
     pub(crate) fn enter<'a>(&'a self, entry: &'a Arc<Entry>, max: usize) -> Unfinished<'a> {
         if entry.clear.begin_handshake() {
@@ -79,7 +84,7 @@ impl fmt::Debug for Handshakes {
     }
 }
 
-/// An unfinished handshake. Its drop takes it off the list.
+/// An unfinished handshake. Its drop takes it off the list; one that was ended for others is off it already.
 pub(crate) enum Unfinished<'a> {
     /// It has this number in the list of this process.
     Here { all: &'a Handshakes, number: u64 },
@@ -113,6 +118,7 @@ impl LiveList {
         let mut unfinished: Vec<_> = slots.live().filter_map(since).collect();
         let others = slots.live().count() - unfinished.len();
         let places = children.min(entry.limits.live).min(slots.budget).saturating_sub(others);
+        // Without the lock: a signal is a system call.
         drop(slots);
         let max = entry.limits.handshakes.min(places - places.div_ceil(4)).max(1);
         let Some(beyond) = unfinished.len().checked_sub(max) else { return };
@@ -124,7 +130,8 @@ impl LiveList {
 }
 
 impl Entry {
-    /// In the parent: has the child end its handshake, unless it has just done so.
+    /// In the parent: has the child end its handshake, unless it has just done so. The entry of the request that is about to
+    /// be forked has no child yet, and is passed over.
     fn crowd_out_of_child(&self) {
         let child = self.marks.process.load(Ordering::Relaxed);
         if child > 0 && self.clear.crowd_out() {
@@ -132,7 +139,8 @@ impl Entry {
         }
     }
 
-    /// In a child: whether its parent has ended its handshake.
+    /// Whether its handshake was ended to make room: by another worker, or in a child by its parent. Final once the guard is
+    /// dropped.
     pub(crate) fn is_crowded_out(&self) -> bool {
         self.cut() == Some(Cut::Crowded) || self.clear.is_crowded_out()
     }

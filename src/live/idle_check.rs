@@ -12,6 +12,9 @@
 //! ```
 //!
 //! The handler then sees an error of kind `TimedOut`, and may still write.
+//!
+//! A look races with the worker, which may just have received something. At worst the cut comes at the very moment of the
+//! byte. Only the input is ended then, so the byte is still read.
 
 use std::net::Shutdown;
 use std::os::fd::AsFd;
@@ -22,10 +25,11 @@ use super::progress::Progress;
 use super::{Cut, Entry, LiveList};
 use crate::sys;
 
-/// The shortest `Limits::idle` that the reaper keeps. For a shorter limit it would have to look too often.
+/// The shortest `Limits::idle` that the reaper keeps: eight looks in it are one a second. For a shorter limit it would have
+/// to look too often, and the waits have timeouts of their own.
 pub(crate) const SHORTEST_REAPED: Duration = Duration::from_secs(8);
 
-/// The reaper's last look at a wait.
+/// The reaper's last look at a wait. Only the reaper's thread reads and writes it; the lock around it is never contended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastLook {
     /// Since when no bytes have moved.
@@ -40,13 +44,14 @@ pub(super) struct LastLook {
     moved: Option<Progress>,
 }
 
-/// This bit of an activity says that the wait is left to the reaper.
+/// This bit of an activity says that the wait is left to the reaper. It is stored with the activity, in one step: two flags
+/// could be seen apart.
 pub(super) const LEFT_TO_REAPER: u64 = 0x80;
 
 impl LiveList {
     /// Looks at all waits that are left to the reaper, and ends those that have been silent for too long. Returns the
     /// shortest limit of the live requests and of the next one. If no request is alive, it calls `leave` under the
-    /// lock, so that none can enter before the call.
+    /// lock, so that none can enter before the call: a request that enters later starts a new reaper.
     pub(crate) fn end_silent(&self, now: Instant, leave: impl FnOnce()) -> Option<Duration> {
         let slots = self.slots.lock();
         for entry in slots.live() {
@@ -59,7 +64,7 @@ impl LiveList {
             leave();
             return None;
         };
-        // A request that enters before the next look may have a shorter limit than all that are alive.
+        // Not only the live ones: a request that enters before the next look may have a shorter limit than all that are alive.
         let next = Some(slots.limits.idle).filter(is_reaped);
         Some(next.map_or(shortest, |next| next.min(shortest)))
     }

@@ -1,4 +1,4 @@
-//! The public view of a request in `ServerContext::live` and `DrainReport`: [`LiveRequest`].
+//! The public view of a request in `ServerContext::live` and `DrainReport`: [`LiveRequest`]. `Entry::view` makes it.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::address::Address;
 /// The present activity of a live request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-// An entry stores its number, in this order: see `Entry::activity`.
+// An entry stores its number, in this order: see `Entry::activity`. All numbers are below `LEFT_TO_REAPER`.
 pub enum Activity {
     /// Accepted, and not yet run: it waits for a worker.
     Queued,

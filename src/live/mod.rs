@@ -1,8 +1,12 @@
 //! The live list: every request from its acceptance to its close, with its peer, its age and its activity.
 //!
 //! A drain uses it to end the idle requests and to force the remaining ones. `ServerContext::live` shows it to
-//! operators. The idle reaper and the limits per peer look at it. Its lock is held for a few loads and stores, and
-//! never across a wait or code of the user's.
+//! operators. The idle reaper and the limits per peer look at it.
+//!
+//! Each server has one list, in its context. Its lock is held for one request at a time, or for one look at all of them.
+//! Under it nothing waits, and no code of the user's runs. A system call under it is one that returns at once: a drain's
+//! shutdown of a socket or notification of a token, or a question of the reaper's. The locks inside an entry are taken
+//! under it, never the other way.
 //!
 //! ```text
 //! accept loop        enter: a number, a slot, the limits in force; counts the peer     -> Registration, in the Ticket
@@ -11,6 +15,10 @@
 //! idle reaper
 //! drop of the Ticket leave: Entry::end, the slot is free, counts the peer off; the last one wakes the drain
 //! ```
+//!
+//! Under `Forking` the entry stays in the parent's list while a child serves the request, so that the limits count it. The
+//! child has a copy of the list as it was at the fork, which nobody keeps up. It writes the values that the parent has to
+//! know (bytes, activity, the client) into rows of common memory: `common_row.rs`.
 
 mod arrival;
 mod by_proxy;
@@ -64,8 +72,10 @@ use token_buckets::TokenBuckets;
 /// under the same lock.
 #[derive(Debug)]
 pub(crate) struct LiveList {
-    /// The number of this list within the process.
+    /// The number of this list within the process. With a request's own number it makes a [`RequestId`], by which an
+    /// error of one server's request is told from that of another server's.
     number: u64,
+    /// The requests, and the limits that the next one gets.
     slots: Mutex<Slots>,
     /// Notified when the last request leaves; only a drain waits for it.
     emptied: Condvar,
@@ -85,23 +95,27 @@ impl LiveList {
         Self { number, slots: Mutex::new(slots), emptied: Condvar::new() }
     }
 
-    /// For requests that children serve: their counters are in memory that both processes write to.
+    /// For requests that children serve: their counters are in memory that both processes write to. Called once, when the
+    /// server is made. The memory is mapped for [`ROWS`](slots::ROWS) requests, and shared by all forks that follow.
     ///
     /// # Errors
     ///
     /// If there is no such memory.
-    ///
-    /// Called once, when the server is made. The memory is mapped for [`ROWS`](slots::ROWS) requests, and shared by all forks that
-    /// follow.
     pub(crate) fn for_children(self) -> io::Result<Self> {
         self.slots.lock().map_rows()?;
         Ok(self)
     }
 
-    /// For a forked child that becomes a server of its own: forgets the requests, which belong to the parent, and
-    /// closes this process's copies of their connections. Its own children get counters of their own.
+    /// For a forked child that becomes a server of its own (a prefork worker): forgets the requests, which belong to the
+    /// parent, and closes this process's copies of their connections. Its own children get counters of their own. A
+    /// child of `Forking`, which serves one request, does not call it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for those counters. The requests are then not forgotten.
     pub(crate) fn enter_process(&self) -> io::Result<()> {
         let mut slots = self.slots.lock();
+        // First, because it may fail. The parent's rows stay mapped for as long as an entry has one.
         if slots.rows.is_some() {
             slots.map_rows()?;
         }
@@ -136,7 +150,8 @@ impl LiveList {
         slots.limit_peers();
     }
 
-    /// Sets the number of requests that there are descriptors for. Returns the maximum for one peer, if there is one.
+    /// Sets the number of requests that there are descriptors for: with few of them, one peer's share has to be smaller as
+    /// well. Returns the maximum for one peer, if there is one.
     pub(crate) fn set_budget(&self, budget: usize) -> Option<usize> {
         let mut slots = self.slots.lock();
         slots.budget = budget;
@@ -144,6 +159,10 @@ impl LiveList {
     }
 
     /// Enters a request. [`leave`](Self::leave) takes it off the list.
+    ///
+    /// The thread that accepts calls it for each request, before the mixin gets it. It takes the lock once, and allocates
+    /// nothing if the slot's last entry can be used again. The list is not bounded here: the gate holds requests back
+    /// before they are accepted.
     pub(crate) fn enter(
         &self,
         peer: Address,
@@ -160,6 +179,7 @@ impl LiveList {
             // A proxy is not counted. Its client is, once the header has named it.
             PeerIs::Proxy => None,
         };
+        // Numbers begin with one, and are never used again.
         slots.entered += 1;
         let owner = RequestId { server: self.number, request: slots.entered };
         let free = slots.take_free();
@@ -173,12 +193,13 @@ impl LiveList {
     }
 
     /// Counts the client of a proxied request, once the proxy has named it. Returns the limit for one peer that it is
-    /// beyond, if any. The worker calls this once.
+    /// beyond, if any. The worker calls this once, when it has read the header; under `Forking` that is the child.
     ///
     /// Works under the lock: when the limits change, all peers are counted anew, and this comes either before or
     /// after that.
     pub(crate) fn name_client(&self, entry: &Entry, header: Header, now: Instant) -> Option<Limit> {
         let mut slots = self.slots.lock();
+        // Named first: under `Forking` the count below includes this request's own row.
         entry.name_client(header);
         let by_proxy = entry.arrival.by_proxy.as_ref()?;
         let client = by_proxy.client()?;
@@ -189,9 +210,11 @@ impl LiveList {
         slots.admit_peer(PeerKey::of(client)?, now, |peers| by_proxy.count() > peers.max)
     }
 
-    /// The request is over. Wakes a drain if it was the last one.
+    /// The request is over, and its connection closed if nobody else has a copy. Wakes a drain if it was the last one.
+    /// Called by the drop of its ticket, on any thread.
     pub(crate) fn leave(&self, registration: &Registration) {
-        // Others may hold the entry a little longer, and must not keep the connection open by it.
+        // Others may hold the entry a little longer, and must not keep the connection open by it. Without the list's lock,
+        // because the close of a descriptor is a system call.
         registration.entry.end();
         let mut slots = self.slots.lock();
         let own = |entry: &mut Arc<Entry>| Arc::ptr_eq(entry, &registration.entry);
@@ -200,6 +223,7 @@ impl LiveList {
         let Some(last) = slot.and_then(|slot| slot.take_if(own)) else { return };
         // From here on another request may have the slot.
         slots.free.push(FreeSlot::of(registration.slot, last));
+        // As it was counted, or as `set_limits` has counted it since: always by the present address.
         if let (Some(peers), Some(key)) =
             (&mut slots.peers, registration.entry.counted_address().and_then(PeerKey::of))
         {
@@ -237,7 +261,7 @@ impl LiveList {
         (slots.len() - queued, queued)
     }
 
-    /// How many bytes the live requests have received and sent so far.
+    /// How many bytes the live requests have received and sent so far. It looks at every request.
     #[cfg(feature = "metrics")]
     pub(crate) fn bytes(&self) -> (u64, u64) {
         let slots = self.slots.lock();
@@ -245,19 +269,22 @@ impl LiveList {
         bytes.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 
-    /// Ends one connection. False if there is no such request, or nothing to end.
+    /// Ends one connection, for `close_live`. False if there is no such request, or nothing to end. A request that leaves
+    /// at the same moment may be reported as ended here.
     pub(crate) fn close(&self, id: u64) -> bool {
         // Without the lock: to end a connection may take a system call, or a signal to a child.
         self.find(id).is_some_and(|entry| entry.close())
     }
 
-    /// The request with a number, if it is alive.
+    /// The request with a number, if it is alive. A search, because a number says nothing about the slot: only operators and
+    /// the watch over held workers ask for it.
     pub(crate) fn find(&self, id: u64) -> Option<Arc<Entry>> {
         self.slots.lock().live().find(|entry| entry.id() == id).cloned()
     }
 
     /// Ends the waits for the beginning of a request; a wait for the first request of a connection only when first
-    /// reads are over. Bytes that have already come are still read.
+    /// reads are over. Bytes that have already come are still read. A drain calls it twice: when it begins, and when
+    /// `Limits::first_read` has passed. A wait that begins after the call sees the drain itself: see `entry/ending.rs`.
     pub(crate) fn end_input_of_idle(&self, first_reads: FirstReads) {
         for entry in self.slots.lock().live() {
             if entry.may_be_ended(first_reads) {
@@ -266,23 +293,24 @@ impl LiveList {
         }
     }
 
-    /// Notifies the stop tokens: the server drains.
-    /// Called when a drain begins. A token that is made later sees the drain itself.
+    /// Notifies the stop tokens: the server drains. Called when a drain begins. A token that is made later sees the
+    /// drain itself.
     pub(crate) fn tell_of_stop(&self) {
         for entry in self.slots.lock().live() {
             entry.tell_of_stop();
         }
     }
 
-    /// Ends every connection. Reads and writes that wait return at once.
-    /// Called at the deadline of a drain.
+    /// Ends every connection. Reads and writes that wait return at once. Called at the deadline of a drain. A handler that
+    /// computes, or waits for something else, goes on.
     pub(crate) fn force(&self) {
         for entry in self.slots.lock().live() {
             entry.shut_down(Cut::Forced, Shutdown::Both);
         }
     }
 
-    /// Waits until the list is empty or the deadline has passed. True: it is empty.
+    /// Waits until the list is empty or the deadline has passed. True: it is empty. This is the only wait in this folder. A
+    /// thread that serves a request must not call it, because it would wait for itself.
     pub(crate) fn wait_until_empty(&self, deadline: Instant) -> bool {
         let mut slots = self.slots.lock();
         // When the deadline passes, the last request may leave at that very moment: so the length decides.
@@ -301,7 +329,7 @@ pub(crate) enum FirstReads {
     Over,
 }
 
-/// A request's slot in the list.
+/// A request's slot in the list. The request's ticket has it, and gives it to [`LiveList::leave`] when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Registration {
     /// Shared with the list, with threads that end the request, and with its stop tokens, which may outlive it.

@@ -1,4 +1,5 @@
-//! [`Progress`]: whether bytes have moved on a connection, by the request itself or past it.
+//! [`Progress`]: whether bytes have moved on a connection, by the request itself or past it: by its outbox, or by another
+//! process that has a copy of the descriptor. The idle reaper asks, and a wait whose own timeout for silence has passed.
 
 use std::os::fd::BorrowedFd;
 

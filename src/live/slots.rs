@@ -1,7 +1,11 @@
 //! [`Slots`]: the entries of a live list, and everything else that its lock guards.
 //!
 //! Invariant when unlocked: a slot is in `free` or has an entry, never both, and `peers` has counted each listed entry whose
-//! client is known and has a key.
+//! client is known and has a key. (Under `Forking` with a proxy the children count: see `by_proxy.rs`.)
+//!
+//! A slot goes round: the list hands it to a request with [`take_free`](Slots::take_free), together with the entry of its
+//! last request; `LiveList::leave` puts both back. Neither searches, and between two bursts of requests nothing is given
+//! back to the system: the list stays as long as it ever was.
 //!
 //! The number of a slot is also the number of its rows in the memory that children share. The parent clears a row before
 //! the fork, the one child that serves the request writes to it, and the parent reads it. Only the parent uses the number
@@ -28,7 +32,8 @@ use crate::limits::Limits;
 /// How many children can show their counters: more than any server forks. Only written pages take memory.
 pub(super) const ROWS: usize = 4_096;
 
-/// How many slots have their places from the beginning, if children serve.
+/// How many slots have their places from the beginning, if children serve: a list that grows is moved to other pages,
+/// which the next child has to copy.
 const FIRST: usize = 16;
 
 /// Everything that the lock of the list guards.
@@ -41,7 +46,7 @@ pub(super) struct Slots {
     pub(super) free: Vec<FreeSlot>,
     /// How many requests have ever entered. The last request has this number.
     pub(super) entered: u64,
-    /// For requests that enter from now on.
+    /// For requests that enter from now on. Each entry has a share of the limits that it entered under.
     pub(super) limits: Arc<Limits>,
     /// How many requests there are descriptors for, whatever `limits` says.
     pub(super) budget: usize,
@@ -51,13 +56,14 @@ pub(super) struct Slots {
     pub(super) rates: Option<TokenBuckets>,
     /// For each slot the counters of its request, if children serve the requests.
     pub(super) rows: Option<Arc<Rows>>,
-    /// For each slot the client behind a proxy, if children serve the requests.
+    /// For each slot the client behind a proxy, if children serve the requests. The first row belongs to no slot.
     pub(super) clients: Option<Arc<ClientRows>>,
-    /// For each slot the counters of an encrypted connection, if children serve the requests.
+    /// For each slot the counters of an encrypted connection, if children serve the requests. The first row belongs to no
+    /// slot.
     pub(super) clear: Option<Arc<ClearRows>>,
 }
 
-/// The role of a connection's peer.
+/// The role of a connection's peer, which decides how the limits per peer count it: at once, or when its client is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PeerIs {
     /// The client itself.
@@ -82,7 +88,12 @@ impl Slots {
         self.entries.iter().flatten()
     }
 
-    /// Maps memory that children share with this process.
+    /// Maps memory that children share with this process: when the server is made, and anew in a child that becomes a
+    /// server of its own.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such memory.
     pub(super) fn map_rows(&mut self) -> io::Result<()> {
         // In one piece with the list, see `take_free`.
         self.entries.reserve(FIRST);
@@ -94,8 +105,8 @@ impl Slots {
         Ok(())
     }
 
-    /// Begins to count how often each peer comes, or no longer does. If children serve, they count as well: those that
-    /// were forked before go on by the rate of that time.
+    /// Begins to count how often each peer comes, or no longer does. Every peer begins with a full bucket. If children
+    /// serve, they count as well: those that were forked before go on by the rate of that time.
     pub(super) fn limit_rates(&mut self) {
         let have_children = self.rows.is_some();
         self.rates = self.limits.peer_rate.map(|rate| {
@@ -110,6 +121,7 @@ impl Slots {
     pub(super) fn take_free(&mut self) -> FreeSlot {
         let free = match &self.rows {
             None => self.free.pop(),
+            // A search, but only of a list that is as short as a server has children.
             Some(_) => {
                 let first = (0..self.free.len()).min_by_key(|at| self.free[*at].slot);
                 first.map(|at| self.free.swap_remove(at))
@@ -126,7 +138,7 @@ impl Slots {
         self.entries.len() - self.free.len()
     }
 
-    /// The entry of a new request, in a slot that was free.
+    /// The entry of a new request, in a slot that was free. The caller puts it into the slot.
     pub(super) fn entry(
         &self,
         FreeSlot { slot, last }: FreeSlot,
@@ -146,7 +158,8 @@ impl Slots {
         Arc::new(arrival.entry(connection, Arc::clone(&self.limits), counters, clear))
     }
 
-    /// Begins to count the requests of each peer, if `per_peer` is lower than `live`. Returns that limit.
+    /// Begins to count the requests of each peer, if `per_peer` is lower than `live`: otherwise no request can be beyond it,
+    /// and none pays for a look at the map. Returns that limit.
     pub(super) fn limit_peers(&mut self) -> Option<usize> {
         let max = self.limits.per_peer_within(self.budget);
         let mut counts = HashMap::new();
@@ -166,6 +179,7 @@ impl Slots {
         if self.peers.is_none() && self.rates.is_none() {
             return None;
         }
+        // Peers over Unix sockets are all of this machine, and no limit holds for them.
         let key = PeerKey::of(peer)?;
         // A request that is refused is counted like any other, and `leave` takes it away again.
         self.admit_peer(key, now, |peers| {
@@ -175,7 +189,8 @@ impl Slots {
         })
     }
 
-    /// Asks both limits of one peer for one more of its requests. Returns the limit that it is beyond, if any.
+    /// Asks both limits of one peer for one more of its requests. Returns the limit that it is beyond, if any; the number
+    /// of requests first, if it is beyond both. `is_one_too_many` is called only if there is a limit on that number.
     pub(super) fn admit_peer(
         &mut self,
         key: PeerKey,

@@ -1,6 +1,7 @@
 //! The events behind a `StopToken`: for threads and loops that work for a request and do not read from its peer.
 //!
-//! They are made with the first token of a request. A request without one pays a load when it ends.
+//! They are made with the first token of a request. A request without one pays a load when it ends. With the request's entry
+//! they live for as long as its last token, so that a token finds the end after the request has left the list.
 //!
 //! Making them and a drain's beginning may cross. Each side first makes its own step visible and then looks at the
 //! other's: the handler publishes the events and asks whether the server drains; the drain stores that it has begun and
@@ -11,7 +12,8 @@ use std::io;
 use super::Entry;
 use crate::wait::Event;
 
-/// The events of one request. Each becomes readable once, and stays so.
+/// The events of one request, of one descriptor each. Each becomes readable once, and stays so: any number of threads may
+/// wait for it.
 #[derive(Debug)]
 pub(crate) struct StopEvents {
     /// The server drains, or the request is over.
@@ -54,7 +56,7 @@ impl Entry {
         }
     }
 
-    /// The request is over.
+    /// The request is over, or has been cut off.
     pub(super) fn tell_of_close(&self) {
         if let Some(stop_events) = self.marks.rare.get().and_then(|rare| rare.stop_events.get()) {
             // Code that works for a request stops at the request's end as it does at a drain.

@@ -76,7 +76,8 @@ enum Command {
     /// Take part; q, exit and /quit leave
     Connect {
         /// The server's address
-        #[arg(value_name = "ADDR", default_value = ChatServer::DEFAULT_BIND)]
+        #[arg(value_name = "ADDR", value_parser = Endpoint::of_streams)]
+        #[arg(default_value = ChatServer::DEFAULT_BIND)]
         address: Endpoint,
         /// The name; without it the server chooses one
         #[arg(long)]

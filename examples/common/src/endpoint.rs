@@ -52,6 +52,43 @@ impl Endpoint {
         matches!(self, Self::Udp(_) | Self::Unixgram(_))
     }
 
+    /// Reads a word for a program of connections: its error names only the forms that such a program has. A word for a
+    /// datagram transport is read all the same, because the program knows better why it has none.
+    ///
+    /// # Errors
+    ///
+    /// As for `parse`: if the word is none of the forms in the table above.
+    pub fn of_streams(text: &str) -> Result<Self, BadEndpoint> {
+        Self::read(text, |unix| format!("unix:{unix}"), "HOST:PORT or unix:PATH")
+    }
+
+    /// `unix` and `forms` are what the error tells to write, for a word that begins with `@` and for any other one.
+    fn read(text: &str, unix: fn(&str) -> String, forms: &str) -> Result<Self, BadEndpoint> {
+        let (scheme, rest) = with_scheme(text).unwrap_or(("tcp", text));
+        let owned = rest.to_owned();
+        let endpoint = match scheme {
+            "udp" => Self::Udp(owned),
+            "unix" => Self::Unix(owned),
+            "unixgram" => Self::Unixgram(owned),
+            _ => Self::Tcp(owned),
+        };
+        // The grammar is checked here, so that the command line is refused. `bind` looks up host names.
+        if let Self::Unix(_) | Self::Unixgram(_) = endpoint {
+            BindAddress::from(rest).to_unix().map_err(|error| BadEndpoint(error.to_string()))?;
+            return Ok(endpoint);
+        }
+        let Err(why) = host_and_port(rest) else { return Ok(endpoint) };
+        let is_inet = rest.contains(':') && !rest.contains('/') && with_scheme(rest).is_none();
+        let why = if rest.starts_with('@') {
+            format!("write {}", unix(rest))
+        } else if is_inet {
+            why.to_owned()
+        } else {
+            format!("write {forms}")
+        };
+        Err(BadEndpoint(format!("cannot understand the address {text:?}: {why}")))
+    }
+
     /// The same transport at another address: the real one of a server that was bound to port 0.
     #[must_use]
     pub fn at(&self, address: &Address) -> Self {
@@ -81,36 +118,8 @@ impl FromStr for Endpoint {
     type Err = BadEndpoint;
 
     fn from_str(text: &str) -> Result<Self, BadEndpoint> {
-        let (scheme, rest) = with_scheme(text).unwrap_or(("tcp", text));
-        let owned = rest.to_owned();
-        let endpoint = match scheme {
-            "udp" => Self::Udp(owned),
-            "unix" => Self::Unix(owned),
-            "unixgram" => Self::Unixgram(owned),
-            _ => Self::Tcp(owned),
-        };
-        // The grammar is checked here, so that the command line is refused. `bind` looks up host names.
-        match endpoint {
-            Self::Tcp(_) | Self::Udp(_) => {
-                let Err(why) = host_and_port(rest) else { return Ok(endpoint) };
-                let is_inet =
-                    rest.contains(':') && !rest.contains('/') && with_scheme(rest).is_none();
-                let why = if rest.starts_with('@') {
-                    format!("write unix:{rest} or unixgram:{rest}")
-                } else if is_inet {
-                    why.to_owned()
-                } else {
-                    "write HOST:PORT, udp:HOST:PORT, unix:PATH or unixgram:PATH".to_owned()
-                };
-                return Err(BadEndpoint(format!("cannot understand the address {text:?}: {why}")));
-            }
-            Self::Unix(_) | Self::Unixgram(_) => {
-                BindAddress::from(rest)
-                    .to_unix()
-                    .map_err(|error| BadEndpoint(error.to_string()))?;
-            }
-        }
-        Ok(endpoint)
+        let unix = |unix: &str| format!("unix:{unix} or unixgram:{unix}");
+        Self::read(text, unix, "HOST:PORT, udp:HOST:PORT, unix:PATH or unixgram:PATH")
     }
 }
 
@@ -193,6 +202,21 @@ mod tests {
         ] {
             let error = text.parse::<Endpoint>().unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
+            let error = Endpoint::of_streams(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_program_of_connections_names_no_datagrams_among_its_forms() {
+        for text in ["nonsense", "/run/x", "@x"] {
+            let of_streams = Endpoint::of_streams(text).unwrap_err().to_string();
+            assert!(
+                !of_streams.contains("udp") && !of_streams.contains("unixgram"),
+                "{of_streams}"
+            );
+            let of_all = text.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(of_all.contains("unixgram:"), "{of_all}");
         }
     }
 }

@@ -197,12 +197,12 @@ impl FirstWord {
 
 /// The `--bind` of a program that serves streams alone, for `mut_arg("bind", ..)`.
 pub fn streams<P: Program>(bind: Arg) -> Arg {
-    bind.default_value(P::DEFAULT_BIND)
+    bind.default_value(P::DEFAULT_BIND).value_parser(Place::of_streams)
 }
 
 /// The `--bind` of a program that serves datagrams as well, for `mut_arg("bind", ..)`.
 pub fn datagrams_too<P: Program>(bind: Arg) -> Arg {
-    streams::<P>(bind).help(
+    bind.default_value(P::DEFAULT_BIND).help(
         "Where to listen: HOST:PORT, udp:HOST:PORT, unix:PATH, unixgram:PATH, unix:@NAME or \
          unixgram:@NAME; or the sockets that systemd has opened: systemd, or systemd:NAME for \
          those of this name. May be given several times",

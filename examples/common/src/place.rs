@@ -104,13 +104,28 @@ impl FromStr for Place {
     type Err = BadEndpoint;
 
     fn from_str(text: &str) -> Result<Self, BadEndpoint> {
+        Self::read(text, str::parse)
+    }
+}
+
+impl Place {
+    /// The place of a program of connections: see [`Endpoint::of_streams`].
+    pub(crate) fn of_streams(text: &str) -> Result<Self, BadEndpoint> {
+        Self::read(text, Endpoint::of_streams)
+    }
+
+    /// A place of the service manager, or an address as `endpoint` reads it.
+    fn read(
+        text: &str,
+        endpoint: fn(&str) -> Result<Endpoint, BadEndpoint>,
+    ) -> Result<Self, BadEndpoint> {
         match text.split_once(':') {
             None if text == "systemd" => Ok(Self::Systemd(None)),
             // A name is never a number, so `systemd:80` is a host called `systemd` and its port.
             Some(("systemd", name)) if !name.is_empty() && name.parse::<u16>().is_err() => {
                 Ok(Self::Systemd(Some(name.to_owned())))
             }
-            _ => text.parse().map(Self::At),
+            _ => endpoint(text).map(Self::At),
         }
     }
 }

@@ -106,7 +106,8 @@ enum Command {
 #[derive(Args)]
 struct Connect {
     /// The server's address
-    #[arg(value_name = "ADDR", default_value = ShellServer::DEFAULT_BIND)]
+    #[arg(value_name = "ADDR", value_parser = Endpoint::of_streams)]
+    #[arg(default_value = ShellServer::DEFAULT_BIND)]
     address: Endpoint,
     #[command(flatten)]
     entry: EntryOptions,

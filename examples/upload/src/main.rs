@@ -81,7 +81,7 @@ enum Command {
     /// Send files and folders
     Connect {
         /// The server's address
-        #[arg(value_name = "ADDR")]
+        #[arg(value_name = "ADDR", value_parser = Endpoint::of_streams)]
         address: Endpoint,
         /// Files, and folders with all that is in them
         #[arg(value_name = "FILE", required = true)]

@@ -11,6 +11,13 @@
 //!   waits_to_write = true                  cut = Forced
 //!   is there a cut?  -> no send            waits_to_write?         -> shutdown(Both), or Read
 //! ```
+//!
+//! A shutdown of the socket is what wakes a worker that waits in the kernel: its read returns the end of input, its write
+//! fails. The descriptor is never closed from here, because another thread may be in a system call with its number. A
+//! handler that is in no read or write finds the cut at its next one.
+//!
+//! The cut is stored before the shutdown, always. So a worker that is woken finds the reason, and does not take the end of
+//! input for the peer's.
 
 use std::net::Shutdown;
 use std::os::fd::AsFd;
@@ -21,7 +28,8 @@ use crate::live::{Activity, Cut, FirstReads};
 use crate::sys;
 
 impl Entry {
-    /// Why this side has ended the connection, if it has.
+    /// Why this side has ended the connection, if it has: the last reason that was stored. A request that was ended as idle
+    /// and then answers for too long becomes a forced one.
     pub(crate) fn cut(&self) -> Option<Cut> {
         match self.marks.cut.load(Ordering::SeqCst) {
             0 => None,
@@ -33,13 +41,14 @@ impl Entry {
         }
     }
 
-    /// Whether this side has ended the connection.
+    /// Whether this side has ended the connection, for whatever reason. For the path of each receive, which does not need
+    /// the reason.
     #[inline]
     pub(crate) fn is_cut(&self) -> bool {
         self.marks.cut.load(Ordering::SeqCst) != 0
     }
 
-    /// Notes that its handler has been told of the stop.
+    /// Notes that its handler has been told of the stop: a read has failed with `Stopping`. Only the worker calls it.
     pub(crate) fn stop(&self) {
         self.marks.stopped.store(true, Ordering::Relaxed);
     }
@@ -50,7 +59,8 @@ impl Entry {
         self.marks.stopped.load(Ordering::Relaxed)
     }
 
-    /// Whether both directions of its connection were ended from this side.
+    /// Whether both directions of its connection were ended from this side: nothing more can be sent, and its companions
+    /// end as well. After the other cuts (a drain between two requests, a silent peer) the handler may still answer.
     pub(crate) fn is_cut_off(&self) -> bool {
         matches!(self.cut(), Some(Cut::Forced | Cut::Closed | Cut::Crowded))
     }
@@ -60,7 +70,7 @@ impl Entry {
         self.cut() == Some(Cut::Silent)
     }
 
-    /// Whether it is over, or has been cut off.
+    /// Whether it is over, or has been cut off: for those who work for it and hold no part of its connection.
     pub(crate) fn is_closed(&self) -> bool {
         self.marks.ended.load(Ordering::SeqCst) || self.is_cut_off()
     }
@@ -70,6 +80,7 @@ impl Entry {
         // Without a connection there is nothing to end. A stored cut would then explain an end that it has not
         // caused.
         let closed = match self.marks.process.load(Ordering::Relaxed) {
+            // Served here. A request that leaves at this moment may have given its connection back.
             0 => self.connection.lock().is_some(),
             // The handler in the child cannot be reached, and the child has the connection. A kill ends both.
             child => sys::child_process::signal(child, libc::SIGKILL),
@@ -80,12 +91,14 @@ impl Entry {
         closed
     }
 
-    /// From here on an end from outside leaves the output open, so that the worker can send the wrapper's farewell.
+    /// From here on an end from outside leaves the output open, so that the worker can send the wrapper's farewell (the
+    /// `close_notify` of TLS). Called when the wrapper is in its place, and never taken back.
     pub(crate) fn set_wrapped(&self) {
         self.marks.wrapped.store(true, Ordering::SeqCst);
     }
 
-    /// Ordered with the cut: see the top of the file.
+    /// The worker is about to wait for room to write, and looks for a cut after this call. Ordered with the cut: see the
+    /// top of the file.
     pub(crate) fn begin_write_wait(&self) {
         self.marks.waits_to_write.store(true, Ordering::SeqCst);
     }
@@ -97,7 +110,9 @@ impl Entry {
 
     /// Stores the reason and ends one or both directions. Below a wrapper only the input is ended, because the worker
     /// has to send the wrapper's farewell; the worker finds the cut at its next read or write. If it waits in a
-    /// write, both directions are ended.
+    /// write, both directions are ended: a peer that takes nothing gets no farewell either.
+    ///
+    /// Any thread may call it, but no signal handler, because it takes locks. It does not wait.
     pub(crate) fn shut_down(&self, why: Cut, how: Shutdown) {
         self.marks.cut.store(why as u8, Ordering::SeqCst);
         // After the store of the cut: see the second diagram at the top of the file.
@@ -115,7 +130,7 @@ impl Entry {
     /// from being used again meanwhile.
     pub(in crate::live) fn shut_connection(&self, how: Shutdown) {
         if let Some(fd) = &*self.connection.lock() {
-            // It fails only if the peer has ended the connection already.
+            // It fails only if the peer has ended the connection already (ENOTCONN).
             let _ = sys::shutdown(fd.as_fd(), how);
         }
     }
@@ -132,6 +147,7 @@ impl Entry {
         if !self.may_be_ended(first_reads) {
             return;
         }
+        // The reason first, as always. If the lock is taken, the cut alone says why the connection ends.
         self.marks.cut.store(Cut::Drained as u8, Ordering::SeqCst);
         self.try_shut_connection(Shutdown::Read);
     }
@@ -143,9 +159,9 @@ impl Entry {
         }
     }
 
-    /// It has left the list.
-    /// Called by the list, before the slot is free.
+    /// It has left the list. Called by the list, before the slot is free.
     pub(in crate::live) fn end(&self) {
+        // Before the slot is free: the row belongs to the slot.
         if let Some(by_proxy) = &self.arrival.by_proxy {
             by_proxy.end();
         }
@@ -155,7 +171,7 @@ impl Entry {
         self.forget_connection();
     }
 
-    /// Lets go of the connection.
+    /// Lets go of the connection. If this was the last share of it, it is closed.
     pub(in crate::live) fn forget_connection(&self) {
         // Datagrams, of which there are many a second, take no lock.
         if !self.has_connection {

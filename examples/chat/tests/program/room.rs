@@ -363,4 +363,6 @@ fn a_client_says_why_it_was_ended() {
         2,
         &["a name has 1 to 32 letters"],
     );
+    let unclear = CHAT.run(&["connect", "nonsense"]);
+    assert!(unclear.err.contains("write HOST:PORT or unix:PATH\n"), "{unclear:?}");
 }

@@ -205,6 +205,7 @@ fn what_is_wrong_with_an_address_is_said() {
         (":9000", "name a host; 0.0.0.0 means all of IPv4"),
         ("127.0.0.1:99999", "the port is a number from 0 to 65535"),
         ("@x", "unix:@x"),
+        ("nonsense", "write HOST:PORT, udp:HOST:PORT, unix:PATH or unixgram:PATH"),
         ("unix:127.0.0.1:9000", "./127.0.0.1:9000"),
     ] {
         let ended = ECHO.run(&["serve", "--bind", address]);

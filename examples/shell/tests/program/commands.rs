@@ -287,4 +287,9 @@ fn datagrams_are_refused_by_both_sides() {
     {
         assert_fails_in_one_line(&SHELL.run(arguments), 2, &["needs a stream"]);
     }
+    for arguments in [["connect", "nonsense"].as_slice(), &["serve", "--bind", "nonsense"]] {
+        let unclear = SHELL.run(arguments);
+        assert_ends(&unclear, 2);
+        assert!(unclear.err.contains("write HOST:PORT or unix:PATH\n"), "{unclear:?}");
+    }
 }

@@ -297,6 +297,8 @@ fn wrong_use_ends_with_2_and_a_bad_folder_with_1() {
         assert_ends(&ended, 2);
         assert!(!ended.err.is_empty() && ended.out.is_empty(), "{ended:?}");
     }
+    let unclear = UPLOAD.run(&["connect", "nonsense", "file"]);
+    assert!(unclear.err.contains("write HOST:PORT or unix:PATH\n"), "{unclear:?}");
     // A folder of the kernel, in which root may make files, and nobody can.
     for (folder, why) in [("/dev/null", "not a directory"), ("/proc", "cannot store files in")] {
         let args = ["serve", "--bind", "127.0.0.1:0", "--dir", folder];

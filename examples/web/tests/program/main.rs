@@ -168,6 +168,9 @@ fn wrong_use_is_told() {
     ] {
         assert_ends(&WEB.run(args), 2);
     }
+    let unclear = WEB.run(&["serve", "--bind", "nonsense"]);
+    assert_ends(&unclear, 2);
+    assert!(unclear.err.contains("write HOST:PORT or unix:PATH\n"), "{unclear:?}");
     let datagrams = WEB.run(&["serve", "--bind", "udp:127.0.0.1:0"]);
     assert_fails_in_one_line(&datagrams, 2, &["udp:127.0.0.1:0"]);
     for dir in ["/no/such/folder", "/etc/passwd"] {
