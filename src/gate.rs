@@ -27,11 +27,13 @@ use crate::wait::Event;
 
 /// A token bucket: it fills at the rate, up to the burst, and each request takes a token.
 ///
-/// Only the accept loop takes tokens; any thread may set another rate.
+/// Only the accept loop takes tokens; any thread may set another rate. It has no event: the moment at which the next token
+/// is earned is known, and the loop sleeps until then.
 #[derive(Debug)]
 pub(crate) struct RateGate {
     /// Whether there is a bucket. Most servers have none, and then take no lock.
     limits: AtomicBool,
+    /// None without a rate. Locked for a few sums.
     bucket: Mutex<Option<Bucket>>,
 }
 
@@ -40,7 +42,9 @@ struct Bucket {
     /// Rate and burst are at least one: with zero per second there would be no next moment.
     rate: Rate,
     /// Whole requests and the part of the next one that has been earned, as of `filled`.
+    /// May be a little below zero: see [`pass`](RateGate::pass).
     tokens: f64,
+    /// When the tokens were last counted up.
     filled: Instant,
 }
 
@@ -91,7 +95,9 @@ impl RateGate {
         Some(now + Duration::from_secs_f64((1.0 - *tokens) / per_second))
     }
 
-    /// Takes the token of a request that has passed.
+    /// Takes the token of a request that has passed. With several loops a second one may take a
+    /// token that is not earned yet; the next request then waits longer.
+    ///
     /// Called by the accept loop after [`wait_until`](Self::wait_until) has let it pass.
     pub(crate) fn pass(&self) {
         if !self.is_on() {
@@ -126,6 +132,7 @@ impl RateGate {
 pub struct Gate {
     /// The permits that are taken.
     count: AtomicUsize,
+    /// May be lowered below the count: nothing is taken back, and nothing passes until enough have left.
     max: AtomicUsize,
     /// A loop has found the gate closed, and is about to wait or waits.
     waiting: AtomicBool,
@@ -184,6 +191,7 @@ impl Gate {
     /// Adds one to the count, if there is room. The caller must hold the gate by itself, and call
     /// [`leave`](Self::leave) later.
     pub(crate) fn enter(&self) -> bool {
+        // A change of the maximum meanwhile is as one that came just after.
         let max = self.max();
         let enter = |count: usize| (count < max).then_some(count + 1);
         self.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enter).is_ok()

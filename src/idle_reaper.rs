@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! first request        covers: starts the thread, is_on = true
-//! every limit / 8      LiveList::end_silent: ends silent waits
+//! every limit / 8      LiveList::end_silent: ends silent waits, under the list's lock
 //! no request left      is_on = false under the list's lock, and the thread ends
 //! next request         enters the list first, then covers: sees is_on = false, and starts another
 //! ```
@@ -46,6 +46,7 @@ struct ReaperShared {
     start: Mutex<()>,
     /// The reason to wake up, until the thread takes it. `Exit` is always the last one: only the drop sends it.
     call: Mutex<Option<Wakeup>>,
+    /// Notified with each call. One thread waits for it at most.
     called: Condvar,
 }
 
@@ -67,7 +68,8 @@ impl IdleReaper {
     }
 
     /// Whether the reaper ends the waits of a request that is in the list. Starts the thread if need be. False: each
-    /// wait needs a timeout of its own.
+    /// wait needs a timeout of its own. Asked before the first wait of a request, by its worker: so the request is in the
+    /// list, and a thread that runs by now does not end before it.
     pub(crate) fn covers(&self, idle: Duration) -> bool {
         idle >= SHORTEST_REAPED && (self.shared.is_on.load(Ordering::Acquire) || self.start())
     }

@@ -84,14 +84,15 @@ static SERVED: AtomicUsize = AtomicUsize::new(NOBODY);
 const NOBODY: usize = usize::MAX;
 
 impl CurrentRole {
+    /// `at_first`: never [`Role::Child`], because no server is made as a child.
     pub(crate) fn new(at_first: Role) -> Self {
         Self { at_first, in_nested_child: AtomicBool::new(false) }
     }
 
-    /// The role of the process that asks.
+    /// The role of the process that asks. A few times for each request, so it is two loads at most.
     #[inline]
     pub(crate) fn get(&self) -> Role {
-        // Only a server that forks has children.
+        // Only a server that forks has children. In all others this is one comparison: the static is not even looked at.
         if self.at_first.is_parent() && self.is_of_child() { Role::Child } else { self.at_first }
     }
 
@@ -100,6 +101,8 @@ impl CurrentRole {
         SERVED.load(Ordering::SeqCst) == self.place() || self.in_nested_child.load(Ordering::SeqCst)
     }
 
+    /// The number by which this server is told from others. It stays, because the value lies in the server's context, which
+    /// is never moved.
     #[inline]
     fn place(&self) -> usize {
         std::ptr::from_ref(self).addr()
@@ -108,6 +111,7 @@ impl CurrentRole {
     /// From here on this process is a child that serves one request.
     #[inline]
     pub(crate) fn enter_child(&self) {
+        // A process of one thread, just forked: no other thread stores between the two lines.
         if SERVED.load(Ordering::SeqCst) == NOBODY {
             SERVED.store(self.place(), Ordering::SeqCst);
         } else {
@@ -116,7 +120,8 @@ impl CurrentRole {
     }
 }
 
-/// The process number that was noted last; zero before the first note.
+/// The process number that was noted last; zero before the first note. Relaxed: it changes only after a fork,
+/// when the process has one thread.
 static NOTED: AtomicU32 = AtomicU32::new(0);
 
 /// Asks the system which process this is, and notes it.

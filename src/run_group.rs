@@ -12,6 +12,18 @@
 //!
 //! The loops wake for a beat only if a beat is needed: for a service manager, or for a server that stops when it is
 //! idle.
+//!
+//! Each server has a [`Seat`], by which its loop and the threads that close it report; the group is the sum. All reports go
+//! through one lock, which is held while a message is sent, so that messages leave in the order in which the states were
+//! reached. A send waits for a second at most (`systemd.rs`), and no code of the program runs under the lock.
+//!
+//! | the service is | if |
+//! |---|---|
+//! | starting | one of the servers has not been ready yet |
+//! | serving | all have been ready, and at least one has not begun to stop |
+//! | stopping | all have begun to stop |
+//!
+//! A beat outside of serving tells the service manager nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,8 +38,9 @@ use crate::systemd::ServiceManager;
 /// The servers of one run.
 #[derive(Debug)]
 pub(crate) struct RunGroup {
+    /// None: nobody is told, and the group only decides whether all are idle.
     manager: Option<ServiceManager>,
-    /// Another process has taken the service over.
+    /// Another process has taken the service over. Never taken back.
     is_replaced: AtomicBool,
     /// Held while a message is sent, so that messages leave in the order of the events.
     state: Mutex<GroupState>,
@@ -35,33 +48,41 @@ pub(crate) struct RunGroup {
 
 #[derive(Debug, Default)]
 struct GroupState {
+    /// As many as there are servers, in their order; a [`Seat`] is an index.
     members: Vec<Member>,
-    /// How many servers reload.
+    /// How many servers reload. The service manager is told by the first and by the last of them.
     reloading: usize,
-    /// The last line of status.
+    /// The last line of status that was sent: the same one is not sent twice.
     status: String,
 }
 
 /// One server, as its loop has last reported it.
 #[derive(Debug)]
 struct Member {
+    /// For the line of status.
     address: String,
+    /// Stops it when all are idle.
     handle: ShutdownHandle,
+    /// In the order of its values; but a stop that comes while the hook `ready` runs is overtaken by `Serving`.
     progress: MemberPhase,
     /// Its loop has beaten since the last message to the watchdog.
     is_alive: bool,
+    /// As of the last beat, or of the beginning of its stop.
     load: Load,
     /// Since when it has served nobody.
     idle_since: Instant,
-    /// `Builder::stop_when_idle`.
+    /// `Builder::stop_when_idle`. Known from its first beat on; without one it keeps the others from stopping.
     idle_limit: Option<Duration>,
 }
 
 /// How far a server is, as the service manager sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MemberPhase {
+    /// It has a seat, and its loop has not begun.
     Starting,
+    /// From the hook `ready` on.
     Serving,
+    /// From the beginning of its lame duck or its close on. Its loop may beat for a while, and is not waited for.
     Stopping,
 }
 
@@ -76,7 +97,7 @@ pub(crate) struct Load {
     pub(crate) completed: u64,
 }
 
-/// A server's place in its group.
+/// A server's place in its group. Clones are the same place: the context of the server has one, and its loop another.
 #[derive(Clone, Debug)]
 pub(crate) struct Seat {
     group: Arc<RunGroup>,
@@ -115,6 +136,7 @@ impl RunGroup {
         (0..count).map(|index| Seat { group: Arc::clone(&group), index }).collect()
     }
 
+    /// Sends lines of `NAME=value` to the service manager, if there is one. The caller holds the lock of the state.
     fn tell(&self, message: &str) {
         let is_replaced = self.is_replaced.load(Ordering::SeqCst);
         if let Some(manager) = self.manager.as_ref().filter(|_| !is_replaced) {
@@ -144,7 +166,8 @@ impl Seat {
         Some(every.max(Duration::from_millis(1)))
     }
 
-    /// The server is ready. When the last one is, the service manager is told.
+    /// The server is ready. When the last one is, the service manager is told, and begins the services that wait for this
+    /// one. By the thread of its run, after the hook `ready`; its idle time begins here.
     pub(crate) fn ready(&self) {
         let mut state = self.group.state.lock();
         let member = &mut state.members[self.index];
@@ -157,7 +180,7 @@ impl Seat {
     }
 
     /// The server begins to stop. If it is the last one that serves, the service manager is told of it, and how long
-    /// the stop may take.
+    /// the stop may take. May come again, and before the server was ready.
     pub(crate) fn stopping(&self, at_most: Duration, load: Load) {
         let mut state = self.group.state.lock();
         state.members[self.index].load = load;
@@ -170,16 +193,18 @@ impl Seat {
         }
     }
 
-    /// The close of the server takes this time at the most.
+    /// The close of the server takes this time at the most, from now on. Told anew when the lame duck is over, which may
+    /// have been cut short.
     pub(crate) fn extend(&self, at_most: Duration) {
         if self.group.state.lock().is_stopping() {
             self.group.tell(&extend(at_most));
         }
     }
 
-    /// A reload begins.
+    /// A reload begins. [`reloaded`](Self::reloaded) follows, on the same thread.
     pub(crate) fn reloading(&self) {
         let mut state = self.group.state.lock();
+        // Counted also while the service is not serving: the end counts it off.
         state.reloading += 1;
         if state.reloading == 1 && state.is_serving() {
             // Without the time systemd does not know which of its requests this is.
@@ -197,7 +222,8 @@ impl Seat {
         }
     }
 
-    /// The loop of this server is alive, and has this load.
+    /// The loop of this server is alive, and has this load. Called by the loop alone, as often as
+    /// [`beat_every`](Self::beat_every) says; a beat that comes early or late does no harm.
     pub(crate) fn beat(&self, load: Load, idle_limit: Option<Duration>) {
         let mut state = self.group.state.lock();
         let now = Instant::now();
@@ -209,6 +235,7 @@ impl Seat {
             member.idle_since = now;
         }
         member.load = load;
+        // By the beat that completes the picture. Each of them is asked to stop, as by a `shutdown` of the program.
         if state.all_idle(now) {
             for member in &state.members {
                 member.handle.shutdown();
@@ -237,6 +264,7 @@ impl GroupState {
         !self.members.iter().any(is_starting) && !self.is_stopping()
     }
 
+    /// Whether none of the servers accepts for long any more.
     fn is_stopping(&self) -> bool {
         self.members.iter().all(|member| member.progress == MemberPhase::Stopping)
     }
@@ -252,7 +280,8 @@ impl GroupState {
         all
     }
 
-    /// Whether every server has served nobody for as long as its own limit.
+    /// Whether every server has served nobody for as long as its own limit. One that has stopped is not asked; one that has
+    /// not begun, or has no limit, is not idle.
     fn all_idle(&self, now: Instant) -> bool {
         let is_idle = |member: &Member| {
             let idle = now.saturating_duration_since(member.idle_since);
@@ -267,6 +296,7 @@ impl GroupState {
     /// The line of status, with a newline before it. Empty if it is the same as last time.
     fn new_status(&mut self) -> String {
         let serving = self.members.iter().filter(|member| member.progress == MemberPhase::Serving);
+        // Of the servers that still serve. The numbers are of all, so that none goes back when one of them stops.
         let addresses: Vec<&str> = serving.map(|member| &*member.address).collect();
         let live = requests(self.members.iter().map(|member| member.load.live).sum());
         let completed: u64 = self.members.iter().map(|member| member.load.completed).sum();

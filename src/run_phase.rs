@@ -1,4 +1,8 @@
 //! [`RunPhase`]: how far a server is on its way from its bind to its end.
+//!
+//! The phase is what programs and operators are told. The loops go by `shutdown/run_state.rs`, which knows more: a server
+//! whose run has ended and that is not closed has the phase `Bound` again, for example, and may be between two runs or
+//! before its first.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -46,6 +50,7 @@ pub enum RunPhase {
 }
 
 impl RunPhase {
+    /// In the order of their numbers, which a test compares: a cell holds a number.
     const ALL: [Self; 7] = [
         Self::Bound,
         Self::Ready,
@@ -71,7 +76,8 @@ impl fmt::Display for RunPhase {
     }
 }
 
-/// The phase of a server. A signal's action may read it.
+/// The phase of a server. A signal's action may read it. It changes under the lock of the server's `PhaseQueue` alone, so
+/// that the reports have the order of the changes; a reader sees the newest one, which may not be reported yet.
 #[derive(Debug, Default)]
 pub(crate) struct PhaseCell(AtomicU8);
 

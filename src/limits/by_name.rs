@@ -1,11 +1,20 @@
 //! Limits by their names, as an operator reads and changes them: on a control socket, in a file, on a command line.
+//!
+//! Each limit is one line of the table below: its field, and the kind of its value. The kind decides how text is read and
+//! shown, and what an error says is allowed; the field's type only holds the value. Two fields of the same type may so have
+//! different rules: a number of requests cannot be zero, a number of bytes can.
+//!
+//! Reading is strict where a mistake would be silent (`1e9` seconds, a sign, a unit with a space), because an operator does
+//! not see the value again until it matters. Showing and reading are inverse to each other, so that a listing can be put
+//! into a file and read back.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
 
 use super::{Limits, Rate};
 
-/// One line for each field of [`Limits`]. A test compares it with the struct.
+/// One line for each field of [`Limits`]. A test compares it with the struct. A macro, because the same list is the names,
+/// the arms of `get` and those of `set`.
 macro_rules! limits {
     ($($name:ident $kind:ident)*) => {
         impl Limits {
@@ -129,18 +138,23 @@ impl Display for LimitError {
 
 impl std::error::Error for LimitError {}
 
-/// The unit of a limit.
+/// The unit of a limit, and its rules.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    /// A number of requests. Zero would stop a server, and counts as one.
     Count,
+    /// A number of bytes, with a unit in powers of 1,024.
     Bytes,
+    /// A time limit. It may be none, and zero.
     Time,
     /// A time that something waits for before it goes on, so that it has an end.
     Delay,
+    /// Requests each second, and at once.
     Rate,
 }
 
 impl Kind {
+    /// The end of an error's sentence: "it takes ..".
     fn allowed(self) -> &'static str {
         match self {
             Self::Count => "a number of requests (500) of at least 1, or none, which is no limit",
@@ -162,7 +176,7 @@ impl Kind {
 /// The word for no limit.
 const NONE: &str = "none";
 
-/// The value of a field as text.
+/// The value of a field as text. One implementation for each type of field; the kind tells them the rules.
 trait Value: Sized {
     /// As [`read`](Self::read) takes it. (A lame duck without an end, which only code can set, is shown as `none`.)
     fn show(&self, kind: Kind) -> String;
@@ -188,6 +202,7 @@ impl Value for usize {
         if kind == Kind::Count {
             return number(text).filter(|count| *count > 0);
         }
+        // In powers of two, as memory and buffers are counted.
         let unit = text.as_bytes().last();
         let shift = match unit.map(u8::to_ascii_uppercase) {
             Some(b'K') => 10,
@@ -220,6 +235,7 @@ impl Value for Duration {
         // `parse` would also take a sign and an exponent, which are no part of a time.
         let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
         let number: f64 = digits.parse().ok().filter(|_| is_plain)?;
+        // Too long for the clock's type is an error, and not the longest time: `none` says that.
         Self::try_from_secs_f64(number * seconds).ok()
     }
 }
@@ -249,13 +265,15 @@ impl Value for Option<Rate> {
         if text == NONE {
             return Some(None);
         }
+        // One number is both, as in `Rate::per_second`.
         let (per_second, burst) = text.split_once('/').unwrap_or((text, text));
         let at_least_one = |text| number(text).filter(|number| *number > 0);
         Some(Some(Rate::per_second(at_least_one(per_second)?).burst(at_least_one(burst)?)))
     }
 }
 
-/// `parse` would take a sign; this takes digits alone.
+/// `parse` would take a sign; this takes digits alone. None as well for a number that the type cannot hold, and for no
+/// digits.
 fn number<N: std::str::FromStr>(text: &str) -> Option<N> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

@@ -1,5 +1,9 @@
 //! [`ErrorOwner`]: decides whether an error comes from the request's own peer: the request's own reads and writes
 //! must have returned it.
+//!
+//! A handler that talks to a database, a file or another client returns their errors in the same way, and with the same
+//! kinds. If those counted as the peer's doing, a proxy with a dead upstream would look as if its clients had hung up, and
+//! nothing would be printed. So the errors of a request carry its mark (`peer_fault.rs`), and only those count.
 
 use std::error::Error as StdError;
 use std::io;
@@ -10,9 +14,11 @@ use crate::peer_fault::{Owned, PeerFault, RequestId, causes, find, find_of};
 use crate::request::{LineTooLong, NoHeader, OutboxError};
 use crate::timed_out::TimedOut;
 
-/// Identifies the errors of one request.
+/// Identifies the errors of one request. Made when a step of it has failed, and used for the reason of its end, for the
+/// default report and for [`Failure::fault`](super::Failure::fault), which therefore agree.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ErrorOwner {
+    /// That of the request itself.
     own: Mark,
     /// That of the request which the handler has at its end, if it has swapped its own for another one.
     held: Option<Mark>,
@@ -42,6 +48,7 @@ impl ErrorOwner {
     /// The same of a request whose handler has that one at its end.
     pub(super) fn holding(entry: &Entry, held: &Entry) -> Self {
         let (own, held) = (Mark::of(entry), Mark::of(held));
+        // Mostly it is the same one.
         Self { own, held: (held.owner != own.owner).then_some(held) }
     }
 
@@ -65,7 +72,7 @@ impl ErrorOwner {
         if let Some(fault) = self.find::<PeerFault>(error) {
             return fault.is_gone();
         }
-        // A payload that `find` did not return belongs to another request.
+        // A payload that `find` did not return belongs to another request. The three kinds that name one are asked for.
         let names_a_request = find::<PeerFault>(error).is_some()
             || find::<Stopping>(error).is_some()
             || TimedOut::find(error).is_some();
@@ -77,6 +84,7 @@ impl ErrorOwner {
             let by_its_kind = error.downcast_ref::<io::Error>().is_some_and(|error| {
                 error.raw_os_error().is_none() && lost.contains(&Some(error.kind()))
             });
+            // An outbox has no payload: it outlives its request, and other requests send to it.
             by_its_kind || error.downcast_ref() == Some(&OutboxError::Closed)
         })
     }

@@ -1,4 +1,8 @@
 //! The arguments of the hooks that report: a [`Failure`] of a request, an [`AcceptFailure`] of the listener.
+//!
+//! Both live for one call of a hook, and borrow all that they have. Their `Display` is the text of the default report;
+//! `report` is the default itself, with its exceptions, and `print` writes in any case. So a hook that adds to the default
+//! need not know its rules.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -51,9 +55,11 @@ impl fmt::Display for Phase {
 /// [`handle_error`](crate::ServerHooks::handle_error). Its `Display` is the text of the default report.
 pub struct Failure<'a> {
     pub(super) phase: Phase,
+    /// As the program's code has returned it; or a [`Panicked`](crate::hooks::Panicked).
     pub(super) error: &'a HandlerError,
     /// Decides whether the error comes from the request's own peer.
     pub(super) owner: ErrorOwner,
+    /// The client that a proxy has named, if one has by now.
     pub(super) client_address: &'a Address,
     /// Known also for a request that failed before its handler was made.
     pub(super) handler: &'static str,
@@ -136,12 +142,14 @@ impl Failure<'_> {
     }
 }
 
+/// As long as that of Python's `handle_error`, above and below.
 const RULE: &str = "----------------------------------------";
 
 impl fmt::Display for Failure<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { client_address, phase, handler, .. } = self;
         match phase {
+            // No code of the program has failed.
             Phase::Start => writeln!(f, "no worker for {client_address} (handler {handler}):")?,
             _ => writeln!(f, "{phase} failed for {client_address} (handler {handler}):")?,
         }
@@ -162,9 +170,11 @@ pub struct AcceptFailure<'a> {
     /// The transport's decision.
     pub(super) action: AcceptAction,
     pub(super) server: &'a ServerContext,
+    /// Of this loop, since it last accepted. Zero for a client that was skipped by a worker or a close.
     pub(super) in_a_row: u64,
     /// The length of the pause. Zero: the loop goes on at once.
     pub(super) pause: Duration,
+    /// The loop's backoff has decided it, and counts this report as made.
     pub(super) is_first_or_due: bool,
     /// A subscriber of the facade `tracing` has taken the failure.
     pub(super) is_traced: bool,
@@ -225,6 +235,7 @@ impl AcceptFailure<'_> {
 
 impl fmt::Display for AcceptFailure<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // One line, which names what to look at: the address, the system's error, and how long clients wait.
         let address = self.server.server_address();
         write!(f, "cannot accept at {address}: {}; trying again in {:?}", self.error, self.pause)?;
         if self.in_a_row > 1 {

@@ -1,4 +1,5 @@
-//! No spans: the feature `tracing` is off, and each of these calls does nothing.
+//! No spans: the feature `tracing` is off, and each of these calls does nothing. The names and arguments are those of
+//! `spans.rs`, so that no caller has a `cfg`.
 
 use super::failure::Failure;
 use crate::events::CloseReason;

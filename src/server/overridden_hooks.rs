@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::hooks::DefaultHooks;
 
-/// The facts that are known about the hooks of one server.
+/// The facts that are known about the hooks of one server. Any thread may add one; none is ever taken back.
 #[derive(Debug)]
 pub(super) struct OverriddenHooks {
     /// The type of the hooks.
@@ -53,7 +53,7 @@ pub(super) fn is_default<H: ?Sized + 'static>() {
 }
 
 impl OverriddenHooks {
-    /// Called while the type of the hooks is known. Without hooks nothing is left to find out.
+    /// Called while the type of the hooks is known, before they are boxed. Without hooks nothing is left to find out.
     pub(super) fn of<H: 'static>() -> Self {
         let hooks = TypeId::of::<H>();
         let are_given = hooks != TypeId::of::<DefaultHooks>();

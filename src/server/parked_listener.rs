@@ -7,6 +7,15 @@
 //!
 //! A close must not leave the listener open until the loop goes on, which may be long. So it puts another file under
 //! the duplicate's number, which stays the same because the loop may be suspended with it.
+//!
+//! ```text
+//! of, at the first wait of the loop      close, in a thread that closes the server
+//!   makes the copy                         is_closed = true
+//!   is_closed?  replaces it                is there a copy?  replaces it
+//! ```
+//!
+//! Each side first leaves its own mark and then looks for the other's, so at least one of them replaces the file. If both
+//! do, it is the same file twice.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -53,9 +62,10 @@ impl ParkedListener {
     }
 }
 
+/// Puts the stop's event under the copy's number: a loop that waits for it then wakes by the stop.
 fn close(copy: Option<&OwnedFd>, stop: BorrowedFd<'_>) {
     if let Some(copy) = copy {
-        // It takes no new descriptor, and both are open.
+        // It takes no new descriptor, and both are open: so it cannot fail for want of anything.
         let _ = sys::replace_by(copy, stop);
     }
 }

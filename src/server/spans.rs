@@ -9,6 +9,10 @@
 //!
 //! Without `.tracing()` on the builder a request costs one branch more. Without the feature, `no_spans.rs` takes the
 //! place of this file.
+//!
+//! A subscriber is the program's code: it runs on the thread of the request, and may panic in each call, also in those that
+//! a drop makes. Events of the server go to it by an observer like any other. A failure takes its own way, because the hook
+//! that prints it has to know whether a subscriber has taken it.
 
 use std::panic;
 
@@ -129,6 +133,7 @@ impl Spans {
         }
         let (phase, client_address) = (failure.phase(), failure.client_address());
         let error = failure.text();
+        // A macro and not a variable: the level is a part of the event's static description, by which subscribers filter.
         macro_rules! tell {
             ($tell:ident) => {
                 $tell!(target: "socketserver", %phase, %client_address, error, "failed")
@@ -139,12 +144,14 @@ impl Spans {
             Fault::Peer => tell!(info),
             _ => tell!(error),
         }
+        // Asked of errors in any case: a subscriber that wants those has chosen not to see the quieter ones.
         enabled!(target: "socketserver", Level::ERROR)
     }
 }
 
 /// The span of a request that runs. The subscriber is the program's code, and may panic in each call.
 pub(super) struct RequestSpan {
+    /// Emptied by the drop, inside a `run_catching`.
     place: SpanPlace,
 }
 
@@ -152,10 +159,11 @@ pub(super) struct RequestSpan {
 enum SpanPlace {
     /// There is no span.
     Off,
+    /// The request has its thread to itself: its guard leaves the span.
     Entered(EnteredSpan),
     /// The request is a coroutine, which shares its thread with others. The span is left during each wait.
     Parked {
-        // Dropped in this order.
+        // Dropped in this order: the thread leaves the span before its last reference closes it.
         _entered: wait::InSpan,
         span: Span,
     },
@@ -176,6 +184,7 @@ impl SpanPlace {
             bytes_in = field::Empty,
             bytes_out = field::Empty,
         );
+        // The fields that are empty are recorded later; a field that is not named here could not be.
         if wait::is_parked_here() {
             Self::Parked { _entered: wait::in_span(span.clone()), span }
         } else {
@@ -221,13 +230,15 @@ impl RequestSpan {
 
 impl Drop for RequestSpan {
     fn drop(&mut self) {
+        // Assigned and not left to the fields' own drop, which would run after this and outside the catch.
         if self.place.span().is_some() {
             run_catching(|| self.place = SpanPlace::Off);
         }
     }
 }
 
-/// Reports an event of the server.
+/// Reports an event of the server: the observer that `Builder::tracing` adds. On the thread of the event, and so in the
+/// span of its request if that has one.
 fn tell(event: &ServerEvent<'_>, transport: &'static str) {
     match event {
         ServerEvent::RequestStarted { id, client_address, handler } => {
@@ -251,7 +262,8 @@ fn tell(event: &ServerEvent<'_>, transport: &'static str) {
     }
 }
 
-/// Reports the end of a request.
+/// Reports the end of a request. The fields of its span stand here again: under `Forking` this event comes from the parent,
+/// which has no span.
 fn tell_end(event: &ServerEvent<'_>, transport: &'static str) {
     let ServerEvent::RequestEnded { id, client_address, handler, reason, refused, limit, .. } =
         event

@@ -1,4 +1,12 @@
 //! Reports requests to the observers, and counts how they end. In a forked child the parent does both.
+//!
+//! Observers and hooks are the program's code. Each call is caught, so that a panic ends neither the request nor the loop,
+//! and runs on the thread on which the thing has happened, which waits for it. A request is counted before its end is told:
+//! an observer that asks for the counts finds it among them.
+//!
+//! In a child an observer would be a copy, with effects that nobody sees. So a child notes for its parent the things that it
+//! alone knows: its client, in the shared row of the request; a limit, there as well; the text of a failed step, which goes
+//! with its end. `parent_side.rs` tells them. The hook `handle_error` alone runs in the child, where the error is.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -35,6 +43,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
+    /// A peer that was stopped before it had sent anything counts twice: among the stopped, and as unheard.
     fn count_here(&self, entry: &Entry, reason: CloseReason) {
         self.context.counters.ended(reason);
         if reason == CloseReason::Stopped && entry.is_unheard() {
@@ -48,6 +57,7 @@ impl<T: Transport> Core<T> {
         !self.observers.is_empty()
     }
 
+    /// The last event of a request. Called once for each that was announced, after its connection is closed.
     #[inline]
     pub(super) fn tell_of_end(
         &self,
@@ -60,6 +70,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
+    /// Apart, because most servers have no observer: the large event takes no room on the stack of theirs.
     #[inline(never)]
     fn tell_observers_of_end(&self, entry: &Entry, reason: CloseReason, refused: Option<&Refused>) {
         let (bytes_in, bytes_out) = entry.bytes();
@@ -82,7 +93,7 @@ impl<T: Transport> Core<T> {
         });
     }
 
-    /// Reports a client that a proxy has named.
+    /// Reports a client that a proxy has named. Does nothing for a request that no proxy has brought.
     pub(super) fn tell_of_client(&self, entry: &Entry) {
         if let Some(proxy_address) = entry.proxy_address() {
             let (id, client_address) = (entry.id(), entry.client_address());
@@ -109,6 +120,7 @@ impl<T: Transport> Core<T> {
 /// For a mixin that runs many requests on each worker.
 impl<T: Transport> WorkerWatch for Core<T> {
     fn worker_is_held(&self, request: u64, held: Duration) {
+        // It may have ended since the watchdog looked.
         let Some(entry) = self.context.live.find(request) else { return };
         self.tell(&ServerEvent::WorkerHeld {
             id: entry.id(),
@@ -121,6 +133,7 @@ impl<T: Transport> WorkerWatch for Core<T> {
     /// Lowers the limit of live requests, if it lets more in, and tells the operator: clients beyond it wait in the accept
     /// queue, as they do without descriptors.
     fn requests_are_bounded(&self, most: usize, why: &dyn Display) {
+        // None: the limit was as low already, and nothing is told.
         if let Some(lowered) = self.context.budget_workers(most.max(1)) {
             let lowered = lowered_live(&self.context.limits(), lowered);
             let address = self.context.server_address();
@@ -129,7 +142,9 @@ impl<T: Transport> WorkerWatch for Core<T> {
     }
 }
 
-/// Calls the hook. An error or a panic of the hook ends here, and the request is closed all the same.
+/// Calls the hook, after the span's event. A panic of either ends here, and the request is closed all the same.
+///
+/// Before the request's end: the hook gets the error by reference, and may format it with its whole chain.
 pub(super) fn handle_error<T: Transport>(
     core: &Core<T>,
     entry: &Entry,
@@ -149,6 +164,7 @@ pub(super) fn handle_error_of<T: Transport>(
 ) {
     let client_address = entry.client_address();
     let (handler, is_traced) = (core.handler_name, false);
+    // The hook learns whether a subscriber has the failure already, so that its default does not print it again.
     let mut failure = Failure { phase, error, owner, client_address, handler, is_traced };
     run_catching(|| failure.is_traced = core.spans.failed(&failure));
     run_catching(|| core.hooks.handle_error(&failure));

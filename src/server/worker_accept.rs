@@ -15,6 +15,9 @@
 //!   |-- no worker waits: wakes the loop ------------------------------->|
 //! ```
 //!
+//! Every wake-up leads to an accept or to another wake-up: a worker that is woken and does not accept wakes the loop
+//! ([`Core::leave_to_loop`]), unless the server stops. The kernel has told of the client once, and tells nobody else.
+//!
 //! The lock is [`AcceptPoint::failures`]. A thread holds it from before its accept until the request is with its
 //! worker, so that requests are served in the order in which they were accepted. Hooks run under this lock. That is
 //! no danger, because only the loop and workers without a request take it, and no call of a hook does.
@@ -50,7 +53,7 @@ pub(super) struct WorkerAcceptor {
     listener: Mutex<ListenerCopy>,
 }
 
-/// A duplicate of the listener's descriptor. The transport may close its own at any time; a worker that waits here
+/// A duplicate of the listener's descriptor, by which it is in both epoll sets. The transport may close its own at any time; a worker that waits here
 /// still wakes, and its accept fails.
 #[derive(Debug, Default)]
 struct ListenerCopy {
@@ -60,11 +63,12 @@ struct ListenerCopy {
     closed: bool,
 }
 
+/// Where a worker and the loop wait for the same listener. Made once; it goes with the server.
 #[derive(Debug)]
 struct AcceptPoint {
     /// One set for the worker, one for the loop.
     epoll: ExclusiveEpoll,
-    /// Makes the worker leave.
+    /// Makes the worker leave. The mixin notifies it under the lock of its queue, and clears it when the worker has left.
     interrupt: Event,
     /// The lock of the diagram above. Its value counts how often in a row a worker has accepted nothing.
     failures: Mutex<u32>,
@@ -73,6 +77,7 @@ struct AcceptPoint {
 }
 
 impl WorkerAcceptor {
+    /// `allowed`: the mixin's workers may accept, and the program has not forbidden it. It takes no descriptor yet.
     pub(super) fn new(allowed: bool) -> Self {
         Self { allowed, ..Self::default() }
     }
@@ -107,12 +112,13 @@ impl WorkerAcceptor {
         self.point().map(|point| point.failures.lock())
     }
 
-    /// Closes the duplicate, for good.
+    /// Closes the duplicate, for good. A worker that waits is not woken by it; the stop wakes it, which came before.
     pub(super) fn close_listener(&self) {
         *self.listener.lock() = ListenerCopy { fd: None, closed: true };
     }
 
-    /// Whether workers are to leave every client to the loop from now on.
+    /// Whether workers are to leave every client to the loop from now on. The loop says so before each of its waits; a
+    /// worker that has looked just before takes one client more.
     pub(super) fn suspend(&self, suspended: bool) {
         // Most calls change nothing, and a load is cheaper than a store.
         if self.suspended.load(Ordering::SeqCst) != suspended {
@@ -153,17 +159,18 @@ impl<T: Transport> Core<T> {
         self.worker_acceptor.point.get_or_init(make).as_ref()
     }
 
-    /// Whether an accept has to be decided by the loop now.
+    /// Whether an accept has to be decided by the loop now. With a rate always: the loop alone takes tokens.
     fn loop_decides(&self) -> bool {
         self.worker_acceptor.suspended.load(Ordering::SeqCst) || self.context.rate.is_on()
     }
 
-    /// Accepts a client, if one is there, as the loop does.
+    /// Accepts a client, if one is there, as the loop does. In a worker that was just woken.
     fn accept_in_worker(
         self: &Arc<Self>,
         point: &AcceptPoint,
         room: &mut dyn FnMut() -> bool,
     ) -> Accepted {
+        // Once more: the loop may have been held back while this worker waited.
         if self.loop_decides() {
             return self.leave_to_loop(point);
         }
@@ -188,6 +195,7 @@ impl<T: Transport> Core<T> {
                     // The loop counts skipped clients, and pauses after many.
                     self.leave_to_loop(point)
                 }
+                // To pause, to shed or to end the run is the loop's part. It meets the same error, and counts it.
                 _ => self.leave_to_loop(point),
             },
         }
@@ -204,6 +212,7 @@ impl<T: Transport> Core<T> {
 
 impl<T: Transport> WorkerAccept for Core<T> {
     fn accept(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Accepted {
+        // Before the wait nobody has been woken for this worker, and so it wakes nobody.
         if self.loop_decides() {
             return Accepted::Leave;
         }
