@@ -110,6 +110,7 @@ impl IdleWorkers {
     /// Whether this worker is the next to leave, and so waits with a timeout.
     pub(super) fn is_next_to_leave(&self, worker: &Arc<IdleWorker>, accepts: bool) -> bool {
         let is_next = self.next_to_leave(accepts).is_some_and(|next| Arc::ptr_eq(next, worker));
+        // Noted before it parks, under the lock: `give_timeout` need not wake one that has a timeout.
         worker.has_timeout.store(is_next, Ordering::Relaxed);
         is_next
     }

@@ -296,6 +296,7 @@ impl Job {
     pub fn run(mut self) -> CloseReason {
         match self.work.take() {
             Some(work) => work.run(),
+            // Not reached: each call that takes the work consumes the job as well.
             None => CloseReason::Released,
         }
     }
@@ -310,6 +311,7 @@ impl Job {
 
     /// Only closes this process's copy of the connection: for a parent whose child serves the request.
     pub fn release(self) {
+        // The drop releases: a job that is forgotten somewhere ends in the same way.
         drop(self);
     }
 

@@ -3,11 +3,10 @@
 //! The gate's maximum is threads and queue together. With `Pool::new(4).queue(64)` it is 68: four requests run, 64 wait in the
 //! pool's queue, and the accept loop then leaves the next one in the kernel's.
 
+use super::Mixin;
 use super::pass_on::pass_on;
-use super::thread_group::ThreadOptions;
 use super::threaded::{Workers, worker_setters};
-use super::worker_queue::{QueueSettings, Size};
-use super::{Mixin, WhenFull};
+use super::worker_queue::Size;
 use crate::gate::Gate;
 
 /// Runs requests in a fixed number of threads. Requests that come while all threads are busy wait in a queue, in the
@@ -39,14 +38,9 @@ impl Pool {
     #[must_use]
     pub fn new(workers: usize) -> Self {
         let count = workers.max(1);
-        let settings = QueueSettings {
-            size: Size::Fixed(count),
-            // `check` looks whether it is there.
-            gate: Gate::new(count.saturating_add(QUEUE)).ok(),
-            when_full: WhenFull::default(),
-            threads: ThreadOptions::default(),
-        };
-        Self { workers: Workers::new(settings), count }
+        // `check` looks whether it is there.
+        let gate = Gate::new(count.saturating_add(QUEUE)).ok();
+        Self { workers: Workers::new(Size::Fixed(count), gate), count }
     }
 
     /// How many requests may wait for a worker. Default: 1,024. Zero: while all workers are busy, the next client stays in

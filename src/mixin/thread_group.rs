@@ -50,6 +50,7 @@ impl ThreadOptions {
     /// Fails if a thread cannot have a stack of the size that was asked for. Only starting one shows it.
     pub(super) fn check(&self) -> Result<()> {
         let Some(bytes) = self.stack_bytes else { return Ok(()) };
+        // Once for each server, when it is made.
         let started = thread::Builder::new().stack_size(bytes).spawn(|| ());
         started
             .map(|thread| drop(thread.join()))

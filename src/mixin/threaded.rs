@@ -8,9 +8,11 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use super::thread_group::ThreadOptions;
 use super::worker_queue::{QueueSettings, Size, WorkerQueue};
 use super::{Job, Mixin, WhenFull, WorkerFigures};
 use crate::error::{Error, Result};
+use crate::gate::Gate;
 
 /// The settings, and a [`WorkerQueue`] that the first request makes of them.
 #[derive(Debug)]
@@ -29,8 +31,10 @@ pub(super) struct Workers {
 const MOST_WORKERS: usize = 65_536;
 
 impl Workers {
-    /// Starts no thread.
-    pub(super) fn new(settings: QueueSettings) -> Self {
+    /// With the defaults of all other settings. Starts no thread.
+    pub(super) fn new(size: Size, gate: Option<Arc<Gate>>) -> Self {
+        let (when_full, threads) = (WhenFull::default(), ThreadOptions::default());
+        let settings = QueueSettings { size, gate, when_full, threads };
         Self { settings, block_on_close: true, daemon_threads: false, queue: OnceLock::new() }
     }
 
@@ -48,6 +52,7 @@ impl Mixin for Workers {
                 let error = io::Error::new(io::ErrorKind::InvalidInput, "65,536 are the most");
                 Err(Error::io("make", format!("a pool of {workers} workers (Pool::new)"), error))
             }
+            // `Pool::new` could not make it, and returns no error.
             Size::Fixed(_) if self.settings.gate.is_none() => {
                 let error = io::Error::from_raw_os_error(libc::EMFILE);
                 Err(Error::io("make an event for", "the queue of a pool (Pool::new)", error))
@@ -66,6 +71,7 @@ impl Mixin for Workers {
                        server of the child's own (`from_fd`)";
             return Err(cannot(io::Error::other(why)));
         }
+        // No thread is left behind, so none of the parent's requests is in it either.
         if let Some(gate) = &self.settings.gate {
             gate.enter_process().map_err(cannot)?;
         }
@@ -104,6 +110,7 @@ impl Mixin for Workers {
     /// Before the first request there is no queue, and this call does not make one: the settings would be fixed by it.
     fn figures(&self) -> WorkerFigures {
         let QueueSettings { size, gate, .. } = &self.settings;
+        // Without a maximum `Limits::live` is the only one, which the server knows.
         let max_busy = match size {
             Size::Fixed(count) => Some(*count),
             Size::Growing { max, .. } => Some(*max).filter(|max| *max < usize::MAX),

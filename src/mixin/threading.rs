@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use super::Mixin;
 use super::pass_on::pass_on;
-use super::thread_group::ThreadOptions;
 use super::threaded::{Workers, worker_setters};
-use super::worker_queue::{QueueSettings, Size};
+use super::worker_queue::Size;
 use crate::gate::Gate;
 
 /// Runs each request in its own thread, so that a slow client keeps no other client waiting.
@@ -50,13 +49,7 @@ const KEEP: Duration = Duration::from_secs(5);
 
 impl Default for Threading {
     fn default() -> Self {
-        let settings = QueueSettings {
-            size: Size::Growing { max: usize::MAX, keep: KEEP },
-            gate: None,
-            when_full: WhenFull::default(),
-            threads: ThreadOptions::default(),
-        };
-        Self { workers: Workers::new(settings) }
+        Self { workers: Workers::new(Size::Growing { max: usize::MAX, keep: KEEP }, None) }
     }
 }
 
@@ -76,6 +69,7 @@ impl Threading {
     #[doc(alias("Semaphore", "BoundedSemaphore"))]
     pub fn max_threads(mut self, max: usize) -> Self {
         let settings = &mut self.workers.settings;
+        // A setter cannot fail, and the maximum must not be lost in silence.
         settings.gate =
             Some(Gate::new(max.max(1)).expect("a descriptor for the gate of max_threads"));
         if let Size::Growing { max: most, .. } = &mut settings.size {

@@ -162,6 +162,7 @@ impl WorkerQueue {
     pub(super) fn new(settings: QueueSettings) -> Self {
         let (sender, receiver) = unbounded();
         let keep = match settings.size {
+            // They stay for good: a pool that has served a rush is ready for the next.
             Size::Fixed(_) => None,
             Size::Growing { keep, .. } => Some(keep),
         };
@@ -321,6 +322,8 @@ impl WorkerQueue {
         // A worker of a fixed size is not replaced: it ends only by a close or by the panic of a hook.
         if let Size::Growing { .. } = self.settings.size {
             if !has_come {
+                // One job for each thread that fails: a hook that always panics then has every job refused, and no thread is
+                // started again and again for the same one.
                 let error = io::Error::other("the thread ended before its first request");
                 state = self.refuse_next(state, error);
             }

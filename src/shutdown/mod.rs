@@ -96,6 +96,7 @@ impl ShutdownHandle {
 
     /// Like [`wait`](Self::wait), but no longer than `timeout`. Returns whether accepting has ended.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        // Longer than the clock can count is without a deadline.
         self.runs.wait_until_ended(Instant::now().checked_add(timeout))
     }
 

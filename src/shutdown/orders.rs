@@ -74,6 +74,7 @@ impl Orders {
     /// Asks for a lame duck and a close after it. False: nobody obeys orders.
     pub(super) fn give_retire(&self) -> bool {
         let Some(event) = self.event.get() else { return false };
+        // Before the event: a thread that wakes finds it.
         self.retire.store(true, Ordering::SeqCst);
         event.notify();
         true
@@ -82,6 +83,7 @@ impl Orders {
     /// Takes the orders that were given.
     pub(super) fn take(&self) -> TakenOrders {
         let Some(event) = self.event.get() else { return TakenOrders::default() };
+        // Before the flags are looked at: an order that is given in between leaves it readable.
         event.clear();
         TakenOrders {
             reload: self.reload.swap(false, Ordering::SeqCst),

@@ -64,7 +64,8 @@ pub(super) enum StopBetweenRuns {
     Forgotten,
 }
 
-/// How far a drain is.
+/// How far a drain is. In the order of time, as numbers: a drain that is begun twice, by a signal and by a close say, keeps the
+/// later phase.
 #[derive(Clone, Copy)]
 #[repr(u8)]
 pub(super) enum DrainPhase {

@@ -45,6 +45,7 @@ pub(crate) fn in_span(span: Span) -> InSpan {
 
 impl Drop for InSpan {
     fn drop(&mut self) {
+        // None, if the subscriber has panicked at an `enter` since.
         drop(ENTERED.take());
     }
 }
@@ -80,6 +81,7 @@ pub(super) fn apart<R>(wait: impl FnOnce() -> R) -> R {
 
 #[cold]
 fn leave_and_enter<R>(entered: EnteredSpan, wait: impl FnOnce() -> R) -> R {
+    // Kept on this stack until the wait is over; no other coroutine touches it here.
     let _again = EnterAgain(catch_and_drop(|| entered.exit()));
     wait()
 }

@@ -11,7 +11,6 @@
 //! one lifetime that the compiler cannot see, that of `b` in another coroutine, is in `sys::lent_once`: a closure is lent, and its
 //! end (called or dropped) is waited for before the loan is over.
 
-use std::any::Any;
 use std::cell::Cell;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
@@ -98,10 +97,8 @@ pub fn join<A, B: Send>(a: impl FnOnce() -> A, b: impl FnOnce() -> B + Send) -> 
     }
 }
 
-/// The end of a closure: its result, or the payload of its panic.
-type Ended<R> = Result<R, Box<dyn Any + Send>>;
-
-fn caught<R>(work: impl FnOnce() -> R) -> Ended<R> {
+/// The result of a closure, or the payload of its panic.
+fn caught<R>(work: impl FnOnce() -> R) -> thread::Result<R> {
     panic::catch_unwind(AssertUnwindSafe(work))
 }
 
@@ -152,10 +149,12 @@ fn wait_patiently(end: &Event) {
     });
 }
 
-fn both<A, B>(a: Ended<A>, b: Ended<B>) -> io::Result<(A, B)> {
+/// Both results, when both closures have ended. A panic goes on here, in the caller.
+fn both<A, B>(a: thread::Result<A>, b: thread::Result<B>) -> io::Result<(A, B)> {
     match (a, b) {
         (Ok(a), Ok(b)) => Ok((a, b)),
         (Err(payload), Err(other)) => {
+            // A payload is the program's value, and its drop the program's code.
             drop_payload(other);
             panic::resume_unwind(payload)
         }

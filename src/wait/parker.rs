@@ -38,7 +38,7 @@ pub struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// The same wait, for poll(2).
+    /// The same wait, for poll(2): where the thread itself has to wait.
     pub(crate) fn poll_fd(&self) -> PollFd {
         match self.interest {
             Interest::Read => PollFd::readable(self.fd),
@@ -150,6 +150,7 @@ pub fn install(parker: Rc<dyn Parker>) -> Installed {
 /// Whether every wait on this thread calls this parker.
 #[cfg(has_green)]
 pub(crate) fn is_installed(parker: &dyn Parker) -> bool {
+    // By address: two parkers of one type are two.
     PARKER.with(|current| {
         current
             .borrow()

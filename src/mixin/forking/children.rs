@@ -84,12 +84,11 @@ impl Table {
 
     /// Takes a child out, if it is there.
     fn take(&mut self, pid: i32) -> Option<Child> {
-        let is_it = |child: &Child| child.pid == pid;
-        if let Some(place) = self.near.iter_mut().find(|place| place.as_ref().is_some_and(is_it)) {
-            return place.take();
-        }
-        let index = self.more.iter().position(is_it)?;
-        Some(self.more.swap_remove(index))
+        let near = self.near.iter_mut().find_map(|place| place.take_if(|child| child.pid == pid));
+        near.or_else(|| {
+            let index = self.more.iter().position(|child| child.pid == pid)?;
+            Some(self.more.swap_remove(index))
+        })
     }
 }
 
@@ -186,7 +185,8 @@ impl Children {
         if let Some(reports) = self.reports.get() {
             return Ok(reports);
         }
-        // All or nothing: a set without the other parts is dropped again.
+        // One after the other, and no lock: only the thread of the loop gets here. All or nothing: a set without the other parts
+        // is dropped again.
         let (exits, owner) = (ExitWatch::new()?, OwnerProcess::noted());
         let (fatal, steps) = (TextPipe::new()?, TextPipe::new()?);
         // Before the first fork: the memory that is shared has to be there then.
@@ -201,11 +201,8 @@ impl Children {
         if reports.owner.is_noted() {
             return Ok(());
         }
-        let Table { near, more } = std::mem::take(&mut *self.table.lock());
-        for child in near.into_iter().flatten().chain(more) {
-            // Neither its watch nor its permit is this process's to give back.
-            std::mem::forget(child);
-        }
+        // Neither the watch of a child nor its permit is this process's to give back.
+        std::mem::forget(std::mem::take(&mut *self.table.lock()));
         // The owner last: if one of these fails, the next run tries all of them again.
         reports.exits.renew()?;
         reports.fatal.renew()?;
@@ -245,6 +242,7 @@ impl Children {
     /// 3. Unwatched children, and orphans: whatever has ended, one after the other, until nothing has.
     pub(super) fn collect(&self) {
         let Some(reports) = self.reports.get() else { return };
+        // Asked anew at each turn of the loop below: the table changes in it.
         let is_any = |by_descriptor| {
             let is_watched =
                 |child: &Child| matches!(child.watched, Some(Watched::ByDescriptor(_)));
@@ -273,6 +271,7 @@ impl Children {
             if self.collect_one(reports, pid) || reap_orphan(pid) {
                 continue;
             }
+            // Foreign: the next look would find the same one, so this is the last.
             self.collect_each(reports);
             if mark.is_some() {
                 for pid in orphan_reaper::children() {

@@ -143,9 +143,11 @@ impl Forking {
         let _ = io::stdout().flush();
         wait::flush();
         let mark = reports.orphan_mark();
-        // From here until the child has noted its request: a signal in between would be taken as the parent's.
+        // From here until the child has noted its request: a signal in between would be taken as the parent's. The parent lets them
+        // through when `held` is dropped, at the end of this function.
         let held = SignalsHeld::hold();
         match fork::fork() {
+            // Most likely EAGAIN, a limit of processes: the client is refused, and a later one may be served.
             Err(error) => job.refuse(Refused::CannotStart(error)),
             Ok(Forked::Child) => {
                 // First: a panic that nothing has caught ends the process here. The frames beyond are the parent's, and
@@ -176,6 +178,7 @@ impl Forking {
 impl Mixin for Forking {
     /// Watching the children takes some descriptors.
     fn prepare(&self) -> Result<()> {
+        // A fork copies one thread; a lock that another one holds, the allocator's say, would stay locked in the child for ever.
         let ready = fork::no_other_threads().and_then(|()| self.children.enter_process());
         ready.map_err(|error| Error::io("fork", "for requests", error))
     }
@@ -193,6 +196,7 @@ impl Mixin for Forking {
 
     fn ready(&self) -> bool {
         // At the maximum only: a child that has ended is found by the watch's own look, and makes room at once.
+        // Ended children count until the loop notices, so a look comes before a `false`.
         let is_room = || self.children.len() < self.max_children;
         is_room() || {
             self.children.watch();

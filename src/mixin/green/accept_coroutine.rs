@@ -74,6 +74,7 @@ impl AcceptCoroutine {
     pub(super) fn resume(&mut self) -> SwitchEnd {
         // From here on it is too late to retire it before it does something.
         *self.shared.state.lock() = AcceptState::Running;
+        // Without the lock, which another thread would wait for: a hook in the loop may take long.
         let progress = self.coroutine.resume();
         *self.shared.state.lock() = match progress {
             SwitchEnd::Suspended => AcceptState::Suspended,
@@ -100,6 +101,7 @@ impl AcceptHandle {
 
     /// Called under the lock of the state.
     fn retire_from(&self, state: AcceptState) -> bool {
+        // A loop that has ended has its result, and one that runs may be in the middle of dealing a request.
         let is_suspended = state == AcceptState::Suspended;
         if is_suspended {
             self.0.is_retired.store(true, Ordering::Relaxed);

@@ -38,7 +38,6 @@
 //! *Invariant*: a run has at most one coroutine that is not retired. A start has a number; a worker makes a coroutine only for the
 //! newest one, under the lock; and the number rises only when the coroutine before is retired, or was not made yet.
 
-use std::any::Any;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -56,7 +55,7 @@ use crate::sys::shared::{Condvar, Mutex};
 type AcceptLoop = Arc<dyn Fn() -> Result<()> + Send + Sync>;
 
 /// How the loop has ended: with its result, or by a panic.
-type Ended = std::result::Result<Result<()>, Box<dyn Any + Send>>;
+type Ended = std::thread::Result<Result<()>>;
 
 /// One call of `serve`.
 struct Run {
@@ -142,6 +141,7 @@ impl Run {
     /// moment (so its worker is not held by another coroutine), has ended, or is on its way already.
     fn move_away(&self, from: usize, to: usize) -> bool {
         let mut state = self.state.lock();
+        // A move that is under way already, or from another worker than this one, is none of this call's.
         let is_over = state.ended.is_some() || state.is_abandoned;
         if state.worker != from || state.start_at.is_some() || is_over {
             return false;
@@ -149,6 +149,7 @@ impl Run {
         // If there is no coroutine yet, the order is still in the worker's inbox, and the worker will see a newer start.
         let is_moved = state.coroutine.as_ref().is_none_or(AcceptHandle::retire);
         if is_moved {
+            // The thread that serves sends the order, and not this one: if the worker refuses it, `serve` has to know.
             state.coroutine = None;
             state.worker = to;
             state.start += 1;
@@ -212,6 +213,7 @@ impl Acceptors {
         let _listed = OnDrop(|| self.running.lock().retain(|other| !Arc::ptr_eq(other, &run)));
         match run.drive(group, accept_loop) {
             Some(Ok(result)) => result,
+            // Of the transport or a mixin, whose panic ends the run: it goes on where the program has called.
             Some(Err(payload)) => panic::resume_unwind(payload),
             None => Ok(()),
         }

@@ -18,6 +18,7 @@ impl Worker {
         let least = self.group.least_loaded();
         // Ties go to this worker: a request that stays costs no wake-up.
         if job.stays_with_acceptor() || load(self.number) <= load(least) {
+            // Neither a message nor a wake-up: it begins when the loop next waits or gives way.
             self.group.begin_request(self.number);
             self.start(job);
         } else {

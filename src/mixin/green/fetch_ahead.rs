@@ -24,6 +24,7 @@ impl Worker {
     /// together.
     #[inline]
     pub(super) fn fetch(&self, events: &ReadyEvents, at: usize) {
+        // With so few there is no time between a fetch and its use.
         if events.len() <= FETCH_READER {
             return;
         }

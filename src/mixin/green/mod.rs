@@ -134,7 +134,7 @@ pub struct Green {
 /// More threads than any machine has processors. They are started with the first run, all at once.
 const MOST_WORKERS: usize = 1_024;
 
-/// The default of [`Green::watchdog`].
+/// The default of [`Green::watchdog`]. Shorter in a debug build: a handler that blocks is found by its author.
 const WATCHDOG: Duration =
     if cfg!(debug_assertions) { Duration::from_millis(100) } else { Duration::from_secs(1) };
 
@@ -213,6 +213,7 @@ impl Green {
     /// The workers, if this process has started them.
     fn started(&self) -> Option<Arc<Group>> {
         let first = self.group.get()?;
+        // Else it was copied by a fork, and its threads were not.
         if first.owner.is_noted() {
             return Some(Arc::clone(first));
         }
@@ -257,6 +258,7 @@ impl fmt::Debug for Green {
 
 /// Tells a server how many stacks the system has room for, where that is bounded.
 fn told_of_bound(server: Weak<dyn WorkerWatch>) -> Weak<dyn WorkerWatch> {
+    // Before the request runs, so that the warning comes before the first client that has to wait for it.
     if let (Some(server), Some(bound)) = (server.upgrade(), stack_bound()) {
         server.requests_are_bounded(bound.requests(), &bound);
     }
@@ -333,6 +335,7 @@ impl Group {
     /// Gives a request to a worker. One that has ended refuses it.
     fn send(self: &Arc<Self>, worker: usize, job: Job) {
         self.begin_request(worker);
+        // It ends only when the group quits: its server is closed.
         if let Some(Message::Job(job)) = self.workers[worker].inbox.send(Message::Job(job)) {
             self.workers[worker].status.end_request();
             job.refuse(Refused::Closing);
@@ -366,6 +369,7 @@ impl Group {
 impl Mixin for Green {
     fn check(&self) -> Result<()> {
         let (workers, bytes) = (self.count(), self.stack_bytes);
+        // The number of processors is never refused.
         if self.workers.is_some() && workers > MOST_WORKERS {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "1,024 are the most");
             return Err(Error::io("start", format!("{workers} workers (Green::workers)"), error));

@@ -75,9 +75,12 @@ impl AcceptSet {
         let set = Epoll::new()?;
         let mut datagrams = None;
         for (at, one) in waiting.iter().enumerate() {
+            // Each datagram that the socket sends would call back into a set that has it: so it is added for each wait.
             if matches!(SockRef::from(&one.fd).r#type(), Ok(Type::DGRAM)) {
                 datagrams = Some(at);
             } else {
+                // For as long as there is a client, unlike a connection's arrivals: the loop may leave some in the queue. Which of
+                // them is ready does not matter, as the loop looks at all.
                 set.watch(one.fd, WatchFor::Input, 0)?;
             }
         }
@@ -171,6 +174,7 @@ impl Worker {
         let number = fd.as_raw_fd();
         let for_room = interest == Interest::Write;
         let near = self.near(task, slot, for_room);
+        // The slot's token is zero before the first wait of the connection on any worker.
         match self.registrations.begin_wait(number, slot.get(), for_room, task, near) {
             WaiterLook::Waits(None) => {}
             WaiterLook::Ready => return Ok(()),
@@ -295,6 +299,7 @@ impl Worker {
         for one in waiting {
             watched.add(one, WATCHED | task.number)?;
         }
+        // By its number, which events bring back. A task that has ended meanwhile is not found, and its number is no other's.
         self.watched.borrow_mut().insert(task.number, Rc::clone(task));
         let _end = OnDrop(|| drop(self.watched.borrow_mut().remove(&task.number)));
         self.suspend(task, deadline)
@@ -344,6 +349,7 @@ impl<'b> WatchedForOnce<'_, 'b> {
         match self.epoll.watch_new(one.fd, what, number) {
             Ok(()) => self.fds.push(one.fd),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Out of descriptors: the wait fails, and with it the call that waits.
                 let copy = one.fd.try_clone_to_owned()?;
                 self.epoll.watch_new(copy.as_fd(), what, number)?;
                 self.copies.push(copy);
@@ -376,6 +382,7 @@ impl Parker for Worker {
             return self.fail(&task, cancelled);
         }
         match waiting {
+            // By far the most waits. A second descriptor beside a connection, an outbox's event say, makes it one of the last.
             [Waiting { fd, interest, slot: Some(slot) }] => {
                 self.park_connection(&task, *fd, *interest, slot, deadline)
             }

@@ -112,6 +112,7 @@ static WORKERS: AtomicUsize = AtomicUsize::new(0);
 
 impl Registrations {
     pub(super) fn new() -> Self {
+        // Beyond 4,096 workers numbers come again. Two tokens are then equal only if their counts are as well.
         let number = WORKERS.fetch_add(1, Ordering::Relaxed);
         let last_token = Cell::new(number << COUNT_BITS);
         Self { entries: RefCell::default(), last_token }
@@ -120,6 +121,7 @@ impl Registrations {
     /// A token for a connection that is registered now.
     fn next_token(&self) -> usize {
         let last = self.last_token.get();
+        // Around at the end, without the zero, which stands for no token.
         let count = (last + 1) & !(usize::MAX << COUNT_BITS);
         let token = (last & (usize::MAX << COUNT_BITS)) | count.max(1);
         self.last_token.set(token);
@@ -221,6 +223,7 @@ impl Registrations {
         let is_for = |entry: &&WaitRegistration| entry.token.get() as u32 & TOKEN_PART == token;
         let Some(entry) = entries.get(fd).filter(is_for) else { return (None, None) };
         let mut seen = entry.seen.get();
+        // A hang-up or an error is readable as well: the receive finds out which.
         let reader = if event.readable { entry.reader.take() } else { None };
         let writer = if event.writable { entry.writer.take() } else { None };
         // A receive ends before urgent data, so that one more is due.

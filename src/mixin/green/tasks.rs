@@ -142,6 +142,7 @@ impl Tasks {
     pub(super) fn remove(&self, task: &Task) {
         let mut all = self.all.borrow_mut();
         let place = task.place.get();
+        // In it for certain: `add` has put it there, and its end comes once.
         all.swap_remove(place);
         if let Some(moved) = all.get(place) {
             moved.place.set(place);

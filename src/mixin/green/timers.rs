@@ -35,6 +35,7 @@ impl Timers {
     #[inline]
     pub(super) fn set(&self, task: &Rc<Task>, at: Instant) {
         task.deadline.set(Some(at));
+        // An entry that comes up before then is left where it is.
         if task.armed.get().is_none_or(|armed| armed > at) {
             self.arm(task, at);
         }
@@ -43,6 +44,7 @@ impl Timers {
     /// Adds the entry of a task, or moves it.
     fn arm(&self, task: &Rc<Task>, at: Instant) {
         let mut entries = self.entries.borrow_mut();
+        // A task has one entry: the earlier one goes.
         if let Some(armed) = task.armed.replace(Some(at)) {
             entries.remove(&(armed, task.number));
         }

@@ -79,6 +79,7 @@ impl Watchdog {
 
     #[cold]
     fn wake(&self, group: &Arc<Group>) {
+        // Several requests may get here at once. The first has the thread started, and the others notify it in vain.
         let mut state = self.state.lock();
         self.sleeps.store(false, Ordering::SeqCst);
         if state.thread.is_none() && !state.quits {
@@ -108,6 +109,7 @@ impl Watchdog {
             }
             self.sleeps.store(false, Ordering::SeqCst);
         } else if !state.quits {
+            // `quit` ends it early.
             self.changed.wait_for(&mut state, pause);
         }
         !state.quits
@@ -134,11 +136,13 @@ fn watch(group: &Weak<Group>) {
         if !group.watchdog.pause(&group, pause) {
             return;
         }
+        // The number of workers never changes: this fills it at the first turn.
         looks.resize(group.workers.len(), WorkerLook::default());
         let now = Instant::now();
         let mut is_quiet = true;
         for (number, look) in looks.iter_mut().enumerate() {
             let running = group.workers[number].status.running();
+            // Another request, or the same one after a wait: the worker is not held.
             if running.is_none() || look.running != running {
                 is_quiet &= running.is_none();
                 *look = WorkerLook { running, since: Some(now), told: false };

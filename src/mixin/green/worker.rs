@@ -139,6 +139,7 @@ impl Worker {
     pub(super) fn run(&self) {
         let mut events = ReadyEvents::new(EVENTS);
         loop {
+            // First: what the last turn's events have woken or begun.
             self.run_queue();
             self.handle().status.switch_to(None);
             // The close comes last: a message that came before it keeps the worker, a later one goes back to its sender.
@@ -262,6 +263,7 @@ impl Worker {
                     self.unwinds_at.set(Some(Instant::now() + GRACE));
                 }
                 Message::Cancel => {}
+                // Its requests go on to their ends: `run` looks at this when none is left.
                 Message::Quit => self.quits.set(true),
             }
         }
@@ -306,6 +308,7 @@ impl Worker {
     /// A part of the request that runs, in a coroutine of its own, which begins in the next turn. Given back: there is no
     /// request, or no memory for a stack.
     pub(super) fn spawn(&self, run: Box<dyn FnOnce()>) -> Result<(), Box<dyn FnOnce()>> {
+        // Its switches are the request's for the watchdog. For the load of the worker it is no request.
         let Some(part_of) = self.current() else { return Err(run) };
         let Ok(stack) = ({ self.stacks.borrow_mut().take() }) else { return Err(run) };
         // It catches its own panics; see `start`.
@@ -338,10 +341,12 @@ impl Worker {
     /// Runs a coroutine until it waits or ends. Called by the loop alone.
     #[inline(always)]
     fn resume_inlined(&self, task: &Rc<Task>) {
+        // For the watchdog: plain stores, for a switch takes some nanoseconds.
         let status = &self.handle().status;
         status.switch_to(task.request());
         self.current.replace(Some(Rc::clone(task)));
         let progress = task.resume();
+        // The handler has forked, and this is the child: a flag of the thread tells, without a system call.
         if is_in_child() {
             end_child();
         }
@@ -393,6 +398,7 @@ impl Worker {
 
     /// Suspends the running coroutine, and has it go on in the next turn.
     pub(super) fn give_way(&self, task: &Rc<Task>) {
+        // Queued before the switch: from the other side nothing would do it.
         task.state.set(TaskState::Queued);
         self.queue.borrow_mut().push_back(Rc::clone(task));
         switch::suspend();

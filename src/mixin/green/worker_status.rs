@@ -59,6 +59,7 @@ impl WorkerStatus {
 
     /// The request that runs now.
     pub(super) fn running(&self) -> Option<RunningRequest> {
+        // Before the number, in the opposite order of the writer.
         let switches = self.switches.load(Ordering::Acquire);
         let request = self.running.load(Ordering::Relaxed).checked_sub(1)?;
         Some(RunningRequest { request, switches })
