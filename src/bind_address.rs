@@ -210,6 +210,7 @@ impl BindAddress {
                 }
                 None => Address::Unix(text.into()),
             },
+            // Not searched for a port: the program says that it is a path.
             BindForm::Path(path) => Address::Unix(path.clone()),
             BindForm::Address(address @ (Address::Unix(_) | Address::Abstract(_))) => {
                 address.clone()
@@ -277,6 +278,7 @@ fn host_alone(host: &str) -> Result<(), String> {
 
 /// Resolves a host as Python's `bind` does: an empty one is every interface.
 fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    // IPv4 alone, as for Python's `''`. All of IPv6 is "::".
     if host.is_empty() {
         return Ok(vec![(Ipv4Addr::UNSPECIFIED, port).into()]);
     }
@@ -296,6 +298,7 @@ impl fmt::Display for BindAddress {
     }
 }
 
+// Never an error here: a mistake is reported by `bind`, together with its other errors.
 macro_rules! bind_address {
     ($($from:ty, $value:ident => $kind:expr;)*) => {$(
         impl From<$from> for BindAddress {

@@ -241,6 +241,7 @@ impl fmt::Debug for Fatal {
 
 impl StdError for Fatal {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        // This error prints the reason as its own text, so the next one of the chain is the reason's cause.
         self.error.source()
     }
 }

@@ -189,6 +189,7 @@ impl fmt::Display for ServerEvent<'_> {
                 write!(f, "handed over at {server_address} to process {process}")
             }
             Self::HandshakeFailed { id, client_address, error } => {
+                // The outermost error of a handshake says little: which alert or certificate it was is a cause of it.
                 let causes = chain(&***error);
                 write!(f, "the handshake of request {id} from {client_address} failed: {causes}")
             }

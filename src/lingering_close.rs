@@ -49,6 +49,7 @@ const MAX_LINGERING: usize = 256;
 
 /// [`MAX_LINGERING`], or a quarter of the descriptors that this process may have, if that is less.
 pub(crate) fn max_lingering() -> usize {
+    // With few descriptors most of them have to be left to clients that wait for an answer.
     let allowed = sys::descriptors().map_or(u64::MAX, |(allowed, _open)| allowed);
     usize::try_from(allowed / 4).unwrap_or(usize::MAX).min(MAX_LINGERING)
 }

@@ -11,11 +11,12 @@ const MOST: usize = 4;
 /// Drops a payload. Its drop is code of the program and may panic as well, with a new payload, which is then dropped
 /// in the same way. After [`MOST`] of them the last one is leaked, so that this ends.
 pub(crate) fn drop_payload(payload: Box<dyn Any + Send>) {
+    // The last one is leaked, because its drop would panic here, outside of every catch. Usually there is none.
     mem::forget(last_of_many(payload));
 }
 
-/// Calls what must not panic into the caller: the program's code, at a place where no one can be told of its panic. None:
-/// it has panicked, and the payload is dropped.
+/// Calls what must not panic into the caller: the program's code, at a place where no one can be told of its panic.
+/// None: it has panicked, and the payload is dropped.
 pub(crate) fn catch_and_drop<R>(call: impl FnOnce() -> R) -> Option<R> {
     panic::catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
 }

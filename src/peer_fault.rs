@@ -191,6 +191,7 @@ impl StdError for PeerFault {
 pub(crate) const LOSSES: [io::ErrorKind; 9] = [
     io::ErrorKind::BrokenPipe,
     io::ErrorKind::ConnectionReset,
+    // Also the kind of `Stopping`, so the payload is looked at before the kind.
     io::ErrorKind::ConnectionAborted,
     io::ErrorKind::ConnectionRefused,
     io::ErrorKind::NotConnected,

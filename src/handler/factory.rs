@@ -80,6 +80,7 @@ pub trait HandlerClosure<How>: Send + Sync + 'static {
     fn make(&self) -> Self::Handler;
 }
 
+// The markers have a private field, so that nobody makes a value of them.
 /// Marker for the implementation for closures.
 #[doc(hidden)]
 #[derive(Debug)]
@@ -132,6 +133,7 @@ where
     }
 }
 
+// With the default `How`, which is that of the trait object: a box needs no marker.
 impl<R: 'static> MakeHandler<R> for Box<dyn MakeHandler<R>> {
     fn handler_name(&self) -> &'static str {
         (**self).handler_name()

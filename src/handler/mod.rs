@@ -201,7 +201,9 @@ impl<H: StreamRequestHandler> BaseRequestHandler<StreamRequest> for H {
     #[inline]
     fn setup(&mut self, request: &mut StreamRequest) -> HandlerResult {
         // Before the program's `setup`, which may already read and write, and may change them.
+        // Also with the defaults: the hook `wrap_request` may have set others.
         request.set_timeout(self.timeout());
+        // It fails only if that hook holds more back than this allows, and the peer does not take it.
         request.set_wbufsize(self.wbufsize())?;
         if let Some(bytes) = self.rbufsize() {
             request.set_rbufsize(bytes);

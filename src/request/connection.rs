@@ -178,6 +178,7 @@ impl Connection {
 
     #[cold]
     fn is_sealed_socket(&self) -> bool {
+        // The reaper ends a wait by a shutdown of the socket. Without a socket of this process it has nothing to end.
         matches!(self, Self::Sealed { status, .. } if status.own_fd().is_some())
     }
 
@@ -362,6 +363,7 @@ impl Connection {
 
     /// The same, for code that may keep a copy of the descriptor.
     pub(super) fn lend(&self) -> Option<BorrowedFd<'_>> {
+        // Below a wrapper the raw stream lends its socket itself, when it sees that the entry says so.
         self.as_socket().map_or_else(|| self.fileno(), |socket| Some(socket.lend()))
     }
 

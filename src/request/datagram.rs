@@ -122,6 +122,7 @@ impl DatagramRequest {
     /// The address of the sender. Over UDP it can be forged.
     #[must_use]
     pub fn client_address(&self) -> Address {
+        // A clone, so that a handler can write it to the same request.
         self.ticket.client_address().clone()
     }
 

@@ -22,6 +22,7 @@ impl Extension {
 
     /// The value, if it has exactly this type.
     pub(super) fn get<E: Any>(&self) -> Option<&E> {
+        // Of the inner box's value. A box could be asked for its type as well, but it has no such method.
         self.value.as_deref()?.downcast_ref()
     }
 

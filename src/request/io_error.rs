@@ -43,8 +43,11 @@ impl BoundedIo {
     #[cold]
     pub(super) fn own(&self, error: io::Error) -> io::Error {
         let is_handlers = match error.kind() {
+            // It has closed both directions itself.
             _ if self.is_closed_by_half() => true,
+            // EPIPE: it has sent something after its own end of the output.
             io::ErrorKind::BrokenPipe => self.has_ended_output(),
+            // It goes on after the error of a wrapper.
             _ => matches!(self.connection, Connection::Gone(_)),
         };
         mark_loss(self.ticket.entry(), error, is_handlers)
@@ -96,8 +99,8 @@ impl StreamRequest {
     }
 }
 
-/// Marks the loss of a connection as this request's, and notes it. All other errors stay as they are, and those that the
-/// handler has caused itself.
+/// Marks the loss of a connection as this request's, and notes it. All other errors stay as they are, and those that
+/// the handler has caused itself.
 #[cold]
 pub(super) fn mark_loss(entry: &Entry, error: io::Error, is_handlers: bool) -> io::Error {
     if is_handlers || says_its_cause(&error) || !is_loss(&error) {
@@ -113,6 +116,7 @@ pub(super) fn says_its_cause(error: &io::Error) -> bool {
 
 /// The limit that has ended a write: the deadline, if it is over, and otherwise the write limit.
 pub(super) fn limit_of_write(deadline: Option<Deadline>, write: Duration) -> (Timeout, Duration) {
+    // By the clock: the error itself does not say which of the two bounds has passed.
     match deadline {
         Some(Deadline { at, limit, after }) if Instant::now() >= at => (limit, after),
         _ => (Timeout::Write, write),

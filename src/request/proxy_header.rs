@@ -56,6 +56,7 @@ impl Preface<StreamRequest> for ProxyHeader {
         // The next byte is the client's first one: a drain waits for it as on a connection without a proxy.
         request.io.at_boundary = true;
         let ticket = &request.io.ticket;
+        // From here on the limits for one peer count the client, and the list shows it.
         let beyond = ticket.server().live.name_client(ticket.entry(), header, Instant::now());
         beyond.map_or(Ok(()), |limit| Err(BeyondLimit { limit }.into()))
     }

@@ -182,6 +182,7 @@ impl RawStatus {
 
     /// A read or a write of the request begins. The end of an earlier call does not explain this one.
     pub(super) fn begin_call(&self, timeout: SendTimeout) {
+        // A lock, because its two bounds belong together. Nobody waits for it: the request makes one call at a time.
         *self.timeout.lock() = timeout;
         self.note_first_wait(FirstWait::Bounded);
         self.timed_out.clear();

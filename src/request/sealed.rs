@@ -99,11 +99,6 @@ impl StreamRequest {
         }
     }
 
-    /// Whether its handshake was ended to make room for others.
-    pub(crate) fn was_crowded_out(&self) -> bool {
-        self.io.ticket.entry().is_crowded_out()
-    }
-
     /// The server, the entry and the limit of unfinished handshakes, for as long as a handshake lasts.
     pub(crate) fn share_for_handshake(&self) -> (Arc<ServerContext>, Arc<Entry>, usize) {
         // Shares, because the handshake borrows the request itself.

@@ -106,7 +106,8 @@ impl StopToken {
 
     /// Waits for one of the events, or until the timeout has passed. The callers then look at the state itself.
     fn wait_for(&self, which: impl Fn(&StopEvents) -> &Event, timeout: Option<Duration>) {
-        // A moment that the clock cannot count is never.
+        // A moment that the clock cannot count is never. With a moment a wait that comes back early does not begin
+        // anew.
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let event = which(self.made());
         // A wait may come back early.

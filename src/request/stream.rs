@@ -83,6 +83,7 @@ impl StreamRequest {
     #[must_use]
     #[doc(alias = "getpeername")]
     pub fn client_address(&self) -> Address {
+        // A clone, so that a handler can write it to the same request.
         self.io.ticket.client_address().clone()
     }
 
@@ -196,6 +197,7 @@ impl StreamRequest {
     /// If output that was held back cannot be sent, or the peer is gone.
     #[doc(alias = "SHUT_WR")]
     pub fn shutdown_write(&mut self) -> io::Result<()> {
+        // Nothing can follow the end.
         self.flush()?;
         self.io.shutdown_write()
     }
@@ -321,6 +323,7 @@ impl BufRead for StreamRequest {
     /// Like std's (the newline stays), and bounded by `Limits::line_bytes`. Bytes that are not UTF-8 are a
     /// [`PeerFault`].
     fn read_line(&mut self, line: &mut String) -> io::Result<usize> {
+        // Into bytes of its own: `line` may hold text already, which stays if these are no text.
         let mut bytes = Vec::new();
         let count = self.append_until(b'\n', &mut bytes)?;
         line::append_text(line, bytes, self.io.ticket.entry().owner())?;

@@ -122,7 +122,7 @@ impl StreamRequest {
         });
         drop(unfinished);
         // It has left the list of the unfinished by now, so this look is final.
-        if self.was_crowded_out() {
+        if entry.is_crowded_out() {
             return Err(io::Error::other(BeyondLimit { limit: Limit::Handshakes }));
         }
         shaken
