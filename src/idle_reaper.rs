@@ -88,6 +88,7 @@ impl IdleReaper {
     /// Starts the thread, unless another request has. False: the system gives no thread.
     fn start(&self) -> bool {
         let _one_at_a_time = self.shared.start.lock();
+        // Again under the lock: another first request may have started it meanwhile.
         if !self.shared.is_on.load(Ordering::Acquire) {
             let shared = Arc::clone(&self.shared);
             let started =

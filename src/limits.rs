@@ -1,4 +1,9 @@
 //! Everything has a limit: [`Limits`], in one struct with finite defaults.
+//!
+//! A request gets the limits that are in force when it is accepted, by reference, and keeps them to its end. A change makes
+//! a new struct for the requests that follow. So a limit never changes in the middle of a wait, and reading one takes no
+//! lock. The limits of the server as a whole (`live`, the rates, the number for one peer, the drain) are looked up when they
+//! are needed, and follow a change at once.
 
 mod by_name;
 
@@ -239,6 +244,7 @@ impl Limits {
         if per_peer >= live {
             return None;
         }
+        // 3,000 of 10,000 for one peer are 300 of 1,000. (As u128, because either factor may be `usize::MAX`.)
         let allowed = live.min(descriptors.max(1));
         let part = per_peer as u128 * allowed as u128 / live as u128;
         // Less than `allowed`, except for the one request that every peer may have.

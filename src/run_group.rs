@@ -156,7 +156,8 @@ impl Seat {
     /// How often the loop of this server has to [`beat`](Self::beat). None if no beat is needed.
     pub(crate) fn beat_every(&self, idle_limit: Option<Duration>) -> Option<Duration> {
         let several = self.group.state.lock().members.len() > 1;
-        // A round is complete when its last loop has beaten. With several loops that may take two intervals.
+        // A round is complete when its last loop has beaten. With several loops that may take two intervals, and systemd
+        // advises half of its time for a round.
         let part = if several { 4 } else { 2 };
         let manager = self.group.manager.as_ref();
         let watchdog = manager.and_then(|manager| Some(manager.watchdog()? / part));
@@ -180,13 +181,13 @@ impl Seat {
     }
 
     /// The server begins to stop. If it is the last one that serves, the service manager is told of it, and how long
-    /// the stop may take. May come again, and before the server was ready.
+    /// the stop may take. Once for each server; it may come before `ready`.
     pub(crate) fn stopping(&self, at_most: Duration, load: Load) {
         let mut state = self.group.state.lock();
-        state.members[self.index].load = load;
-        let before = state.members[self.index].progress;
-        state.members[self.index].progress = MemberPhase::Stopping;
-        if before != MemberPhase::Stopping && state.is_stopping() {
+        let member = &mut state.members[self.index];
+        member.load = load;
+        member.progress = MemberPhase::Stopping;
+        if state.is_stopping() {
             let open: usize = state.members.iter().map(|member| member.load.live).sum();
             let (extend, requests) = (extend(at_most), requests(open));
             self.group.tell(&format!("STOPPING=1\n{extend}\nSTATUS=stopping, {requests} open"));

@@ -100,6 +100,7 @@ impl ServerContext {
         waits_at_close: bool,
         transport: &'static str,
     ) -> std::io::Result<Self> {
+        // The live list keeps the limits in force; the gate, the rate and the runs have copies of those that they go by.
         let live = LiveList::new(limits);
         let runs = Runs::new()?;
         runs.set_lame_duck(limits.lame_duck);
@@ -118,6 +119,7 @@ impl ServerContext {
             started: Instant::now(),
             role: CurrentRole::new(role),
             seat: Mutex::default(),
+            // Filled in by the builder, before the context is shared.
             reloads: Reloads::default(),
             waits_at_close,
             transport,

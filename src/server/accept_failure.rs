@@ -138,6 +138,7 @@ const FIRST_SHORT_PAUSE: Duration = Duration::from_millis(1);
 /// often means that the descriptor is broken in some way. It is then tried less often, but at least every 10 ms,
 /// because clients may come all the same.
 pub(super) const WOKEN_AT_ONCE: u32 = 16;
+/// The longest pause after fruitless wake-ups: see [`WOKEN_AT_ONCE`].
 const LONGEST_SHORT_PAUSE: Duration = Duration::from_millis(10);
 /// The shortest time between two reports of trouble.
 const REPORT_EVERY: Duration = Duration::from_secs(10);

@@ -41,12 +41,14 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
     /// # }
     /// ```
     pub fn serve_in_background(self) -> Result<BackgroundServer<T, M>> {
+        // Before a thread is started: a process that forks must have one alone.
         if self.mixin.forks() {
             let why = "forks, which a process with another thread must not: it cannot serve in the \
                        background; run it in the main thread, and stop it by a signal, by a handler \
                        or from another process";
             return Err(Error::state(self.server_address(), why));
         }
+        // The thread has a reference of its own: a guard that cannot wait for it may be dropped first.
         let server = Arc::new(self);
         let serving = Arc::clone(&server);
         let thread = thread::Builder::new()
@@ -102,6 +104,7 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
             Err(error) if error.is_closed() => {}
             result => result?,
         }
+        // Of a handler that has failed after the run had ended, in the drain.
         self.server.core.context.runs.take_failure().map_or(Ok(report), Err)
     }
 

@@ -1,4 +1,8 @@
 //! [`BaseServer`]: a server without its types.
+//!
+//! The trait has the methods that do not depend on transport, mixin and handler. `run_all` and handovers know servers by it;
+//! they claim a server's runs through its shutdown handle, so that a `BaseServer` of the program's own, which passes on to
+//! one of this crate's, runs as well.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -73,7 +77,8 @@ pub trait BaseServer: Send + Sync {
     fn forks(&self) -> bool;
 }
 
-/// Passes every method on to a server.
+/// Passes every method on to a server. For the server itself each call finds its own method, which comes before the trait's;
+/// the others call through the reference, or each method would call itself.
 macro_rules! pass_on {
     ($this:ident => $server:expr, $forks:expr) => {
         fn serve_forever(&$this) -> Result<()> {

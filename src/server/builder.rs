@@ -1,4 +1,7 @@
 //! [`Builder`]: the settings of a server.
+//!
+//! A setter only keeps its value, or the nearest possible one. All checks are made when the server is (`builder/assembly.rs`), so that the order of the
+//! setters does not matter and `bind` returns every error.
 
 mod assembly;
 
@@ -52,6 +55,7 @@ use crate::transport::{SocketOptions, Transport};
 pub struct Builder<T: Transport, M> {
     /// Checked when the server is made, not by its setter.
     mixin: M,
+    /// Apart, so that `mixin` can change the type of the builder and take them along.
     settings: Settings<T>,
 }
 
@@ -60,18 +64,24 @@ pub(super) type MakeObserver = Box<dyn FnOnce(&Arc<ServerContext>) -> super::Obs
 
 /// All settings but the mixin, whose type may change.
 struct Settings<T: Transport> {
+    /// Boxed at once: their type is in no type of the server.
     hooks: Box<dyn ServerHooks<T::Request>>,
     /// Derived from the type of the hooks while that is known: the box has no type.
     overridden_hooks: OverriddenHooks,
     /// Counts only if the mixin allows it too.
     workers_accept: bool,
+    /// In the order in which they are called. Made late, because some need the server's context.
     observers: Vec<MakeObserver>,
+    /// Whether requests have spans: the feature `tracing`.
     spans: Spans,
     times_accept_queue: bool,
+    /// The PROXY header and TLS, each at most once.
     prefaces: Prefaces<T::Request>,
     reloads: Reloads,
     limits: Limits,
+    /// Of `handle_request` alone.
     timeout: Option<Duration>,
+    /// Of `serve_forever` alone, as is the next one.
     poll_interval: Option<Duration>,
     idle_limit: Option<Duration>,
     /// For `T::unbound` and `T::from_fd`; `with_transport` does not look at them.
@@ -112,6 +122,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// Overrides steps of the server: see [`ServerHooks`]. Default: none.
     #[must_use]
     pub fn hooks<H: ServerHooks<T::Request>>(mut self, hooks: H) -> Self {
+        // Now, while their type is known.
         self.settings.hooks = Box::new(hooks);
         self.settings.overridden_hooks = OverriddenHooks::of::<H>();
         self
@@ -267,6 +278,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// such time, none stops. [`handle_request`](crate::Server::handle_request) ignores this setting.
     #[must_use]
     pub fn stop_when_idle(mut self, time: Duration) -> Self {
+        // The loop looks eight times in this time, so that a shorter one would have an idle server wake all the time.
         self.settings.idle_limit = Some(time.max(Duration::from_millis(100)));
         self
     }

@@ -38,7 +38,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Under `run`, if there is no descriptor for a single request: a program that has just begun gets none later, and would
     /// keep its clients waiting for ever.
     pub(super) fn budget_descriptors(&self) -> Result<()> {
-        // Zero: datagrams share one socket.
+        // Zero: datagrams share one socket, and the live list bounds them by itself.
         let each = self.core.transport.descriptors_per_request();
         let counted = if each == 0 { None } else { sys::descriptors() };
         let Some((allowed, open)) = counted else { return Ok(()) };
@@ -59,6 +59,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             return Err(Error::io("serve at", self.server_address(), io::Error::other(why)));
         }
         let lingering = lingering_close::max_lingering() as u64;
+        // More may be open than are allowed: a limit that is lowered closes nothing.
         let left = allowed.saturating_sub(open + SPARE_DESCRIPTORS + lingering);
         let room = usize::try_from(left).unwrap_or(usize::MAX) / each;
         if let Some(lowered) = self.core.context.budget_descriptors(room.max(1)) {

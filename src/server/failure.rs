@@ -111,6 +111,7 @@ impl Failure<'_> {
     /// peer's fault, but are printed (except in a handshake), because the limit may be too low.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
+        // The last case: scanners, and clients that speak no TLS to a port that does. There are many, and none is new.
         let error = self.error();
         self.is_disconnect()
             || self.owner.is_garbled(error)

@@ -67,6 +67,7 @@ impl<T: Transport> Core<T> {
 /// Finds out whether this process has been forked from the one that has used the server before, and makes its own what
 /// is still its parent's. In a child that serves one request everything stays as it was.
 pub(super) fn enter_process(context: &ServerContext) -> Result<()> {
+    /// Two threads that begin runs of one server at once: the second one finds it done.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     process::note();
     if !context.runs.is_forked() || context.role().is_child() {
@@ -93,6 +94,8 @@ fn cannot_go_on(context: &ServerContext, error: io::Error) -> Error {
 }
 
 impl<T: Transport> ServeInChild for TypedJob<T> {
+    /// Everything that the child needs and that takes memory, a lock or a count is made here: after the fork each page that
+    /// the child writes to is copied.
     fn prepare_fork(&mut self, most: usize) -> Option<Arc<OwnedFd>> {
         // From the fork on it is the child that says what it does.
         self.ticket.entry().show_activity(Activity::Running);
@@ -198,6 +201,7 @@ static SIGNALLED: Signalled = Signalled {
     served: Mutex::new(None),
 };
 
+/// Shared by a server, its children and the actions of their signals.
 struct Signalled {
     /// The server whose requests are forked next. No action looks at it, so that a signal may come while it is locked.
     server_of_children: Mutex<Weak<ServerContext>>,
@@ -208,9 +212,11 @@ struct Signalled {
     served: Mutex<Option<ServedHere>>,
 }
 
+/// The request that this process, a child, serves.
 struct ServedHere {
     /// Taken from `server_of_children`: to count one more reference would be to write to its parent's page.
     server: Weak<ServerContext>,
+    /// Its line in the live list, in memory that its parent has, too. Counted before the fork.
     entry: Arc<Entry>,
     /// How long it waits for the first bytes of its peer after the first signal of a drain.
     first_read: Duration,
@@ -309,9 +315,7 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 pub(super) trait AnyServer: Send + Sync {
     /// Closes this process's copies of its sockets, in a child that another server has forked.
     fn close_in_others_child(&self);
-    /// Tells one server from another; never dereferenced.
-    fn address(&self) -> *const ();
-    /// The part without types.
+    /// The part without types. Its address tells one server from another.
     fn context(&self) -> &ServerContext;
     /// See [`Transport::handover`].
     fn handover(&self) -> Option<&dyn HandoverSocket>;
@@ -327,10 +331,6 @@ impl<T: Transport> AnyServer for Core<T> {
     fn close_in_others_child(&self) {
         self.close_duplicates();
         self.transport.close_in_others_child();
-    }
-
-    fn address(&self) -> *const () {
-        ptr::from_ref(self).cast()
     }
 
     fn context(&self) -> &ServerContext {
@@ -355,20 +355,21 @@ impl<T: Transport> AnyServer for Core<T> {
     }
 }
 
-/// The server with this context.
+/// The server with this context, if it is one of this crate's and still there. For the desk of handovers, which has only
+/// the context of servers whose types are erased.
 pub(super) fn find(context: &ServerContext) -> Option<Arc<dyn AnyServer>> {
     let all: Vec<_> = SERVERS.lock().iter().filter_map(Weak::upgrade).collect();
     all.into_iter().find(|server| ptr::eq(server.context(), context))
 }
 
-/// Called when a server has been made.
+/// Called when a server has been made, before it binds.
 pub(super) fn register<T: Transport>(core: &Arc<Core<T>>) {
     let core = Arc::clone(core) as Arc<dyn AnyServer>;
     SERVERS.lock().push(Arc::downgrade(&core));
     COUNT.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Called when a server is dropped.
+/// Called when the core of a server is dropped: its own reference counts no more by then.
 pub(super) fn unregister() {
     SERVERS.lock().retain(|server| server.strong_count() > 0);
     COUNT.fetch_sub(1, Ordering::SeqCst);
@@ -382,12 +383,13 @@ fn close_other_servers<T: Transport>(core: &Core<T>) {
     }
 }
 
+/// Apart from the look at the count, which is all that most children do.
 #[cold]
 fn close_all_but<T: Transport>(core: &Core<T>) {
     // Collected first: no lock is held while a transport closes, which may be the user's.
     let all: Vec<_> = SERVERS.lock().iter().filter_map(Weak::upgrade).collect();
     for server in all {
-        if !ptr::addr_eq(server.address(), core.address()) {
+        if !ptr::eq(server.context(), &*core.context) {
             server.close_in_others_child();
         }
         // The last reference would drop what is the parent's.

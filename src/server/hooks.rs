@@ -65,6 +65,7 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     ///
     /// Any; `bind` then fails with the error.
     fn before_bind(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        // Not `_socket`: rustdoc shows the names, and an override begins as a copy of the line.
         let _ = socket;
         Ok(())
     }
@@ -147,6 +148,7 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// Any; the request is closed, `handle_error` is called, and the loop goes on.
     fn verify_request(&self, incoming: &Incoming<'_>) -> Result<bool, HandlerError> {
         let _ = incoming;
+        // Tells the server that it need not call this again: see `overridden_hooks.rs`.
         is_default::<Self>();
         Ok(true)
     }

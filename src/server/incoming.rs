@@ -65,6 +65,7 @@ impl<'a> Incoming<'a> {
     ///
     /// If it is no connection over a Unix socket.
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
+        // A datagram's sender is known by its address alone.
         let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
         self.connection.ok_or_else(unsupported).and_then(sys::credentials)
     }

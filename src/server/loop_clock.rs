@@ -33,6 +33,7 @@ pub(super) struct Due {
 }
 
 impl LoopClock {
+    /// For a loop that begins now. `beat_every`: None if no run group wants to hear of it.
     pub(super) fn new(poll_interval: Option<Duration>, beat_every: Option<Duration>) -> Self {
         let now = Instant::now();
         // An interval that the clock cannot count is none.
@@ -56,6 +57,7 @@ impl LoopClock {
 
     /// Takes the moments that have come. Each is due once; a tick is due again after its interval.
     pub(super) fn due(&mut self) -> Due {
+        // No clock is read for a loop that waits for nothing.
         let Some(next) = self.next else { return Due::default() };
         let now = Instant::now();
         if now < next {
@@ -70,6 +72,7 @@ impl LoopClock {
         due
     }
 
+    /// After each change of a moment.
     fn set_next(&mut self) {
         let (tick, beat) = (self.tick.map(|(_, at)| at), self.beat.map(|(_, at)| at));
         self.next = earlier(earlier(tick, beat), self.lame_duck);

@@ -47,6 +47,7 @@ impl PhaseQueue {
     pub(super) fn turn<F: Fn(RunPhase)>(&self, tell: F) -> Option<PhaseTurn<'_, F>> {
         let mut queue = self.0.lock();
         let is_mine = !std::mem::replace(&mut queue.is_told, true);
+        // Before the turn: its drop takes the lock for each phase, and tells without it.
         drop(queue);
         // `then` and not `then_some`: the latter would make the turn also if it is not wanted, and the drop of a turn
         // tells phases.
@@ -56,6 +57,7 @@ impl PhaseQueue {
     /// The next phase to report. None ends the turn.
     fn next(&self) -> Option<RunPhase> {
         let mut queue = self.0.lock();
+        // Under one lock with the look: a thread that pushes a phase from here on finds no teller, and becomes it.
         let next = queue.reached.pop_front();
         queue.is_told = next.is_some();
         next
@@ -64,6 +66,7 @@ impl PhaseQueue {
 
 /// A thread's turn. When it ends, also by a panic, the whole queue is reported.
 pub(super) struct PhaseTurn<'a, F: Fn(RunPhase)> {
+    /// `is_told` is set there until the turn ends.
     phases: &'a PhaseQueue,
     /// Reports one phase. It does not panic.
     tell: F,

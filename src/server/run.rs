@@ -24,6 +24,7 @@
 //! writes to events (`ShutdownHandle::retire`, `Orders::give_reload`); everything else is done by the thread that wakes.
 
 use std::io;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -114,7 +115,6 @@ pub fn run_all(
 ) -> Result<Vec<DrainReport>> {
     // All claims first: if one fails, the others are given back, and nothing has begun.
     let claims = servers.iter().map(|server| claim(&**server)).collect::<Result<Vec<_>>>()?;
-    let handles: Vec<_> = servers.iter().map(BaseServer::shutdown_handle).collect();
     let all: Vec<&dyn BaseServer> = servers.iter().map(|server| &**server).collect();
     let _signals = prepare_process(&all)?;
     let _seated = seated(&all);
@@ -130,7 +130,7 @@ pub fn run_all(
         return Err(Error::state(server.server_address(), why));
     }
     // For the end of one that fails: each thread then closes its own server.
-    let stop_all = || handles.iter().for_each(ShutdownHandle::shutdown);
+    let stop_all = || servers.iter().for_each(|server| server.shutdown_handle().shutdown());
     thread::scope(|scope| {
         let mut running = Vec::new();
         let mut result = Ok(());
@@ -153,10 +153,10 @@ pub fn run_all(
                 }
             }
         }
+        // In the order of the servers. A panic of one goes on when the scope has joined the others.
         let mut reports = Vec::new();
         for thread in running {
-            let ended = thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
-            match ended {
+            match thread.join().unwrap_or_else(|payload| resume_unwind(payload)) {
                 Ok(report) => reports.push(report),
                 // The first error is the answer. All threads are joined in any case.
                 Err(error) => result = result.and(Err(error)),
@@ -214,6 +214,7 @@ fn serve_until_closed(
         handle.runs().orders.leave_to_loop();
         return (server.serve_forever(), close());
     };
+    // An order to retire ends the wait, so that only reloads come here.
     let obey = |orders: TakenOrders| {
         if orders.reload {
             server.reload();
@@ -224,6 +225,7 @@ fn serve_until_closed(
         close()
     };
     thread::scope(|scope| {
+        // Scoped, because it borrows the server, and so joined in any case.
         let closing =
             thread::Builder::new().name("close".into()).spawn_scoped(scope, wait_and_close);
         if closing.is_err() {
@@ -235,9 +237,7 @@ fn serve_until_closed(
             server.serve_forever()
         };
         let report = match closing {
-            Ok(thread) => {
-                thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
-            }
+            Ok(thread) => thread.join().unwrap_or_else(|payload| resume_unwind(payload)),
             // Without a thread the server is closed late.
             Err(_) => close(),
         };

@@ -12,6 +12,8 @@
 //! The phases of a server are reached by several threads (one serves, others close), and each is told once and in order:
 //! `phase_queue.rs` has how. A hook may call the server again from within, also to close it.
 
+use std::mem::ManuallyDrop;
+
 use super::Core;
 use super::catch_panic::{catch_panic, drop_catching, run_catching};
 use crate::error::Result;
@@ -103,7 +105,8 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Begins the close. This is reported once, and not by a forked child.
+    /// Begins the close: the lame duck, or what comes after it. This is reported once, and not by a forked child. Called by
+    /// each close, and by the loop of a server that forks.
     ///
     /// The hook `stopping` runs on this thread in any case, because the close goes on only after it. If another
     /// thread is reporting phases (the hook `ready` has not returned, say), that thread may report `LameDuck` before
@@ -122,41 +125,36 @@ impl<T: Transport> Core<T> {
             let limits = self.context.limits();
             seat.stopping(limits.lame_duck.saturating_add(limits.drain), self.context.load());
         }
+        // After the service manager: the hook may take its time, which is beside the times that the manager was told.
         self.tell(&ServerEvent::Stopping { server_address: &self.context.server_address() });
         run_catching(|| self.hooks.stopping(&self.context));
         drop(turn);
     }
 }
 
-/// A run. It ends when this is dropped, also by a panic of a mixin or a hook.
-pub(super) struct RunGuard<'a, T: Transport> {
-    /// The run is this server's; one at a time.
-    core: &'a Core<T>,
-    /// `end` has been called, so the drop does nothing.
-    ended: bool,
-}
+/// A run of this server, of which there is one at a time. It ends when this is dropped, by a panic of a mixin or a hook.
+pub(super) struct RunGuard<'a, T: Transport>(&'a Core<T>);
 
 impl<'a, T: Transport> RunGuard<'a, T> {
     /// Called when `Runs::begin` has succeeded.
     pub(super) fn begun(core: &'a Core<T>) -> Self {
-        Self { core, ended: false }
+        Self(core)
     }
 
     /// Ends the run in order. Returns the error of a handler or another thread that has ended it.
-    pub(super) fn end(mut self) -> Result<()> {
-        self.ended = true;
-        self.core.context.runs.end(|| self.core.loops_have_ended())
+    pub(super) fn end(self) -> Result<()> {
+        // The drop is for a run that has not come here.
+        let Self(core) = *ManuallyDrop::new(self);
+        core.context.runs.end(|| core.loops_have_ended())
     }
 }
 
 impl<T: Transport> Drop for RunGuard<'_, T> {
     fn drop(&mut self) {
-        if !self.ended {
-            // As in an orderly end: requests that were accepted are accounted for.
-            self.core.release_backlog();
-            // The panic goes on, and tells more than the error.
-            let _ = self.core.context.runs.end(|| self.core.loops_have_ended());
-        }
+        // As in an orderly end: requests that were accepted are accounted for.
+        self.0.release_backlog();
+        // The panic goes on, and tells more than the error.
+        let _ = self.0.context.runs.end(|| self.0.loops_have_ended());
     }
 }
 
