@@ -1,4 +1,11 @@
 //! [`Address`]: the address of a server or a peer.
+//!
+//!  the system's form | here |
+//! |---|---|
+//! | `sockaddr_in`; `sockaddr_in6`, also if it maps an IPv4 address | `Inet`, canonical |
+//! | `sockaddr_un` with a path | `Unix` |
+//! | `sockaddr_un` with a NUL first | `Abstract`, without the NUL |
+//! | `sockaddr_un` of no length; an unknown family | `Unnamed` |
 
 use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
@@ -87,6 +94,7 @@ impl Address {
     ///
     /// If nothing can be sent or connected to such an address, or its name is too long for a socket.
     pub(crate) fn to_socket(&self) -> io::Result<SockAddr> {
+        // Sentences without the address: the callers put it before them.
         let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why);
         let too_long = |_| wrong("the name is too long for a Unix socket (107 bytes)");
         match self {
@@ -144,6 +152,7 @@ impl ToSocketAddrs for Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // std writes the scope of a link-local address as well (`[fe80::1%2]:80`).
             Self::Inet(address) => address.fmt(f),
             // A client chooses the path of its own socket, and may choose one with control sequences for the terminal at
             // which a log is read. Only those are escaped: a name in any script stays readable.

@@ -145,11 +145,14 @@ impl NotifySocket {
         Ok(Some(Self { socket, address }))
     }
 
+    /// Sends one message, and waits for room for [`SEND_WAIT`] at most.
     fn send(&self, message: &str) -> io::Result<()> {
         let until = Instant::now() + SEND_WAIT;
         loop {
             // Signals do not extend the time. A timeout of zero would be none.
             let left = until.saturating_duration_since(Instant::now());
+            // SO_SNDTIMEO also bounds the wait for room in the receiver's queue, which no poll reports for a Unix
+            // datagram.
             self.socket.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
             // A datagram is sent whole or not at all.
             match self.socket.send_to(message.as_bytes(), &self.address) {
@@ -163,6 +166,7 @@ impl NotifySocket {
 /// The service manager of a run, if there is one.
 #[derive(Debug)]
 pub(crate) struct ServiceManager {
+    /// Made once for a run. The address is used anew for each message.
     socket: NotifySocket,
     /// How often it expects a message of the watchdog.
     watchdog: Option<Duration>,
@@ -174,15 +178,8 @@ impl ServiceManager {
     /// The service manager that the environment names. A mistake in the environment is reported on stderr, and
     /// prevents no server from running.
     pub(crate) fn from_environment() -> Option<Self> {
-        match NotifySocket::from_environment() {
-            Ok(socket) => {
-                Some(Self { socket: socket?, watchdog: watchdog(), failed: AtomicBool::new(false) })
-            }
-            Err(error) => {
-                warn(&error);
-                None
-            }
-        }
+        let socket = NotifySocket::from_environment().inspect_err(warn).ok()??;
+        Some(Self { socket, watchdog: watchdog(), failed: AtomicBool::new(false) })
     }
 
     /// The time within which the watchdog expects a message.
@@ -194,12 +191,14 @@ impl ServiceManager {
     pub(crate) fn tell(&self, message: &str) {
         match self.socket.send(message) {
             Ok(()) => self.failed.store(false, Ordering::SeqCst),
+            // The accept loop sends every few seconds, and one line is enough until a message has passed again.
             Err(error) if !self.failed.swap(true, Ordering::SeqCst) => warn(&error),
             Err(_) => {}
         }
     }
 }
 
+/// For the operator, on stderr: a service manager that is not told restarts the service or kills it.
 fn warn(error: &io::Error) {
     let text = format!("warning: cannot tell the service manager (NOTIFY_SOCKET): {error}\n");
     Console::Stderr.tell(&text);

@@ -41,6 +41,7 @@ pub(super) fn connect(to: &BindAddress, timeout: Duration) -> io::Result<Connect
     let until = Instant::now().checked_add(timeout);
     if to.is_unix() {
         let address = to.to_unix().map_err(of_address)?;
+        // One address, and an answer at once: there is nothing to race.
         return to_unix(&address, until)
             .map(|socket| (socket, address.clone()))
             .map_err(|error| cannot("connect to", &address, timeout, error));
@@ -79,10 +80,12 @@ fn look_up(
     until: Option<Instant>,
     timeout: Duration,
 ) -> io::Result<Vec<SocketAddr>> {
+    // No thread for what takes no time.
     if !to.is_looked_up() {
         return to.to_inet().map_err(of_address);
     }
     let name = to.clone();
+    // None: the time is over. The look-up goes on, on its thread, and its result is dropped.
     let found = wait::look_up_until(move || name.to_inet(), until)?;
     let in_vain = || cannot("look up", to, timeout, io::ErrorKind::TimedOut.into());
     Ok(in_turn(found.ok_or_else(in_vain)?.map_err(of_address)?))
@@ -112,11 +115,13 @@ struct Failed {
     error: io::Error,
 }
 
-/// Connects to the first of the addresses that answers. The error is that of the first one that failed.
+/// Connects to the first of the addresses that answers. The error is that of the first one that failed; or, once the time
+/// is over, `TimedOut` with an address that was still waited for. There must be an address.
 fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connected, Failed> {
     let mut rest = addresses.iter().copied();
     let mut attempts: Vec<(Socket, SocketAddr)> = Vec::new();
     let mut failed: Option<Failed> = None;
+    // When the next attempt may begin.
     let mut next = Instant::now();
     loop {
         // The last look comes after the deadline, so that a connection that succeeds at that moment counts.
@@ -131,17 +136,19 @@ fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connecte
                 }
                 Ok(false) => at += 1,
                 Err(error) => {
+                    // The first failure is the one to tell: the address that the system prefers.
                     failed.get_or_insert(Failed { address: *address, error });
+                    // In their order, which `attempts.first` below relies on. The next address need not wait for
+                    // its turn.
                     attempts.remove(at);
                     next = Instant::now();
                 }
             }
         }
+        // Named is an address that was still waited for, if there is one: that of a refusal would not explain the
+        // time.
         if over {
-            let waiting =
-                attempts.first().map(|(_, address)| *address).or(addresses.first().copied());
-            let failed_at = failed.as_ref().map(|failed| failed.address);
-            let address = waiting.or(failed_at).expect("a name has at least one address");
+            let address = attempts.first().map_or(addresses[0], |(_, address)| *address);
             return Err(Failed { address, error: io::ErrorKind::TimedOut.into() });
         }
         let may_begin = attempts.len() < AT_ONCE && rest.len() > 0;
@@ -157,6 +164,8 @@ fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connecte
             continue;
         }
         if attempts.is_empty() {
+            // `look_up` never gives an empty list, and so `failed` is set. A caller that breaks this gets an error,
+            // and no panic.
             let nothing = io::ErrorKind::AddrNotAvailable;
             return Err(failed.unwrap_or_else(|| Failed {
                 address: ([0, 0, 0, 0], 0).into(),
@@ -167,6 +176,7 @@ fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connecte
         let room = |fd| Waiting { fd, interest: Interest::Write, slot: None };
         let waiting: Vec<_> = fds.map(room).collect();
         let look = earlier(until, may_begin.then_some(next));
+        // A drain cuts the request off, usually. The attempts end with it.
         if let Err(error) = wait::any(&waiting, look) {
             return Err(Failed { address: attempts[0].1, error });
         }
@@ -175,10 +185,13 @@ fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connecte
 
 /// Begins an attempt, without waiting.
 fn begin(address: SocketAddr) -> io::Result<Socket> {
+    // `Socket::new` sets close-on-exec: a program that a handler starts does not get it.
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     match socket.connect(&address.into()) {
+        // The usual answer of TCP. Over loopback it may have connected already.
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        // connect(2) goes on after a signal, as after EINPROGRESS.
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
         done => done?,
     }
@@ -187,9 +200,11 @@ fn begin(address: SocketAddr) -> io::Result<Socket> {
 
 /// Whether the attempt has succeeded; false while it goes on.
 fn has_connected(socket: &Socket) -> io::Result<bool> {
+    // SO_ERROR tells a failure once, and clears it.
     if let Some(error) = socket.take_error()? {
         return Err(error);
     }
+    // getpeername(2) fails with ENOTCONN until the handshake is over.
     match socket.peer_addr() {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
@@ -202,6 +217,7 @@ fn to_unix(address: &Address, until: Option<Instant>) -> io::Result<Socket> {
     let name = address.to_socket()?;
     let mut pause = FIRST_PAUSE;
     loop {
+        // A new one for each try, because a socket whose connect has failed is in no state that POSIX promises.
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         match socket.connect(&name) {
@@ -209,6 +225,7 @@ fn to_unix(address: &Address, until: Option<Instant>) -> io::Result<Socket> {
                 socket.set_nonblocking(false)?;
                 return Ok(socket);
             }
+            // EAGAIN: the queue is full. unix(7) has no event for room in it, hence the pauses.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),

@@ -1,4 +1,7 @@
 //! [`HalfClose`]: outputs that end without their input.
+//!
+//! [`Write`] has no word for the end of an output, and `TcpStream::shutdown` is of one type. A relay needs both,
+//! for sockets, for TLS and for the halves of either.
 
 use std::io::{self, Write};
 

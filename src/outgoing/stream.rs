@@ -42,13 +42,16 @@ use crate::write_stall::{SendTimeout, earlier};
 ///
 /// The connection is closed when this is dropped: in order, if nothing that the peer has sent is unread.
 pub struct OutgoingStream {
+    /// Both halves live as long as the whole. `split` lends them, `into_split` gives them away.
     input: OutgoingInput,
     output: OutgoingOutput,
 }
 
 /// The input of an [`OutgoingStream`].
 pub struct OutgoingInput {
+    /// The other half has the same.
     shared: Arc<Outgoing>,
+    /// This half's own, so that reads may have other limits than writes.
     bounds: Bounds,
 }
 
@@ -60,7 +63,9 @@ pub struct OutgoingOutput {
 
 /// The part that both halves share.
 pub(crate) struct Outgoing {
+    /// The socket, which closes with the last half. A request that ends it (`end_together`) has a weak reference.
     io: SocketIo,
+    /// For errors: the system forgets it when the connection breaks.
     peer: Address,
     /// How many bytes were sent. A peer that takes bytes is not silent.
     sent: AtomicU64,
@@ -223,8 +228,10 @@ impl Read for OutgoingInput {
         let shared = &*self.shared;
         let mut room = RecvBuf::from(buf);
         loop {
+            // Before the receive, so that bytes that leave meanwhile count.
             let sent = shared.sent.load(Ordering::Relaxed);
             match shared.io.recv(&mut room, self.bounds.of_read()) {
+                // The end that our own shutdown makes is not one that the peer has said.
                 Ok(0) if shared.is_closed.load(Ordering::SeqCst) => {
                     return Err(shared.cannot("read from", closed_here()));
                 }
@@ -258,9 +265,11 @@ impl Write for OutgoingOutput {
         let shared = &*self.shared;
         match shared.io.send(bytes, || self.bounds.of_write()) {
             Ok(count) => {
+                // Only this half adds. Relaxed: it orders nothing, and a read looks at it after a minute.
                 shared.sent.fetch_add(count as u64, Ordering::Relaxed);
                 Ok(count)
             }
+            // EPIPE after our own `close`: named for what it is, and not as the peer's fault.
             Err(_) if shared.is_closed.load(Ordering::SeqCst) => {
                 Err(shared.cannot("write to", closed_here()))
             }
@@ -331,6 +340,7 @@ struct Bounds {
 }
 
 impl Bounds {
+    /// Keeps the time as well, for the error's text.
     fn set_deadline(&mut self, after: Option<Duration>) {
         // A moment beyond the clock's range means no deadline.
         self.deadline = after.and_then(|after| Some((Instant::now().checked_add(after)?, after)));
@@ -340,12 +350,15 @@ impl Bounds {
         self.timeout.unwrap_or(LIMIT)
     }
 
+    /// For one receive that begins now: the limit or the deadline, whichever is earlier.
     fn of_read(&self) -> RecvTimeout {
+        // The usual case, for which the clock is not read.
         let Some((deadline, _)) = self.deadline else { return RecvTimeout::lasting(self.limit()) };
         let by_limit = Instant::now().checked_add(self.limit());
         earlier(by_limit, Some(deadline)).map_or(RecvTimeout::Never, RecvTimeout::Until)
     }
 
+    /// For one send. Asked for only if the socket has no room, so most writes cost no clock.
     fn of_write(&self) -> SendTimeout {
         SendTimeout { stall: self.limit(), until: self.deadline.map(|(at, _)| at) }
     }

@@ -1,4 +1,13 @@
 //! [`Header`]: the content of a PROXY header.
+//!
+//! The reader (`request/proxy_header.rs`) and the parser share one rule: no byte behind the header is read.
+//!
+//! ``text
+//! bytes = []            parse: Partial { missing: 15 }    receive at most 15
+//! "\r\n\r\n\0\r\nQUIT\n!\x11\0"  Partial { missing: 1 }         receive at most 1
+//! ..                    Partial { missing: 12 }           the length is known: the rest in one receive
+//! ..                    Whole                             the next byte is the client's
+//! ```
 
 use super::invalid::InvalidHeader;
 use super::tlv::{self, Ssl, Tlvs};
@@ -96,6 +105,8 @@ impl Header {
             let both = bytes.len().min(beginning.len());
             bytes[..both] == beginning[..both]
         };
+        // The fewest bytes of both versions: with them the first byte tells the version, and no more than a header
+        // is read.
         if bytes.is_empty() {
             return Ok(HeaderProgress::Partial { missing: v1::SHORTEST.min(v2::FIXED) });
         }
@@ -202,6 +213,7 @@ impl Header {
 /// [`StreamRequest::proxy`](crate::StreamRequest::proxy).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxied {
+    /// The other end of the connection, as `accept` has told it.
     proxy_address: Address,
     header: Header,
 }

@@ -1,4 +1,7 @@
 //! [`InvalidHeader`]: why bytes are no PROXY header.
+//!
+//! The kinds are for the operator of a proxy that is set up wrongly. The peer hears none of them: the connection
+//! closes.
 
 /// Why bytes are no PROXY header. The connection that has brought them is closed: the specification forbids to guess
 /// what its sender may have meant.

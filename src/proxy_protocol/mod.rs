@@ -152,7 +152,9 @@ pub const MAX_BYTES: usize = 4_096;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct ProxyProtocol {
+    /// Looked through for each connection: an operator names a handful.
     networks: Vec<Network>,
+    /// Whether a peer in none of them is served as if there were no proxy. Otherwise it is refused.
     serves_others: bool,
 }
 

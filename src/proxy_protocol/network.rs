@@ -1,4 +1,8 @@
 //! [`Network`]: the peers that a proxy connects from.
+//!
+//! A peer is compared with each network by the first bits of its address: `10.1.2.3` is in `10.0.0.0/8`, because
+//! its first eight bits are those of `10.0.0.0`. Addresses are kept in their canonical form, so that a peer has one
+//! form whichever socket it came by.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -69,6 +73,7 @@ impl Network {
         if bits > most {
             return Err(Error::address(text, format!("it has at most {most} bits")));
         }
+        // A bit behind the prefix is a slip: `10.1.2.3/16` may mean the network or the host.
         let begins = first_of(first, bits);
         if begins != first {
             let why = format!("the network is {begins}/{bits}, the address alone {first}");
@@ -83,6 +88,7 @@ impl Network {
         match (self.peers, peer) {
             (PeerSet::Unix, Address::Unix(_) | Address::Abstract(_) | Address::Unnamed) => true,
             (PeerSet::Inet { first, bits }, Address::Inet(peer)) => {
+                // A peer that comes through a socket of both versions counts as the version that it speaks.
                 let peer = peer.ip().to_canonical();
                 peer.is_ipv4() == first.is_ipv4() && first_of(peer, bits) == first
             }
@@ -116,6 +122,7 @@ impl FromStr for Network {
         if text == "unix" {
             return Ok(Self::UNIX);
         }
+        // Without a slash: this address alone.
         let (ip, bits) = text.split_once('/').map_or((text, None), |(ip, bits)| (ip, Some(bits)));
         let why = "write a network as 10.0.0.0/8, 2001:db8::/32, an address alone, or unix";
         let ip: IpAddr = ip.parse().map_err(|_| Error::address(text, why))?;

@@ -1,10 +1,19 @@
 //! [`Tlv`], [`Tlvs`] and [`Ssl`]: the fields in which a proxy says more than the addresses.
+//!
+//! ``text
+//! type: 1 byte   length: 2 bytes   value: `length` bytes        0x20 SSL, whose value is
+//!                                                               client: 1 byte   verify: 4 bytes   TLVs 0x21 to 0x27
+//! ```
+//!
+//! All bytes are checked once, when the header is whole ([`check`]). The getters that follow find nothing wrong any
+//! more, so they return options, and no errors.
 
 use std::fmt;
 
 use super::crc32c::crc32c;
 use super::invalid::InvalidHeader;
 
+// The types that the specification names, but for 0x04: it only fills room, and may come often.
 pub(super) const ALPN: u8 = 0x01;
 pub(super) const AUTHORITY: u8 = 0x02;
 pub(super) const CRC32C: u8 = 0x03;
@@ -75,7 +84,9 @@ impl fmt::Debug for Tlvs<'_> {
 pub struct Ssl<'a> {
     /// The specification's field `client`: a set of bits.
     client: u8,
+    /// The specification's field `verify`: zero after a successful check of a certificate.
     verify: u32,
+    /// The fields within the field, checked with the header.
     tlvs: Tlvs<'a>,
 }
 
@@ -139,6 +150,7 @@ pub(super) fn check(whole: &[u8], start: usize) -> Result<bool, InvalidHeader> {
     let mut tlvs = Tlvs::new(&whole[start..]);
     while let Some(tlv) = tlvs.next() {
         let Tlv { kind, value } = tlv;
+        // Fields of other types may come several times: sites give them their own meaning.
         if matches!(kind, ALPN | AUTHORITY | CRC32C | UNIQUE_ID | SSL | NETNS) {
             // If two values of one kind differed, one reader might take the first and another the last.
             if seen.contains(&kind) {
@@ -150,6 +162,7 @@ pub(super) fn check(whole: &[u8], start: usize) -> Result<bool, InvalidHeader> {
             return Err(InvalidHeader::TlvValue(kind));
         }
         if kind == CRC32C {
+            // Where its four bytes begin in the header.
             checksum = Some(whole.len() - tlvs.rest.len() - value.len());
         }
     }

@@ -32,6 +32,7 @@ const KINDS: [ConnectionKind; 3] = [
     ConnectionKind { word: "TCP6", shortest_address: Some("::".len()) },
 ];
 
+// The sentences of `InvalidHeader::Line`.
 const NO_KIND: &str = "the kind is none of TCP4, TCP6 and UNKNOWN";
 const NO_END: &str = "an address or a port is wrong";
 const NOT_SIX_WORDS: &str = "it has not six words with one space between them";
@@ -46,11 +47,13 @@ struct ConnectionKind {
 
 /// Parses a line. The caller has compared the first bytes with those of a header.
 pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
+    // A line whose end comes later is too long, wherever it ends.
     let line = &bytes[..bytes.len().min(MAX)];
     if let Some(end) = line.windows(2).position(|pair| pair == b"\r\n") {
         let header = whole(&line[..end])?;
         return Ok(HeaderProgress::Whole { header: Box::new(header), length: end + 2 });
     }
+    // At least one byte, or `whole` would have found the end.
     let missing = missing(line)?;
     if line.len() + missing > MAX {
         return Err(InvalidHeader::LineTooLong);
@@ -66,7 +69,9 @@ fn whole(line: &[u8]) -> Result<Header, InvalidHeader> {
     if rest == b"UNKNOWN" || rest.starts_with(b"UNKNOWN ") {
         return Ok(Header::new(Version::V1, Command::Proxy, None));
     }
+    // `UNKNOWN` comes first, because its rest may be anything.
     let text = std::str::from_utf8(rest).map_err(|_| bad("it is not ASCII"))?;
+    // Two blanks in a row make an empty field, which is no address: single blanks are checked by that.
     let fields: Vec<&str> = text.split(' ').collect();
     let [kind, source, destination, source_port, destination_port] = fields[..] else {
         return Err(bad(NOT_SIX_WORDS));
@@ -103,6 +108,7 @@ fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
         // The caller has compared the bytes that have come with the beginning.
         return if end == 2 { Ok(SHORTEST - line.len()) } else { Err(InvalidHeader::Unknown) };
     };
+    // A field is whole once another one follows it. The last one is still open.
     let mut fields = rest.split(|byte| *byte == b' ').peekable();
     let word = fields.next().unwrap_or_default();
     let begins = |kind: &&ConnectionKind| kind.word.as_bytes().starts_with(word);

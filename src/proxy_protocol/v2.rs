@@ -29,6 +29,8 @@ const UNIX: usize = 108;
 
 /// Parses a header. The caller has compared the first bytes with those of a header.
 pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
+    // A wrong byte is told as soon as it is there, and not when the header is whole: a peer that is no proxy may
+    // never send more.
     let command = match bytes.get(12) {
         None => return Ok(HeaderProgress::Partial { missing: FIXED - bytes.len() }),
         Some(0x20) => Command::Local,
@@ -39,6 +41,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
         return Ok(HeaderProgress::Partial { missing: FIXED - bytes.len() });
     };
     let length = FIXED + usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
+    // Before room for it is made, so that two bytes of a peer cannot ask for 64 KiB.
     if length > MAX_BYTES {
         return Err(InvalidHeader::TooLong(length));
     }
@@ -112,6 +115,7 @@ fn proxied(
         Family::V6 => Some(inet::<Ipv6Addr, 16>(&mut rest)?),
         Family::Unix => Some((unix(&take::<UNIX>(&mut rest)?), unix(&take::<UNIX>(&mut rest)?))),
     };
+    // With the fixed part, because the checksum is of the whole header.
     let is_checked = tlv::check(whole, whole.len() - rest.len())?;
     let mut header = Header::new(Version::V2, Command::Proxy, ends);
     (header.transport, header.tlvs, header.is_checked) = (transport, rest.to_owned(), is_checked);
@@ -131,6 +135,7 @@ where
     Ip: From<[u8; LEN]> + Into<IpAddr>,
 {
     let ips = [Ip::from(take(rest)?), Ip::from(take(rest)?)];
+    // In network order, as everything in the header.
     let ports = [take(rest)?, take(rest)?].map(u16::from_be_bytes);
     let [source, destination] = ips.map(Ip::into);
     let end = |ip: IpAddr, port| Address::from(SocketAddr::new(ip, port));

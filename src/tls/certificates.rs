@@ -1,4 +1,10 @@
 //! [`ByName`]: the certificate for the name that a client asks for.
+//!
+//! ``text
+//! ClientHello   name?   more than one certificate?   the first that has the name, and a key that the client can check
+//!               else                                 the first with a key that the client can check
+//!               else                                 the first of all: the handshake fails, with rustls' own alert
+//! ```
 
 use std::sync::Arc;
 
@@ -11,6 +17,7 @@ use rustls::sign::CertifiedKey;
 /// certificate has.
 #[derive(Debug)]
 pub(super) struct ByName {
+    /// Never empty. A reload makes a new list, so this one never changes.
     all: Vec<Arc<CertifiedKey>>,
 }
 
@@ -23,6 +30,7 @@ impl ByName {
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // An ECDSA certificate is of no use to a client that knows RSA alone, and so the other way round.
         let usable =
             |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
@@ -38,6 +46,8 @@ impl ResolvesServerCert for ByName {
 
 /// Whether a certificate is for that name, also by a wildcard.
 fn has_name(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
+    // For each handshake anew: rustls keeps no parsed form, and the names take some microseconds beside a
+    // signature.
     let parsed = key.cert.first().and_then(|first| ParsedCertificate::try_from(first).ok());
     parsed.is_some_and(|parsed| verify_server_name(&parsed, name).is_ok())
 }

@@ -52,6 +52,7 @@ pub struct Tls {
     shared: Arc<SharedConfig>,
 }
 
+/// The part that all clones have in common. It lives as long as the last clone or server.
 struct SharedConfig {
     /// The configuration of new connections.
     config: RwLock<Arc<ServerConfig>>,
@@ -68,8 +69,11 @@ struct SharedConfig {
 struct Source {
     /// The files of each certificate: the chain and the key.
     certificates: Vec<(PathBuf, PathBuf)>,
+    /// None: no client is asked for a certificate.
     clients: Option<Clients>,
+    /// In the order of preference. Empty: none is offered.
     alpn: Vec<Vec<u8>>,
+    /// Makes the keys usable, and has the cipher suites.
     provider: Arc<CryptoProvider>,
 }
 
@@ -147,6 +151,7 @@ impl Tls {
     #[must_use]
     #[doc(alias = "set_alpn_protocols")]
     pub fn alpn<P: AsRef<[u8]>>(self, protocols: impl IntoIterator<Item = P>) -> Self {
+        // No file is read again, so this setting cannot fail.
         let protocols: Vec<_> = protocols.into_iter().map(|name| name.as_ref().to_vec()).collect();
         let mut config = ServerConfig::clone(&self.config());
         config.alpn_protocols.clone_from(&protocols);
@@ -178,8 +183,11 @@ impl Tls {
         let why = "it was not read from files, so there are none to read again; a program exchanges it by `Tls::replace`";
         let source = self.shared.source.as_ref().ok_or_else(|| unsupported("reload", why))?;
         let _one = self.shared.reloading.lock();
+        // With clients' certificates a ticket stands for a check by the old authorities, so its key goes.
         let kept = self.shared.tickets.read().clone().filter(|_| source.clients.is_none());
         let (config, tickets) = source.config(kept)?;
+        // The order of the two does not matter: a configuration has its own keys, and `prepare` only looks whether
+        // the present ones are due.
         *self.shared.tickets.write() = Some(tickets);
         *self.shared.config.write() = Arc::new(config);
         Ok(())
@@ -226,6 +234,7 @@ impl Tls {
 }
 
 impl Source {
+    /// The first reading of the files, with keys of tickets of its own.
     fn into_tls(self) -> Result<Tls> {
         let (config, tickets) = self.config(None)?;
         Ok(Tls::new(config.into(), Some(self), Some(tickets)))
@@ -256,6 +265,7 @@ impl Source {
             }
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByName::new(keys?)));
+        // After everything that may fail for a mistake in the files: keys are made in the end.
         let tickets = tickets.map_or_else(|| Tickets::new(PERIOD), Ok)?;
         config.alpn_protocols.clone_from(&self.alpn);
         config.ticketer = Arc::clone(&tickets) as _;

@@ -1,4 +1,7 @@
 //! [`TlsInfo`]: what a handshake has agreed on.
+//!
+//! They are taken once, when the handshake ends, and cost a copy of the names and certificates. A later renewal of
+//! keys changes none of them.
 
 use std::fmt;
 
@@ -9,10 +12,12 @@ use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConnection};
 /// one line for a log.
 #[derive(Clone)]
 pub struct TlsInfo {
+    /// Copied out of the session, which belongs to the stream: a handler may look while it writes.
     version: ProtocolVersion,
     cipher_suite: CipherSuite,
     alpn: Option<Vec<u8>>,
     server_name: Option<String>,
+    /// The client's own first. Empty without one.
     certificates: Vec<CertificateDer<'static>>,
     resumed: bool,
 }

@@ -24,6 +24,7 @@ pub(super) enum TlsStage {
 
 /// The error of a session as one of its request.
 pub(super) fn of_session(owner: RequestId, stage: TlsStage, error: Error) -> io::Error {
+    // rustls has one list of errors for both sides. These are sorted by the side that can do something about them.
     match error {
         Error::InappropriateMessage { .. }
         | Error::InappropriateHandshakeMessage { .. }

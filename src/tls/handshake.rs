@@ -116,6 +116,7 @@ impl StreamRequest {
             tls.prepare();
         }
         let unfinished = context.handshakes.enter(&entry, most);
+        // The request has no connection until this ends, and none if it fails.
         let shaken = self.seal(|base| {
             let (stream, info) = shake_hands(config, base)?;
             Ok((Box::new(stream), Box::new(info)))
@@ -130,39 +131,39 @@ impl StreamRequest {
 }
 
 /// Makes the handshake. The raw stream keeps the limit in time.
-fn shake_hands(config: Arc<ServerConfig>, base: SealBase) -> io::Result<(TlsStream, TlsInfo)> {
-    let SealBase { mut raw, fd, entry } = base;
-    let owner = entry.owner();
+fn shake_hands(config: Arc<ServerConfig>, mut base: SealBase) -> io::Result<(TlsStream, TlsInfo)> {
+    let owner = base.entry.owner();
     let own_fault = |error| fault::of_session(owner, TlsStage::Handshake, error);
+    // Without randomness it fails, or with a configuration that cannot work: this side's fault.
     let mut tls = ServerConnection::new(config).map_err(own_fault)?;
     tls.set_buffer_limit(Some(SEALED_AT_ONCE));
     loop {
+        // First, because each side waits for the other's last flight. In TLS 1.3 the tickets leave here as well,
+        // after the handshake.
         while tls.wants_write() {
-            tls.write_tls(&mut raw)?;
+            tls.write_tls(&mut base.raw)?;
         }
         if !tls.is_handshaking() {
             break;
         }
-        if tls.read_tls(&mut raw)? == 0 {
+        if tls.read_tls(&mut base.raw)? == 0 {
             // `RawStatus::explain` replaces it by the cause, if that is known.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if let Err(error) = tls.process_new_packets() {
-            tell(&mut tls, &mut raw);
+            // So that the client's log says `bad certificate` and not `connection reset`.
+            tell(&mut tls, &mut base.raw);
             return Err(own_fault(error));
         }
     }
     let info = TlsInfo::of(&tls);
     let session = Session { tls, ended: false };
-    Ok((TlsStream::new(session, raw, fd, entry), info))
+    Ok((TlsStream::new(session, base), info))
 }
 
 /// Sends the alert, as far as this needs no wait: the peer may not be reading.
 fn tell(tls: &mut ServerConnection, raw: &mut Box<dyn Stream>) {
+    // A deadline that has passed: the raw stream tries once, and does not wait.
     raw.set_deadline(Some(Instant::now()));
-    while tls.wants_write() {
-        if tls.write_tls(raw).is_err() {
-            return;
-        }
-    }
+    while tls.wants_write() && tls.write_tls(raw).is_ok() {}
 }

@@ -1,4 +1,8 @@
 //! Certificates and keys from PEM files, and errors that say which file, what is wrong with it, and what helps.
+//!
+//! Files are read when settings are made and at a reload, on the thread that asks for it, never for a connection.
+//! The checks are those that would otherwise fail in the first handshake, far from the operator: a key of another
+//! certificate, an encrypted key, an empty file.
 
 use std::io;
 use std::path::Path;
@@ -21,6 +25,7 @@ pub(super) fn certified_key(
 ) -> Result<Arc<CertifiedKey>> {
     let chain = read_certificates(certificates, "read the certificates in")?;
     let private = read_key(key)?;
+    // Each error names the file at fault, which is the key's for all mistakes between the two.
     let wrong_key = |why: String| bad("use the private key in", key, why);
     let signing = provider.key_provider.load_private_key(private).map_err(|error| {
         wrong_key(format!(
@@ -53,8 +58,10 @@ pub(super) fn authorities(path: &Path) -> Result<RootCertStore> {
     Ok(roots)
 }
 
+/// All certificates of a file, in its order; at least one.
 fn read_certificates(path: &Path, operation: &'static str) -> Result<Vec<CertificateDer<'static>>> {
     let text = read(path, operation)?;
+    // Sections of other kinds, such as a key in the same file, are passed over.
     let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&text).collect();
     let found = found.map_err(|error| bad(operation, path, explain(&error)))?;
     if found.is_empty() {
@@ -64,9 +71,12 @@ fn read_certificates(path: &Path, operation: &'static str) -> Result<Vec<Certifi
     Ok(found)
 }
 
+/// The first key of a file, of any of the three forms.
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     let operation = "read the private key in";
     let text = read(path, operation)?;
+    // `from_pem_slice` passes over sections that it does not know, and an encrypted key is one. Its header alone
+    // tells.
     let is_encrypted = || text.windows(17).any(|part| part == b"ENCRYPTED PRIVATE");
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
         pem::Error::NoItemsFound if is_encrypted() => {
@@ -84,6 +94,7 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
 /// All authorities of the world take a quarter of a mebibyte.
 const MOST_BYTES: u64 = 16 << 20;
 
+/// The text of a file, for whose error `operation` is the beginning.
 fn read(path: &Path, operation: &'static str) -> Result<Vec<u8>> {
     read_small_file(path, MOST_BYTES).map_err(|error| Error::io(operation, path.display(), error))
 }

@@ -29,6 +29,7 @@ pub(super) const SEALED_AT_ONCE: usize = 64 * 1024;
 
 /// The state of one connection.
 pub(super) struct Session {
+    /// rustls' state, with its buffers in both directions.
     pub(super) tls: ServerConnection,
     /// close_notify has been queued, or the session has failed: nothing more is encrypted.
     pub(super) ended: bool,
@@ -53,6 +54,7 @@ impl Session {
     fn transmit(&mut self, fd: BorrowedFd<'_>, entry: &Entry) -> io::Result<()> {
         while self.tls.wants_write() {
             match self.tls.write_tls(&mut Unwaiting(fd)) {
+                // A whole record or a part of one: rustls keeps the rest, and the order.
                 Ok(count) => entry.add_bytes_out(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -77,7 +79,9 @@ impl Write for Unwaiting<'_> {
 
 /// A session that an outbox and the worker share.
 pub(super) struct SharedSession {
+    /// Held for one call at a time, and never across a wait.
     session: Mutex<Session>,
+    /// For the count of bytes on the wire: what the outbox sends passes no raw stream.
     entry: Arc<Entry>,
 }
 
@@ -110,7 +114,9 @@ impl Seal for SharedSession {
 
 /// The worker's hold on its session. Without an outbox there is no lock on its path.
 pub(super) enum Hold {
+    /// No other thread has it. Boxed, so that the other variant does not need its room.
     Alone(Box<Session>),
+    /// An outbox has it as well, or had it: a session never goes back.
     Shared(Arc<SharedSession>),
     /// Stands in for a moment, between the other two.
     Moving,
@@ -128,16 +134,15 @@ impl Hold {
 
     /// Shares the session: from here on others have it as well.
     pub(super) fn share(&mut self, entry: &Arc<Entry>) -> Arc<SharedSession> {
-        *self = match std::mem::replace(self, Self::Moving) {
-            Self::Alone(session) => Self::Shared(Arc::new(SharedSession {
-                session: Mutex::new(*session),
-                entry: Arc::clone(entry),
-            })),
-            same => same,
+        let shared = match std::mem::replace(self, Self::Moving) {
+            Self::Alone(session) => {
+                let (session, entry) = (Mutex::new(*session), Arc::clone(entry));
+                Arc::new(SharedSession { session, entry })
+            }
+            Self::Shared(shared) => shared,
+            Self::Moving => unreachable!("nothing runs while a session is shared"),
         };
-        match self {
-            Self::Shared(shared) => Arc::clone(shared),
-            Self::Alone(_) | Self::Moving => unreachable!("it has just been shared"),
-        }
+        *self = Self::Shared(Arc::clone(&shared));
+        shared
     }
 }

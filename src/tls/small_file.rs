@@ -33,6 +33,7 @@ use crate::sys::{self, PollFd};
 /// come. The text is a sentence without the path, as those of the system are.
 pub fn read_small_file(path: impl AsRef<Path>, most_bytes: u64) -> io::Result<Vec<u8>> {
     let path = path.as_ref();
+    // Before the open, because that alone may act: the open of a watchdog starts it.
     refuse_others(path.metadata()?.file_type())?;
     // Without waiting for the other end of a pipe.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
@@ -40,11 +41,13 @@ pub fn read_small_file(path: impl AsRef<Path>, most_bytes: u64) -> io::Result<Ve
     // Another thing may have the name by now.
     let found = file.metadata()?.file_type();
     refuse_others(found)?;
+    // One byte more shows that a file is too long, and no more than that is read of one without an end.
     let bound = most_bytes.saturating_add(1);
     let text = if found.is_fifo() {
         read_pipe(&file, bound)?
     } else {
         let mut text = Vec::new();
+        // Not by the length that the system tells: a file of /proc has none.
         (&mut file).take(bound).read_to_end(&mut text)?;
         text
     };
@@ -71,15 +74,20 @@ fn refuse_others(found: FileType) -> io::Result<()> {
 /// Reads a pipe that does not block, up to its end or to the bound.
 fn read_pipe(mut pipe: &File, bound: u64) -> io::Result<Vec<u8>> {
     let (mut text, mut block, deadline) = (Vec::new(), [0; 4_096], Instant::now() + PIPE_WAIT);
+    // A block at a time, and not to the end at once: a pipe gives what is there, and the time is looked at in
+    // between.
     while (text.len() as u64) < bound {
         match pipe.read(&mut block) {
             Ok(0) if text.is_empty() => {
+                // A pipe without a writer is at its end at once. An empty text is no secret either, so it is an
+                // error.
                 return Err(bad("it is a pipe that no program writes to".to_owned()));
             }
             Ok(0) => break,
             Ok(count) => text.extend(&block[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // Its result is not needed: the read or the clock below says the same.
                 sys::poll(&mut [PollFd::readable(pipe.as_fd())], Some(deadline))?;
             }
             Err(error) => return Err(error),
@@ -105,6 +113,7 @@ fn size(bytes: u64) -> String {
     whole.map_or(format!("{bytes} bytes"), |(shift, unit)| format!("{} {unit}", bytes >> shift))
 }
 
+/// A mistake of the operator in the file, as a sentence without the path.
 fn bad(why: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }

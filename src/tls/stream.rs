@@ -23,7 +23,7 @@ use super::fault::{self, TlsStage};
 use super::session::{Hold, Session};
 use crate::live::Entry;
 use crate::peer_fault::PeerFault;
-use crate::request::{Chunk, Seal, SealedStream, Stream};
+use crate::request::{Chunk, Seal, SealBase, SealedStream, Stream};
 
 /// The length of a receive for a shared session. It goes through the stack, because rustls' own buffer is behind the
 /// lock.
@@ -33,11 +33,13 @@ const MUCH: usize = 4096;
 
 /// TLS above a raw stream. The handshake is done.
 pub(super) struct TlsStream {
+    /// Alone until the handler asks for an outbox.
     session: Hold,
     /// The connection below, with the limits of the request.
     raw: Box<dyn Stream>,
     /// The socket below, if there is one: the rest of an outbox's records is sent by it.
     fd: Option<Arc<OwnedFd>>,
+    /// Whose fault an error is, and the count of bytes.
     entry: Arc<Entry>,
     /// Bytes that were received and not decrypted yet. It has memory only while it has bytes, or during a stream of
     /// them.
@@ -54,15 +56,10 @@ pub(super) struct TlsStream {
 
 impl TlsStream {
     /// A stream over a session whose handshake has ended.
-    pub(super) fn new(
-        session: Session,
-        raw: Box<dyn Stream>,
-        fd: Option<Arc<OwnedFd>>,
-        entry: Arc<Entry>,
-    ) -> Self {
-        let session = Hold::Alone(Box::new(session));
+    pub(super) fn new(session: Session, base: SealBase) -> Self {
+        let SealBase { raw, fd, entry } = base;
         Self {
-            session,
+            session: Hold::Alone(Box::new(session)),
             raw,
             fd,
             entry,
@@ -77,6 +74,7 @@ impl TlsStream {
     /// Sends the encrypted bytes, within the limits of the call.
     fn send_pending(&mut self) -> io::Result<()> {
         match &mut self.session {
+            // Straight to the raw stream. What it does not take stays in rustls' buffer for the next call.
             Hold::Alone(session) => {
                 while session.tls.wants_write() {
                     session.tls.write_tls(&mut self.raw)?;
@@ -85,6 +83,7 @@ impl TlsStream {
             }
             Hold::Shared(shared) if self.is_last => {
                 shared.take_records(&mut self.unsent)?;
+                // Without the lock, because this waits. An error keeps the rest for the next call.
                 while !self.unsent.is_empty() {
                     let count = self.raw.write(&self.unsent)?;
                     self.unsent.drain(..count);
@@ -105,6 +104,7 @@ impl TlsStream {
         if self.ahead.is_empty() {
             let (raw, much) = (&mut self.raw, self.much > 0);
             let count = match &mut self.session {
+                // A stream: one receive of 64 KiB in the place of sixteen.
                 _ if much => {
                     self.ahead = Chunk::receive_large(|room| raw.read(room))?;
                     self.ahead.len()
@@ -122,6 +122,7 @@ impl TlsStream {
                 return Ok(false);
             }
             let enough = if much || self.ahead.is_empty() { MUCH } else { SMALL_RECEIVE };
+            // Two of them, so that one short receive in a stream changes nothing.
             self.much = if count >= enough { 2 } else { self.much.saturating_sub(1) };
         }
         self.decrypt();
@@ -133,6 +134,7 @@ impl TlsStream {
         let ahead = &mut self.ahead;
         let result = self.session.with(|session| {
             loop {
+                // First, because bytes of an earlier call may still be in rustls' buffer.
                 let state = session.tls.process_new_packets()?;
                 if ahead.is_empty() || state.plaintext_bytes_to_read() > 0 {
                     return Ok(());
@@ -157,8 +159,10 @@ impl TlsStream {
 
     /// Notes that the session has failed. The peer is told why, as far as this needs no wait.
     fn fail(&mut self, error: rustls::Error) {
+        // rustls has queued the alert. Nothing of the handler's may follow it.
         self.session.with(|session| session.ended = true);
         self.raw.set_deadline(Some(Instant::now()));
+        // An alert that the socket does not take is lost: the peer may not be reading.
         let _ = self.send_pending();
         self.failed = Some(error);
     }
@@ -178,6 +182,7 @@ impl Read for TlsStream {
             return Ok(0);
         }
         loop {
+            // One visit under the lock for both questions.
             let (read, pending) = self.session.with(|session| {
                 let read = session.tls.reader().read(buf);
                 (read, session.tls.wants_write())
@@ -207,6 +212,7 @@ impl Write for TlsStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // The rest of an earlier call goes first.
         self.send_pending()?;
+        // At most 64 KiB: the caller comes again with the rest, as with any short write.
         let count = self.session.with(|session| session.seal(bytes))?;
         self.send_pending()?;
         Ok(count)
@@ -224,6 +230,7 @@ impl Stream for TlsStream {
     }
 
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+        // close_notify goes before the end of TCP, which alone anybody on the way could have sent.
         if how != Shutdown::Read {
             // Nothing is encrypted after it.
             self.session.with(Session::end_output);

@@ -29,20 +29,27 @@ pub(super) const PERIOD: Duration = Duration::from_secs(6 * 60 * 60);
 /// Keys that change with time. A server shares them with all its children.
 #[derive(Debug)]
 pub(super) struct Tickets {
+    /// Read for each ticket that is made or shown, written once in a period.
     keys: RwLock<Keys>,
+    /// The zero of `due`. An `Instant` cannot be stored in an atomic.
     began: Instant,
     /// Seconds after `began` at which the next key is due.
     due: AtomicU64,
+    /// [`PERIOD`], or less in a test.
     period: Duration,
 }
 
+/// Changed together, so that no ticket falls between the two.
 #[derive(Debug)]
 struct Keys {
+    /// Makes tickets, and reads its own.
     current: Arc<dyn ProducesTickets>,
+    /// Reads the tickets that it has made as the current one. None in the first period, and after a long idle time.
     previous: Option<Arc<dyn ProducesTickets>>,
 }
 
 impl Tickets {
+    /// Keys that change after each `period`, of which the first is made here.
     pub(super) fn new(period: Duration) -> Result<Arc<Self>> {
         let keys = RwLock::new(Keys { current: new_key()?, previous: None });
         let due = AtomicU64::new(period.as_secs());
@@ -51,6 +58,7 @@ impl Tickets {
 
     /// Makes a new key if its time has come. If the machine has no randomness, the old key stays.
     pub(super) fn rotate_if_due(&self) {
+        // For almost every connection this is all: a clock and a load.
         let now = self.began.elapsed().as_secs();
         let due = self.due.load(Ordering::Relaxed);
         if now < due {
@@ -61,6 +69,7 @@ impl Tickets {
         if self.due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return;
         }
+        // Made before the lock is taken: handshakes go on with the old keys meanwhile.
         if let Ok(key) = new_key() {
             let keys = &mut *self.keys.write();
             // If the server had no clients for two periods, even the current key is too old to become the previous
@@ -100,6 +109,7 @@ impl ProducesTickets for Tickets {
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let keys = self.keys.read();
         let by_previous = || keys.previous.as_ref().and_then(|key| key.decrypt(ticket));
+        // A ticket of another server, or an old one, is no error: the client gets a full handshake.
         keys.current.decrypt(ticket).or_else(by_previous)
     }
 }

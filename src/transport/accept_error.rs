@@ -1,4 +1,9 @@
 //! Accept failures: what the loop does after an error of `get_request`. One table, for every transport and every mixin.
+//!
+//! The decision is pure, and the loop acts on it (`server/accept_failure.rs`): so each row can be tested without a
+//! socket that fails in this way. Errors that look alike differ in whose they are. EMFILE is this process's own
+//! limit, and a descriptor can be made free; ENFILE is the system's, where a free one goes to anybody. ECONNABORTED
+//! is the end of one client, EBADF the end of the listener.
 
 use std::io;
 

@@ -42,19 +42,27 @@ use crate::wait::{self, Flush, Interest, Waiting};
 /// It is boxed when it is taken out of the batch, so that it moves to its handler as one pointer.
 #[derive(Debug)]
 pub struct IncomingDatagram {
+    /// Taken out when the request is made: from then on only the way back is used.
     bytes: Vec<u8>,
+    /// Its end is lost, because it was longer than `max_packet_size`.
     truncated: bool,
+    /// The sender, in the form in which the kernel has named it: a reply needs no conversion.
     peer: PeerName,
+    /// The address and the interface that it came to, if the server is bound to every interface. A reply leaves
+    /// from there.
     local: Option<LocalAddress>,
+    /// Decided with the request, when its client's address is at hand.
     reply_to: ReplyTo,
     /// The moment at which it was taken out of its batch.
     pub(super) taken: Instant,
+    /// Keeps the batches, but not the descriptor: a reply after the close fails.
     socket: Arc<DatagramSocket>,
     /// The server's socket, once the handler has asked for it.
     fd: OnceLock<Option<Arc<OwnedFd>>>,
 }
 
 impl IncomingDatagram {
+    /// Copies the bytes out of the batch, whose buffer is used again. `taken` is the time of its age.
     fn new(received: Received<'_>, taken: Instant, socket: &Arc<DatagramSocket>) -> Box<Self> {
         Box::new(Self {
             bytes: received.bytes.to_vec(),
@@ -82,6 +90,7 @@ impl IncomingDatagram {
         }
     }
 
+    /// Makes the request, in its worker. `local` is the address that the handler sees as its own.
     pub(super) fn into_request(
         mut self: Box<Self>,
         local: Address,
@@ -96,18 +105,21 @@ impl IncomingDatagram {
 /// Whether a datagram can be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReplyTo {
+    /// The name leads back to the socket that has sent it.
     Sender,
     /// A reply would reach nobody, or a socket other than the sender's.
     Nobody,
 }
 
 impl ReplyTo {
+    /// Judges by the name alone: nothing is sent.
     pub(super) fn at(peer: &Address) -> Self {
         let reaches_sender = match peer {
             // A reply to port 0 is always an error.
             Address::Inet(inet) => inet.port() != 0,
             // The sender's working directory is not ours: here a relative path names another file.
             Address::Unix(path) => path.is_absolute(),
+            // A socket without a name can send, and nobody can send to it.
             Address::Unnamed => false,
             Address::Abstract(_) | Address::Other(_) => true,
         };
@@ -120,6 +132,7 @@ impl Reply for IncomingDatagram {
         if self.reply_to == ReplyTo::Nobody {
             return Ok(false);
         }
+        // An error goes to the handler. A gathered reply gives none: it may be lost later, as any datagram.
         self.socket.reply(OutgoingDatagram { peer: &self.peer, local: self.local, bytes })?;
         Ok(true)
     }
@@ -150,12 +163,15 @@ const UNGATHERED: u32 = 256;
 
 /// A datagram socket with its batches. None of its locks is held across a wait.
 pub(super) struct DatagramSocket {
+    /// The socket itself. A wait has a share of it, and no lock.
     pub(super) socket: ServerSocket,
     /// See [`bound_address`](Self::bound_address).
     bound: OnceLock<Address>,
+    /// In bytes. `RecvBatch` takes zero for one, and 16 MiB for anything above.
     max_packet_size: usize,
     /// Datagrams that were received and not taken yet. The queue outlives a run: nothing that was received is lost.
     queue: Mutex<ReceiveQueue>,
+    /// Locked to gather a reply, and to take all of them out for a flush. Never held while they are sent.
     replies: Mutex<ReplyQueue>,
     /// The server closes, and receives nothing more.
     closing: AtomicBool,
@@ -167,12 +183,15 @@ pub(super) struct DatagramSocket {
     gso: OnceLock<Gso>,
 }
 
+/// The received part of the traffic: one lock for all that belongs together.
 #[derive(Default)]
 struct ReceiveQueue {
     /// Made by the first receive, so that a server that is never run has no buffers.
     receiver: Option<RecvBatch>,
     /// Made together with the receiver.
     guard: Option<ReplyLoopGuard>,
+    /// When the previous datagram of the batch was taken. None at the beginning of a batch, because the time before
+    /// it is a wait and no handler's.
     last_taken: Option<Instant>,
     /// The process that has received the datagrams.
     owner: OwnerProcess,
@@ -188,6 +207,7 @@ impl ReceiveQueue {
         }
     }
 
+    /// Whether the next `get_request` has to receive.
     fn is_empty(&self) -> bool {
         self.receiver.as_ref().is_none_or(|receiver| receiver.len() == 0)
     }
@@ -200,8 +220,10 @@ impl ReceiveQueue {
     }
 }
 
+/// The replies that wait to leave together.
 #[derive(Default)]
 struct ReplyQueue {
+    /// In the order of the replies. A flush takes it, and puts the empty batch back for its memory.
     gathered: SendBatch,
     /// The number of the thread that has promised to flush before it waits. Only this thread gathers.
     promised: Option<usize>,
@@ -228,6 +250,7 @@ impl DatagramSocket {
         let now = Instant::now();
         let (packet, slow) = {
             let mut queue = self.queue.lock();
+            // In a forked child the rest of the batch is the parent's to answer.
             queue.leave_to_parent();
             (self.take_from(&mut queue, now), queue.was_slow(now))
         };
@@ -245,6 +268,8 @@ impl DatagramSocket {
         }
     }
 
+    /// Receives a batch, and takes its first datagram. `WouldBlock` if nothing has come, if all of it came from the
+    /// server itself, or once the server closes.
     fn receive(self: &Arc<Self>) -> io::Result<Box<IncomingDatagram>> {
         let mut queue = self.queue.lock();
         // Another thread may have received a batch meanwhile.
@@ -253,6 +278,8 @@ impl DatagramSocket {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             queue.last_taken = None;
+            // With the first batch, because the socket is bound by then: its address says whether the kernel has to
+            // tell destinations.
             let make = || {
                 let is_any = self.bound_address().ip().is_some_and(|ip| ip.is_unspecified());
                 let destinations = if is_any { Destinations::Told } else { Destinations::Unknown };
@@ -265,6 +292,7 @@ impl DatagramSocket {
         self.take_from(&mut queue, Instant::now()).ok_or_else(|| io::ErrorKind::WouldBlock.into())
     }
 
+    /// The next datagram of the batch that is not the server's own. None if the batch is empty.
     fn take_from(
         self: &Arc<Self>,
         queue: &mut ReceiveQueue,
@@ -278,6 +306,7 @@ impl DatagramSocket {
                 None => break None,
             }
         };
+        // For `reply`, which must not take the lock of the queue.
         self.batch_has_more.store(receiver.len() != 0, Ordering::Relaxed);
         packet
     }
@@ -292,6 +321,7 @@ impl DatagramSocket {
     /// datagrams of the same batch wait to be handled there, and only if it certainly fits, because the handler must
     /// get a "too long" error.
     fn reply(self: &Arc<Self>, reply: OutgoingDatagram<'_>) -> io::Result<()> {
+        // A worker has one datagram, so there is nothing to wait for.
         if !wait::is_in_loop() {
             return self.send(reply);
         }
@@ -319,14 +349,18 @@ impl DatagramSocket {
         batch_has_more: bool,
     ) -> Option<usize> {
         let mut replies = self.replies.lock();
+        // A batch of one gains nothing. If some are gathered already, this one follows them.
         if replies.gathered.len() == 0 && !batch_has_more {
             return None;
         }
         let me = wait::number_of_thread();
         if replies.promised.is_none() {
+            // The first reply of a batch makes the promise. A thread that is bound to no flush (`FlushPromise`) is
+            // refused, and sends.
             let flush: Arc<dyn Flush> = Arc::clone(self) as _;
             replies.promised = wait::flush_before_waiting(&flush).then_some(me);
         }
+        // Another thread has promised. Its flush takes everything, and this thread cannot wait for that.
         if replies.promised != Some(me) {
             return None;
         }
@@ -334,6 +368,8 @@ impl DatagramSocket {
         Some(replies.gathered.len())
     }
 
+    /// Counts down the replies that are sent at once after a slow handler. Two threads may count one of them twice:
+    /// the number is a guess anyway.
     fn may_gather(&self) -> bool {
         let ungathered = self.ungathered.load(Ordering::Relaxed);
         self.ungathered.store(ungathered.saturating_sub(1), Ordering::Relaxed);
@@ -344,6 +380,7 @@ impl DatagramSocket {
     /// there the receiver's queue is full, and the readiness of this socket says nothing about that.
     pub(super) fn send(&self, outgoing: OutgoingDatagram<'_>) -> io::Result<()> {
         let Some(fd) = self.socket.fileno() else {
+            // `LaterDatagram` makes a sentence of it.
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         };
         let deadline = Instant::now() + ROOM_WAIT;
@@ -354,6 +391,7 @@ impl DatagramSocket {
                         return Err(error);
                     }
                     let room = Waiting { fd: fd.as_fd(), interest: Interest::Write, slot: None };
+                    // It may come back early: the loop looks again.
                     wait::any(&[room], Some(deadline))?;
                 }
                 result => return result,
@@ -379,6 +417,8 @@ const ROOM_WAIT: Duration = Duration::from_millis(100);
 
 impl Flush for DatagramSocket {
     fn flush(&self) {
+        // Taken out under the lock and sent without it: a send may wait for room, and a handler on another thread
+        // may reply meanwhile.
         let mut batch = {
             let mut replies = self.replies.lock();
             replies.promised = None;
@@ -387,6 +427,7 @@ impl Flush for DatagramSocket {
             }
             std::mem::take(&mut replies.gathered)
         };
+        // After the close they are lost, as on the wire.
         let Some(fd) = self.socket.fileno() else { return };
         let mut gso = *self.gso.get_or_init(|| gso_of(fd.as_fd()));
         let mut sent = 0;

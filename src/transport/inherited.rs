@@ -53,6 +53,8 @@ pub enum SocketKind {
 impl SocketKind {
     /// Finds out the kind of a descriptor.
     fn of(fd: impl AsFd) -> Self {
+        // Three questions: the type, the family (that of its own address), and whether it is an end of a
+        // connection. No call tells all.
         let socket = SockRef::from(&fd);
         let (Ok(kind), Ok(address)) = (socket.r#type(), socket.local_addr()) else {
             return Self::Other;
@@ -62,6 +64,7 @@ impl SocketKind {
             return Self::Other;
         }
         match (kind, is_inet) {
+            // A connection first: it does not listen either, and has the better message.
             (Type::STREAM, _) if socket.peer_addr().is_ok() => Self::Connection,
             (Type::STREAM, _) if !socket.is_listener().unwrap_or(false) => Self::NotListening,
             (Type::STREAM, true) => Self::TcpListener,
@@ -166,13 +169,18 @@ pub fn activated_sockets() -> Result<Vec<ActivatedSocket>> {
 /// All sockets of this kind that the process has, or has had.
 static TABLE: Mutex<SocketTable> = Mutex::new(SocketTable { asked: None, entries: Vec::new() });
 
+/// The sockets by the numbers and names that the service manager has given them.
 struct SocketTable {
     /// The result of reading the environment, once it was read. An error stays.
     asked: Option<Result<(), String>>,
+    /// In the order of their numbers, those of a predecessor last. An entry stays when its socket is taken.
     entries: Vec<PassedSocket>,
 }
 
+/// One line of the table.
 struct PassedSocket {
+    /// Its facts, as `activated_sockets` lists them. They stay when a server has taken the socket, for the messages
+    /// of later ones.
     shown: ActivatedSocket,
     /// None once a server has it.
     fd: Option<OwnedFd>,
@@ -192,7 +200,9 @@ pub(crate) struct ActivatedAs {
 /// A socket that a server has taken.
 #[derive(Debug)]
 pub(super) struct TakenSocket {
+    /// The taker owns it from here on.
     pub(super) fd: OwnedFd,
+    /// Its place, which the next handover passes on.
     pub(super) activated: ActivatedAs,
     /// Its number in the predecessor's list, if it comes from a predecessor.
     pub(super) inherited_as: Option<usize>,
@@ -216,6 +226,7 @@ pub(super) fn take_at(kind: SocketKind, addresses: &[Address]) -> Option<(TakenS
         let shown = &entry.shown;
         entry.inherited_as.is_some() && shown.kind == kind && addresses.contains(&shown.address)
     };
+    // The first that is still there: several sockets may share one address (SO_REUSEPORT).
     let mut found = table.entries.iter_mut().filter(is_there);
     found.find_map(|entry| Some((entry.take()?, entry.shown.address.clone())))
 }
@@ -228,10 +239,11 @@ pub(super) fn has_predecessors(kind: SocketKind) -> bool {
 
 /// Closes the predecessor's sockets that no server has taken, and returns their addresses.
 pub(super) fn close_those_of_predecessor() -> Vec<Address> {
-    let is_left = |entry: &PassedSocket| entry.inherited_as.is_some() && !entry.shown.is_taken;
     let mut left = Vec::new();
+    // The entry goes as well: a server that binds later must find the address free, and no note of a socket that is
+    // closed.
     TABLE.lock().entries.retain(|entry| {
-        let is_left = is_left(entry);
+        let is_left = entry.inherited_as.is_some() && !entry.shown.is_taken;
         left.extend(is_left.then(|| entry.shown.address.clone()));
         !is_left
     });
@@ -250,6 +262,7 @@ pub(super) fn take(which: &Activated, kind: SocketKind) -> Result<TakenSocket> {
     taken.map_err(|why| cannot_take(which, why))
 }
 
+/// The error of a bind or of a list, with `what` the program has asked for.
 fn cannot_take(what: &dyn fmt::Display, why: String) -> Error {
     Error::io("take", what, io::Error::new(io::ErrorKind::InvalidInput, why))
 }
@@ -257,6 +270,7 @@ fn cannot_take(what: &dyn fmt::Display, why: String) -> Error {
 impl SocketTable {
     /// Takes over the sockets that the environment names, at the first call.
     fn ask(&mut self) -> Result<(), String> {
+        // Once: at a second look the descriptors that were taken would be errors.
         if self.asked.is_none() {
             let passed = passed_by_environment();
             self.asked = Some(passed.map(|all| {
@@ -268,6 +282,7 @@ impl SocketTable {
         self.asked.clone().unwrap_or(Ok(()))
     }
 
+    /// See [`add`]. The name stays; the number becomes the next free one if another socket has it.
     fn add(&mut self, activated: &ActivatedAs, fd: OwnedFd, inherited_as: usize) {
         let mut entry = PassedSocket::new(activated.clone(), fd, Some(inherited_as));
         let known = || self.entries.iter().map(|entry| &entry.shown);
@@ -275,10 +290,13 @@ impl SocketTable {
         let is_same = |shown: &ActivatedSocket| {
             (&shown.name, &shown.kind, &shown.address) == (name, kind, address)
         };
+        // Only against those: each socket that a predecessor passes is another one, even if two look alike
+        // (SO_REUSEPORT).
         let is_of_environment = |entry: &&PassedSocket| entry.inherited_as.is_none();
         if self.entries.iter().filter(is_of_environment).any(|entry| is_same(&entry.shown)) {
             return;
         }
+        // A number that the environment of this process has given to another socket.
         if known().any(|shown| shown.number == activated.number) {
             entry.shown.number =
                 known().map(|shown| shown.number.saturating_add(1)).max().unwrap_or_default();
@@ -286,6 +304,7 @@ impl SocketTable {
         self.entries.push(entry);
     }
 
+    /// See [`take`]. An error is a sentence: what there is, and what to write into the unit.
     fn take(&mut self, which: &Activated, kind: SocketKind) -> Result<TakenSocket, String> {
         let is_named = |entry: &&mut PassedSocket| match which {
             Activated::Only => true,
@@ -293,6 +312,7 @@ impl SocketTable {
             Activated::Name(name) => entry.shown.name == *name,
         };
         let fits = |entry: &&mut PassedSocket| entry.shown.kind == kind && entry.fd.is_some();
+        // Before the entries are borrowed to be changed.
         let all: Vec<_> = self.entries.iter().map(|entry| entry.shown.to_string()).collect();
         let all = all.join("; ");
         let mut named: Vec<_> = self.entries.iter_mut().filter(is_named).collect();
@@ -302,6 +322,7 @@ impl SocketTable {
         if let Some(taken) = named.iter_mut().find(|entry| fits(entry)).and_then(|e| e.take()) {
             return Ok(taken);
         }
+        // From no socket at all to one that nearly fits, so that the reader learns the nearest mistake.
         Err(match (&named[..], which) {
             ([], _) if all.is_empty() => no_socket(),
             ([], Activated::Name(name)) => format!(
@@ -323,6 +344,7 @@ impl SocketTable {
 }
 
 impl PassedSocket {
+    /// Asks the system for kind and address, once.
     fn new(activated: ActivatedAs, fd: OwnedFd, inherited_as: Option<usize>) -> Self {
         let ActivatedAs { number, name } = activated;
         let address = SockRef::from(&fd).local_addr();
@@ -360,6 +382,7 @@ fn no_socket() -> String {
 /// Takes over the descriptors that the environment names, with their names, if they are for this process. Every
 /// contradiction is an error, because a server on the wrong socket is worse than no server.
 fn passed_by_environment() -> Result<Vec<(String, OwnedFd)>, String> {
+    // An unset or empty variable is none. Nonsense is an error, because something was meant by it.
     let number = |name: &str| match variable(name) {
         Some(text) => match text.to_str().and_then(|text| text.parse::<usize>().ok()) {
             Some(number) => Ok(Some(number)),
@@ -377,6 +400,7 @@ fn passed_by_environment() -> Result<Vec<(String, OwnedFd)>, String> {
         // An old manager, or a unit without names: sd_listen_fds_with_names(3) uses this word.
         None => vec!["unknown".to_owned(); count.min(MOST_NAMES)],
     };
+    // A name that contains a colon, say: the names behind it would belong to the wrong sockets.
     if names.len() != count {
         return Err(format!("LISTEN_FDS is {count}, and LISTEN_FDNAMES has {} names", names.len()));
     }

@@ -1,4 +1,8 @@
 //! [`LaterDatagram`]: sends from a server's datagram socket when the request is over.
+//!
+//! A request's own replies may be gathered (`datagram_socket.rs`). Those of a
+//! [`DatagramSender`](crate::request::DatagramSender) are not, because it may be used on any thread, and only the
+//! thread of the loop promises to flush.
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV6};
@@ -26,6 +30,7 @@ pub(super) struct LaterDatagram {
 impl LaterDatagram {
     /// Sends at once, after the replies that this thread has gathered.
     fn send(&self, outgoing: OutgoingDatagram<'_>) -> io::Result<()> {
+        // A reply that this thread has gathered before must not arrive after this one.
         if wait::is_in_loop() {
             self.socket.flush();
         }
@@ -42,6 +47,7 @@ impl LaterDatagram {
     /// as mapped ones.
     fn name(&self, to: &Address) -> io::Result<SockAddr> {
         let name = to.to_socket()?;
+        // None once the server is closed. The send then fails, whatever the name is.
         let is_v6 = self.socket.socket.local_name().is_some_and(|own| own.domain() == Domain::IPV6);
         match name.as_socket() {
             Some(SocketAddr::V4(v4)) if is_v6 => {
@@ -54,6 +60,7 @@ impl LaterDatagram {
 
 impl LastingReply for LaterDatagram {
     fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
+        // The handler learns by `false` that nobody could get it, as from `request.reply`.
         let Some((peer, local)) = &self.to else { return Ok(false) };
         self.send(OutgoingDatagram { peer, local: *local, bytes }).map(|()| true)
     }
@@ -66,6 +73,8 @@ impl LastingReply for LaterDatagram {
         let sent = self.name(to).and_then(|name| {
             self.send(OutgoingDatagram { peer: &PeerName::of(&name), local: None, bytes })
         });
+        // The kind stays, so that a program can tell a full buffer from a wrong address; the text gets the address,
+        // which the system's error has not.
         let named =
             |error: io::Error| io::Error::new(error.kind(), Error::io("send to", to, error));
         sent.map(|()| true).map_err(named)

@@ -1,6 +1,16 @@
 //! Sockets of a predecessor, whose place this process takes. They are kept here until servers bind to their
 //! addresses: `bind` looks here first. Sockets of a service manager are kept in `inherited`, under the names that it
 //! has given them.
+//!
+//! ``text
+//! server/handover, at the start    keep: all that the predecessor has passed
+//! server/handover                  take_numbered: the socket at which successors ask
+//! bind of each server              take: by kind and address, once
+//! server/handover, when it serves  close_the_rest: the predecessor serves their queues to the end
+//! ```
+//!
+//! The list belongs to the process, because a bind knows nothing of the handover that has filled it. It is locked
+//! for moments, and never while a name is looked up.
 
 use std::os::fd::OwnedFd;
 
@@ -16,6 +26,7 @@ use crate::error::Result;
 /// Everything that a process tells another one about a socket, besides its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketDescription {
+    /// Decides the server that can take it.
     pub(crate) kind: SocketKind,
     /// The address that its server was asked to bind to: with port 0, if any free port was wanted.
     pub(crate) asked: Address,
@@ -34,7 +45,9 @@ pub struct SocketDescription {
 pub(crate) struct PredecessorsSocket {
     /// Its place in the list of the process that has passed it.
     pub(crate) number: usize,
+    /// In the predecessor's words.
     pub(crate) description: SocketDescription,
+    /// This process's copy. It closes with the value, and the predecessor's stays.
     pub(crate) fd: OwnedFd,
 }
 
@@ -43,6 +56,7 @@ impl PredecessorsSocket {
     /// predecessor was told.
     fn close(self) -> Address {
         let Self { fd, description: SocketDescription { bound, file, .. }, .. } = self;
+        // First, because a socket whose copy is open here is never without a process.
         drop(fd);
         if let (Some(file), Address::Unix(path)) = (file, &bound) {
             let options = SocketOptions::default().unlink_on_close(file.removed_at_close);
@@ -86,11 +100,14 @@ pub(super) fn take(kind: SocketKind, address: &BindAddress) -> Result<Option<Pre
             *path = socket_file::absolute(path);
         }
     }
+    // A server of any free port gets one of its predecessor's: its clients know the port, and the program does not.
     let is_wanted = |socket: &PredecessorsSocket| {
         let SocketDescription { kind: found, asked, bound, .. } = &socket.description;
         let any_port = asked.port() == Some(0) && wanted.contains(asked);
         *found == kind && (wanted.contains(bound) || any_port)
     };
+    // The lock was free during the look-up of a name, which may take seconds, and another server may have taken the
+    // socket.
     let mut passed = PASSED.lock();
     if let Some(at) = passed.iter().position(is_wanted) {
         return Ok(Some(passed.remove(at)));

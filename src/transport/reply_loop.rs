@@ -3,6 +3,11 @@
 //! A server that answers such a datagram sends the answer to itself, answers that, and goes on for ever; one datagram with
 //! a forged sender is enough. So datagrams from the server's own address are dropped. (Two servers that answer each other
 //! cannot be protected here: see [`Udp`](super::Udp).)
+//!
+//! ``text
+//! attacker -> server:7   from server:7 (forged)
+//! server   -> server:7   the answer: a datagram from server:7, which is answered, and so on
+//! ```
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -38,10 +43,12 @@ impl ReplyLoopGuard {
     /// For a socket that is bound to `name`.
     pub(super) fn new(name: Option<SockAddr>) -> Self {
         let address = name.as_ref().map_or(Address::Unnamed, Address::from_socket);
+        // No peer has the port none, so a Unix socket never comes to the checks of internet addresses.
         let (ip, port) = match address.as_inet() {
             Some(inet) => (inet.ip(), Some(inet.port())),
             None => (Ipv4Addr::UNSPECIFIED.into(), None),
         };
+        // An unnamed socket cannot be answered, so it cannot loop.
         let name = name.filter(|_| matches!(address, Address::Unix(_) | Address::Abstract(_)));
         Self { port, ip, name, asked: HashMap::new(), since: None }
     }
@@ -52,6 +59,7 @@ impl ReplyLoopGuard {
     pub(super) fn is_from_self(&mut self, received: &Received<'_>) -> bool {
         match &received.peer {
             PeerName::Other(name) => self.name.as_ref() == Some(&**name),
+            // One comparison for every other datagram: clients have ports of their own.
             inet if inet.port() == self.port => self.is_from_self_inet(received),
             _ => false,
         }

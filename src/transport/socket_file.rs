@@ -71,6 +71,8 @@ impl SocketFile {
         // Until the bind: no other server takes the path between the look and the bind.
         let _lock = entry.lock();
         if options.replace_stale {
+            // Its errors stop the bind: they say why the old file cannot go (no right to write, say), and
+            // EADDRINUSE would hide that.
             entry.remove_if_stale()?;
         }
         if let Some(mode) = options.unix_mode {
@@ -83,6 +85,7 @@ impl SocketFile {
             // this sets all of them.
             directory::set_mode_of_socket_file(fd, &entry.file(), mode)?;
         }
+        // Without the identity the file could not be removed safely, so the server must not start as if it could.
         let removed_at_close = options.unlink_on_close;
         // Under the lock still, so it is the file that the bind has made.
         let found = match fs::symlink_metadata(entry.file()) {
@@ -128,6 +131,7 @@ impl SocketFile {
         if !self.removed_at_close {
             return None;
         }
+        // The lock keeps a server that starts from binding between the look and the removal.
         let is_left = {
             let _lock = self.entry.lock();
             self.is_there() && self.entry.remove_if_stale().is_ok() && self.is_there()
@@ -164,10 +168,12 @@ pub(super) fn absolute(path: &Path) -> PathBuf {
 struct DirectoryEntry {
     /// The folder. It is held open, if the system can open a folder without rights on it.
     directory: Directory,
+    /// The file's name in it. The whole path of a path without a name.
     name: OsString,
 }
 
 impl DirectoryEntry {
+    /// Opens the directory. If that fails, the bind fails too, and its error says why.
     fn new(path: &Path) -> Self {
         let directory = match path.parent() {
             // A bare name is in the working directory.
@@ -189,6 +195,7 @@ impl DirectoryEntry {
     fn lock(&self) -> Option<File> {
         // flock(2) refuses an O_PATH descriptor, so the directory is opened once more.
         let directory = self.directory.open().ok()?;
+        // Several servers of one directory may start together, each for some milliseconds.
         let deadline = Instant::now() + LOCK_WAIT;
         loop {
             match sys::try_lock(&directory) {
@@ -235,6 +242,7 @@ impl DirectoryEntry {
 /// would refuse it, and a server that listens would accept it.
 fn is_without_socket(address: &SockAddr) -> io::Result<bool> {
     let probe = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    // It cannot block: a datagram connect only looks the name up.
     let refused = probe.connect(address).err().and_then(|error| error.raw_os_error());
     // Other errors prove nothing (no permission to write, say), and only a file that is known to be stale is
     // replaced.

@@ -1,4 +1,12 @@
 //! The options of a server's socket: [`SocketOptions`].
+//!
+//!  option | before | because |
+//! |---|---|---|
+//! | SO_REUSEADDR, SO_REUSEPORT, IPV6_V6ONLY | bind | the bind is decided by them |
+//! | SO_RCVBUF, SO_SNDBUF | listen | the window of TCP is agreed on in the handshake, which the kernel makes by itself |
+//! | TCP_NODELAY, SO_OOBINLINE, keepalive | accept | a connection starts with a copy, which saves two or three system calls for each |
+//! | backlog | | the argument of `listen` |
+//! | the file's mode, whether it is replaced and removed | | `socket_file.rs` |
 
 use std::fmt;
 use std::io;
@@ -142,20 +150,8 @@ impl SocketOptions {
         if let (Some(only), true) = (self.only_v6, domain == Domain::IPV6) {
             socket.set_only_v6(only)?;
         }
-        self.set_buffers(&socket)?;
-        if kind == SocketKind::TcpListener {
-            // Not for UDP, where it would let two servers share a port.
-            if self.allow_reuse_address {
-                socket.set_reuse_address(true)?;
-            }
-            self.prepare_tcp(&socket)?;
-        }
-        Ok(socket)
-    }
-
-    /// Sets the buffer sizes: before `listen`, or accepted connections do not get them.
-    fn set_buffers(&self, socket: &Socket) -> io::Result<()> {
-        // The kernel reads an int, and lowers it to what it allows.
+        // Before `listen`, or accepted connections do not get them. The kernel reads an int, and lowers it to what it
+        // allows.
         let as_int = |bytes: usize| bytes.min(libc::c_int::MAX as usize);
         if let Some(bytes) = self.recv_buffer_bytes {
             let set = socket.set_recv_buffer_size(as_int(bytes));
@@ -165,7 +161,14 @@ impl SocketOptions {
             let set = socket.set_send_buffer_size(as_int(bytes));
             set.map_err(|error| name_option("send_buffer_bytes", bytes, &error))?;
         }
-        Ok(())
+        if kind == SocketKind::TcpListener {
+            // Not for UDP, where it would let two servers share a port.
+            if self.allow_reuse_address {
+                socket.set_reuse_address(true)?;
+            }
+            self.prepare_tcp(&socket)?;
+        }
+        Ok(socket)
     }
 
     /// Sets the options that accepted TCP connections inherit: TCP_NODELAY, so that small answers are not delayed;

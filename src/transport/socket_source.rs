@@ -1,5 +1,12 @@
 //! [`FoundSocket`]: a socket that came bound. Every transport looks in this order: a predecessor, a service manager, or
 //! else it makes one.
+//!
+//! ``text
+//! bind(address) -> a predecessor's, bound to it already?  -> FoundSocket   Origin::Predecessor
+//!                  `activated`: the service manager's?    -> FoundSocket   Origin::Adopted, or the predecessor's copy of it
+//!                  none: the server makes one, and server_bind binds it    Origin::Made
+//! from_fd(fd)   -> checked                                -> FoundSocket   Origin::Adopted
+//! ```
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -37,8 +44,11 @@ impl Origin {
 
 /// An open socket for a server that is about to bind, and everything that is known about it.
 pub(super) struct FoundSocket {
+    /// Open and bound. It closes with this value, if no server takes it.
     pub(super) socket: Socket,
     pub(super) origin: Origin,
+    /// Its kind, addresses and file. For an adopted one this process has found them out; a predecessor has told its
+    /// own.
     pub(super) description: SocketDescription,
 }
 

@@ -8,6 +8,14 @@
 //! | `Alone` | unknown (`from_fd`), or a fork since | closes its copy only: the queue is the others' |
 //! | `Both`: a successor is starting | | serves the queue, and refuses nobody |
 //! | `Other`: the successor serves | | closes its copy only |
+//!
+//! A close of a listener that is this process's alone:
+//!
+//! ``text
+//! refuse_new       the kernel takes no new clients; those in the queue stay
+//! get_request ..   until WouldBlock: their requests are served within the drain
+//! server_close     the descriptor closes; the file of a Unix socket goes before it
+//! ```
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -55,6 +63,8 @@ impl StreamListener {
 
     /// Listens, in non-blocking mode.
     pub(super) fn server_activate(&self) -> Result<()> {
+        // The system looks at the queue's length again in each `listen`, so it does no harm to a predecessor's
+        // socket, which listens.
         let listen = self.socket.with(|fd| {
             let socket = SockRef::from(fd);
             // A service manager's socket listens already, and its unit decides the length of the accept queue.
@@ -77,10 +87,15 @@ impl StreamListener {
     /// Accepts one connection; `WouldBlock` if there is none.
     pub(super) fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
         // The same call sets close-on-exec: between two calls a fork could leak the connection to a child.
+        // Two threads may accept at the same time. The kernel gives each client to one of them, and the other one
+        // gets `WouldBlock`. A close waits for this call, which never blocks.
         let (connection, peer) = self.socket.with(|fd| SockRef::from(fd).accept())?;
         if !sys::ACCEPTED_INHERITS_OPTIONS {
+            // `SocketIo` relies on blocking mode. On Linux an accepted socket never has O_NONBLOCK from its
+            // listener, so the call is saved there.
             connection.set_nonblocking(false)?;
         }
+        // The live list gets a share of it, to shut the connection down from another thread.
         let fd = Arc::new(OwnedFd::from(connection));
         Ok((AcceptedConnection { fd }, Address::from_socket(&peer)))
     }
@@ -106,6 +121,7 @@ impl StreamListener {
         }
         let mut shed = 0;
         // Each accepted connection closes here, and frees its descriptor for the next.
+        // An error ends it as well: the queue is empty, or the free descriptor is gone.
         while shed < MAX_SHED && self.get_request().is_ok() {
             shed += 1;
         }
@@ -115,6 +131,8 @@ impl StreamListener {
 
     /// Refuses new clients, if no other process has this listener. Returns whether this server has to serve the
     /// clients in the accept queue.
+    /// Called by the thread that closes the server, while others may be in `get_request`. That thread then accepts
+    /// the clients that are in the queue, and closes the listener when none is left (`server/drain_backlog.rs`).
     pub(super) fn refuse_new(&self) -> bool {
         match self.socket.holders() {
             Holders::Alone => {}
@@ -124,6 +142,8 @@ impl StreamListener {
             Holders::Other => return false,
         }
         let refuse = |fd: &OwnedFd| {
+            // If the kernel does not do it, clients of the last moment are reset by the close. That is no reason to
+            // fail.
             sys::refuse_clients(fd.as_fd());
             Ok(())
         };

@@ -1,4 +1,7 @@
 //! TCP: Python's `TCPServer`, for IPv4, IPv6 and both.
+//!
+//! The transport itself is small. `server_socket.rs` has the socket, its addresses and its close,
+//! `stream_listener.rs` the accept queue, `socket_options.rs` the options.
 
 use std::io;
 use std::os::fd::OwnedFd;

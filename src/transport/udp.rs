@@ -1,4 +1,8 @@
 //! UDP: Python's `UDPServer`, for IPv4, IPv6 and both.
+//!
+//! A server has one socket for all its peers, so requests share what connections have for themselves: the send
+//! buffer, the address that replies leave from, and the close, which has to wait for the last reply.
+//! `datagram_socket.rs` has all that is the same over Unix sockets.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
