@@ -140,6 +140,7 @@ impl NotifySocket {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
             }
         }
+        // A path that is too long for a socket is an error here, and is told once.
         let address = SockAddr::unix(std::ffi::OsStr::from_bytes(&place))?;
         let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
         Ok(Some(Self { socket, address }))
@@ -206,8 +207,10 @@ fn warn(error: &io::Error) {
 
 /// `WATCHDOG_USEC`, if it is for this process.
 fn watchdog() -> Option<Duration> {
+    // None: not set. An error: it is no number.
     let number = |name: &str| variable(name).map(|text| text.to_string_lossy().parse::<u64>());
     match number("WATCHDOG_PID") {
+        // Inherited from a process that the watchdog watches, and that has started this one.
         Some(process) if process != Ok(u64::from(std::process::id())) => return None,
         _ => {}
     }

@@ -56,6 +56,9 @@ pub(super) fn connect(to: &BindAddress, timeout: Duration) -> io::Result<Connect
 }
 
 /// An error with a kind for the program and a sentence for the operator.
+///
+/// `timeout` is the time that the caller had, which a timeout of this side names. The system's own ETIMEDOUT has an
+/// errno, and keeps its words.
 fn cannot(
     operation: &'static str,
     object: impl std::fmt::Display,
@@ -75,6 +78,9 @@ fn of_address(error: Error) -> io::Error {
 }
 
 /// The addresses of a name, of both versions in turn, as the system has sorted them.
+///
+/// No name is looked up for an address in numbers. Otherwise the look-up counts within the time: a coroutine stops
+/// waiting for it at the end, a plain thread cannot.
 fn look_up(
     to: &BindAddress,
     until: Option<Instant>,
@@ -184,6 +190,9 @@ fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connecte
 }
 
 /// Begins an attempt, without waiting.
+///
+/// The socket does not block until it is connected. An error here is one of the address itself (no route, say), or
+/// of this process (no descriptor).
 fn begin(address: SocketAddr) -> io::Result<Socket> {
     // `Socket::new` sets close-on-exec: a program that a handler starts does not get it.
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
@@ -199,6 +208,8 @@ fn begin(address: SocketAddr) -> io::Result<Socket> {
 }
 
 /// Whether the attempt has succeeded; false while it goes on.
+///
+/// Does not wait. An error is that of the attempt, and is told once.
 fn has_connected(socket: &Socket) -> io::Result<bool> {
     // SO_ERROR tells a failure once, and clears it.
     if let Some(error) = socket.take_error()? {
@@ -213,6 +224,9 @@ fn has_connected(socket: &Socket) -> io::Result<bool> {
 }
 
 /// Connects to a Unix socket, which succeeds or fails at once, unless its accept queue is full.
+///
+/// The caller gets a socket in blocking mode. The time is over only after a try that came late enough, so a zero
+/// timeout is one try.
 fn to_unix(address: &Address, until: Option<Instant>) -> io::Result<Socket> {
     let name = address.to_socket()?;
     let mut pause = FIRST_PAUSE;

@@ -76,6 +76,7 @@ pub(crate) struct Outgoing {
 impl OutgoingStream {
     /// Over a connected socket in blocking mode.
     pub(super) fn over(socket: Socket, peer: Address) -> io::Result<Self> {
+        // On TCP a short receive has taken everything that was there, and `SocketIo` saves a look.
         let io = if peer.as_inet().is_some() {
             socket.set_tcp_nodelay(true)?;
             SocketIo::over_tcp(Arc::new(socket.into()))
@@ -354,6 +355,7 @@ impl Bounds {
     fn of_read(&self) -> RecvTimeout {
         // The usual case, for which the clock is not read.
         let Some((deadline, _)) = self.deadline else { return RecvTimeout::lasting(self.limit()) };
+        // None: `Duration::MAX` is beyond the clock, and means no limit.
         let by_limit = Instant::now().checked_add(self.limit());
         earlier(by_limit, Some(deadline)).map_or(RecvTimeout::Never, RecvTimeout::Until)
     }
@@ -365,6 +367,7 @@ impl Bounds {
 
     /// Whether a read has ended by the default limit, and not by one that the handler has set.
     fn is_limit_over(&self, error: &io::Error) -> bool {
+        // The deadline is the handler's own word, and holds whatever the other half does.
         let is_due = self.deadline.is_some_and(|(at, _)| Instant::now() >= at);
         is_timeout(error) && self.timeout.is_none() && !is_due
     }
@@ -375,6 +378,7 @@ impl Bounds {
         if !is_timeout(&error) {
             return error;
         }
+        // Both may have passed: the deadline is named, because it stays passed and the limit begins anew.
         let text = match self.deadline {
             Some((at, after)) if Instant::now() >= at => {
                 format!("the handler's deadline of {after:?} has passed")

@@ -62,6 +62,7 @@ impl Network {
     pub fn new(first: IpAddr, bits: u32) -> Result<Self> {
         let text = format!("{first}/{bits}");
         // A network whose addresses are all mapped is a network of IPv4.
+        // The first 96 bits of a mapped address are the same for all of them.
         let (first, bits) = match first.to_canonical() {
             canonical if canonical.is_ipv4() && first.is_ipv6() => match bits.checked_sub(96) {
                 Some(bits) => (canonical, bits),

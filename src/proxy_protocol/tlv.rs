@@ -64,6 +64,7 @@ impl<'a> Iterator for Tlvs<'a> {
 
     fn next(&mut self) -> Option<Tlv<'a>> {
         let ([kind, high, low], rest) = self.rest.split_first_chunk()?;
+        // A length that points behind the header ends the list, and `check` sees that bytes are left.
         let length = usize::from(u16::from_be_bytes([*high, *low]));
         let (value, rest) = rest.split_at_checked(length)?;
         self.rest = rest;
@@ -185,6 +186,7 @@ fn has_its_form(tlv: Tlv<'_>) -> Result<bool, InvalidHeader> {
         CRC32C => value.len() == 4,
         UNIQUE_ID => value.len() <= LONGEST_ID,
         NETNS => value.is_ascii(),
+        // The fields within have their own lengths, and must fill this one exactly as well.
         SSL => {
             let Some(mut ssl) = Ssl::new(value) else { return Ok(false) };
             for inner in &mut ssl.tlvs {

@@ -97,6 +97,12 @@ fn port(text: &str) -> Option<u16> {
 
 /// How many bytes this beginning of a line needs at least to become a whole line. A reader that asks for this many
 /// never reads past the end of the line.
+///
+/// ``text
+/// "PROXY T"          TCP4 or TCP6 may follow: "CP6", then " :: :: 1 1" and the end
+/// "PROXY TCP4 1.2"   ".3.4", then " 0.0.0.0 1 1" and the end
+/// ".. 443\r"          the last byte of the end
+/// ```
 fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
     // The end of the line has begun, and one byte of it is there.
     let (line, end) = match line.split_last() {
@@ -114,6 +120,7 @@ fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
     let begins = |kind: &&ConnectionKind| kind.word.as_bytes().starts_with(word);
     // `KINDS` is sorted by the length of the shortest whole line, so the first match needs the fewest bytes.
     let kind = *KINDS.iter().find(begins).ok_or(bad(NO_KIND))?;
+    // The rest of the word. Then, for each field that is not there, a blank and its shortest form.
     let mut missing = kind.word.len() - word.len();
     if missing > 0 && fields.peek().is_some() {
         return Err(bad(NO_KIND));
@@ -170,6 +177,7 @@ fn missing_of(field: &[u8], shortest: usize) -> Option<usize> {
     }
     Some(match shortest {
         7 => {
+            // `1.2.` lacks a digit, a dot and a digit: (3 - 2) x 2 + 1 = 3.
             let dots = field.iter().filter(|byte| **byte == b'.').count();
             let is_open = field.last().is_none_or(|last| *last == b'.');
             3_usize.checked_sub(dots)? * 2 + usize::from(is_open)

@@ -88,6 +88,7 @@ impl Family {
 /// The 14th byte. The specification names these seven values. All others must be refused.
 fn family(byte: u8) -> Option<(ProxiedTransport, Family)> {
     let family = match byte >> 4 {
+        // 0x01 and 0x02, a transport without a family, are not among the seven.
         0 if byte == 0 => Family::Unspecified,
         1 => Family::V4,
         2 => Family::V6,
@@ -103,6 +104,9 @@ fn family(byte: u8) -> Option<(ProxiedTransport, Family)> {
 }
 
 /// A whole header for a client.
+///
+/// `whole` is the header from its signature on, and exactly as long as it says. The TLVs are copied out, because
+/// the bytes are the reader's.
 fn proxied(
     whole: &[u8],
     transport: ProxiedTransport,
@@ -110,6 +114,7 @@ fn proxied(
 ) -> Result<Header, InvalidHeader> {
     let mut rest = &whole[FIXED..];
     let ends = match family {
+        // The proxy cannot describe its client, but its TLVs may be of use.
         Family::Unspecified => None,
         Family::V4 => Some(inet::<Ipv4Addr, 4>(&mut rest)?),
         Family::V6 => Some(inet::<Ipv6Addr, 16>(&mut rest)?),
@@ -123,6 +128,8 @@ fn proxied(
 }
 
 /// Takes the next bytes out of the rest.
+///
+/// The caller has compared the length of the header with that of its family, so it never fails in fact.
 fn take<const LEN: usize>(rest: &mut &[u8]) -> Result<[u8; LEN], InvalidHeader> {
     let (taken, behind) = rest.split_first_chunk().ok_or(InvalidHeader::TooShort)?;
     *rest = behind;
@@ -146,6 +153,7 @@ where
 /// an abstract name; its length is not told, so zeros at its end do not count. Or there is no name.
 fn unix(bytes: &[u8]) -> Address {
     let until = |end: Option<usize>| &bytes[..end.unwrap_or(bytes.len())];
+    // The proxy fills all 108 bytes, so the length of a path or a name has to be found.
     if bytes[0] != 0 {
         let path = until(bytes.iter().position(|byte| *byte == 0));
         return Address::Unix(std::ffi::OsStr::from_bytes(path).into());

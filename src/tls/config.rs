@@ -182,6 +182,7 @@ impl Tls {
     pub fn reload(&self) -> Result<()> {
         let why = "it was not read from files, so there are none to read again; a program exchanges it by `Tls::replace`";
         let source = self.shared.source.as_ref().ok_or_else(|| unsupported("reload", why))?;
+        // The files are read under this lock alone. Connections go on meanwhile.
         let _one = self.shared.reloading.lock();
         // With clients' certificates a ticket stands for a check by the old authorities, so its key goes.
         let kept = self.shared.tickets.read().clone().filter(|_| source.clients.is_none());
@@ -228,6 +229,7 @@ impl Tls {
     fn change(self, change: impl FnOnce(&mut Source)) -> Result<Self> {
         let why = "it was made of a ServerConfig, which has this setting itself";
         let mut source = self.shared.source.clone().ok_or_else(|| unsupported("change", why))?;
+        // The old value may have clones with servers on them: they keep their settings.
         change(&mut source);
         source.into_tls()
     }
@@ -250,6 +252,7 @@ impl Source {
         let versions = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::io("use", "the crypto provider", io::Error::other(error)))?;
+        // The file of the authorities is read here, so a reload takes revoked ones out.
         let builder = match &self.clients {
             None => versions.with_no_client_auth(),
             Some(clients) => {
@@ -299,6 +302,7 @@ fn unsupported(operation: &'static str, why: &'static str) -> Error {
 
 /// Refuses early data. It would reach no handler: rustls keeps it apart, because an attacker may have repeated it.
 fn without_early_data(mut config: Arc<ServerConfig>) -> Arc<ServerConfig> {
+    // Copied only if it must be changed and the program has kept a reference.
     if config.max_early_data_size > 0 {
         Arc::make_mut(&mut config).max_early_data_size = 0;
     }

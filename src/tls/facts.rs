@@ -27,6 +27,7 @@ impl TlsInfo {
     pub(super) fn of(tls: &ServerConnection) -> Self {
         let suite = tls.negotiated_cipher_suite();
         Self {
+            // Both are known after a handshake. The fallbacks spare an `expect`.
             version: tls.protocol_version().unwrap_or(ProtocolVersion::Unknown(0)),
             cipher_suite: suite.map_or(CipherSuite::Unknown(0), |suite| suite.suite()),
             alpn: tls.alpn_protocol().map(<[u8]>::to_vec),
@@ -84,6 +85,7 @@ impl fmt::Display for TlsInfo {
             write!(f, ", {name}")?;
         }
         if let Some(alpn) = &self.alpn {
+            // A client may offer any bytes, and a log is read at a terminal.
             write!(f, ", {}", alpn.escape_ascii())?;
         }
         match self.certificates.len() {

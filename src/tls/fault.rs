@@ -37,6 +37,7 @@ pub(super) fn of_session(owner: RequestId, stage: TlsStage, error: Error) -> io:
             PeerFault::gone(owner, io::Error::new(io::ErrorKind::ConnectionAborted, error))
         }
         Error::AlertReceived(_)
+        // Here the alert comes in the handshake: this side's certificate does not please the peer, usually.
         | Error::PeerIncompatible(_)
         | Error::NoCertificatesPresented
         | Error::InvalidCertificate(_)

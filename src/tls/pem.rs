@@ -18,6 +18,9 @@ use super::small_file::read_small_file;
 use crate::error::{Error, Result};
 
 /// A certificate with its chain and its key.
+///
+/// Fails with an error that names one of the two files, and what is wrong in it. Nothing is kept of a failed
+/// attempt.
 pub(super) fn certified_key(
     certificates: &Path,
     key: &Path,

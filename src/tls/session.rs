@@ -38,6 +38,7 @@ pub(super) struct Session {
 impl Session {
     /// Encrypts the first of these bytes, and returns how many.
     pub(super) fn seal(&mut self, plain: &[u8]) -> io::Result<usize> {
+        // A peer ignores everything behind the farewell, so a write must not seem to succeed.
         if self.ended {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -46,6 +47,7 @@ impl Session {
 
     /// Queues the farewell, once.
     pub(super) fn end_output(&mut self) {
+        // Also if the farewell is there already: rustls queues one only.
         self.ended = true;
         self.tls.send_close_notify();
     }
@@ -126,6 +128,7 @@ impl Hold {
     /// Calls `act` with the session. `act` must not wait.
     pub(super) fn with<T>(&mut self, act: impl FnOnce(&mut Session) -> T) -> T {
         match self {
+            // The path of every request without an outbox: a branch, and no atomic operation.
             Self::Alone(session) => act(session),
             Self::Shared(shared) => act(&mut shared.session.lock()),
             Self::Moving => unreachable!("nothing runs while a session is shared"),
@@ -133,6 +136,8 @@ impl Hold {
     }
 
     /// Shares the session: from here on others have it as well.
+    ///
+    /// For good: from the second call on it only returns the same value again.
     pub(super) fn share(&mut self, entry: &Arc<Entry>) -> Arc<SharedSession> {
         let shared = match std::mem::replace(self, Self::Moving) {
             Self::Alone(session) => {

@@ -72,6 +72,8 @@ fn refuse_others(found: FileType) -> io::Result<()> {
 }
 
 /// Reads a pipe that does not block, up to its end or to the bound.
+///
+/// `bound` is one more than the caller allows. The end has to come within [`PIPE_WAIT`], however fast bytes come.
 fn read_pipe(mut pipe: &File, bound: u64) -> io::Result<Vec<u8>> {
     let (mut text, mut block, deadline) = (Vec::new(), [0; 4_096], Instant::now() + PIPE_WAIT);
     // A block at a time, and not to the end at once: a pipe gives what is there, and the time is looked at in

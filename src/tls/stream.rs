@@ -72,6 +72,12 @@ impl TlsStream {
     }
 
     /// Sends the encrypted bytes, within the limits of the call.
+    ///
+    ///  the session is | the records go |
+    /// | --- | --- |
+    /// | the worker's alone | from rustls' buffer to the raw stream, which may wait |
+    /// | shared with an outbox | to the socket under the lock, without waiting; the rest leaves with the next message of either |
+    /// | shared, and nobody else encrypts any more | out of the session into `unsent`, and from there to the raw stream, which may wait |
     fn send_pending(&mut self) -> io::Result<()> {
         match &mut self.session {
             // Straight to the raw stream. What it does not take stays in rustls' buffer for the next call.
@@ -95,11 +101,16 @@ impl TlsStream {
                 Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
                 _ => Ok(()),
             },
+            // Never seen: `share` puts it in and out within one call.
             Hold::Moving => Ok(()),
         }
     }
 
     /// Receives once, and decrypts. False: the peer has ended the connection below.
+    ///
+    /// May wait, within the limits of the raw stream. After its error nothing is lost: `ahead` has what came
+    /// before. Received bytes need not give plaintext yet, because a record has up to 16 KiB, so the caller calls
+    /// it again.
     fn receive(&mut self) -> io::Result<bool> {
         if self.ahead.is_empty() {
             let (raw, much) = (&mut self.raw, self.much > 0);
@@ -118,6 +129,8 @@ impl TlsStream {
                     count
                 }
             };
+            // The end of TCP. Whether it is an honest one, close_notify decides: rustls' reader gives zero then,
+            // before this call.
             if count == 0 {
                 return Ok(false);
             }
@@ -130,6 +143,9 @@ impl TlsStream {
     }
 
     /// Decrypts the received bytes, until there is plaintext.
+    ///
+    /// Stops there, so that at most one record is in clear in memory, and the rest waits in `ahead`. A failure is
+    /// noted in `failed`, and told when the plaintext before it has been read.
     fn decrypt(&mut self) {
         let ahead = &mut self.ahead;
         let result = self.session.with(|session| {
@@ -193,6 +209,7 @@ impl Read for TlsStream {
                 // The end of the connection was seen by an earlier call.
                 Err(_) => return Err(PeerFault::truncated(self.entry.owner())),
             }
+            // After the plaintext that came before the failure, so that no whole message is lost.
             if let Some(error) = &self.failed {
                 let owner = self.entry.owner();
                 return Err(fault::of_session(owner, TlsStage::Established, error.clone()));

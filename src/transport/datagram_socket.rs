@@ -18,135 +18,22 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::later_datagram::LaterDatagram;
+use super::incoming_datagram::IncomingDatagram;
 use super::reply_loop::ReplyLoopGuard;
 use super::server_socket::ServerSocket;
 use crate::address::Address;
 use crate::process::OwnerProcess;
-use crate::request::{DatagramRequest, LastingReply, Reply, Ticket};
 use crate::sys::peer_name::PeerName;
-use crate::sys::recv_batch::{Destinations, Received, RecvBatch};
-use crate::sys::recv_cmsg::LocalAddress;
+use crate::sys::recv_batch::{Destinations, RecvBatch};
 use crate::sys::send_batch::{Gso, OutgoingDatagram, SendBatch, gso_of, send_batch};
 use crate::wait::{self, Flush, Interest, Waiting};
-
-/// A datagram that has been received, and the way back to its sender.
-///
-/// It is boxed when it is taken out of the batch, so that it moves to its handler as one pointer.
-#[derive(Debug)]
-pub struct IncomingDatagram {
-    /// Taken out when the request is made: from then on only the way back is used.
-    bytes: Vec<u8>,
-    /// Its end is lost, because it was longer than `max_packet_size`.
-    truncated: bool,
-    /// The sender, in the form in which the kernel has named it: a reply needs no conversion.
-    peer: PeerName,
-    /// The address and the interface that it came to, if the server is bound to every interface. A reply leaves
-    /// from there.
-    local: Option<LocalAddress>,
-    /// Decided with the request, when its client's address is at hand.
-    reply_to: ReplyTo,
-    /// The moment at which it was taken out of its batch.
-    pub(super) taken: Instant,
-    /// Keeps the batches, but not the descriptor: a reply after the close fails.
-    socket: Arc<DatagramSocket>,
-    /// The server's socket, once the handler has asked for it.
-    fd: OnceLock<Option<Arc<OwnedFd>>>,
-}
-
-impl IncomingDatagram {
-    /// Copies the bytes out of the batch, whose buffer is used again. `taken` is the time of its age.
-    fn new(received: Received<'_>, taken: Instant, socket: &Arc<DatagramSocket>) -> Box<Self> {
-        Box::new(Self {
-            bytes: received.bytes.to_vec(),
-            truncated: received.truncated,
-            peer: received.peer,
-            local: received.destination.local,
-            reply_to: ReplyTo::Sender,
-            taken,
-            socket: Arc::clone(socket),
-            fd: OnceLock::new(),
-        })
-    }
-
-    /// The sender's address.
-    pub(super) fn client_address(&self) -> Address {
-        self.peer.to_inet().map_or_else(Address::from_socket, Address::from)
-    }
-
-    /// The address it was sent to, over UDP.
-    pub(super) fn local_address(&self) -> Address {
-        let bound = self.socket.bound_address();
-        match (self.local, bound.port()) {
-            (Some(local), Some(port)) => std::net::SocketAddr::new(local.ip, port).into(),
-            _ => bound.clone(),
-        }
-    }
-
-    /// Makes the request, in its worker. `local` is the address that the handler sees as its own.
-    pub(super) fn into_request(
-        mut self: Box<Self>,
-        local: Address,
-        ticket: Ticket,
-    ) -> DatagramRequest {
-        self.reply_to = ReplyTo::at(ticket.client_address());
-        let bytes = std::mem::take(&mut self.bytes);
-        DatagramRequest::new(bytes, self.truncated, local, self, ticket)
-    }
-}
-
-/// Whether a datagram can be answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReplyTo {
-    /// The name leads back to the socket that has sent it.
-    Sender,
-    /// A reply would reach nobody, or a socket other than the sender's.
-    Nobody,
-}
-
-impl ReplyTo {
-    /// Judges by the name alone: nothing is sent.
-    pub(super) fn at(peer: &Address) -> Self {
-        let reaches_sender = match peer {
-            // A reply to port 0 is always an error.
-            Address::Inet(inet) => inet.port() != 0,
-            // The sender's working directory is not ours: here a relative path names another file.
-            Address::Unix(path) => path.is_absolute(),
-            // A socket without a name can send, and nobody can send to it.
-            Address::Unnamed => false,
-            Address::Abstract(_) | Address::Other(_) => true,
-        };
-        if reaches_sender { Self::Sender } else { Self::Nobody }
-    }
-}
-
-impl Reply for IncomingDatagram {
-    fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
-        if self.reply_to == ReplyTo::Nobody {
-            return Ok(false);
-        }
-        // An error goes to the handler. A gathered reply gives none: it may be lost later, as any datagram.
-        self.socket.reply(OutgoingDatagram { peer: &self.peer, local: self.local, bytes })?;
-        Ok(true)
-    }
-
-    fn lasting(&self) -> Option<Arc<dyn LastingReply>> {
-        let can_reply = self.reply_to == ReplyTo::Sender;
-        let to = can_reply.then(|| (self.peer.clone(), self.local));
-        Some(Arc::new(LaterDatagram { to, socket: Arc::clone(&self.socket) }))
-    }
-
-    fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.fd.get_or_init(|| self.socket.socket.fileno()).as_ref().map(|fd| fd.as_fd())
-    }
-}
 
 /// The longest reply that is gathered. It is below every system's smallest limit on Unix datagrams (Linux: the send
 /// buffer, at least 4,608 bytes), and above the packets of Ethernet.
@@ -246,6 +133,9 @@ impl DatagramSocket {
     }
 
     /// Takes the next datagram of the batch, or receives a batch.
+    ///
+    /// Called by the loop, never waits for a datagram, and flushes gathered replies where they would become late:
+    /// before a batch is received, and after a slow handler. `WouldBlock` if there is none.
     pub(super) fn get_request(self: &Arc<Self>) -> io::Result<Box<IncomingDatagram>> {
         let now = Instant::now();
         let (packet, slow) = {
@@ -274,6 +164,7 @@ impl DatagramSocket {
         let mut queue = self.queue.lock();
         // Another thread may have received a batch meanwhile.
         if queue.is_empty() {
+            // Datagrams that come from here on stay in the kernel, and are lost with the socket.
             if self.closing.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
@@ -286,6 +177,7 @@ impl DatagramSocket {
                 RecvBatch::new(BATCH, self.max_packet_size, destinations)
             };
             let receiver = queue.receiver.get_or_insert_with(make);
+            // Under the lock of the queue, which is no wait: recvmmsg does not block here.
             self.socket.with(|fd| receiver.receive(fd.as_fd()))?;
             queue.guard.get_or_insert_with(|| ReplyLoopGuard::new(self.socket.local_name()));
         }
@@ -320,7 +212,7 @@ impl DatagramSocket {
     /// Sends a reply, or gathers it in order to send it with others. It is gathered only in the loop, only while more
     /// datagrams of the same batch wait to be handled there, and only if it certainly fits, because the handler must
     /// get a "too long" error.
-    fn reply(self: &Arc<Self>, reply: OutgoingDatagram<'_>) -> io::Result<()> {
+    pub(super) fn reply(self: &Arc<Self>, reply: OutgoingDatagram<'_>) -> io::Result<()> {
         // A worker has one datagram, so there is nothing to wait for.
         if !wait::is_in_loop() {
             return self.send(reply);
@@ -329,6 +221,7 @@ impl DatagramSocket {
         // Unix socket they send at once: only there a reply tells the handler of a peer that is gone or does not read.
         let others_follow = wait::is_parked_here() && !matches!(reply.peer, PeerName::Other(_));
         let batch_has_more = self.batch_has_more.load(Ordering::Relaxed) || others_follow;
+        // In this order, because `may_gather` counts.
         if reply.bytes.len() <= GATHERED_BYTES && self.may_gather() {
             if let Some(count) = self.gather(reply, batch_has_more) {
                 if !batch_has_more || count >= BATCH {
@@ -343,6 +236,9 @@ impl DatagramSocket {
     }
 
     /// Gathers a reply, if this thread may and if another datagram follows. Returns how many replies are gathered.
+    ///
+    /// None: it has to be sent at once, after the gathered ones. The bytes are copied, so the handler may use its
+    /// buffer again.
     fn gather(
         self: &Arc<Self>,
         reply: OutgoingDatagram<'_>,
@@ -378,6 +274,8 @@ impl DatagramSocket {
 
     /// Sends one datagram. If the socket's buffer is full, it waits for room. Over a Unix socket it does not wait:
     /// there the receiver's queue is full, and the readiness of this socket says nothing about that.
+    ///
+    /// Called without a lock, on any thread. An error is that of the system, or `WouldBlock` after [`ROOM_WAIT`].
     pub(super) fn send(&self, outgoing: OutgoingDatagram<'_>) -> io::Result<()> {
         let Some(fd) = self.socket.fileno() else {
             // `LaterDatagram` makes a sentence of it.
@@ -401,6 +299,8 @@ impl DatagramSocket {
 
     /// See [`Transport::refuse_new`](super::Transport::refuse_new). The rest of the batch is still handed out.
     pub(super) fn refuse_new(&self) -> bool {
+        // Before the lock: a receive that has passed the look has its batch in the queue by the time the lock is
+        // ours.
         self.closing.store(true, Ordering::SeqCst);
         !self.queue.lock().is_empty()
     }

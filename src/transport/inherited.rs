@@ -52,10 +52,13 @@ pub enum SocketKind {
 
 impl SocketKind {
     /// Finds out the kind of a descriptor.
+    ///
+    /// Never fails: a descriptor that is no socket at all is [`Other`](Self::Other).
     fn of(fd: impl AsFd) -> Self {
         // Three questions: the type, the family (that of its own address), and whether it is an end of a
         // connection. No call tells all.
         let socket = SockRef::from(&fd);
+        // No socket: a file that the manager keeps for the program (`FDSTORE`), for example.
         let (Ok(kind), Ok(address)) = (socket.r#type(), socket.local_addr()) else {
             return Self::Other;
         };
@@ -161,6 +164,8 @@ impl fmt::Display for ActivatedSocket {
 ///
 /// If the variables contradict each other, or name descriptors that are not there.
 pub fn activated_sockets() -> Result<Vec<ActivatedSocket>> {
+    // The lock is held while the environment is read, so that two binds of two threads do not both take its
+    // descriptors.
     let mut table = TABLE.lock();
     table.ask().map_err(|why| cannot_take(&"the activated sockets", why))?;
     Ok(table.entries.iter().map(|entry| entry.shown.clone()).collect())
@@ -306,6 +311,7 @@ impl SocketTable {
 
     /// See [`take`]. An error is a sentence: what there is, and what to write into the unit.
     fn take(&mut self, which: &Activated, kind: SocketKind) -> Result<TakenSocket, String> {
+        // Several sockets may have one name: a unit with two `Listen..=` lines gives both the same.
         let is_named = |entry: &&mut PassedSocket| match which {
             Activated::Only => true,
             Activated::Number(number) => entry.shown.number == *number,
@@ -349,6 +355,7 @@ impl PassedSocket {
         let ActivatedAs { number, name } = activated;
         let address = SockRef::from(&fd).local_addr();
         let address = address.map_or(Address::Unnamed, |address| Address::from_socket(&address));
+        // Also of a predecessor's: the table goes by what the socket is, and not by what was told.
         let kind = SocketKind::of(&fd);
         let shown = ActivatedSocket { number, name, kind, address, is_taken: false };
         Self { shown, fd: Some(fd), inherited_as }
@@ -365,6 +372,9 @@ impl PassedSocket {
 }
 
 /// Says how a program gets sockets, and why it has none.
+///
+/// LISTEN_PID tells the two usual mistakes apart: a program that was started by hand, and one that a shell script
+/// of the unit has started, whose number the variable has.
 fn no_socket() -> String {
     let why = match variable("LISTEN_PID") {
         Some(process) => {

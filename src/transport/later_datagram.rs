@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use socket2::{Domain, SockAddr};
 
-use super::datagram_socket::{DatagramSocket, ReplyTo};
+use super::datagram_socket::DatagramSocket;
+use super::incoming_datagram::ReplyTo;
 use crate::address::Address;
 use crate::error::Error;
 use crate::request::LastingReply;
@@ -20,6 +21,9 @@ use crate::sys::send_batch::OutgoingDatagram;
 use crate::wait::{self, Flush};
 
 /// The way back to the sender of a datagram and to others, for as long as the server is open.
+///
+/// A program may keep it in any thread, and beyond the server. It keeps the batches' memory, and not the
+/// descriptor: once the server has closed, each send fails with `NotConnected`.
 pub(super) struct LaterDatagram {
     /// The sender of the datagram, and the address that it has sent to. None if no reply reaches the sender.
     pub(super) to: Option<(PeerName, Option<LocalAddress>)>,
@@ -29,6 +33,8 @@ pub(super) struct LaterDatagram {
 
 impl LaterDatagram {
     /// Sends at once, after the replies that this thread has gathered.
+    ///
+    /// Waits for room as a reply does, for a tenth of a second at most over UDP, and not at all over a Unix socket.
     fn send(&self, outgoing: OutgoingDatagram<'_>) -> io::Result<()> {
         // A reply that this thread has gathered before must not arrive after this one.
         if wait::is_in_loop() {

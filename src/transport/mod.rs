@@ -126,6 +126,7 @@
 mod accept_error;
 mod datagram_socket;
 mod handover_socket;
+mod incoming_datagram;
 pub(crate) mod inherited;
 mod later_datagram;
 pub(crate) mod predecessor;

@@ -114,6 +114,7 @@ pub(super) fn take(kind: SocketKind, address: &BindAddress) -> Result<Option<Pre
     }
     // A successor may be told the address itself, and no longer the name of the socket.
     Ok(inherited::take_at(kind, &wanted).and_then(|(taken, bound)| {
+        // The file of a manager's socket is the manager's, and nobody here removes it.
         let (asked, activated) = (bound.clone(), Some(taken.activated));
         let description =
             SocketDescription { kind, asked, activated, bound, file: None, alone: false };
@@ -130,6 +131,7 @@ pub(crate) fn take_numbered(number: usize) -> Option<PredecessorsSocket> {
 
 /// Closes the sockets that no server has taken, and returns their addresses.
 pub(crate) fn close_the_rest() -> Vec<Address> {
+    // The close of a file may wait for the lock of its folder, so the list is not locked meanwhile.
     let rest = std::mem::take(&mut *PASSED.lock());
     let passed = rest.into_iter().map(PredecessorsSocket::close);
     passed.chain(inherited::close_those_of_predecessor()).collect()

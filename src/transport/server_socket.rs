@@ -92,6 +92,7 @@ impl ServerSocket {
         address: &BindAddress,
         options: &SocketOptions,
     ) -> Result<Self> {
+        // First, because a new socket could not be bound to an address that a predecessor still has.
         if let Some(found) = FoundSocket::look_for(kind, address)? {
             return Self::over(found, options);
         }
@@ -124,11 +125,14 @@ impl ServerSocket {
     pub(super) fn over(found: FoundSocket, options: &SocketOptions) -> Result<Self> {
         let FoundSocket { socket, origin, description } = found;
         let SocketDescription { kind, asked, activated, bound, file, alone } = description;
+        // Also a predecessor's, because the options of this program may be other ones.
         if kind == SocketKind::TcpListener {
             options
                 .prepare_tcp(&socket)
                 .map_err(|error| Error::io("set the options of", &bound, error))?;
         }
+        // For an internet address the kernel is asked each time. A socket that came unbound gets its port from
+        // `listen`.
         let (bound, file) = match bound {
             Address::Unix(path) => {
                 let file = file.map(|file| SocketFile::of_predecessors(&path, file, options));
@@ -180,6 +184,7 @@ impl ServerSocket {
 
     /// See [`Transport::server_address`](super::Transport::server_address).
     pub(super) fn server_address(&self) -> Address {
+        // Before the bind and after the close there is only the wish.
         let name = self.bound.get().unwrap_or(&self.asked[0]);
         let told = match name {
             // The kernel may have chosen the port. Port 0: the socket is not bound yet.
@@ -217,6 +222,7 @@ impl ServerSocket {
 
     /// Binds to one address, with everything that belongs to a socket's file.
     fn bind(&self, fd: &OwnedFd, address: &Address) -> io::Result<()> {
+        // An abstract name vanishes with its socket: there is nothing to replace or to remove.
         let Address::Unix(path) = address else {
             return SockRef::from(fd).bind(&address.to_socket()?);
         };
@@ -251,12 +257,15 @@ impl ServerSocket {
     /// that process may still listen; and so may a successor that was never ready. In both cases this process closes its
     /// copy first, and then sees whether another process still listens.
     pub(super) fn server_close(&self) {
+        // Of two threads that close at once only one finds it.
         let mut file = self.file.lock().take();
         let is_shared = self.holders() == Holders::Both;
         if let Some(ours) = file.take_if(|file| file.owner.is_this_process() && !is_shared) {
+            // Without a look for forked children: the process that has made the file decides.
             ours.close();
         }
         self.close();
+        // For `remove_file_as_the_last`, when the other process has ended.
         if let Some(left) = file.and_then(SocketFile::close_as_the_last) {
             *self.file.lock() = Some(left);
         }
@@ -265,6 +274,7 @@ impl ServerSocket {
 
 impl HandoverSocket for ServerSocket {
     fn describe(&self) -> Option<(SocketDescription, Arc<OwnedFd>)> {
+        // Before the descriptor is taken: a close in between gives none, and the description is dropped.
         let description = SocketDescription {
             kind: self.kind,
             asked: self.asked[0].clone(),
@@ -286,6 +296,7 @@ impl HandoverSocket for ServerSocket {
         // The predecessor has closed the socket. So this process alone has it now, if the predecessor alone had it before.
         let is_taken_over = holders == Holders::Alone && before == Holders::Both;
         if is_taken_over && sharing.predecessor_was_alone {
+            // From this moment on forks of this process count.
             sharing.alone.get_or_insert_with(Moment::now);
         }
         drop(sharing);
@@ -296,6 +307,7 @@ impl HandoverSocket for ServerSocket {
     }
 
     fn remove_file_as_the_last(&self) {
+        // A server that is open still needs its file.
         if self.fileno().is_none() {
             let file = self.file.lock().take();
             *self.file.lock() = file.and_then(SocketFile::close_as_the_last);

@@ -192,6 +192,9 @@ impl DirectoryEntry {
 
     /// Locks the directory against other servers that start there. None if it cannot be opened; the bind then fails,
     /// and its error says why.
+    ///
+    /// The lock ends with the result. It is on the directory, because the file itself may not be there yet, or be
+    /// removed meanwhile.
     fn lock(&self) -> Option<File> {
         // flock(2) refuses an O_PATH descriptor, so the directory is opened once more.
         let directory = self.directory.open().ok()?;
@@ -251,6 +254,8 @@ fn is_without_socket(address: &SockAddr) -> io::Result<bool> {
 
 /// Names the file that is in the way of a bind. The system says `EADDRINUSE` for any file, and its reader would look
 /// for another server. If the file was replaced meanwhile, only the message is wrong.
+///
+/// Any other error, and that of a socket's file, is returned as it is.
 fn explain(error: io::Error, path: &Path) -> io::Error {
     // The link itself is in the way, wherever it leads, and is never replaced.
     let Ok(found) = fs::symlink_metadata(path) else { return error };

@@ -59,6 +59,7 @@ macro_rules! listener_methods {
         }
 
         fn connection(raw: &Self::Raw) -> Option<std::sync::Arc<std::os::fd::OwnedFd>> {
+            // The live list shuts it down to end the request, and never closes it.
             Some(std::sync::Arc::clone(&raw.fd))
         }
 
@@ -106,13 +107,15 @@ macro_rules! listener_methods {
 /// The methods that are the same for every datagram socket.
 macro_rules! datagram_methods {
     () => {
-        type Raw = Box<crate::transport::datagram_socket::IncomingDatagram>;
+        type Raw = Box<crate::transport::incoming_datagram::IncomingDatagram>;
         type Request = crate::request::DatagramRequest;
 
         crate::transport::socket_methods::socket_methods!(datagrams);
 
         fn get_request(&self) -> std::io::Result<(Self::Raw, crate::address::Address)> {
             let datagram = self.datagrams.get_request()?;
+            // Beside the datagram, because the loop decides by it (limits, `verify_request`) before a request is
+            // made.
             let peer = datagram.client_address();
             Ok((datagram, peer))
         }

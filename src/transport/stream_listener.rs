@@ -85,6 +85,9 @@ impl StreamListener {
     }
 
     /// Accepts one connection; `WouldBlock` if there is none.
+    ///
+    /// Never blocks, and may be called by several threads. The caller owns the connection: it has no live entry
+    /// yet, and a drop closes it without a farewell.
     pub(super) fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
         // The same call sets close-on-exec: between two calls a fork could leak the connection to a child.
         // Two threads may accept at the same time. The kernel gives each client to one of them, and the other one

@@ -7,7 +7,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use super::datagram_socket::{DatagramSocket, IncomingDatagram};
+use super::datagram_socket::DatagramSocket;
+use super::incoming_datagram::IncomingDatagram;
 use super::inherited::SocketKind;
 use super::server_socket::ServerSocket;
 use super::socket_methods::datagram_methods;
@@ -77,6 +78,7 @@ impl Transport for Udp {
     }
 
     fn make_request(&self, raw: Box<IncomingDatagram>, ticket: Ticket) -> DatagramRequest {
+        // The address that this datagram was sent to: a server of every interface has several.
         let local = raw.local_address();
         raw.into_request(local, ticket)
     }

@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::datagram_socket::{DatagramSocket, IncomingDatagram};
+use super::datagram_socket::DatagramSocket;
+use super::incoming_datagram::IncomingDatagram;
 use super::inherited::SocketKind;
 use super::predecessor::PredecessorsSocket;
 use super::server_socket::ServerSocket;
@@ -119,11 +120,13 @@ impl Transport for UnixDatagram {
         "unix_datagram"
     }
 
+    // A datagram socket receives from the bind on.
     fn server_activate(&self) -> Result<()> {
         Ok(())
     }
 
     fn make_request(&self, raw: Box<IncomingDatagram>, ticket: Ticket) -> DatagramRequest {
+        // A Unix socket has one address, so none comes with the datagram.
         raw.into_request(self.server_address(), ticket)
     }
 }
