@@ -1,6 +1,6 @@
 //! [`Address`]: the address of a server or a peer.
 //!
-//!  the system's form | here |
+//! | the system's form | here |
 //! |---|---|
 //! | `sockaddr_in`; `sockaddr_in6`, also if it maps an IPv4 address | `Inet`, canonical |
 //! | `sockaddr_un` with a path | `Unix` |

@@ -2,7 +2,7 @@
 //!
 //! The reader (`request/proxy_header.rs`) and the parser share one rule: no byte behind the header is read.
 //!
-//! ``text
+//! ```text
 //! bytes = []            parse: Partial { missing: 15 }    receive at most 15
 //! "\r\n\r\n\0\r\nQUIT\n!\x11\0"  Partial { missing: 1 }         receive at most 1
 //! ..                    Partial { missing: 12 }           the length is known: the rest in one receive

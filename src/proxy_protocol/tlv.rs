@@ -1,6 +1,6 @@
 //! [`Tlv`], [`Tlvs`] and [`Ssl`]: the fields in which a proxy says more than the addresses.
 //!
-//! ``text
+//! ```text
 //! type: 1 byte   length: 2 bytes   value: `length` bytes        0x20 SSL, whose value is
 //!                                                               client: 1 byte   verify: 4 bytes   TLVs 0x21 to 0x27
 //! ```

@@ -98,7 +98,7 @@ fn port(text: &str) -> Option<u16> {
 /// How many bytes this beginning of a line needs at least to become a whole line. A reader that asks for this many
 /// never reads past the end of the line.
 ///
-/// ``text
+/// ```text
 /// "PROXY T"          TCP4 or TCP6 may follow: "CP6", then " :: :: 1 1" and the end
 /// "PROXY TCP4 1.2"   ".3.4", then " 0.0.0.0 1 1" and the end
 /// ".. 443\r"          the last byte of the end

@@ -1,6 +1,6 @@
 //! [`ByName`]: the certificate for the name that a client asks for.
 //!
-//! ``text
+//! ```text
 //! ClientHello   name?   more than one certificate?   the first that has the name, and a key that the client can check
 //!               else                                 the first with a key that the client can check
 //!               else                                 the first of all: the handshake fails, with rustls' own alert

@@ -73,7 +73,7 @@ impl TlsStream {
 
     /// Sends the encrypted bytes, within the limits of the call.
     ///
-    ///  the session is | the records go |
+    /// | the session is | the records go |
     /// | --- | --- |
     /// | the worker's alone | from rustls' buffer to the raw stream, which may wait |
     /// | shared with an outbox | to the socket under the lock, without waiting; the rest leaves with the next message of either |

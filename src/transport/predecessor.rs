@@ -2,7 +2,7 @@
 //! addresses: `bind` looks here first. Sockets of a service manager are kept in `inherited`, under the names that it
 //! has given them.
 //!
-//! ``text
+//! ```text
 //! server/handover, at the start    keep: all that the predecessor has passed
 //! server/handover                  take_numbered: the socket at which successors ask
 //! bind of each server              take: by kind and address, once

@@ -4,7 +4,7 @@
 //! a forged sender is enough. So datagrams from the server's own address are dropped. (Two servers that answer each other
 //! cannot be protected here: see [`Udp`](super::Udp).)
 //!
-//! ``text
+//! ```text
 //! attacker -> server:7   from server:7 (forged)
 //! server   -> server:7   the answer: a datagram from server:7, which is answered, and so on
 //! ```

@@ -1,6 +1,6 @@
 //! The options of a server's socket: [`SocketOptions`].
 //!
-//!  option | before | because |
+//! | option | before | because |
 //! |---|---|---|
 //! | SO_REUSEADDR, SO_REUSEPORT, IPV6_V6ONLY | bind | the bind is decided by them |
 //! | SO_RCVBUF, SO_SNDBUF | listen | the window of TCP is agreed on in the handshake, which the kernel makes by itself |

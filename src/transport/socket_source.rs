@@ -1,7 +1,7 @@
 //! [`FoundSocket`]: a socket that came bound. Every transport looks in this order: a predecessor, a service manager, or
 //! else it makes one.
 //!
-//! ``text
+//! ```text
 //! bind(address) -> a predecessor's, bound to it already?  -> FoundSocket   Origin::Predecessor
 //!                  `activated`: the service manager's?    -> FoundSocket   Origin::Adopted, or the predecessor's copy of it
 //!                  none: the server makes one, and server_bind binds it    Origin::Made

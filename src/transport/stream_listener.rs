@@ -11,7 +11,7 @@
 //!
 //! A close of a listener that is this process's alone:
 //!
-//! ``text
+//! ```text
 //! refuse_new       the kernel takes no new clients; those in the queue stay
 //! get_request ..   until WouldBlock: their requests are served within the drain
 //! server_close     the descriptor closes; the file of a Unix socket goes before it
