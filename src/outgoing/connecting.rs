@@ -125,67 +125,83 @@ struct Failed {
 /// is over, `TimedOut` with an address that was still waited for. There must be an address.
 fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connected, Failed> {
     let mut rest = addresses.iter().copied();
-    let mut attempts: Vec<(Socket, SocketAddr)> = Vec::new();
-    let mut failed: Option<Failed> = None;
-    // When the next attempt may begin.
-    let mut next = Instant::now();
+    let mut attempts = Attempts { under_way: Vec::new(), failed: None, next: Instant::now() };
     loop {
         // The last look comes after the deadline, so that a connection that succeeds at that moment counts.
         let over = until.is_some_and(|until| Instant::now() >= until);
-        let mut at = 0;
-        while let Some((socket, address)) = attempts.get(at) {
-            match has_connected(socket) {
-                Ok(true) => {
-                    let (socket, address) = attempts.swap_remove(at);
-                    let ready = socket.set_nonblocking(false).map(|()| (socket, address.into()));
-                    return ready.map_err(|error| Failed { address, error });
-                }
-                Ok(false) => at += 1,
-                Err(error) => {
-                    // The first failure is the one to tell: the address that the system prefers.
-                    failed.get_or_insert(Failed { address: *address, error });
-                    // In their order, which `attempts.first` below relies on. The next address need not wait for
-                    // its turn.
-                    attempts.remove(at);
-                    next = Instant::now();
-                }
-            }
+        if let Some((socket, address)) = attempts.take_connected() {
+            let ready = socket.set_nonblocking(false).map(|()| (socket, address.into()));
+            return ready.map_err(|error| Failed { address, error });
         }
-        // Named is an address that was still waited for, if there is one: that of a refusal would not explain the
-        // time.
+        let under_way = &attempts.under_way;
         if over {
-            let address = attempts.first().map_or(addresses[0], |(_, address)| *address);
+            // An address that has refused would not explain the time.
+            let address = under_way.first().map_or(addresses[0], |(_, address)| *address);
             return Err(Failed { address, error: io::ErrorKind::TimedOut.into() });
         }
-        let may_begin = attempts.len() < AT_ONCE && rest.len() > 0;
-        if may_begin && (attempts.is_empty() || Instant::now() >= next) {
-            let Some(address) = rest.next() else { continue };
-            match begin(address) {
-                Ok(socket) => {
-                    attempts.push((socket, address));
-                    next = Instant::now() + APART;
-                }
-                Err(error) => drop(failed.get_or_insert(Failed { address, error })),
+        let may_begin = under_way.len() < AT_ONCE && rest.len() > 0;
+        if may_begin && (under_way.is_empty() || Instant::now() >= attempts.next) {
+            if let Some(address) = rest.next() {
+                attempts.begin(address);
             }
             continue;
         }
-        if attempts.is_empty() {
-            // `look_up` never gives an empty list, and so `failed` is set. A caller that breaks this gets an error,
-            // and no panic.
-            let nothing = io::ErrorKind::AddrNotAvailable;
-            return Err(failed.unwrap_or_else(|| Failed {
+        if under_way.is_empty() {
+            // `failed` is set, because every address was tried. If there was none, the caller gets an error, and no panic.
+            return Err(attempts.failed.unwrap_or_else(|| Failed {
                 address: ([0, 0, 0, 0], 0).into(),
-                error: nothing.into(),
+                error: io::ErrorKind::AddrNotAvailable.into(),
             }));
         }
-        let fds = attempts.iter().map(|(socket, _)| socket.as_fd());
+        let fds = under_way.iter().map(|(socket, _)| socket.as_fd());
         let room = |fd| Waiting { fd, interest: Interest::Write, slot: None };
         let waiting: Vec<_> = fds.map(room).collect();
-        let look = earlier(until, may_begin.then_some(next));
+        let look = earlier(until, may_begin.then_some(attempts.next));
         // A drain cuts the request off, usually. The attempts end with it.
         if let Err(error) = wait::any(&waiting, look) {
-            return Err(Failed { address: attempts[0].1, error });
+            return Err(Failed { address: under_way[0].1, error });
         }
+    }
+}
+
+/// The attempts of one connect. Their sockets close with it.
+struct Attempts {
+    /// Those that have neither connected nor failed, the oldest first.
+    under_way: Vec<(Socket, SocketAddr)>,
+    /// The first failure, which is the one to tell: it is of the address that the system prefers.
+    failed: Option<Failed>,
+    /// When the next attempt may begin.
+    next: Instant,
+}
+
+impl Attempts {
+    /// Begins one more. The next one then has to wait for its turn, unless this one has failed at once.
+    fn begin(&mut self, address: SocketAddr) {
+        match begin(address) {
+            Ok(socket) => {
+                self.under_way.push((socket, address));
+                self.next = Instant::now() + APART;
+            }
+            Err(error) => drop(self.failed.get_or_insert(Failed { address, error })),
+        }
+    }
+
+    /// Looks at each attempt. The first that has connected wins, and those that have failed leave the list.
+    fn take_connected(&mut self) -> Option<(Socket, SocketAddr)> {
+        let mut at = 0;
+        while let Some((socket, address)) = self.under_way.get(at) {
+            match has_connected(socket) {
+                Ok(true) => return Some(self.under_way.remove(at)),
+                Ok(false) => at += 1,
+                Err(error) => {
+                    self.failed.get_or_insert(Failed { address: *address, error });
+                    self.under_way.remove(at);
+                    // The next address need not wait for its turn.
+                    self.next = Instant::now();
+                }
+            }
+        }
+        None
     }
 }
 

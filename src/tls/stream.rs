@@ -39,7 +39,7 @@ pub(super) struct TlsStream {
     raw: Box<dyn Stream>,
     /// The socket below, if there is one: the rest of an outbox's records is sent by it.
     fd: Option<Arc<OwnedFd>>,
-    /// Whose fault an error is, and the count of bytes.
+    /// The request, for the owner of an error and the count of bytes.
     entry: Arc<Entry>,
     /// Bytes that were received and not decrypted yet. It has memory only while it has bytes, or during a stream of
     /// them.
@@ -80,7 +80,7 @@ impl TlsStream {
     /// | shared, and nobody else encrypts any more | out of the session into `unsent`, and from there to the raw stream, which may wait |
     fn send_pending(&mut self) -> io::Result<()> {
         match &mut self.session {
-            // Straight to the raw stream. What it does not take stays in rustls' buffer for the next call.
+            // Straight to the raw stream. The rest stays in rustls' buffer for the next call.
             Hold::Alone(session) => {
                 while session.tls.wants_write() {
                     session.tls.write_tls(&mut self.raw)?;

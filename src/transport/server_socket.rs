@@ -54,7 +54,7 @@ pub(super) struct ServerSocket {
     /// None after the close. The close waits for the calls of [`with`](Self::with) that use the socket.
     fd: RwLock<Option<Arc<OwnedFd>>>,
     /// Decides the transport, and the options that count.
-    kind: SocketKind,
+    pub(super) kind: SocketKind,
     /// Decides whether the socket is bound here, and whose it is.
     origin: Origin,
     /// The socket's place among those of the service manager, if the service manager has made it. Then it listens already,

@@ -5,7 +5,32 @@
 //! |---|---|
 //! | `listener_methods!` | `listener`, a [`StreamListener`](super::stream_listener::StreamListener) |
 //! | `datagram_methods!` | `datagrams`, an `Arc` of a [`DatagramSocket`](super::datagram_socket::DatagramSocket) |
-//! | `socket_methods!` | either: the two others call it |
+//! | `socket_methods!` | either: the two above call it |
+//!
+//! `bind_methods!` are those of [`Bind`](super::Bind).
+
+/// The methods of [`Bind`](super::Bind), for the kind of socket that the transport serves on. `$over` makes the transport
+/// of a [`ServerSocket`](super::server_socket::ServerSocket).
+macro_rules! bind_methods {
+    ($kind:ident, $over:expr) => {
+        fn unbound(
+            address: &crate::bind_address::BindAddress,
+            options: &crate::transport::SocketOptions,
+        ) -> crate::Result<Self> {
+            let kind = crate::transport::SocketKind::$kind;
+            crate::transport::server_socket::ServerSocket::unbound(kind, address, options)
+                .map($over)
+        }
+
+        fn from_fd(
+            fd: std::os::fd::OwnedFd,
+            options: &crate::transport::SocketOptions,
+        ) -> crate::Result<Self> {
+            let kind = crate::transport::SocketKind::$kind;
+            crate::transport::server_socket::ServerSocket::adopted(kind, fd, options).map($over)
+        }
+    };
+}
 
 /// The methods that are the same for every socket. `$part` is the field.
 macro_rules! socket_methods {
@@ -52,6 +77,10 @@ macro_rules! listener_methods {
         /// 6.18), because the kernel makes the new socket before it looks for a client.
         fn waits_first(&self) -> bool {
             true
+        }
+
+        fn get_request(&self) -> std::io::Result<(Self::Raw, crate::address::Address)> {
+            self.listener.get_request()
         }
 
         fn shed(&self) -> usize {
@@ -136,4 +165,4 @@ macro_rules! datagram_methods {
     };
 }
 
-pub(super) use {datagram_methods, listener_methods, socket_methods};
+pub(super) use {bind_methods, datagram_methods, listener_methods, socket_methods};

@@ -24,8 +24,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use socket2::SockRef;
 
-use super::Holders;
 use super::server_socket::ServerSocket;
+use super::{Holders, SocketKind};
 use crate::address::Address;
 use crate::error::{Error, Result};
 use crate::sys;
@@ -97,6 +97,10 @@ impl StreamListener {
             // `SocketIo` relies on blocking mode. On Linux an accepted socket never has O_NONBLOCK from its
             // listener, so the call is saved there.
             connection.set_nonblocking(false)?;
+            // On Linux a connection has the options of its listener as well.
+            if self.socket.kind == SocketKind::TcpListener {
+                self.socket.options.prepare_tcp(&connection)?;
+            }
         }
         // The live list gets a share of it, to shut the connection down from another thread.
         let fd = Arc::new(OwnedFd::from(connection));

@@ -3,18 +3,9 @@
 //! The transport itself is small. `server_socket.rs` has the socket, its addresses and its close,
 //! `stream_listener.rs` the accept queue, `socket_options.rs` the options.
 
-use std::io;
-use std::os::fd::OwnedFd;
-
-use super::inherited::SocketKind;
-use super::server_socket::ServerSocket;
-use super::socket_methods::listener_methods;
-use super::socket_options::SocketOptions;
-use super::stream_listener::{AcceptedConnection, StreamListener};
+use super::socket_methods::{bind_methods, listener_methods};
+use super::stream_listener::StreamListener;
 use super::{Bind, Transport};
-use crate::address::Address;
-use crate::bind_address::BindAddress;
-use crate::error::Result;
 
 /// TCP connections.
 ///
@@ -39,15 +30,7 @@ pub struct Tcp {
 }
 
 impl Bind for Tcp {
-    fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
-        let socket = ServerSocket::unbound(SocketKind::TcpListener, address, options)?;
-        Ok(Self { listener: StreamListener::new(socket) })
-    }
-
-    fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
-        let socket = ServerSocket::adopted(SocketKind::TcpListener, fd, options)?;
-        Ok(Self { listener: StreamListener::new(socket) })
-    }
+    bind_methods!(TcpListener, |socket| Self { listener: StreamListener::new(socket) });
 }
 
 impl Transport for Tcp {
@@ -55,14 +38,5 @@ impl Transport for Tcp {
 
     fn name(&self) -> &'static str {
         "tcp"
-    }
-
-    fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
-        let (accepted, peer) = self.listener.get_request()?;
-        // On Linux a connection inherits the options of its listener, and no system call is needed.
-        if !crate::sys::ACCEPTED_INHERITS_OPTIONS {
-            self.listener.socket.options.prepare_tcp(&socket2::SockRef::from(&*accepted.fd))?;
-        }
-        Ok((accepted, peer))
     }
 }

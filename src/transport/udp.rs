@@ -4,17 +4,13 @@
 //! buffer, the address that replies leave from, and the close, which has to wait for the last reply.
 //! `datagram_socket.rs` has all that is the same over Unix sockets.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::datagram_socket::DatagramSocket;
 use super::incoming_datagram::IncomingDatagram;
-use super::inherited::SocketKind;
-use super::server_socket::ServerSocket;
-use super::socket_methods::datagram_methods;
-use super::socket_options::SocketOptions;
+use super::socket_methods::{bind_methods, datagram_methods};
 use super::{Bind, Transport};
-use crate::bind_address::BindAddress;
 use crate::error::{Error, Result};
 use crate::request::{DatagramRequest, Ticket};
 use crate::sys::send_cmsg::tell_local_address;
@@ -45,15 +41,9 @@ pub struct Udp {
 const MAX_UDP_BYTES: usize = 65_535;
 
 impl Bind for Udp {
-    fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
-        let socket = ServerSocket::unbound(SocketKind::UdpSocket, address, options)?;
-        Ok(Self { datagrams: DatagramSocket::new(socket, MAX_UDP_BYTES) })
-    }
-
-    fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
-        let socket = ServerSocket::adopted(SocketKind::UdpSocket, fd, options)?;
-        Ok(Self { datagrams: DatagramSocket::new(socket, MAX_UDP_BYTES) })
-    }
+    bind_methods!(UdpSocket, |socket| Self {
+        datagrams: DatagramSocket::new(socket, MAX_UDP_BYTES)
+    });
 }
 
 impl Transport for Udp {

@@ -1,21 +1,16 @@
 //! Unix sockets, stream and datagram: Python's `UnixStreamServer` and `UnixDatagramServer`. `server_socket.rs` has the
 //! rules for the file of such a socket, `socket_file.rs` the steps.
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::datagram_socket::DatagramSocket;
 use super::incoming_datagram::IncomingDatagram;
-use super::inherited::SocketKind;
 use super::predecessor::PredecessorsSocket;
 use super::server_socket::ServerSocket;
-use super::socket_methods::{datagram_methods, listener_methods};
+use super::socket_methods::{bind_methods, datagram_methods, listener_methods};
 use super::socket_options::SocketOptions;
-use super::stream_listener::{AcceptedConnection, StreamListener};
+use super::stream_listener::StreamListener;
 use super::{Bind, Transport};
-use crate::address::Address;
-use crate::bind_address::BindAddress;
 use crate::error::Result;
 use crate::request::{DatagramRequest, Ticket};
 
@@ -56,15 +51,7 @@ impl UnixStream {
 }
 
 impl Bind for UnixStream {
-    fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
-        let socket = ServerSocket::unbound(SocketKind::UnixListener, address, options)?;
-        Ok(Self { listener: StreamListener::new(socket) })
-    }
-
-    fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
-        let socket = ServerSocket::adopted(SocketKind::UnixListener, fd, options)?;
-        Ok(Self { listener: StreamListener::new(socket) })
-    }
+    bind_methods!(UnixListener, |socket| Self { listener: StreamListener::new(socket) });
 }
 
 impl Transport for UnixStream {
@@ -72,10 +59,6 @@ impl Transport for UnixStream {
 
     fn name(&self) -> &'static str {
         "unix_stream"
-    }
-
-    fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
-        self.listener.get_request()
     }
 }
 
@@ -102,15 +85,9 @@ pub struct UnixDatagram {
 }
 
 impl Bind for UnixDatagram {
-    fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self> {
-        let socket = ServerSocket::unbound(SocketKind::UnixDatagram, address, options)?;
-        Ok(Self { datagrams: DatagramSocket::new(socket, usize::MAX) })
-    }
-
-    fn from_fd(fd: OwnedFd, options: &SocketOptions) -> Result<Self> {
-        let socket = ServerSocket::adopted(SocketKind::UnixDatagram, fd, options)?;
-        Ok(Self { datagrams: DatagramSocket::new(socket, usize::MAX) })
-    }
+    bind_methods!(UnixDatagram, |socket| Self {
+        datagrams: DatagramSocket::new(socket, usize::MAX)
+    });
 }
 
 impl Transport for UnixDatagram {
