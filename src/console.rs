@@ -1,4 +1,14 @@
 //! Messages to the operator that never wait for their reader: [`Console`].
+//!
+//! ```text
+//! a text fits                 it is written, at once
+//! it does not fit, or in part LOST + 1; TORN, if the last line has no end
+//! the next one                a note about the lost ones is written before it, in the same write
+//! that does not fit either    the old count is put back, and LOST + 1
+//! ```
+//!
+//! The counts are taken out before the write and put back after it. So two threads may tell at once, and each loss is told
+//! once; the number in a note may be split between two notes.
 
 use std::borrow::Cow;
 use std::io;
@@ -43,7 +53,8 @@ pub enum Console {
     Stderr,
 }
 
-/// The earlier losses of one stream, which the next text has to tell: [`LOST`] and [`TORN`].
+/// The earlier losses of one stream, which the next text has to tell: [`LOST`] and [`TORN`]. Two numbers and no more, because
+/// they also stand in memory that several processes share.
 type Losses = [AtomicU64; 2];
 
 /// How many texts did not fit, or not as a whole.
@@ -55,14 +66,15 @@ const fn none_lost() -> Losses {
     [const { AtomicU64::new(0) }; 2]
 }
 
-/// The losses of this process, by the number of the stream.
+/// The losses of this process, by the number of the stream: that of [`Console`]'s variants.
 static OWN: [Losses; 2] = [const { none_lost() }; 2];
 
 /// Used in place of [`OWN`] by a process and the children that it forks: the parent or the next child reports a
 /// child's losses.
 static SHARED: OnceLock<Common<2>> = OnceLock::new();
 
-/// From here on this process and the children that it forks count together. Without shared memory each counts alone.
+/// From here on this process and the children that it forks count together. Without shared memory each counts alone. Called
+/// before the first fork of a run; a second call changes nothing.
 pub(crate) fn share_with_children() {
     if SHARED.get().is_none() {
         if let Ok(shared) = Common::new(OWN.len()) {
@@ -95,7 +107,7 @@ impl Console {
 }
 
 /// Writes the notice of earlier losses, if there are any, together with the text. `write` is called once, and returns
-/// how many bytes it has written.
+/// how many bytes it has written. True: all of them.
 fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool {
     // Taken before the write, so that of two threads only one tells of them.
     let lost = losses[LOST].swap(0, Ordering::Relaxed);

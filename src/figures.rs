@@ -5,7 +5,8 @@
 //!            or receive buffer        Limits::live     Pool::queue   Pool::new, max_threads, max_children
 //! ```
 //!
-//! They are collected when somebody asks, and cost a server nothing before that.
+//! They are collected when somebody asks, and cost a server nothing before that. `server_context.rs` puts them together: from
+//! the live list, from the mixin and the listener ([`FigureSource`]), and from the kernel.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -144,7 +145,7 @@ impl fmt::Display for Figures {
 pub(crate) trait FigureSource: Send + Sync {
     /// The mixin's figures. `None`: the server is gone.
     fn workers(&self) -> Option<WorkerFigures>;
-    /// The listener. `None`: it is closed.
+    /// The listener, for questions to the kernel about its queue. `None`: it is closed.
     fn listener(&self) -> Option<Arc<OwnedFd>>;
 }
 

@@ -10,6 +10,13 @@
 //!
 //! All of it has the time of `Handover::within`, but a process that has connected has only five seconds for its Hello, because
 //! others wait behind it. Any mistake of an applicant ends this one attempt, and the server goes on.
+//!
+//! There is one applicant at a time: two that serve the same sockets would each take half of the clients. A process that
+//! connects meanwhile waits in the queue of the listener.
+//!
+//! From the moment at which the sockets are passed until the applicant has ended, both processes may have them. So this one
+//! removes no file of a Unix socket meanwhile (`Holders::Both`), and takes the sockets back only when it has seen the
+//! other one's end.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -27,19 +34,21 @@ use crate::wait::moment_after;
 /// How long a process may take for its first message after it has connected. Others wait meanwhile.
 const HELLO: Duration = Duration::from_secs(5);
 
-/// How long a process may take, when it ends, to close all of its sockets after the connection.
+/// How long a process may take, when it ends, to close all of its sockets after the connection. The kernel closes the
+/// descriptors of an ending process one after the other, which takes microseconds each.
 const CLOSING: Duration = Duration::from_millis(20);
 
 /// One process's attempt to become the successor. Its first mistake ends the attempt, and the next attempt begins
 /// anew.
 pub(super) struct Applicant {
     pub(super) channel: Channel,
-    /// The process, if this one has started it.
+    /// The process, if this one has started it. It is reaped by its number: here, or by a look at those left behind.
     pub(super) child: Option<Child>,
     /// Its process number, where that is known.
     process: Option<i32>,
-    /// When this attempt is over.
+    /// When this attempt is over. Moved once: when one that has connected by itself says Hello.
     pub(super) deadline: Instant,
+    /// When it was started, or has connected. `Handover::within` counts from here.
     began: Instant,
     /// The sockets that it was passed, in the order of their numbers. None before it asks.
     pub(super) passed: Option<Vec<Target>>,
@@ -47,9 +56,9 @@ pub(super) struct Applicant {
 
 /// The result of one look at the applicant.
 pub(super) enum ApplicantStep {
-    /// It has said nothing more.
+    /// It has said nothing more. The next step is due when it does, or at the deadline.
     Wait,
-    /// The attempt has failed, and the operator was told why.
+    /// The attempt has failed, and the operator was told why. If it may have the sockets, `Desk::left` watches it.
     Failed,
     /// It serves, and has taken the sockets with these numbers.
     Ready { process: u32, taken: Vec<u16> },
@@ -64,19 +73,22 @@ impl Applicant {
         Self { channel, child: Some(child), process, deadline, began, passed: None }
     }
 
-    /// An applicant that has connected by itself.
+    /// An applicant that has connected by itself, and whose user was found to be this process's. `process`: its number, where
+    /// the kernel tells it.
     pub(super) fn asking(process: Option<i32>, socket: Arc<OwnedFd>) -> Self {
         let began = Instant::now();
         let (channel, deadline) = (Channel::new(socket), began + HELLO);
         Self { channel, child: None, process, deadline, began, passed: None }
     }
 
-    /// Reads all of its messages that have come.
+    /// Reads all of its messages that have come, and answers them. Waits only while it passes the sockets: see
+    /// `own_sockets.rs`.
     pub(super) fn step(&mut self, desk: &Desk) -> ApplicantStep {
         loop {
             let message = match self.channel.receive() {
                 Ok(None) if Instant::now() < self.deadline => return ApplicantStep::Wait,
                 Ok(None) => {
+                    // Told as the limit that has passed: the time of a Hello, or the whole.
                     let limit = self.deadline.saturating_duration_since(self.began).as_secs_f64();
                     let what = if self.passed.is_some() { "ready" } else { "heard of" };
                     return self.fail(desk, &format!("it was not {what} within {limit:.1} s"));
@@ -101,6 +113,7 @@ impl Applicant {
                     }
                 },
                 (HandoverMessage::Ready { process, taken }, Some(passed)) => {
+                    // A number beyond the list names nothing that could be given up.
                     let is_known = |number: &u16| usize::from(*number) < passed.len();
                     if !taken.iter().all(is_known) {
                         return self.fail(desk, "it is ready with sockets that it was not passed");
@@ -112,20 +125,20 @@ impl Applicant {
         }
     }
 
-    /// It has closed its end. Usually its process has ended.
+    /// It has closed its end. Usually its process has ended, and its copies of the sockets are closed. So it is not watched
+    /// any more, unlike one that has failed.
     fn gone(&mut self, desk: &Desk) -> ApplicantStep {
         if self.passed.is_some() {
             desk.take_back();
         }
         let status = self.child.as_mut().and_then(status_soon);
-        match status {
-            Some(status) => self.tell(desk, &format!("it ended before it was ready ({status})")),
-            None => self.tell(desk, "it ended before it was ready"),
-        }
+        let status = status.map_or_else(String::new, |status| format!(" ({status})"));
+        self.tell(desk, &format!("it ended before it was ready{status}"));
         ApplicantStep::Failed
     }
 
-    /// The attempt has failed, and this process goes on alone.
+    /// The attempt has failed, and this process goes on alone. The applicant may still have the sockets: its channel is kept
+    /// until it closes.
     fn fail(&mut self, desk: &Desk, why: &str) -> ApplicantStep {
         self.dismiss(why);
         if self.passed.is_some() {
@@ -135,11 +148,12 @@ impl Applicant {
         ApplicantStep::Failed
     }
 
-    /// Tells it that it must not serve. If this process has started it, it also gets a signal to end.
+    /// Tells it that it must not serve. If this process has started it, it also gets a signal to end: a program that hangs
+    /// before its run would read nothing.
     pub(super) fn dismiss(&self, why: &str) {
         let why = format!("the attempt is over: {why}");
         // An error is ignored: the successor may have ended, or does not read.
-        let _ = self.channel.send(&HandoverMessage::Refuse(why), &[]);
+        let _ = self.channel.send(&HandoverMessage::Refuse(why));
         if let (Some(_), Some(process)) = (&self.child, self.process) {
             child_process::signal(process, libc::SIGTERM);
         }
@@ -165,11 +179,10 @@ impl Applicant {
         }
     }
 
+    /// Tells the operator that the attempt is over.
     fn tell(&self, desk: &Desk, why: &str) {
-        let who = match self.process {
-            Some(process) => format!("process {process}"),
-            None => "a process".to_owned(),
-        };
+        let unknown = || "a process".to_owned();
+        let who = self.process.map_or_else(unknown, |process| format!("process {process}"));
         desk.warn(&format!("no handover to {who}: {why}; this server goes on"));
     }
 }

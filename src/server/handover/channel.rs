@@ -1,4 +1,16 @@
 //! The connection of two processes in a handover: whole messages, and descriptors with them.
+//!
+//! Both ends are non-blocking, because the desk of a server that forks takes its turns in the accept loop. A peer's mistake
+//! ends the attempt, and never more: all that it can send is bounded before it is kept.
+//!
+//! | bound | of |
+//! |---|---|
+//! | one message, `HEADER` + `MOST_BYTES` | bytes that are no whole message yet |
+//! | two messages, [`MOST_WAITING`] | descriptors that no message has named yet |
+//! | the deadline of the caller | time, whatever comes meanwhile |
+//!
+//! The kernel gives descriptors out together with the first byte that they were sent with. So they come in the order of the
+//! messages, and a message that is whole has all of its descriptors.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +25,8 @@ use crate::sys::{self, PollFd};
 /// One end of the connection. Only [`send_until`](Self::send_until) and [`receive_until`](Self::receive_until) wait.
 #[derive(Debug)]
 pub(super) struct Channel {
-    /// A Unix stream socket.
+    /// A Unix stream socket. Shared with [`share`](Self::share)s of this channel, and for a moment with a loop that waits for
+    /// it: it closes with the last of them.
     socket: Arc<OwnedFd>,
     /// Bytes that were received and are no whole message yet: never more than one message has.
     received: Vec<u8>,
@@ -21,7 +34,8 @@ pub(super) struct Channel {
     fds: VecDeque<OwnedFd>,
 }
 
-/// The most descriptors that may belong to no whole message yet: those of two messages.
+/// The most descriptors that may belong to no whole message yet: those of two messages, because a receive may end in the
+/// middle of the second one.
 const MOST_WAITING: usize = 2 * sys::pass_fds::MOST_FDS;
 
 impl Channel {
@@ -29,7 +43,7 @@ impl Channel {
         Self { socket, received: Vec::new(), fds: VecDeque::new() }
     }
 
-    /// The same connection, without the bytes that were received.
+    /// The same connection, without the bytes that were received: to see its end, when no more messages are of interest.
     pub(super) fn share(&self) -> Self {
         Self::new(Arc::clone(&self.socket))
     }
@@ -39,22 +53,22 @@ impl Channel {
         &self.socket
     }
 
-    /// Sends a message, and descriptors with it.
+    /// Sends a message without descriptors, and without waiting.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if the other side does not read: some hundred messages fit.
-    pub(super) fn send(&self, message: &HandoverMessage, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let bytes = message.encode();
-        let sent = send_fds(self.socket.as_fd(), &bytes, fds)?;
-        if sent < bytes.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    /// `WouldBlock` if the other side does not read: some hundred messages fit. `BrokenPipe` if it has closed.
+    pub(super) fn send(&self, message: &HandoverMessage) -> io::Result<()> {
+        self.send_until(message, &[], Instant::now())
     }
 
-    /// As [`send`](Self::send), waiting for room.
+    /// Sends a message, and descriptors with it. Waits for room, until the deadline. The descriptors are copied: the caller
+    /// keeps its own.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if the other side does not read before the deadline.
+    /// `WouldBlock` if the other side does not read before the deadline. A part of the message may be sent then, so the
+    /// connection is of no more use. Otherwise as [`send`](Self::send).
     pub(super) fn send_until(
         &self,
         message: &HandoverMessage,
@@ -78,11 +92,13 @@ impl Channel {
         Ok(())
     }
 
-    /// The next message, with the descriptors that came with it. None: no whole message has come yet.
+    /// The next message, with the descriptors that came with it, which are then the caller's. None: no whole message has
+    /// come yet. Never waits.
     ///
     /// # Errors
     ///
-    /// `UnexpectedEof` if the other side has closed; `InvalidData` if its bytes are no message.
+    /// `UnexpectedEof` if the other side has closed; `InvalidData` if its bytes are no message, or if it passes more or fewer
+    /// descriptors than it names.
     pub(super) fn receive(&mut self) -> io::Result<Option<(HandoverMessage, Vec<OwnedFd>)>> {
         loop {
             if let Some((message, len)) = HandoverMessage::decode(&self.received)? {
@@ -119,7 +135,8 @@ impl Channel {
         }
     }
 
-    /// Whether the other side has closed. Everything that it has sent is thrown away, descriptors as well.
+    /// Whether the other side has closed: mostly its process has ended. Everything that it has sent is thrown away,
+    /// descriptors as well. Never waits.
     pub(super) fn is_closed(&self) -> bool {
         // More than the kernel holds for one connection: a side that sends without end is there.
         for _ in 0..256 {
@@ -134,7 +151,7 @@ impl Channel {
         false
     }
 
-    /// Waits until the other side has closed, or the deadline has passed.
+    /// Waits until the other side has closed, or the deadline has passed. An error of the wait ends it early.
     pub(super) fn wait_until_closed(&self, deadline: Instant) {
         while !self.is_closed() && Instant::now() < deadline {
             if sys::poll(&mut [PollFd::readable(self.socket.as_fd())], Some(deadline)).is_err() {
@@ -147,7 +164,7 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// `TimedOut` at the deadline.
+    /// `TimedOut` at the deadline, and those of `receive`.
     pub(super) fn receive_until(
         &mut self,
         deadline: Instant,
@@ -183,7 +200,7 @@ mod tests {
     #[test]
     fn a_send_waits_for_room_until_its_deadline() {
         let (one, mut other) = pair();
-        while one.send(&sockets(), &[]).is_ok() {}
+        while one.send(&sockets()).is_ok() {}
         let soon = Instant::now() + Duration::from_millis(20);
         let error = one.send_until(&sockets(), &[], soon).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
@@ -196,7 +213,7 @@ mod tests {
     #[test]
     fn messages_that_are_there_keep_nobody_beyond_the_deadline() {
         let (one, mut other) = pair();
-        one.send(&sockets(), &[]).unwrap();
+        one.send(&sockets()).unwrap();
         let error = other.receive_until(Instant::now()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }

@@ -9,7 +9,27 @@
 //! ```
 //!
 //! A turn looks at everything once. It waits only for a successor that reads its sockets (`own_sockets.rs`). A thread of its
-//! own takes the turns (`serve`); in a server that forks, the accept loop takes them.
+//! own takes the turns (`serve`); in a server that forks, the accept loop takes them, because a fork wants a process of one
+//! thread. Turns are taken by one thread at a time, so a transition needs no lock. The lock of the state is there for the
+//! other threads that ask for the descriptor of the next wait, and for the end of the run.
+//!
+//! ```text
+//! this process                  this desk                              the other process
+//! a server serves               serving + 1, wake
+//!                               all serve: Ready ------------------->  its servers stop; it closes its listeners
+//!                               <----------- Release, or the end of its connection
+//!                               the sockets are this process's
+//! SIGUSR2                       signalled, wake
+//!                               starts it; Hello, Sockets, Ready       it serves
+//! servers are told to stop <--  Ready
+//!                               Release  ------------------------->    the sockets are its own
+//! listeners are closed          its own listener is closed
+//! ```
+//!
+//! In between both processes accept from the same queues, so there is no moment at which a client is refused. After
+//! any mistake of a successor this process goes on; and a successor whose predecessor refuses does not serve.
+
+mod handing_over;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,40 +47,38 @@ use super::program::Program;
 use super::successor::{self, Predecessor, refused};
 use super::{Handover, Signal, Wake};
 use crate::error::Error;
-use crate::events::ServerEvent;
 use crate::server::fork;
 use crate::server::{BaseServer, catch_panic::run_catching};
 use crate::shutdown::ShutdownHandle;
-use crate::transport::{Holders, Transport, UnixStream, predecessor};
+use crate::transport::{Holders, Transport, predecessor};
 use crate::wait::{self, Event, Interest, Waiting};
-use crate::{sys, systemd};
 
-/// How long to wait, at a stop in the middle of a handover, for the applicant to say that it goes on, or to end.
-const LAST_LOOK: Duration = Duration::from_secs(1);
-
-/// The handovers of one run. The servers of the run know their desk.
+/// The handovers of one run. The servers of the run know their desk, and keep it for longer than the run: `close` leaves it
+/// without a socket.
 pub(crate) struct Desk {
     /// How long a successor may take.
     pub(super) within: Duration,
     /// The sockets that this process hands over.
     pub(super) sockets: OwnSockets,
+    /// The program for SIGUSR2 to start.
     program: Program,
     /// SIGUSR2 has come: see [`Signal`].
     signalled: Arc<AtomicBool>,
-    /// Ends a wait: SIGUSR2 has come, or all servers serve.
+    /// Ends a wait: SIGUSR2 has come, or a server has begun to serve.
     wake: Arc<Wake>,
-    /// Handles of the servers of the run.
+    /// Handles of the servers of the run. They stop when the successor serves, and if this process may not serve.
     handles: Vec<ShutdownHandle>,
-    /// Handles of the servers beside the run.
+    /// Handles of the servers beside the run. They are told when the successor serves, and are not waited for.
     told: Vec<ShutdownHandle>,
-    /// How many servers of the run have begun to serve.
+    /// How many servers of the run have begun to serve. Before all do, this process neither says that it is
+    /// ready nor takes an applicant.
     serving: AtomicUsize,
     /// None during a turn. A turn calls hooks, so it holds no lock and takes the state out.
     state: Mutex<Option<State>>,
     /// The state is `Idle` or `Over`, and no successor is left behind. The loop of a server that forks looks only at
     /// this for each request, because a turn would write to pages that its child then has to copy.
     at_rest: AtomicBool,
-    /// Why this process may not serve.
+    /// Why this process may not serve. `run_all` returns it when its servers have stopped.
     pub(super) failure: Mutex<Option<Error>>,
     /// Successors that have failed.
     pub(super) left: LeftBehind,
@@ -69,6 +87,7 @@ pub(crate) struct Desk {
 /// The state of the desk: see the picture above.
 enum State {
     /// This process is a successor. Its predecessor has not said yet that it accepts no more.
+    /// `told`: it knows that this process is ready.
     Succeeding { predecessor: Predecessor, told: bool },
     /// This process serves, and no successor is starting.
     Idle,
@@ -79,7 +98,7 @@ enum State {
 }
 
 impl Desk {
-    /// The desk of servers that are about to be run.
+    /// The desk of servers that are about to be run. The signal is given back: it is taken for as long as the caller keeps it.
     pub(super) fn open(servers: &[Box<dyn BaseServer + '_>], handover: Handover) -> (Self, Signal) {
         let Handover { within, listener, predecessor, program, signal, beside } = handover;
         let found = servers.iter().filter_map(|server| fork::find(server.context()));
@@ -120,6 +139,7 @@ impl Desk {
         self.wake.notify();
     }
 
+    /// Whether all servers of the run have begun to serve.
     fn all_serve(&self) -> bool {
         self.serving.load(Ordering::SeqCst) >= self.handles.len()
     }
@@ -129,7 +149,8 @@ impl Desk {
         self.all_serve() && self.handles.iter().all(ShutdownHandle::is_shutdown)
     }
 
-    /// The thread that hands over, until the run is over.
+    /// The thread that hands over, until the run is over: `over` is notified by the thread of the run, which then joins this
+    /// one. An error of a wait ends it as well, because it could only turn without rest; the servers go on.
     pub(super) fn serve(&self, over: &Event) {
         loop {
             let (fd, deadline) = self.waits();
@@ -171,7 +192,7 @@ impl Desk {
         }
     }
 
-    /// The event that every wait for a turn includes.
+    /// The event that every wait for a turn includes. [`turn`](Self::turn) clears it.
     pub(crate) fn wake_event(&self) -> Waiting<'_> {
         self.wake.event.waiting()
     }
@@ -182,7 +203,8 @@ impl Desk {
         self.at_rest.load(Ordering::SeqCst) && self.sockets.listener.is_none()
     }
 
-    /// Takes one turn: looks at everything once.
+    /// Takes one turn: looks at everything once. Called after each wait, by one thread: the desk's own, or the accept loop of
+    /// a server that forks. It calls hooks and observers.
     pub(crate) fn turn(&self) {
         // Cleared before the flags are read: a wake-up that comes later is for the next turn.
         self.wake.clear();
@@ -191,6 +213,7 @@ impl Desk {
         }
         self.look_after_the_left();
         loop {
+            // None: this process is a child, and has left the state to its parent.
             let Some(state) = self.state.lock().take() else { return };
             let (next, again) = self.step(state);
             let at_rest = matches!(next, State::Idle | State::Over) && self.left.is_empty();
@@ -204,6 +227,7 @@ impl Desk {
 
     /// The next state, and whether there may be something to do in it at once.
     fn step(&self, state: State) -> (State, bool) {
+        // A stop has precedence: an applicant is dismissed, or goes on alone.
         if !matches!(state, State::Over) && self.is_stopped() {
             self.wait_until_closed();
             return (self.stop(state), false);
@@ -229,7 +253,7 @@ impl Desk {
         }
     }
 
-    // As a successor.
+    // As a successor. (`handing_over.rs` has the other side.)
 
     /// Tells the predecessor when all servers serve, and reads its answer.
     fn succeed(&self, mut predecessor: Predecessor, mut told: bool) -> (State, bool) {
@@ -241,7 +265,7 @@ impl Desk {
             }
             let ready = HandoverMessage::Ready { process: std::process::id(), taken };
             // If the predecessor has ended, the next receive says so.
-            let _ = predecessor.channel.send(&ready, &[]);
+            let _ = predecessor.channel.send(&ready);
             told = true;
         }
         let error = match predecessor.channel.receive() {
@@ -258,7 +282,12 @@ impl Desk {
         (self.fail(error), false)
     }
 
-    /// Closes the predecessor's sockets that no server here has taken.
+    /// Closes the predecessor's sockets that no server here has taken. Only when all servers are bound it is known which
+    /// ones are left.
+    ///
+    /// # Errors
+    ///
+    /// If none was taken: see `successor::judge_left`.
     fn close_left(&self) -> io::Result<()> {
         let has_taken = self.sockets.has_inherited_of_a_server();
         if let Some(text) = successor::judge_left(&predecessor::close_the_rest(), has_taken)? {
@@ -267,7 +296,8 @@ impl Desk {
         Ok(())
     }
 
-    /// The predecessor goes on, so the servers of this process are closed.
+    /// The predecessor goes on, so the servers of this process are closed: two processes that know nothing of each other
+    /// would share the clients.
     fn fail(&self, error: io::Error) -> State {
         *self.failure.lock() = Some(Error::io("take over from", "the server that runs", error));
         self.handles.iter().for_each(ShutdownHandle::shutdown);
@@ -282,116 +312,7 @@ impl Desk {
         State::Idle
     }
 
-    // As a predecessor.
-
-    /// The next applicant: SIGUSR2 starts one, or a process asks.
-    fn next_applicant(&self) -> Option<Applicant> {
-        if !self.all_serve() {
-            return None;
-        }
-        if self.signalled.swap(false, Ordering::SeqCst) {
-            match self.program.start() {
-                Ok((child, channel)) => return Some(Applicant::started(child, channel, self)),
-                Err(error) => {
-                    let path = self.program.path.display();
-                    self.warn(&format!(
-                        "no successor: cannot start {path}: {error}; this server goes on"
-                    ));
-                }
-            }
-        }
-        let (connection, _) = self.sockets.listener.as_ref()?.get_request().ok()?;
-        let socket = UnixStream::connection(&connection)?;
-        match sys::credentials(socket.as_fd()) {
-            Ok(found) if found.uid == sys::user() => Some(Applicant::asking(found.pid, socket)),
-            Ok(found) => {
-                self.warn(&format!("user {} may not have the sockets of this server", found.uid));
-                None
-            }
-            Err(_) => None,
-        }
-    }
-
-    /// A successor that had the sockets has ended, and its copies are closed.
-    pub(super) fn take_back(&self) {
-        if !self.left.may_have_sockets() {
-            self.sockets.set_holders(Holders::Alone);
-        }
-    }
-
-    /// Looks whether successors that have failed have ended.
-    fn look_after_the_left(&self) {
-        let is_shared = || matches!(&*self.state.lock(), Some(State::Applying(_) | State::Over));
-        if self.left.look() && !is_shared() {
-            self.take_back();
-        }
-    }
-
-    /// The successor serves: this process accepts no more.
-    fn hand_over(&self, applicant: &Applicant, process: u32, taken: &[u16]) {
-        let passed = applicant.passed.iter().flatten();
-        for (number, target) in passed.enumerate() {
-            // A socket that the successor did not take, it has closed.
-            let is_taken = taken.iter().any(|taken| usize::from(*taken) == number);
-            let holders = if is_taken { Holders::Other } else { Holders::Alone };
-            self.sockets.with(*target, |socket| socket.set_holders(holders));
-        }
-        for server in self.sockets.servers() {
-            if let Some(seat) = server.context().seat() {
-                seat.fall_silent();
-            }
-        }
-        // systemd accepts this message only from the main process, which this one still is.
-        if let Err(error) = systemd::notify(&format!("MAINPID={process}")) {
-            self.warn(&format!(
-                "cannot tell the service manager (NOTIFY_SOCKET) of process {process}: {error}"
-            ));
-        }
-        for server in self.sockets.servers() {
-            let server_address = &server.context().server_address();
-            server.tell(&ServerEvent::HandedOver { server_address, process });
-        }
-        self.handles.iter().chain(&self.told).for_each(ShutdownHandle::shutdown);
-        // If the successor has ended meanwhile, its clients are lost in any case.
-        let _ = applicant.channel.send(&HandoverMessage::Release, &[]);
-        // Last: if the successor is killed now, one that finds nobody here has to find the addresses free.
-        self.wait_until_closed();
-        self.close_listener();
-    }
-
-    /// The servers stop without a successor.
-    fn stop(&self, state: State) -> State {
-        let State::Applying(mut applicant) = state else {
-            // A predecessor that hears the end of its connection goes on, if it was not told of a ready successor.
-            self.close_listener();
-            return State::Over;
-        };
-        if applicant.is_left_to_itself() {
-            // The applicant was not told to stop, so it goes on alone.
-            let _ = applicant.channel.send(&HandoverMessage::Release, &[]);
-        } else {
-            applicant.dismiss("it was told to stop");
-        }
-        self.close_listener();
-        if applicant.passed.is_some() {
-            // Of the two processes the last one that closes a socket removes its file. If the applicant was told to stop
-            // as well, before it took signals, it removes nothing.
-            applicant.wait_for_end(Instant::now() + LAST_LOOK);
-            self.sockets.remove_files_as_the_last();
-        }
-        State::Over
-    }
-
-    /// Waits until the addresses are free: before that, a process that asks would find them in use. A loop that takes
-    /// the turns itself does not wait.
-    fn wait_until_closed(&self) {
-        let deadline = Instant::now() + Duration::from_secs(1);
-        for handle in &self.handles {
-            handle.wait_timeout(deadline.saturating_duration_since(Instant::now()));
-        }
-    }
-
-    /// The run is over.
+    /// The run is over, or could not begin: nobody asks here any more. Called once, by the thread of the run.
     pub(super) fn close(&self) {
         let state = self.state.lock().take();
         if let Some(state) = state.filter(|state| !matches!(state, State::Over)) {
@@ -412,21 +333,24 @@ impl Desk {
         }
     }
 
+    /// Out of line: most forks happen at rest.
     #[cold]
     fn leave_to_parent(&self) {
         if let Some(listener) = &self.sockets.listener {
             listener.close_in_child();
         }
+        // From here on a turn in this process does nothing.
         drop(self.state.lock().take());
     }
 
+    /// Closes the listener at the path, and removes its file if it is this process's. May be called again.
     fn close_listener(&self) {
         if let Some(listener) = &self.sockets.listener {
             listener.server_close();
         }
     }
 
-    /// Tells the operator, by the hook of the first server.
+    /// Tells the operator, by the hook of the first server. A hook that panics ends nothing here.
     pub(super) fn warn(&self, text: &str) {
         if let Some(server) = self.sockets.servers().next() {
             run_catching(|| server.warn(text));

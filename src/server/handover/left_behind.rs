@@ -1,4 +1,8 @@
 //! Successors that have failed and have not ended: they may still have the sockets.
+//!
+//! As long as one of them may have a socket, a file of a Unix socket is not removed at its close, and the desk is not at
+//! rest: each turn looks. The two lists are apart, because the two questions are: an ended child has to be reaped even if
+//! it never got the sockets, and a process that has connected by itself is nobody's child here.
 
 use std::process::Child;
 
@@ -17,7 +21,7 @@ pub(super) struct LeftBehind {
 }
 
 impl LeftBehind {
-    /// Adds a successor that this process has started.
+    /// Adds a successor that this process has started, if it has. It is reaped by a later look.
     pub(super) fn add_child(&self, child: Option<Child>) {
         self.children.lock().extend(child);
     }
@@ -37,7 +41,8 @@ impl LeftBehind {
         !self.channels.lock().is_empty()
     }
 
-    /// Looks for their ends. True: the last one that had the sockets has ended.
+    /// Looks for their ends, without waiting. True: the last one that had the sockets has ended, so this process alone has
+    /// them now.
     pub(super) fn look(&self) -> bool {
         // An error means that others have waited for it.
         self.children.lock().retain_mut(|child| matches!(child.try_wait(), Ok(None)));

@@ -13,9 +13,14 @@
 //! activated "n" | "=": 1 byte  length: 2 bytes   `length` bytes: nothing, NUMBER:NAME among the service manager's sockets
 //! ```
 //!
+//! The order of the messages is in `successor.rs` (the beginning) and `desk.rs` (the end).
+//!
 //! Numbers are little-endian. The descriptors of a message with `count` sockets come with its first byte, in their
 //! order. The length of a message bounds everything in it. A reader takes nothing for granted: an unknown version,
-//! kind, flag or address is an error.
+//! kind, flag or address is an error. So is a byte too many: two versions of a program that do not understand each other
+//! find that out before a socket is lost. The old one then goes on.
+//!
+//! The format is this crate's own, and not a library's: two builds of a program that are years apart have to agree on it.
 
 use std::io;
 
@@ -28,10 +33,11 @@ use std::os::unix::ffi::OsStrExt;
 /// The first bytes of each message. Any other program at the other end begins with something else.
 const MAGIC: [u8; 4] = *b"skho";
 
-/// The version of the protocol. Both sides have to speak the same.
+/// The version of the protocol. Both sides have to speak the same. It changes with every change of the messages: a program
+/// with another one is restarted without a handover, once.
 pub(super) const VERSION: u8 = 1;
 
-/// The bytes before the payload.
+/// The bytes before the payload. They never change, so that each version can name the other one.
 pub(super) const HEADER: usize = 8;
 
 /// The longest payload of a message.
@@ -56,10 +62,11 @@ pub(super) enum HandoverMessage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Socket {
     pub(super) description: SocketDescription,
-    /// Whether this is the socket at which successors ask.
+    /// Whether this is the socket at which successors ask. At most one is.
     pub(super) is_desk: bool,
 }
 
+// The flags of a socket: `SocketDescription::alone`; whether device and inode are those of its file; `Socket::is_desk`.
 const ALONE: u8 = 1;
 /// The predecessor has to remove the socket's file.
 const REMOVES_FILE: u8 = 2;
@@ -69,7 +76,8 @@ const IS_DESK: u8 = 4;
 const NO_FILE: (u64, u64) = (0, 0);
 
 impl HandoverMessage {
-    /// The whole message as bytes.
+    /// The whole message as bytes. A reason that is too long is cut off; the other parts fit, because their numbers are
+    /// bounded by the sender (`IN_A_MESSAGE` sockets, the count of a list that has come).
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut payload = Vec::new();
         let kind = match self {
@@ -101,6 +109,7 @@ impl HandoverMessage {
     ///
     /// If it is no message of this protocol and version.
     pub(super) fn decode(bytes: &[u8]) -> io::Result<Option<(Self, usize)>> {
+        // As soon as one byte is wrong: another program may never send eight.
         let begins = bytes.len().min(MAGIC.len());
         if bytes[..begins] != MAGIC[..begins] {
             return Err(nonsense("what it sends is no message of a handover"));
@@ -120,6 +129,7 @@ impl HandoverMessage {
         }
     }
 
+    /// The message of a kind. None: it cannot be understood. `decode` refuses one that leaves bytes unread.
     fn read(kind: u8, payload: &mut Reader<'_>) -> Option<Self> {
         Some(match kind {
             1 => Self::Hello,
@@ -129,6 +139,7 @@ impl HandoverMessage {
                     1 => true,
                     _ => return None,
                 };
+                // Collected one by one: a count that is a lie ends at the end of the payload, and reserves nothing.
                 let sockets = (0..payload.u16()?).map(|_| Socket::read(payload));
                 Self::Sockets { sockets: sockets.collect::<Option<_>>()?, more }
             }
@@ -155,6 +166,7 @@ fn length(len: usize) -> [u8; 2] {
 }
 
 impl Socket {
+    /// Appends it. The descriptor itself goes beside the bytes, at the same place in its list.
     fn encode(&self, into: &mut Vec<u8>) {
         let SocketDescription { kind, asked, activated, bound, file, alone } = &self.description;
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
@@ -177,6 +189,7 @@ impl Socket {
         }
     }
 
+    /// Reads what [`encode`](Self::encode) has written. None: it is something else.
     fn read(from: &mut Reader<'_>) -> Option<Self> {
         let kind = *KINDS.get(usize::from(from.u8()?).checked_sub(1)?)?;
         let flags = from.u8()?;
@@ -201,6 +214,8 @@ const KINDS: [SocketKind; 4] = [
     SocketKind::UnixDatagram,
 ];
 
+/// Appends an address in the form that [`Reader::address`] reads. One of a foreign transport becomes none: such a socket is
+/// never passed.
 fn encode_address(address: &Address, into: &mut Vec<u8>) {
     match address {
         Address::Inet(inet) => encode_tagged(b'i', inet.to_string().as_bytes(), into),
@@ -210,13 +225,14 @@ fn encode_address(address: &Address, into: &mut Vec<u8>) {
     }
 }
 
+/// Appends a tag and bytes of any length: the form of an address, and of a name.
 fn encode_tagged(tag: u8, bytes: &[u8], into: &mut Vec<u8>) {
     into.push(tag);
     into.extend(length(bytes.len()));
     into.extend(bytes);
 }
 
-/// Reads the parts of a payload, one after the other.
+/// Reads the parts of a payload, one after the other. Each returns None at the end of the payload, and takes nothing then.
 struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -245,6 +261,7 @@ impl Reader<'_> {
         Some((tag, bytes))
     }
 
+    /// The name of a socket of the service manager. The inner `None`: it is none of those.
     fn activated(&mut self) -> Option<Option<ActivatedAs>> {
         let (tag, bytes) = self.tagged()?;
         let text = std::str::from_utf8(bytes).ok()?;
@@ -258,6 +275,7 @@ impl Reader<'_> {
         })
     }
 
+    /// An address of a kind that sockets are bound to.
     fn address(&mut self) -> Option<Address> {
         let (tag, bytes) = self.tagged()?;
         Some(match tag {

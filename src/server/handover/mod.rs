@@ -1,5 +1,17 @@
 //! [`Handover`]: a server's place in a line of processes that hand their sockets on. The page of the module is in
 //! `lib.rs`.
+//!
+//! | file | noun |
+//! |---|---|
+//! | `successor.rs` | the start of a successor: connects, asks, keeps the sockets for the binds |
+//! | `desk.rs`, `desk/handing_over.rs` | the state of a run, in both roles, and its turns |
+//! | `applicant.rs`, `left_behind.rs` | the successor as its predecessor sees it: before it is ready, and after it has failed |
+//! | `own_sockets.rs` | the sockets that are passed |
+//! | `program.rs` | the program that SIGUSR2 starts, and how that finds its starter |
+//! | `channel.rs`, `message.rs` | whole messages over a Unix socket, and their bytes |
+//!
+//! A process is a successor first and a predecessor later, mostly. The two ways to find each other, by the path and by
+//! SIGUSR2, end in the same connection, and everything after that is the same.
 
 mod applicant;
 mod channel;
@@ -61,7 +73,9 @@ pub struct Handover {
     listener: Option<UnixStream>,
     /// The server whose place this process takes.
     predecessor: Option<Predecessor>,
+    /// The program for SIGUSR2 to start: found at the beginning, before the working directory or the file may change.
     program: Program,
+    /// SIGUSR2, which would otherwise end the process.
     signal: Signal,
     /// Servers that run beside those of the run.
     beside: Vec<Beside>,
@@ -76,17 +90,19 @@ struct Beside {
     handle: ShutdownHandle,
 }
 
-/// SIGUSR2, taken from the beginning on.
+/// SIGUSR2, taken from the beginning on: one that comes before the servers serve is kept.
 #[derive(Debug)]
 struct Signal {
     /// The signal has come, and no successor was started since.
     came: Arc<AtomicBool>,
     /// Wakes the thread that takes the turns.
     wake: Arc<Wake>,
+    /// Gives the signal back when it is dropped. None: the process was started with the signal ignored, and keeps that.
     _taken: Option<SignalGuard>,
 }
 
-/// An event whose clear costs no system call while nobody has notified it.
+/// An event whose clear costs no system call while nobody has notified it: the loop of a server that forks clears it for each
+/// request.
 #[derive(Debug)]
 struct Wake {
     event: Event,
@@ -106,7 +122,9 @@ impl Wake {
         self.is_notified.store(true, Ordering::SeqCst);
     }
 
+    /// For the thread that takes the turns, before it looks at the flags: so a look follows each notification.
     fn clear(&self) {
+        // A load first: a store would write to a page that the next child then has to copy.
         if self.is_notified.load(Ordering::SeqCst) {
             self.is_notified.store(false, Ordering::SeqCst);
             self.event.clear();
@@ -117,7 +135,8 @@ impl Wake {
 /// How long a successor may take, from its start until it is ready.
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// How long to look for a predecessor whose socket is there at one moment and gone at the next.
+/// How long to look for a predecessor whose socket is there at one moment and gone at the next: it is stopping, or two
+/// processes begin at once.
 const BETWEEN_TWO: Duration = Duration::from_secs(5);
 
 impl Handover {
@@ -215,10 +234,10 @@ impl Handover {
         grace: Duration,
         ready: impl FnOnce(),
     ) -> Result<Vec<DrainReport>> {
-        // The signal is taken until this returns.
+        // The desk shares the flag and the event. The signal itself is taken until this returns.
         let (desk, _signal) = Desk::open(servers, self);
         let desk = Arc::new(desk);
-        // The servers keep it for longer than the run.
+        // The servers keep it for longer than the run, so its drop would close nothing.
         let open = OpenDesk(&desk);
         desk.introduce();
         let reports = if servers.iter().any(|server| server.context().role().is_parent()) {
@@ -236,6 +255,7 @@ impl Handover {
             serving.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
             reports
         };
+        // Before this returns: the program may begin its next run at the same path.
         drop(open);
         let failure = desk.failure.lock().take();
         failure.map_or(reports, Err)
@@ -243,6 +263,9 @@ impl Handover {
 
     /// Gets the sockets of the server that answers at the path, unless the process that has started this one has
     /// passed them already. Then binds the path, so that the next process is answered here.
+    ///
+    /// Each round ends in one of three ways: a predecessor's listener is taken over; the path is bound, and this process is
+    /// the first; or somebody else has the path, and the next round asks that one.
     fn open_desk(&mut self, path: &Path) -> Result<()> {
         let options = SocketOptions::default().unix_mode(0o600).unlink_on_close(true);
         let began = Instant::now();
@@ -261,7 +284,8 @@ impl Handover {
                 until += asked_at.elapsed();
             }
             let desk = self.predecessor.as_ref().and_then(|predecessor| predecessor.desk);
-            // The socket that answered at this path, whatever its file was called when it was bound.
+            // The socket that answered at this path, whatever its file was called when it was bound. One that came from
+            // the starter is bound by its path, as every other socket: this process may have been given another path.
             let passed = if asked_here { desk.and_then(predecessor::take_numbered) } else { None };
             let bound = match passed {
                 Some(passed) => UnixStream::over_predecessors(passed, &options),
@@ -297,11 +321,13 @@ impl Drop for OpenDesk<'_> {
 }
 
 impl Signal {
+    /// Takes the signal for this process, unless it is ignored: then only a path finds a successor.
     fn take() -> io::Result<Self> {
         let (came, wake) = (Arc::new(AtomicBool::new(false)), Arc::new(Wake::new()?));
         let action = {
             let (came, wake) = (Arc::clone(&came), Arc::clone(&wake));
             move || {
+                // The flag first: a thread that is woken has to find it.
                 // In a forked child `notify` does nothing, and nobody looks at the flag.
                 came.store(true, Ordering::SeqCst);
                 wake.notify();

@@ -1,4 +1,10 @@
 //! [`OwnSockets`]: the sockets that a process hands over.
+//!
+//! The successor gets them as a list, and names one by its place in it. The list has only sockets that can be handed over,
+//! so its numbers are not the places of the servers: [`pass`](OwnSockets::pass) returns the meaning of each.
+//!
+//! Each socket is told which processes have it ([`Holders`]), because a close must not end what another one serves, and
+//! because the file of a Unix socket is removed by the last of them.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -12,7 +18,7 @@ use crate::transport::{HandoverSocket, Holders, Transport, UnixStream};
 
 /// The sockets of the servers, and the one at which successors ask.
 pub(super) struct OwnSockets {
-    /// The servers of the run, and then those beside it. The program owns them.
+    /// The servers of the run, and then those beside it. The program owns them: one that it has dropped is passed over.
     pub(super) servers: Vec<Weak<dyn AnyServer>>,
     /// The socket at which successors ask. None: only SIGUSR2 starts one.
     pub(super) listener: Option<UnixStream>,
@@ -33,11 +39,13 @@ impl OwnSockets {
         self.servers.iter().filter_map(Weak::upgrade)
     }
 
+    /// All sockets, whether or not they can be handed over. The listener is the last one.
     fn targets(&self) -> impl Iterator<Item = Target> + use<> {
         (0..self.servers.len()).map(Target::Server).chain([Target::Listener])
     }
 
-    /// Acts on a socket, if it can be handed over.
+    /// Acts on a socket, if it can be handed over. None: its server is gone, its transport has no socket to pass, or there is
+    /// no listener.
     pub(super) fn with<R>(
         &self,
         target: Target,
@@ -66,19 +74,25 @@ impl OwnSockets {
         }
     }
 
-    /// The numbers of the sockets that come from the predecessor, in the predecessor's list.
+    /// The numbers of the sockets that come from the predecessor, in the predecessor's list: for `Ready`.
     pub(super) fn inherited(&self) -> Vec<u16> {
         let numbers = self.targets().filter_map(|target| self.with(target, |s| s.inherited_as()));
         numbers.flatten().filter_map(|number| u16::try_from(number).ok()).collect()
     }
 
-    /// Whether a server has taken a socket of the predecessor.
+    /// Whether a server has taken a socket of the predecessor. The listener at the path does not count: it is taken by any
+    /// program that was given the path.
     pub(super) fn has_inherited_of_a_server(&self) -> bool {
         let is_inherited = |target| self.with(target, |s| s.inherited_as().is_some());
         (0..self.servers.len()).map(Target::Server).any(|target| is_inherited(target) == Some(true))
     }
 
-    /// Passes all sockets. From here on both processes have them.
+    /// Passes all sockets, in messages of [`IN_A_MESSAGE`]. From here on both processes have them. Returns the target behind
+    /// each number of the list.
+    ///
+    /// # Errors
+    ///
+    /// If the successor does not read within [`PASS`], or has ended. It may have some of the sockets then.
     pub(super) fn pass(&self, channel: &Channel) -> io::Result<Vec<Target>> {
         let (mut targets, mut found) = (Vec::new(), Vec::new());
         for target in self.targets() {
@@ -90,6 +104,7 @@ impl OwnSockets {
         }
         // Before they are sent: a close must not end what the successor has.
         self.set_holders(Holders::Both);
+        // At least one message, even if there is no socket: the last one says that it is the last.
         let (mut rest, deadline) = (&found[..], Instant::now() + PASS);
         loop {
             let (now, later) = rest.split_at(rest.len().min(IN_A_MESSAGE));
@@ -105,7 +120,8 @@ impl OwnSockets {
     }
 }
 
-/// How many sockets a message has room for, if each has two paths of the longest length that the system allows.
+/// How many sockets a message has room for, if each has two paths of the longest length that the system allows:
+/// 7 times 2 times 4,096 bytes, and the rest of each socket, are less than 65,535.
 const IN_A_MESSAGE: usize = 7;
 
 /// How long a successor may take to read the sockets. It waits for them, so a moment is enough. Meanwhile the loop of

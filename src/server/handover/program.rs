@@ -1,4 +1,12 @@
 //! The program that this process runs, to be started again: SIGUSR2 starts the successor from it.
+//!
+//! ```text
+//! this process                                       the successor
+//!   at its beginning: the path and the arguments
+//!   SIGUSR2: a pair of sockets
+//!   spawn, with one end and VARIABLE=FD:PID  ----->    starter(): the end, if PID has really made it
+//!   Applicant::started, with the other end              ask(), as over the path
+//! ```
 
 use std::env;
 use std::ffi::OsString;
@@ -15,7 +23,8 @@ use super::channel::Channel;
 use crate::sys::{self, pass_fds};
 
 /// The variable by which a successor finds its end of the connection: `DESCRIPTOR:PROCESS`, the number of the descriptor
-/// and the process that has started it.
+/// and the process that has started it. It is not removed, because other threads may read the environment at that
+/// moment. So [`starter`] proves what it says.
 const VARIABLE: &str = "SOCKETSERVER_HANDOVER";
 
 /// A program's path and its arguments.
@@ -24,11 +33,16 @@ pub(super) struct Program {
     /// The path that the program was started by. It is kept as it was, because an upgrade puts another file there, or
     /// turns a link.
     pub(super) path: PathBuf,
+    /// Without the first one, which is its name.
     arguments: Vec<OsString>,
 }
 
 impl Program {
     /// The program of this process. Called at its beginning, while the working directory is still that of its start.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not tell which file runs: `/proc` is not mounted, for one.
     pub(super) fn of_this_process() -> io::Result<Self> {
         let mut arguments = env::args_os();
         let name = arguments.next().unwrap_or_default();
@@ -40,7 +54,11 @@ impl Program {
     }
 
     /// Starts the program with this process's arguments, environment and standard descriptors, and with one end of a
-    /// new connection.
+    /// new connection. Its sockets come later, as messages. The caller reaps the child.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such file any more, or it cannot be run, or there are no descriptors for the connection.
     pub(super) fn start(&self) -> io::Result<(Child, Channel)> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = Command::new(&self.path);
@@ -84,6 +102,8 @@ pub(super) fn starter() -> Option<Channel> {
     // The variable may be older than this process: programs that a successor starts inherit it.
     let socket: OwnedFd = pass_fds::take_from_starter(number, |fd| {
         let starter = sys::credentials(fd)?;
+        // A socket pair keeps the credentials of the process that has made it, also behind an exec. Where the system tells
+        // no number, the user and the kind have to do.
         let is_ours = starter.pid.is_none_or(|pid| pid == process)
             && starter.uid == sys::user()
             && socket2::SockRef::from(&fd).r#type()? == socket2::Type::STREAM;

@@ -12,6 +12,9 @@
 //!
 //! Nothing of the other side is believed before it is bounded: one deadline for all of its messages, at most
 //! [`MOST_SOCKETS`], and no message without a socket except the last.
+//!
+//! All of it runs in the thread that makes the `Handover`, before the program has a server, and it may wait. A predecessor
+//! that ends meanwhile is no error: then this process is the first.
 
 use std::fs;
 use std::io;
@@ -41,7 +44,8 @@ const MOST_SOCKETS: usize = 4_096;
 #[derive(Debug)]
 pub(super) struct Predecessor {
     pub(super) channel: Channel,
-    /// The number of the socket at which successors ask, if the predecessor has passed it.
+    /// The number of the socket at which successors ask, if the predecessor has passed it. None for one that was started
+    /// without a path.
     pub(super) desk: Option<usize>,
 }
 
@@ -49,6 +53,10 @@ pub(super) struct Predecessor {
 const AGAIN: Duration = Duration::from_millis(5);
 
 /// Connects to the server that answers at `path`; none if no process does.
+///
+/// # Errors
+///
+/// If the file there is no socket, the server belongs to another user, or its queue stays full until the deadline.
 pub(super) fn connect(path: &Path, deadline: Instant) -> Result<Option<Channel>> {
     let cannot = |error| Error::io("ask for the sockets of the server at", path.display(), error);
     let socket = match connect_until(path, deadline) {
@@ -109,15 +117,21 @@ fn connect_until(path: &Path, deadline: Instant) -> io::Result<Socket> {
     }
 }
 
-/// Asks for the sockets, and keeps them for the servers that are bound from here on. None: the other process has
-/// ended before it passed any.
+/// Asks for the sockets, and keeps them for the servers that are bound from here on: `transport::predecessor` has them then.
+/// None: the other process has ended before it passed any. `whom` is for messages.
+///
+/// # Errors
+///
+/// If the other process refuses, does not answer in time, or sends something else than its sockets. Those that have come
+/// are closed.
 pub(super) fn ask(
     mut channel: Channel,
     whom: &str,
     deadline: Instant,
 ) -> Result<Option<Predecessor>> {
     let cannot = |error| Error::io("get the sockets of", whom, error);
-    match channel.send(&HandoverMessage::Hello, &[]) {
+    match channel.send(&HandoverMessage::Hello) {
+        // It has ended since it accepted the connection.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(None),
         sent => sent.map_err(cannot)?,
     }
@@ -152,6 +166,7 @@ pub(super) fn ask(
             break;
         }
     }
+    // Only a whole list is kept: with a part of it this process would serve a part of the addresses.
     predecessor::keep(found);
     Ok(Some(Predecessor { channel, desk }))
 }
@@ -179,7 +194,8 @@ pub(super) fn judge_left(left: &[Address], has_taken: bool) -> io::Result<Option
 
 /// The predecessor's reason as an error.
 pub(super) fn refused(why: &str) -> io::Error {
-    // The predecessor may be of another version: only the text of its answer counts.
+    // The predecessor may be of another version: only the text of its answer counts. It goes to a terminal or a log, so it
+    // is one line of bounded length.
     let text: String = why.chars().filter(|c| !c.is_control()).take(500).collect();
     io::Error::other(format!("it says: {text}"))
 }

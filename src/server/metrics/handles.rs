@@ -1,4 +1,8 @@
 //! [`Handles`]: the names, units and labels of all figures, registered with the recorder of the program.
+//!
+//! A label has few values, all of them known beforehand, and none of a peer's choice. So a counter with labels is a list,
+//! made at once, and an event finds its place in it without a hash or an allocation: the facade's macros would look the
+//! name and the labels up each time.
 
 use std::sync::OnceLock;
 
@@ -12,6 +16,7 @@ use crate::timed_out::Timeout;
 /// The figures of one server. They are made when the first event comes, with the value zero, so that a collector sees
 /// the first increase.
 pub(super) struct Handles {
+    // Counters of events.
     pub(super) accepted: Counter,
     /// One for each [`CloseReason`].
     pub(super) ends: Counters,
@@ -22,14 +27,17 @@ pub(super) struct Handles {
     /// One for each [`Limit`].
     pub(super) limits_reached: Counters,
     pub(super) accept_errors: Counter,
+    // Counters of numbers that are compared with the last ones: see `Told`.
     pub(super) accept_drops: Counter,
     pub(super) datagram_drops: Counter,
     pub(super) bytes_in: Counter,
     pub(super) bytes_out: Counter,
+    // Times of each request that has ended, as far as they are measured.
     pub(super) seconds: Histogram,
     pub(super) queue_seconds: Histogram,
     pub(super) accept_queue_seconds: Histogram,
     pub(super) handshake_seconds: Histogram,
+    // Gauges.
     pub(super) live: Level,
     pub(super) busy: Level,
     pub(super) idle: Level,
@@ -44,7 +52,7 @@ pub(super) struct Handles {
 pub(super) struct Counters(Vec<Counter>);
 
 impl Counters {
-    /// Counts one more. Without such a place nothing is counted.
+    /// Counts one more. Without such a place nothing is counted: the lists are made from the same tables as the numbers.
     pub(super) fn count(&self, place: usize) {
         if let Some(counter) = self.0.get(place) {
             counter.increment(1);
@@ -86,7 +94,7 @@ impl Level {
 }
 
 impl Handles {
-    /// Registers all figures. There are few labels, and none has a value that a peer chooses.
+    /// Registers all figures with the recorder that the program has installed by now. Without one they lead nowhere.
     pub(super) fn register(server: &str, transport: &'static str) -> Self {
         describe();
         let base = vec![

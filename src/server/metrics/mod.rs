@@ -7,7 +7,10 @@
 //! update_metrics() ----> all gauges, now                            by a collector, before it renders
 //! ```
 //!
-//! So no thread is needed (a server that forks could not have one), and a server without requests costs nothing.
+//! So no thread is needed (a server that forks could not have one), and a server without requests costs nothing. Under
+//! `Forking` only the parent tells events, so the children's recorders, which are copies, are never used.
+//!
+//! A handle of the recorder ([`Handles`]) is looked up once, at the first event. After that an event costs a few additions.
 //!
 //! Bytes are counted as they flow, and not only when a request ends: an update adds the growth of the sum over all
 //! requests, ended and live. The ended requests are read first. So a request that ends at that moment may be missing
@@ -86,7 +89,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     }
 }
 
-/// The meters of all servers of the process.
+/// The meters of all servers of the process, for [`update_metrics`]. Weak, because a meter lives and ends with its server's
+/// observers; one that has ended is taken out at the next update.
 static METERS: Mutex<Vec<Weak<Meter>>> = Mutex::new(Vec::new());
 
 /// Updates the gauges of all servers with [`Builder::metrics`](crate::Builder::metrics), and their bytes. For a collector,
@@ -107,7 +111,9 @@ pub fn update_metrics() {
 
 /// Reports one server's figures.
 struct Meter {
+    /// The label `server`.
     server: String,
+    /// For the figures.
     context: Weak<ServerContext>,
     /// Registered at the first event, because the program has installed its recorder by then.
     handles: OnceLock<Handles>,
@@ -115,7 +121,8 @@ struct Meter {
     made: Instant,
     /// The moment of the next update, in milliseconds. The thread that does the update changes it.
     next_update: AtomicU64,
-    /// Bytes of requests that have ended.
+    /// Bytes of requests that have ended, received and sent. Added to when the request has left the live list: see the top
+    /// of the file about the order.
     ended_in: AtomicU64,
     ended_out: AtomicU64,
     /// Bytes of datagrams that belong to no request any more. The meter has a share of the count, because the context
@@ -150,11 +157,13 @@ impl Meter {
         }
     }
 
+    /// The figures of this server, registered by the first call.
     fn handles(&self, context: &ServerContext) -> &Handles {
         self.handles.get_or_init(|| Handles::register(&self.server, context.transport()))
     }
 
-    /// Called with each event.
+    /// Called with each event, by the thread that tells it: a worker, the accept loop, or another one. It may look at all
+    /// requests once a second, and otherwise takes no lock.
     fn note(&self, event: &ServerEvent<'_>) {
         // Only an event of a server that is being dropped finds it gone.
         let Some(context) = self.context.upgrade() else { return };
@@ -178,18 +187,20 @@ impl Meter {
         let (next, relaxed) = (now + EVERY.as_millis() as u64, Ordering::Relaxed);
         let set = || self.next_update.compare_exchange(due, next, relaxed, relaxed);
         if now >= due && set().is_ok() {
-            // Somebody who updates them now knows as much.
+            // If another thread updates them now, it knows as much.
             if let Some(mut told) = self.told.try_lock() {
                 self.update(&mut told);
             }
         }
-        // After an update, which has still seen this request's worker at work.
+        // After an update, which has still seen this request's worker at work. Another request may have begun since: then
+        // these zeros are wrong until the next update, which comes with its events.
         if is_last {
             self.rest(handles);
         }
     }
 
-    /// The server has nothing to do until its next client, and no later event would say so.
+    /// Sets the gauges of workers and queues to zero: the server has nothing to do until its next client, and no later event
+    /// would say so.
     fn rest(&self, handles: &Handles) {
         let mut told = self.told.lock();
         handles.live.clear();
@@ -198,7 +209,7 @@ impl Meter {
         self.add_bytes(handles, &mut told, || (0, 0));
     }
 
-    /// Sets all gauges, and adds the bytes.
+    /// Sets all gauges, and adds the bytes. `told` is this meter's own, locked by the caller.
     fn update(&self, told: &mut Told) {
         let Some(context) = self.context.upgrade() else { return };
         let handles = self.handles(&context);
@@ -220,7 +231,8 @@ impl Meter {
         self.add_bytes(handles, told, || context.live.bytes());
     }
 
-    /// The order matters: see the top of the file.
+    /// Adds the growth of both sums since the last call. `live` gives the bytes of the live requests, and is called after the
+    /// ended ones are read. The order matters: see the top of the file.
     fn add_bytes(&self, handles: &Handles, told: &mut Told, live: impl FnOnce() -> (u64, u64)) {
         let [ended_in, ended_out] =
             [&self.ended_in, &self.ended_out].map(|ended| ended.load(Ordering::SeqCst));

@@ -1,0 +1,147 @@
+//! A desk as a predecessor: it finds an applicant, and hands over to it.
+//!
+//! The order at the end matters, because the successor may be killed at any moment, and an operator may start another one:
+//!
+//! ```text
+//! 1  note what the successor has taken      a close here then leaves those queues and files to it
+//! 2  tell the service manager               it accepts a new main process only from the old one
+//! 3  stop the servers, say Release          from here on the successor alone accepts
+//! 4  wait until the listeners are closed    a process that finds nobody at the path finds free addresses
+//! 5  close the desk's own listener          the next process is answered by the successor, or by nobody
+//! ```
+
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::super::applicant::Applicant;
+use super::super::message::HandoverMessage;
+use super::{Desk, State};
+use crate::events::ServerEvent;
+use crate::shutdown::ShutdownHandle;
+use crate::transport::{Holders, Transport, UnixStream};
+use crate::{sys, systemd};
+
+/// How long to wait, at a stop in the middle of a handover, for the applicant to say that it goes on, or to end.
+const LAST_LOOK: Duration = Duration::from_secs(1);
+
+/// How long to wait for listeners to be closed. The loops close them at once when they are told; a loop in a hook of the
+/// program's may be late.
+const CLOSED_WITHIN: Duration = Duration::from_secs(1);
+
+impl Desk {
+    /// The next applicant: SIGUSR2 starts one, or a process asks. The signal comes first: a process that asks can wait in the
+    /// queue, and the signal may not come again. None: nobody wants to succeed, or this one may not; the operator was told.
+    pub(super) fn next_applicant(&self) -> Option<Applicant> {
+        if !self.all_serve() {
+            return None;
+        }
+        if self.signalled.swap(false, Ordering::SeqCst) {
+            match self.program.start() {
+                Ok((child, channel)) => return Some(Applicant::started(child, channel, self)),
+                Err(error) => {
+                    let path = self.program.path.display();
+                    self.warn(&format!(
+                        "no successor: cannot start {path}: {error}; this server goes on"
+                    ));
+                }
+            }
+        }
+        // An error is mostly that nobody is there.
+        let (connection, _) = self.sockets.listener.as_ref()?.get_request().ok()?;
+        let socket = UnixStream::connection(&connection)?;
+        match sys::credentials(socket.as_fd()) {
+            Ok(found) if found.uid == sys::user() => Some(Applicant::asking(found.pid, socket)),
+            Ok(found) => {
+                self.warn(&format!("user {} may not have the sockets of this server", found.uid));
+                None
+            }
+            // It has ended already.
+            Err(_) => None,
+        }
+    }
+
+    /// A successor that had the sockets has ended, and its copies are closed. If it was the last one, the sockets and their
+    /// files are this process's alone again.
+    pub(in crate::server::handover) fn take_back(&self) {
+        if !self.left.may_have_sockets() {
+            self.sockets.set_holders(Holders::Alone);
+        }
+    }
+
+    /// Looks whether successors that have failed have ended. Not while another applicant has the sockets, or after the
+    /// handover: then they are not this process's alone.
+    pub(super) fn look_after_the_left(&self) {
+        let is_shared = || matches!(&*self.state.lock(), Some(State::Applying(_) | State::Over));
+        if self.left.look() && !is_shared() {
+            self.take_back();
+        }
+    }
+
+    /// The successor serves: this process accepts no more. `taken`: the numbers of the sockets that it has, all of them
+    /// known. Its other copies it has closed.
+    pub(super) fn hand_over(&self, applicant: &Applicant, process: u32, taken: &[u16]) {
+        let passed = applicant.passed.iter().flatten();
+        for (number, target) in passed.enumerate() {
+            // A socket that the successor did not take, it has closed.
+            let is_taken = taken.iter().any(|taken| usize::from(*taken) == number);
+            let holders = if is_taken { Holders::Other } else { Holders::Alone };
+            self.sockets.with(*target, |socket| socket.set_holders(holders));
+        }
+        // The service manager would take this process's messages for the service's.
+        for server in self.sockets.servers() {
+            if let Some(seat) = server.context().seat() {
+                seat.fall_silent();
+            }
+        }
+        // systemd accepts this message only from the main process, which this one still is.
+        if let Err(error) = systemd::notify(&format!("MAINPID={process}")) {
+            self.warn(&format!(
+                "cannot tell the service manager (NOTIFY_SOCKET) of process {process}: {error}"
+            ));
+        }
+        for server in self.sockets.servers() {
+            let server_address = &server.context().server_address();
+            server.tell(&ServerEvent::HandedOver { server_address, process });
+        }
+        self.handles.iter().chain(&self.told).for_each(ShutdownHandle::shutdown);
+        // If the successor has ended meanwhile, its clients are lost in any case.
+        let _ = applicant.channel.send(&HandoverMessage::Release);
+        // Last: if the successor is killed now, one that finds nobody here has to find the addresses free.
+        self.wait_until_closed();
+        self.close_listener();
+    }
+
+    /// The servers stop without a successor. An applicant that was started by others goes on alone, because nobody has told
+    /// it to stop; one that this process has started ends with it.
+    pub(super) fn stop(&self, state: State) -> State {
+        let State::Applying(mut applicant) = state else {
+            // A predecessor that hears the end of its connection goes on, if it was not told of a ready successor.
+            self.close_listener();
+            return State::Over;
+        };
+        if applicant.is_left_to_itself() {
+            // The applicant was not told to stop, so it goes on alone.
+            let _ = applicant.channel.send(&HandoverMessage::Release);
+        } else {
+            applicant.dismiss("it was told to stop");
+        }
+        self.close_listener();
+        if applicant.passed.is_some() {
+            // Of the two processes the last one that closes a socket removes its file. If the applicant was told to stop
+            // as well, before it took signals, it removes nothing.
+            applicant.wait_for_end(Instant::now() + LAST_LOOK);
+            self.sockets.remove_files_as_the_last();
+        }
+        State::Over
+    }
+
+    /// Waits until the addresses are free: before that, a process that asks would find them in use. A loop that takes
+    /// the turns itself does not wait.
+    pub(super) fn wait_until_closed(&self) {
+        let deadline = Instant::now() + CLOSED_WITHIN;
+        for handle in &self.handles {
+            handle.wait_timeout(deadline.saturating_duration_since(Instant::now()));
+        }
+    }
+}
