@@ -56,13 +56,13 @@ const COUNTS: usize = 2 * size_of::<usize>();
 /// Connections keep their descriptors registered because they have a slot to say so. The descriptors of the accept loop have
 /// none; but they are the same at each wait as a rule, and to add and remove four of them would be eight system calls.
 pub(super) struct AcceptSet {
-    /// In the worker's set, by the number [`ACCEPTOR`].
+    /// In the worker's set, by [`ACCEPTOR`] and the number of the coroutine.
     set: Epoll,
     /// The descriptors of the last wait, in its order. Compared, and not used: one may be closed by now.
     fds: Vec<RawFd>,
     /// The place of a datagram socket in `fds`. It is in the set only while the acceptor waits.
     datagrams: Option<usize>,
-    /// The coroutine that waits by it. A worker may have two for a moment: one that is retired, and one that is new.
+    /// The coroutine that waits by it.
     acceptor: Rc<Task>,
     /// The acceptor waits. An event that comes while it runs wakes nobody, and is reported again as long as
     /// it holds.
@@ -84,7 +84,7 @@ impl AcceptSet {
                 set.watch(one.fd, WatchFor::Input, 0)?;
             }
         }
-        worker.epoll.watch(set.as_fd(), WatchFor::Input, ACCEPTOR)?;
+        worker.epoll.watch(set.as_fd(), WatchFor::Input, ACCEPTOR | acceptor.number)?;
         let fds = waiting.iter().map(|one| one.fd.as_raw_fd()).collect();
         let (acceptor, waits) = (Rc::clone(acceptor), Cell::new(false));
         Ok(Self { set, fds, datagrams, acceptor, waits })
@@ -118,9 +118,10 @@ impl AcceptSet {
         Rc::ptr_eq(&self.acceptor, acceptor)
     }
 
-    /// The acceptor, if it waits.
-    pub(super) fn waiting(&self) -> Option<Rc<Task>> {
-        self.waits.get().then(|| Rc::clone(&self.acceptor))
+    /// The acceptor, if it has this number and waits.
+    pub(super) fn waiting(&self, number: u64) -> Option<Rc<Task>> {
+        let waits = self.waits.get() && self.acceptor.number == number;
+        waits.then(|| Rc::clone(&self.acceptor))
     }
 }
 
@@ -260,25 +261,24 @@ impl Worker {
         if task.is_retired() && task.cancellation.shields.get() == 0 {
             return retire();
         }
-        let is_for = |set: &&AcceptSet| set.is_for(task, waiting);
-        if self.accept_set.borrow().as_ref().filter(is_for).is_none() {
+        if !self.accept_sets.borrow().iter().any(|set| set.is_for(task, waiting)) {
             // Before the new one is made: its descriptor may be the last. And a set that is not waited for would have the
             // worker spin, while the loop leaves its clients waiting.
-            self.accept_set.replace(None);
+            self.accept_sets.borrow_mut().retain(|set| !set.is_of(task));
             match AcceptSet::new(self, task, waiting) {
-                Ok(set) => drop(self.accept_set.replace(Some(set))),
+                Ok(set) => self.accept_sets.borrow_mut().push(set),
                 // A file that cannot be waited for is always ready, as for poll(2).
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
                 // Out of descriptors: a wait of its own takes none.
                 Err(_) => return self.park_watched(task, waiting, deadline),
             }
         }
-        if let Some(set) = &*self.accept_set.borrow() {
+        if let Some(set) = self.accept_sets.borrow().iter().find(|set| set.is_of(task)) {
             set.begin_wait(waiting)?;
         }
         // Also where the wait unwinds: the set must not count a coroutine as waiting that has gone.
         let _end = OnDrop(|| {
-            if let Some(set) = &*self.accept_set.borrow() {
+            if let Some(set) = self.accept_sets.borrow().iter().find(|set| set.is_of(task)) {
                 set.end_wait(waiting);
             }
         });

@@ -55,8 +55,8 @@ use crate::wait::{self, RetiredUnwind};
 /// Marks the events of the inbox.
 pub(super) const INBOX: u64 = u64::MAX;
 
-/// Marks the event of the accept loop's descriptors.
-pub(super) const ACCEPTOR: u64 = u64::MAX - 1;
+/// Marks the events of an accept loop's descriptors. The rest is the number of its task.
+pub(super) const ACCEPTOR: u64 = 0b11 << 62;
 
 /// Marks the events of waits without a slot. The rest is the number of the task.
 pub(super) const WATCHED: u64 = 1 << 63;
@@ -92,8 +92,9 @@ pub(super) struct Worker {
     current: RefCell<Option<Rc<Task>>>,
     /// Coroutines that wait for descriptors without a slot, by their numbers.
     pub(super) watched: RefCell<HashMap<u64, Rc<Task>>>,
-    /// The descriptors of the accept loop, if it runs here.
-    pub(super) accept_set: RefCell<Option<AcceptSet>>,
+    /// The descriptors of the accept loops that run here: mostly one or none, more where several servers share a `Green`, or
+    /// where one is retired and has not gone on yet.
+    pub(super) accept_sets: RefCell<Vec<AcceptSet>>,
     /// How many more requests the acceptor may take before others have their turn.
     pub(super) budget: Cell<u32>,
     /// The group has been closed: the thread ends when its last coroutine has.
@@ -121,7 +122,7 @@ impl Worker {
             timers: Timers::default(),
             current: RefCell::default(),
             watched: RefCell::default(),
-            accept_set: RefCell::default(),
+            accept_sets: RefCell::default(),
             budget: Cell::new(ACCEPTED_AT_ONCE),
             quits: Cell::new(false),
             looks: Cell::new(0),
@@ -217,9 +218,10 @@ impl Worker {
     fn dispatch(&self, event: ReadyEvent) {
         match event.number {
             INBOX => self.read_inbox(),
-            ACCEPTOR => {
+            number if number >= ACCEPTOR => {
                 // None waits if an earlier event of this batch has ended its wait, or the loop itself.
-                let task = self.accept_set.borrow().as_ref().and_then(AcceptSet::waiting);
+                let number = number & !ACCEPTOR;
+                let task = self.accept_sets.borrow().iter().find_map(|set| set.waiting(number));
                 if let Some(task) = task {
                     self.budget.set(ACCEPTED_AT_ONCE);
                     self.wake_now(&task);
@@ -365,9 +367,8 @@ impl Worker {
         self.timers.forget(task);
         self.tasks.remove(task);
         // Otherwise its listeners would wake the worker again and again, with nobody to accept.
-        let ends_accept = |set: &AcceptSet| set.is_of(task);
-        if self.accept_set.borrow().as_ref().is_some_and(ends_accept) {
-            self.accept_set.replace(None);
+        if task.acceptor.is_some() {
+            self.accept_sets.borrow_mut().retain(|set| !set.is_of(task));
         }
     }
 

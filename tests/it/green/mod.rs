@@ -17,3 +17,4 @@ mod stacks;
 mod strange;
 mod swapped;
 mod turns;
+mod two_servers;
