@@ -248,6 +248,7 @@ fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
     // From the right: an IPv6 address in brackets contains colons as well.
     let Some((host, port)) = text.rsplit_once(':') else { return Err("write it as HOST:PORT") };
     let Ok(port) = port.parse() else { return Err("the port is a number from 0 to 65535") };
+    // Without brackets the colons of IPv6 cannot be told from the one before the port.
     let host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
         Some(Some(host)) => host,
         Some(None) => return Err("the bracket is not closed"),

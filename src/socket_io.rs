@@ -237,10 +237,9 @@ impl SocketIo {
     /// All other cases. `failed` is the error of the first call, if that call was made.
     ///
     /// ```text
-    /// no time left       one try without blocking; nothing there: TimedOut
-    /// a thread           arms SO_RCVTIMEO and blocks; EAGAIN: that time has passed, and the rest is armed exactly
-    /// a coroutine, or    tries without blocking; EAGAIN: waits by poll(2) or the parker
-    /// a lent descriptor
+    /// no time left         one try without blocking; nothing there: TimedOut. Of a coroutine only this comes here
+    /// usually              arms SO_RCVTIMEO and blocks; EAGAIN: that time has passed, and the rest is armed exactly
+    /// a lent descriptor    tries without blocking; EAGAIN: waits by poll(2)
     /// ```
     #[cold]
     fn recv_again(
@@ -249,13 +248,12 @@ impl SocketIo {
         mut bound: RecvTimeout,
         mut failed: Option<io::Error>,
     ) -> io::Result<usize> {
-        let may_block = wait::may_block();
         let mut fit = Fit::Near;
         loop {
             let left = bound.left();
             // One more try without blocking: bytes that have come by the end of the time are received.
             let over = left == Some(Duration::ZERO);
-            let block = may_block && !over && !self.is_lent.load(Ordering::Relaxed);
+            let block = !over && !self.is_lent.load(Ordering::Relaxed);
             let mode = if block { Mode::Block } else { Mode::Try };
             // The first call has been made by `recv` already, in the usual case.
             let result = match failed.take() {
@@ -282,7 +280,7 @@ impl SocketIo {
             };
             // From here on the bound is a moment, so that signals and early returns do not extend the wait.
             bound = bound.after(waited);
-            // A coroutine, or a thread that must rely on neither mode nor timeout of the socket, waits here.
+            // A thread that must rely on neither mode nor timeout of the socket waits here.
             if fit == Fit::Exact && !block {
                 let interest = Interest::Read;
                 let peer = Waiting { fd: self.as_fd(), interest, slot: Some(&self.slot) };

@@ -67,7 +67,7 @@ impl CloseReason {
             | Self::Idle
             | Self::TimedOut
             | Self::LineTooLong => Some(Fault::Peer),
-            // A child is killed for something that its handler does: too much memory, a crash.
+            // A child is mostly killed for something that its handler does: too much memory, a crash.
             Self::Failed | Self::Panicked | Self::Fatal | Self::Killed => Some(Fault::Handler),
             Self::Refused | Self::Forced => Some(Fault::Server),
             // Nothing has failed.

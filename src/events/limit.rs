@@ -1,4 +1,5 @@
-//! [`Limit`]: the limits that hold requests back. The gate and the live list apply them, before a request has a worker.
+//! [`Limit`]: the limits that hold requests back. The gate and the live list apply them, all but the last
+//! before a request has a worker.
 
 use crate::names::named;
 

@@ -122,7 +122,7 @@ where
     F::Handler: BaseRequestHandler<R>,
 {
     fn handler_name(&self) -> &'static str {
-        // The handler's type: the name of a closure's says only where it stands.
+        // The handler's type: a closure's name says only where it stands.
         type_name::<F::Handler>()
     }
 

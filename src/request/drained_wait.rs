@@ -42,6 +42,7 @@ impl BoundedIo {
     /// of the returns from there. So the usual way down to the switch has few calls.
     #[inline(always)]
     pub(super) fn wait_without_memory(&mut self) -> io::Result<Awaited> {
+        // A deadline, a timeout of the handler's or a short limit: the usual receive computes the bound.
         if self.next_wait_bounded_by() == BoundedBy::Timeout {
             return Ok(Awaited::No);
         }

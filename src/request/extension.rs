@@ -22,7 +22,7 @@ impl Extension {
 
     /// The value, if it has exactly this type.
     pub(super) fn get<E: Any>(&self) -> Option<&E> {
-        // Of the inner box's value. A box could be asked for its type as well, but it has no such method.
+        // The look-up of the method passes both boxes: the type that is asked for is the value's.
         self.value.as_deref()?.downcast_ref()
     }
 

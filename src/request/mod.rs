@@ -200,6 +200,7 @@ impl Ticket {
 fn is_to_end(context: &ServerContext, entry: &Entry) -> bool {
     // The client may be about to send its first request: the connection has until `Limits::first_read` is over.
     let runs = &context.runs;
+    // First the look that nearly always ends it: this is asked before each wait between two requests.
     runs.is_draining() && (runs.first_reads_are_over() || !entry.is_unheard())
 }
 

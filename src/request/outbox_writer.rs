@@ -86,7 +86,7 @@ impl Flush for ThisThreadsList {
         hand_over(full);
     }
 
-    /// A room's worth of members is due.
+    /// Whether one more look at the thread's descriptors is worth its cost.
     #[cfg(has_green)]
     fn gathers(&self) -> bool {
         LISTED.with_borrow(Vec::len) >= MANY

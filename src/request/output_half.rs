@@ -122,6 +122,7 @@ impl OutputHalf<'_> {
 
     /// As [`StreamRequest::deadline_in`], for writes.
     pub fn deadline_in(&mut self, after: impl Into<Option<Duration>>) {
+        // One that the clock cannot count is none.
         self.handler = after.into().and_then(|after| Deadline::after(Timeout::Deadline, after));
     }
 

@@ -1,6 +1,6 @@
 //! [`Preface`]: a step of the framework's own between a connection and its handler.
 //!
-//! | caller | method | where |
+//! | caller | method | bound |
 //! |---|---|---|
 //! | the builder | `set` | before the server runs; from then on the list does not change |
 //! | the accept loop, before it serves a request or forks | `prepare`, `name_client`, `begin_with_handshake` | it must not wait |

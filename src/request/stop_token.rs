@@ -112,6 +112,7 @@ impl StopToken {
         let event = which(self.made());
         // A wait may come back early.
         while !event.is_set() && until.is_none_or(|until| Instant::now() < until) {
+            // A wait that fails would fail again at once. The caller looks at the state, and may call again.
             if wait::any(&[event.waiting()], until).is_err() {
                 return;
             }

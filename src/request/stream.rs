@@ -332,6 +332,7 @@ impl BufRead for StreamRequest {
 }
 
 thread_local! {
+    // Of the thread and not of the request: a thousand silent connections would each keep one.
     /// The memory that this thread formats into.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
