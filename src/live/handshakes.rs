@@ -141,6 +141,7 @@ impl Entry {
 
     /// Whether its handshake was ended to make room: by another worker, or in a child by its parent. Final once the guard is
     /// dropped.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS has handshakes"))]
     pub(crate) fn is_crowded_out(&self) -> bool {
         self.cut() == Some(Cut::Crowded) || self.clear.is_crowded_out()
     }
