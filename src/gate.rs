@@ -51,6 +51,7 @@ struct Bucket {
 impl RateGate {
     /// A gate that begins with a full bucket; none lets everything pass.
     pub(crate) fn new(rate: Option<Rate>) -> Self {
+        // Empty until `set` has made the bucket, full.
         let gate = Self { limits: AtomicBool::new(false), bucket: Mutex::default() };
         gate.set(rate);
         gate
@@ -152,7 +153,7 @@ impl Gate {
         Ok(Arc::new(Self::unshared(max)?))
     }
 
-    /// A gate inside a value that is itself shared.
+    /// A gate inside a value that is itself shared: the server's context. It saves a reference count for each permit.
     pub(crate) fn unshared(max: usize) -> io::Result<Self> {
         Ok(Self {
             count: AtomicUsize::new(0),

@@ -166,7 +166,8 @@ impl Default for Limits {
     }
 }
 
-/// One setter for each field, with its name. The field's own page explains it.
+/// One setter for each field, with its name. The field's own page explains it. `into` lets a setter of an option take the
+/// value itself. Also for the options of a socket (`transport/socket_options.rs`).
 macro_rules! setters {
     ($owner:ident: $($(#[$attribute:meta])* $name:ident($value:ident: $type:ty);)*) => {
         impl $owner {

@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 /// Makes a call that ends the process an expression that never returns. (Rust 1.85 warns of a `match` on the call
 /// itself.)
 pub(crate) fn no_return(gone: Infallible) -> ! {
+    // There is no value of this type, and so no arm.
     match gone {}
 }
 
@@ -162,7 +163,7 @@ impl OwnerProcess {
         self.process.load(Ordering::SeqCst) == std::process::id()
     }
 
-    /// Whether the noted process is the owner. No system call.
+    /// Whether the noted process is the owner. No system call. Right from the beginning of a run on, which notes its process.
     pub(crate) fn is_noted(&self) -> bool {
         self.process.load(Ordering::SeqCst) == noted()
     }

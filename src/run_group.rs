@@ -146,7 +146,7 @@ impl RunGroup {
 }
 
 impl Seat {
-    /// Another process is the service from here on, and this one must not report any more. The service manager
+    /// A handover: another process is the service from here on, and this one must not report any more. The service manager
     /// (`NotifyAccess=all`) would take its messages for those of the service, and `STOPPING=1` would stop the other
     /// process as well.
     pub(crate) fn fall_silent(&self) {
@@ -208,7 +208,7 @@ impl Seat {
         // Counted also while the service is not serving: the end counts it off.
         state.reloading += 1;
         if state.reloading == 1 && state.is_serving() {
-            // Without the time systemd does not know which of its requests this is.
+            // Without the time systemd does not know which of its requests this is: `systemctl reload` waits for the answer.
             let micros = sys::monotonic_micros();
             self.group.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
         }
@@ -231,7 +231,8 @@ impl Seat {
         let member = &mut state.members[self.index];
         member.is_alive = true;
         member.idle_limit = idle_limit;
-        // A request that was open at the last beat has been served since then.
+        // A request that was open at the last beat has been served since then. One that has come and gone in between shows in
+        // the count of the accepted.
         if load.live + member.load.live > 0 || load.accepted != member.load.accepted {
             member.idle_since = now;
         }

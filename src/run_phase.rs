@@ -89,12 +89,14 @@ impl PhaseCell {
 
     /// Goes on to a phase. False: this phase, or a later one, has been reached before.
     pub(crate) fn advance(&self, to: RunPhase) -> bool {
+        // One step for the look and the store: of two threads that reach the same phase, one is told so.
         self.0.fetch_max(to as u8, Ordering::SeqCst) < to as u8
     }
 
     /// At the end of a run: back to `Bound`, unless the server closes. Says whether it was `Ready`.
     pub(crate) fn go_back(&self) -> bool {
         let (ready, bound) = (RunPhase::Ready as u8, RunPhase::Bound as u8);
+        // A close may be going on, and has then reached a later phase, which stays.
         self.0.compare_exchange(ready, bound, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }

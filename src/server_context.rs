@@ -70,7 +70,7 @@ pub struct ServerContext {
     /// When the server was made; a run does not change it.
     started: Instant,
     /// The role of this process for the server: see `process.rs`. It changes once, in a child.
-    role: CurrentRole,
+    pub(crate) role: CurrentRole,
     /// The server's seat in the group of its `run`. None without a `run`.
     seat: Mutex<Option<Seat>>,
     /// The functions that SIGHUP calls. If there are none, it stops the server.
@@ -136,7 +136,8 @@ impl ServerContext {
         self.lower_live(&self.descriptors, descriptors)
     }
 
-    /// The same with the number of requests that the mixin's workers have room for.
+    /// The same with the number of requests that the mixin's workers have room for. It asks at most once, when it finds its
+    /// bound.
     #[cfg_attr(
         not(has_green),
         allow(dead_code, reason = "only `Green` asks, and Rust 1.85 sees that")
@@ -188,12 +189,6 @@ impl ServerContext {
     #[inline]
     pub(crate) fn role(&self) -> Role {
         self.role.get()
-    }
-
-    /// From now on this process is a child that serves one request.
-    #[inline]
-    pub(crate) fn enter_child(&self) {
-        self.role.enter_child();
     }
 
     /// Where this process reads on for a peer after a close.
@@ -349,7 +344,7 @@ impl ServerContext {
 
     /// Sets the source of the mixin's and the listener's figures.
     pub(crate) fn set_figures(&self, source: Box<dyn FigureSource>) {
-        // Called once.
+        // Called once, before anybody has the context; there is nothing to replace.
         let _ = self.figures.set(source);
     }
 
@@ -364,6 +359,7 @@ impl ServerContext {
         // Each figure is of its own moment: the numbers of a busy server need not add up.
         let source = self.figures.get();
         let workers = source.and_then(|source| source.workers()).unwrap_or_default();
+        // Held until its figures are read: a close meanwhile must not free its number for another file.
         let listener = source.and_then(|source| source.listener());
         let socket = listener.map(|fd| sys::socket_figures(fd.as_fd())).unwrap_or_default();
         // A mixin that counts its workers knows better than the live list, which looks at every request.

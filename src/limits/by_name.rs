@@ -125,6 +125,7 @@ impl LimitError {
         Self(format!("there is no limit {name:?}; the limits are {}", Limits::NAMES.join(", ")))
     }
 
+    /// The value is quoted: it may be empty, or have a space that nobody sees.
     fn bad(name: &str, value: &str, kind: Kind) -> Self {
         Self(format!("the limit {name} cannot be {value:?}: it takes {}", kind.allowed()))
     }
@@ -232,6 +233,7 @@ impl Value for Duration {
             "h" => 3_600.0,
             _ => return None,
         };
+        // As a float, because operators write half a second as 0.5.
         // `parse` would also take a sign and an exponent, which are no part of a time.
         let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
         let number: f64 = digits.parse().ok().filter(|_| is_plain)?;

@@ -105,7 +105,7 @@ pub(super) struct AcceptLoop<T: Transport, M> {
 pub(super) struct Timing {
     /// The longest wait of `handle_request`; `serve_forever` ignores this field, as in Python.
     pub(super) timeout: Option<Duration>,
-    /// Stops the runs of a server that has served nobody for this time.
+    /// `Builder::stop_when_idle`, which `handle_request` ignores. Stops the runs of a server that has served nobody for this time.
     pub(super) idle_limit: Option<Duration>,
     /// The longest time between two `service_actions`; with `None` they run only after requests.
     pub(super) poll_interval: Option<Duration>,
@@ -248,6 +248,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             let wait_until = match attempt {
                 Attempt::Done(turn) => return Ok(turn),
                 Attempt::Pause(_) => return Ok(AcceptOutcome::AcceptFailed),
+                // The deadline can wait for the next attempt, which comes at once.
                 Attempt::Again => continue,
                 Attempt::TooFast(until) => {
                     // The bucket has no event, so the loop sleeps until the moment that it has named.
@@ -315,6 +316,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         // Before it waits, a mixin that forks makes a pidfd for each child. With a client in the queue there is no wait.
         if let (Some(fd), true) = (&listener, context.role().is_parent()) {
             if matches!(sys::is_readable(fd.as_fd()), Ok(true)) {
+                // Nothing is waited for, and so nothing else would send what this thread holds back.
                 wait::flush();
                 return Ok(true);
             }

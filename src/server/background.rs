@@ -80,7 +80,7 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
             std::mem::forget(thread);
             return None;
         }
-        // A thread that joins itself waits for ever.
+        // A thread that joins itself waits for ever. Its handle is dropped, which detaches it.
         let is_here = thread.thread().id() == thread::current().id();
         (!is_here).then_some(thread)
     }

@@ -135,6 +135,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// A thread that serves a request, or accepts, would wait for itself.
     fn close_waits_for(&self) -> WaitFor {
         let context = &self.core.context;
+        // A request of another server of this process may wait for this one; only its own must not.
         let is_own_thread = context.runs.is_loop_thread() || is_serving(context);
         if self.mixin.block_on_close() && !is_own_thread {
             WaitFor::Requests
@@ -152,6 +153,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if wait_for == WaitFor::Requests
             && core.transport.close_when() == CloseWhen::RequestsHaveEnded
         {
+            // Before the loops are told: the last one looks at it when it leaves.
             // Never cleared: another close, which waits for nothing, must not close the socket before this one.
             core.closed_late.store(true, Ordering::SeqCst);
         }
@@ -331,6 +333,7 @@ impl fmt::Display for DrainReport {
             list(f, forced)?;
         }
         if !left_running.is_empty() {
+            // A connection that was cut off and a handler that goes on are both true of one request, and it is in both lists.
             // After a list the next sentence begins on a line of its own.
             let before = if forced.is_empty() { "; " } else { "\n" };
             match left_running.len() {

@@ -207,6 +207,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         if let Some(taker) = self.core.backlog.begin() {
             self.core.stop_listening(taker);
         }
+        // The loop does not know the grace of the close, which may be shorter: its end then cuts the requests off.
         let Limits { drain, first_read, .. } = self.core.context.limits();
         // The drain of a server that forks begins only when its loop has ended.
         let time = if self.core.context.role().is_parent() { first_read.min(drain) } else { drain };
@@ -232,7 +233,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
     /// Waits until the mixin has room. False: it will have none in time.
     fn wait_for_room(&self, until: Option<Instant>) -> Result<bool> {
         if self.core.context.role().is_parent() && !self.mixin.ready() {
-            // Children that are idle make room.
+            // Children that are idle make room: the mixin signals them, and reaps those that have ended.
             self.mixin.drain(Instant::now());
         }
         while !self.mixin.ready() {

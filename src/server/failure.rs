@@ -68,12 +68,6 @@ pub struct Failure<'a> {
 }
 
 impl Failure<'_> {
-    /// The chain of its causes in one line.
-    #[cfg(feature = "tracing")]
-    pub(super) fn text(&self) -> String {
-        chain(self.error())
-    }
-
     /// The step in which the request failed.
     #[must_use]
     pub fn phase(&self) -> Phase {

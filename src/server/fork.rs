@@ -121,7 +121,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         let count = || [Arc::clone(this.ticket.entry()), Arc::clone(this.ticket.entry())];
         let [signalled, served] = this.counted.take().unwrap_or_else(count);
         let (core, context) = (&this.core, &this.core.context);
-        // Never given back either.
+        // Never given back either: a count of references is a write.
         let listener = ManuallyDrop::new(listener);
         // First the listeners, so that no port is held by a child that serves for long.
         give_up_listener(core, listener.as_ref());
@@ -129,7 +129,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         if let Some(desk) = core.desk() {
             desk.close_in_child();
         }
-        context.enter_child();
+        context.role.enter_child();
         wait::leave_loop();
         // Before the signals are let through: one that is pending acts on this request.
         take_signals(context, &this.ticket, signalled);
@@ -342,7 +342,7 @@ impl<T: Transport> AnyServer for Core<T> {
     }
 
     fn meet_desk(&self, desk: &Arc<Desk>) {
-        // A server is run once: its run closes it.
+        // A server is run once, because its run closes it: so this is the first desk that it meets, and the only one.
         let _ = self.desk.set(Arc::clone(desk));
     }
 

@@ -94,6 +94,7 @@ impl<T: Transport> TypedJob<T> {
         let registration =
             live.enter(peer, peer_is, handler, received, connection, in_accept_queue);
         let ticket = Ticket::new(registration, Arc::clone(&core.context));
+        // In this process, which may be about to fork: TLS renews the keys of its tickets here, for all children alike.
         core.prefaces.iter().for_each(crate::request::Preface::prepare);
         // A request beyond its peer's limits does not use up the rate of the server: a peer that connects again and
         // again would keep the others out.
@@ -276,7 +277,7 @@ impl<T: Transport> Work for TypedJob<T> {
         let _serving = start_serving(&self.core.context);
         let mut request = None;
         let (made, open) = self.make_request(&mut request);
-        // Counted before the hook runs: the peer may hear of it by the hook.
+        // Counted before the hook runs: the peer may hear of it by the hook, and ask for the counts.
         open.refused(made, CloseReason::Refused);
         // This refusal is a fault that an operator has to know of. The others are limits at work.
         if let Refused::CannotStart(error) = &why {

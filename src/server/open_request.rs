@@ -46,6 +46,7 @@ impl<T: Transport> OpenRequest<T> {
     /// not got it.
     pub(super) fn overflow(&self, request: &mut T::Request, why: &Refused) {
         run_catching(|| {
+            // First: under TLS the hook must not write in clear.
             self.core.prefaces.iter().for_each(|step| step.refuse(request));
             // Zero: the hook must not wait for the peer. Bytes that the socket's buffer does not take are lost.
             request.set_server_deadline(Deadline::after(Timeout::Write, Duration::ZERO));
@@ -111,7 +112,8 @@ impl<T: Transport> OpenRequest<T> {
         let mut ran = None;
         let factory = &self.core.factory;
         let made = catch_panic(|| {
-            // The factory lends the handler, so that it stays on this stack, without an allocation.
+            // The factory lends the handler, so that it stays on this stack, without an allocation. It is dropped before this
+            // returns, also after a panic.
             factory.finish_request(&mut |handler| ran = Some(run_handler(handler, request)));
             Ok(())
         });

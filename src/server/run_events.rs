@@ -26,11 +26,12 @@ impl<T: Transport> Core<T> {
     pub(super) fn tell_of_ready(&self) {
         // If another thread reaches a phase meanwhile (a close, say), it is told after this one.
         let turn = self.phases.turn(|phase| self.tell_of_phase(phase));
-        // First, so that the hook finds the server ready.
+        // First, so that the hook finds the server ready, and a client that it tells of the server is served.
         self.reach(RunPhase::Ready);
         self.tell(&ServerEvent::Ready { server_address: &self.context.server_address() });
         // A panic of this one hook is not caught: it ends the run, which has served nobody yet.
         self.hooks.ready(&self.context);
+        // The phase and its hook are told after the hook `ready`, even if another thread has reached further ones.
         drop(turn);
         // Last: the service manager begins what depends on this one.
         if let Some(seat) = self.context.seat() {

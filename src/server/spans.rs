@@ -22,6 +22,7 @@ use tracing::{Level, Span, debug, enabled, error, field, info, warn};
 use super::Builder;
 use super::catch_panic::run_catching;
 use super::failure::Failure;
+use crate::error::chain;
 use crate::events::{CloseReason, Fault, Limit, ServerEvent};
 use crate::live::Entry;
 use crate::mixin::Mixin;
@@ -132,13 +133,14 @@ impl Spans {
             return false;
         }
         let (phase, client_address) = (failure.phase(), failure.client_address());
-        let error = failure.text();
+        let error = chain(failure.error());
         // A macro and not a variable: the level is a part of the event's static description, by which subscribers filter.
         macro_rules! tell {
             ($tell:ident) => {
                 $tell!(target: "socketserver", %phase, %client_address, error, "failed")
             };
         }
+        // A scanner is noise, a peer's mistake may be worth a look, and all else is ours.
         match failure.fault() {
             _ if failure.is_quiet() => tell!(debug),
             Fault::Peer => tell!(info),

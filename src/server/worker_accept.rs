@@ -150,6 +150,7 @@ impl<T: Transport> Core<T> {
             // A copy: the transport may close its own descriptor while a worker waits.
             let fd = fd.try_clone().ok()?;
             let interrupt = Event::new().ok()?;
+            // An error below (descriptors are short, the kernel is too old) leaves accepting to the loop alone.
             let stop = self.context.runs.stop_waiting().fd;
             let epoll = ExclusiveEpoll::new(fd.as_fd(), [stop, interrupt.as_fd()]).ok()?;
             listener.fd = Some(fd);
@@ -226,7 +227,7 @@ impl<T: Transport> WorkerAccept for Core<T> {
         run_catching(|| accepted = Some(self.accept_in_worker(point, room)));
         // A transport that has panicked here does so once more in the loop, where the panic ends the run.
         let accepted = accepted.unwrap_or_else(|| self.leave_to_loop(point));
-        // The next accept waits for the stop's event again: see `StopLatch`.
+        // The next accept waits for the stop's event again: see `StopLatch`. (One that leaves waits for nothing.)
         if matches!(accepted, Accepted::TryAgain) {
             self.context.runs.settle();
         }

@@ -95,8 +95,10 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         // From here on a child that another server forks closes this one's sockets. Before the bind, so that no socket that
         // listens is ever unknown.
         fork::register(&core);
+        // The console opens its descriptor of a terminal now: reports have to be written also when none is left.
         console::prepare();
         let mixin = Arc::new(mixin);
+        // Weak: the context is a part of the core, and must not keep it.
         let parts = FigureParts { core: Arc::downgrade(&core), mixin: Arc::downgrade(&mixin) };
         core.context.set_figures(Box::new(parts));
         let Settings { idle_limit, poll_interval, .. } = settings;
