@@ -76,7 +76,8 @@ impl RateGate {
         self.limits.load(Ordering::Acquire)
     }
 
-    /// None if a request may pass now, otherwise the moment at which the next one may.
+    /// None if a request may pass now, otherwise the moment at which the next one may. Takes no token: the request may still
+    /// be refused, or there may be none.
     pub(crate) fn wait_until(&self) -> Option<Instant> {
         if !self.is_on() {
             return None;
@@ -251,7 +252,7 @@ impl Gate {
 
     /// Wakes the loop if it waits. Any thread may call it.
     fn wake(&self) {
-        // Usually nothing waits, and a load costs less than a swap.
+        // Usually nothing waits, and a load costs less than a swap. Of several that leave at once one notifies.
         if self.waiting.load(Ordering::SeqCst) && self.waiting.swap(false, Ordering::SeqCst) {
             // In this order: the reverse could leave the event readable with `notified` false, and `settle` would not
             // clear it.

@@ -25,7 +25,8 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::live::{LiveList, SHORTEST_REAPED};
 
-/// The reaper is late by at most this part of a limit: an eighth. (Likewise `socket_io.rs` keeps an old `SO_RCVTIMEO`
+/// The reaper is late by at most this part of a limit: an eighth. With 60 s it looks each 7.5 s, and a peer's silence ends
+/// after 60 to 67.5 s. (Likewise `socket_io.rs` keeps an old `SO_RCVTIMEO`
 /// that is at most an eighth too long.)
 const LATE: u32 = 8;
 
@@ -87,6 +88,7 @@ impl IdleReaper {
 
     /// Starts the thread, unless another request has. False: the system gives no thread.
     fn start(&self) -> bool {
+        // The lock is also what a new thread waits for, in `run`.
         let _one_at_a_time = self.shared.start.lock();
         // Again under the lock: another first request may have started it meanwhile.
         if !self.shared.is_on.load(Ordering::Acquire) {

@@ -125,7 +125,8 @@ impl CurrentRole {
 /// when the process has one thread.
 static NOTED: AtomicU32 = AtomicU32::new(0);
 
-/// Asks the system which process this is, and notes it.
+/// Asks the system which process this is, and notes it. At the beginning of a run, and where something is made that belongs
+/// to one process.
 pub(crate) fn note() -> u32 {
     let process = std::process::id();
     // In a child a write copies a page of its parent's.

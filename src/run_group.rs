@@ -23,7 +23,12 @@
 //! | serving | all have been ready, and at least one has not begun to stop |
 //! | stopping | all have begun to stop |
 //!
-//! A beat outside of serving tells the service manager nothing.
+//! A beat outside of serving tells the service manager nothing. In it, a message is one datagram of lines:
+//!
+//! ```text
+//! WATCHDOG=1
+//! STATUS=serving at 127.0.0.1:9999, 127.0.0.1:9998: 3 requests open, 1207 completed
+//! ```
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,7 +91,7 @@ enum MemberPhase {
     Stopping,
 }
 
-/// The requests of a server in numbers.
+/// The requests of a server in numbers, as its context counts them. They are of slightly different moments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Load {
     /// Open now.
@@ -104,17 +109,18 @@ pub(crate) struct Seat {
     index: usize,
 }
 
-/// How often the status is looked at, if nothing else wakes the loop.
+/// How often the status is looked at, if nothing else wakes the loop: it is for a person at `systemctl status`.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 
 /// How often a loop looks in the time of `Builder::stop_when_idle`: the end is late by this part of it at most.
 const IDLE_LOOKS: u32 = 8;
 
-/// Extra time beyond the limits, because a close is never quite punctual.
+/// Extra time beyond the limits, because a close is never quite punctual: forced requests have a moment to notice it, threads
+/// are joined, and then the program itself has to end.
 const MARGIN: Duration = Duration::from_secs(5);
 
 impl RunGroup {
-    /// A seat for each server, given by its address and its handle.
+    /// A seat for each server, given by its address and its handle, in their order. The group lives as long as one of them.
     pub(crate) fn seats(
         servers: impl Iterator<Item = (String, ShutdownHandle)>,
         manager: Option<ServiceManager>,
@@ -246,6 +252,7 @@ impl Seat {
         if !state.is_serving() {
             return;
         }
+        // A message of the watchdog that nobody waits for would only wake the service manager.
         let watched =
             self.group.manager.as_ref().is_some_and(|manager| manager.watchdog().is_some());
         // In any case: without a watchdog, too, rounds begin and end.
@@ -271,7 +278,8 @@ impl GroupState {
         self.members.iter().all(|member| member.progress == MemberPhase::Stopping)
     }
 
-    /// Whether all loops have beaten. If so, the next round begins.
+    /// Whether all loops have beaten since the last time that all had. If so, the next round begins. One loop that hangs keeps
+    /// every round from its end, and the watchdog then restarts the service.
     fn all_alive(&mut self) -> bool {
         // A server that has stopped has no loop to hear from.
         let is_due = |member: &Member| member.is_alive || member.progress == MemberPhase::Stopping;

@@ -146,7 +146,8 @@ impl ServerContext {
         self.lower_live(&self.workers, requests)
     }
 
-    /// Keeps the number of live requests at or below a budget, which is noted in its place.
+    /// Keeps the number of live requests at or below a budget, which is noted in its place. Returns the budget and the lowered
+    /// limit of one peer, if this budget lets in fewer than the wanted limit and the other budget do.
     fn lower_live(&self, place: &AtomicUsize, most: usize) -> Option<(usize, Option<usize>)> {
         // Not while a change of the limits takes the other one.
         let _changing = self.changing_limits.lock();

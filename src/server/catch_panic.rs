@@ -40,7 +40,7 @@ fn error_of(payload: Box<dyn Any + Send>) -> HandlerError {
         return RetiredUnwind.into();
     }
     let panicked = Panicked::new(&*payload);
-    // `panic_any` takes any value, and its drop may panic as well.
+    // Its text is copied by now. `panic_any` takes any value, and its drop may panic as well.
     drop_payload(payload);
     panicked.into()
 }

@@ -41,6 +41,8 @@ fn from_here(entry: &Entry) -> Option<CloseReason> {
 
 /// The reason of a request whose handler has failed. Only errors of the request itself count: an error of an upstream
 /// is `Failed`.
+///
+/// The error's `source` is the program's code, so the caller has to catch. `from_here`: see [`ended_from_here`].
 pub(super) fn reason_of(
     error: &HandlerError,
     owner: ErrorOwner,

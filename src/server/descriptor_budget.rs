@@ -82,7 +82,11 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     }
 }
 
-/// Says that `Limits::live` is lowered to a budget, and the limit of one peer with it, if there is one.
+/// Says that `Limits::live` is lowered to a budget, and the limit of one peer with it, if there is one:
+///
+/// ```text
+/// at most 712 requests at once, not 10000 (of one peer 71, not 1000)
+/// ```
 pub(super) fn lowered_live(limits: &Limits, lowered: (usize, Option<usize>)) -> String {
     let (live, per_peer) = lowered;
     let share = per_peer

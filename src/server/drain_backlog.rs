@@ -79,6 +79,7 @@ impl<T: Transport> Backlog<T> {
     /// for itself.
     pub(super) fn begin(&self) -> Option<BacklogTaker<'_, T>> {
         let me = thread::current().id();
+        // The wait is short: the other thread accepts without blocking, for `HANDSHAKE` at most beyond its work.
         let mut state = self.state.lock();
         loop {
             match state.emptying {

@@ -3,7 +3,15 @@
 //!
 //! A handler that talks to a database, a file or another client returns their errors in the same way, and with the same
 //! kinds. If those counted as the peer's doing, a proxy with a dead upstream would look as if its clients had hung up, and
-//! nothing would be printed. So the errors of a request carry its mark (`peer_fault.rs`), and only those count.
+//! nothing would be printed. So the errors of a request carry its mark (`peer_fault.rs`), and only those count:
+//!
+//! ```text
+//! the handler returns                             it carries              the request's end
+//! request.read(..)?       ConnectionReset         its own mark            Disconnected
+//! upstream.read(..)?      ConnectionReset         another mark, or none   Failed
+//! io::Error::new(kind, "no answer")               none                    Disconnected, if its connection has failed
+//!                                                                         in this way; otherwise Failed
+//! ```
 
 use std::error::Error as StdError;
 use std::io;

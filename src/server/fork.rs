@@ -226,7 +226,7 @@ struct ServedHere {
     interrupted: Repeats,
 }
 
-/// Has children that are forked from here on take SIGTERM, by which the parent tells them of a drain, and Ctrl-C, which
+/// In the parent, before each fork. Has children that are forked from here on take SIGTERM, by which the parent tells them of a drain, and Ctrl-C, which
 /// a terminal sends to all, if the parent takes it. In the parent nothing changes.
 fn prepare_signals(context: &Arc<ServerContext>) {
     static SIGTERM: Once = Once::new();
@@ -242,7 +242,7 @@ fn prepare_signals(context: &Arc<ServerContext>) {
     if is_taken && !SIGINT.is_completed() && !sys::is_ignored(libc::SIGINT) {
         SIGINT.call_once(|| register(libc::SIGINT));
     }
-    // While the reference is there, no other server can be at the same place.
+    // Looked at before it is locked: see the field. While the reference is there, no other server can be at the same place.
     let this = Arc::as_ptr(context).cast_mut();
     if SIGNALLED.noted.load(Ordering::SeqCst) != this {
         *SIGNALLED.server_of_children.lock() = Arc::downgrade(context);
@@ -251,7 +251,7 @@ fn prepare_signals(context: &Arc<ServerContext>) {
 }
 
 /// In the child: from here on the signals are about this request. Those of the parent are not: a handler
-/// may be a server that forks in its turn.
+/// may be a server that forks in its turn. The signals are still held back; one that has come meanwhile acts after this.
 #[inline]
 fn take_signals(context: &ServerContext, ticket: &Ticket, entry: Arc<Entry>) {
     // A parent that does not wait sends no second signal.

@@ -36,7 +36,7 @@ impl LoopClock {
     /// For a loop that begins now. `beat_every`: None if no run group wants to hear of it.
     pub(super) fn new(poll_interval: Option<Duration>, beat_every: Option<Duration>) -> Self {
         let now = Instant::now();
-        // An interval that the clock cannot count is none.
+        // An interval that the clock cannot count is none. The first moment is a whole interval away.
         let first = |every| Some((every, now.checked_add(every)?));
         let (tick, beat) = (poll_interval.and_then(first), beat_every.and_then(first));
         let mut clock = Self { tick, beat, ..Self::default() };

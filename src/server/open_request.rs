@@ -132,7 +132,10 @@ impl<T: Transport> OpenRequest<T> {
         Some(refused_by(limit))
     }
 
-    /// Why the request ends, and the limit that it is beyond, if it is.
+    /// Why the request ends, and the limit that it is beyond, if it is. It takes the result, and drops its error: whatever the
+    /// program's error does in its drop is over when the peer sees the end.
+    ///
+    /// `held`: the request as the handler has left it. None if it was never made.
     pub(super) fn conclude(
         &self,
         result: Result<(), (Phase, HandlerError)>,
@@ -147,12 +150,14 @@ impl<T: Transport> OpenRequest<T> {
         (CloseReason::Refused, beyond)
     }
 
-    /// Returns how the request has ended. The error is reported and dropped here; both may panic.
+    /// Returns how the request has ended. The error is reported and dropped here; both may panic. A panic in one of them is
+    /// reported as well, and is then the reason, unless the error was a `Fatal`.
     fn reason(
         &self,
         result: Result<(), (Phase, HandlerError)>,
         held: Option<&T::Request>,
     ) -> CloseReason {
+        // A handler that has returned without an error may have been cut off all the same.
         let Err((phase, error)) = result else {
             return ended_from_here(&self.entry).unwrap_or(CloseReason::Completed);
         };

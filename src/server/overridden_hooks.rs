@@ -35,7 +35,9 @@ pub(super) struct OverriddenHooks {
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
 pub(super) enum LoopHook {
+    /// Called before a request goes to its worker.
     VerifyRequest = 1,
+    /// Called after it, and at each tick.
     ServiceActions = 2,
 }
 

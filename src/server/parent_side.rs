@@ -48,6 +48,7 @@ impl<T: Transport> RequestOfChild for ParentSide<T> {
         } else {
             self.failed_step = end.text;
         }
+        // Only a stop that the handler has asked for: one from before the fork is known here.
         if end.stop {
             // The child's `shutdown` stopped its copy of the server and nothing here.
             runs.request_stop();

@@ -68,7 +68,7 @@ impl PhaseQueue {
 pub(super) struct PhaseTurn<'a, F: Fn(RunPhase)> {
     /// `is_told` is set there until the turn ends.
     phases: &'a PhaseQueue,
-    /// Reports one phase. It does not panic.
+    /// Reports one phase. It does not panic, because a drop calls it, maybe in an unwinding.
     tell: F,
 }
 

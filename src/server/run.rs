@@ -186,7 +186,7 @@ fn claim(server: &dyn BaseServer) -> Result<Claim> {
     server.shutdown_handle().runs().claim(&server.server_address())
 }
 
-/// Serves and closes. If a handler returns a `Fatal` in the drain, after the run, that is the error of the run as
+/// Serves and closes. There is a report in any case, also of a run that has failed. If a handler returns a `Fatal` in the drain, after the run, that is the error of the run as
 /// well.
 fn serve_and_close(
     server: &dyn BaseServer,
@@ -342,7 +342,7 @@ impl Signals {
         Ok(())
     }
 
-    /// Unblocks the signals. Called after the actions are registered, because a signal may be pending already, and
+    /// Unblocks the signals, in this thread alone: others keep the masks that the program gave them. Called after the actions are registered, because a signal may be pending already, and
     /// must then stop the server in order.
     fn let_through(&mut self) {
         let mut signals = vec![libc::SIGINT, libc::SIGTERM];

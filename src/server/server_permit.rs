@@ -43,6 +43,7 @@ impl<T: Transport> Deref for ServerPermit<T> {
 
 impl<T: Transport> Drop for ServerPermit<T> {
     fn drop(&mut self) {
+        // Any thread; it takes no lock, and makes a system call only for a loop that waits.
         self.core.context.gate.leave();
     }
 }

@@ -127,7 +127,8 @@ impl Spans {
         self.are_wanted && enabled!(target: "socketserver", Level::WARN)
     }
 
-    /// Reports a failure, in the span of its request if it has one. Returns whether a subscriber has taken it.
+    /// Reports a failure, in the span of its request if it has one. Returns whether a subscriber has taken it: the default of
+    /// the hook then prints nothing.
     pub(super) fn failed(self, failure: &Failure<'_>) -> bool {
         if !self.are_wanted {
             return false;
@@ -172,6 +173,7 @@ enum SpanPlace {
 }
 
 impl SpanPlace {
+    /// On the thread that runs the request, at its very beginning.
     #[cold]
     fn enter(context: &ServerContext, entry: &Entry) -> Self {
         let span = tracing::info_span!(
@@ -194,6 +196,7 @@ impl SpanPlace {
         }
     }
 
+    /// The span, to record its fields.
     fn span(&self) -> Option<&Span> {
         match self {
             Self::Off => None,

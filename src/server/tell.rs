@@ -24,7 +24,7 @@ use crate::refused::Refused;
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
-    /// Reports an event to the observers. A forked child leaves that to its parent.
+    /// Reports an event to the observers, in the order in which they were added. A forked child leaves that to its parent.
     pub(super) fn tell(&self, event: &ServerEvent<'_>) {
         if self.context.role().is_child() {
             return;

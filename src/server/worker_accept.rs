@@ -92,7 +92,12 @@ impl WorkerAcceptor {
         self.point.get()?.as_ref()
     }
 
-    /// For a forked child that serves: gives it epoll sets of its own.
+    /// For a forked child that serves: gives it epoll sets of its own. `stop`: the event of the run's stop, the child's own by
+    /// now. Nothing is to be done if no worker has accepted before the fork, or if this process has done it already.
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor for them. The child must not serve then: its waits would take its parent's events.
     pub(super) fn enter_process(&self, stop: BorrowedFd<'_>) -> io::Result<()> {
         // The epoll sets are shared with the parent: see `sys/epoll.rs`.
         let inherited = self.point().filter(|point| !point.owner.is_noted());
@@ -202,7 +207,8 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Wakes the loop for the client that has woken this worker, and that is still in the queue.
+    /// Wakes the loop for the client that has woken this worker, and that is still in the queue. After a close there is no
+    /// listener to wake it by, and no need: the stop has woken it.
     fn leave_to_loop(&self, point: &AcceptPoint) -> Accepted {
         if let Some(listener) = &self.worker_acceptor.listener.lock().fd {
             point.epoll.wake_loop(listener.as_fd());

@@ -61,6 +61,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         // Before anything is made that an error would have to undo.
         mixin.check()?;
         let address = transport.server_address();
+        // As long as the server lives: whether it may start threads, and whether it has children.
         let role = if mixin.forks() { Role::Parent } else { Role::Alone };
         let waits = mixin.block_on_close();
         let mut context =
