@@ -112,7 +112,7 @@ fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool
     // Taken before the write, so that of two threads only one tells of them.
     let lost = losses[LOST].swap(0, Ordering::Relaxed);
     let torn = losses[TORN].swap(0, Ordering::Relaxed) != 0;
-    // Ends a line that was cut off.
+    // Ends a line that was cut off: the note, or the text itself, is a line of its own.
     let newline = if torn { "\n" } else { "" };
     let before = match lost {
         0 => newline.to_owned(),

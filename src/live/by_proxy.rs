@@ -109,6 +109,7 @@ impl ByProxy {
         let Some(key) = key(common.numbers()) else { return 0 };
         let rows = common.all();
         let used = usize::try_from(rows[0][0].load(Ordering::SeqCst)).unwrap_or(0);
+        // Bounded in any case, because a child could have written over it.
         let used = used.min(rows.len() - 1);
         rows[1..=used].iter().filter(|row| self::key(row) == Some(key)).count()
     }
@@ -191,11 +192,13 @@ fn write(row: &AddressWords, address: Option<&Address>) {
         Some(Address::Unnamed) => (UNNAMED, &[], 0),
         Some(Address::Other(_)) | None => (NO_ADDRESS, &[], 0),
     };
+    // Relaxed, and in parts: nobody reads them before the first word says so.
     for (word, bytes) in row[1..].iter().zip(bytes.chunks(8)) {
         let mut whole = [0; 8];
         whole[..bytes.len()].copy_from_slice(bytes);
         word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
     }
+    // A path of the system's is never longer. One byte is room for it, beside the port in two.
     let length = bytes.len().min(8 * (WORDS - 1)) as u64;
     // Stored last: a reader that sees this word sees the bytes as well.
     row[0].store(kind | length << 8 | u64::from(port) << 16, Ordering::SeqCst);

@@ -221,6 +221,7 @@ impl Entry {
     /// Whether the peer has sent nothing of a request yet. A drain leaves such a peer the time of a first read, and its
     /// report counts those that it has ended.
     pub(crate) fn is_unheard(&self) -> bool {
+        // Equal: nothing has come since. The bytes before the handler only grow until it begins.
         let preface = self.marks.preface.load(Ordering::Relaxed);
         preface == UNFINISHED || self.clear_bytes().0 == preface
     }
@@ -273,6 +274,7 @@ impl Entry {
 
     /// Notes that a step begins now. The worker calls it, if the server has an observer: otherwise the clock is not read.
     pub(crate) fn begin_step(&self, step: Step) {
+        // Relaxed, as the other counters: it is read at the end, by the worker or by a parent that has reaped it.
         let nanos = u64::try_from(self.age().as_nanos()).unwrap_or(u64::MAX);
         // Zero is for a step that has not begun.
         self.counters.moment(step).store(nanos.max(1), Ordering::Relaxed);
@@ -295,7 +297,8 @@ impl Entry {
         let between = |from: Option<Duration>, to: Option<Duration>| {
             from.zip(to).map(|(from, to)| to.saturating_sub(from))
         };
-        // A handshake that has failed ends with the request.
+        // A handshake that has failed ends with the request. Without one the handler has the worker's own moment
+        // (`begin_handler_at_once`), and there is no time to tell.
         let handshake = between(worker, handler.or(end)).filter(|_| handler != worker);
         RequestTimes {
             in_accept_queue: self.arrival.in_accept_queue,

@@ -62,6 +62,7 @@ impl Handshakes {
             let InOrder { begun, unfinished } = &mut *self.unfinished.lock();
             *begun += 1;
             unfinished.insert(*begun, Arc::clone(entry));
+            // With a maximum of zero the newest one still goes on: otherwise no handshake would ever end well.
             let is_one_too_many = unfinished.len() > max.max(1);
             (*begun, is_one_too_many.then(|| unfinished.pop_first()).flatten())
         };
@@ -116,6 +117,7 @@ impl LiveList {
         }
         let since = |entry: &Arc<Entry>| Some((entry.clear.unfinished_since()?, Arc::clone(entry)));
         let mut unfinished: Vec<_> = slots.live().filter_map(since).collect();
+        // With 40 children of which 20 serve other requests, 20 places are left. A quarter stays free: 15 handshakes at most.
         let others = slots.live().count() - unfinished.len();
         let places = children.min(entry.limits.live).min(slots.budget).saturating_sub(others);
         // Without the lock: a signal is a system call.

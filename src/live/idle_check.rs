@@ -105,8 +105,10 @@ impl Entry {
         // Locked until the end, so that the descriptor stays open while the system is asked about it.
         let connection = self.connection.lock();
         let fd = connection.as_ref().map(AsFd::as_fd);
+        // Noted at each look, so that the next one compares with this one.
         let sent = std::mem::replace(&mut wait.bytes_out, bytes_out) != bytes_out;
         let waits_for_peer = |fd| sys::tcp_info::unacknowledged(fd).is_ok_and(|bytes| bytes > 0);
+        // Once true it stays so for this wait: bytes on their way may be acknowledged at any later look.
         wait.may_move = match wait.may_move {
             Some(may_move) => Some(may_move || sent),
             None => Some(sent || self.is_lent() || fd.is_some_and(waits_for_peer)),

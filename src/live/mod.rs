@@ -174,6 +174,7 @@ impl LiveList {
     ) -> Registration {
         let mut slots = self.slots.lock();
         // A request beyond its peer's limit enters the list like any other: it is refused later, which is an end of its own.
+        // Under the same lock as the number: the counts are those of the list at this moment.
         let beyond = match peer_is {
             PeerIs::Client => slots.count_peer(&peer, accepted),
             // A proxy is not counted. Its client is, once the header has named it.
@@ -221,7 +222,7 @@ impl LiveList {
         let slot = slots.entries.get_mut(registration.slot);
         // None: this request belongs to the parent. Its handler called `fork` and has returned in both processes.
         let Some(last) = slot.and_then(|slot| slot.take_if(own)) else { return };
-        // From here on another request may have the slot.
+        // From here on another request may have the slot, and the entry's memory when this registration is dropped.
         slots.free.push(FreeSlot::of(registration.slot, last));
         // As it was counted, or as `set_limits` has counted it since: always by the present address.
         if let (Some(peers), Some(key)) =

@@ -95,7 +95,7 @@ impl Slots {
     ///
     /// If there is no such memory.
     pub(super) fn map_rows(&mut self) -> io::Result<()> {
-        // In one piece with the list, see `take_free`.
+        // Now, and not while requests come: see `FIRST` and `take_free`.
         self.entries.reserve(FIRST);
         self.free.reserve(FIRST);
         self.rows = Some(Arc::new(Rows::new(ROWS)?));
@@ -146,7 +146,8 @@ impl Slots {
         connection: Option<Arc<OwnedFd>>,
     ) -> Arc<Entry> {
         if let Some(mut last) = last {
-            // Others may hold it a little longer than the list: the request's own worker, and stop tokens.
+            // Others may hold it a little longer than the list: the request's own worker, and stop tokens. `get_mut` asks
+            // for the only reference, and nobody can take another one meanwhile: the list's own is here.
             if let Some(place) = Arc::get_mut(&mut last) {
                 arrival.replace(place, connection, &self.limits);
                 return last;
@@ -198,6 +199,7 @@ impl Slots {
         is_one_too_many: impl FnOnce(&mut Peers) -> bool,
     ) -> Option<Limit> {
         // Both are asked, so that a request that one limit refuses counts for the other as well.
+        // The rate needs no `leave`: a token comes back with time.
         let is_too_fast = self.rates.as_ref().is_some_and(|rates| !rates.admit(key, now));
         let is_one_too_many = self.peers.as_mut().is_some_and(is_one_too_many);
         match (is_one_too_many, is_too_fast) {

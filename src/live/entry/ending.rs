@@ -82,9 +82,11 @@ impl Entry {
         let closed = match self.marks.process.load(Ordering::Relaxed) {
             // Served here. A request that leaves at this moment may have given its connection back.
             0 => self.connection.lock().is_some(),
-            // The handler in the child cannot be reached, and the child has the connection. A kill ends both.
+            // The handler in the child cannot be reached, and the child has the connection. A kill ends both. If the
+            // child has been reaped meanwhile, `signal` sends nothing: the number may be a stranger's.
             child => sys::child_process::signal(child, libc::SIGKILL),
         };
+        // In a parent this stores the reason and wakes the tokens: the connection is the child's alone.
         if closed {
             self.shut_down(Cut::Closed, Shutdown::Both);
         }

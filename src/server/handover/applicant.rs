@@ -100,6 +100,7 @@ impl Applicant {
                 Err(error) => return self.fail(desk, &error.to_string()),
             };
             match (message, &self.passed) {
+                // From here on it has the whole time: it is a program of this user, and it starts.
                 (HandoverMessage::Hello, None) => match desk.sockets.pass(&self.channel) {
                     Ok(passed) => {
                         self.passed = Some(passed);
@@ -120,6 +121,7 @@ impl Applicant {
                     }
                     return ApplicantStep::Ready { process, taken };
                 }
+                // Ready before Hello, Hello twice, or a message that only a predecessor sends.
                 _ => return self.fail(desk, "it sends its messages in the wrong order"),
             }
         }

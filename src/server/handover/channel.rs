@@ -101,8 +101,10 @@ impl Channel {
     /// descriptors than it names.
     pub(super) fn receive(&mut self) -> io::Result<Option<(HandoverMessage, Vec<OwnedFd>)>> {
         loop {
+            // First, because one receive may have brought several messages.
             if let Some((message, len)) = HandoverMessage::decode(&self.received)? {
                 self.received.drain(..len);
+                // Only this message has descriptors. They have come with its first byte, so they are here.
                 let count = match &message {
                     HandoverMessage::Sockets { sockets, .. } => sockets.len(),
                     _ => 0,

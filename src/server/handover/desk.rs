@@ -218,6 +218,7 @@ impl Desk {
             let (next, again) = self.step(state);
             let at_rest = matches!(next, State::Idle | State::Over) && self.left.is_empty();
             *self.state.lock() = Some(next);
+            // After the state. The other threads that read it only save work by it: see `waits`.
             self.at_rest.store(at_rest, Ordering::SeqCst);
             if !again {
                 return;
@@ -264,7 +265,7 @@ impl Desk {
                 return (self.fail(error), false);
             }
             let ready = HandoverMessage::Ready { process: std::process::id(), taken };
-            // If the predecessor has ended, the next receive says so.
+            // Sent once. If the predecessor has ended, the next receive says so.
             let _ = predecessor.channel.send(&ready);
             told = true;
         }
@@ -319,6 +320,7 @@ impl Desk {
             self.stop(state);
         }
         *self.state.lock() = Some(State::Over);
+        // In every case: a run that could not begin has a listener as well.
         self.close_listener();
         self.look_after_the_left();
     }

@@ -66,10 +66,11 @@ pub(super) struct Socket {
     pub(super) is_desk: bool,
 }
 
-// The flags of a socket: `SocketDescription::alone`; whether device and inode are those of its file; `Socket::is_desk`.
+/// Only the process that describes the socket has it.
 const ALONE: u8 = 1;
 /// The predecessor has to remove the socket's file.
 const REMOVES_FILE: u8 = 2;
+/// Successors ask at it.
 const IS_DESK: u8 = 4;
 
 /// The device and inode of a socket without a file: no file has the inode zero.
@@ -193,6 +194,7 @@ impl Socket {
     fn read(from: &mut Reader<'_>) -> Option<Self> {
         let kind = *KINDS.get(usize::from(from.u8()?).checked_sub(1)?)?;
         let flags = from.u8()?;
+        // A flag of a later version changes the meaning of the rest.
         if flags & !(ALONE | REMOVES_FILE | IS_DESK) != 0 {
             return None;
         }

@@ -85,6 +85,7 @@ pub(super) fn connect(path: &Path, deadline: Instant) -> Result<Option<Channel>>
 /// Fails if the file at the path is no socket. Such a file is never replaced, so waiting for the path would be in
 /// vain.
 fn no_other_file(path: &Path) -> io::Result<()> {
+    // It may have gone since. And a link is not followed: the bind would replace the link, not its target.
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     let kind = found.file_type();
     if kind.is_socket() {

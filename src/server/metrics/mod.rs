@@ -183,7 +183,8 @@ impl Meter {
         }
         let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
         let due = self.next_update.load(Ordering::Relaxed);
-        // The thread that changes the moment does the update; the others go on.
+        // The thread that changes the moment does the update; the others go on. Relaxed, because it guards only itself: the
+        // lock of `told` orders the updates.
         let (next, relaxed) = (now + EVERY.as_millis() as u64, Ordering::Relaxed);
         let set = || self.next_update.compare_exchange(due, next, relaxed, relaxed);
         if now >= due && set().is_ok() {
@@ -221,7 +222,8 @@ impl Meter {
         handles.receive_buffer.set(figures.receive_buffer);
         handles.descriptors.set(figures.descriptors);
         handles.idle.set(figures.idle.map(|idle| Fill::new(idle, None)));
-        // The kernel counts in 32 bits, which may begin anew.
+        // The kernel counts in 32 bits, which may begin anew: so the growth is counted in 32 bits as well. An unknown number
+        // has not grown.
         let grown = |now: Option<u64>, told: &mut u64| {
             let Some(now) = now else { return 0 };
             (now as u32).wrapping_sub(std::mem::replace(told, now) as u32).into()
@@ -243,6 +245,7 @@ impl Meter {
             (ended_out + live_out + by_senders, &mut told.bytes_out, &handles.bytes_out),
         ];
         for (all, told, counter) in parts {
+            // Less, while a request is in neither sum.
             if all > *told {
                 counter.increment(all - *told);
                 *told = all;
