@@ -144,8 +144,9 @@ impl TlsStream {
 
     /// Decrypts the received bytes, until there is plaintext.
     ///
-    /// Stops there, so that at most one record is in clear in memory, and the rest waits in `ahead`. A failure is
-    /// noted in `failed`, and told when the plaintext before it has been read.
+    /// Stops there, and the rest waits in `ahead`: a peer that sends faster than the handler reads does not fill
+    /// the memory with plaintext. A failure is noted in `failed`, and told when the plaintext before it has been
+    /// read.
     fn decrypt(&mut self) {
         let ahead = &mut self.ahead;
         let result = self.session.with(|session| {

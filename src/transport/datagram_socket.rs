@@ -70,7 +70,7 @@ pub(super) struct DatagramSocket {
     gso: OnceLock<Gso>,
 }
 
-/// The received part of the traffic: one lock for all that belongs together.
+/// Everything that a receive changes, under one lock.
 #[derive(Default)]
 struct ReceiveQueue {
     /// Made by the first receive, so that a server that is never run has no buffers.
@@ -221,7 +221,7 @@ impl DatagramSocket {
         // Unix socket they send at once: only there a reply tells the handler of a peer that is gone or does not read.
         let others_follow = wait::is_parked_here() && !matches!(reply.peer, PeerName::Other(_));
         let batch_has_more = self.batch_has_more.load(Ordering::Relaxed) || others_follow;
-        // In this order, because `may_gather` counts.
+        // `may_gather` counts, so it is asked last.
         if reply.bytes.len() <= GATHERED_BYTES && self.may_gather() {
             if let Some(count) = self.gather(reply, batch_has_more) {
                 if !batch_has_more || count >= BATCH {
@@ -251,12 +251,12 @@ impl DatagramSocket {
         }
         let me = wait::number_of_thread();
         if replies.promised.is_none() {
-            // The first reply of a batch makes the promise. A thread that is bound to no flush (`FlushPromise`) is
-            // refused, and sends.
+            // Asked for by the first reply of a batch. A thread without a `FlushPromise` is refused, and sends at
+            // once.
             let flush: Arc<dyn Flush> = Arc::clone(self) as _;
             replies.promised = wait::flush_before_waiting(&flush).then_some(me);
         }
-        // Another thread has promised. Its flush takes everything, and this thread cannot wait for that.
+        // Another thread gathers, and only that thread knows when it flushes.
         if replies.promised != Some(me) {
             return None;
         }

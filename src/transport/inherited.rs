@@ -178,7 +178,7 @@ static TABLE: Mutex<SocketTable> = Mutex::new(SocketTable { asked: None, entries
 struct SocketTable {
     /// The result of reading the environment, once it was read. An error stays.
     asked: Option<Result<(), String>>,
-    /// In the order of their numbers, those of a predecessor last. An entry stays when its socket is taken.
+    /// Those of the environment first, in the order of their numbers. An entry stays when its socket is taken.
     entries: Vec<PassedSocket>,
 }
 

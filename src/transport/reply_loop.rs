@@ -43,7 +43,7 @@ impl ReplyLoopGuard {
     /// For a socket that is bound to `name`.
     pub(super) fn new(name: Option<SockAddr>) -> Self {
         let address = name.as_ref().map_or(Address::Unnamed, Address::from_socket);
-        // No peer has the port none, so a Unix socket never comes to the checks of internet addresses.
+        // `None` is no peer's port, so a Unix socket never comes to the checks of internet addresses.
         let (ip, port) = match address.as_inet() {
             Some(inet) => (inet.ip(), Some(inet.port())),
             None => (Ipv4Addr::UNSPECIFIED.into(), None),

@@ -126,7 +126,8 @@ macro_rules! listener_methods {
             true
         }
 
-        /// A share of the descriptor keeps it open for the loop, and the listener refuses clients from the close on.
+        /// Nothing needs the listener any more: the thread that closes has emptied the queue, and requests have
+        /// sockets of their own.
         fn close_when(&self) -> crate::transport::CloseWhen {
             crate::transport::CloseWhen::AtOnce
         }

@@ -141,7 +141,7 @@ impl SocketOptions {
     /// If the process is out of descriptors, or the system refuses an option. The error names the option, if the program
     /// has chosen its value.
     pub(super) fn socket(&self, kind: SocketKind, address: &Address) -> io::Result<Socket> {
-        // Every address of a Unix server is one of a path or of an abstract name.
+        // A server that is asked for no internet address is one of a Unix socket.
         let domain = address.as_inet().map_or(Domain::UNIX, Domain::for_address);
         let socket = Socket::new(domain, kind.socket_type(), None)?;
         // Refused by newer kernels on a Unix socket, and without a meaning there.
