@@ -82,7 +82,7 @@ pub(super) enum Writer {
 /// | `Open` | `Wrapping` | the connection is about to be wrapped |
 /// | `Wrapping` | `Open` | what is due could not be sent: no wrapper is made |
 /// | `Wrapping` | `Wrapped` | it has been sent |
-/// | `Open` | `Ending` | the handler has returned |
+/// | `Open` | `Ending` | the handler has returned, or has ended its output |
 /// | `Ending` | `Closed` | what is due has been sent, or was given up |
 /// | any but `Wrapped` | `Closed` | [`Outbox::close`](crate::Outbox::close), or the connection has failed |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
