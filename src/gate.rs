@@ -97,8 +97,8 @@ impl RateGate {
         Some(now + Duration::from_secs_f64((1.0 - *tokens) / per_second))
     }
 
-    /// Takes the token of a request that has passed. With several loops a second one may take a
-    /// token that is not earned yet; the next request then waits longer.
+    /// Takes the token of a request that has passed. With several loops a second one may take a token that is not
+    /// earned yet; the next request then waits longer.
     ///
     /// Called by the accept loop after [`wait_until`](Self::wait_until) has let it pass.
     pub(crate) fn pass(&self) {
@@ -245,6 +245,7 @@ impl Gate {
     /// Makes the event unreadable again. A mixin with a gate calls it in its `service_actions`; until then every wait of
     /// the loop returns at once.
     pub fn settle(&self) {
+        // With one loop no wake-up comes between the two lines: each takes `waiting` with it, and only the loop sets it again.
         if self.notified.swap(false, Ordering::SeqCst) {
             self.event.clear();
         }

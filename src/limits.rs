@@ -143,6 +143,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
+        // The reason of each number stands at its field.
         Self {
             live: 10_000,
             per_peer: 10_000,

@@ -121,8 +121,8 @@ impl CurrentRole {
     }
 }
 
-/// The process number that was noted last; zero before the first note. Relaxed: it changes only after a fork,
-/// when the process has one thread.
+/// The process number that was noted last; zero before the first note. Relaxed: it changes only after a fork, when the
+/// process has one thread.
 static NOTED: AtomicU32 = AtomicU32::new(0);
 
 /// Asks the system which process this is, and notes it. At the beginning of a run, and where something is made that belongs

@@ -23,7 +23,7 @@
 //! | serving | all have been ready, and at least one has not begun to stop |
 //! | stopping | all have begun to stop |
 //!
-//! A beat outside of serving tells the service manager nothing. In it, a message is one datagram of lines:
+//! A beat outside of serving tells the service manager nothing. While it serves, a message is one datagram of lines:
 //!
 //! ```text
 //! WATCHDOG=1
@@ -144,6 +144,7 @@ impl RunGroup {
 
     /// Sends lines of `NAME=value` to the service manager, if there is one. The caller holds the lock of the state.
     fn tell(&self, message: &str) {
+        // Looked at for each message: a handover comes in the middle of a run.
         let is_replaced = self.is_replaced.load(Ordering::SeqCst);
         if let Some(manager) = self.manager.as_ref().filter(|_| !is_replaced) {
             manager.tell(message);
@@ -152,9 +153,9 @@ impl RunGroup {
 }
 
 impl Seat {
-    /// A handover: another process is the service from here on, and this one must not report any more. The service manager
-    /// (`NotifyAccess=all`) would take its messages for those of the service, and `STOPPING=1` would stop the other
-    /// process as well.
+    /// A handover: another process is the service from here on, and this one must not report any more. The service
+    /// manager (`NotifyAccess=all`) would take its messages for those of the service, and `STOPPING=1` would stop the
+    /// other process as well.
     pub(crate) fn fall_silent(&self) {
         self.group.is_replaced.store(true, Ordering::SeqCst);
     }
@@ -273,7 +274,7 @@ impl GroupState {
         !self.members.iter().any(is_starting) && !self.is_stopping()
     }
 
-    /// Whether none of the servers accepts for long any more.
+    /// See the table at the top.
     fn is_stopping(&self) -> bool {
         self.members.iter().all(|member| member.progress == MemberPhase::Stopping)
     }

@@ -239,6 +239,7 @@ impl ServerContext {
 
     /// Changes the limits of the live server. New requests get them; running ones keep theirs.
     pub fn set_limits(&self, limits: Limits) {
+        // A change by another thread comes as a whole before this one, or after it.
         let _changing = self.changing_limits.lock();
         self.apply_limits(limits);
     }
@@ -407,6 +408,7 @@ impl ServerContext {
     /// ```
     #[must_use]
     pub fn is_ready(&self) -> bool {
+        // A stop counts from its request on; the phase follows later.
         self.run_phase() == RunPhase::Ready && !self.runs.stop_requested()
     }
 

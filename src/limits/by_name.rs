@@ -142,7 +142,7 @@ impl std::error::Error for LimitError {}
 /// The unit of a limit, and its rules.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// A number of requests. Zero would stop a server, and counts as one.
+    /// A number of requests. Zero would stop a server: text that says so is refused, and a zero that code sets counts as one.
     Count,
     /// A number of bytes, with a unit in powers of 1,024.
     Bytes,

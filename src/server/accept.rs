@@ -105,7 +105,8 @@ pub(super) struct AcceptLoop<T: Transport, M> {
 pub(super) struct Timing {
     /// The longest wait of `handle_request`; `serve_forever` ignores this field, as in Python.
     pub(super) timeout: Option<Duration>,
-    /// `Builder::stop_when_idle`, which `handle_request` ignores. Stops the runs of a server that has served nobody for this time.
+    /// `Builder::stop_when_idle`, which `handle_request` ignores. Stops the runs of a server that has served nobody for
+    /// this time.
     pub(super) idle_limit: Option<Duration>,
     /// The longest time between two `service_actions`; with `None` they run only after requests.
     pub(super) poll_interval: Option<Duration>,

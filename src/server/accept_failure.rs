@@ -112,8 +112,8 @@ impl<T: Transport> Core<T> {
 /// While resources are short: 10 ms, doubled with each failure in a row, up to a second: 10, 20, 40, 80, 160, 320, 640
 /// ms, 1 s, 1 s. A rush is over in tens of milliseconds. A leak never is, and then an attempt each second is enough.
 ///
-/// Lost clients: none for 16 of them, then 1, 2, 4 .. 512 ms, 1 s. Fruitless wake-ups: none for 16, then 1, 2, 4, 8, 10, 10 ms.
-/// One request that is accepted ends all three series.
+/// Lost clients: none for 16 of them, then 1, 2, 4 .. 512 ms, 1 s. Fruitless wake-ups: none for 16, then 1, 2, 4, 8,
+/// 10, 10 ms. One request that is accepted ends all three series.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     /// How often in a row resources were short. The report tells it as well.

@@ -150,6 +150,7 @@ impl<T: Transport, M: Mixin> Deref for BackgroundServer<T, M> {
 
 impl<T: Transport, M: Mixin> Drop for BackgroundServer<T, M> {
     fn drop(&mut self) {
+        // It stops the loop as well, and waits for requests, except on the loop's own thread.
         self.server.server_close();
         if let Some(thread) = self.thread() {
             // A drop returns no error, and a panic has been printed by the panic hook.

@@ -1,7 +1,7 @@
 //! [`Builder`]: the settings of a server.
 //!
-//! A setter only keeps its value, or the nearest possible one. All checks are made when the server is (`builder/assembly.rs`), so that the order of the
-//! setters does not matter and `bind` returns every error.
+//! A setter only keeps its value, or the nearest possible one. All checks are made when the server is
+//! (`builder/assembly.rs`), so that the order of the setters does not matter and `bind` returns every error.
 
 mod assembly;
 
@@ -167,6 +167,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// ```
     #[must_use]
     pub fn observer(self, observer: impl Fn(&ServerEvent<'_>) + Send + Sync + 'static) -> Self {
+        // This one gets all that it needs with each event, and not the context.
         self.observer_of(Box::new(|_context| Box::new(observer)))
     }
 

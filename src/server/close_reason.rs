@@ -92,6 +92,7 @@ pub(super) fn reason_of(
 /// If so, the close lingers, because closing a socket with unread input resets the connection, and the peer may lose
 /// the answer.
 pub(super) fn may_be_early(reason: CloseReason) -> bool {
+    // Of a completed request the transport itself sees whether input is left.
     matches!(
         reason,
         CloseReason::Failed

@@ -1,7 +1,7 @@
 //! The budget of descriptors: `Limits::live` is lowered to the number of requests that the process has descriptors for.
 //!
-//! Without it a server with too few descriptors would accept clients and fail in their handlers, at the first file that one
-//! opens. With it they wait in the accept queue, where a balancer sees them, and the operator is told once.
+//! Without it a server with too few descriptors would accept clients and fail in their handlers, at the first file that
+//! one opens. With it they wait in the accept queue, where a balancer sees them, and the operator is told once.
 //!
 //! ```text
 //!   RLIMIT_NOFILE - open - spare - lingering     1,024 - 24 - 32 - 256
@@ -62,6 +62,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         // More may be open than are allowed: a limit that is lowered closes nothing.
         let left = allowed.saturating_sub(open + SPARE_DESCRIPTORS + lingering);
         let room = usize::try_from(left).unwrap_or(usize::MAX) / each;
+        // One at least, or nothing would ever be served: descriptors that are spare now may do for it.
         if let Some(lowered) = self.core.context.budget_descriptors(room.max(1)) {
             let lowered = lowered_live(&self.limits(), lowered);
             // Show the arithmetic.

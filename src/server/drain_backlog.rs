@@ -216,8 +216,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         while let Some(job) = self.core.backlog.next() {
             // Without room in time the request is refused, and not dropped: its client has connected.
             let room = self.wait_for_room(until)?;
-            // Under `Inline`, earlier requests of the backlog have used up some of the time. Or the deadline
-            // of a drain has cut it off while it waited here.
+            // Under `Inline`, earlier requests of the backlog have used up some of the time. Or the deadline of a drain
+            // has cut it off while it waited here.
             let is_cut_off = job.ticket.entry().cut() == Some(Cut::Forced);
             let late = is_cut_off || until.is_some_and(|until| Instant::now() >= until);
             job.announce();

@@ -226,8 +226,8 @@ struct ServedHere {
     interrupted: Repeats,
 }
 
-/// In the parent, before each fork. Has children that are forked from here on take SIGTERM, by which the parent tells them of a drain, and Ctrl-C, which
-/// a terminal sends to all, if the parent takes it. In the parent nothing changes.
+/// In the parent, before each fork. Has children that are forked from here on take SIGTERM, by which the parent tells
+/// them of a drain, and Ctrl-C, which a terminal sends to all, if the parent takes it. In the parent nothing changes.
 fn prepare_signals(context: &Arc<ServerContext>) {
     static SIGTERM: Once = Once::new();
     static SIGINT: Once = Once::new();
@@ -358,6 +358,7 @@ impl<T: Transport> AnyServer for Core<T> {
 /// The server with this context, if it is one of this crate's and still there. For the desk of handovers, which has only
 /// the context of servers whose types are erased.
 pub(super) fn find(context: &ServerContext) -> Option<Arc<dyn AnyServer>> {
+    // Collected first: if a reference becomes the last one meanwhile, its drop takes this very lock (`unregister`).
     let all: Vec<_> = SERVERS.lock().iter().filter_map(Weak::upgrade).collect();
     all.into_iter().find(|server| ptr::eq(server.context(), context))
 }

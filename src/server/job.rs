@@ -157,6 +157,7 @@ impl<T: Transport> TypedJob<T> {
 
     /// Turns the request away: an orderly end, and no handler.
     pub(super) fn reject(self) {
+        // An observer or a transport that closes this server from here must not wait for this request.
         let _serving = start_serving(&self.core.context);
         let mut request = None;
         let (made, open) = self.make_request(&mut request);

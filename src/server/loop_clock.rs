@@ -51,6 +51,7 @@ impl LoopClock {
 
     /// From here on the loop goes on for this time, and then stops.
     pub(super) fn begin_lame_duck(&mut self, time: Duration) {
+        // One without an end lasts as long as the clock can count: until a `shutdown`.
         self.lame_duck = Some(wait::moment_after(Instant::now(), time));
         self.set_next();
     }

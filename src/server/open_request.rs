@@ -112,8 +112,8 @@ impl<T: Transport> OpenRequest<T> {
         let mut ran = None;
         let factory = &self.core.factory;
         let made = catch_panic(|| {
-            // The factory lends the handler, so that it stays on this stack, without an allocation. It is dropped before this
-            // returns, also after a panic.
+            // The factory lends the handler, so that it stays on this stack, without an allocation. It is dropped
+            // before this returns, also after a panic.
             factory.finish_request(&mut |handler| ran = Some(run_handler(handler, request)));
             Ok(())
         });

@@ -20,8 +20,9 @@
 //! server (so that nothing is changed for a run that cannot be), the process's limits, the signals' actions, their
 //! unblocking, the seats in the run group. The raised limit of descriptors and the default of SIGCHLD stay.
 //!
-//! A signal's action runs on whichever thread the kernel picks, in the middle of anything. It only stores to atomics and
-//! writes to events (`ShutdownHandle::retire`, `Orders::give_reload`); everything else is done by the thread that wakes.
+//! A signal's action runs on whichever thread the kernel picks, in the middle of anything. It only stores to atomics,
+//! writes to events (`ShutdownHandle::retire`, `Orders::give_reload`) and may end the process; everything else is done by the
+//! thread that wakes.
 
 use std::io;
 use std::panic::resume_unwind;
@@ -136,7 +137,7 @@ pub fn run_all(
         let mut result = Ok(());
         for (server, claim) in servers.iter().zip(&claims) {
             let serve = || {
-                // The claim was made by the calling thread, and the run begins on this one.
+                // The claim was made by the calling thread, and the run begins on this one, which alone may begin it.
                 claim.take_over();
                 let close = || server.server_close_within(grace);
                 let (served, report) = serve_and_close(&**server, close);
@@ -186,8 +187,8 @@ fn claim(server: &dyn BaseServer) -> Result<Claim> {
     server.shutdown_handle().runs().claim(&server.server_address())
 }
 
-/// Serves and closes. There is a report in any case, also of a run that has failed. If a handler returns a `Fatal` in the drain, after the run, that is the error of the run as
-/// well.
+/// Serves and closes. There is a report in any case, also of a run that has failed. If a handler returns a `Fatal` in
+/// the drain, after the run, that is the error of the run as well.
 fn serve_and_close(
     server: &dyn BaseServer,
     close: impl Fn() -> DrainReport + Sync,
@@ -342,8 +343,8 @@ impl Signals {
         Ok(())
     }
 
-    /// Unblocks the signals, in this thread alone: others keep the masks that the program gave them. Called after the actions are registered, because a signal may be pending already, and
-    /// must then stop the server in order.
+    /// Unblocks the signals, in this thread alone: others keep the masks that the program gave them. Called after the
+    /// actions are registered, because a signal may be pending already, and must then stop the server in order.
     fn let_through(&mut self) {
         let mut signals = vec![libc::SIGINT, libc::SIGTERM];
         signals.extend(self.taken.iter().map(|(signal, _)| *signal).filter(|s| *s == libc::SIGHUP));

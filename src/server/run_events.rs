@@ -101,6 +101,7 @@ impl<T: Transport> Core<T> {
         let server_address = &self.context.server_address();
         self.tell(&ServerEvent::Reloaded { server_address, error: failed.as_ref() });
         drop(drop_catching(failed));
+        // Also after a failure: the service goes on as it was, and the service manager must not wait.
         if let Some(seat) = &seat {
             seat.reloaded();
         }

@@ -109,6 +109,7 @@ impl<T: Transport> Core<T> {
 
     /// Reports a step before the handler that has failed. A child notes the text for its parent.
     pub(super) fn tell_of_preface(&self, entry: &Entry, error: &HandlerError) {
+        // Its text costs an allocation, and only an observer in the parent would read it.
         if self.is_observed() && self.context.role().is_child() {
             entry.note_failed_step(chain(&**error));
         }

@@ -53,8 +53,8 @@ pub(super) struct WorkerAcceptor {
     listener: Mutex<ListenerCopy>,
 }
 
-/// A duplicate of the listener's descriptor, by which it is in both epoll sets. The transport may close its own at any time; a worker that waits here
-/// still wakes, and its accept fails.
+/// A duplicate of the listener's descriptor, by which it is in both epoll sets. The transport may close its own at any
+/// time; a worker that waits here still wakes, and its accept fails.
 #[derive(Debug, Default)]
 struct ListenerCopy {
     /// None before the first worker accepts, and after the close.
