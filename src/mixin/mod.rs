@@ -172,6 +172,7 @@ pub trait Mixin: Send + Sync + 'static {
     /// ended accepting when all of them have returned, and then `serve` returns. It owns all that it uses, so that it may be
     /// given to a thread or a coroutine; called after its run it does nothing.
     fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
+        // One loop, in the thread that has called `serve_forever`.
         accept_loop()
     }
 
@@ -304,6 +305,7 @@ impl Job {
     /// Ends the request without running it: the `overflow` hook may answer, or `handle_error` gets the reason, and the
     /// connection is closed in order.
     pub fn refuse(mut self, why: Refused) {
+        // Out of the job, whose drop then releases nothing.
         if let Some(work) = self.work.take() {
             work.refuse(why);
         }
@@ -360,6 +362,8 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
+        // A mixin may lose a job, by a panic or with a queue that it drops. Its connection and its permit are given back
+        // nevertheless.
         if let Some(work) = self.work.take() {
             work.release();
         }
@@ -384,6 +388,7 @@ pub struct Inline;
 
 impl Mixin for Inline {
     fn process_request(&self, job: Job) {
+        // How it has ended is for the server to count.
         job.run();
     }
 

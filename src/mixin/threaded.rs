@@ -79,12 +79,14 @@ impl Mixin for Workers {
     }
 
     fn process_request(&self, job: Job) {
+        // The first one makes the queue, and its threads.
         self.queue().process_request(job);
     }
 
     /// With `Refuse` the loop accepts at the limit too, so that clients hear of it.
     fn ready(&self) -> bool {
         let QueueSettings { gate, when_full, .. } = &self.settings;
+        // The gate notes that a loop waits only when it is asked and is closed.
         *when_full == WhenFull::Refuse || gate.as_ref().is_none_or(|gate| gate.is_open())
     }
 
@@ -133,6 +135,7 @@ impl Mixin for Workers {
         // no thread.
         let queue = self.queue();
         queue.close();
+        // Daemon threads go on: the close is over when the queue is closed.
         if self.block_on_close() {
             queue.group.wait_until_gone(deadline);
         }

@@ -83,6 +83,7 @@ impl Threading {
     /// gets a new thread.
     #[must_use]
     pub fn keep(mut self, time: Duration) -> Self {
+        // It always is.
         if let Size::Growing { keep, .. } = &mut self.workers.settings.size {
             *keep = time;
         }

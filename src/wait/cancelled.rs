@@ -32,6 +32,7 @@ impl Cancelled {
     /// Whether this error, or its cause, is a cancellation.
     #[must_use]
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+        // Also one that the program, or an adapter of std, has wrapped: along the sources.
         peer_fault::find(error)
     }
 

@@ -82,7 +82,9 @@ impl Drop for FlushPromise {
         if self.outermost {
             flush();
             // At the end of a thread the list may be gone already.
-            let _ = DEFERRED.try_with(RefCell::take);
+            let left = DEFERRED.try_with(RefCell::take).ok().flatten().unwrap_or_default();
+            // The flush itself has deferred something: there is no later one. Without a promise this one defers nothing.
+            left.iter().for_each(|what| what.flush());
         }
     }
 }
@@ -161,6 +163,28 @@ mod tests {
         fn flush(&self) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    /// Defers another one when it is flushed, as an outbox does that is listed by what its flush calls.
+    struct DefersAnother(Arc<dyn Flush>);
+
+    impl Flush for DefersAnother {
+        fn flush(&self) {
+            if !flush_before_waiting(&self.0) {
+                self.0.flush();
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_flush_of_a_promise_leaves_nothing_that_it_has_deferred_itself() {
+        let counted = Arc::new(CountedFlush::default());
+        let defers: Arc<dyn Flush> = Arc::new(DefersAnother(Arc::clone(&counted) as _));
+        let promise = FlushPromise::start();
+        assert!(flush_before_waiting(&defers));
+        drop(promise);
+        assert_eq!(counted.0.load(Ordering::SeqCst), 1);
+        assert!(!flush_before_waiting(&defers), "the promise is over");
     }
 
     #[test]

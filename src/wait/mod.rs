@@ -215,6 +215,7 @@ pub fn sleep(duration: Duration) {
     // Again and again: a wait may come back early.
     while Instant::now() < until {
         if let Err(error) = any(&[], Some(until)) {
+            // It ends early, and has no result to say so.
             if Cancelled::find(&error).is_some() {
                 return;
             }

@@ -40,6 +40,7 @@ pub struct Waiting<'a> {
 impl Waiting<'_> {
     /// The same wait, for poll(2): where the thread itself has to wait.
     pub(crate) fn poll_fd(&self) -> PollFd {
+        // Errors and hang-ups are reported for both.
         match self.interest {
             Interest::Read => PollFd::readable(self.fd),
             Interest::Write => PollFd::writable(self.fd),
@@ -136,6 +137,7 @@ pub trait Parker {
 
 thread_local! {
     /// The parker of this thread. Borrowed for moments only, never across a call of the parker.
+    // `const`: an access need not look whether it has been initialised. It is still one that is dropped with the thread.
     static PARKER: RefCell<Option<Rc<dyn Parker>>> = const { RefCell::new(None) };
 }
 

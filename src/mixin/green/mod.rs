@@ -387,6 +387,7 @@ impl Mixin for Green {
     fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
         let group =
             self.group().map_err(|error| Error::io("start the workers of", "Green", error))?;
+        // This thread only waits: the loop is a coroutine of a worker.
         group.acceptors.run(&group, &accept_loop)
     }
 
@@ -416,6 +417,7 @@ impl Mixin for Green {
     }
 
     fn force(&self) {
+        // Each worker cancels its own coroutines, which no other thread may touch.
         if let Some(group) = self.started() {
             group.tell_all(|| Message::Cancel);
         }
