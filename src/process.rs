@@ -161,6 +161,7 @@ impl OwnerProcess {
 
     /// Whether this process is the owner. Asks the system, which a signal's action may do, too.
     pub(crate) fn is_this_process(&self) -> bool {
+        // Not the noted number: a child that has noted nothing yet would take its parent's for its own.
         self.process.load(Ordering::SeqCst) == std::process::id()
     }
 

@@ -77,6 +77,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if wait_for == WaitFor::Requests && !context.role().is_child() {
             self.lame_duck();
         }
+        // The service manager was told a time at the beginning of the lame duck; from here on it is the grace alone.
         if let Some(seat) = context.seat() {
             seat.extend(grace);
         }

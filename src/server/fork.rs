@@ -150,6 +150,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
                 CloseReason::Fatal => fatal_of(&core.context),
                 _ => open.entry.failed_step(),
             };
+            // Of a cut the parent knows: a child that is cut off does not come here.
             leave(ChildEnd { reason, text, stop: stop && !asked_before, cut_off: false })
         };
         process::no_return(Self::serve_by(ManuallyDrop::new(this), make, leave))

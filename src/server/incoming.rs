@@ -27,6 +27,7 @@ pub struct Incoming<'a> {
 
 impl<'a> Incoming<'a> {
     pub(super) fn new(ticket: &'a Ticket, connection: Option<BorrowedFd<'a>>) -> Self {
+        // Empty, and without an allocation: most hooks leave nothing.
         Self { ticket, connection, extension: RefCell::default() }
     }
 

@@ -346,6 +346,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if kind == RunKind::Forever {
             let prepared = self.mixin.prepare().and_then(|()| self.budget_descriptors());
             if let Err(error) = prepared {
+                // An error of the run itself, which a handler may have caused before, comes first.
                 return begun.end().and(Err(error));
             }
             self.core.tell_of_ready();

@@ -51,6 +51,7 @@ thread_local! {
 
 /// Called by the default of each [`LoopHook`].
 pub(super) fn is_default<H: ?Sized + 'static>() {
+    // Read by `call`, on the same thread, when the hook has returned.
     RAN.set(Some(TypeId::of::<H>()));
 }
 

@@ -16,5 +16,6 @@ pub(super) fn start_serving(context: &Arc<ServerContext>) -> Serving {
 
 /// Whether this thread runs a request of this server.
 pub(super) fn is_serving(context: &Arc<ServerContext>) -> bool {
+    // A thread that works for a handler (`park::offload`) counts as well.
     wait::is_serving(Arc::as_ptr(context).addr())
 }

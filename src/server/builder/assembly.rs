@@ -161,6 +161,7 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
     ) -> Result<Server<T, M>> {
         let transport = T::from_fd(fd.into(), &self.settings.options)?;
         let server = self.make(transport, handler)?;
+        // There is no bind, which would tell it.
         server.core.context.set_address(server.core.transport.server_address());
         server.server_activate()?;
         Ok(server)
