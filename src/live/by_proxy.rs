@@ -86,7 +86,8 @@ impl ByProxy {
         self.told.get()?.as_ref()
     }
 
-    /// The request is over: keeps what is known, and clears the row. Called in the parent, before the slot is free.
+    /// The request is over: keeps what is known, and clears the row. Called in the parent, before the slot is free: until then
+    /// the row counts against its client.
     pub(super) fn end(&self) {
         if let Some(common) = &self.common {
             // For events after the end, such as that of the request's own end.
@@ -95,7 +96,8 @@ impl ByProxy {
         }
     }
 
-    /// Whether the children count the requests of each peer, in place of this list.
+    /// Whether the children count the requests of each peer, in place of this list: each of them knows its own client, and
+    /// sees the others' rows.
     pub(super) fn is_common(&self) -> bool {
         self.common.is_some()
     }
@@ -147,7 +149,7 @@ impl Entry {
         self.arrival.by_proxy.as_ref().and_then(|by_proxy| by_proxy.proxied.get())
     }
 
-    /// Notes the header of the proxy.
+    /// Notes the header of the proxy. Nothing, if the peer is the client itself.
     pub(super) fn name_client(&self, header: Header) {
         if let Some(by_proxy) = &self.arrival.by_proxy {
             by_proxy.name(Proxied::new(self.arrival.peer.clone(), header));

@@ -2,6 +2,9 @@
 //!
 //! A table of rows is mapped when the server is made, and each row belongs to one slot of the live list: see `slots.rs` for
 //! its writers. A request takes the row of its slot with it, so that its worker needs no look at the list.
+//!
+//! There are three tables, because their rows are needed at different times: the counters by each request, the client only
+//! behind a proxy, the bytes in the clear only under TLS. A page of a table that nobody has written to takes no memory.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -118,17 +118,7 @@ pub fn serve_at<P: Program>(
     log::set_level(options.log_level);
     warn_of_proxies_everywhere(options);
     let in_turn = Arc::new(InTurn::default());
-    let mut servers: Vec<Arc<dyn BaseServer>> = Vec::new();
-    let mut listening = String::new();
-    for (endpoint, at) in places {
-        let server = bind(program, (&endpoint, at), options, &in_turn)?;
-        let address = server.server_address();
-        listening += &format!("listening on {}\n", program.address(&endpoint.at(&address)));
-        if !address.is_local() {
-            warn(&format!("{address} can be reached from other machines: {}", program.exposure()));
-        }
-        servers.push(server);
-    }
+    let (servers, mut listening) = bind_all(program, places, options, &in_turn)?;
     status::watch(&servers, handover.is_successor());
     let operator = Arc::new(Operator::new(servers.clone()));
     let control = options.control.as_ref();
@@ -174,14 +164,16 @@ pub fn serve_at<P: Program>(
     Ok(())
 }
 
-/// Adds the observer of the log and the hook of the control socket, if the command line asks for them, and the
-/// program's own hook.
-fn operated<T: Transport, M: Mixin>(
-    mut builder: Builder<T, M>,
+/// A builder with the mixin and the limits of the command line; with the observer of the log and the hook of the control
+/// socket, if it asks for them; and with the program's own hook.
+fn operated<T: Transport, P: Program>(
+    program: &P,
+    endpoint: &Endpoint,
     options: &ServeOptions,
     in_turn: &Arc<InTurn>,
-    stopping: Option<Box<dyn Fn() + Send + Sync>>,
-) -> Builder<T, M> {
+) -> Builder<T, Box<dyn Mixin>> {
+    let limits = options.limits(endpoint, program.limits());
+    let mut builder = Builder::new(options.make_mixin()).limits(limits);
     // Without a control socket nobody can raise the level later, and then no event is made.
     if options.control.is_some() || options.log_level == Level::Verbose {
         builder = builder.observer(log::observe).observer(control::observe);
@@ -190,7 +182,7 @@ fn operated<T: Transport, M: Mixin>(
         if options.control.is_some() {
             builder = builder.hooks(TurnHook(Arc::clone(in_turn))).poll_interval(control::EVERY);
         }
-    } else if let Some(stopping) = stopping {
+    } else if let Some(stopping) = program.stopping() {
         builder = builder.hooks(BeforeTheEnd(stopping));
     }
     if let Some(time) = options.idle_exit {
@@ -249,15 +241,19 @@ impl BaseServer for WithinItsLimits {
     }
 }
 
-/// Takes the clients' addresses from the headers of proxies, if the command line names proxies.
-fn behind_proxies<T: Transport<Request = StreamRequest>, M: Mixin>(
-    builder: Builder<T, M>,
+/// The same for connections: it takes the clients' addresses from the headers of proxies, if the command line names
+/// proxies, and has the program's TLS.
+fn of_streams<T: Transport<Request = StreamRequest>, P: Program>(
+    program: &P,
+    endpoint: &Endpoint,
     options: &ServeOptions,
-) -> Builder<T, M> {
-    match &options.proxy_from {
-        Some(from) => builder.proxy_protocol(from.clone()),
-        None => builder,
+    in_turn: &Arc<InTurn>,
+) -> Builder<T, Box<dyn Mixin>> {
+    let mut builder = operated(program, endpoint, options, in_turn);
+    if let Some(from) = &options.proxy_from {
+        builder = builder.proxy_protocol(from.clone());
     }
+    encrypted(builder, program.tls())
 }
 
 /// Warns of a network without a prefix: it contains all clients, and each of them can send a header with any address.
@@ -289,6 +285,29 @@ fn out_of_reach(endpoint: &Endpoint, options: &ServeOptions) -> Option<Failure> 
     Some(Failure::Usage(format!("cannot serve {endpoint} behind a proxy: {why}")))
 }
 
+/// Binds all servers, and returns the lines that say where they listen. Warns of each address that other machines can
+/// reach.
+fn bind_all<P: Program>(
+    program: &P,
+    places: Vec<(Endpoint, BindAddress)>,
+    options: &ServeOptions,
+    in_turn: &Arc<InTurn>,
+) -> Result<(Vec<Arc<dyn BaseServer>>, String), Failure> {
+    let mut servers = Vec::new();
+    let mut listening = String::new();
+    for (endpoint, at) in places {
+        let server = bind(program, (&endpoint, at), options, in_turn)?;
+        let address = server.server_address();
+        listening += &format!("listening on {}\n", program.address(&endpoint.at(&address)));
+        if !address.is_local() {
+            warn(&format!("{address} can be reached from other machines: {}", program.exposure()));
+        }
+        servers.push(server);
+    }
+    Ok((servers, listening))
+}
+
+/// Binds a server to one address, by the transport that the address names.
 fn bind<P: Program>(
     program: &P,
     (endpoint, at): (&Endpoint, BindAddress),
@@ -298,61 +317,37 @@ fn bind<P: Program>(
     if let Some(failure) = out_of_reach(endpoint, options) {
         return Err(failure);
     }
-    let mixin = options.make_mixin();
-    let limits = options.limits(endpoint, program.limits());
-    let no_datagrams = || {
-        Failure::Usage(format!(
-            "cannot serve {endpoint}: this program needs a stream; give --bind HOST:PORT or unix:PATH"
-        ))
-    };
-    let tls = program.tls();
-    if tls.is_some() && endpoint.is_datagram() {
+    if program.tls().is_some() && endpoint.is_datagram() {
         let why = format!(
             "cannot serve {endpoint} with TLS, which needs connections: serve datagrams by another process"
         );
         return Err(Failure::Usage(why));
     }
+    let no_datagrams = || {
+        Failure::Usage(format!(
+            "cannot serve {endpoint}: this program needs a stream; give --bind HOST:PORT or unix:PATH"
+        ))
+    };
+    let tcp = SocketOptions::default().keepalive(KEEPALIVE);
+    let unix = SocketOptions::default().unlink_on_close(true);
     Ok(match endpoint {
         Endpoint::Tcp(_) => {
-            let builder = behind_proxies(Builder::<Tcp, _>::new(mixin), options);
-            let builder = operated(builder, options, in_turn, program.stopping()).limits(limits);
-            let builder = encrypted(builder, tls);
-            Arc::new(
-                builder
-                    .socket_options(SocketOptions::default().keepalive(KEEPALIVE))
-                    .bind(at, program.stream())?,
-            )
+            let builder = of_streams::<Tcp, P>(program, endpoint, options, in_turn);
+            Arc::new(builder.socket_options(tcp).bind(at, program.stream())?)
         }
         Endpoint::Unix(_) => {
-            let builder = behind_proxies(Builder::<UnixStream, _>::new(mixin), options);
-            let builder = operated(builder, options, in_turn, program.stopping()).limits(limits);
-            let builder = encrypted(builder, tls);
-            Arc::new(
-                builder
-                    .socket_options(SocketOptions::default().unlink_on_close(true))
-                    .bind(at, program.stream())?,
-            )
+            let builder = of_streams::<UnixStream, P>(program, endpoint, options, in_turn);
+            Arc::new(builder.socket_options(unix).bind(at, program.stream())?)
         }
         Endpoint::Udp(_) => {
             let handler = program.datagram().ok_or_else(no_datagrams)?;
-            let builder =
-                operated(Builder::<Udp, _>::new(mixin), options, in_turn, program.stopping());
-            Arc::new(builder.limits(limits).bind(at, handler)?)
+            let builder = operated::<Udp, P>(program, endpoint, options, in_turn);
+            Arc::new(builder.bind(at, handler)?)
         }
         Endpoint::Unixgram(_) => {
             let handler = program.datagram().ok_or_else(no_datagrams)?;
-            let builder = operated(
-                Builder::<UnixDatagram, _>::new(mixin),
-                options,
-                in_turn,
-                program.stopping(),
-            );
-            let builder = builder.limits(limits);
-            Arc::new(
-                builder
-                    .socket_options(SocketOptions::default().unlink_on_close(true))
-                    .bind(at, handler)?,
-            )
+            let builder = operated::<UnixDatagram, P>(program, endpoint, options, in_turn);
+            Arc::new(builder.socket_options(unix).bind(at, handler)?)
         }
     })
 }

@@ -144,24 +144,8 @@ impl Client {
         let mut screen = Screen::new(self.encoding);
         self.interrupted = false;
         loop {
-            while screen.is_free() {
-                match self.next_message()? {
-                    Some(Message::Stdout(bytes)) => screen.show(Printed::Stdout, &bytes),
-                    Some(Message::Stderr(bytes)) => screen.show(Printed::Stderr, &bytes),
-                    Some(Message::Notice(text)) => say(&printable(&text)),
-                    Some(Message::Room(more)) => {
-                        let more = usize::try_from(more).unwrap_or(usize::MAX);
-                        room = room.map(|room| room.saturating_add(more));
-                    }
-                    Some(Message::Ended(ended)) => {
-                        screen.finish().map_err(|error| cannot_show(&error))?;
-                        return Ok(ended);
-                    }
-                    Some(_) => {
-                        return Err(self.failed("sent a message that does not answer a command"));
-                    }
-                    None => break,
-                }
+            if let Some(ended) = self.show_answers(&mut screen, &mut room)? {
+                return Ok(ended);
             }
             let to_show = screen.waits_for();
             let heard = to_show.is_none().then(|| self.socket.as_fd());
@@ -194,6 +178,35 @@ impl Client {
                 screen.print_piece().map_err(|error| cannot_show(&error))?;
             }
         }
+    }
+
+    /// Shows the messages that have come, for as long as the screen takes them. Adds the room that the server gives to
+    /// `room`. Returns the end of the command, if that has come.
+    fn show_answers(
+        &mut self,
+        screen: &mut Screen,
+        room: &mut Option<usize>,
+    ) -> Result<Option<Ended>, Leave> {
+        while screen.is_free() {
+            match self.next_message()? {
+                Some(Message::Stdout(bytes)) => screen.show(Printed::Stdout, &bytes),
+                Some(Message::Stderr(bytes)) => screen.show(Printed::Stderr, &bytes),
+                Some(Message::Notice(text)) => say(&printable(&text)),
+                Some(Message::Room(more)) => {
+                    let more = usize::try_from(more).unwrap_or(usize::MAX);
+                    *room = room.map(|room| room.saturating_add(more));
+                }
+                Some(Message::Ended(ended)) => {
+                    screen.finish().map_err(|error| cannot_show(&error))?;
+                    return Ok(Some(ended));
+                }
+                Some(_) => {
+                    return Err(self.failed("sent a message that does not answer a command"));
+                }
+                None => break,
+            }
+        }
+        Ok(None)
     }
 
     /// Sends bytes of stdin, as many as the server allows. Returns how many it still allows; None at the end of

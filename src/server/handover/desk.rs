@@ -126,14 +126,15 @@ impl Desk {
         (desk, signal)
     }
 
-    /// Makes the desk known to its servers. They tell it when they serve, and a server that forks takes its turns.
+    /// Makes the desk known to its servers. They tell it when they serve, and a server that forks takes its turns. Called
+    /// once, before any of them serves. Servers beside the run do not know it: they may have served for long.
     pub(super) fn introduce(self: &Arc<Self>) {
         for server in self.sockets.servers().take(self.handles.len()) {
             server.meet_desk(self);
         }
     }
 
-    /// A server has begun to serve.
+    /// A server has begun to serve. Called by its loop, once for each run; it does not wait.
     pub(crate) fn serves(&self) {
         self.serving.fetch_add(1, Ordering::SeqCst);
         self.wake.notify();
@@ -175,7 +176,8 @@ impl Desk {
         }
     }
 
-    /// The descriptor and the deadline that end the wait for the next turn, beside [`wake`](Self::wake_event).
+    /// The descriptor and the deadline that end the wait for the next turn, beside [`wake`](Self::wake_event). Both are of the
+    /// present state, so they are asked for anew before each wait. The share keeps the descriptor open during the wait.
     pub(crate) fn waits(&self) -> (Option<Arc<OwnedFd>>, Option<Instant>) {
         if self.is_unasked() {
             return (None, None);

@@ -102,7 +102,8 @@ impl OwnSockets {
             targets.push(target);
             found.push((Socket { description, is_desk }, fd));
         }
-        // Before they are sent: a close must not end what the successor has.
+        // Before they are sent: a close must not end what the successor has. If the sending
+        // fails, they stay so until the successor has ended.
         self.set_holders(Holders::Both);
         // At least one message, even if there is no socket: the last one says that it is the last.
         let (mut rest, deadline) = (&found[..], Instant::now() + PASS);

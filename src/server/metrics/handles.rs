@@ -146,7 +146,7 @@ impl Handles {
 }
 
 /// Gives each figure its unit and its sentence, for exporters that show them. The table of `Builder::metrics` has the
-/// same names.
+/// same names. With several servers it is called for each, and says the same again.
 fn describe() {
     use Unit::{Bytes, Count, Seconds};
     let counters = [

@@ -157,8 +157,8 @@ fn conditions_are_those_of_the_oldest_compiler() {
 /// Not counting tests.
 const LONGEST_FILE: usize = 450;
 
-/// In the library, and in programs, which print and read options at length.
-const LONGEST_FUNCTIONS: [usize; 2] = [60, 70];
+/// In the library and in the programs.
+const LONGEST_FUNCTION: usize = 60;
 
 #[test]
 fn files_and_functions_are_short() {
@@ -177,8 +177,7 @@ fn files_and_functions_are_short() {
             let name = first_names(&code[at + 2..]).remove(0);
             let end = if name.is_empty() { None } else { closing_brace(code, at) };
             let lines = end.map_or(0, |end| line_of(code, end) - line_of(code, at) + 1);
-            let longest = LONGEST_FUNCTIONS[usize::from(!source.name.starts_with("src/"))];
-            if lines > longest {
+            if lines > LONGEST_FUNCTION {
                 wrong.push(format!("{}: {name} has {lines} lines", source.name));
             }
         }

@@ -81,6 +81,7 @@ impl Desk {
     /// The successor serves: this process accepts no more. `taken`: the numbers of the sockets that it has, all of them
     /// known. Its other copies it has closed.
     pub(super) fn hand_over(&self, applicant: &Applicant, process: u32, taken: &[u16]) {
+        // Each socket by itself: an operator may have taken an address out of the successor's command line.
         let passed = applicant.passed.iter().flatten();
         for (number, target) in passed.enumerate() {
             // A socket that the successor did not take, it has closed.
