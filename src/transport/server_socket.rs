@@ -98,21 +98,30 @@ impl ServerSocket {
         }
         let asked = kind.addresses(address)?;
         let socket = make(kind, &asked[0], options)?;
-        Ok(Self {
+        Ok(Self::new(kind, Origin::Made, socket, asked, options))
+    }
+
+    /// With a socket that has no file and that no predecessor has passed: `over` adds what is known beyond that.
+    fn new(
+        kind: SocketKind,
+        origin: Origin,
+        socket: Socket,
+        asked: Vec<Address>,
+        options: &SocketOptions,
+    ) -> Self {
+        let alone = (origin == Origin::Made).then(Moment::now);
+        let sharing = Sharing { holders: Holders::Alone, alone, predecessor_was_alone: false };
+        Self {
             fd: RwLock::new(Some(Arc::new(socket.into()))),
             kind,
-            origin: Origin::Made,
+            origin,
             activated: None,
             options: options.clone(),
             asked,
             bound: OnceLock::new(),
             file: Mutex::default(),
-            sharing: Mutex::new(Sharing {
-                holders: Holders::Alone,
-                alone: Some(Moment::now()),
-                predecessor_was_alone: false,
-            }),
-        })
+            sharing: Mutex::new(sharing),
+        }
     }
 
     /// See [`Bind::from_fd`](super::Bind::from_fd).
@@ -131,32 +140,19 @@ impl ServerSocket {
                 .prepare_tcp(&socket)
                 .map_err(|error| Error::io("set the options of", &bound, error))?;
         }
-        // For an internet address the kernel is asked each time. A socket that came unbound gets its port from
-        // `listen`.
-        let (bound, file) = match bound {
-            Address::Unix(path) => {
-                let file = file.map(|file| SocketFile::of_predecessors(&path, file, options));
-                (Address::Unix(path).into(), file)
-            }
-            _ => (OnceLock::new(), None),
-        };
-        // Until the predecessor has closed it, the socket and its file belong to both.
-        let is_passed = origin.inherited_as().is_some();
-        Ok(Self {
-            fd: RwLock::new(Some(Arc::new(socket.into()))),
-            kind,
-            origin,
-            activated,
-            options: options.clone(),
-            asked: vec![asked],
-            bound,
-            file: Mutex::new(file),
-            sharing: Mutex::new(Sharing {
-                holders: if is_passed { Holders::Both } else { Holders::Alone },
-                alone: None,
-                predecessor_was_alone: is_passed && alone,
-            }),
-        })
+        let mut this = Self::new(kind, origin, socket, vec![asked], options);
+        this.activated = activated;
+        // For an internet address the kernel is asked each time. A socket that came unbound gets its port from `listen`.
+        if let Address::Unix(path) = bound {
+            let file = file.map(|file| SocketFile::of_predecessors(&path, file, options));
+            (this.bound, this.file) = (Address::Unix(path).into(), Mutex::new(file));
+        }
+        if origin.inherited_as().is_some() {
+            // Until the predecessor has closed it, the socket and its file belong to both.
+            let (holders, predecessor_was_alone) = (Holders::Both, alone);
+            this.sharing = Mutex::new(Sharing { holders, alone: None, predecessor_was_alone });
+        }
+        Ok(this)
     }
 
     /// A share of the descriptor, which keeps it open. None if the socket is closed.
