@@ -135,3 +135,6 @@ pub use crate::wait::{
     Cancelled, Event, Installed, Interest, Parker, Slot, Waiting, flush, install, offload, shield,
     sleep,
 };
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,7 @@
 //! | `rlimit`, `thread_limit` | how many descriptors and threads there may be |
 //! | `clock` | the monotonic clock as a number |
 //! | `lent_once` | a closure with borrows, for a coroutine that its caller waits for |
+//! | `miri` | in tests under Miri: calls that it does not have |
 //! | `registers` | processor state that makes a thread switch slow |
 //!
 //! **Unsafe code** stands in this folder and nowhere else in the library; DESIGN.md (section 6) names the files. Each block
@@ -69,6 +70,8 @@ mod hangup;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/late_input.rs")]
 pub(crate) mod late_input;
 pub(crate) mod lent_once;
+#[cfg(all(test, miri))]
+mod miri;
 mod nonblocking_write;
 #[cfg_attr(
     not(any(target_os = "linux", target_os = "android")),
@@ -106,10 +109,13 @@ mod stdio;
 pub(crate) mod tcp_info;
 mod thread_limit;
 #[cfg_attr(
-    not(all(
-        target_os = "linux",
-        any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
-    )),
+    any(
+        miri,
+        not(all(
+            target_os = "linux",
+            any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
+        ))
+    ),
     path = "portable/uncancelled.rs"
 )]
 mod uncancelled;

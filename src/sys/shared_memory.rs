@@ -31,9 +31,11 @@ impl<const NUMBERS: usize> Common<NUMBERS> {
     /// [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html)
     pub(crate) fn new(count: usize) -> io::Result<Self> {
         let (bytes, access) = (Self::bytes(count), PROT_READ | PROT_WRITE);
+        // Miri has one process, and no memory that several share.
+        let sharing = if cfg!(miri) { libc::MAP_PRIVATE } else { MAP_SHARED };
         // SAFETY: new memory of the kernel's choice; nothing that is there is touched.
         let start =
-            unsafe { libc::mmap(ptr::null_mut(), bytes, access, MAP_SHARED | MAP_ANON, -1, 0) };
+            unsafe { libc::mmap(ptr::null_mut(), bytes, access, sharing | MAP_ANON, -1, 0) };
         match NonNull::new(start.cast()) {
             Some(rows) if start != MAP_FAILED => Ok(Self { rows, count }),
             _ => Err(io::Error::last_os_error()),

@@ -70,12 +70,25 @@ fn send_with(fd: BorrowedFd<'_>, buf: &[u8], flags: libc::c_int) -> io::Result<u
 
 /// How many bytes have arrived and are unread. Takes none of them.
 /// [ioctl(2)](https://man7.org/linux/man-pages/man2/ioctl.2.html), FIONREAD
+#[cfg(not(miri))]
 #[inline]
 pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let mut count: libc::c_int = 0;
     // SAFETY: FIONREAD writes an int, and the pointer is to a live one.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut count) })?;
     Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// The same with recv(2) and MSG_PEEK, for Miri, which has no FIONREAD: one byte at the most.
+#[cfg(miri)]
+pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let (mut byte, flags) = (0_u8, libc::MSG_PEEK | libc::MSG_DONTWAIT);
+    // SAFETY: the pointer and the length are those of one live byte.
+    let count = unsafe { libc::recv(fd.as_raw_fd(), (&raw mut byte).cast(), 1, flags) };
+    check_len(count).or_else(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => Ok(0),
+        _ => Err(error),
+    })
 }
 
 /// Ends one direction of a connection, or both.

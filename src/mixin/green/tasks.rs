@@ -116,17 +116,27 @@ pub(super) struct Tasks {
 impl Tasks {
     /// A new one, which waits in no queue yet.
     pub(super) fn add(&self, body: Body, request: Option<u64>, phase: CancelPhase) -> Rc<Task> {
+        self.add_with(Some(body), request, phase)
+    }
+
+    /// One without a coroutine, for the tests of what notes tasks and never runs them.
+    #[cfg(test)]
+    pub(super) fn add_empty(&self) -> Rc<Task> {
+        self.add_with(None, None, CancelPhase::None)
+    }
+
+    fn add_with(&self, body: Option<Body>, request: Option<u64>, phase: CancelPhase) -> Rc<Task> {
         let number = self.made.get() + 1;
         self.made.set(number);
         let mut all = self.all.borrow_mut();
         let task = Rc::new(Task {
             acceptor: match &body {
-                Body::Acceptor(coroutine) => Some(coroutine.handle()),
-                Body::Request(_) => None,
+                Some(Body::Acceptor(coroutine)) => Some(coroutine.handle()),
+                Some(Body::Request(_)) | None => None,
             },
             request: request.map_or(0, |number| number.wrapping_add(1)),
             cancellation: Cancellation::new(phase),
-            body: RefCell::new(Some(body)),
+            body: RefCell::new(body),
             state: Cell::new(TaskState::Queued),
             is_noted: Cell::new(false),
             deadline: Cell::new(None),

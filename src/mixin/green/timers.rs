@@ -85,3 +85,88 @@ impl Timers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mixin::green::tasks::Tasks;
+    use std::time::Duration;
+
+    /// What is due at a moment, by numbers.
+    fn due(timers: &Timers, now: Instant) -> Vec<u64> {
+        std::iter::from_fn(|| timers.take_due(now)).map(|task| task.number()).collect()
+    }
+
+    #[test]
+    fn a_task_is_due_once_at_the_deadline_that_it_set_last() {
+        let (tasks, timers, start) = (Tasks::default(), Timers::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let [one, two, three] = [(); 3].map(|()| tasks.add_empty());
+        assert!(timers.next().is_none() && due(&timers, at(100)).is_empty());
+        // Two at the same time; and one that moves on, and then back.
+        for task in [&one, &two, &three] {
+            timers.set(task, Some(at(5)));
+        }
+        timers.set(&three, Some(at(9)));
+        assert_eq!(timers.next(), Some(at(5)));
+        timers.set(&three, Some(at(3)));
+        assert_eq!((timers.next(), due(&timers, at(2))), (Some(at(3)), vec![]));
+        assert_eq!(due(&timers, at(3)), [three.number()]);
+        timers.set(&two, Some(at(7)));
+        assert_eq!(due(&timers, at(6)), [one.number()]);
+        assert_eq!(timers.next(), Some(at(7)));
+        // It waits without a deadline, and its entry comes up in vain.
+        timers.set(&two, None);
+        assert_eq!((due(&timers, at(8)), timers.next()), (vec![], None));
+        // It has ended, and nothing keeps it.
+        timers.set(&one, Some(at(9)));
+        timers.forget(&one);
+        timers.forget(&one);
+        assert_eq!(timers.next(), None);
+        assert_eq!(Rc::strong_count(&one), 2, "the list of tasks and this test");
+    }
+
+    /// The same as a list of deadlines that is searched, over many steps.
+    #[test]
+    fn it_is_the_same_as_a_list_that_is_searched() {
+        let (rounds, steps) = if cfg!(miri) { (2, 150) } else { (50, 2_000) };
+        for round in 0..rounds {
+            let (tasks, timers, start) = (Tasks::default(), Timers::default(), Instant::now());
+            let all: Vec<_> = (0..12).map(|_| tasks.add_empty()).collect();
+            let mut model: Vec<Option<u64>> = vec![None; all.len()];
+            let at = |millis| start + Duration::from_millis(millis);
+            let (mut random, mut now) = (round * 2 + 1, 0);
+            for _ in 0..steps {
+                // Numerical Recipes' generator.
+                random = (random * 1_664_525 + 1_013_904_223) % (1 << 32);
+                let (what, which) = (random >> 29, (random >> 20) as usize % all.len());
+                match what {
+                    0..=3 => model[which] = Some(now + (random >> 12) % 40),
+                    4 => model[which] = None,
+                    5 => {
+                        model[which] = None;
+                        timers.forget(&all[which]);
+                    }
+                    _ => now += (random >> 12) % 20,
+                }
+                if what < 6 {
+                    timers.set(&all[which], model[which].map(at));
+                    continue;
+                }
+                let mut expected: Vec<_> = (0..all.len())
+                    .filter(|task| model[*task].is_some_and(|deadline| deadline <= now))
+                    .map(|task| all[task].number())
+                    .collect();
+                let mut found = due(&timers, at(now));
+                for number in &found {
+                    model[*number as usize - 1] = None;
+                }
+                (expected.sort_unstable(), found.sort_unstable());
+                assert_eq!(found, expected, "round {round}");
+                let next = model.iter().flatten().min().map(|deadline| at(*deadline));
+                // It may be too early, for a deadline that has moved on; never too late.
+                assert!(next.is_none_or(|next| timers.next().is_some_and(|now| now <= next)));
+            }
+        }
+    }
+}

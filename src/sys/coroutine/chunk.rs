@@ -20,6 +20,10 @@ use libc::{
 
 use super::guard::{self, GuardKind, page_size};
 
+/// Miri knows only the first two.
+const FLAGS: libc::c_int =
+    MAP_PRIVATE | MAP_ANONYMOUS | if cfg!(miri) { 0 } else { MAP_NORESERVE | MAP_STACK };
+
 /// How a chunk is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -83,10 +87,9 @@ impl StackChunk {
     pub(super) fn map_with(count: usize, layout: Layout, guards: GuardKind) -> io::Result<Self> {
         let bytes = count.checked_mul(layout.stride).filter(|bytes| *bytes > 0);
         let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
-        let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK;
         // SAFETY: the kernel chooses an unused place, so no other memory changes.
         let start =
-            unsafe { libc::mmap(ptr::null_mut(), bytes, PROT_READ | PROT_WRITE, flags, -1, 0) };
+            unsafe { libc::mmap(ptr::null_mut(), bytes, PROT_READ | PROT_WRITE, FLAGS, -1, 0) };
         let start = match NonNull::new(start.cast::<u8>()) {
             Some(found) if start != MAP_FAILED => found,
             _ => return Err(io::Error::last_os_error()),
