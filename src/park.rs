@@ -135,6 +135,3 @@ pub use crate::wait::{
     Cancelled, Event, Installed, Interest, Parker, Slot, Waiting, flush, install, offload, shield,
     sleep,
 };
-
-#[cfg(test)]
-mod tests;

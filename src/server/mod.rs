@@ -54,6 +54,8 @@ mod server_permit;
 #[cfg_attr(not(feature = "tracing"), path = "no_spans.rs")]
 mod spans;
 mod tell;
+#[cfg(test)]
+mod under_parkers;
 mod worker_accept;
 
 use std::fmt;

@@ -92,9 +92,9 @@ mod tests {
     use crate::mixin::green::tasks::Tasks;
     use std::time::Duration;
 
-    /// What is due at a moment, by numbers.
+    /// The numbers of the tasks that are due.
     fn due(timers: &Timers, now: Instant) -> Vec<u64> {
-        std::iter::from_fn(|| timers.take_due(now)).map(|task| task.number()).collect()
+        std::iter::from_fn(|| timers.take_due(now)).map(|task| task.number).collect()
     }
 
     #[test]
@@ -105,21 +105,21 @@ mod tests {
         assert!(timers.next().is_none() && due(&timers, at(100)).is_empty());
         // Two at the same time; and one that moves on, and then back.
         for task in [&one, &two, &three] {
-            timers.set(task, Some(at(5)));
+            timers.set(task, at(5));
         }
-        timers.set(&three, Some(at(9)));
+        timers.set(&three, at(9));
         assert_eq!(timers.next(), Some(at(5)));
-        timers.set(&three, Some(at(3)));
+        timers.set(&three, at(3));
         assert_eq!((timers.next(), due(&timers, at(2))), (Some(at(3)), vec![]));
-        assert_eq!(due(&timers, at(3)), [three.number()]);
-        timers.set(&two, Some(at(7)));
-        assert_eq!(due(&timers, at(6)), [one.number()]);
+        assert_eq!(due(&timers, at(3)), [three.number]);
+        timers.set(&two, at(7));
+        assert_eq!(due(&timers, at(6)), [one.number]);
         assert_eq!(timers.next(), Some(at(7)));
         // It waits without a deadline, and its entry comes up in vain.
-        timers.set(&two, None);
+        two.deadline.set(None);
         assert_eq!((due(&timers, at(8)), timers.next()), (vec![], None));
         // It has ended, and nothing keeps it.
-        timers.set(&one, Some(at(9)));
+        timers.set(&one, at(9));
         timers.forget(&one);
         timers.forget(&one);
         assert_eq!(timers.next(), None);
@@ -150,12 +150,15 @@ mod tests {
                     _ => now += (random >> 12) % 20,
                 }
                 if what < 6 {
-                    timers.set(&all[which], model[which].map(at));
+                    match model[which] {
+                        Some(deadline) => timers.set(&all[which], at(deadline)),
+                        None => all[which].deadline.set(None),
+                    }
                     continue;
                 }
                 let mut expected: Vec<_> = (0..all.len())
                     .filter(|task| model[*task].is_some_and(|deadline| deadline <= now))
-                    .map(|task| all[task].number())
+                    .map(|task| all[task].number)
                     .collect();
                 let mut found = due(&timers, at(now));
                 for number in &found {
