@@ -115,7 +115,9 @@ fn the_halves_of_a_request_wait_beside_each_other() {
         (read?, written?);
         Ok(write!(request, "{text}")?)
     });
-    for spawns in [Spawns::Never, Spawns::AtOnce, Spawns::Later] {
+    let all = [Spawns::AtOnce, Spawns::Later, Spawns::Never];
+    // The last one is a plain thread, which would wait in a call for an end that has come with bytes: see `read_to_end`.
+    for spawns in all.into_iter().take(if cfg!(miri) { 2 } else { 3 }) {
         let (client, job) = fixture.connect();
         (&client).write_all(b"some bytes").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
