@@ -164,7 +164,8 @@ mod tests {
                 for number in &found {
                     model[*number as usize - 1] = None;
                 }
-                (expected.sort_unstable(), found.sort_unstable());
+                expected.sort_unstable();
+                found.sort_unstable();
                 assert_eq!(found, expected, "round {round}");
                 let next = model.iter().flatten().min().map(|deadline| at(*deadline));
                 // It may be too early, for a deadline that has moved on; never too late.

@@ -1,6 +1,8 @@
 //! Tests of a program's own parkers: waits that end as the parker has it, and requests that change hands meanwhile. Safe code
 //! that reaches the library's `unsafe`; all of them run under Miri as well.
 
+#![allow(clippy::unit_arg, reason = "a step of a script is one line")]
+
 mod swapped;
 mod waits;
 

@@ -112,7 +112,8 @@ fn the_halves_of_a_request_wait_beside_each_other() {
         let mut text = String::new();
         let (read, written) =
             join(|| output.write_all(b"go on\n"), || input.read_to_string(&mut text))?;
-        (read?, written?);
+        read?;
+        written?;
         Ok(write!(request, "{text}")?)
     });
     let all = [Spawns::AtOnce, Spawns::Later, Spawns::Never];
