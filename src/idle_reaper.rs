@@ -4,10 +4,11 @@
 //! That would cost a twentieth of a short request, for a limit that hardly any request reaches. So a thread that
 //! waits for `Limits::idle` has no timer. Instead the reaper looks at the live list eight times per limit.
 //!
-//! Some waits are not the reaper's. A coroutine's wait ends by the clock of its parker. A limit below
-//! [`SHORTEST_REAPED`] is kept by the kernel, exactly. A wait for the rest of a TLS record has its own bound
-//! (`request/raw_status.rs`). And a process under `Forking` must start no thread. [`IdleReaper::covers`] decides, once
-//! for each request.
+//! Coroutines are left to it as well: their parker keeps no timer for such a wait either.
+//!
+//! Some waits are not the reaper's. A limit below [`SHORTEST_REAPED`] is kept by the wait itself, exactly. A wait for the
+//! rest of a TLS record has its own bound (`request/raw_status.rs`). And a process under `Forking` must start no thread.
+//! [`IdleReaper::covers`] decides, once for each request.
 //!
 //! ```text
 //! first request        covers: starts the thread, is_on = true

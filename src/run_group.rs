@@ -204,7 +204,8 @@ impl Seat {
     /// The close of the server takes this time at the most, from now on. Told anew when the lame duck is over, which may
     /// have been cut short.
     pub(crate) fn extend(&self, at_most: Duration) {
-        if self.group.state.lock().is_stopping() {
+        let state = self.group.state.lock();
+        if state.is_stopping() {
             self.group.tell(&extend(at_most));
         }
     }

@@ -3,8 +3,8 @@
 //!
 //! It lives until the last of these is gone: the server, its accept loop, its requests, the tickets that they have left
 //! behind. It holds no part of the transport, the mixin or the handlers, so that none of these is kept alive by a request
-//! that lasts. All its parts may be used by any thread at any time; the lock of `changing_limits` is taken before that of
-//! the live list, and no other two are held together.
+//! that lasts. All its parts may be used by any thread at any time; the lock of `changing_limits` is taken before those of
+//! the live list and of the rate, and no other two are held together.
 //!
 //! Two budgets lower `Limits::live`: descriptors, known when a run begins, and workers, known when the mixin finds its
 //! bound. The limit in force is the least of the three, and each change of one of them computes it anew

@@ -125,7 +125,7 @@ impl WriteStall {
         if unacknowledged != self.unacknowledged {
             (self.since, self.unacknowledged) = (now, unacknowledged);
         }
-        // Doubled, so that a long limit costs few system calls: six looks until the pause is the longest.
+        // Doubled, so that a long limit costs few system calls: four looks until the pause is the longest.
         self.pause = self.pause.saturating_mul(2).min(self.timeout.stall / LONGEST_LOOK_PAUSE);
         self.look_at = now.checked_add(self.pause);
     }

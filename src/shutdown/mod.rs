@@ -18,9 +18,9 @@
 //!
 //! Permitted callers:
 //!
-//! - **A signal's action**: `order_reload`, `request_retire`, `request_stop`, `stop_requested`, `begin_drain`, `end_first_reads`, `is_draining`,
-//!   `first_reads_are_over`. They store to atomics and write to an event. All others take the lock of the state, which
-//!   the thread that the signal interrupts may hold.
+//! - **A signal's action**: `orders.give_reload`, `request_retire`, `request_stop`, `stop_requested`, `begin_drain`,
+//!   `end_first_reads`, `is_draining`, `first_reads_are_over`. They store to atomics and write to an event. All others take
+//!   the lock of the state, which the thread that the signal interrupts may hold.
 //! - **The thread of a run**: `begin`, `end`. **A thread that accepts**: `enter_loop`, `enter_worker`, `leave_loop`.
 //! - **Any thread**: `close`, `claim`, `fail`, `wait_until_ended`, which returns at once on a thread that accepts: it
 //!   would wait for itself.

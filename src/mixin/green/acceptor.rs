@@ -22,8 +22,8 @@
 //! watchdog             thread that serves          worker 0, held             worker 1
 //! move_away:
 //!   retires the coroutine
-//!   start = 2, start_at = 1
-//!   changed ---------> Accept, start 2 ------------------------------------> into_coroutine: 2 is the newest
+//!   start + 1, start_at
+//!   changed ---------> Accept, with that start ----------------------------> into_coroutine: it is the newest
 //!   Retire ------------------------------------->  (in its inbox)             the loop accepts
 //!                                                  goes on: the loop unwinds, without a result
 //! ```

@@ -163,7 +163,8 @@ impl Meter {
     }
 
     /// Called with each event, by the thread that tells it: a worker, the accept loop, or another one. It may look at all
-    /// requests once a second, and otherwise takes no lock.
+    /// requests once a second. Otherwise it takes locks at the end of a request alone, for moments: that of the live list, to
+    /// see whether this was the last one, and then that of `told`.
     fn note(&self, event: &ServerEvent<'_>) {
         // Only an event of a server that is being dropped finds it gone.
         let Some(context) = self.context.upgrade() else { return };
