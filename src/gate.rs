@@ -219,9 +219,17 @@ impl Gate {
         // The first wait in a forked child: the event's descriptor is still shared with the parent.
         self.event.own_if_noted();
         // First announce the wait, then check again: see the diagram above.
-        self.settle();
+        let was_notified = self.take_notice();
         self.waiting.store(true, Ordering::SeqCst);
-        self.count() < self.max()
+        if self.count() >= self.max() {
+            return false;
+        }
+        // The wake-up that was cleared may have been for another loop of this server, which then slept on beside an open
+        // gate. If there is none, the event stays readable until the gate is found closed again.
+        if was_notified {
+            self.wake();
+        }
+        true
     }
 
     /// Becomes readable when there is room again after [`is_open`](Self::is_open) has returned false.
@@ -245,10 +253,17 @@ impl Gate {
     /// Makes the event unreadable again. A mixin with a gate calls it in its `service_actions`; until then every wait of
     /// the loop returns at once.
     pub fn settle(&self) {
+        self.take_notice();
+    }
+
+    /// Clears the event. True if it was readable.
+    fn take_notice(&self) -> bool {
         // With one loop no wake-up comes between the two lines: each takes `waiting` with it, and only the loop sets it again.
-        if self.notified.swap(false, Ordering::SeqCst) {
+        let was_notified = self.notified.swap(false, Ordering::SeqCst);
+        if was_notified {
             self.event.clear();
         }
+        was_notified
     }
 
     /// Wakes the loop if it waits. Any thread may call it.
@@ -278,7 +293,11 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::{hint, thread};
+
     use super::*;
+    use crate::sys;
 
     #[test]
     fn a_gate_admits_exactly_its_maximum_and_wakes_a_waiting_loop() {
@@ -291,6 +310,55 @@ mod tests {
         assert!(gate.event.is_set() && gate.is_open());
         gate.set_max(1);
         assert!(gate.try_enter().is_none());
+    }
+
+    /// Two loops of a server wait for room, and one change makes room for both. Each keeps its permit until the other one has
+    /// its own, so that no other wake-up comes. The one that clears the event must not take the other one's wake-up with it.
+    #[test]
+    fn two_loops_that_wait_for_room_both_get_in() {
+        const ROUNDS: u64 = 2_000;
+        let (gate, turn) = (Gate::new(0).unwrap(), Barrier::new(3));
+        let forgotten = Mutex::new(None);
+        // Read between turns only, so that all three threads see the same.
+        let goes_on = || forgotten.lock().is_none();
+        let spin = |times: u64| (0..times).for_each(|_| hint::spin_loop());
+        let enter = |round| loop {
+            if let Some(permit) = gate.is_open().then(|| gate.try_enter()).flatten() {
+                return permit;
+            }
+            let mut event = [sys::PollFd::readable(gate.event_fd())];
+            let deadline = Instant::now() + Duration::from_secs(5);
+            if !sys::poll(&mut event, Some(deadline)).unwrap() {
+                *forgotten.lock() = Some(round);
+            }
+        };
+        let run_loop = |step: u64| {
+            for round in (0..ROUNDS).take_while(|_| goes_on()) {
+                turn.wait();
+                spin(round * step % 1_009);
+                let permit = enter(round);
+                turn.wait();
+                drop(permit);
+                turn.wait();
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| run_loop(0));
+            scope.spawn(|| run_loop(7));
+            for round in (0..ROUNDS).take_while(|_| goes_on()) {
+                turn.wait();
+                spin(round * 5 % 1_013);
+                gate.set_max(2);
+                turn.wait();
+                gate.set_max(0);
+                turn.wait();
+            }
+        });
+        assert_eq!(
+            *forgotten.lock(),
+            None,
+            "the round in which a loop slept on beside an open gate"
+        );
     }
 
     #[test]

@@ -149,6 +149,20 @@ pub(crate) struct OwnerProcess {
 }
 
 impl OwnerProcess {
+    /// No process yet.
+    pub(crate) const fn nobody() -> Self {
+        Self { process: AtomicU32::new(0) }
+    }
+
+    /// Whether this process is the owner, which it becomes if there is none. Asks the system.
+    pub(crate) fn is_or_becomes_this_process(&self) -> bool {
+        let (this, order) = (std::process::id(), Ordering::SeqCst);
+        // The error is the owner.
+        self.process
+            .compare_exchange(0, this, order, order)
+            .map_or_else(|owner| owner == this, |_| true)
+    }
+
     /// This process, as the system says.
     pub(crate) fn this_process() -> Self {
         Self { process: AtomicU32::new(note()) }

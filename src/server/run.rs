@@ -98,7 +98,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 }
 
 /// Runs several servers, of different types if need be, as [`Server::run`] runs one: a thread for each,
-/// one Ctrl-C for all. When one of them ends with an error, all end. A single one runs in this thread.
+/// one Ctrl-C for all. When one of them ends with an error or a panic, all end. A single one runs in this thread.
 ///
 /// `ready` is called when signals are taken, and before anything is served: the moment to say that the
 /// program listens, because from here on a signal stops it in order.
@@ -109,6 +109,11 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 /// threads cannot be started; and if one of several servers forks, which needs a process with one thread. If another
 /// thread already serves one of them, or if one is listed twice, that is the error: then nothing is begun, and
 /// nothing is closed.
+///
+/// # Panics
+///
+/// If a hook or a mixin of the program's panics in one of them, after all servers are closed. (Handlers may panic: that ends
+/// their request.)
 pub fn run_all(
     servers: &[Box<dyn BaseServer + '_>],
     grace: Duration,
@@ -139,9 +144,11 @@ pub fn run_all(
             let serve = || {
                 // The claim was made by the calling thread, and the run begins on this one, which alone may begin it.
                 claim.take_over();
-                let close = || server.server_close_within(grace);
-                let (served, report) = serve_and_close(&**server, close);
-                served.inspect_err(|_| stop_all()).map(|()| report)
+                stopping_others(stop_all, || {
+                    let (served, report) =
+                        serve_and_close(&**server, || server.server_close_within(grace));
+                    served.map(|()| report)
+                })
             };
             let name = format!("serve {}", server.server_address());
             match thread::Builder::new().name(name).spawn_scoped(scope, serve) {
@@ -165,6 +172,14 @@ pub fn run_all(
         }
         result.map(|()| reports)
     })
+}
+
+/// Runs one of several servers. If it ends by an error or a panic, `stop_all` ends the others.
+fn stopping_others<R>(stop_all: impl Fn(), run: impl FnOnce() -> Result<R>) -> Result<R> {
+    let at_panic = OnDrop(&stop_all);
+    let result = run();
+    std::mem::forget(at_panic);
+    result.inspect_err(|_| stop_all())
 }
 
 /// Gives the servers of a run their seats in its group, until this is dropped. A later run of the same server begins

@@ -10,15 +10,20 @@
 //!
 //! The result is stored before the event is notified, and the event stays set: a coroutine that looks between the two finds
 //! the result either now or when it is woken.
+//!
+//! # After a fork
+//!
+//! A handler may fork while others offload. The child then has none of the threads, and perhaps a copy of a lock that one of
+//! them held. So each process has threads, queue and locks of its own: see [`OffloadThreads::of_this_process`]. The locks are
+//! std's, whose waiters are known to the kernel alone. parking_lot lists waiters in a table of the process: in the child it
+//! still lists the parent's, and a wake-up for one of them is lost.
 
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
 
 use super::entered_span::CallersSpan;
 use super::serving::Serving;
@@ -91,10 +96,14 @@ type Work = Box<dyn FnOnce() + Send>;
 struct OffloadThreads {
     /// The name of its threads.
     name: &'static str,
-    /// None until the first work comes. Never locked while work runs.
-    state: Mutex<Option<OffloadState>>,
+    /// The process that has the threads: the first one that asks.
+    owner: OwnerProcess,
+    /// Never locked while work runs.
+    state: Mutex<OffloadState>,
     /// Notified once for each work that is queued.
     queued: Condvar,
+    /// Those of a forked child, which the owner never looks at.
+    of_child: OnceLock<&'static Self>,
 }
 
 struct OffloadState {
@@ -102,13 +111,34 @@ struct OffloadState {
     /// How many threads there are, and how many of them wait for work.
     threads: usize,
     idle: usize,
-    /// The process that has the threads. A forked child has a copy of this value, but none of the threads.
-    owner: OwnerProcess,
 }
 
 impl OffloadThreads {
     const fn new(name: &'static str) -> Self {
-        Self { name, state: Mutex::new(None), queued: Condvar::new() }
+        let state = OffloadState { queue: VecDeque::new(), threads: 0, idle: 0 };
+        Self {
+            name,
+            owner: OwnerProcess::nobody(),
+            state: Mutex::new(state),
+            queued: Condvar::new(),
+            of_child: OnceLock::new(),
+        }
+    }
+
+    /// Those of this process. In a child they are new ones, which are never freed: a process of its own that is forked from a
+    /// handler is rare. The inherited ones stay as they are: their lock may be held for ever, and to drop the queued closures
+    /// would run the program's code in the wrong process.
+    fn of_this_process(&'static self) -> &'static Self {
+        let mut found = self;
+        while !found.owner.is_or_becomes_this_process() {
+            found = found.of_child.get_or_init(|| Box::leak(Box::new(Self::new(self.name))));
+        }
+        found
+    }
+
+    /// Nothing panics while it is locked.
+    fn lock(&self) -> MutexGuard<'_, OffloadState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs the work on a thread, and waits for it as a coroutine does. None: the deadline has passed. A plain thread does
@@ -126,7 +156,7 @@ impl OffloadThreads {
         let theirs = Arc::clone(&end);
         // Both are the coroutine's, read on its own thread. A close of the server by the work must not wait for the request that waits for the work.
         let (serving, span) = (Serving::inherit(), CallersSpan::current());
-        self.submit(Box::new(move || {
+        self.of_this_process().submit(Box::new(move || {
             // The coroutine has dropped its half: its request was cut off, or the time is over. A coroutine that does so right
             // after this look has its work done in vain.
             if Arc::strong_count(&theirs) == 1 {
@@ -137,11 +167,11 @@ impl OffloadThreads {
                 work()
             }));
             // If the coroutine has stopped waiting, both go with this closure.
-            *theirs.result.lock() = Some(result);
+            *theirs.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
             theirs.event.notify();
         }))?;
         loop {
-            let result = end.result.lock().take();
+            let result = end.result.lock().unwrap_or_else(PoisonError::into_inner).take();
             match result {
                 Some(Ok(result)) => return Ok(Some(result)),
                 Some(Err(payload)) => panic::resume_unwind(payload),
@@ -153,18 +183,7 @@ impl OffloadThreads {
 
     /// Queues the work, and starts a thread if more work waits than threads are free.
     fn submit(&'static self, work: Work) -> io::Result<()> {
-        let mut locked = self.state.lock();
-        if locked.as_ref().is_none_or(|state| !state.owner.is_this_process()) {
-            // The parent's queue is leaked here: to drop its closures would run the program's code in the wrong
-            // process.
-            std::mem::forget(locked.take());
-        }
-        let state = locked.get_or_insert_with(|| OffloadState {
-            queue: VecDeque::new(),
-            threads: 0,
-            idle: 0,
-            owner: OwnerProcess::this_process(),
-        });
+        let mut state = self.lock();
         state.queue.push_back(work);
         if state.queue.len() > state.idle && state.threads < MOST {
             match thread::Builder::new().name(self.name.into()).spawn(|| self.work()) {
@@ -184,22 +203,22 @@ impl OffloadThreads {
 
     /// The life of a thread.
     fn work(&self) {
-        let mut locked = self.state.lock();
-        // The queue is there: `submit` has made it, and only a forked child removes its copy.
-        while let Some(state) = &mut *locked {
+        let mut state = self.lock();
+        loop {
             if let Some(work) = state.queue.pop_front() {
-                drop(locked);
+                drop(state);
                 // A panic of the work is caught inside. This catches one in the drop of its captured values.
                 catch_and_drop(work);
-                locked = self.state.lock();
+                state = self.lock();
                 continue;
             }
             state.idle += 1;
-            // A notification and the end of KEEP may come together: so the queue is looked at once more.
-            let in_vain = self.queued.wait_for(&mut locked, KEEP).timed_out();
-            let Some(state) = &mut *locked else { return };
+            let waited = self.queued.wait_timeout(state, KEEP);
+            let (woken, end) = waited.unwrap_or_else(PoisonError::into_inner);
+            state = woken;
             state.idle -= 1;
-            if in_vain && state.queue.is_empty() {
+            // A notification and the end of KEEP may come together: so the queue is looked at once more.
+            if end.timed_out() && state.queue.is_empty() {
                 state.threads -= 1;
                 return;
             }
@@ -231,7 +250,7 @@ mod tests {
         for _ in 0..MOST {
             let held = Arc::clone(&held);
             let work = move || {
-                let _ = held.lock().recv();
+                let _ = held.lock().unwrap().recv();
             };
             THREADS.submit(Box::new(work)).unwrap();
         }
@@ -239,10 +258,7 @@ mod tests {
             let report = report.clone();
             THREADS.submit(Box::new(move || report.send(number).unwrap())).unwrap();
         }
-        {
-            let state = THREADS.state.lock();
-            assert_eq!(state.as_ref().unwrap().threads, MOST);
-        }
+        assert_eq!(THREADS.lock().threads, MOST);
         // One thread is free again, and runs the queue in its order.
         hold.send(()).unwrap();
         for number in 0..100 {

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use socketserver::mixin::Mixin;
@@ -11,11 +12,13 @@ use socketserver::monitor::ServerEvent;
 use socketserver::transport::Tcp;
 use socketserver::{
     BaseServer, Builder, HandlerResult, Inline, Pool, ServerContext, ServerHooks, StreamRequest,
-    TcpServer, Threading, UdpServer, datagram_fn, run_all, stream_fn,
+    TcpServer, Threading, ThreadingTcpServer, UdpServer, datagram_fn, run_all, stream_fn,
 };
 
 use crate::handlers::Diary;
-use crate::support::{StopOnPanic, alone, connect, exchange, inet, read_to_end, system};
+use crate::support::{
+    SOON, StopOnPanic, alone, connect, exchange, inet, read_to_end, soon, system,
+};
 
 /// Notes the hooks that are called, and can stop its own process by a signal in `ready`.
 struct Moments {
@@ -122,6 +125,35 @@ fn a_server_runs_beside_others_and_is_still_asked() {
         });
         assert_eq!(server.context().counts().completed, 1);
         assert!(!server.forks());
+    });
+}
+
+/// Panics in the accept loop, once the other server has served.
+struct PanicsWhen(Arc<AtomicBool>);
+
+impl ServerHooks for PanicsWhen {
+    fn service_actions(&self) {
+        assert!(!self.0.load(Ordering::SeqCst), "on purpose");
+    }
+}
+
+#[test]
+fn a_panic_in_the_loop_of_one_server_ends_those_beside_it() {
+    alone("ready::a_panic_in_the_loop_of_one_server_ends_those_beside_it", || {
+        let panics = Arc::new(AtomicBool::new(false));
+        let hooks = PanicsWhen(Arc::clone(&panics));
+        let bad = TcpServer::builder().hooks(hooks).bind("127.0.0.1:0", stream_fn(answer)).unwrap();
+        let good = Arc::new(ThreadingTcpServer::bind("127.0.0.1:0", stream_fn(answer)).unwrap());
+        let (to_bad, beside) = (inet(&bad), Arc::clone(&good));
+        let servers: Vec<Box<dyn BaseServer>> = vec![Box::new(Box::new(bad)), Box::new(good)];
+        let run = std::thread::spawn(move || run_all(&servers, SOON, || ()).map(drop));
+        assert_eq!(read_to_end(&mut connect(inet(&*beside))), b"here\n");
+        panics.store(true, Ordering::SeqCst);
+        // Wakes the loop.
+        let _client = TcpStream::connect(to_bad);
+        let payload = soon("the run", move || run.join()).expect_err("it goes on in `run_all`");
+        assert_eq!(payload.downcast_ref::<&str>(), Some(&"on purpose"));
+        assert!(beside.context().is_stopping());
     });
 }
 
