@@ -129,7 +129,7 @@
 //! # Stability
 //!
 //! As the rest of the crate: [`Interest`] and [`Waiting`] may get more values and fields, [`Parker`] may get methods
-//! with a default. Nothing in this crate implements a parker yet, so the two methods may still change before 1.0.
+//! with a default. The workers of `Green` are parkers by the same two methods. They may still change before 1.0.
 
 pub use crate::wait::{
     Cancelled, Event, Installed, Interest, Parker, Slot, Waiting, flush, install, offload, shield,

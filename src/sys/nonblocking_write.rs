@@ -31,8 +31,8 @@ pub(crate) fn write_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
         return in_pieces(bytes, bytes.len(), |piece| write(fd, piece));
     }
     // SAFETY: no pointers.
-    // A stream that is closed, or open for reading only, takes nothing; the write would be an error.
     let mode = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+    // A stream that is closed, or open for reading only, takes nothing; the write would be an error.
     if mode == -1 || mode & libc::O_ACCMODE == libc::O_RDONLY {
         return 0;
     }

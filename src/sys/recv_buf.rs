@@ -55,9 +55,10 @@ impl<'a> RecvBuf<'a> {
     }
 
     /// Receives once.
-    #[inline]
+    ///
     /// [recv(2)](https://man7.org/linux/man-pages/man2/recv.2.html), to the beginning of the memory. Zero means the
     /// end of the input, or a memory without room. A signal ends it with `Interrupted`.
+    #[inline]
     pub(crate) fn recv(&mut self, fd: BorrowedFd<'_>, mode: Mode) -> io::Result<usize> {
         if mode == Mode::Block {
             // Most likely the thread is about to leave the processor.

@@ -47,8 +47,8 @@ impl<const NUMBERS: usize> Common<NUMBERS> {
         count * size_of::<[AtomicU64; NUMBERS]>()
     }
 
-    #[inline]
     /// All rows. Only the atomics order the writes of several processes.
+    #[inline]
     pub(crate) fn rows(&self) -> &[[AtomicU64; NUMBERS]] {
         // SAFETY: the memory holds so many rows, begins at a page, is zero at first, which is a valid atomic,
         // and is unmapped when this is dropped.

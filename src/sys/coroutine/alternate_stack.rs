@@ -15,6 +15,10 @@ use crate::sys::check;
 ///
 /// A thread of std has one, and then this is nothing: unless the program had an action for SIGSEGV when it started (a
 /// sanitizer, for one), or was not started by Rust.
+///
+/// The kernel has one setting for each thread, and switches to it for handlers with SA_ONSTACK when a signal comes. A
+/// new thread begins with none, and a forked child has its parent's. The memory must stay until the thread has none set
+/// or another one: hence a guard, which the thread drops at its end.
 #[derive(Debug)]
 pub(crate) struct AlternateStack {
     /// The mapping, if std has none for this thread.
@@ -24,10 +28,16 @@ pub(crate) struct AlternateStack {
 }
 
 /// Room for the handler, for the one before it, and for the processor's state, which takes up to 11 KiB on some machines.
+///
+/// MINSIGSTKSZ of the headers is no guide: it was fixed before processors had AVX-512 and AMX.
 const BYTES: usize = 64 * 1024;
 
 impl AlternateStack {
     /// Makes sure that this thread has one. [sigaltstack(2)](https://man7.org/linux/man-pages/man2/sigaltstack.2.html)
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM, without memory for it or without a mapping. Overflows of this thread are then faults without a message.
     pub(super) fn ensure() -> io::Result<Self> {
         let own = if is_there()? { None } else { Some(make()?) };
         Ok(Self { own, _not_send: PhantomData })
@@ -39,6 +49,7 @@ fn is_there() -> io::Result<bool> {
     Ok(current()?.ss_flags & libc::SS_DISABLE == 0)
 }
 
+/// The setting of this thread.
 fn current() -> io::Result<libc::stack_t> {
     let mut found = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: 0, ss_size: 0 };
     // SAFETY: the pointer is to a live structure; the call only reads the setting.

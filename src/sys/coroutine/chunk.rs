@@ -9,6 +9,11 @@
 //!
 //! Address space only is reserved. A page takes memory when it is touched, and a stack has no guard before it is handed
 //! out for the first time.
+//!
+//! The mapping is private and anonymous ([mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html)): its pages are
+//! zero when they are first read, and a forked child has a copy of those that were written, made page by page when one
+//! of the two writes. `StackSlab` makes chunks and keeps them alive by an `Rc`, which each stack that is handed out
+//! holds as well. So the order in which a slab and its last coroutines end does not matter.
 
 use std::io;
 use std::ops::Range;
@@ -20,7 +25,9 @@ use libc::{
 
 use super::guard::{self, GuardKind, page_size};
 
-/// Miri knows only the first two.
+/// MAP_NORESERVE: Linux counts the whole mapping as promised otherwise, and may refuse it, though most of it is never touched
+/// (with `vm.overcommit_memory = 2` it counts it all the same). MAP_STACK is a remark only; since Linux 6.7 it also keeps large
+/// pages out. Miri knows only the first two.
 const FLAGS: libc::c_int =
     MAP_PRIVATE | MAP_ANONYMOUS | if cfg!(miri) { 0 } else { MAP_NORESERVE | MAP_STACK };
 
@@ -58,17 +65,24 @@ impl Layout {
 /// It owns the memory. Dropping it unmaps the memory, so each stack that is in use keeps its chunk alive.
 #[derive(Debug)]
 pub(super) struct StackChunk {
+    /// The lowest address, that of stack 0's guard. The kernel chooses it, at the beginning of a page.
     start: NonNull<u8>,
     count: usize,
     layout: Layout,
+    /// The kind of all its guards: light ones, unless the first try has shown that the kernel has none.
     guards: GuardKind,
     /// How many classic guards were installed.
+    /// The process's count goes down by so many when the chunk is unmapped.
     classic: std::cell::Cell<usize>,
 }
 
 impl StackChunk {
     /// Maps memory for `count` stacks, at least one, with guards of the best kind that the system has.
     /// [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html)
+    ///
+    /// Three system calls. ENOMEM is the expected error: the address space of the process is bounded, or
+    /// vm.max_map_count is reached. A chunk takes one mapping, and with classic guards two for each stack that was
+    /// handed out.
     pub(super) fn map(count: usize, layout: Layout) -> io::Result<Self> {
         let mut chunk = Self::map_with(count, layout, GuardKind::Light)?;
         // The first stack's guard shows whether the kernel knows light guards. Nobody uses the new chunk yet.
@@ -84,6 +98,8 @@ impl StackChunk {
     }
 
     /// The same with guards of this kind.
+    ///
+    /// `InvalidInput` for no stacks, or for more than the address space has.
     pub(super) fn map_with(count: usize, layout: Layout, guards: GuardKind) -> io::Result<Self> {
         let bytes = count.checked_mul(layout.stride).filter(|bytes| *bytes > 0);
         let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
@@ -101,6 +117,8 @@ impl StackChunk {
     }
 
     /// Whether this system has light guards.
+    ///
+    /// It maps a chunk of one stack and looks. None: not even that could be mapped.
     pub(super) fn has_light_guards() -> Option<bool> {
         Self::map(1, Layout::new(1)?).ok().map(|chunk| chunk.guards == GuardKind::Light)
     }
@@ -127,11 +145,21 @@ impl StackChunk {
     }
 
     /// The addresses of a stack's guard.
+    ///
+    /// It begins where the stack below ends, so a guard keeps a coroutine from its neighbour and not only from its own
+    /// end.
     pub(super) fn guard(&self, index: usize) -> Range<usize> {
         self.guard_start(index)..self.top(index) - self.layout.stack_bytes
     }
 
     /// Makes the memory below a stack inaccessible: for a stack that nobody has used.
+    ///
+    /// Called once for each stack, before it is handed out for the first time: the guards of a chunk cost nothing for
+    /// stacks that are never used.
+    ///
+    /// # Errors
+    ///
+    /// Those of `guard.rs`. EINVAL of a light guard is the answer of a kernel that has none.
     pub(super) fn install_guard(&self, index: usize) -> io::Result<()> {
         let guard = self.guard(index);
         match self.guards {
@@ -147,8 +175,11 @@ impl StackChunk {
     }
 
     /// Gives the memory of some stacks, side by side, back to the system. Their content is lost, and their guards stay.
-    /// A failure (the memory is locked) leaves everything as it is.
-    /// [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html)
+    /// A failure (EINVAL: the memory is locked, by mlockall(2) for one) leaves everything as it is, and costs memory only.
+    ///
+    /// MADV_DONTNEED takes the pages away at once, and the next touch finds zeros. MADV_FREE would wait until the system is
+    /// short of memory; until then the process looks as large as at its peak, and an operator, or the limit of a container,
+    /// counts that. [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html)
     ///
     /// # Safety
     ///

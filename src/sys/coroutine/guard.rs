@@ -8,6 +8,17 @@
 //!
 //! The kernel bounds the mappings of a process (`vm.max_map_count`, 65,530 by default), so with classic guards the number
 //! of stacks is bounded: see [`StackBound`].
+//!
+//! A touch of either kind is SIGSEGV, with the address in the signal's information, by which `overflow.rs` finds whose
+//! guard it was. A forked child inherits both kinds, and `MADV_DONTNEED`, by which a chunk gives memory back, removes
+//! neither.
+//!
+//! mprotect takes two mappings for a stack because a mapping has one right for all its pages: a guard in the middle of
+//! a chunk cuts it into the part below, the guard, and the part above. A light guard changes entries of the page table
+//! and cuts nothing.
+//!
+//! Guards are installed by the worker that has the chunk, and counted for the process: the count is the only state here
+//! that threads share.
 
 use std::fmt;
 use std::io;
@@ -24,11 +35,16 @@ pub(super) const LARGEST_GUARD: usize = 64 * 1024;
 /// See the [module](self).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GuardKind {
+    /// Preferred. [`StackChunk::map`](super::chunk::StackChunk::map) tries it first.
     Light,
+    /// For a Linux before 6.13, and for a process that has locked its memory.
     Classic,
 }
 
 /// The length of a page of this system.
+///
+/// 4 KiB on x86-64; aarch64 also has systems with 16 and 64.
+/// [sysconf(3)](https://man7.org/linux/man-pages/man3/sysconf.3.html)
 pub(super) fn page_size() -> usize {
     // SAFETY: no pointers.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
@@ -36,6 +52,8 @@ pub(super) fn page_size() -> usize {
 }
 
 /// The length of the guard of a stack of so many bytes: a quarter of it, in whole pages.
+///
+/// A stack of 64 KiB has one of 16 KiB; from 256 KiB on it is [`LARGEST_GUARD`]. It is address space only.
 pub(super) fn guard_bytes(stack_bytes: usize) -> usize {
     (stack_bytes / 4).clamp(1, LARGEST_GUARD).next_multiple_of(page_size())
 }
@@ -58,6 +76,11 @@ pub(super) unsafe fn install_light(start: usize, bytes: usize) -> io::Result<()>
 /// The same with memory of its own right, which takes two mappings.
 /// [mprotect(2)](https://man7.org/linux/man-pages/man2/mprotect.2.html)
 ///
+/// # Errors
+///
+/// `OutOfMemory`, with a text for the operator, when as many guards are there as the bound allows, or when the kernel has no
+/// mapping left (ENOMEM): other parts of the program may have taken those that the bound has kept for them.
+///
 /// # Safety
 ///
 /// As [`install_light`].
@@ -77,11 +100,16 @@ pub(super) unsafe fn install_classic(start: usize, bytes: usize) -> io::Result<(
 }
 
 /// So many classic guards have been unmapped.
+///
+/// A chunk calls it when it is unmapped, and a guard that could not be installed is taken back by it.
 pub(super) fn forget_classic(guards: usize) {
     CLASSIC_GUARDS.fetch_sub(guards, Ordering::Relaxed);
 }
 
 /// The classic guards of this process, of all its slabs.
+///
+/// It is compared with the bound before the call, and not left to the kernel to refuse: the mapping that fails next
+/// might otherwise be the allocator's, and that ends the process. Relaxed, because it counts and orders nothing.
 static CLASSIC_GUARDS: AtomicUsize = AtomicUsize::new(0);
 
 /// How many stacks this process can have, where that is bounded. Its text is for the operator.
@@ -142,6 +170,8 @@ pub(crate) fn stack_bound() -> Option<StackBound> {
 }
 
 /// See [`StackBound::of`]. Counted once, before the first classic guard: later a count would take milliseconds.
+///
+/// The parts of the program that map memory later are what the eighth is for: the bound does not follow them.
 fn stack_bound_of_classic_guards() -> StackBound {
     static BOUND: OnceLock<StackBound> = OnceLock::new();
     *BOUND.get_or_init(|| {

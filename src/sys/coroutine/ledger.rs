@@ -13,6 +13,13 @@
 //! ```
 //!
 //! A stack that is never given back stays live for ever: nobody is handed it again, and its memory is left alone.
+//!
+//! `StackSlab` is its only caller, on the worker's thread. `take` and `give_back` run once for each request: each is a
+//! step at the end of a vector and one write into `chunks`, and takes memory only when a vector grows.
+//!
+//! `order` has at most as many entries as there are stacks, those that are None included. A stack is entered when it is
+//! given back, and for that it had been taken: as the youngest, which removes its entry; or as a cold or fresh one,
+//! which happens only when `order` is empty.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -45,10 +52,14 @@ pub(super) enum Taken {
 /// See the picture on the module's page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StackState {
+    /// Nobody has used it. It has no guard, and its pages have no memory.
     Fresh,
+    /// A coroutine has it, or had it and was leaked.
     Live,
+    /// Free, and its pages still have memory, with the remains of its last coroutine in them.
     /// With its place in the order in which stacks became free: see [`Ledger::first`].
     Warm(u64),
+    /// Free, and the system has its memory again. Its guard is still there.
     Cold,
 }
 
@@ -58,6 +69,7 @@ pub(super) struct Ledger {
     /// [`KEEP`]; fewer in tests.
     keep: usize,
     /// The states of all stacks, chunk by chunk.
+    /// A stack's state is the truth about it; `order`, `cold` and `fresh` are ways to find one in that state.
     chunks: Vec<Vec<StackState>>,
     /// Stacks that were taken and not given back.
     live: usize,
@@ -102,6 +114,9 @@ impl Ledger {
 
     /// A stack that nobody has. The one that became free last comes first: its memory is in the processor's caches. None:
     /// a chunk has to be added.
+    ///
+    /// A warm stack costs no fault of a page, a cold one some of them, a fresh one its guard besides: that is the
+    /// order.
     pub(super) fn take(&mut self) -> Option<Taken> {
         let taken = if let Some(id) = self.youngest() {
             Taken::Used(id)
@@ -148,6 +163,10 @@ impl Ledger {
 
     /// How many free stacks may be warm: as many as are in use, so that a load that goes up and down costs no memory that
     /// is given back and fetched again, and the slab never holds more than twice of what is in use; and [`KEEP`].
+    ///
+    /// For 10,000 requests that end one after the other, with none to follow: while more than 5,000 are live, all free
+    /// stacks stay warm. From then on the oldest ones become cold, neighbours in one call, and about [`KEEP`] are warm
+    /// in the end.
     fn most_warm(&self) -> usize {
         self.live.max(self.keep)
     }
@@ -157,6 +176,9 @@ impl Ledger {
     ///
     /// It begins with the oldest one, and takes its neighbours along, up to one that is in use or among the youngest. One call
     /// for a whole chunk costs a tenth of one for each of its stacks.
+    ///
+    /// The caller must then give the memory back, or leave it: a stack that is cold by the books and has memory in fact
+    /// costs that memory, and nothing else goes wrong.
     pub(super) fn next_release(&mut self) -> Option<(usize, Range<usize>)> {
         if self.warm <= self.most_warm() {
             return None;

@@ -11,8 +11,19 @@
 //! ```
 //!
 //! The action before is std's, which reports the overflows of threads, or the program's. It gets every other fault as if
-//! this handler did not exist (`Action::pass_on`). An action that a program installs later comes first, and decides itself
+//! this handler did not exist (`pass_on`). An action that a program installs later comes first, and decides itself
 //! whether it calls this one.
+//!
+//! Each worker calls [`watch_for_overflows`] at its start, before it takes a stack, and keeps the result for as long as
+//! it runs. The action is the process's, so a fault of any other thread comes through here as well and is passed on.
+//!
+//! Everything below `on_fault` runs in a signal's handler, after a fault in code that nobody knows: a lock may be held,
+//! the allocator may be in the middle of its work. So it reads a thread-local and atomics, formats into memory on its
+//! own stack, and makes system calls. See
+//! [signal-safety(7)](https://man7.org/linux/man-pages/man7/signal-safety.7.html).
+//!
+//! **Limits.** A function in C with a frame longer than the guard may step over it. A fault in the guard of another
+//! coroutine than the one that runs, by a wild pointer, is an ordinary fault.
 
 use std::fmt::{self, Write};
 use std::io;
@@ -59,6 +70,10 @@ fn before(signal: c_int) -> &'static AtomicPtr<libc::sigaction> {
 }
 
 /// [sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html)
+///
+/// Reads the action that is there, stores it, and replaces it by ours. These are three steps; so if another thread has
+/// installed a handler between the first and the last, the round is repeated with the handler that was in fact
+/// replaced.
 fn install(signal: c_int) -> io::Result<()> {
     let mut found = crate::sys::signal::action_of(signal)?;
     loop {
@@ -153,6 +168,8 @@ fn pass_on(
 }
 
 /// The thread's errno.
+///
+/// A handler has to leave it as it was: the interrupted code may be about to read it.
 fn errno() -> *mut c_int {
     #[cfg(target_os = "linux")]
     // SAFETY: it has no conditions.
@@ -180,6 +197,7 @@ fn report(label: &str, stack_bytes: usize) {
 
 /// Text in memory of its own, for a place that may take no other.
 struct Text {
+    /// The message, up to `length`. It is on the alternate stack, which has room for it ([`AlternateStack`]).
     bytes: [u8; 512],
     length: usize,
 }

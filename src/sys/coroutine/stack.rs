@@ -2,6 +2,15 @@
 //!
 //! Many stacks share one mapping (`chunk.rs`), each with a guard at its low end (`guard.rs`). A stack whose coroutine has
 //! ended is used again, the last one first, and memory goes back to the system after a peak (`ledger.rs`).
+//!
+//! The slab belongs to its worker's thread, which takes a stack when it starts a request and gives it back when the
+//! request's coroutine has ended. A used stack costs no system call; a fresh one costs one, for its guard; and a new
+//! chunk costs three more, which the doubling of chunks makes rare.
+//!
+//! Two faults of the system may come up here, and both refuse one request and leave the worker as it is: no address
+//! space for another chunk (ENOMEM of mmap), and no mapping left for a guard (ENOMEM of mprotect). Memory itself is not
+//! asked for: pages come when the coroutine touches them, and a system without any left ends a process then, as for
+//! every other memory that Linux has promised.
 
 use std::fmt;
 use std::io;
@@ -31,6 +40,8 @@ pub(crate) const SMALLEST_STACK: usize = 64 * 1024;
 pub(crate) const LARGEST_STACK: usize = if usize::BITS > 32 { 1 << 30 } else { 1 << 24 };
 
 /// The most stacks of one chunk.
+///
+/// More would save nothing: at 1,024 stacks the calls for a chunk are spread so thin that only the guards' are left.
 const LARGEST_CHUNK: usize = 1_024;
 
 /// The stacks of the first chunk. Each further one has as many as there are so far, up to [`LARGEST_CHUNK`]: a server with
@@ -38,6 +49,9 @@ const LARGEST_CHUNK: usize = 1_024;
 const FIRST_CHUNK: usize = 16;
 
 /// The most address space of one chunk that has more than one stack.
+///
+/// Stacks of 1 MiB come by 960 a chunk, those of the default size by 1,024. A single larger request might not find a
+/// gap, and a chunk with one long-lived stack keeps all of it mapped.
 const LARGEST_MAPPING: usize = if usize::BITS > 32 { 1 << 30 } else { 1 << 25 };
 
 /// The stacks of one worker. See the [module](self).
@@ -48,6 +62,8 @@ pub(crate) struct StackSlab {
     stack_bytes: usize,
     /// None: no stack can be so large.
     layout: Option<Layout>,
+    /// In the order in which they were mapped. None is taken out while the slab lives, so that a [`StackId`] stays
+    /// right.
     chunks: Vec<Rc<StackChunk>>,
     /// It knows a stack of `chunks` by its two indices.
     ledger: Ledger,
@@ -77,6 +93,9 @@ impl StackSlab {
     /// # Errors
     ///
     /// They say what has run out: the mappings of the process, with classic guards, or its memory.
+    ///
+    /// A fresh stack that gets no guard is not lost: the next call tries the same one again. Its caller reports the
+    /// error as the reason why the request was not started.
     pub(crate) fn take(&mut self) -> io::Result<SlabStack> {
         let taken = match self.ledger.take() {
             Some(taken) => taken,
@@ -99,6 +118,10 @@ impl StackSlab {
     }
 
     /// Maps the next chunk: as many stacks as there are, within the bounds, or fewer if the system refuses so many.
+    ///
+    /// A refusal of many stacks need not be one of few: the bound may be on address space (`ulimit -v`), of which a
+    /// container often has little. So the number is halved until it fits, and only a refusal of a single stack is an
+    /// error.
     #[cold]
     fn add_chunk(&mut self) -> io::Result<()> {
         let layout = self.layout.ok_or_else(|| check_stack_bytes(self.stack_bytes).unwrap_err())?;
@@ -208,6 +231,9 @@ impl SlabStack {
     }
 
     /// Ends it without keeping its memory for ever.
+    ///
+    /// This is the one way to the end of a `SlabStack` that lets its chunk be unmapped: `Drop` keeps the chunk for
+    /// ever, because it also runs for a stack whose frames somebody may still read.
     fn into_id(self) -> StackId {
         let id = self.id();
         let mut this = mem::ManuallyDrop::new(self);
@@ -241,6 +267,7 @@ unsafe impl Stack for SlabStack {
 
 const _: () = assert!(SMALLEST_STACK >= MIN_STACK_SIZE, "too small for the switch between stacks");
 
+/// The address as corosensei takes it, which is never zero.
 fn address(at: usize) -> StackPointer {
     StackPointer::new(at).expect("no mapping ends at address zero")
 }

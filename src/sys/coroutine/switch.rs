@@ -10,6 +10,18 @@
 //!
 //! A coroutine never leaves its thread: the type is neither `Send` nor `Sync`. One that is dropped before its end is
 //! leaked with its stack, and its destructors never run: another thread may still look at what lies there.
+//!
+//! A switch is a handful of instructions of corosensei's: they save what the code needs again, exchange the stack
+//! pointers, and jump. No system call is made, and the kernel knows nothing of it. To the thread it is all one flow, so:
+//!
+//! - Thread-locals are those of the worker, and change under a handler's feet while it is suspended.
+//! - A lock that is held across a suspension is held by the thread: another coroutine of the worker that waits for it
+//!   waits for ever. The same is true of a `RefCell` of the worker that is borrowed.
+//! - A signal's handler may run on a coroutine's stack, unless it asks for the alternate one (SA_ONSTACK).
+//!
+//! A worker's loop alone resumes, on the thread's own stack; `suspend` is called where a wait parks
+//! (`mixin/green/parked.rs`). A coroutine that resumes another one would work as well: `RUNNING` is put back when the
+//! inner one suspends itself.
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
@@ -33,6 +45,7 @@ pub(crate) struct Coroutine {
 /// both: a suspension then touches one cache line less.
 #[derive(Clone, Copy)]
 struct Bottom {
+    /// By which the body suspends itself. corosensei keeps it there from the first resume until the body returns.
     yielder: *const Yielder<(), ()>,
     /// For the report of an overflow.
     running: *const RunningCoroutine,
@@ -79,6 +92,9 @@ impl Drop for AbortOnUnwind {
 
 impl Coroutine {
     /// A coroutine that has not begun. A panic that leaves `body` ends the process.
+    ///
+    /// The closure is moved to the top of the new stack, which touches its first page. `label` names the handler in the
+    /// report of an overflow.
     pub(crate) fn new(
         stack: SlabStack,
         label: &'static str,
@@ -118,6 +134,9 @@ impl Coroutine {
 }
 
 /// The coroutine that runs on this thread, if one does. May be called by the handler of a fault.
+///
+/// In a handler of a signal this is sound because `RUNNING` is constant-initialised and has no destructor: reading it
+/// never allocates, on any thread and at any moment of its life. Nothing is allocated by the clone.
 pub(super) fn running() -> Option<RunningCoroutine> {
     // SAFETY: as in `suspend`. A fault of its stack leaves the bottom of the stack as it is.
     unsafe { RUNNING.get().running.as_ref() }.cloned()
@@ -129,6 +148,9 @@ pub(crate) fn label() -> &'static str {
 }
 
 /// Suspends the coroutine that runs on this thread, until it is resumed. Outside of one it does nothing.
+///
+/// The caller must have arranged to be resumed (a registration, a timer, a message to its worker), or it sleeps for
+/// ever. It may not hold a lock or a borrow that the worker's loop takes.
 #[inline]
 pub(crate) fn suspend() {
     let yielder = RUNNING.with(|running| running.get().yielder);
