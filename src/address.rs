@@ -84,7 +84,7 @@ impl Address {
             // The system gives no mapped address of IPv4, but a program may make one.
             Self::Inet(address) => address.ip().to_canonical().is_loopback(),
             Self::Unix(_) | Self::Abstract(_) | Self::Unnamed => true,
-            // Its transport knows, and this type does not.
+            // Only its transport could tell.
             Self::Other(_) => false,
         }
     }

@@ -193,7 +193,7 @@ impl Gate {
     /// Adds one to the count, if there is room. The caller must hold the gate by itself, and call
     /// [`leave`](Self::leave) later.
     pub(crate) fn enter(&self) -> bool {
-        // A change of the maximum meanwhile is as one that came just after.
+        // A change of the maximum during this call counts as one that comes just after it.
         let max = self.max();
         let enter = |count: usize| (count < max).then_some(count + 1);
         self.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enter).is_ok()

@@ -151,7 +151,7 @@ fn reap(wake_up: &Event) {
         if !connections.is_empty() {
             leave_at = now + KEEP_THREAD;
         }
-        // One hold for the last look and the leaving: see the invariant above.
+        // The last look and the leaving are under one lock: see the invariant above.
         let mut reaper = REAPER.lock();
         let Some(state) = &mut *reaper else { return };
         connections.append(&mut state.arriving);

@@ -179,7 +179,8 @@ impl OwnerProcess {
         self.process.load(Ordering::SeqCst) == std::process::id()
     }
 
-    /// Whether the noted process is the owner. No system call. Right from the beginning of a run on, which notes its process.
+    /// Whether the noted process is the owner. No system call. Correct from the beginning of a run on, because
+    /// that notes the process.
     pub(crate) fn is_noted(&self) -> bool {
         self.process.load(Ordering::SeqCst) == noted()
     }

@@ -68,7 +68,7 @@ struct Member {
     address: String,
     /// Stops it when all are idle.
     handle: ShutdownHandle,
-    /// In the order of its values; but a stop that comes while the hook `ready` runs is overtaken by `Serving`.
+    /// It takes its values in order, with one exception: `Serving` replaces a stop that came while the hook `ready` ran.
     progress: MemberPhase,
     /// Its loop has beaten since the last message to the watchdog.
     is_alive: bool,
@@ -245,7 +245,7 @@ impl Seat {
             member.idle_since = now;
         }
         member.load = load;
-        // By the beat that completes the picture. Each of them is asked to stop, as by a `shutdown` of the program.
+        // The beat that completes the picture asks each of them to stop, as a `shutdown` of the program would.
         if state.all_idle(now) {
             for member in &state.members {
                 member.handle.shutdown();
@@ -257,7 +257,7 @@ impl Seat {
         // A message of the watchdog that nobody waits for would only wake the service manager.
         let watched =
             self.group.manager.as_ref().is_some_and(|manager| manager.watchdog().is_some());
-        // In any case: without a watchdog, too, rounds begin and end.
+        // Called in any case: rounds begin and end without a watchdog, too.
         let all_alive = state.all_alive();
         let watchdog = if all_alive && watched { "WATCHDOG=1" } else { "" };
         let message = format!("{watchdog}{}", state.new_status());

@@ -149,10 +149,10 @@ impl ServerContext {
     /// Keeps the number of live requests at or below a budget, which is noted in its place. Returns the budget and the lowered
     /// limit of one peer, if this budget lets in fewer than the wanted limit and the other budget do.
     fn lower_live(&self, place: &AtomicUsize, most: usize) -> Option<(usize, Option<usize>)> {
-        // Not while a change of the limits takes the other one.
+        // A change of the limits comes as a whole before this, or after it.
         let _changing = self.changing_limits.lock();
         let wanted = self.limits().live;
-        // A later run has it from the one before. Out of the way for the comparison below, which is about this budget alone.
+        // The run before may have left a budget here. The comparison below needs the limit without any.
         place.store(usize::MAX, Ordering::SeqCst);
         let without = self.within_budgets(wanted);
         place.store(most, Ordering::SeqCst);

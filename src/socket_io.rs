@@ -237,7 +237,7 @@ impl SocketIo {
     /// All other cases. `failed` is the error of the first call, if that call was made.
     ///
     /// ```text
-    /// no time left         one try without blocking; nothing there: TimedOut. Of a coroutine only this comes here
+    /// no time left         one try without blocking; nothing there: TimedOut. The only case for a coroutine
     /// usually              arms SO_RCVTIMEO and blocks; EAGAIN: that time has passed, and the rest is armed exactly
     /// a lent descriptor    tries without blocking; EAGAIN: waits by poll(2)
     /// ```
@@ -357,7 +357,7 @@ impl SocketIo {
     fn is_armed_with(&self, bound: RecvTimeout) -> bool {
         let armed = self.armed.load(Ordering::Relaxed);
         let is_armed = match bound {
-            // Zero is never armed: it would be for ever. A call that must not wait goes the other way.
+            // Zero is never armed: the kernel takes it for no limit. A call that must not wait goes the other way.
             RecvTimeout::For(duration) => armed != 0 && armed == nanos(duration),
             RecvTimeout::Never | RecvTimeout::Reaped => armed == 0,
             RecvTimeout::Until(_) => false,

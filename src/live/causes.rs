@@ -10,24 +10,24 @@ use crate::events::Limit;
 use crate::timed_out::Timeout;
 
 impl Entry {
-    /// Notes the limit that it is beyond, for a parent that hears of its child only that it has refused.
+    /// Notes the limit that the request exceeds. Without it a parent would hear only that its child has refused.
     pub(crate) fn note_beyond(&self, limit: Limit) {
-        // Above the byte of a limit in time, which such a request has none of: it is refused.
+        // Above the byte for a time limit. A refused request was ended by none.
         self.counters.limit().store((limit as u64 + 1) << 8, Ordering::Relaxed);
     }
 
-    /// The limit that it is beyond, if its worker has noted one.
+    /// The limit that the request exceeds, if its worker has noted one.
     pub(crate) fn beyond(&self) -> Option<Limit> {
         let place = (self.counters.limit().load(Ordering::Relaxed) >> 8).checked_sub(1)?;
         Limit::ALL.get(usize::try_from(place).ok()?).copied()
     }
 
-    /// Notes the limit in time that has ended it.
+    /// Notes the time limit that has ended the request.
     pub(crate) fn note_limit(&self, limit: Timeout) {
         self.counters.limit().store(limit as u64 + 1, Ordering::Relaxed);
     }
 
-    /// The limit in time that has ended it, if one has.
+    /// The time limit that has ended the request, if one has.
     pub(crate) fn limit(&self) -> Option<Timeout> {
         let place = (self.counters.limit().load(Ordering::Relaxed) & 0xff).checked_sub(1)?;
         Timeout::ALL.get(usize::try_from(place).ok()?).copied()

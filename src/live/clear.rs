@@ -113,7 +113,7 @@ impl ClearCounters {
     /// A handshake begins, or is sure to come. False: the process that makes it keeps the list of the unfinished ones.
     pub(super) fn begin_handshake(&self) -> bool {
         let Some(common) = &self.common else { return false };
-        // Beyond the states that are no handshake's. In 64 bits it never comes round.
+        // The numbers of handshakes begin above all other states. In 64 bits they never wrap.
         let number = common.all()[0][0].fetch_add(1, Ordering::SeqCst) + 1 + CROWDED;
         // If the parent has begun it, the child's call finds it begun.
         self.change_state(|state| (state == IN_THE_CLEAR).then_some(number));

@@ -51,7 +51,8 @@ impl RequestCounters {
     /// The counters of a new request. A request without a row has only its own counters.
     pub(super) fn new(rows: Option<&Arc<Rows>>, slot: usize) -> Self {
         let new = Self { common: CommonRow::new(rows, slot).map(Box::new), own: Row::default() };
-        // A row has the numbers of the last request of its slot. The first row of a page gets its memory here, before the fork.
+        // A row still has the numbers of the last request of its slot. The store also gives a new page its memory before
+        // the fork.
         new.renew();
         new
     }

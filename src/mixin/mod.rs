@@ -168,9 +168,9 @@ pub trait Mixin: Send + Sync + 'static {
     ///
     /// Those of the loop, and those of starting it.
     ///
-    /// `accept_loop` returns when the server stops. It may be called on several threads at the same time; the run has
-    /// ended accepting when all of them have returned, and then `serve` returns. It owns all that it uses, so that it may be
-    /// given to a thread or a coroutine; called after its run it does nothing.
+    /// `accept_loop` returns when the server stops. It may be called on several threads at the same time; when all calls
+    /// have returned, the run accepts nothing more, and `serve` returns. The closure owns all that it uses, so that it
+    /// may be given to a thread or a coroutine; called after its run it does nothing.
     fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
         // One loop, in the thread that has called `serve_forever`.
         accept_loop()

@@ -2,8 +2,8 @@
 
 use super::Mixin;
 
-/// Forwards all methods of [`Mixin`] to another mixin. A new method of the trait needs a line here: forgotten, it would be
-/// the trait's default in [`Threading`](super::Threading) and [`Pool`](super::Pool), without a word of the compiler.
+/// Forwards all methods of [`Mixin`] to another mixin. A new method of the trait needs a line here: without one,
+/// [`Threading`](super::Threading) and [`Pool`](super::Pool) would have the trait's default, and the compiler would not warn.
 macro_rules! pass_on {
     ($this:ident => $to:expr) => {
         $crate::mixin::pass_on::pass_on! { @each $this, $to;

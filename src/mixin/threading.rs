@@ -28,7 +28,7 @@ use crate::gate::Gate;
 /// ```
 #[derive(Debug)]
 pub struct Threading {
-    /// Its size is always [`Size::Growing`].
+    /// The settings, and the threads once there are any. The size is always [`Size::Growing`].
     workers: Workers,
 }
 
@@ -83,7 +83,7 @@ impl Threading {
     /// gets a new thread.
     #[must_use]
     pub fn keep(mut self, time: Duration) -> Self {
-        // It always is.
+        // The size always is `Growing`.
         if let Size::Growing { keep, .. } = &mut self.workers.settings.size {
             *keep = time;
         }

@@ -121,7 +121,8 @@ pub(super) struct WorkerQueue {
     /// microseconds instead of 21.
     sender: Sender<QueuedJob>,
     receiver: Receiver<QueuedJob>,
-    /// Held for moments, by accept loops and workers for each job. A thread start is outside of it, except for the first workers of a fixed size.
+    /// Held for moments, by accept loops and workers for each job. No thread is started under it, except for the first
+    /// workers of a fixed size.
     state: Mutex<QueueState>,
 }
 

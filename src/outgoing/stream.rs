@@ -266,7 +266,7 @@ impl Write for OutgoingOutput {
         let shared = &*self.shared;
         match shared.io.send(bytes, || self.bounds.of_write()) {
             Ok(count) => {
-                // Only this half adds. Relaxed: it orders nothing, and a read looks at it after a minute.
+                // Only this half adds. Relaxed: it orders nothing, and a read only asks whether it has grown within a time limit.
                 shared.sent.fetch_add(count as u64, Ordering::Relaxed);
                 Ok(count)
             }

@@ -35,7 +35,7 @@ impl<'a> InputHalf<'a> {
     ///
     /// # Errors
     ///
-    /// The same.
+    /// Those of that method.
     pub fn next_line<'l, L: Line>(&mut self, line: &'l mut L) -> io::Result<Option<&'l L::Text>> {
         self.request.next_line(line)
     }
@@ -44,7 +44,7 @@ impl<'a> InputHalf<'a> {
     ///
     /// # Errors
     ///
-    /// The same.
+    /// Those of that method.
     pub fn chunk(&mut self) -> io::Result<Option<Chunk>> {
         self.request.chunk()
     }

@@ -184,7 +184,7 @@ impl OutboxQueue {
                 if state.sent_total >= mark {
                     return Ok(());
                 }
-                // In the same hold: after a close the total never reaches the mark.
+                // Under the same lock: after a close the total never reaches the mark.
                 (state.sent_total, state.fd.clone().filter(|_| state.phase.sends()))
             };
             // Closed by others, or the connection has failed.
@@ -209,8 +209,8 @@ impl OutboxQueue {
         self.send_due_of(&mut self.state.lock());
     }
 
-    /// The same, for the thread whose list has this outbox. True: some bytes are left, and the outbox stays on the
-    /// list. False: it is on no list any more, and the next message lists it anew. Both in one hold of the lock, so
+    /// Sends due bytes, for the thread whose list has this outbox. True: some bytes are left, and the outbox stays on the
+    /// list. False: it is on no list any more, and the next message lists it anew. Both without a release of the lock, so
     /// that no message can be appended in between and be forgotten.
     pub(super) fn send_listed(&self) -> bool {
         let mut state = self.state.lock();
@@ -219,7 +219,7 @@ impl OutboxQueue {
         state.listed
     }
 
-    /// The same, for a sender without a list: the rest waits for the next message.
+    /// Sends due bytes, for a sender without a list: the rest waits for the next message.
     pub(super) fn send_unlisted(&self) {
         let mut state = self.state.lock();
         state.listed = false;
@@ -229,7 +229,7 @@ impl OutboxQueue {
     /// Marks this outbox as listed, if bytes are due and it is on no list. True: the caller has to put it on a list.
     pub(super) fn needs_a_list(&self) -> bool {
         let mut state = self.state.lock();
-        // Marked in the same hold: of two threads that ask only one lists it.
+        // Marked under the same lock: of two threads that ask, only one lists it.
         let needs = state.fd.is_some() && state.waiting_bytes() > 0 && !state.listed;
         state.listed |= needs;
         needs

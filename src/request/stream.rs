@@ -209,7 +209,7 @@ impl StreamRequest {
         self.io.finish_output();
     }
 
-    /// The orderly end, before the close: the peer gets the rest of the output and its end. Errors are nobody's.
+    /// The orderly end, before the close: the peer gets the rest of the output and its end. Errors are ignored.
     #[inline]
     pub(crate) fn shutdown_request(&mut self) {
         self.io.shutdown_request(&self.input);
@@ -351,7 +351,7 @@ pub(super) fn write_formatted(
     let mut bytes = SCRATCH.try_with(RefCell::take).unwrap_or_default();
     bytes.clear();
     let result = bytes.write_fmt(arguments).and_then(|()| write_all(&bytes));
-    // One long text must not keep its memory with the thread. During the end of a thread there is none to keep.
+    // The memory of a long text is not kept. At the end of a thread `SCRATCH` is gone, and nothing is kept.
     if bytes.capacity() <= LARGE {
         let _ = SCRATCH.try_with(|scratch| scratch.replace(bytes));
     }

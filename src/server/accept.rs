@@ -326,7 +326,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         let loop_fd = self.core.worker_acceptor.loop_fd();
         let readable = |fd| Waiting { fd, interest: Interest::Read, slot: None };
         let stop = context.runs.stop_waiting();
-        // Lost below, where a duplicate takes its place.
+        // Noted before a duplicate takes its place below.
         let has_listener = listener.is_some();
         let parked = |fd: &Arc<OwnedFd>| self.core.parked_listener.of(fd.as_fd(), stop.fd);
         let duplicate = listener.as_ref().and_then(|fd| loop_fd.or_else(|| parked(fd)));

@@ -60,7 +60,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         let skip = action == AcceptAction::Skip;
         let pause = if skip { backoff.pause_after_skip() } else { backoff.next_pause() };
         let goes_on = skip && pause.is_zero();
-        // In this order: a lost client that costs no pause is no report, and must not use up the time of one.
+        // In this order: a lost client that costs no pause is not reported, and must not delay the next report.
         let is_first_or_due = !goes_on && backoff.is_due();
         core.accept_error(error, action, backoff.in_a_row, pause, is_first_or_due);
         // As after a request: `service_actions` runs, and there is no pause. `handle_request` returns, because its caller

@@ -104,7 +104,7 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
             Err(error) if error.is_closed() => {}
             result => result?,
         }
-        // Of a handler that has failed after the run had ended, in the drain.
+        // A handler may have returned a `Fatal` in the drain, after the run had ended.
         self.server.core.context.runs.take_failure().map_or(Ok(report), Err)
     }
 
@@ -121,7 +121,7 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
         self.result()
     }
 
-    /// The result of the loop, once. A panic of the loop goes on here. If this thread cannot wait, that is as a success.
+    /// The result of the loop, once. A panic of the loop goes on here. If this thread cannot wait, it gets a success.
     fn result(&mut self) -> Result<()> {
         match self.thread().and_then(joined) {
             Some(Err(payload)) => std::panic::resume_unwind(payload),

@@ -32,7 +32,7 @@ pub(super) fn catch_panic<R>(
 #[cold]
 fn error_of(payload: Box<dyn Any + Send>) -> HandlerError {
     if payload.is::<CancelledUnwind>() {
-        // As the waits of a cancelled request fail: the reason of its end is found in the same way.
+        // The error that waits of a cancelled request return, so that the reason of its end is found in the same way.
         return Cancelled::error().into();
     }
     // The accept loop that has called the hook is to end. If the caller ignores this error, the next wait ends the loop.

@@ -19,7 +19,7 @@ use crate::timed_out::{TimedOut, Timeout};
 /// None: the server has not ended the request, and the handler's result says the reason.
 #[inline]
 pub(super) fn ended_from_here(entry: &Entry) -> Option<CloseReason> {
-    // The usual case by itself: no table of the others is looked at.
+    // The usual case is decided here, without a call.
     if !entry.is_cut() && !entry.is_stopped() {
         return None;
     }

@@ -140,7 +140,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// A thread that serves a request, or accepts, would wait for itself.
     fn close_waits_for(&self) -> WaitFor {
         let context = &self.core.context;
-        // A request of another server of this process may wait for this one; only its own must not.
+        // A handler of another server may wait for this close. Only a handler of this server must not.
         let is_own_thread = context.runs.is_loop_thread() || is_serving(context);
         if self.mixin.block_on_close() && !is_own_thread {
             WaitFor::Requests

@@ -129,7 +129,7 @@ impl<T: Transport> Core<T> {
     pub(super) fn stop_listening(self: &Arc<Self>, mut taker: BacklogTaker<'_, T>) -> usize {
         // Before the work: a transport that panics in it is not asked once more.
         taker.ends_as = Emptying::Done;
-        // Told of below: the hook for them is the program's code.
+        // Reported below, once no thread waits for this one: their hook is the program's code.
         let mut skipped = Vec::new();
         // If another process may have the listener, the backlog is for that one.
         if !self.is_lent() && self.transport.refuse_new() {

@@ -53,7 +53,7 @@ impl ErrorOwner {
         Self { own: Mark::of(entry), held: None }
     }
 
-    /// The same of a request whose handler has that one at its end.
+    /// The owner for a request whose handler has the request of `held` at its end.
     pub(super) fn holding(entry: &Entry, held: &Entry) -> Self {
         let (own, held) = (Mark::of(entry), Mark::of(held));
         // Mostly it is the same one.

@@ -82,7 +82,7 @@ pub(super) fn enter_process(context: &ServerContext) -> Result<()> {
         context.live.enter_process()?;
         context.idle_reaper.enter_process();
         context.gate.enter_process()?;
-        // Last: it is by this one that the others are known to have been entered.
+        // Last, because `is_forked` asks only the runs: once they are entered, all others have been, too.
         context.runs.enter_process()
     };
     enter().map_err(|error| cannot_go_on(context, error))
@@ -121,7 +121,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         let count = || [Arc::clone(this.ticket.entry()), Arc::clone(this.ticket.entry())];
         let [signalled, served] = this.counted.take().unwrap_or_else(count);
         let (core, context) = (&this.core, &this.core.context);
-        // Never given back either: a count of references is a write.
+        // The listener is never given back either: to count a reference is to write to a page.
         let listener = ManuallyDrop::new(listener);
         // First the listeners, so that no port is held by a child that serves for long.
         give_up_listener(core, listener.as_ref());
@@ -150,7 +150,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
                 CloseReason::Fatal => fatal_of(&core.context),
                 _ => open.entry.failed_step(),
             };
-            // Of a cut the parent knows: a child that is cut off does not come here.
+            // The parent knows of a cut: a child that is cut off does not come here.
             leave(ChildEnd { reason, text, stop: stop && !asked_before, cut_off: false })
         };
         process::no_return(Self::serve_by(ManuallyDrop::new(this), make, leave))
@@ -243,7 +243,8 @@ fn prepare_signals(context: &Arc<ServerContext>) {
     if is_taken && !SIGINT.is_completed() && !sys::is_ignored(libc::SIGINT) {
         SIGINT.call_once(|| register(libc::SIGINT));
     }
-    // Looked at before it is locked: see the field. While the reference is there, no other server can be at the same place.
+    // The address is compared before the lock is taken: see the field. While the reference is there, no other server can be
+    // at the same place.
     let this = Arc::as_ptr(context).cast_mut();
     if SIGNALLED.noted.load(Ordering::SeqCst) != this {
         *SIGNALLED.server_of_children.lock() = Arc::downgrade(context);

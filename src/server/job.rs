@@ -68,7 +68,7 @@ pub(super) enum Verdict {
     Serve,
     /// Close it in order, without a handler.
     Reject,
-    /// The same, and the loop has to end as well: it was retired while the hook waited.
+    /// Close it as after `Reject`, and end the loop as well: it was retired while the hook waited.
     Retire(RetiredUnwind),
 }
 
@@ -146,7 +146,7 @@ impl<T: Transport> TypedJob<T> {
             Err(error) => {
                 let entry = self.ticket.entry();
                 handle_error(&self.core, entry, Phase::Verify, &error);
-                // The error is the program's type, and its drop the program's code.
+                // The error may be of a type of the program's, and then its drop runs code of the program.
                 if let Err(panicked) = drop_catching(error) {
                     handle_error(&self.core, entry, Phase::Verify, &panicked);
                 }

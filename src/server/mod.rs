@@ -401,7 +401,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// clients in the accept queue to those processes.
     #[must_use]
     pub fn fileno(&self) -> Option<Arc<OwnedFd>> {
-        // For good: nobody tells when the last copy is closed.
+        // Never taken back: nobody tells when the last copy is closed.
         self.core.lent.store(true, Ordering::SeqCst);
         self.core.transport.fileno()
     }

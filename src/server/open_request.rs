@@ -145,7 +145,7 @@ impl<T: Transport> OpenRequest<T> {
         if beyond.is_none() {
             return (self.reason(result, held), None);
         }
-        // The program may have put the error into one of its own, whose drop is its code.
+        // The program may have wrapped the error in one of its own, and then the drop runs code of the program.
         drop(drop_catching(result));
         (CloseReason::Refused, beyond)
     }

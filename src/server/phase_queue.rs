@@ -74,7 +74,7 @@ pub(super) struct PhaseTurn<'a, F: Fn(RunPhase)> {
 
 impl<F: Fn(RunPhase)> Drop for PhaseTurn<'_, F> {
     fn drop(&mut self) {
-        // Also those that are pushed meanwhile, by other threads or by the hooks that hear of these.
+        // Phases that are pushed meanwhile, by other threads or by the hooks that hear of these, are reported as well.
         while let Some(phase) = self.phases.next() {
             (self.tell)(phase);
         }

@@ -248,7 +248,7 @@ fn serve_until_closed(
             handle.runs().orders.leave_to_loop();
         }
         let served = {
-            // Also by a panic: the thread that closes has to end before it is joined.
+            // Also after a panic: the thread that closes has to end before it is joined.
             let _over = OnDrop(|| over.notify());
             server.serve_forever()
         };

@@ -127,7 +127,7 @@ impl<T: Transport> Core<T> {
             let limits = self.context.limits();
             seat.stopping(limits.lame_duck.saturating_add(limits.drain), self.context.load());
         }
-        // After the service manager: the hook may take its time, which is beside the times that the manager was told.
+        // After the message to the service manager: the hook may take long, beyond the time that the manager was told.
         self.tell(&ServerEvent::Stopping { server_address: &self.context.server_address() });
         run_catching(|| self.hooks.stopping(&self.context));
         drop(turn);

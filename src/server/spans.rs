@@ -147,7 +147,7 @@ impl Spans {
             Fault::Peer => tell!(info),
             _ => tell!(error),
         }
-        // Asked of errors in any case: a subscriber that wants those has chosen not to see the quieter ones.
+        // The level of errors is asked for in any case: a subscriber that takes those has chosen not to see the quieter ones.
         enabled!(target: "socketserver", Level::ERROR)
     }
 }

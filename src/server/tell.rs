@@ -155,7 +155,7 @@ pub(super) fn handle_error<T: Transport>(
     handle_error_of(core, entry, ErrorOwner::of(entry), phase, error);
 }
 
-/// The same with the owner of the errors, which a handler may have changed.
+/// `handle_error`, with the owner of the errors: a handler may have changed it.
 pub(super) fn handle_error_of<T: Transport>(
     core: &Core<T>,
     entry: &Entry,

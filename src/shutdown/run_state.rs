@@ -11,8 +11,9 @@
 /// | `Finishing(OneRequest)`, `Finishing(StopReported)` | `end` | `Idle` |
 /// | `Accepting(_)`, `Finishing(_)` | `enter_process`, in a forked child | `Idle` |
 ///
-/// Only `begin` leads to `Accepting`, and only there are loops, but for the last one that is just leaving. A run of `serve_forever` leaves `Over` behind, by which a handler that
-/// outlives it knows that nothing is accepted any more; a `handle_request` leaves `Idle`, as the next one follows.
+/// Only `begin` leads to `Accepting`. Loops are only in that state, except for the last one, which may just be leaving. A
+/// run of `serve_forever` leaves `Over` behind, by which a handler that outlives it knows that nothing is accepted any
+/// more; a `handle_request` leaves `Idle`, as the next one follows.
 ///
 /// `begin` fails in `Accepting`, waits for the end of `Finishing`, and fails for good once `close` has been called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

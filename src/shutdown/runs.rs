@@ -297,7 +297,7 @@ impl Runs {
         // All under the lock: a loop that ends meanwhile finds `closing`, or has ended before it was set.
         self.begin_drain();
         self.request_stop();
-        // `Finishing` is the caller's as well: the last loop has looked for `closing` already.
+        // In `Finishing` the caller closes, too: the last loop has looked for `closing` already.
         if state.run.is_accepting() { Closer::Loop } else { Closer::Caller }
     }
 

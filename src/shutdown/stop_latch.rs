@@ -77,7 +77,7 @@ impl StopLatch {
             if self.is_requested() {
                 self.request();
             }
-            // One that comes only now has not notified yet, and does.
+            // A request that comes only now has not notified yet, and will.
         }
     }
 

@@ -135,7 +135,7 @@ impl TlsStream {
                 return Ok(false);
             }
             let enough = if much || self.ahead.is_empty() { MUCH } else { SMALL_RECEIVE };
-            // Two of them, so that one short receive in a stream changes nothing.
+            // Only a second short receive in a row ends it: a stream may have one.
             self.much = if count >= enough { 2 } else { self.much.saturating_sub(1) };
         }
         self.decrypt();

@@ -45,7 +45,7 @@ const BATCH: usize = 64;
 /// If a handler takes longer than this, batches are pointless, and gathered replies are late.
 const SLOW: Duration = Duration::from_millis(2);
 
-/// After a slow handler, the replies to this many datagrams are sent at once.
+/// After a slow handler, the replies to this many datagrams are not gathered.
 const UNGATHERED: u32 = 256;
 
 /// A datagram socket with its batches. None of its locks is held across a wait.
@@ -64,7 +64,7 @@ pub(super) struct DatagramSocket {
     closing: AtomicBool,
     /// Whether the batch has more datagrams than the one that was taken last.
     batch_has_more: AtomicBool,
-    /// How many more replies are sent at once; see [`UNGATHERED`].
+    /// How many more replies are sent without being gathered: see [`UNGATHERED`].
     ungathered: AtomicU32,
     /// Found out with the first batch.
     gso: OnceLock<Gso>,
@@ -264,7 +264,7 @@ impl DatagramSocket {
         Some(replies.gathered.len())
     }
 
-    /// Counts down the replies that are sent at once after a slow handler. Two threads may count one of them twice:
+    /// Counts down the replies that are not gathered after a slow handler. Two threads may count one of them twice:
     /// the number is a guess anyway.
     fn may_gather(&self) -> bool {
         let ungathered = self.ungathered.load(Ordering::Relaxed);

@@ -318,7 +318,7 @@ impl SocketTable {
             Activated::Name(name) => entry.shown.name == *name,
         };
         let fits = |entry: &&mut PassedSocket| entry.shown.kind == kind && entry.fd.is_some();
-        // Before the entries are borrowed to be changed.
+        // Listed before the entries are borrowed mutably.
         let all: Vec<_> = self.entries.iter().map(|entry| entry.shown.to_string()).collect();
         let all = all.join("; ");
         let mut named: Vec<_> = self.entries.iter_mut().filter(is_named).collect();
@@ -355,7 +355,7 @@ impl PassedSocket {
         let ActivatedAs { number, name } = activated;
         let address = SockRef::from(&fd).local_addr();
         let address = address.map_or(Address::Unnamed, |address| Address::from_socket(&address));
-        // Also of a predecessor's: the table goes by what the socket is, and not by what was told.
+        // Asked also for a predecessor's socket: the table shows what it is, and not what was told of it.
         let kind = SocketKind::of(&fd);
         let shown = ActivatedSocket { number, name, kind, address, is_taken: false };
         Self { shown, fd: Some(fd), inherited_as }

@@ -26,7 +26,7 @@ use crate::error::Result;
 /// Everything that a process tells another one about a socket, besides its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketDescription {
-    /// Decides the server that can take it.
+    /// Decides which server can take it.
     pub(crate) kind: SocketKind,
     /// The address that its server was asked to bind to: with port 0, if any free port was wanted.
     pub(crate) asked: Address,
@@ -52,8 +52,8 @@ pub(crate) struct PredecessorsSocket {
 }
 
 impl PredecessorsSocket {
-    /// Closes it. If the predecessor has closed it before, its file is left to this process, which does with it as the
-    /// predecessor was told.
+    /// Closes it. If the predecessor has closed it before, its file is left to this process, which removes it if the
+    /// predecessor was to remove it.
     fn close(self) -> Address {
         let Self { fd, description: SocketDescription { bound, file, .. }, .. } = self;
         // First, because a socket whose copy is open here is never without a process.

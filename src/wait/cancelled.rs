@@ -8,8 +8,8 @@
 //! | a request, at the deadline of a drain | its wait returns [`Cancelled`] | its waits panic with [`CancelledUnwind`] |
 //! | an accept loop that was moved or abandoned | its wait panics with [`RetiredUnwind`] | each further wait does as well |
 //!
-//! With `panic = "abort"` each panic of the table is an error. Both payloads are private types, raised by `resume_unwind`: no panic hook prints them, and `server/catch_panic.rs` tells
-//! them from panics of the program's own.
+//! With `panic = "abort"` each panic of the table is an error. Both payloads are private types, raised by
+//! `resume_unwind`: no panic hook prints them, and `server/catch_panic.rs` tells them from panics of the program's own.
 
 use std::error::Error;
 use std::fmt;
@@ -32,7 +32,7 @@ impl Cancelled {
     /// Whether this error, or its cause, is a cancellation.
     #[must_use]
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
-        // Also one that the program, or an adapter of std, has wrapped: along the sources.
+        // Along the sources, because the program or an adapter of std may have wrapped it.
         peer_fault::find(error)
     }
 
@@ -93,7 +93,7 @@ impl Error for RetiredUnwind {}
 pub fn shield<R>(run: impl FnOnce() -> R) -> R {
     let Some(parker) = parker() else { return run() };
     parker.begin_shield();
-    // Also where `run` panics. To the same parker, although `run` may install another one.
+    // The shield ends even if `run` panics, and at the same parker even if `run` installs another one.
     let _end = OnDrop(|| parker.end_shield());
     run()
 }

@@ -83,7 +83,7 @@ impl Drop for FlushPromise {
             flush();
             // At the end of a thread the list may be gone already.
             let left = DEFERRED.try_with(RefCell::take).ok().flatten().unwrap_or_default();
-            // The flush itself has deferred something: there is no later one. Without a promise this one defers nothing.
+            // The flush itself may have deferred something, and no later one comes. Without a promise this one defers nothing.
             left.iter().for_each(|what| what.flush());
         }
     }

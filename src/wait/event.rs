@@ -94,7 +94,8 @@ impl Event {
         self.owner.is_this_process()
     }
 
-    /// The same, compared with the noted process.
+    /// Whether its descriptor is that of the process noted last: cheaper than [`is_ours`](Self::is_ours), which asks the
+    /// system.
     pub(crate) fn is_of_noted_process(&self) -> bool {
         self.owner.is_noted()
     }

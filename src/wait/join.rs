@@ -154,7 +154,7 @@ fn both<A, B>(a: thread::Result<A>, b: thread::Result<B>) -> io::Result<(A, B)> 
     match (a, b) {
         (Ok(a), Ok(b)) => Ok((a, b)),
         (Err(payload), Err(other)) => {
-            // A payload is the program's value, and its drop the program's code.
+            // A payload may be any value of the program's, and then its drop runs code of the program.
             drop_payload(other);
             panic::resume_unwind(payload)
         }

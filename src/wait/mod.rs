@@ -78,7 +78,7 @@ thread_local! {
         const { Cell::new(ThreadState { parked: false, in_loop: false, holds_back: false }) };
 }
 
-/// Changes the state of this thread. A copy in, a copy out: no borrow that a change could meet.
+/// Changes the state of this thread. By copies, so that nothing is borrowed meanwhile.
 #[inline]
 fn note(change: impl FnOnce(&mut ThreadState)) {
     let mut here = HERE.get();
@@ -120,8 +120,8 @@ pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
     any_inlined(waiting, deadline)
 }
 
-/// The same, for the usual wait of a coroutine: without a call more on the way to the switch, whose frames stay on the stack of
-/// each coroutine that waits.
+/// [`any`], inlined for the usual wait of a coroutine: one more call on the way to the switch would leave its frame on the
+/// stack of each coroutine that waits.
 #[inline(always)]
 pub(crate) fn any_inlined(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     // Cloned out of its thread-local: no borrow is held across the wait.

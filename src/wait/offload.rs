@@ -154,7 +154,8 @@ impl OffloadThreads {
         }
         let end = Arc::new(WorkEnd { result: Mutex::new(None), event: Event::new()? });
         let theirs = Arc::clone(&end);
-        // Both are the coroutine's, read on its own thread. A close of the server by the work must not wait for the request that waits for the work.
+        // Both are the coroutine's, read on its own thread. If the work closes the server, the close must not wait for the
+        // request that waits for the work.
         let (serving, span) = (Serving::inherit(), CallersSpan::current());
         self.of_this_process().submit(Box::new(move || {
             // The coroutine has dropped its half: its request was cut off, or the time is over. A coroutine that does so right

@@ -70,7 +70,7 @@ impl Entry {
         self.cut() == Some(Cut::Silent)
     }
 
-    /// Whether it is over, or has been cut off: for those who work for it and hold no part of its connection.
+    /// Whether the request is over, or has been cut off: for threads that work for it without its connection.
     pub(crate) fn is_closed(&self) -> bool {
         self.marks.ended.load(Ordering::SeqCst) || self.is_cut_off()
     }

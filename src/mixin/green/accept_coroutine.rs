@@ -72,9 +72,9 @@ impl AcceptCoroutine {
     /// Runs it until it waits or returns.
     #[inline(never)]
     pub(super) fn resume(&mut self) -> SwitchEnd {
-        // From here on it is too late to retire it before it does something.
+        // From here on `retire` is too late to keep the loop from going on.
         *self.shared.state.lock() = AcceptState::Running;
-        // Without the lock, which another thread would wait for: a hook in the loop may take long.
+        // Resumed without the lock: a hook in the loop may take long, and another thread may want the lock meanwhile.
         let progress = self.coroutine.resume();
         *self.shared.state.lock() = match progress {
             SwitchEnd::Suspended => AcceptState::Suspended,
@@ -86,13 +86,13 @@ impl AcceptCoroutine {
 }
 
 impl AcceptHandle {
-    /// Has it end before it does anything more, if it is suspended. False: it runs, or has ended.
+    /// If the loop is suspended, has it end before it does anything more. False: it runs, or has ended.
     pub(super) fn retire(&self) -> bool {
         let state = self.0.state.lock();
         self.retire_from(*state)
     }
 
-    /// The same, once it does not run any more: blocks until it waits or ends.
+    /// Waits until the loop waits or ends, and then retires it. Blocks the thread.
     pub(super) fn retire_when_it_waits(&self) -> bool {
         let mut state = self.0.state.lock();
         self.0.changed.wait_while(&mut state, |state| *state == AcceptState::Running);

@@ -141,7 +141,7 @@ impl Run {
     /// moment (so its worker is not held by another coroutine), has ended, or is on its way already.
     fn move_away(&self, from: usize, to: usize) -> bool {
         let mut state = self.state.lock();
-        // A move that is under way already, or from another worker than this one, is none of this call's.
+        // Nothing is to be done if a move is under way already, or if the loop is not on this worker.
         let is_over = state.ended.is_some() || state.is_abandoned;
         if state.worker != from || state.start_at.is_some() || is_over {
             return false;
@@ -213,7 +213,7 @@ impl Acceptors {
         let _listed = OnDrop(|| self.running.lock().retain(|other| !Arc::ptr_eq(other, &run)));
         match run.drive(group, accept_loop) {
             Some(Ok(result)) => result,
-            // Of the transport or a mixin, whose panic ends the run: it goes on where the program has called.
+            // A panic of the transport or of a mixin ends the run, and goes on where the program has called.
             Some(Err(payload)) => panic::resume_unwind(payload),
             None => Ok(()),
         }

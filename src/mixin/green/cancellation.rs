@@ -55,12 +55,12 @@ pub(super) struct Cancellation {
 }
 
 impl Cancellation {
-    /// Of a coroutine that begins when others have come so far.
+    /// For a coroutine that begins when the cancellation of all requests has come to this phase.
     pub(super) fn new(phase: CancelPhase) -> Self {
         Self { phase: Cell::new(phase), shields: Cell::new(0) }
     }
 
-    /// Before and after each wait.
+    /// Called before and after each wait. An error ends the wait.
     #[inline]
     pub(super) fn check(&self) -> io::Result<()> {
         if self.phase.get() == CancelPhase::None { Ok(()) } else { self.act() }
@@ -72,7 +72,7 @@ impl Cancellation {
         self.phase.get() == CancelPhase::Unwinds(0) && self.shields.get() == 0
     }
 
-    /// The same for a request that has to end.
+    /// `check`, for a request that has to end.
     #[cold]
     fn act(&self) -> io::Result<()> {
         // The phase stays: the first wait after the section acts on it.

@@ -213,14 +213,14 @@ impl Green {
     /// The workers, if this process has started them.
     fn started(&self) -> Option<Arc<Group>> {
         let first = self.group.get()?;
-        // Else it was copied by a fork, and its threads were not.
+        // Otherwise a fork has copied the group, and not its threads.
         if first.owner.is_noted() {
             return Some(Arc::clone(first));
         }
         self.group_of_child.lock().clone().filter(|group| group.owner.is_noted())
     }
 
-    /// The same, where they are not started yet, or are those of a parent process.
+    /// The workers, which this starts if there are none yet, or only those of a parent process.
     #[cold]
     fn start(&self) -> io::Result<Arc<Group>> {
         // Held until the workers are there: two first requests start them once.
@@ -318,7 +318,7 @@ impl Group {
         self.least_loaded_but(usize::MAX).unwrap_or(0)
     }
 
-    /// The same, without one of them. None: there is no other.
+    /// The worker with the fewest requests, except for one. None: there is no other.
     fn least_loaded_but(&self, one: usize) -> Option<usize> {
         let others = (0..self.workers.len()).filter(|number| *number != one);
         others.min_by_key(|number| self.workers[*number].status.load())
@@ -335,7 +335,7 @@ impl Group {
     /// Gives a request to a worker. One that has ended refuses it.
     fn send(self: &Arc<Self>, worker: usize, job: Job) {
         self.begin_request(worker);
-        // It ends only when the group quits: its server is closed.
+        // A worker ends only when the group quits, so the server is closed.
         if let Some(Message::Job(job)) = self.workers[worker].inbox.send(Message::Job(job)) {
             self.workers[worker].status.end_request();
             job.refuse(Refused::Closing);

@@ -146,7 +146,7 @@ impl Worker {
         Err(cancelled)
     }
 
-    /// The same without a look at why it goes on.
+    /// [`suspend`](Worker::suspend), without a look at why the coroutine goes on.
     #[inline(always)]
     fn switch(&self, task: &Rc<Task>, deadline: Option<Instant>) {
         // Most waits have no deadline, and leave the timers alone.
@@ -402,7 +402,7 @@ impl Parker for Worker {
         if is_in_child() { Err(run) } else { Worker::spawn(self, run) }
     }
 
-    /// Not for the accept loop: it has a budget of its own, see `dealing.rs`.
+    /// Does nothing in the accept loop, which gives way by a budget of its own: see `dealing.rs`.
     fn give_way(&self) {
         if is_in_child() {
             return;

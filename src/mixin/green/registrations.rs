@@ -61,8 +61,8 @@ pub(super) struct WaitRegistration {
     near: Cell<Near>,
 }
 
-/// Where the things of a coroutine lie that waits for input, as hints to the processor; zeros are no hint. They may point to
-/// memory that is another's by now or unmapped: an address is fetched, which cannot fault, and never read.
+/// Addresses that a coroutine which waits for input will need, as hints to the processor; zero is no hint. By now they may
+/// be unmapped, or be something else's: they are only prefetched, which cannot fault, and never read.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Near {
     /// A frame of its wait. The others lie above.
@@ -87,7 +87,7 @@ const SMALLEST_PAGE: usize = 4096;
 /// From the first of the numbers that a request writes in its entry of the live list to the last.
 const ENTRY_BYTES: usize = 24;
 
-/// Fetches so many cache lines from an address on, with so many of them before it.
+/// Prefetches `lines` cache lines, of which the first `before` lie below the address.
 fn fetch(address: usize, (lines, before): (usize, usize)) {
     for line in 0..lines {
         prefetch(address.wrapping_add(line * LINE).wrapping_sub(before * LINE));
@@ -118,10 +118,10 @@ impl Registrations {
         Self { entries: RefCell::default(), last_token }
     }
 
-    /// A token for a connection that is registered now.
+    /// The token of a connection that is about to be registered.
     fn next_token(&self) -> usize {
         let last = self.last_token.get();
-        // Around at the end, without the zero, which stands for no token.
+        // Wraps around at the end, and skips zero, which stands for no token.
         let count = (last + 1) & !(usize::MAX << COUNT_BITS);
         let token = (last & (usize::MAX << COUNT_BITS)) | count.max(1);
         self.last_token.set(token);
@@ -238,16 +238,16 @@ impl Registrations {
         (reader, writer)
     }
 
-    /// Has the entry of an event fetched, which comes up soon.
+    /// Prefetches the entry of an event that is handled soon.
     pub(super) fn fetch_entry(&self, event: ReadyEvent) {
         let entries = self.entries.borrow();
         if let Some(entry) = entries.get(fd_of(event)) {
-            // Not looked at: to compare the token would wait for the line that is to be fetched.
+            // The token is not compared: that would wait for the very line that is fetched here.
             prefetch(std::ptr::from_ref(entry).addr());
         }
     }
 
-    /// The same for one line of each page that the coroutine needs which waits for it; the entry should have come by now.
+    /// Prefetches one line of each page that the waiting coroutine needs. The entry should be in the cache by now.
     pub(super) fn fetch_pages(&self, event: ReadyEvent) {
         if let Some(near) = self.near(event) {
             prefetch(near.frame);
@@ -256,7 +256,7 @@ impl Registrations {
         }
     }
 
-    /// The same for the rest; the processor should know the pages by now.
+    /// Prefetches the rest. The processor should know the pages by now.
     pub(super) fn fetch_reader(&self, event: ReadyEvent) {
         if let Some(near) = self.near(event) {
             fetch(near.frame, FRAMES);
@@ -281,9 +281,9 @@ impl Registrations {
     /// The connection is about to be closed. A token that is not its own any more, because the request was moved, changes nothing.
     pub(super) fn remove(&self, fd: RawFd, token: usize) {
         self.with(fd, token, |entry| {
-            // From here on events for it find no owner.
+            // From here on events for this connection find no owner.
             entry.token.set(0);
-            // Their coroutines are not waiting: it is one of them that closes it.
+            // No coroutine waits for it: one of its request is closing it.
             drop((entry.reader.take(), entry.writer.take()));
         });
     }

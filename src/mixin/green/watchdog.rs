@@ -124,8 +124,8 @@ impl Watchdog {
     }
 }
 
-/// The life of the thread. It holds the group while it pauses, without a request for ever: a close or the drop of the mixin ends
-/// the pause, by `quit`.
+/// The life of the thread. It keeps the group alive while it pauses, and without a request a pause has no end of its own: a
+/// close or the drop of the mixin ends it, by `quit`.
 fn watch(group: &Weak<Group>) {
     let mut looks: Vec<WorkerLook> = Vec::new();
     let mut pause = Duration::ZERO;
@@ -150,7 +150,7 @@ fn watch(group: &Weak<Group>) {
             }
             is_quiet = false;
             let held = look.since.map_or(Duration::ZERO, |since| now - since);
-            // At each look again: the loop may have run at the last one, and cannot be retired while it runs.
+            // Tried at each look: the loop may have run at the last one, and cannot be retired while it runs.
             if held >= MOVE.min(group.watchdog.limit) {
                 group.acceptors.move_away(&group, number);
             }

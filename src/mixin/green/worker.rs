@@ -310,7 +310,7 @@ impl Worker {
     /// A part of the request that runs, in a coroutine of its own, which begins in the next turn. Given back: there is no
     /// request, or no memory for a stack.
     pub(super) fn spawn(&self, run: Box<dyn FnOnce()>) -> Result<(), Box<dyn FnOnce()>> {
-        // Its switches are the request's for the watchdog. For the load of the worker it is no request.
+        // The watchdog counts its switches as the request's. The load of the worker does not count it.
         let Some(part_of) = self.current() else { return Err(run) };
         let Ok(stack) = ({ self.stacks.borrow_mut().take() }) else { return Err(run) };
         // It catches its own panics; see `start`.
@@ -335,7 +335,7 @@ impl Worker {
         }
     }
 
-    /// The same as a call: inlined at one place only, which most wake-ups come by.
+    /// `resume_inlined`, as a call. It is inlined only at the place that most wake-ups come by.
     fn resume(&self, task: &Rc<Task>) {
         self.resume_inlined(task);
     }
@@ -399,11 +399,11 @@ impl Worker {
 
     /// Suspends the running coroutine, and has it go on in the next turn.
     pub(super) fn give_way(&self, task: &Rc<Task>) {
-        // Queued before the switch: from the other side nothing would do it.
+        // Queued before the switch: nothing on the other side would queue it.
         task.state.set(TaskState::Queued);
         self.queue.borrow_mut().push_back(Rc::clone(task));
         switch::suspend();
-        // Not with `panic = "abort"`: the loop then ends with its next wait.
+        // With `panic = "abort"` nothing can unwind: the loop then ends at its next wait.
         if task.is_retired() && cfg!(panic = "unwind") {
             panic::resume_unwind(Box::new(RetiredUnwind));
         }

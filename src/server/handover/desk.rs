@@ -68,7 +68,7 @@ pub(crate) struct Desk {
     wake: Arc<Wake>,
     /// Handles of the servers of the run. They stop when the successor serves, and if this process may not serve.
     handles: Vec<ShutdownHandle>,
-    /// Handles of the servers beside the run. They are told when the successor serves, and are not waited for.
+    /// Handles of servers that are not part of the run. They are told when the successor serves, and are not waited for.
     told: Vec<ShutdownHandle>,
     /// How many servers of the run have begun to serve. Before all do, this process neither says that it is
     /// ready nor takes an applicant.
@@ -127,7 +127,7 @@ impl Desk {
     }
 
     /// Makes the desk known to its servers. They tell it when they serve, and a server that forks takes its turns. Called
-    /// once, before any of them serves. Servers beside the run do not know it: they may have served for long.
+    /// once, before any of them serves. Servers outside of the run do not know it: they may have served for long.
     pub(super) fn introduce(self: &Arc<Self>) {
         for server in self.sockets.servers().take(self.handles.len()) {
             server.meet_desk(self);

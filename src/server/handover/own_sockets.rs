@@ -18,7 +18,7 @@ use crate::transport::{HandoverSocket, Holders, Transport, UnixStream};
 
 /// The sockets of the servers, and the one at which successors ask.
 pub(super) struct OwnSockets {
-    /// The servers of the run, and then those beside it. The program owns them: one that it has dropped is passed over.
+    /// The servers of the run, and then those that are not part of it. The program owns them: a dropped one is passed over.
     pub(super) servers: Vec<Weak<dyn AnyServer>>,
     /// The socket at which successors ask. None: only SIGUSR2 starts one.
     pub(super) listener: Option<UnixStream>,

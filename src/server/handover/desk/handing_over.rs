@@ -129,8 +129,8 @@ impl Desk {
         }
         self.close_listener();
         if applicant.passed.is_some() {
-            // Of the two processes the last one that closes a socket removes its file. If the applicant was told to stop
-            // as well, before it took signals, it removes nothing.
+            // The process that closes a socket last removes its file. But the same stop may have killed the applicant,
+            // before it took its signals: then the files are left to this process.
             applicant.wait_for_end(Instant::now() + LAST_LOOK);
             self.sockets.remove_files_as_the_last();
         }
