@@ -3,6 +3,21 @@
 //! A fork shares the set itself and makes no copy: a change by one process holds for both. So a child that goes on
 //! for itself renews the set before it adds or removes anything. A closed descriptor leaves the set only when its
 //! last copy is closed, in any process. So descriptors that may have been inherited are removed explicitly.
+//!
+//! | user | set | events |
+//! |---|---|---|
+//! | a worker of `Green` | its connections, its inbox, what a coroutine waits for once | [`WatchFor`] |
+//! | `exclusive_epoll` | a listener and interrupts | EPOLLIN, with EPOLLEXCLUSIVE for the listener |
+//! | `exit_watch` | the pidfds of children, and an event | EPOLLIN |
+//! | `late_input` | one connection | EPOLLIN and EPOLLET |
+//!
+//! **Numbers, and descriptors that come back.** The kernel returns with each event the number that the descriptor was
+//! added with, and nothing else: not the descriptor. An event may have been fetched before its descriptor is closed and
+//! be looked at after the same number has been given to another file. A user that closes descriptors has to be able to
+//! tell: a worker puts a token of the connection into the number (`mixin/green/registrations.rs`).
+//!
+//! **Errors.** EPOLL_CTL_ADD fails with ENOSPC at `fs.epoll.max_user_watches`, a bound for all sets of a user, and with
+//! ENOMEM; `epoll_create1` with EMFILE or ENFILE, as every call that makes a descriptor. A wait fails with EINTR alone.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -30,6 +45,8 @@ impl Epoll {
 
     /// In a forked child: makes it an empty set of its own, under the same number. Until then the child shares the
     /// parent's set, and every change would hold in the parent as well.
+    ///
+    /// Takes one descriptor for a moment. Nothing is in the new set: its user adds again what the child still has.
     pub(super) fn renew(&self) -> io::Result<()> {
         super::replace(&self.set, Self::new()?.set)
     }
@@ -47,6 +64,7 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_ADD, fd, events, number)
     }
 
+    /// One epoll_ctl(2) with an event. [epoll_ctl(2)](https://man7.org/linux/man-pages/man2/epoll_ctl.2.html)
     fn control(
         &self,
         operation: libc::c_int,
@@ -61,6 +79,9 @@ impl Epoll {
     }
 
     /// Removes a descriptor. If it is not in the set, nothing happens.
+    ///
+    /// Once this returns, no later wait reports the descriptor; events that were fetched before may still be in the
+    /// caller's hands.
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
         let (set, fd) = (self.set.as_raw_fd(), fd.as_raw_fd());
         // SAFETY: no event is passed, and none is needed to delete.
@@ -71,6 +92,8 @@ impl Epoll {
     /// `MOST` at the most.
     ///
     /// A signal ends the wait with `Interrupted`. If more than `MOST` are ready, the next calls report the others.
+    ///
+    /// The events lie on the caller's stack, so nothing is allocated, and several threads may wait for one set.
     pub(super) fn wait<const MOST: usize>(
         &self,
         mode: Mode,
@@ -91,6 +114,9 @@ impl Epoll {
 impl Epoll {
     /// Watches a descriptor from here on. A descriptor that is in the set already is watched for the new events
     /// instead.
+    ///
+    /// One system call for a new descriptor, two for one that is there. The second case is a connection whose earlier
+    /// registration its user has forgotten, and the kernel has not.
     pub(crate) fn watch(&self, fd: BorrowedFd<'_>, what: WatchFor, number: u64) -> io::Result<()> {
         match self.add(fd, what.events(), number) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -101,6 +127,9 @@ impl Epoll {
     }
 
     /// Watches a descriptor that is not in the set yet. If it is, the error is `AlreadyExists`.
+    ///
+    /// Two coroutines may wait for one event: the second one learns by the error that it needs a copy of the
+    /// descriptor.
     pub(crate) fn watch_new(
         &self,
         fd: BorrowedFd<'_>,
@@ -121,6 +150,9 @@ impl Epoll {
     }
 
     /// Waits until a descriptor is ready, or for this long; None means for ever. A signal ends the wait.
+    ///
+    /// The worker's one wait: between two of them it runs all coroutines that are ready. A timeout of zero only looks.
+    /// The timeout is in milliseconds, as epoll_wait(2) has it; the longest is 25 days.
     pub(crate) fn wait_for_events(&self, events: &mut ReadyEvents, timeout: Option<Duration>) {
         // Rounded up: a wait that ends early would make its caller spin for the rest.
         let millis = timeout.map_or(-1, |timeout| {
@@ -137,6 +169,10 @@ impl Epoll {
 }
 
 /// The readiness that a descriptor is watched for.
+///
+/// A connection is watched once, by edges, for as long as it lives: a wait on it then costs no system call. An edge is
+/// told once, so its reader has to go on until a call says `WouldBlock` before it may wait again. A descriptor that is
+/// waited for once is watched by level: whatever is there already is reported.
 #[cfg(has_green)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WatchFor {
@@ -152,6 +188,8 @@ pub(crate) enum WatchFor {
 
 #[cfg(has_green)]
 impl WatchFor {
+    /// The flags of epoll_ctl(2). EPOLLRDHUP: the peer has ended its output, which arrives with EPOLLIN, and alone if
+    /// the input was read to its last byte before. EPOLLPRI: urgent data.
     fn events(self) -> libc::c_int {
         const ARRIVALS: libc::c_int =
             libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLET;
@@ -165,8 +203,11 @@ impl WatchFor {
 }
 
 /// The events of one wait.
+///
+/// A worker makes it once and uses it for every wait.
 #[cfg(has_green)]
 pub(crate) struct ReadyEvents {
+    /// The first `count` are those of the last wait. Those behind them are left from earlier ones.
     room: Box<[libc::epoll_event]>,
     /// How many events the last wait has found.
     count: usize,
@@ -186,6 +227,9 @@ impl ReadyEvents {
     }
 
     /// The event at this place.
+    ///
+    /// None from [`len`](Self::len) on. A connection that is broken counts as both readable and writable, so that each
+    /// coroutine that waits for it makes its call and gets the error.
     pub(crate) fn get(&self, at: usize) -> Option<ReadyEvent> {
         let event = self.room[..self.count].get(at)?;
         let has = |flags: libc::c_int| event.events & flags as u32 != 0;
@@ -203,6 +247,8 @@ impl ReadyEvents {
 }
 
 /// The readiness of a descriptor.
+///
+/// It is a hint: by the time at which a coroutine runs, another one may have read the input.
 #[cfg(has_green)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadyEvent {

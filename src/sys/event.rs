@@ -1,5 +1,15 @@
 //! A descriptor that is readable from the first `notify` until a `clear`.
 //! [eventfd(2)](https://man7.org/linux/man-pages/man2/eventfd.2.html)
+//!
+//! It is the one way in which a thread, a signal's handler or a child wakes a wait on descriptors: shutdown, or a
+//! message for a worker. `wait::Event` is the public form, which adds the process that the event belongs to.
+//!
+//! ```text
+//! waker:  state = new; notify          (a write: the counter is above zero, the descriptor readable)
+//! waiter: poll returns; clear; look at the state
+//! ```
+//!
+//! The waiter clears before it looks. Had it looked first, a change after the look and before the clear would be lost.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -10,6 +20,8 @@ use super::check;
 pub(crate) type Ends = OwnedFd;
 
 /// An event that is not notified.
+///
+/// EMFILE or ENFILE without a free descriptor; ENOMEM.
 pub(crate) fn new() -> io::Result<Ends> {
     // SAFETY: no pointers; a descriptor or -1 comes back.
     // EFD_NONBLOCK: neither `notify` nor `clear` may ever wait.
@@ -18,6 +30,8 @@ pub(crate) fn new() -> io::Result<Ends> {
 }
 
 /// In a forked child: gives the event a descriptor of its own, not notified, under the same number.
+///
+/// Until then the child would wake its parent, and take its parent's wake-ups away.
 pub(crate) fn renew(ends: &Ends) -> io::Result<()> {
     super::replace(ends, new()?)
 }
@@ -29,6 +43,8 @@ pub(crate) fn reader(ends: &Ends) -> BorrowedFd<'_> {
 }
 
 /// One write and nothing else, so that a signal handler may call it.
+///
+/// It never waits and takes no lock. The counter is full after 2^64 - 2 of them without a `clear`.
 pub(crate) fn notify(ends: &Ends) {
     let one = 1u64.to_ne_bytes();
     // SAFETY: eight readable bytes. A full counter (EAGAIN) is readable all the same.

@@ -5,6 +5,19 @@
 //!            `-- added second --> accept loop's set --> the loop, in poll(2) on `loop_fd`
 //! stop, interrupt --------------> worker's set
 //! ```
+//!
+//! Both accept: a worker of `Threading` or `Pool` that has ended a request takes the next client itself, which spares
+//! the hand-over from the loop to a thread. The loop takes the clients for which no worker waits
+//! (`server/worker_accept.rs`).
+//!
+//! ```text
+//! client comes, a worker waits     the worker's set is woken; it accepts and serves
+//! client comes, no worker waits    the loop's set is woken; it accepts and hands the client to a new or another thread
+//! the woken worker cannot accept   wake_loop: the loop's turn, for the same client
+//! ```
+//!
+//! Each wake-up is a hint, never a promise: the client may be gone (ECONNABORTED), or another process that has the
+//! listener may have taken it. Both then find EAGAIN, and wait again.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -34,6 +47,12 @@ impl ExclusiveEpoll {
     ///
     /// The descriptor must be a listening socket, because for a listener the kernel wakes a thread for each client.
     /// An event may be notified once for many requests, and the worker would take only one of them.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` for a socket that does not listen; EMFILE without two descriptors. Workers then do not accept, and
+    /// all clients come by the loop. A kernel before 4.5 ignores the flag: a client wakes both, and one of them finds
+    /// nothing.
     pub(crate) fn new(
         listener: BorrowedFd<'_>,
         interrupts: [BorrowedFd<'_>; 2],
@@ -56,6 +75,8 @@ impl ExclusiveEpoll {
     }
 
     /// In a forked child: replaces the sets, which the parent shares, with sets of its own.
+    ///
+    /// The order in which both sets get the listener is that of a new pair: it comes first in the worker's.
     pub(crate) fn renew(
         &self,
         listener: BorrowedFd<'_>,
@@ -68,6 +89,9 @@ impl ExclusiveEpoll {
 
     /// For the worker, on one thread at a time: waits until there may be a client, or until it is interrupted. Signals do
     /// not end it.
+    ///
+    /// One event is enough to know, so only one is asked for. The caller tries to accept, and looks whether it was
+    /// interrupted.
     pub(crate) fn wait(&self) -> io::Result<()> {
         super::uninterrupted(|| self.worker.wait::<1>(super::Mode::Block)).map(drop)
     }

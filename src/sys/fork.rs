@@ -7,6 +7,11 @@
 //!   parent: drop        the mask is as it was
 //!   child: release      SIGTERM comes through: the drain
 //! ```
+//!
+//! `Forking` calls these on the accept loop's thread, once for each request. In the child only that thread exists, at
+//! the place where it was, with a copy of all memory. The pages are shared until one of the two processes writes to
+//! one: each page that the child writes to is copied, at the price of a fault. So the code that runs in a child writes
+//! little, and some calls here are made by number because the C library's own function would touch one more page.
 
 use std::fs;
 use std::io;
@@ -18,7 +23,9 @@ use super::signal::change_mask;
 /// Which of the two processes this is after a fork. The parent gets the child's number, which stays the child's until
 /// it is reaped.
 pub(crate) enum Forked {
+    /// The process that has forked. It reaps the child (`child_process::reap`), or the child stays a zombie.
     Parent { child: i32 },
+    /// The new process. It serves one request and ends by `exit_now`: it must not return into the accept loop.
     Child,
 }
 
@@ -29,7 +36,8 @@ pub(crate) enum Forked {
 ///
 /// # Errors
 ///
-/// If there is another thread, by [`no_other_threads`], and those of [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html).
+/// If there is another thread, by [`no_other_threads`], and those of [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html):
+/// EAGAIN (RLIMIT_NPROC, or a container's limit of processes) and ENOMEM.
 #[inline]
 pub(crate) fn fork() -> io::Result<Forked> {
     no_other_threads()?;
@@ -56,6 +64,14 @@ pub(crate) struct SignalsHeld {
 
 impl SignalsHeld {
     /// Called before the fork, by the thread that forks: a mask is a thread's own, and the child inherits it.
+    ///
+    /// ```text
+    /// parent                                  child
+    /// hold: SIGTERM, SIGINT blocked
+    /// fork ---------------------------------> begins with both blocked
+    /// drop: the mask is as it was             notes its request
+    ///                                         release_in_child: SIGTERM comes through now, if it was sent meanwhile
+    /// ```
     pub(crate) fn hold() -> Self {
         let before = change_mask(libc::SIG_BLOCK, &[libc::SIGTERM, libc::SIGINT]);
         let mut in_child = before;
@@ -107,6 +123,9 @@ pub(crate) fn no_other_threads() -> io::Result<()> {
 }
 
 /// The names of the process's threads, if it has more than one.
+///
+/// None also if all but one have ended while they were counted. An error only where neither call is possible: a filter
+/// refuses unshare(2), and `/proc` is not mounted.
 fn other_threads() -> io::Result<Option<String>> {
     // A directory has a link for each directory in it, and two more: with one thread, three. This is asked where a
     // filter refuses the first call.
@@ -134,6 +153,8 @@ fn other_threads() -> io::Result<Option<String>> {
 ///
 /// [unshare(2)](https://man7.org/linux/man-pages/man2/unshare.2.html) is asked to separate the threads of the
 /// process. With one thread it does nothing at all, and with more it fails: the cheapest way to ask.
+///
+/// EINVAL means that there is another thread. EPERM and ENOSYS are the answers of filters.
 fn has_one_thread() -> bool {
     // SAFETY: no pointers, and nothing changes.
     unsafe { libc::unshare(libc::CLONE_THREAD) == 0 }

@@ -1,11 +1,20 @@
 //! How often this process has forked, by which it can tell whether another process may have its descriptors; and whether it is
 //! itself a child that a marked thread has forked.
+//!
+//! A listener asks for the first before it tells the kernel to refuse clients: that holds for every process that has
+//! the socket, and another one may still serve (`transport/server_socket.rs`). A worker of `Green` asks for the second:
+//! its thread, copied by a fork in a handler, must not run the parent's coroutines (`mixin/green/worker.rs`).
+//!
+//! fork(3) runs the handlers that were registered by pthread_atfork(3). They cannot be taken back, so each is
+//! registered once and for all, and decides itself whether it has anything to do.
 
 use std::cell::Cell;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many counted forks this process has made since the first call of [`Moment::now`].
+///
+/// Atomic, because any thread of the program may fork.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 /// This process, and how often it has forked since the first question. If two moments are equal, a descriptor that
@@ -49,6 +58,9 @@ thread_local! {
 }
 
 /// Runs a fork that does not count. The count stays unwritten, because each write copies its page.
+///
+/// `fork` must be one fork at most, on this thread. The mark is a thread-local, so that a fork of another thread
+/// meanwhile is counted. In the child it is set back as well.
 #[inline]
 pub(super) fn uncounted<R>(fork: impl FnOnce() -> R) -> R {
     UNCOUNTED.set(true);
@@ -59,7 +71,9 @@ pub(super) fn uncounted<R>(fork: impl FnOnce() -> R) -> R {
 
 #[cfg(has_green)]
 thread_local! {
+    /// Set by [`mark_children_of_this_thread`], for good: a worker's thread stays a worker's.
     static IS_MARKED: Cell<bool> = const { Cell::new(false) };
+    /// Set in a child, on the copy of a marked thread.
     static IS_IN_CHILD: Cell<bool> = const { Cell::new(false) };
 }
 

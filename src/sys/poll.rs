@@ -1,4 +1,10 @@
 //! Waiting for descriptors: [`poll`].
+//!
+//! Every wait of a thread that has no parker ends here (`wait::any`), and so do the waits of the accept loop. The
+//! descriptors stay blocking or not, as they are; a call that follows has a flag of its own (`socket.rs`).
+//!
+//! A wait is level-triggered and keeps nothing in the kernel: a descriptor that is ready is reported each time, until
+//! the caller takes what there is. So a caller that does not read what was reported spins.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -10,6 +16,13 @@ use super::{check, error_queue};
 /// one is ready.
 ///
 /// A signal does not end the wait. [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html)
+///
+/// With a deadline that has passed it only looks. A descriptor that is closed meanwhile by another thread does not end
+/// the wait: owners wake a waiter first, and close then.
+///
+/// # Errors
+///
+/// ENOMEM; and EINVAL for more descriptors than RLIMIT_NOFILE, which the few places of a wait never are.
 pub(crate) fn poll(fds: &mut [PollFd], deadline: Option<Instant>) -> io::Result<bool> {
     loop {
         // Computed anew in each round: a signal has used up a part of the time.
@@ -41,6 +54,8 @@ pub(crate) fn poll(fds: &mut [PollFd], deadline: Option<Instant>) -> io::Result<
 /// Whether a descriptor is readable now.
 ///
 /// Also true at the end of the input, and for a pending error. It never waits.
+///
+/// One system call. It leaves a queued error where it is, so a filled error queue counts as readable.
 pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut fds = [PollFd::readable(fd)];
     // SAFETY: one live `pollfd`, as above.
@@ -48,6 +63,9 @@ pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 /// One descriptor of a [`poll`].
+///
+/// It has the layout of a `pollfd`, so that a slice of it can be passed to the system as it is. It borrows nothing: the
+/// caller of [`poll`] keeps the descriptor open during the call, and reads only [`is_ready`](Self::is_ready) after it.
 #[repr(transparent)]
 pub(crate) struct PollFd(libc::pollfd);
 
@@ -63,6 +81,8 @@ impl PollFd {
     }
 
     /// An empty place of the slice: it is never ready.
+    ///
+    /// poll(2) skips negative numbers. So a wait for a few descriptors needs no vector: its array has empty places.
     pub(crate) const fn never() -> Self {
         Self(libc::pollfd { fd: -1, events: 0, revents: 0 })
     }

@@ -3,6 +3,12 @@
 //!
 //! Connections stay in blocking mode, because the mode belongs to the open file description, which is shared by every
 //! copy of the descriptor. Each call says by a flag of its own whether it may wait.
+//!
+//! | call | waits | on a TCP connection that the peer has reset |
+//! |---|---|---|
+//! | [`send`] | never: `WouldBlock` without room | ECONNRESET once, then EPIPE |
+//! | `RecvBuf::recv` | as its [`Mode`] says | the bytes that came before, ECONNRESET once, then zero |
+//! | [`shutdown`] | never | ENOTCONN |
 
 use std::io;
 use std::mem;
@@ -37,6 +43,9 @@ pub(crate) enum Mode {
 
 impl Mode {
     /// The flag of recv(2).
+    ///
+    /// MSG_DONTWAIT makes this one call non-blocking. fcntl(2) and O_NONBLOCK would do so for every process that shares
+    /// the open file.
     pub(super) fn flag(self) -> libc::c_int {
         match self {
             Self::Block => 0,
@@ -46,6 +55,9 @@ impl Mode {
 }
 
 /// Sends once, possibly not all of it, and never blocks, whatever the descriptor's mode.
+///
+/// A short count means that the send buffer is full: the caller waits for room and goes on behind it. EINTR does not
+/// come, since it never waits.
 #[inline]
 pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
     send_with(fd, buf, 0)
@@ -107,6 +119,8 @@ pub(crate) fn shutdown(fd: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
 }
 
 /// Whether accepted sockets start with their listener's options (Linux copies the whole socket).
+///
+/// Elsewhere `stream_listener.rs` sets them on each accepted connection.
 pub(crate) const ACCEPTED_INHERITS_OPTIONS: bool =
     cfg!(any(target_os = "linux", target_os = "android"));
 
@@ -121,6 +135,8 @@ pub(super) fn set_int_option(
 }
 
 /// Sets a socket option. Its value is a structure of the system's, without pointers.
+///
+/// For the folder's own structures only: a `T` with padding or pointers would give the kernel bytes that mean nothing.
 fn set_option<T: Copy>(
     fd: BorrowedFd<'_>,
     level: libc::c_int,
@@ -135,6 +151,9 @@ fn set_option<T: Copy>(
 
 /// Reads a socket option, and returns how many bytes of the value the kernel has written: fewer, if its own structure
 /// is shorter. The value is a structure of the system's without pointers, or numbers; any bytes are a valid value.
+///
+/// ENOPROTOOPT from a kernel that does not know the option, EOPNOTSUPP from a socket of another kind. Callers take
+/// either for "not known".
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn get_option<T: Copy>(
     fd: BorrowedFd<'_>,
@@ -160,6 +179,11 @@ pub(crate) const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// Bounds every receive from here on. Without a timeout receives may wait for ever.
 /// [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), SO_RCVTIMEO
+///
+/// The kernel ends the receive with EAGAIN then, which is `WouldBlock`: the caller (`socket_io.rs`) looks at the time
+/// to tell it from a descriptor that does not block. It costs a system call for each change and none for each receive,
+/// and so is cheaper than a poll before every receive. It belongs to the open file, and so holds for all copies of the
+/// descriptor.
 pub(crate) fn set_receive_timeout(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
     let timeout = timeout.unwrap_or_default();
     let value = libc::timeval {

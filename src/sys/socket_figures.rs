@@ -2,6 +2,18 @@
 //!
 //! Other systems keep such figures elsewhere or not at all. Sockets of other kinds, and descriptors that are no
 //! sockets, have none.
+//!
+//! | socket | figures | by |
+//! |---|---|---|
+//! | TCP listener | accept queue; dropped attempts | TCP_INFO; SO_MEMINFO |
+//! | UDP | receive buffer; dropped datagrams | SO_MEMINFO |
+//! | Unix stream listener | accept queue | netlink, sock_diag |
+//! | Unix datagram | none: its senders wait | |
+//!
+//! `ServerContext` asks when a program or a metric wants the figures: seldom, and on any thread. A figure is a
+//! moment's: the next client may have changed it. Drops are counted since the socket was made and never go back; they
+//! are the sign of a backlog or of a receive buffer that is too small, which nothing else tells, because the server
+//! never sees those clients.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -61,6 +73,9 @@ const RECEIVE_BUFFER: usize = 1;
 const DROPS: usize = 8;
 
 /// [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), SO_MEMINFO: since Linux 4.12.
+///
+/// The kernel writes an array of 32-bit numbers, and may know more of them than are asked for here. The drops are the
+/// last, so an older kernel with a shorter array tells none of the three.
 fn memory(fd: BorrowedFd<'_>) -> Option<[u32; 9]> {
     let mut memory = [0; 9];
     let len =
@@ -71,6 +86,16 @@ fn memory(fd: BorrowedFd<'_>) -> Option<[u32; 9]> {
 /// The accept queue of a Unix socket, which only
 /// [sock_diag(7)](https://man7.org/linux/man-pages/man7/sock_diag.7.html) tells. The request names the socket by its
 /// inode and asks for queue lengths.
+///
+/// ```text
+/// request   [length|type 20|flags|sequence|port]  [family|states|inode|show|cookie]                16 + 24 bytes
+/// answer    [length|type 20|flags|sequence|port]  [family|kind|state|inode|cookie]  [attribute]..  16 + 16 bytes, then attributes
+/// attribute [length|kind]  [value, padded to 4]
+/// ```
+///
+/// netlink answers while the request is written, into the buffer of this socket, so nothing is waited for. Every length
+/// in the answer is checked, though it is the kernel's: a version may differ. An error, or None: a filter refuses
+/// netlink, or the kernel was built without unix_diag.
 fn unix_accept_queue(fd: BorrowedFd<'_>) -> io::Result<Option<Used>> {
     /// `SOCK_DIAG_BY_FAMILY`, `UNIX_DIAG_RQLEN`, `UDIAG_SHOW_RQLEN`.
     const BY_FAMILY: u16 = 20;
@@ -122,10 +147,12 @@ fn unix_accept_queue(fd: BorrowedFd<'_>) -> io::Result<Option<Used>> {
     Ok(None)
 }
 
+/// Two bytes in the machine's own order, as netlink has them. None beyond the end.
 fn short(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
+/// The same for four.
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
