@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 use super::{Activity, Entry};
 
 impl Entry {
-    /// Notes whether the output half sends now. Only the thread that has the output half calls it.
-    pub(crate) fn show_output_half(&self, sends: bool) {
+    /// Notes whether the output half is sending now, or running otherwise. Only the thread that has the output half calls it.
+    pub(crate) fn show_output_half(&self, activity: Activity) {
+        let sends = activity == Activity::Sending;
         self.counters.output_half().store(u64::from(sends), Ordering::Relaxed);
     }
 

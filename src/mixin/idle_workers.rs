@@ -62,6 +62,15 @@ impl IdleWorker {
     }
 }
 
+/// The fate of the last idle worker when its time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LastIdle {
+    /// It stays. Otherwise the next request would pay for a new thread, in a server that gets one every few seconds.
+    Stays,
+    /// It leaves as all others do, because another worker accepts.
+    Leaves,
+}
+
 /// A stack: the worker that came last is called first. Its memory is in the caches, and the others stay idle for long
 /// enough to leave. A part of the state behind the lock of a [`WorkerQueue`](super::worker_queue).
 #[derive(Debug, Default)]
@@ -100,24 +109,23 @@ impl IdleWorkers {
         self.list.retain(|other| !Arc::ptr_eq(other, worker));
     }
 
-    /// The first worker of the list leaves next. One worker stays: the last of the list, unless another one `accepts`.
-    fn next_to_leave(&self, accepts: bool) -> Option<&Arc<IdleWorker>> {
-        // Without this the next request would pay for a new thread, in a server that gets one every few seconds.
-        let may_leave = self.keep.is_some() && (accepts || self.list.len() > 1);
+    /// The first worker of the list leaves next.
+    fn next_to_leave(&self, last: LastIdle) -> Option<&Arc<IdleWorker>> {
+        let may_leave = self.keep.is_some() && (last == LastIdle::Leaves || self.list.len() > 1);
         self.list.first().filter(|_| may_leave)
     }
 
     /// Whether this worker is the next to leave, and so waits with a timeout.
-    pub(super) fn is_next_to_leave(&self, worker: &Arc<IdleWorker>, accepts: bool) -> bool {
-        let is_next = self.next_to_leave(accepts).is_some_and(|next| Arc::ptr_eq(next, worker));
+    pub(super) fn is_next_to_leave(&self, worker: &Arc<IdleWorker>, last: LastIdle) -> bool {
+        let is_next = self.next_to_leave(last).is_some_and(|next| Arc::ptr_eq(next, worker));
         // Noted before it parks, under the lock: `give_timeout` need not wake one that has a timeout.
         worker.has_timeout.store(is_next, Ordering::Relaxed);
         is_next
     }
 
     /// Wakes the next to leave if it waits without a timeout, so that it waits with one.
-    pub(super) fn give_timeout(&self, accepts: bool) {
-        if let Some(next) = self.next_to_leave(accepts) {
+    pub(super) fn give_timeout(&self, last: LastIdle) {
+        if let Some(next) = self.next_to_leave(last) {
             // Under the lock, unlike the unpark of a call: this is rare, and the worker is not needed soon.
             if !next.has_timeout.load(Ordering::Relaxed) {
                 next.thread.unpark();

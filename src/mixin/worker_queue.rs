@@ -68,7 +68,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::{Mutex, MutexGuard};
 
 use self::worker::{QueueWorker, let_go};
-use super::idle_workers::{IdleWorker, IdleWorkers};
+use super::idle_workers::{IdleWorker, IdleWorkers, LastIdle};
 use super::thread_group::{ThreadGroup, ThreadOptions};
 use super::worker_accept::{AcceptSlot, WorkerAccept};
 use super::{Job, Refused, WhenFull, WorkerFigures};
@@ -356,7 +356,8 @@ impl WorkerQueue {
         let leave_at = state.idle.enter(me);
         loop {
             let accepts = state.accept_slot.is_taken();
-            let is_next_to_leave = state.idle.is_next_to_leave(me, accepts);
+            let last = if accepts { LastIdle::Leaves } else { LastIdle::Stays };
+            let is_next_to_leave = state.idle.is_next_to_leave(me, last);
             let leave_at = leave_at.filter(|_| is_next_to_leave);
             let leaves = leave_at.is_some_and(|at| std::time::Instant::now() >= at);
             if leaves {
@@ -364,7 +365,7 @@ impl WorkerQueue {
             }
             // The list or the slot may have changed, and with them the worker that leaves next: it parks without a timeout, and
             // would stay for good.
-            state.idle.give_timeout(accepts);
+            state.idle.give_timeout(last);
             if leaves {
                 return None;
             }

@@ -130,6 +130,15 @@ impl Stream for Box<dyn Stream> {
     }
 }
 
+/// By which clock a call of a wrapped stream ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WaitClock {
+    /// By the timeout of the call.
+    Own,
+    /// By the idle reaper's: a read for the beginning of a request.
+    Reapers,
+}
+
 /// The direction of a call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
@@ -236,8 +245,9 @@ impl Connection {
         if let Self::Split(socket) = self {
             return socket.recv(buf, timeout);
         }
-        let is_reaped = timeout == RecvTimeout::Reaped;
-        self.within(SendTimeout::until(timeout.at()), is_reaped, Direction::In, |stream| {
+        let clock =
+            if timeout == RecvTimeout::Reaped { WaitClock::Reapers } else { WaitClock::Own };
+        self.within(SendTimeout::until(timeout.at()), clock, Direction::In, |stream| {
             stream.read(buf.bytes())
         })
     }
@@ -256,7 +266,7 @@ impl Connection {
     fn send_apart(&mut self, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
         match self {
             Self::Split(socket) => socket.send(bytes, || timeout),
-            _ => self.within(timeout, false, Direction::Out, |stream| stream.write(bytes)),
+            _ => self.within(timeout, WaitClock::Own, Direction::Out, |stream| stream.write(bytes)),
         }
     }
 
@@ -265,18 +275,19 @@ impl Connection {
         match self {
             Self::Socket(_) | Self::Split(_) | Self::Gone(_) => Ok(()),
             _ => self
-                .within(timeout, false, Direction::Out, |stream| stream.flush().map(|()| 0))
+                .within(timeout, WaitClock::Own, Direction::Out, |stream| {
+                    stream.flush().map(|()| 0)
+                })
                 .map(drop),
         }
     }
 
-    /// A call of a stream that is no socket of this crate. If a signal interrupts it, it is repeated. `is_reaped`: the
-    /// call is a read whose wait is left to the idle reaper.
+    /// A call of a stream that is no socket of this crate. If a signal interrupts it, it is repeated.
     #[inline(never)]
     fn within(
         &mut self,
         timeout: SendTimeout,
-        is_reaped: bool,
+        clock: WaitClock,
         direction: Direction,
         mut call: impl FnMut(&mut dyn Stream) -> io::Result<usize>,
     ) -> io::Result<usize> {
@@ -294,7 +305,7 @@ impl Connection {
         // it.
         let raw = status.filter(|status| status.has_raw());
         if let Some(status) = &raw {
-            if is_reaped {
+            if clock == WaitClock::Reapers {
                 status.begin_reaped_read();
             } else {
                 status.begin_call(timeout);
@@ -338,7 +349,9 @@ impl Connection {
             Self::Socket(socket) => socket.shutdown(how),
             Self::Split(socket) => socket.shutdown(how),
             _ => self
-                .within(timeout, false, Direction::Out, |stream| stream.shutdown(how).map(|()| 0))
+                .within(timeout, WaitClock::Own, Direction::Out, |stream| {
+                    stream.shutdown(how).map(|()| 0)
+                })
                 .map(drop),
         }
     }

@@ -29,7 +29,7 @@ use super::sealed::Seal;
 use super::stream::write_formatted;
 use super::{Deadline, StreamRequest};
 use crate::limits::Limits;
-use crate::live::Entry;
+use crate::live::{Activity, Entry};
 use crate::outgoing::HalfClose;
 use crate::socket_io::SocketIo;
 use crate::sys;
@@ -148,7 +148,7 @@ impl OutputHalf<'_> {
     /// One write: all bytes through an outbox, otherwise as many as there is room for.
     fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         // A flag of its own: the activity in the list is that of the input half, by which a drain decides.
-        self.entry.show_output_half(true);
+        self.entry.show_output_half(Activity::Sending);
         let timeout = self.write_timeout();
         let send_by = |outbox: &Outbox| outbox.write_all(bytes, timeout).map(|()| bytes.len());
         let result = match &self.way {
@@ -158,7 +158,7 @@ impl OutputHalf<'_> {
             Way::Outbox { outbox, seal: None, .. } => send_by(outbox),
             Way::Outbox { outbox, .. } => self.while_it_may_be_cut(|| send_by(outbox)),
         };
-        self.entry.show_output_half(false);
+        self.entry.show_output_half(Activity::Running);
         result.map_err(|error| self.explain(error))
     }
 
@@ -247,9 +247,9 @@ impl Write for OutputHalf<'_> {
 
 impl HalfClose for OutputHalf<'_> {
     fn shutdown_write(&mut self) -> io::Result<()> {
-        self.entry.show_output_half(true);
+        self.entry.show_output_half(Activity::Sending);
         let ended = self.end_output();
-        self.entry.show_output_half(false);
+        self.entry.show_output_half(Activity::Running);
         // The flag is set after this: EPIPE from the end itself is no mistake of the handler.
         let ended = ended.map_err(|error| self.explain(error));
         self.notes.ended.set();

@@ -273,7 +273,7 @@ fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
     for server in servers {
         let handle = server.shutdown_handle();
         handle.runs().set_served_by_run();
-        let opened = handle.runs().orders.open(true);
+        let opened = handle.runs().orders.open();
         opened.map_err(|error| Error::io("make an event for", server.server_address(), error))?;
     }
     let stopped: Arc<[_]> = servers.iter().map(BaseServer::shutdown_handle).collect();

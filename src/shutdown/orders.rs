@@ -42,7 +42,7 @@ pub(crate) struct TakenOrders {
 
 impl Orders {
     /// Before a `run`: from here on orders can be given. Forgets those of an earlier run.
-    pub(crate) fn open(&self, closer_obeys: bool) -> io::Result<()> {
+    pub(crate) fn open(&self) -> io::Result<()> {
         let event = match self.event.get() {
             Some(event) => event,
             None => {
@@ -54,7 +54,8 @@ impl Orders {
         // In a forked child it was its parent's.
         event.own()?;
         event.clear();
-        self.closer_obeys.store(closer_obeys, Ordering::SeqCst);
+        // Until the run says that there is no such thread: see `leave_to_loop`.
+        self.closer_obeys.store(true, Ordering::SeqCst);
         self.reload.store(false, Ordering::SeqCst);
         self.retire.store(false, Ordering::SeqCst);
         Ok(())
@@ -121,7 +122,7 @@ mod tests {
     fn an_order_is_obeyed_once_and_by_one_thread() {
         let orders = Orders::default();
         assert!(!orders.give_retire(), "there is no run");
-        orders.open(true).unwrap();
+        orders.open().unwrap();
         orders.give_reload();
         assert!(orders.waiting_in_loop().is_none());
         assert_eq!(orders.take_in_loop(), TakenOrders::default());

@@ -102,6 +102,13 @@ struct Child {
     watched: Option<Watched>,
 }
 
+impl Child {
+    /// Whether its descriptor tells of its end.
+    fn is_watched(&self) -> bool {
+        matches!(self.watched, Some(Watched::ByDescriptor(_)))
+    }
+}
+
 impl std::fmt::Debug for Child {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Child").field("pid", &self.pid).finish_non_exhaustive()
@@ -243,13 +250,9 @@ impl Children {
     pub(super) fn collect(&self) {
         let Some(reports) = self.reports.get() else { return };
         // Asked anew at each turn of the loop below: the table changes in it.
-        let is_any = |by_descriptor| {
-            let is_watched =
-                |child: &Child| matches!(child.watched, Some(Watched::ByDescriptor(_)));
-            self.table.lock().iter().any(|child| is_watched(child) == by_descriptor)
-        };
+        let is_any = |is: fn(&Child) -> bool| self.table.lock().iter().any(is);
         // Without a watched child the set has nothing to tell, and the call is spared.
-        let asks_watch = is_any(true) || reports.exits.watches_by_signal();
+        let asks_watch = is_any(Child::is_watched) || reports.exits.watches_by_signal();
         let ended = asks_watch.then(|| reports.exits.ended());
         for pid in ended.iter().flat_map(Ended::children) {
             self.collect_one(reports, pid);
@@ -264,7 +267,7 @@ impl Children {
         let reap_orphan = |pid| mark.is_some_and(|mark| mark.reap(pid));
         // One call asks for all of them. If it names a foreign child, which hides ours until it is reaped, each is asked
         // for.
-        while mark.is_some() || is_any(false) {
+        while mark.is_some() || is_any(|child| !child.is_watched()) {
             // None: no child has ended, this server's or another's.
             let Some(pid) = child_process::ended_child() else { return };
             // Reaped: the next look finds the next one.

@@ -173,29 +173,28 @@ impl Worker {
         deadline: Option<Instant>,
     ) -> io::Result<()> {
         let number = fd.as_raw_fd();
-        let for_room = interest == Interest::Write;
-        let near = self.near(task, slot, for_room);
+        let near = self.near(task, slot, interest);
         // The slot's token is zero before the first wait of the connection on any worker.
-        match self.registrations.begin_wait(number, slot.get(), for_room, task, near) {
+        match self.registrations.begin_wait(number, slot.get(), interest, task, near) {
             WaiterLook::Waits(None) => {}
             WaiterLook::Ready => return Ok(()),
-            look => self.begin_first_wait(task, fd, for_room, slot, look)?,
+            look => self.begin_first_wait(task, fd, interest, slot, look)?,
         }
         self.switch(task, deadline);
         // A wait that an arrival has ended is not noted any more. Any other end, a cancellation say, has left the note; a
         // later arrival would wake the coroutine from some other wait, in vain.
         if task.is_noted.get() {
-            self.registrations.end_wait(number, slot.get(), for_room, task);
+            self.registrations.end_wait(number, slot.get(), interest, task);
         }
         may_go_on(task)
     }
 
     /// The addresses of what an arrival needs first, if they are worth to be noted.
     #[inline(always)]
-    fn near(&self, task: &Rc<Task>, slot: &Slot, for_room: bool) -> Option<Near> {
+    fn near(&self, task: &Rc<Task>, slot: &Slot, interest: Interest) -> Option<Near> {
         // Its address stands for the frames of this wait.
         let frame = 0_u8;
-        (self.fetches() && !for_room).then(|| Near {
+        (self.fetches() && interest == Interest::Read).then(|| Near {
             frame: std::ptr::from_ref(&frame).addr(),
             slot: std::ptr::from_ref(slot).addr(),
             entry: slot.near(),
@@ -209,7 +208,7 @@ impl Worker {
         &self,
         task: &Rc<Task>,
         fd: BorrowedFd<'_>,
-        for_room: bool,
+        interest: Interest,
         slot: &Slot,
         look: WaiterLook,
     ) -> io::Result<()> {
@@ -236,13 +235,14 @@ impl Worker {
             WaiterLook::Unknown => {
                 // The token is set last: after an error the slot stays empty, and the entry is nobody's.
                 let token = self.registrations.add(number);
+                let for_room = interest == Interest::Write;
                 let what = if for_room { WatchFor::ArrivalsAndRoom } else { WatchFor::Arrivals };
                 self.epoll.watch(fd, what, event_number(number, token))?;
                 slot.set(token);
                 if for_room {
                     self.registrations.report_room(number, token, task);
                 } else {
-                    self.registrations.begin_wait(number, token, false, task, None);
+                    self.registrations.begin_wait(number, token, interest, task, None);
                 }
             }
         }

@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::tasks::Task;
 use crate::sys::coroutine::prefetch::{LINE, prefetch};
 use crate::sys::epoll::ReadyEvent;
+use crate::wait::Interest;
 
 /// Arrivals at a connection that no wait has taken note of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -163,10 +164,11 @@ impl Registrations {
         &self,
         fd: RawFd,
         token: usize,
-        for_room: bool,
+        interest: Interest,
         task: &Rc<Task>,
         near: Option<Near>,
     ) -> WaiterLook {
+        let for_room = interest == Interest::Write;
         let look = |entry: &WaitRegistration| {
             let mut seen = entry.seen.get();
             if for_room && !entry.reports_room.get() {
@@ -203,9 +205,10 @@ impl Registrations {
 
     /// A wait has ended by something else than an arrival: takes the note back. An arrival that comes now is noted as seen.
     #[cold]
-    pub(super) fn end_wait(&self, fd: RawFd, token: usize, for_room: bool, task: &Rc<Task>) {
+    pub(super) fn end_wait(&self, fd: RawFd, token: usize, interest: Interest, task: &Rc<Task>) {
         task.is_noted.set(false);
         self.with(fd, token, |entry| {
+            let for_room = interest == Interest::Write;
             let waiter = if for_room { &entry.writer } else { &entry.reader };
             // Another task may wait for the same since.
             waiter.set(waiter.take().filter(|noted| !Rc::ptr_eq(noted, task)));

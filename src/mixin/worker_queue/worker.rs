@@ -22,7 +22,7 @@ use parking_lot::MutexGuard;
 
 use super::{QueueSettings, QueueState, QueuedJob, Size, Stage, WorkerQueue};
 use crate::gate::Permit;
-use crate::mixin::idle_workers::IdleWorker;
+use crate::mixin::idle_workers::{IdleWorker, LastIdle};
 use crate::mixin::worker_accept::WorkerAccept;
 use crate::mixin::{Accepted, Job};
 
@@ -110,7 +110,7 @@ impl QueueWorker {
             // From here on `wake` may interrupt it; an interrupt that comes before the accept begins is kept.
             state.accept_slot.enter(server);
             // While this worker accepts, all idle workers may leave, the last of them too.
-            state.idle.give_timeout(true);
+            state.idle.give_timeout(LastIdle::Leaves);
             drop(state);
             self.permit = None;
             // Without the lock, because `accept` waits and runs hooks.

@@ -97,6 +97,14 @@ enum State {
     Over,
 }
 
+/// The result of one look: the next state.
+enum Step {
+    /// There may be something to do in it at once.
+    Again(State),
+    /// There is nothing to do before the next wake-up.
+    Wait(State),
+}
+
 impl Desk {
     /// The desk of servers that are about to be run. The signal is given back: it is taken for as long as the caller keeps it.
     pub(super) fn open(servers: &[Box<dyn BaseServer + '_>], handover: Handover) -> (Self, Signal) {
@@ -217,7 +225,9 @@ impl Desk {
         loop {
             // None: this process is a child, and has left the state to its parent.
             let Some(state) = self.state.lock().take() else { return };
-            let (next, again) = self.step(state);
+            let step = self.step(state);
+            let again = matches!(step, Step::Again(_));
+            let (Step::Again(next) | Step::Wait(next)) = step;
             let at_rest = matches!(next, State::Idle | State::Over) && self.left.is_empty();
             *self.state.lock() = Some(next);
             // After the state. The other threads that read it only save work by it: see `waits`.
@@ -228,43 +238,43 @@ impl Desk {
         }
     }
 
-    /// The next state, and whether there may be something to do in it at once.
-    fn step(&self, state: State) -> (State, bool) {
+    /// The next state.
+    fn step(&self, state: State) -> Step {
         // A stop has precedence: an applicant is dismissed, or goes on alone.
         if !matches!(state, State::Over) && self.is_stopped() {
             self.wait_until_closed();
-            return (self.stop(state), false);
+            return Step::Wait(self.stop(state));
         }
         match state {
             State::Succeeding { predecessor, told } => self.succeed(predecessor, told),
             State::Idle => match self.next_applicant() {
-                Some(applicant) => (State::Applying(applicant), true),
-                None => (State::Idle, false),
+                Some(applicant) => Step::Again(State::Applying(applicant)),
+                None => Step::Wait(State::Idle),
             },
             State::Applying(mut applicant) => match applicant.step(self) {
-                ApplicantStep::Wait => (State::Applying(applicant), false),
+                ApplicantStep::Wait => Step::Wait(State::Applying(applicant)),
                 ApplicantStep::Failed => {
                     self.left.add_child(applicant.child.take());
-                    (State::Idle, true)
+                    Step::Again(State::Idle)
                 }
                 ApplicantStep::Ready { process, taken } => {
                     self.hand_over(&applicant, process, &taken);
-                    (State::Over, false)
+                    Step::Wait(State::Over)
                 }
             },
-            State::Over => (State::Over, false),
+            State::Over => Step::Wait(State::Over),
         }
     }
 
     // As a successor. (`handing_over.rs` has the other side.)
 
     /// Tells the predecessor when all servers serve, and reads its answer.
-    fn succeed(&self, mut predecessor: Predecessor, mut told: bool) -> (State, bool) {
+    fn succeed(&self, mut predecessor: Predecessor, mut told: bool) -> Step {
         if !told && self.all_serve() {
             let taken = self.sockets.inherited();
             // A copy that is not closed would keep clients waiting in a queue that nobody serves.
             if let Err(error) = self.close_left() {
-                return (self.fail(error), false);
+                return Step::Wait(self.fail(error));
             }
             let ready = HandoverMessage::Ready { process: std::process::id(), taken };
             // Sent once. If the predecessor has ended, the next receive says so.
@@ -272,17 +282,17 @@ impl Desk {
             told = true;
         }
         let error = match predecessor.channel.receive() {
-            Ok(None) => return (State::Succeeding { predecessor, told }, false),
-            Ok(Some((HandoverMessage::Release, _))) => return (self.take_over(), true),
+            Ok(None) => return Step::Wait(State::Succeeding { predecessor, told }),
+            Ok(Some((HandoverMessage::Release, _))) => return Step::Again(self.take_over()),
             // The predecessor has ended, so only this process can serve its clients.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return (self.take_over(), true);
+                return Step::Again(self.take_over());
             }
             Ok(Some((HandoverMessage::Refuse(why), _))) => refused(&why),
             Ok(Some(_)) => nonsense("it answers something else"),
             Err(error) => error,
         };
-        (self.fail(error), false)
+        Step::Wait(self.fail(error))
     }
 
     /// Closes the predecessor's sockets that no server here has taken. Only when all servers are bound it is known which
