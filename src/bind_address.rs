@@ -126,7 +126,7 @@ impl BindAddress {
     /// transport to decide it: the address of one, a path, `@name`, and text with a slash in it.
     pub(crate) fn is_unix(&self) -> bool {
         match &self.kind {
-            // A slash alone is no proof: `tcp://host:80` has two, and is a mistake that the other way explains.
+            // A slash alone is no proof: `tcp://host:80` has two. That is a mistake, which `to_inet` explains.
             BindForm::Text(text) => {
                 text.starts_with('@') || (text.contains('/') && !has_scheme(text))
             }

@@ -75,8 +75,7 @@ impl IdleReaper {
         idle >= SHORTEST_REAPED && (self.shared.is_on.load(Ordering::Acquire) || self.start())
     }
 
-    /// The limits have changed.
-    /// Looks at once, and then as often as the new limits need.
+    /// After a change of the limits: has the thread look at once, and then as often as the new limits need.
     pub(crate) fn look_again(&self) {
         self.shared.call(Wakeup::LookAgain);
     }

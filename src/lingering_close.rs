@@ -113,7 +113,7 @@ pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: &Limits) {
 /// nothing else to do. The connection closes with the child.
 pub(crate) fn in_this_thread(socket: &SocketIo, limits: &Limits) {
     let until = RecvTimeout::until(Instant::now().checked_add(limits.linger));
-    // On the stack it would cost every request its pages, and few linger.
+    // Not on the stack, where every request would pay for its pages: few linger.
     let mut memory = vec![0; BUF_BYTES];
     let mut buf = RecvBuf::from(&mut *memory);
     // Both limits hold: a peer that sends for ever, and one that sends nothing, end alike.

@@ -219,7 +219,7 @@ impl ServerContext {
         self.address.read().clone()
     }
 
-    /// Called after the bind, when the kernel has chosen the port.
+    /// Notes the address. Called after the bind, when the kernel has chosen the port.
     pub(crate) fn set_address(&self, address: Address) {
         *self.address.write() = address;
     }
@@ -270,7 +270,7 @@ impl ServerContext {
         Ok(())
     }
 
-    /// The caller holds `changing_limits`.
+    /// Gives the limits to all parts that keep a copy of them. The caller holds `changing_limits`.
     fn apply_limits(&self, limits: Limits) {
         self.gate.set_max(self.within_budgets(limits.live));
         self.rate.set(limits.accept_rate);

@@ -199,7 +199,7 @@ impl ServiceManager {
     }
 }
 
-/// For the operator, on stderr: a service manager that is not told restarts the service or kills it.
+/// Warns the operator, on stderr: a service manager that is not told restarts the service or kills it.
 fn warn(error: &io::Error) {
     let text = format!("warning: cannot tell the service manager (NOTIFY_SOCKET): {error}\n");
     Console::Stderr.tell(&text);

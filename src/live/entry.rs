@@ -161,7 +161,7 @@ impl Entry {
         self.counters.activity().store(activity as u64, Ordering::Relaxed);
     }
 
-    /// A wait that the reaper bounds, in place of a timeout of the wait's own; ordered as `set_activity` is.
+    /// Shows a wait that the reaper bounds, in place of a timeout of the wait's own; ordered as `set_activity` is.
     #[inline]
     pub(crate) fn set_left_to_reaper(&self, activity: Activity) {
         self.counters.activity().store(activity as u64 | LEFT_TO_REAPER, Ordering::SeqCst);

@@ -49,14 +49,14 @@ impl Entry {
         Ok(made)
     }
 
-    /// The server drains. A signal handler may call this.
+    /// Tells the stop tokens that the server drains. A signal handler may call this.
     pub(crate) fn tell_of_stop(&self) {
         if let Some(stop_events) = self.marks.rare.get().and_then(|rare| rare.stop_events.get()) {
             stop_events.stopping.notify();
         }
     }
 
-    /// The request is over, or has been cut off.
+    /// Tells the stop tokens that the request is over, or has been cut off.
     pub(super) fn tell_of_close(&self) {
         if let Some(stop_events) = self.marks.rare.get().and_then(|rare| rare.stop_events.get()) {
             // Code that works for a request stops at the request's end as it does at a drain.

@@ -71,7 +71,7 @@ impl Mixin for Workers {
                        server of the child's own (`from_fd`)";
             return Err(cannot(io::Error::other(why)));
         }
-        // No thread is left behind, so none of the parent's requests is in it either.
+        // No thread was left behind, so no request of the parent has a place in the gate either.
         if let Some(gate) = &self.settings.gate {
             gate.enter_process().map_err(cannot)?;
         }

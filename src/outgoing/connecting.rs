@@ -57,8 +57,8 @@ pub(super) fn connect(to: &BindAddress, timeout: Duration) -> io::Result<Connect
 
 /// An error with a kind for the program and a sentence for the operator.
 ///
-/// `timeout` is the time that the caller had, which a timeout of this side names. The system's own ETIMEDOUT has an
-/// errno, and keeps its words.
+/// `timeout` is the time that the caller had: the sentence names it if this side has given up. The system's own
+/// ETIMEDOUT has an errno, and keeps its text.
 fn cannot(
     operation: &'static str,
     object: impl std::fmt::Display,

@@ -323,7 +323,7 @@ impl BoundedIo {
             (None, None) => (Timeout::Idle, limits.idle),
         };
         if started.is_none() && !self.deadlines.any() {
-            // The kernel counts it, and the clock is not read.
+            // The kernel measures this time, so the clock is not read.
             return ReadTimeout { timeout: RecvTimeout::lasting(after), limit, after };
         }
         // A limit beyond the clock's range means no limit.

@@ -188,7 +188,7 @@ impl DatagramRequest {
         }
     }
 
-    /// The handler has returned without an error.
+    /// Notes that the handler has returned without an error.
     ///
     /// Without this call a written reply is dropped: a part of an answer is worse than none.
     pub(crate) fn complete(&mut self) {

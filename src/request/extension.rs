@@ -22,7 +22,7 @@ impl Extension {
 
     /// The value, if it has exactly this type.
     pub(super) fn get<E: Any>(&self) -> Option<&E> {
-        // The look-up of the method passes both boxes: the type that is asked for is the value's.
+        // The method is called through both boxes, so the types that it compares are `E` and the value's own.
         self.value.as_deref()?.downcast_ref()
     }
 

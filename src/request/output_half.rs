@@ -89,8 +89,8 @@ impl SplitNotes {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Called before the connection is shut down: a read that finds the end of input looks here, and must not take the
-    /// end for the peer's.
+    /// Notes the handler's `close`. Called before the connection is shut down: a read that finds the end of input looks
+    /// here, and must not take the end for the peer's.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.ended.set();

@@ -290,7 +290,7 @@ impl Stream for RawStream {
         }
     }
 
-    /// Passes it on: the wrapper has sent its farewell by now. (The request ends the output once more after the
+    /// Passes the end on: the wrapper has sent its farewell by now. (The request ends the output once more after the
     /// wrapper's `shutdown`, for wrappers that do not pass it on.)
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
         match &mut self.below {

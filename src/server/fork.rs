@@ -166,7 +166,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
     }
 }
 
-/// In a child: this process has the listener no longer.
+/// In a child: gives up its copy of the listener.
 ///
 /// Its number gets another file, one that the child has anyway. So nothing has to be noted where the listener is kept, in
 /// memory that is the parent's: each page of it that a child writes to is copied.
@@ -365,20 +365,20 @@ pub(super) fn find(context: &ServerContext) -> Option<Arc<dyn AnyServer>> {
     all.into_iter().find(|server| ptr::eq(server.context(), context))
 }
 
-/// Called when a server has been made, before it binds.
+/// Lists a server among those of the process. Called when it has been made, before it binds.
 pub(super) fn register<T: Transport>(core: &Arc<Core<T>>) {
     let core = Arc::clone(core) as Arc<dyn AnyServer>;
     SERVERS.lock().push(Arc::downgrade(&core));
     COUNT.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Called when the core of a server is dropped: its own reference counts no more by then.
+/// Takes a server off the list. Called when its core is dropped: by then no reference to it is left.
 pub(super) fn unregister() {
     SERVERS.lock().retain(|server| server.strong_count() > 0);
     COUNT.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// In a child that this server has forked.
+/// In a child that this server has forked: closes the copies of the other servers' sockets.
 #[inline]
 fn close_other_servers<T: Transport>(core: &Core<T>) {
     if COUNT.load(Ordering::SeqCst) > 1 {
@@ -386,7 +386,7 @@ fn close_other_servers<T: Transport>(core: &Core<T>) {
     }
 }
 
-/// Apart from the look at the count, which is all that most children do.
+/// A function of its own, because most children only look at the count.
 #[cold]
 fn close_all_but<T: Transport>(core: &Core<T>) {
     // Collected first: no lock is held while a transport closes, which may be the user's.

@@ -246,7 +246,7 @@ impl<T: Transport> TypedJob<T> {
         self.make_request_of(entry, place)
     }
 
-    /// The same with a reference to the job's entry that has been counted already.
+    /// [`make_request`](Self::make_request), with a reference to the job's entry that has been counted already.
     #[inline]
     pub(super) fn make_request_of(
         self,
@@ -273,7 +273,7 @@ impl<T: Transport> Work for TypedJob<T> {
         self.serve()
     }
 
-    /// On the thread that has found no room: the loop, mostly. So nothing here waits for the peer.
+    /// Refuses the request, on the thread that has found no room: mostly the loop. So nothing here waits for the peer.
     fn refuse(self: Box<Self>, why: Refused) {
         let _serving = start_serving(&self.core.context);
         let mut request = None;
@@ -291,7 +291,8 @@ impl<T: Transport> Work for TypedJob<T> {
         open.end_request(&mut request, CloseReason::Refused, Some(&why));
     }
 
-    /// Nobody will serve it: the mixin has dropped the job, or the run has ended by an error. On any thread.
+    /// Closes a request that nobody will serve: the mixin has dropped the job, or the run has ended by an error. On any
+    /// thread.
     fn release(self: Box<Self>) {
         let _serving = start_serving(&self.core.context);
         let Self { raw, ticket, core, .. } = *self;

@@ -73,7 +73,7 @@ impl LoopClock {
         due
     }
 
-    /// After each change of a moment.
+    /// Finds the earliest of the moments. Called after each change of one.
     fn set_next(&mut self) {
         let (tick, beat) = (self.tick.map(|(_, at)| at), self.beat.map(|(_, at)| at));
         self.next = earlier(earlier(tick, beat), self.lame_duck);

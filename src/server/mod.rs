@@ -191,8 +191,8 @@ impl<T: Transport> Core<T> {
         self.parked_listener.close(self.context.runs.stop_waiting().fd);
     }
 
-    /// Called when the last loop has ended and the server is closing; also by a close that finds no loop. The transport may
-    /// be the user's, so no lock is held.
+    /// Closes the listener, unless it has to stay open for replies. Called when the last loop has ended and the server is
+    /// closing; also by a close that finds no loop. The transport may be the user's, so no lock is held.
     fn loops_have_ended(&self) {
         if !self.closed_late.load(Ordering::SeqCst) {
             self.close_listener();

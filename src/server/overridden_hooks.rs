@@ -49,7 +49,7 @@ thread_local! {
     static RAN: Cell<Option<TypeId>> = const { Cell::new(None) };
 }
 
-/// Called by the default of each [`LoopHook`].
+/// Notes that a default has run. Called by the default of each [`LoopHook`].
 pub(super) fn is_default<H: ?Sized + 'static>() {
     // Read by `call`, on the same thread, when the hook has returned.
     RAN.set(Some(TypeId::of::<H>()));

@@ -55,7 +55,7 @@ impl ParkedListener {
         copy.as_ref().map(AsFd::as_fd)
     }
 
-    /// The listener is closed.
+    /// Called when the listener is closed: replaces the copy, if there is one.
     pub(super) fn close(&self, stop: BorrowedFd<'_>) {
         *self.is_closed.lock() = true;
         close(self.copy.get().and_then(Option::as_ref), stop);

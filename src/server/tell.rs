@@ -43,7 +43,8 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// A peer that was stopped before it had sent anything counts twice: among the stopped, and as unheard.
+    /// Counts the end of a request. A peer that was stopped before it had sent anything counts twice: among the stopped, and
+    /// as unheard.
     fn count_here(&self, entry: &Entry, reason: CloseReason) {
         self.context.counters.ended(reason);
         if reason == CloseReason::Stopped && entry.is_unheard() {
@@ -70,7 +71,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Apart, because most servers have no observer: the large event takes no room on the stack of theirs.
+    /// A function of its own: most servers have no observer, and their stacks then have no room for the large event.
     #[inline(never)]
     fn tell_observers_of_end(&self, entry: &Entry, reason: CloseReason, refused: Option<&Refused>) {
         let (bytes_in, bytes_out) = entry.bytes();

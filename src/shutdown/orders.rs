@@ -61,7 +61,7 @@ impl Orders {
         Ok(())
     }
 
-    /// There is no thread that closes, so the loop obeys.
+    /// Has the loop obey the orders, because there is no thread that closes.
     pub(crate) fn leave_to_loop(&self) {
         self.closer_obeys.store(false, Ordering::SeqCst);
     }

@@ -139,7 +139,7 @@ impl Runs {
         self.stop.request();
     }
 
-    /// Called after each wait for [`stop_waiting`](Self::stop_waiting).
+    /// Makes the event unreadable again, unless a stop is requested. Called after each wait for [`stop_waiting`](Self::stop_waiting).
     pub(crate) fn settle(&self) {
         self.stop.settle();
     }

@@ -42,9 +42,9 @@ pub(crate) fn reader(ends: &Ends) -> BorrowedFd<'_> {
     ends.as_fd()
 }
 
-/// One write and nothing else, so that a signal handler may call it.
+/// Notifies the event, by one write and nothing else, so that a signal handler may call it.
 ///
-/// It never waits and takes no lock. The counter is full after 2^64 - 2 of them without a `clear`.
+/// It never waits and takes no lock. The counter is full after 2^64 - 2 notifications without a `clear`.
 pub(crate) fn notify(ends: &Ends) {
     let one = 1u64.to_ne_bytes();
     // SAFETY: eight readable bytes. A full counter (EAGAIN) is readable all the same.

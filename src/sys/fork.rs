@@ -127,9 +127,8 @@ pub(crate) fn no_other_threads() -> io::Result<()> {
 /// None also if all but one have ended while they were counted. An error only where neither call is possible: a filter
 /// refuses unshare(2), and `/proc` is not mounted.
 fn other_threads() -> io::Result<Option<String>> {
-    // A directory has a link for each directory in it, and two more: with one thread, three. This is asked where a
-    // filter refuses the first call.
-    // Both in this order: the first is one system call, the second several, and needs /proc.
+    // The first question is one system call. The second takes several and needs /proc; it is for a process whose filter
+    // refuses the first. A directory has two links, and one for each directory in it: with one thread, three.
     if has_one_thread() || fs::metadata("/proc/self/task")?.nlink() == 3 {
         return Ok(None);
     }

@@ -207,7 +207,8 @@ impl Tls {
         Arc::clone(&self.shared.config.read())
     }
 
-    /// Called when the process that accepts is about to serve a connection, or to fork for it.
+    /// Renews the keys of tickets, if they are due. Called when the process that accepts is about to serve a connection, or to
+    /// fork for it.
     pub(super) fn prepare(&self) {
         if let Some(tickets) = &*self.shared.tickets.read() {
             tickets.rotate_if_due();

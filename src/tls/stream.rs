@@ -101,7 +101,7 @@ impl TlsStream {
                 Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
                 _ => Ok(()),
             },
-            // Never seen: `share` puts it in and out within one call.
+            // Never seen: `share` sets it and replaces it within one call.
             Hold::Moving => Ok(()),
         }
     }

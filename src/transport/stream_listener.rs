@@ -63,8 +63,8 @@ impl StreamListener {
 
     /// Listens, in non-blocking mode.
     pub(super) fn server_activate(&self) -> Result<()> {
-        // The system looks at the queue's length again in each `listen`, so it does no harm to a predecessor's
-        // socket, which listens.
+        // Each `listen` sets the queue's length anew, so a second one does no harm to a predecessor's socket, which
+        // listens already.
         let listen = self.socket.with(|fd| {
             let socket = SockRef::from(fd);
             // A service manager's socket listens already, and its unit decides the length of the accept queue.

@@ -71,8 +71,8 @@ pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> 
     ended.ok_or_else(|| io::Error::other("the work was not waited for"))
 }
 
-/// The same for looking up a name, which may take longer than there is time. None: the time is over, and the result
-/// will be thrown away. A plain thread does the work itself, to its end.
+/// Looks up a name as [`offload`] runs its work, but only until the deadline. None: the time is over, and the result will be
+/// thrown away. A plain thread does the work itself, to its end.
 ///
 /// Look-ups have threads of their own, because clients may choose names that no name server answers for.
 pub(crate) fn look_up_until<R: Send + 'static>(

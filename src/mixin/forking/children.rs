@@ -145,7 +145,7 @@ impl Reports {
         OrphanMark::of_number(self.mark.load(Ordering::Relaxed))
     }
 
-    /// In the child, before it exits.
+    /// Sends the text of a child's end, if it has one, to the parent. Called in the child, before it exits.
     #[inline]
     pub(super) fn send_text(&self, end: &ChildEnd) {
         if let Some(text) = &end.text {

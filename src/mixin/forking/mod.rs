@@ -243,7 +243,7 @@ impl Mixin for Forking {
         self.children.signal_all(libc::SIGKILL);
     }
 
-    /// Without `block_on_close` no drain has signalled the children.
+    /// Signals the children, which no drain has done without `block_on_close`.
     fn server_close(&self, _deadline: Instant) {
         self.children.watch();
         self.children.signal_all(libc::SIGTERM);

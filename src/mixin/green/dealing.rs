@@ -12,7 +12,7 @@ use crate::mixin::Job;
 pub(super) const ACCEPTED_AT_ONCE: u32 = 64;
 
 impl Worker {
-    /// A request that the accept loop of this thread has taken.
+    /// Gives a worker a request that the accept loop of this thread has taken.
     pub(super) fn deal(&self, job: Job) {
         let load = |worker: usize| self.group.workers[worker].status.load();
         let least = self.group.least_loaded();

@@ -99,7 +99,7 @@ impl AcceptSet {
         Ok(())
     }
 
-    /// The acceptor's wait has ended.
+    /// Ends the acceptor's wait: an event wakes it no more.
     fn end_wait(&self, waiting: &[Waiting<'_>]) {
         self.waits.set(false);
         if let Some(at) = self.datagrams {

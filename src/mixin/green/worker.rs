@@ -372,7 +372,7 @@ impl Worker {
         }
     }
 
-    /// A handler may have installed a parker of its own, and kept the guard.
+    /// Makes this worker the parker of its thread again: a handler may have installed its own, and kept the guard.
     fn take_waits_back(&self) {
         if wait::is_installed(self) {
             return;

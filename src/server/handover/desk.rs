@@ -347,7 +347,7 @@ impl Desk {
         }
     }
 
-    /// Out of line: most forks happen at rest.
+    /// Closes those copies, and leaves the state to the parent. Out of line, because most forks happen at rest.
     #[cold]
     fn leave_to_parent(&self) {
         if let Some(listener) = &self.sockets.listener {

@@ -116,13 +116,14 @@ impl Wake {
         Ok(Self { event: Event::new()?, is_notified: AtomicBool::new(false) })
     }
 
-    /// A signal's action may call it.
+    /// Notifies the event. A signal's action may call this.
     fn notify(&self) {
         self.event.notify();
         self.is_notified.store(true, Ordering::SeqCst);
     }
 
-    /// For the thread that takes the turns, before it looks at the flags: so a look follows each notification.
+    /// Clears the event. The thread that takes the turns calls this before it looks at the flags, so that a look follows each
+    /// notification.
     fn clear(&self) {
         // A load first: a store would write to a page that the next child then has to copy.
         if self.is_notified.load(Ordering::SeqCst) {

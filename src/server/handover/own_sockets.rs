@@ -27,7 +27,7 @@ pub(super) struct OwnSockets {
 /// Names one of the sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
-    /// The socket of a server, by the server's place among those of the run and those beside it.
+    /// The socket of a server, by the server's place in `servers`.
     Server(usize),
     /// The socket at which successors ask.
     Listener,

@@ -99,7 +99,7 @@ pub(super) unsafe fn install_classic(start: usize, bytes: usize) -> io::Result<(
     })
 }
 
-/// So many classic guards have been unmapped.
+/// Counts down the classic guards: this many have been unmapped.
 ///
 /// A chunk calls it when it is unmapped, and a guard that could not be installed is taken back by it.
 pub(super) fn forget_classic(guards: usize) {
