@@ -1,5 +1,9 @@
 //! Descriptors that a service manager has passed to this process at its start.
 //! [sd_listen_fds(3)](https://man7.org/linux/man-pages/man3/sd_listen_fds.3.html)
+//!
+//! The manager opens the listeners, forks, moves them to the numbers from 3 on, sets LISTEN_PID, LISTEN_FDS and
+//! LISTEN_FDNAMES, and executes the server. `transport/inherited.rs` reads the variables once and calls this once. A
+//! descriptor may be of any kind: that it is a socket, and one that listens, is looked at there.
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};

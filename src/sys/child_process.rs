@@ -25,6 +25,10 @@ pub(crate) enum ChildState {
 }
 
 /// Reaps a child, if it has ended. [waitpid(2)](https://man7.org/linux/man-pages/man2/waitpid.2.html)
+///
+/// One call for one child, with its number: it takes no other child's status. It is asked after `ExitWatch` has told of
+/// an end, and for each child where the watch cannot say which. After `Exited` or `Killed` the number must not be used
+/// any more.
 pub(crate) fn reap(child: i32) -> ChildState {
     // WNOHANG: the accept loop calls this, and must not wait for a child.
     let mut status = 0;

@@ -72,6 +72,9 @@ pub(crate) fn set_mode_before_bind(_fd: BorrowedFd<'_>, _mode: u32) -> io::Resul
 ///
 /// `WouldBlock` if another open file description has the lock. Copies of the descriptor, also those in forked
 /// children, share the lock, and the last one to be closed releases it.
+///
+/// It never waits. The lock is advisory: it holds among servers of this crate, which all ask for it before they replace
+/// a socket's file.
 pub(crate) fn try_lock(file: &File) -> io::Result<()> {
     // SAFETY: no pointers.
     super::check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })?;

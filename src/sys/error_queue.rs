@@ -1,4 +1,8 @@
 //! The error queue of a socket, which options such as IP_RECVERR fill.
+//!
+//! ICMP messages, and the moments at which sent packets have left (SO_TIMESTAMPING), wait there when a program has
+//! asked for them. This crate asks for neither. Handlers and hooks may have set such an option, and a queue that nobody
+//! reads makes every poll(2) return at once (POLLERR); so `poll.rs` empties it, and the messages are lost.
 
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;

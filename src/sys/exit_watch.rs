@@ -1,4 +1,8 @@
 //! [`ExitWatch`]: the ends of children as one descriptor, without polling.
+//!
+//! The parent's accept loop has the descriptor in its wait, and asks `ended` when it is readable
+//! (`mixin/forking/children.rs`). A pidfd is an event and no more: the status stays with the child until
+//! [`reap`](super::child_process::reap) takes it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -88,6 +92,9 @@ impl ExitWatch {
     }
 
     /// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html), Linux 5.3.
+    ///
+    /// ESRCH: it has been reaped. ENOSYS, EPERM: the kernel or a filter has no pidfds. EMFILE, ENFILE, ENOMEM: none is
+    /// left; also ENOSPC, by the set.
     fn add_descriptor(&self, child: i32) -> io::Result<OwnedFd> {
         // SAFETY: no pointers; a descriptor or -1 comes back.
         // glibc has a function for it since 2.36 only. The kernel makes it close-on-exec.
@@ -177,6 +184,8 @@ impl AsFd for ExitWatch {
 }
 
 /// Makes SIGCHLD notify an event, in addition to its earlier action, until this is dropped.
+///
+/// A server whose children all have pidfds never makes one, and leaves SIGCHLD alone, unless it adopts orphans.
 #[derive(Debug)]
 struct Sigchld {
     /// The registration of the action, for its removal.

@@ -36,7 +36,8 @@ pub(crate) enum Forked {
 ///
 /// # Errors
 ///
-/// If there is another thread, by [`no_other_threads`], and those of [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html):
+/// If there is another thread, by [`no_other_threads`]; and those of
+/// [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html):
 /// EAGAIN (RLIMIT_NPROC, or a container's limit of processes) and ENOMEM.
 #[inline]
 pub(crate) fn fork() -> io::Result<Forked> {

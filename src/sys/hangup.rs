@@ -23,6 +23,7 @@ use super::signal::{SignalGuard, on_signal_with_info};
 /// The terminal that this process was started from, if there was one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StartTerminal {
+    /// The first sign. It never changes: a terminal that is acquired later has not started this server.
     was_there: bool,
 }
 
@@ -65,6 +66,8 @@ fn is_there() -> Option<bool> {
 }
 
 /// Whether a signal comes from the kernel, from the first process of the session, or from the parent.
+///
+/// SI_KERNEL has no sender. SI_USER is kill(2), for which the kernel notes the sender.
 fn is_from_terminal(info: &libc::siginfo_t) -> bool {
     if info.si_code == libc::SI_KERNEL {
         return true;

@@ -53,6 +53,8 @@ pub(crate) fn lend_once<'a, X>(
 }
 
 /// The closure, and the note of its end. They are dropped in the order of the fields.
+///
+/// On the borrower's side. A drop without a call is a borrower that has given up, which ends the loan as well.
 struct Lent {
     work: Box<dyn FnOnce()>,
     _end: LentEnd,

@@ -2,6 +2,9 @@
 //!
 //! A log reader that has stopped reading must not stop the server. So text that does not fit is lost, and
 //! `console.rs` counts the losses.
+//!
+//! Callers are `console.rs` and all that prints by it, on any thread and in forked children. It takes at most a few
+//! system calls, no lock that it would wait for, and memory only to open a pipe or a terminal once more.
 
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -64,6 +67,9 @@ pub(crate) fn write_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
 }
 
 /// Writes piece by piece until a piece does not fit. A piece ends at the end of a line, if there is one in it.
+///
+/// Lines of several processes that share a log so stay whole as far as the file lets them. An error ends it as a full
+/// pipe does: there is nobody to tell.
 fn in_pieces(bytes: &[u8], most: usize, write: impl Fn(&[u8]) -> io::Result<usize>) -> usize {
     let mut done = 0;
     while done < bytes.len() {
@@ -97,6 +103,8 @@ fn write_if_ready(fd: BorrowedFd<'_>, piece: &[u8]) -> io::Result<usize> {
 }
 
 /// The file behind a descriptor; none if the system does not tell.
+///
+/// [fstat(2)](https://man7.org/linux/man-pages/man2/fstat.2.html)
 fn stat(fd: BorrowedFd<'_>) -> Option<libc::stat> {
     // SAFETY: all zeros is a valid `stat`, and the pointer is to a live one.
     unsafe {

@@ -2,6 +2,17 @@
 //!
 //! Over a socket the kernel makes new descriptors of the same open files in the receiver. It makes them while the
 //! receiver receives. So all of them are owned from the first moment on, even if nobody has asked for them.
+//!
+//! The handover of a server's sockets to the next process uses both ways (`server/handover`): the successor inherits
+//! one end of a socket pair across exec, or connects to a Unix socket; the listeners come over that as SCM_RIGHTS.
+//!
+//! ```text
+//! sendmsg  [bytes] + SCM_RIGHTS 5, 7      the kernel holds the files while they are on the way
+//! recvmsg  [bytes] + SCM_RIGHTS 4, 9      new numbers here; the open files, their modes and queues are the sender's
+//! ```
+//!
+//! Descriptors come with the first byte of their send. A receive may begin with bytes of earlier sends, and ends with
+//! that one. A receive without room for control messages would have the kernel close them.
 
 use std::io;
 use std::mem;
@@ -23,6 +34,8 @@ const CONTROL_BYTES: usize =
     unsafe { libc::CMSG_SPACE((MOST_FDS * mem::size_of::<RawFd>()) as libc::c_uint) } as usize;
 
 /// Room for a control message, aligned as `cmsghdr` wants.
+///
+/// It has room for the largest message, so MSG_CTRUNC mostly means that the receiver is out of descriptors.
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
 
@@ -39,6 +52,11 @@ const RECEIVE_FLAGS: libc::c_int = 0;
 /// # Panics
 ///
 /// With more than [`MOST_FDS`] descriptors.
+///
+/// # Errors
+///
+/// `WouldBlock` without room; EPIPE or ECONNRESET if the receiver is gone; ETOOMANYREFS if this user has too many
+/// descriptors on the way already. [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), SCM_RIGHTS
 pub(crate) fn send_fds(
     socket: BorrowedFd<'_>,
     bytes: &[u8],

@@ -34,6 +34,8 @@ pub(crate) fn credentials(fd: BorrowedFd<'_>) -> io::Result<Credentials> {
 }
 
 /// The effective user of this process. [geteuid(2)](https://man7.org/linux/man-pages/man2/geteuid.2.html)
+///
+/// The handover compares it with a peer's, and serves only its own user.
 pub(crate) fn user() -> u32 {
     // SAFETY: no pointers; it never fails.
     unsafe { libc::geteuid() }

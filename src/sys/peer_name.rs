@@ -1,4 +1,7 @@
 //! The name of a datagram's sender, as the kernel writes it and takes it back.
+//!
+//! A reply passes the bytes back as they came, port and address in network order. They are turned into a `SocketAddr`
+//! only when a handler, a hook or a limit asks ([`PeerName::to_inet`]).
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::ptr;
@@ -21,6 +24,8 @@ pub(crate) enum PeerName {
 
 impl PeerName {
     /// The name that the kernel has written, in `len` bytes.
+    ///
+    /// A sender without a name (an unbound Unix socket) has a length of zero, and a reply to it fails.
     pub(super) fn new(name: &libc::sockaddr_storage, len: libc::socklen_t) -> Self {
         let name = ptr::from_ref(name);
         // SAFETY: a storage has the size and the alignment of every kind of address, any bytes are a valid one, and its

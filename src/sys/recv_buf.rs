@@ -1,4 +1,8 @@
 //! Memory to receive into.
+//!
+//! It lives for one read, on the reader's thread, and borrows its memory (`request/read_buffer.rs`). A stream that has
+//! only `Read`, such as one of TLS or of the program's own, gets the bytes cleared by [`RecvBuf::bytes`]; a socket
+//! never needs it.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -58,6 +62,9 @@ impl<'a> RecvBuf<'a> {
     ///
     /// [recv(2)](https://man7.org/linux/man-pages/man2/recv.2.html), to the beginning of the memory. Zero means the
     /// end of the input, or a memory without room. A signal ends it with `Interrupted`.
+    ///
+    /// The receive goes to the beginning of the memory each time: a caller that keeps bytes makes a new `RecvBuf` of
+    /// the rest. EINTR is returned and not repeated, because a blocking receive has a timeout, which the caller counts.
     #[inline]
     pub(crate) fn recv(&mut self, fd: BorrowedFd<'_>, mode: Mode) -> io::Result<usize> {
         if mode == Mode::Block {

@@ -2,6 +2,14 @@
 //! the buffer is too small, and only the message's length shows that.
 //!
 //! This file uses nothing of the crate, so that the fuzz target `control` can include it.
+//!
+//! ```text
+//! [cmsghdr: length, level, kind][data, padded]  [cmsghdr ..][data, padded]  ..
+//! ```
+//!
+//! The lengths are the kernel's, and are checked all the same. The reader does without CMSG_NXTHDR: it takes a slice,
+//! copies each number out of it, and so needs no alignment and no pointers. Bytes that cannot be a message end it,
+//! without an error: the destination is then unknown, and a reply leaves from the address that the route chooses.
 
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -2,6 +2,9 @@
 //!
 //! The soft limit is what a process may use, and the process may raise it itself, up to the hard limit. Programs
 //! inherit both limits by fork and exec. So a raised limit is set back in programs that handlers start.
+//!
+//! `run` raises the limit once, at its start. The usual soft limit is 1,024, for the sake of select(2), which cannot
+//! watch a number above that; this crate never uses it.
 
 use std::fs::File;
 use std::io;
@@ -72,6 +75,9 @@ pub(super) fn descriptor_limit() -> io::Result<libc::rlimit> {
 
 /// A descriptor that is opened only to be closed when no other is free: the reserve of
 /// `transport/stream_listener.rs`.
+///
+/// With none free, accept(2) fails with EMFILE and leaves the client in the queue, where it would keep the listener
+/// readable. The reserve is closed, the client accepted and closed, and the reserve opened again.
 pub(crate) fn spare_descriptor() -> io::Result<OwnedFd> {
     File::open("/dev/null").map(Into::into)
 }

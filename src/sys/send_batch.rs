@@ -7,6 +7,10 @@
 //! ```
 //!
 //! The datagrams keep the order in which they were pushed.
+//!
+//! A sender need not know whether the kernel or the route can cut bursts. An error with [`Gso::On`] (EIO: the interface
+//! computes no checksums; EINVAL, EMSGSIZE: the datagrams are longer than the route takes) has the caller send the same
+//! datagrams again with [`Gso::Off`], and nothing is lost, because a burst is taken whole or not at all.
 
 use std::io;
 use std::mem;
@@ -33,6 +37,9 @@ pub(crate) struct OutgoingDatagram<'a> {
 
 impl OutgoingDatagram<'_> {
     /// Sends it at once; `WouldBlock` if there is no room.
+    ///
+    /// EMSGSIZE: it is longer than the protocol or the route takes. ENETUNREACH, EHOSTUNREACH, EPERM (a firewall): the
+    /// peer cannot be reached. A success says that it has left, not that it has arrived.
     pub(crate) fn send(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         let mut control = ControlBuf::new();
         let mut part = self.part();
@@ -112,6 +119,9 @@ impl SendBatch {
 
     /// One message of the batch, and how many datagrams it stands for. That is datagram number `first` alone, or,
     /// with GSO, also the following ones that are as long and go the same way.
+    ///
+    /// The bytes of a burst need not be copied: datagrams lie one behind the other, so the burst is the slice from the
+    /// first to the last.
     fn message(&self, first: usize, gso: Gso) -> (OutgoingDatagram<'_>, usize) {
         let one = self.get(first);
         let len = one.bytes.len();

@@ -1,5 +1,14 @@
 //! Control messages that are sent with a datagram: the address that it leaves from, and the length of the datagrams
 //! in a burst. `recv_cmsg.rs` reads the messages that are received.
+//!
+//! ```text
+//! header.msg_control -> [cmsghdr: length, level, kind][data, padded]  [cmsghdr ..][data, padded]
+//! header.msg_controllen  all of it, each message with its padding: CMSG_SPACE
+//! cmsg_len               one header and its data without the padding: CMSG_LEN
+//! ```
+//!
+//! [cmsg(3)](https://man7.org/linux/man-pages/man3/cmsg.3.html). The kernel checks each length, and answers EINVAL for
+//! the whole send.
 
 use std::io;
 use std::mem;
@@ -83,6 +92,10 @@ impl ControlBuf {
     }
 
     /// Adds a message behind those that the header has.
+    ///
+    /// # Panics
+    ///
+    /// If there is no room, which [`LEN`](Self::LEN) has for one message of each kind.
     fn push(&mut self, header: &mut libc::msghdr, level: i32, kind: i32, bytes: &[u8]) {
         let used: usize = header.msg_controllen as _;
         // SAFETY: they compute with their arguments and touch no memory.

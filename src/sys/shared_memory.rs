@@ -2,6 +2,10 @@
 //!
 //! It is mapped before the first fork, and never grows: a later mapping would belong to the parent or to one child
 //! alone.
+//!
+//! `Forking` keeps in it all that the parent has to know of a request while a child serves it, and that children have
+//! to know of each other: counts of bytes, buckets of rates, lines that were lost. There is no lock in it. A child may
+//! be killed at any instruction, and a lock that it held would stay locked.
 
 use std::io;
 use std::ptr::{self, NonNull};
@@ -29,6 +33,8 @@ unsafe impl<const NUMBERS: usize> Sync for Common<NUMBERS> {}
 
 impl<const NUMBERS: usize> Common<NUMBERS> {
     /// [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html)
+    ///
+    /// ENOMEM if the address space or what Linux may promise is used up. A mapping of no rows is refused (EINVAL).
     pub(crate) fn new(count: usize) -> io::Result<Self> {
         let (bytes, access) = (Self::bytes(count), PROT_READ | PROT_WRITE);
         // Miri has one process, and no memory that several share.

@@ -11,6 +11,13 @@
 //!
 //! An action interrupts a thread anywhere. It calls only functions that signal-safety(7) allows, touches only
 //! atomics, and at most tries a lock.
+//!
+//! A signal to the process goes to one of the threads that do not block it, whichever the kernel finds first. A fork's
+//! child inherits actions and the mask; an exec keeps the mask and what is ignored, and sets handlers back to the
+//! default.
+//!
+//! **Locks.** `TAKEN` is taken by ordinary code alone, never by an action: a signal may interrupt its holder, which
+//! could then never go on. GUARDS and CHILD_TAKES are what actions read.
 
 use std::io;
 use std::mem;
@@ -35,6 +42,11 @@ pub(crate) fn on_signal(
 }
 
 /// As [`on_signal`], with what the kernel says of the signal.
+///
+/// # Errors
+///
+/// EINVAL for a number that is no signal. signal-hook-registry panics for SIGKILL, SIGSTOP, SIGILL, SIGFPE and SIGSEGV,
+/// which no caller asks for.
 pub(super) fn on_signal_with_info(
     signal: libc::c_int,
     action: impl Fn(&libc::siginfo_t) + Send + Sync + 'static,
@@ -67,6 +79,8 @@ pub(crate) fn on_signal_in_children(
 static CHILD_TAKES: OnceLock<fn() -> bool> = OnceLock::new();
 
 /// How many guards there are.
+///
+/// Read by actions, on any thread.
 static GUARDS: AtomicUsize = AtomicUsize::new(0);
 
 /// The registry never gives a signal back: when its last action is gone, the signal is ignored. So before the first
@@ -115,6 +129,8 @@ fn default_effect(signal: libc::c_int) {
 }
 
 /// [raise(3)](https://man7.org/linux/man-pages/man3/raise.3.html) fails only for a number that is no signal.
+///
+/// It goes to this thread, and has come when the call returns, unless it is blocked.
 fn raise(signal: libc::c_int) {
     // SAFETY: the call has no conditions.
     unsafe { libc::raise(signal) };
@@ -150,6 +166,9 @@ pub(crate) fn is_default(signal: libc::c_int) -> bool {
 }
 
 /// Sets SIGCHLD to its default, if it is ignored: the kernel would keep no statuses of children.
+///
+/// A parent that ignores SIGCHLD hands that down: some shells and supervisors do. A handler of the program's, and
+/// SA_NOCLDWAIT, stay as they are.
 pub(crate) fn keep_statuses() {
     if is_ignored(libc::SIGCHLD) {
         // SAFETY: no handler is installed.
@@ -178,6 +197,9 @@ pub(crate) fn keep_from_file_size_signal() {
 }
 
 /// Unblocks signals for this thread, until this is dropped, in the same thread.
+///
+/// A process inherits the mask of its starter across exec. A signal that the starter has blocked would stay pending for
+/// ever, and Ctrl-C do nothing.
 #[derive(Debug)]
 pub(crate) struct LetThrough {
     /// The signals that were blocked before.
@@ -246,8 +268,11 @@ pub(crate) struct Repeats {
 /// See [`Repeats`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
+    /// It begins the drain, or a like order.
     First,
+    /// The same order by another way: nothing more is done.
     Echo,
+    /// An order to end at once.
     Second,
 }
 

@@ -10,6 +10,9 @@ use std::process::Command;
 use super::rlimit::descriptor_limit;
 
 /// Makes a program begin with the first three descriptors of this process and no others.
+///
+/// The mark is set in the child between fork and exec, where only calls that signal-safety(7) allows may be made: other
+/// threads of the parent may have held any lock.
 pub(crate) fn inherit_only_stdio(command: &mut Command) {
     // SAFETY: the closure only makes system calls. It closes nothing, but marks descriptors to be closed by the exec, in a
     // child that has its own table of descriptors and does nothing else before that exec.

@@ -3,6 +3,9 @@
 //!
 //! A send buffer still takes bytes when the peer is gone. Only acknowledgements show that the peer is there. The idle
 //! reaper asks for them, and sends that wait for space do.
+//!
+//! All of these are questions: one system call each, which never waits and changes nothing. An error, or None, means
+//! that the system does not tell, and the callers then go by their own counts.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -71,6 +74,8 @@ pub(super) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
 
 /// How many sent bytes the peer's system has not acknowledged. On a Unix socket: how much memory they take until they
 /// are received. [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), SIOCOUTQ
+///
+/// A UDP socket tells its own send buffer. EINVAL for a listener.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let mut count: libc::c_int = 0;

@@ -1,11 +1,18 @@
 //! Children, on systems where this crate forks none.
+//!
+//! `Forking` is refused at its start (`fork.rs`), so no number of a child ever reaches these functions. The live list
+//! and the handover call them on every system: they hear that the child is gone.
 
 /// See the Linux form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChildState {
+    /// Never told here.
     Running,
+    /// Never told here.
     Exited(i32),
+    /// Never told here.
     Killed(i32),
+    /// The only state here.
     Gone,
 }
 

@@ -1,4 +1,11 @@
 //! An event made of a pair of sockets.
+//!
+//! ```text
+//! notify: a byte into ends.1 ---> ends.0 is readable      clear: reads ends.0 until it is empty
+//! ```
+//!
+//! It takes two descriptors where Linux's eventfd takes one, and the pair's buffer is what bounds the bytes: a `notify`
+//! that finds it full changes nothing, because the reader's end is readable already.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,12 +23,14 @@ pub(crate) fn new() -> io::Result<Ends> {
 }
 
 /// See the Linux form.
+/// Both numbers are kept.
 pub(crate) fn renew(ends: &Ends) -> io::Result<()> {
     let (reader, writer) = new()?;
     super::replace(&ends.0, reader.into())?;
     super::replace(&ends.1, writer.into())
 }
 
+/// The descriptor to wait for. Only this end ever becomes readable.
 pub(crate) fn reader(ends: &Ends) -> BorrowedFd<'_> {
     ends.0.as_fd()
 }

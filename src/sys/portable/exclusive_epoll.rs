@@ -1,4 +1,7 @@
 //! Only Linux can wake a worker in preference to the accept loop. Elsewhere only the loop accepts.
+//!
+//! kqueue(2) has nothing like EPOLLEXCLUSIVE: a client would wake every waiter. With the loop alone each client costs
+//! one hand-over to a thread, and nothing else changes. The type has no values, so none of its methods can be called.
 
 use std::io;
 use std::os::fd::BorrowedFd;

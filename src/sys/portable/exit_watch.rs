@@ -1,4 +1,7 @@
 //! The ends of children, on systems where this crate forks none.
+//!
+//! The parts of `Forking` above this folder are compiled for every system, and so these names have to be there. `new`
+//! fails first, with the text that the operator reads.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,14 +26,17 @@ impl ExitWatch {
         Err(unsupported())
     }
 
+    /// Never called: there is no watch.
     pub(crate) fn renew(&self) -> io::Result<()> {
         Err(unsupported())
     }
 
+    /// Never called.
     pub(crate) fn add(&self, _child: i32) -> io::Result<Watched> {
         Err(unsupported())
     }
 
+    /// Never called.
     pub(crate) fn watch_by_signal(&self) -> io::Result<()> {
         Err(unsupported())
     }
@@ -45,6 +51,7 @@ impl ExitWatch {
 
     pub(crate) fn remove(&self, _watched: Watched) {}
 
+    /// No ends.
     pub(crate) fn ended(&self) -> Ended {
         Ended { signalled: false }
     }

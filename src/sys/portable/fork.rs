@@ -1,4 +1,8 @@
 //! Forking, on systems that do not tell how many threads a process has: it is refused.
+//!
+//! A fork itself would work there. But the child of a process with other threads may hang in a lock that nobody holds
+//! any more, and `Forking` promises that it does not: so it is refused, before the first client, with an error that
+//! says where it runs.
 
 use std::io;
 
@@ -18,6 +22,7 @@ pub(crate) fn no_other_threads() -> io::Result<()> {
     Err(unsupported())
 }
 
+/// The one error of `fork.rs` and `exit_watch.rs` here.
 pub(super) fn unsupported() -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, "forking servers run on Linux only")
 }
@@ -26,9 +31,11 @@ pub(super) fn unsupported() -> io::Error {
 pub(crate) struct SignalsHeld;
 
 impl SignalsHeld {
+    /// Holds nothing back: there will be no child.
     pub(crate) fn hold() -> Self {
         Self
     }
 
+    /// Never called.
     pub(crate) fn release_in_child(self) {}
 }

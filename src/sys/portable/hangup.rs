@@ -1,4 +1,7 @@
 //! SIGHUP, on systems where its sender is not asked for: it is an order in any case.
+//!
+//! The fields that tell a sender differ among systems, and a wrong guess would have a server end that was told to read
+//! its certificates. A server there that has something to reload outlives its terminal; it ends by SIGTERM, or by SIGINT.
 
 use std::io;
 
@@ -9,6 +12,7 @@ use super::signal::{SignalGuard, on_signal};
 pub(crate) struct StartTerminal;
 
 impl StartTerminal {
+    /// Does not look.
     pub(crate) fn look() -> Self {
         Self
     }

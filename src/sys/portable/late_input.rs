@@ -1,4 +1,6 @@
 //! Late input cannot be waited for on other systems: `new` always fails.
+//!
+//! The reader then looks every millisecond instead, until the drain's deadline (`request/bounded_io.rs`).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 pub(crate) enum LateInput {}
 
 impl LateInput {
+    /// `Unsupported`, always.
     pub(crate) fn new(_connection: BorrowedFd<'_>) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }

@@ -1,10 +1,14 @@
 //! Orphans, on systems where no child serves a request.
+//!
+//! Only descendants of such a child carry a mark. Without one no process is waited for that the program has started by
+//! itself.
 
 /// See the Linux form.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum OrphanMark {}
 
 impl OrphanMark {
+    /// No mark, so there is no value of this type.
     pub(crate) fn if_orphans_come() -> Option<Self> {
         None
     }
@@ -13,6 +17,7 @@ impl OrphanMark {
         match self {}
     }
 
+    /// There was none to take the number of.
     pub(crate) fn of_number(_number: u64) -> Option<Self> {
         None
     }
