@@ -50,6 +50,9 @@ use crate::wait::{self, Interest, Parker, RetiredUnwind, Slot, Waiting};
 /// nothing more.
 const COUNTS: usize = 2 * size_of::<usize>();
 
+/// The loop waits for clients or for room, and for a stop. Its pauses have the stop alone, and hooks mostly one descriptor.
+const LEAST_OF_LOOP: usize = 2;
+
 /// The descriptors that the accept loop waits for, in an epoll set of their own: it is thrown away when the loop waits for
 /// others, so that none of them has to be open then.
 ///
@@ -64,8 +67,7 @@ pub(super) struct AcceptSet {
     datagrams: Option<usize>,
     /// The coroutine that waits by it.
     acceptor: Rc<Task>,
-    /// The acceptor waits. An event that comes while it runs wakes nobody, and is reported again as long as
-    /// it holds.
+    /// The acceptor waits. An event that comes while it runs wakes nobody, and is reported again as long as it holds.
     waits: Cell<bool>,
 }
 
@@ -261,9 +263,15 @@ impl Worker {
         if task.is_retired() && task.cancellation.shields.get() == 0 {
             return retire();
         }
+        // A hook waits. The set knows descriptors by their numbers, and waits for input alone, so it is for the loop's own waits.
+        // And it must not wake the worker while the loop does not accept.
+        let is_input = |one: &Waiting<'_>| one.interest == Interest::Read && one.slot.is_none();
+        if waiting.len() < LEAST_OF_LOOP || !waiting.iter().all(is_input) {
+            self.accept_sets.borrow_mut().retain(|set| !set.is_of(task));
+            return self.park_watched(task, waiting, deadline);
+        }
         if !self.accept_sets.borrow().iter().any(|set| set.is_for(task, waiting)) {
-            // Before the new one is made: its descriptor may be the last. And a set that is not waited for would have the
-            // worker spin, while the loop leaves its clients waiting.
+            // Before the new one is made: its descriptor may be the last.
             self.accept_sets.borrow_mut().retain(|set| !set.is_of(task));
             match AcceptSet::new(self, task, waiting) {
                 Ok(set) => self.accept_sets.borrow_mut().push(set),
@@ -383,7 +391,7 @@ impl Parker for Worker {
         }
         match waiting {
             // By far the most waits. A second descriptor beside a connection, an outbox's event say, makes it one of the last.
-            [Waiting { fd, interest, slot: Some(slot) }] => {
+            [Waiting { fd, interest, slot: Some(slot) }] if task.acceptor.is_none() => {
                 self.park_connection(&task, *fd, *interest, slot, deadline)
             }
             _ if task.acceptor.is_some() => self.park_acceptor(&task, waiting, deadline),

@@ -1,16 +1,21 @@
 //! The listener, for which the loop waits by a duplicate.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
-use socketserver::{Green, HandlerResult, Limits, StreamRequest, TcpServer, stream_fn};
+use socketserver::hooks::Incoming;
+use socketserver::outgoing::{OutgoingStream, connect as connect_to};
+use socketserver::{
+    Green, HandlerError, HandlerResult, Limits, ServerHooks, StreamRequest, TcpServer, stream_fn,
+};
 
 use crate::handlers::Echo;
 use crate::support::process::in_a_process;
-use crate::support::system::replace;
+use crate::support::system::{processor_seconds, replace};
 use crate::support::{SOON, connect, exchange, inet, read_line, soon};
 
 #[test]
@@ -55,4 +60,39 @@ fn the_address_is_free_after_a_close_although_the_loop_has_not_ended() {
     // std sets SO_REUSEADDR, which does not help beside a socket that listens.
     TcpListener::bind(address).unwrap();
     free.send(()).unwrap();
+}
+
+#[test]
+fn a_hook_of_the_loop_that_waits_for_a_connection_leaves_the_processor_to_others() {
+    struct Reads(Mutex<OutgoingStream>);
+    impl ServerHooks<StreamRequest> for Reads {
+        fn verify_request(&self, _incoming: &Incoming<'_>) -> Result<bool, HandlerError> {
+            Ok(self.0.lock().unwrap().read_exact(&mut [0]).map(|()| true)?)
+        }
+    }
+    let name = "green::listener::a_hook_of_the_loop_that_waits_for_a_connection_leaves_the_processor_to_others";
+    in_a_process(name, || {
+        let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+        let asked = connect_to(upstream.local_addr().unwrap(), SOON).unwrap();
+        let mut answers = upstream.accept().unwrap().0;
+        let hooks = Reads(Mutex::new(asked));
+        let builder = TcpServer::builder().mixin(Green::new().workers(1)).hooks(hooks);
+        let server = builder.bind("127.0.0.1:0", || Echo).unwrap().serve_in_background().unwrap();
+        let mut first = connect(inet(&*server));
+        answers.write_all(b"1").unwrap();
+        assert_eq!(exchange(&mut first, "hello"), "hello\n");
+        // The loop has waited for clients by now. The next one keeps its hook waiting, and one more waits in the queue.
+        let mut others = [connect(inet(&*server)), connect(inet(&*server))];
+        let before = processor_seconds();
+        thread::sleep(Duration::from_millis(500));
+        let used = processor_seconds() - before;
+        assert!(used < 0.05, "{used} s of processor time");
+        answers.write_all(b"23").unwrap();
+        for client in &mut others {
+            assert_eq!(exchange(client, "hello"), "hello\n");
+        }
+        drop((first, others));
+        server.stop().unwrap();
+        String::new()
+    });
 }
