@@ -44,7 +44,7 @@ impl Pool {
     }
 
     /// How many requests may wait for a worker. Default: 1,024. Zero: while all workers are busy, the next client stays in
-    /// the kernel's queue; or, with [`WhenFull::Refuse`], it is accepted and refused.
+    /// the kernel's queue; or, with [`WhenFull::Refuse`](super::WhenFull::Refuse), it is accepted and refused.
     #[must_use]
     pub fn queue(self, requests: usize) -> Self {
         // Without one, `check` fails.

@@ -146,7 +146,7 @@ impl<T: Transport> WorkerWatch for Core<T> {
 
 /// Calls the hook, after the span's event. A panic of either ends here, and the request is closed all the same.
 ///
-/// Before the request's end: the hook gets the error by reference, and may format it with its whole chain.
+/// Called before the request's end: the hook gets the error by reference, and may format it with its whole chain.
 pub(super) fn handle_error<T: Transport>(
     core: &Core<T>,
     entry: &Entry,

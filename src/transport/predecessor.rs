@@ -100,7 +100,8 @@ pub(super) fn take(kind: SocketKind, address: &BindAddress) -> Result<Option<Pre
             *path = socket_file::absolute(path);
         }
     }
-    // A server of any free port gets one of its predecessor's: its clients know the port, and the program does not.
+    // A server that asks for any free port gets one that its predecessor had: clients know that port, and the program does
+    // not.
     let is_wanted = |socket: &PredecessorsSocket| {
         let SocketDescription { kind: found, asked, bound, .. } = &socket.description;
         let any_port = asked.port() == Some(0) && wanted.contains(asked);

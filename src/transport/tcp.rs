@@ -11,7 +11,7 @@ use super::{Bind, Transport};
 ///
 /// If a host name has several addresses, the first one that is available is bound. Accepted connections have
 /// TCP_NODELAY, because otherwise a handler's small answers would wait for the peer's acknowledgements. They have
-/// [keepalive](SocketOptions::keepalive) only if you ask for it.
+/// [keepalive](super::SocketOptions::keepalive) only if you ask for it.
 ///
 /// ```
 /// use socketserver::{SocketOptions, TcpServer, stream_fn};

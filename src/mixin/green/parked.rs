@@ -343,7 +343,7 @@ fn retire() -> io::Result<()> {
 struct WatchedForOnce<'a, 'b> {
     epoll: &'a Epoll,
     fds: Vec<BorrowedFd<'b>>,
-    /// Copies of those that the set has already, for another wait: two coroutines may wait for one event. A set tells
+    /// Copies of descriptors that the set has already, for another wait: two coroutines may wait for one event. A set tells
     /// descriptors of one file apart by their numbers.
     copies: Vec<OwnedFd>,
 }
