@@ -40,8 +40,9 @@ impl Refused {
         "cannot_start",
     ];
 
-    /// A name in one word, for a label or a log: `busy`, `too_many_from_peer`, `too_fast_from_peer`,
-    /// `too_many_handshakes`, `closing` or `cannot_start`. It never changes.
+    /// A name in one word, for a label or a log. It never changes.
+    ///
+    /// `busy`, `too_many_from_peer`, `too_fast_from_peer`, `too_many_handshakes`, `closing` or `cannot_start`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

@@ -3,7 +3,7 @@
 //!
 //! The manager opens the listeners, forks, moves them to the numbers from 3 on, sets LISTEN_PID, LISTEN_FDS and
 //! LISTEN_FDNAMES, and executes the server. `transport/inherited.rs` reads the variables once and calls this once. A
-//! descriptor may be of any kind: that it is a socket, and one that listens, is looked at there.
+//! descriptor may be of any kind: that it is a socket of the right kind is looked at when a transport takes it.
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};

@@ -188,8 +188,8 @@ pub(crate) enum WatchFor {
 
 #[cfg(has_green)]
 impl WatchFor {
-    /// The flags of epoll_ctl(2). EPOLLRDHUP: the peer has ended its output, which arrives with EPOLLIN, and alone if
-    /// the input was read to its last byte before. EPOLLPRI: urgent data.
+    /// The flags of epoll_ctl(2). EPOLLRDHUP: the peer has ended its output; by it the end of the input is known
+    /// without a read. EPOLLPRI: urgent data.
     fn events(self) -> libc::c_int {
         const ARRIVALS: libc::c_int =
             libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLET;

@@ -1,8 +1,8 @@
 //! A descriptor that is readable from the first `notify` until a `clear`.
 //! [eventfd(2)](https://man7.org/linux/man-pages/man2/eventfd.2.html)
 //!
-//! It is the one way in which a thread, a signal's handler or a child wakes a wait on descriptors: shutdown, or a
-//! message for a worker. `wait::Event` is the public form, which adds the process that the event belongs to.
+//! By it a thread or a signal's handler wakes a wait on descriptors: for a shutdown, or for a message to a worker.
+//! `wait::Event` is the public form, which adds the process that the event belongs to.
 //!
 //! ```text
 //! waker:  state = new; notify          (a write: the counter is above zero, the descriptor readable)

@@ -6,9 +6,8 @@
 //! stop, interrupt --------------> worker's set
 //! ```
 //!
-//! Both accept: a worker of `Threading` or `Pool` that has ended a request takes the next client itself, which spares
-//! the hand-over from the loop to a thread. The loop takes the clients for which no worker waits
-//! (`server/worker_accept.rs`).
+//! Both accept: a worker's thread without a request takes the next client itself, which spares the hand-over from the
+//! loop. The loop takes the clients for which no worker waits (`server/worker_accept.rs`).
 //!
 //! ```text
 //! client comes, a worker waits     the worker's set is woken; it accepts and serves

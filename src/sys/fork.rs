@@ -37,8 +37,8 @@ pub(crate) enum Forked {
 /// # Errors
 ///
 /// If there is another thread, by [`no_other_threads`]; and those of
-/// [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html):
-/// EAGAIN (RLIMIT_NPROC, or a container's limit of processes) and ENOMEM.
+/// [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html): EAGAIN (RLIMIT_NPROC, or a container's limit of
+/// processes) and ENOMEM.
 #[inline]
 pub(crate) fn fork() -> io::Result<Forked> {
     no_other_threads()?;
@@ -125,8 +125,8 @@ pub(crate) fn no_other_threads() -> io::Result<()> {
 
 /// The names of the process's threads, if it has more than one.
 ///
-/// None also if all but one have ended while they were counted. An error only where neither call is possible: a filter
-/// refuses unshare(2), and `/proc` is not mounted.
+/// None also if all but one have ended while they were counted. Without `/proc` it is an error, unless the first
+/// question has found one thread.
 fn other_threads() -> io::Result<Option<String>> {
     // The first question is one system call. The second takes several and needs /proc; it is for a process whose filter
     // refuses the first. A directory has two links, and one for each directory in it: with one thread, three.

@@ -17,8 +17,8 @@ use super::{check, error_queue};
 ///
 /// A signal does not end the wait. [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html)
 ///
-/// With a deadline that has passed it only looks. A descriptor that is closed meanwhile by another thread does not end
-/// the wait: owners wake a waiter first, and close then.
+/// With a deadline that has passed it only looks. A close of the descriptor by another thread does not end the wait; a
+/// shutdown(2) of its socket does.
 ///
 /// # Errors
 ///

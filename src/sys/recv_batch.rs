@@ -14,8 +14,8 @@
 //! The kernel fills slot 0 first. `take` returns the datagrams in this order, and borrows from the buffers until the
 //! next call.
 //!
-//! The UDP server's thread makes one batch and uses it for as long as it serves (`transport/datagram_socket.rs`). One
-//! call takes the datagrams that are there, up to the batch's size, and waits for no more: a batch costs one datagram's
+//! A datagram server makes one batch and uses it for as long as it serves (`transport/datagram_socket.rs`). One call
+//! takes the datagrams that are there, up to the batch's size, and waits for no more: a batch costs one datagram's
 //! latency, and under load one call serves many. An error that comes behind the first datagram is kept by the kernel
 //! for the next call.
 

@@ -101,7 +101,7 @@ pub(super) unsafe fn install_classic(start: usize, bytes: usize) -> io::Result<(
 
 /// Counts down the classic guards: this many have been unmapped.
 ///
-/// A chunk calls it when it is unmapped, and a guard that could not be installed is taken back by it.
+/// A chunk calls it when it is unmapped, and `install_classic` for a guard that could not be installed.
 pub(super) fn forget_classic(guards: usize) {
     CLASSIC_GUARDS.fetch_sub(guards, Ordering::Relaxed);
 }
