@@ -57,8 +57,7 @@ impl Arrival {
             counters,
             limits,
             clear,
-            marks: Marks::default(),
-            has_connection: connection.is_some(),
+            marks: Marks { has_connection: connection.is_some(), ..Marks::default() },
             connection: Mutex::new(connection),
         }
     }
@@ -72,7 +71,7 @@ impl Arrival {
         new_limits: &Arc<Limits>,
     ) {
         // All of them by name, so that none is forgotten.
-        let Entry { arrival, counters, limits, clear, marks, connection, has_connection } = last;
+        let Entry { arrival, counters, limits, clear, marks, connection } = last;
         *arrival = self;
         counters.renew();
         clear.renew();
@@ -80,8 +79,7 @@ impl Arrival {
         if !Arc::ptr_eq(limits, new_limits) {
             *limits = Arc::clone(new_limits);
         }
-        *marks = Marks::default();
-        *has_connection = new_connection.is_some();
+        *marks = Marks { has_connection: new_connection.is_some(), ..Marks::default() };
         *connection.get_mut() = new_connection;
     }
 }

@@ -56,8 +56,6 @@ pub(crate) struct Entry {
     /// closed meanwhile could have its number used again. Taken when the request leaves the list, and in a parent when a
     /// child has got it.
     pub(super) connection: Mutex<Option<Arc<OwnedFd>>>,
-    /// There was a connection when it entered. Datagrams have none, and skip the lock.
-    pub(super) has_connection: bool,
 }
 
 /// The notes of an entry: empty for a new request, and written by those that the table above names.
@@ -89,6 +87,9 @@ pub(super) struct Marks {
     pub(super) stopped: AtomicBool,
     /// The request has left the list. Its stop tokens may outlive it, and look here.
     pub(super) ended: AtomicBool,
+    /// There was a connection when it entered. Datagrams have none, and skip the lock. It is no note, but costs no memory among
+    /// these.
+    pub(super) has_connection: bool,
 }
 
 /// The parts of an entry that few requests have, each made when it is first needed.
@@ -248,7 +249,7 @@ impl Entry {
         let process = process.filter(|it| *it > 0);
         // The deadline of a drain tells the handler of a datagram, and a child is killed; but there is no connection
         // that could be cut off.
-        let may_be_cut = self.has_connection || process.is_some();
+        let may_be_cut = self.marks.has_connection || process.is_some();
         LiveRequest {
             id: self.id(),
             client_address: self.client_address().clone(),

@@ -176,7 +176,7 @@ impl Entry {
     /// Lets go of the connection. If this was the last share of it, it is closed.
     pub(in crate::live) fn forget_connection(&self) {
         // Datagrams, of which there are many a second, take no lock.
-        if !self.has_connection {
+        if !self.marks.has_connection {
             return;
         }
         self.connection.lock().take();
