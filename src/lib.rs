@@ -150,19 +150,19 @@
 //!   ([`ServerHooks::handle_error`]). A process that runs out of descriptors turns clients away, waits a little and
 //!   goes on. [`Fatal`] ends the server.
 //! - **Observation**: an observer ([`Builder::observer`]) is told when each request starts and ends, and why it ended
-//!   ([`CloseReason`](monitor::CloseReason)), by whose fault, and where its time has gone. [`ServerContext`] has the counts, the list of live
-//!   requests, and the server in numbers ([`figures`](ServerContext::figures)), can end a request, and changes a limit by
-//!   its name: all that a control socket needs (the example `control`). With the feature `metrics` one line,
+//!   ([`CloseReason`](monitor::CloseReason)), by whose fault, and where its time has gone. [`ServerContext`] has the counts,
+//!   the list of live requests, and the server in numbers ([`figures`](ServerContext::figures)), can end a request, and
+//!   changes a limit by its name: all that a control socket needs (the example `control`). With the feature `metrics` one line,
 //!   `.metrics("name")`, tells all of it to a collector such as Prometheus (`examples/metrics`); with `tracing` another,
 //!   `.tracing()`, gives each request a span.
 //! - **Proxies**: behind HAProxy or nginx a server takes each client's true address from the PROXY header of a trusted
 //!   network ([`proxy_protocol`]).
 //! - **Sending from elsewhere**: an [`Outbox`] takes lines for a connection from any thread, and no slow
 //!   client delays another.
-//! - **Talking to others**: [`connect`](outgoing::connect) gives a connection to another server that waits as a request does; [`join`] does two
-//!   things at once; [`StreamRequest::split`] gives the two directions of a connection. A relay is one handler of some forty
-//!   lines (`examples/relay.rs`). A [`DatagramSender`](request::DatagramSender) answers later, or somebody else. [`sleep`] and
-//!   [`offload`] keep no other request waiting, under every mixin.
+//! - **Talking to others**: [`connect`](outgoing::connect) gives a connection to another server that waits as a request does;
+//!   [`join`] does two things at once; [`StreamRequest::split`] gives the two directions of a connection. A relay is one
+//!   handler of some forty lines (`examples/relay.rs`). A [`DatagramSender`](request::DatagramSender) answers later, or
+//!   somebody else. [`sleep`] and [`offload`] keep no other request waiting, under every mixin.
 //! - **TLS** (feature `tls`): `.tls(Tls::from_pem("cert.pem", "key.pem")?)` on the builder of a stream server, and the handler
 //!   does not change. The module `tls` has the rest: client certificates, several names, new certificates on a running server,
 //!   resumption under every mixin. A message that was cut short never passes for a whole one.

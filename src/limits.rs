@@ -36,8 +36,8 @@ pub use by_name::LimitError;
 ///
 /// - `live`, `per_peer`, `accept_rate`, `peer_rate` and `handshakes` hold requests back or refuse them. They are reported as
 ///   [`LimitReached`](crate::monitor::ServerEvent::LimitReached).
-/// - `line_bytes`, `idle`, `read`, `write`, `request`, `handshake`, `proxy_header`, `drain` and `first_read` end a request. They are
-///   the [`CloseReason`](crate::monitor::CloseReason) of its end.
+/// - `line_bytes`, `idle`, `read`, `write`, `request`, `handshake`, `proxy_header`, `drain` and `first_read` end a request.
+///   They are the [`CloseReason`](crate::monitor::CloseReason) of its end.
 /// - Exceeding `outbox_bytes` makes the send fail.
 /// - `lame_duck` is a [phase](crate::monitor::RunPhase).
 /// - `linger` and `linger_bytes` are not reported: the request has already ended.

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 /// How far a server is on its way from its bind to its end, for the hook
 /// [`run_phase`](crate::ServerHooks::run_phase), for observers
-/// ([`PhaseReached`](crate::monitor::ServerEvent::PhaseReached)) and for [`ServerContext::run_phase`](crate::ServerContext::run_phase).
+/// ([`PhaseReached`](crate::monitor::ServerEvent::PhaseReached)) and for
+/// [`ServerContext::run_phase`](crate::ServerContext::run_phase).
 ///
 /// | phase | new clients | lasts, at most | its own hook and event |
 /// |---|---|---|---|

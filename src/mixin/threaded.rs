@@ -61,8 +61,8 @@ impl Mixin for Workers {
         }
     }
 
-    /// A forked child makes the gate its own. It cannot go on if the threads are its parent's: they are not in this process, and a
-    /// job in the queue would wait for ever. Looked at here, once for each run, and not for each request.
+    /// A forked child makes the gate its own. It cannot go on if the threads are its parent's: they are not in this process,
+    /// and a job in the queue would wait for ever. Looked at here, once for each run, and not for each request.
     fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
         let cannot = |error| Error::io("go on in", "a forked child", error);
         if self.queue.get().is_some_and(|queue| queue.group.is_left_behind()) {

@@ -1,8 +1,8 @@
 //! A thread for each live request: Python's `ThreadingMixIn`.
 //!
-//! The type has settings only. Threads come and go in `worker_queue.rs`, as [`Size::Growing`]: one is started when a request comes
-//! and no thread is free, up to `max_threads`, and leaves when it has been idle for [`keep`](Threading::keep). A gate, if there
-//! is a maximum, stops the accept loop at it; without one only `Limits::live` does.
+//! The type has settings only. Threads come and go in `worker_queue.rs`, as [`Size::Growing`]: one is started when a request
+//! comes and no thread is free, up to `max_threads`, and leaves when it has been idle for [`keep`](Threading::keep). A gate,
+//! if there is a maximum, stops the accept loop at it; without one only `Limits::live` does.
 
 use std::time::Duration;
 

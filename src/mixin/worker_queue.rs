@@ -193,8 +193,8 @@ impl WorkerQueue {
         }
     }
 
-    /// Finds a place for a job, and starts the workers of a fixed size with the first. None: it has no place of its own, without a
-    /// gate or past the limit.
+    /// Finds a place for a job, and starts the workers of a fixed size with the first. None: it has no place of its own,
+    /// without a gate or past the limit.
     ///
     /// An error says why the job is refused; nothing has been counted or started for it then.
     fn admit(self: &Arc<Self>, state: &mut QueueState) -> Result<Option<Permit>, Refused> {
@@ -256,8 +256,8 @@ impl WorkerQueue {
         })
     }
 
-    /// Restores the invariant and releases the lock: wakes or starts a worker if the queue needs one. Called after each change that
-    /// may break it. One worker at a time: the one that comes looks whether the queue needs another.
+    /// Restores the invariant and releases the lock: wakes or starts a worker if the queue needs one. Called after each change
+    /// that may break it. One worker at a time: the one that comes looks whether the queue needs another.
     fn wake<'q>(self: &'q Arc<Self>, mut state: MutexGuard<'q, QueueState>) {
         while !self.receiver.is_empty() && !state.wake_pending {
             // Idle workers come first: a worker that accepts does something useful.

@@ -194,15 +194,16 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// Runs a function for each SIGHUP that comes while [`run`](crate::Server::run) or [`run_all`](super::run_all) serves: to read
-    /// a configuration or certificates again, or to open a log anew. Default: none, and then SIGHUP stops the server, as
+    /// Runs a function for each SIGHUP that comes while [`run`](crate::Server::run) or [`run_all`](super::run_all) serves: to
+    /// read a configuration or certificates again, or to open a log anew. Default: none, and then SIGHUP stops the server, as
     /// SIGTERM does. Each call adds a function; they run in that order.
     ///
     /// The function runs beside the requests, on the thread that waits for the end of the run, so it may take its
     /// time. (Under [`Forking`](crate::Forking) it runs in the loop, between two requests; children that serve are
     /// not told.) Several SIGHUPs that come meanwhile lead to one more call. Once a close has begun there is no call:
     /// a SIGHUP in the [lame duck](field@crate::Limits::lame_duck) or in the drain reloads nothing, and does no harm.
-    /// (Under `Forking` the loop still reloads in the lame duck.) [`Server::reload`](crate::Server::reload) does the same without a signal.
+    /// (Under `Forking` the loop still reloads in the lame duck.) [`Server::reload`](crate::Server::reload) does the same
+    /// without a signal.
     ///
     /// An error goes to the hook [`warning`](ServerHooks::warning), and the server goes on as it was; an observer gets
     /// [`ServerEvent::Reloaded`]. A SIGHUP that the process ignores when `run` begins (as under `nohup`) stays ignored.

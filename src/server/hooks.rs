@@ -78,9 +78,9 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
 
     /// Runs at the beginning of every `serve_forever`, `run`, `run_all` and `serve_in_background` (not of
     /// `handle_request`), in the thread of the loop and before anything is served: the place to tell a service
-    /// registry. ([`run`](crate::Server::run) tells a service manager by itself: see [`systemd`](crate::systemd).) It also runs if an earlier `shutdown` ends that run at once. Under `run`, signals are already handled
-    /// then, so the service manager can stop the program in order. An observer gets
-    /// [`ServerEvent::Ready`](crate::monitor::ServerEvent::Ready).
+    /// registry. ([`run`](crate::Server::run) tells a service manager by itself: see [`systemd`](crate::systemd).) It also
+    /// runs if an earlier `shutdown` ends that run at once. Under `run`, signals are already handled then, so the service
+    /// manager can stop the program in order. An observer gets [`ServerEvent::Ready`](crate::monitor::ServerEvent::Ready).
     ///
     /// ```
     /// use socketserver::{ServerContext, ServerHooks, StreamRequest};

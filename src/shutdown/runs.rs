@@ -139,7 +139,8 @@ impl Runs {
         self.stop.request();
     }
 
-    /// Makes the event unreadable again, unless a stop is requested. Called after each wait for [`stop_waiting`](Self::stop_waiting).
+    /// Makes the event unreadable again, unless a stop is requested. Called after each wait for
+    /// [`stop_waiting`](Self::stop_waiting).
     pub(crate) fn settle(&self) {
         self.stop.settle();
     }
@@ -301,8 +302,8 @@ impl Runs {
         if state.run.is_accepting() { Closer::Loop } else { Closer::Caller }
     }
 
-    /// Whether the run that stops is the last one, and ends in order: the loop then takes the clients that are in the accept queue
-    /// already.
+    /// Whether the run that stops is the last one, and ends in order: the loop then takes the clients that are in the accept
+    /// queue already.
     pub(crate) fn ends_for_good(&self) -> bool {
         let state = self.state.lock();
         (state.closing || state.claimed.is_some())
@@ -315,8 +316,8 @@ impl Runs {
         self.state.lock().run.is_accepting()
     }
 
-    /// Waits until accepting has ended, or until the deadline. Returns whether it has ended. On a thread that accepts it returns at
-    /// once: it would wait for itself.
+    /// Waits until accepting has ended, or until the deadline. Returns whether it has ended. On a thread that accepts it
+    /// returns at once: it would wait for itself.
     pub(crate) fn wait_until_ended(&self, deadline: Option<Instant>) -> bool {
         // A forked child has none of its parent's loops.
         if !self.stop.event.is_ours() {

@@ -8,8 +8,8 @@
 //!
 //! Both closures borrow from the caller's stack, so the caller must not leave it before both have ended: neither by a panic of
 //! `a`, nor because its wait is cancelled. A panic of either is caught where it runs, and goes on in the caller afterwards. The
-//! one lifetime that the compiler cannot see, that of `b` in another coroutine, is in `sys::lent_once`: a closure is lent, and its
-//! end (called or dropped) is waited for before the loan is over.
+//! one lifetime that the compiler cannot see, that of `b` in another coroutine, is in `sys::lent_once`: a closure is lent, and
+//! its end (called or dropped) is waited for before the loan is over.
 
 use std::cell::Cell;
 use std::io;

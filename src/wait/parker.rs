@@ -1,7 +1,8 @@
 //! [`Parker`]: how a thread that runs many requests, as coroutines, waits.
 //!
-//! A thread has one parker at a time, in a thread-local; [`park`](crate::park) teaches how to write one. Each use clones the `Rc` out
-//! first. So nothing is borrowed while the parker runs, and a coroutine may install another one, or switch, within the call.
+//! A thread has one parker at a time, in a thread-local; [`park`](crate::park) teaches how to write one. Each use clones the
+//! `Rc` out first. So nothing is borrowed while the parker runs, and a coroutine may install another one, or switch, within
+//! the call.
 
 use std::cell::RefCell;
 use std::fmt;

@@ -186,8 +186,8 @@ impl Children {
         self.table.lock().push(Child { pid, request, watched: None });
     }
 
-    /// Makes the reports at the first call, which takes six descriptors. Before the first fork of a run, so that a lack of descriptors
-    /// ends the run with an error and refuses no request.
+    /// Makes the reports at the first call, which takes six descriptors. Before the first fork of a run, so that a lack of
+    /// descriptors ends the run with an error and refuses no request.
     pub(super) fn reports(&self) -> io::Result<&Reports> {
         if let Some(reports) = self.reports.get() {
             return Ok(reports);
@@ -292,8 +292,8 @@ impl Children {
         }
     }
 
-    /// Reaps a child, if it is in the table and has ended, and ends its request. Says whether that is so. A child that another part
-    /// of the program has reaped is `Gone`, and its request counts as `Released`.
+    /// Reaps a child, if it is in the table and has ended, and ends its request. Says whether that is so. A child that another
+    /// part of the program has reaped is `Gone`, and its request counts as `Released`.
     fn collect_one(&self, reports: &Reports, pid: i32) -> bool {
         // The table decides: a foreign child's status is not this server's to take.
         if !self.table.lock().has(pid) {

@@ -6,9 +6,9 @@
 //! | 160 to 223 | a child of ours | one of [`ENDS`], a stop or not, a text or not |
 //! | any other | the handler, by `exit` | failed |
 //!
-//! A child has eight bits to say it, and shares them with the program: a handler may call `exit`, and a shell's or a panic's status
-//! has a meaning of its own. For example 167: it is 7 above 160, so its end is the second of [`ENDS`] (7 / 4 is 1: `Failed`); of the
-//! rest, 3, both bits are set: the handler has requested a stop, and a text is in the pipe.
+//! A child has eight bits to say it, and shares them with the program: a handler may call `exit`, and a shell's or a panic's
+//! status has a meaning of its own. For example 167: it is 7 above 160, so its end is the second of [`ENDS`] (7 / 4 is 1:
+//! `Failed`); of the rest, 3, both bits are set: the handler has requested a stop, and a text is in the pipe.
 
 use super::ChildEnd;
 use crate::events::CloseReason;

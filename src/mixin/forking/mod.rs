@@ -143,8 +143,8 @@ impl Forking {
         let _ = io::stdout().flush();
         wait::flush();
         let mark = reports.orphan_mark();
-        // From here until the child has noted its request: a signal in between would be taken as the parent's. The parent lets them
-        // through when `held` is dropped, at the end of this function.
+        // From here until the child has noted its request: a signal in between would be taken as the parent's. The parent lets
+        // them through when `held` is dropped, at the end of this function.
         let held = SignalsHeld::hold();
         match fork::fork() {
             // Most likely EAGAIN, a limit of processes: the client is refused, and a later one may be served.

@@ -35,8 +35,8 @@
 //! | [`move_away`](Acceptors::move_away) | of the watchdog | yes, for a moment |
 //! | [`abandon`](Acceptors::abandon) | that closes | yes, for a moment |
 //!
-//! *Invariant*: a run has at most one coroutine that is not retired. A start has a number; a worker makes a coroutine only for the
-//! newest one, under the lock; and the number rises only when the coroutine before is retired, or was not made yet.
+//! *Invariant*: a run has at most one coroutine that is not retired. A start has a number; a worker makes a coroutine only for
+//! the newest one, under the lock; and the number rises only when the coroutine before is retired, or was not made yet.
 
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
@@ -137,8 +137,8 @@ impl Run {
         self.changed.notify_all();
     }
 
-    /// Takes the loop away from a worker, if it is suspended there. True: the loop that is there has to end. False: it runs at this
-    /// moment (so its worker is not held by another coroutine), has ended, or is on its way already.
+    /// Takes the loop away from a worker, if it is suspended there. True: the loop that is there has to end. False: it runs at
+    /// this moment (so its worker is not held by another coroutine), has ended, or is on its way already.
     fn move_away(&self, from: usize, to: usize) -> bool {
         let mut state = self.state.lock();
         // Nothing is to be done if a move is under way already, or if the loop is not on this worker.
@@ -226,7 +226,8 @@ impl Acceptors {
         let Some(to) = group.least_loaded_but(from) else { return };
         for run in runs {
             if run.move_away(from, to) {
-                // Otherwise the loop would end only when one of its descriptors wakes it. The worker's inbox may be closed by now.
+                // Otherwise the loop would end only when one of its descriptors wakes it. The worker's inbox may be closed by
+                // now.
                 drop(group.workers[from].inbox.send(Message::Retire));
             }
         }

@@ -9,10 +9,10 @@
 //!
 //! A handler that swallows the error, and each unwinding, is left behind; the server closes in time, and its report names
 //! the request. Its waits pause, so that a handler which waits again and again takes neither its worker from others that
-//! are about to end, nor the processor from a process that goes on. Nothing unwinds while the thread is panicking (`wait::any` does not wait then), nor in a section of
-//! `park::shield`, nor with `panic = "abort"`, which has no unwinding. The unwinding is our own, from within the
-//! coroutine: one from outside, which corosensei has, goes on through every `catch_unwind`, and a handler that catches in a
-//! loop would never end.
+//! are about to end, nor the processor from a process that goes on. Nothing unwinds while the thread is panicking (`wait::any`
+//! does not wait then), nor in a section of `park::shield`, nor with `panic = "abort"`, which has no unwinding. The unwinding
+//! is our own, from within the coroutine: one from outside, which corosensei has, goes on through every `catch_unwind`, and a
+//! handler that catches in a loop would never end.
 
 use std::cell::Cell;
 use std::io;

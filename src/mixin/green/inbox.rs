@@ -44,8 +44,8 @@ impl Inbox {
         Ok(Self { messages: Mutex::new(Some(Vec::new())), wake_up: Event::new()? })
     }
 
-    /// Tells the worker, from any thread. One that has ended gives the message back: a job has to be refused, and the caller knows
-    /// how.
+    /// Tells the worker, from any thread. One that has ended gives the message back: a job has to be refused, and the caller
+    /// knows how.
     pub(super) fn send(&self, message: Message) -> Option<Message> {
         // Only the first of several notifies: the event stays readable until the worker clears it, and then it takes all.
         let is_first = match &mut *self.messages.lock() {

@@ -192,8 +192,8 @@ impl Green {
     }
 
     /// For how long a handler may run without a wait before the server is told: see
-    /// [`ServerEvent::WorkerHeld`](crate::monitor::ServerEvent::WorkerHeld). Default: 1 s, in a debug build 100 ms. At least 1 ms;
-    /// [`Duration::MAX`] is never.
+    /// [`ServerEvent::WorkerHeld`](crate::monitor::ServerEvent::WorkerHeld). Default: 1 s, in a debug build 100 ms. At least 1
+    /// ms; [`Duration::MAX`] is never.
     #[must_use]
     pub fn watchdog(mut self, limit: Duration) -> Self {
         self.watchdog = limit.max(Duration::from_millis(1));

@@ -81,8 +81,8 @@ impl AcceptSet {
             if matches!(SockRef::from(&one.fd).r#type(), Ok(Type::DGRAM)) {
                 datagrams = Some(at);
             } else {
-                // For as long as there is a client, unlike a connection's arrivals: the loop may leave some in the queue. Which of
-                // them is ready does not matter, as the loop looks at all.
+                // For as long as there is a client, unlike a connection's arrivals: the loop may leave some in the queue.
+                // Which of them is ready does not matter, as the loop looks at all.
                 set.watch(one.fd, WatchFor::Input, 0)?;
             }
         }

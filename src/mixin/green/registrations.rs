@@ -157,8 +157,8 @@ impl Registrations {
         token
     }
 
-    /// The task is about to wait for input, or for room to write. With the answer `Waits` it is noted, and an arrival will give it
-    /// back; with any other it is not. `near`: hints for the arrival, if there are any.
+    /// The task is about to wait for input, or for room to write. With the answer `Waits` it is noted, and an arrival will
+    /// give it back; with any other it is not. `near`: hints for the arrival, if there are any.
     #[inline(always)]
     pub(super) fn begin_wait(
         &self,
@@ -215,8 +215,8 @@ impl Registrations {
         });
     }
 
-    /// An event has come. Gives the tasks to wake, the reader and the writer; an arrival that nobody waits for is noted. The tasks
-    /// may have been woken by something else before: the caller looks at their states.
+    /// An event has come. Gives the tasks to wake, the reader and the writer; an arrival that nobody waits for is noted. The
+    /// tasks may have been woken by something else before: the caller looks at their states.
     #[inline]
     pub(super) fn arrived(&self, event: ReadyEvent) -> (Option<Rc<Task>>, Option<Rc<Task>>) {
         let fd = fd_of(event);
@@ -281,7 +281,8 @@ impl Registrations {
         (near.frame != 0).then_some(near)
     }
 
-    /// The connection is about to be closed. A token that is not its own any more, because the request was moved, changes nothing.
+    /// The connection is about to be closed. A token that is not its own any more, because the request was moved, changes
+    /// nothing.
     pub(super) fn remove(&self, fd: RawFd, token: usize) {
         self.with(fd, token, |entry| {
             // From here on events for this connection find no owner.

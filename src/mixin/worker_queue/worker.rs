@@ -43,8 +43,8 @@ pub(super) struct QueueWorker {
 }
 
 impl QueueWorker {
-    /// Comes to the queue for the first time, and runs jobs until it is time to leave: after its first job with a `keep` of zero, when
-    /// it has been idle for long enough, or when the queue is closed and empty.
+    /// Comes to the queue for the first time, and runs jobs until it is time to leave: after its first job with a `keep` of
+    /// zero, when it has been idle for long enough, or when the queue is closed and empty.
     pub(super) fn work(mut self) {
         let queue = Arc::clone(&self.queue);
         // One allocation for each thread, and none for each wait.
@@ -137,11 +137,11 @@ impl QueueWorker {
         state
     }
 
-    /// Takes a place for a request that is about to be accepted. Called by the server, from within `accept` and perhaps several times.
-    /// False: the worker comes back without a request, and the accept loop judges the next one.
+    /// Takes a place for a request that is about to be accepted. Called by the server, from within `accept` and perhaps
+    /// several times. False: the worker comes back without a request, and the accept loop judges the next one.
     ///
-    /// With a fixed size the request must not overtake a job: a pool is first come, first served. A job that comes after this look
-    /// may be overtaken by one request.
+    /// With a fixed size the request must not overtake a job: a pool is first come, first served. A job that comes after this
+    /// look may be overtaken by one request.
     fn has_room(&mut self) -> bool {
         let QueueSettings { size, gate, .. } = &self.queue.settings;
         self.permit = self.queue.try_enter();

@@ -89,8 +89,8 @@ impl Runs {
         }
     }
 
-    /// The run accepts no more: from here on it is `Finishing`. Closes the listener before, if `close` has been called. Without the
-    /// lock, because the transport may be the user's.
+    /// The run accepts no more: from here on it is `Finishing`. Closes the listener before, if `close` has been called.
+    /// Without the lock, because the transport may be the user's.
     pub(super) fn end_accepting(
         &self,
         state: &mut MutexGuard<'_, RunsState>,
