@@ -22,6 +22,7 @@
 //! | `worker_status`, `watchdog` | a worker as others see it; noticing a request that holds it |
 
 mod accept_coroutine;
+mod accept_set;
 mod acceptor;
 mod cancellation;
 mod dealing;

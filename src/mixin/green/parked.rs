@@ -26,19 +26,17 @@
 //! this thread; one that came while the coroutine did something else was noted as seen; and a descriptor that is ready when
 //! it enters the set is reported at once.
 
-use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic;
 use std::rc::Rc;
 use std::time::Instant;
 
-use socket2::{SockRef, Type};
-
+use super::accept_set::AcceptSet;
 use super::cancellation::PAUSE;
 use super::registrations::{Near, WaiterLook, event_number};
 use super::tasks::{Task, TaskState};
-use super::worker::{ACCEPTOR, WATCHED, Worker};
+use super::worker::{WATCHED, Worker};
 use crate::on_drop::OnDrop;
 use crate::sys::coroutine::switch;
 use crate::sys::epoll::{Epoll, WatchFor};
@@ -52,80 +50,6 @@ const COUNTS: usize = 2 * size_of::<usize>();
 
 /// The loop waits for clients or for room, and for a stop. Its pauses have the stop alone, and hooks mostly one descriptor.
 const LEAST_OF_LOOP: usize = 2;
-
-/// The descriptors that the accept loop waits for, in an epoll set of their own: it is thrown away when the loop waits for
-/// others, so that none of them has to be open then.
-///
-/// Connections keep their descriptors registered because they have a slot to say so. The descriptors of the accept loop have
-/// none; but they are the same at each wait as a rule, and to add and remove four of them would be eight system calls.
-pub(super) struct AcceptSet {
-    /// In the worker's set, by [`ACCEPTOR`] and the number of the coroutine.
-    set: Epoll,
-    /// The descriptors of the last wait, in its order. Compared, and not used: one may be closed by now.
-    fds: Vec<RawFd>,
-    /// The place of a datagram socket in `fds`. It is in the set only while the acceptor waits.
-    datagrams: Option<usize>,
-    /// The coroutine that waits by it.
-    acceptor: Rc<Task>,
-    /// The acceptor waits. An event that comes while it runs wakes nobody, and is reported again as long as it holds.
-    waits: Cell<bool>,
-}
-
-impl AcceptSet {
-    /// A set of the descriptors of this wait, which is in the worker's set from here on.
-    fn new(worker: &Worker, acceptor: &Rc<Task>, waiting: &[Waiting<'_>]) -> io::Result<Self> {
-        let set = Epoll::new()?;
-        let mut datagrams = None;
-        for (at, one) in waiting.iter().enumerate() {
-            // Each datagram that the socket sends would call back into a set that has it: so it is added for each wait.
-            if matches!(SockRef::from(&one.fd).r#type(), Ok(Type::DGRAM)) {
-                datagrams = Some(at);
-            } else {
-                // For as long as there is a client, unlike a connection's arrivals: the loop may leave some in the queue.
-                // Which of them is ready does not matter, as the loop looks at all.
-                set.watch(one.fd, WatchFor::Input, 0)?;
-            }
-        }
-        worker.epoll.watch(set.as_fd(), WatchFor::Input, ACCEPTOR | acceptor.number)?;
-        let fds = waiting.iter().map(|one| one.fd.as_raw_fd()).collect();
-        let (acceptor, waits) = (Rc::clone(acceptor), Cell::new(false));
-        Ok(Self { set, fds, datagrams, acceptor, waits })
-    }
-
-    /// The acceptor begins to wait.
-    fn begin_wait(&self, waiting: &[Waiting<'_>]) -> io::Result<()> {
-        if let Some(at) = self.datagrams {
-            self.set.watch(waiting[at].fd, WatchFor::Input, 0)?;
-        }
-        self.waits.set(true);
-        Ok(())
-    }
-
-    /// Ends the acceptor's wait: an event wakes it no more.
-    fn end_wait(&self, waiting: &[Waiting<'_>]) {
-        self.waits.set(false);
-        if let Some(at) = self.datagrams {
-            self.set.remove(waiting[at].fd);
-        }
-    }
-
-    /// Whether it is for these descriptors.
-    fn is_for(&self, acceptor: &Rc<Task>, waiting: &[Waiting<'_>]) -> bool {
-        self.is_of(acceptor)
-            && self.fds.iter().copied().eq(waiting.iter().map(|one| one.fd.as_raw_fd()))
-    }
-
-    /// Whether it belongs to this coroutine.
-    pub(super) fn is_of(&self, acceptor: &Rc<Task>) -> bool {
-        Rc::ptr_eq(&self.acceptor, acceptor)
-    }
-
-    /// The acceptor, if it has this number and waits.
-    pub(super) fn waiting(&self, number: u64) -> Option<Rc<Task>> {
-        let waits = self.waits.get() && self.acceptor.number == number;
-        waits.then(|| Rc::clone(&self.acceptor))
-    }
-}
 
 impl Worker {
     /// Suspends the running coroutine until it is woken, or the deadline has passed.
@@ -263,11 +187,13 @@ impl Worker {
         if task.is_retired() && task.cancellation.shields.get() == 0 {
             return retire();
         }
-        // A hook waits. The set knows descriptors by their numbers, and waits for input alone, so it is for the loop's own waits.
-        // And it must not wake the worker while the loop does not accept.
+        // A hook waits, or the loop pauses. The set knows descriptors by their numbers, and waits for input alone, so it is for
+        // the waits for clients. And it must not wake the worker while the loop does not accept.
         let is_input = |one: &Waiting<'_>| one.interest == Interest::Read && one.slot.is_none();
         if waiting.len() < LEAST_OF_LOOP || !waiting.iter().all(is_input) {
-            self.accept_sets.borrow_mut().retain(|set| !set.is_of(task));
+            let mut sets = self.accept_sets.borrow_mut();
+            sets.iter_mut().filter(|set| set.is_of(task)).for_each(|set| set.disable(self));
+            drop(sets);
             return self.park_watched(task, waiting, deadline);
         }
         if !self.accept_sets.borrow().iter().any(|set| set.is_for(task, waiting)) {

@@ -33,11 +33,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::accept_set::AcceptSet;
 use super::acceptor::AcceptorStart;
 use super::cancellation::{CancelPhase, GRACE};
 use super::dealing::ACCEPTED_AT_ONCE;
 use super::inbox::Message;
-use super::parked::AcceptSet;
 use super::registrations::Registrations;
 use super::tasks::{Body, Task, TaskState, Tasks};
 use super::timers::Timers;
