@@ -7,7 +7,7 @@
 //! StreamRequest    what a handler calls; lines and chunks (stream_input.rs) over the read buffer (read_buffer.rs)
 //!   BoundedIo      limits, drain, counts: input (bounded_io.rs), output (bounded_output.rs), the end (close.rs)
 //!     Ticket       the entry in the live list, by which others see the request and end it
-//!     Outbox       messages of others (outbox.rs, outbox_queue.rs), and the thread that sends them (outbox_writer.rs)
+//!     Outbox       messages of others (outbox*.rs), and the thread that sends them (outbox_thread.rs)
 //!     Connection   a socket (socket_io.rs); or a stream above a RawStream, which keeps the limits (wrap.rs)
 //! DatagramRequest  the packet, the gathered reply, and the transport's way back
 //! ```
@@ -30,7 +30,8 @@ mod io_error;
 mod line;
 mod outbox;
 mod outbox_queue;
-mod outbox_writer;
+mod outbox_send;
+mod outbox_thread;
 mod output_half;
 mod preface;
 mod proxy_header;

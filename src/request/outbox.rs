@@ -1,7 +1,7 @@
 //! [`Outbox`]: sending to a connection from other threads, as a chat room, a broadcaster or a timer does.
 //!
 //! ```text
-//! sender (any thread)        outbox_queue.rs              outbox_writer.rs
+//! sender (any thread)        outbox_queue.rs, _send.rs    outbox_thread.rs
 //!   send ------------------>   appends; nothing waits
 //!                              newly listed?  ---------->   this thread's list
 //!   waits, or returns  --------------------------------->   flush: the list goes to the writer, one thread
@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use super::bounded_io::BoundedIo;
 use super::connection::Connection;
 use super::outbox_queue::{AT_ONCE, OutboxPhase, OutboxQueue, OutboxState, Writer};
-use super::{StreamRequest, outbox_writer};
+use super::{StreamRequest, outbox_thread};
 use crate::live::Cut;
 use crate::wait::{self, Interest, Waiting};
 use crate::write_stall::SendTimeout;
@@ -127,7 +127,7 @@ impl Outbox {
         };
         // After the lock: a list that cannot wait is handed over at once, and that takes the lock again.
         if newly_listed {
-            outbox_writer::list(&self.shared);
+            outbox_thread::list(&self.shared);
         }
         // So much fills a send by itself: to wait for more would only make the peer wait.
         if large {
@@ -141,7 +141,7 @@ impl Outbox {
     pub fn flush(&self) {
         self.shared.send_due();
         // The rest, which the socket has not taken, is the writer's.
-        outbox_writer::look_after(&self.shared);
+        outbox_thread::look_after(&self.shared);
     }
 
     /// How many bytes wait for the peer, those of the handler's own writes included. The number is out of date at
@@ -299,7 +299,7 @@ impl Outbox {
         };
         if listed {
             // The writer may be waiting for room in the socket, and then keeps it open too.
-            outbox_writer::look_again();
+            outbox_thread::look_again();
         }
     }
 
@@ -308,7 +308,7 @@ impl Outbox {
         let result = self.shared.wait_until_sent(mark, timeout);
         // Messages of other threads, or the rest of a write that timed out, may be left. If the outbox is on no list,
         // the writer takes it over.
-        outbox_writer::look_after(&self.shared);
+        outbox_thread::look_after(&self.shared);
         result
     }
 }

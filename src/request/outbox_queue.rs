@@ -8,20 +8,16 @@
 //!                                           own_mark: here the handler's own output ends
 //! ```
 //!
-//! Everybody appends at the end, and everybody sends from `start`, under the lock and without waiting. So messages are
-//! whole and in order, no matter which thread sends them: the one that appends, the writer, or the handler that waits
-//! for its own output. A handler waits for a total and not for an empty queue, because others may append for ever.
+//! Everybody appends at the end, and everybody sends from `start` (`outbox_send.rs`), both under the lock.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::sealed::Seal;
 use crate::live::Entry;
-use crate::sys;
-use crate::write_stall::{SendTimeout, WriteStall};
+use crate::write_stall::WriteStall;
 
 /// One queue per connection, shared by all clones of its outbox, the handler and the writer.
 pub(super) struct OutboxQueue {
@@ -43,11 +39,11 @@ pub(super) struct OutboxState {
     /// The connection, until its request ends: an outbox that is kept longer does not keep it open.
     pub(super) fd: Option<Arc<OwnedFd>>,
     /// The bytes that are due, from `start` on.
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     /// How many of `bytes` have been sent. They are removed later, many at once.
-    start: usize,
+    pub(super) start: usize,
     /// How many bytes from `start` on are encrypted, and not all sent yet.
-    sealed: usize,
+    pub(super) sealed: usize,
     /// How many bytes have ever become due. A writer that waits for its own bytes notes this total, and waits until
     /// `sent_total` reaches it.
     pub(super) due_total: u64,
@@ -135,7 +131,7 @@ impl OutboxState {
     }
 
     /// Counts this many bytes as sent.
-    fn sent(&mut self, count: usize) {
+    pub(super) fn sent(&mut self, count: usize) {
         self.start += count;
         self.sent_total += count as u64;
     }
@@ -166,124 +162,8 @@ impl OutboxState {
 pub(super) const AT_ONCE: usize = 64 * 1024;
 
 impl OutboxQueue {
-    /// Waits until `sent_total` reaches the mark. Others' bytes that are sent meanwhile count as progress as well. Any
-    /// thread may send them: this one sends what it can before each wait, and does not depend on the writer.
-    ///
-    /// # Errors
-    ///
-    /// `TimedOut`, with the bytes still due; `BrokenPipe`, if the outbox was closed or the peer is gone.
-    pub(super) fn wait_until_sent(&self, mark: u64, timeout: SendTimeout) -> io::Result<()> {
-        // A handler that calls again after a timeout gets no new time for a peer that has taken nothing.
-        let given_up = self.state.lock().given_up.take();
-        let mut waiting = given_up.map(|(sent, stall)| (sent, stall.resume(timeout)));
-        loop {
-            self.send_due();
-            // A share of the descriptor, so that the wait needs no lock and the number is not used again meanwhile.
-            let (sent, fd) = {
-                let state = self.state.lock();
-                if state.sent_total >= mark {
-                    return Ok(());
-                }
-                // Under the same lock: after a close the total never reaches the mark.
-                (state.sent_total, state.fd.clone().filter(|_| state.phase.sends()))
-            };
-            // Closed by others, or the connection has failed.
-            let Some(fd) = fd else { return Err(io::ErrorKind::BrokenPipe.into()) };
-            let fd = fd.as_fd();
-            let (seen, stall) =
-                waiting.get_or_insert_with(|| (sent, WriteStall::begin(fd, timeout)));
-            // The peer takes something: the limit begins anew.
-            if *seen != sent {
-                *seen = sent;
-                stall.progress(fd);
-            }
-            if let Err(error) = stall.wait(fd, None) {
-                self.state.lock().given_up = waiting;
-                return Err(error);
-            }
-        }
-    }
-
-    /// Sends due bytes, as far as the socket takes them.
-    pub(super) fn send_due(&self) {
-        self.send_due_of(&mut self.state.lock());
-    }
-
-    /// Sends due bytes, for the thread whose list has this outbox. True: some bytes are left, and the outbox stays on the
-    /// list. False: it is on no list any more, and the next message lists it anew. Both without a release of the lock, so
-    /// that no message can be appended in between and be forgotten.
-    pub(super) fn send_listed(&self) -> bool {
-        let mut state = self.state.lock();
-        self.send_due_of(&mut state);
-        state.listed = state.fd.is_some() && state.waiting_bytes() > 0;
-        state.listed
-    }
-
-    /// Sends due bytes, for a sender without a list: the rest waits for the next message.
-    pub(super) fn send_unlisted(&self) {
-        let mut state = self.state.lock();
-        state.listed = false;
-        self.send_due_of(&mut state);
-    }
-
-    /// Marks this outbox as listed, if bytes are due and it is on no list. True: the caller has to put it on a list.
-    pub(super) fn needs_a_list(&self) -> bool {
-        let mut state = self.state.lock();
-        // Marked under the same lock: of two threads that ask, only one lists it.
-        let needs = state.fd.is_some() && state.waiting_bytes() > 0 && !state.listed;
-        state.listed |= needs;
-        needs
-    }
-
-    /// Sends under the lock, so that messages of several senders stay whole and in order.
-    pub(super) fn send_due_of(&self, state: &mut OutboxState) {
-        while let (Some(fd), true) = (&state.fd, state.phase.sends()) {
-            if state.start == state.bytes.len() {
-                return;
-            }
-            // This never waits: the lock is held for one system call, and for the encryption of 64 KiB at most.
-            let sent = match &self.seal {
-                None => sys::send(fd.as_fd(), &state.bytes[state.start..])
-                    .inspect(|count| self.entry.add_bytes_out(*count)),
-                Some(seal) => {
-                    send_sealed(&**seal, fd.as_fd(), &state.bytes[state.start..], &mut state.sealed)
-                        .inspect(|count| self.entry.add_clear_out(*count))
-                }
-            };
-            match sent {
-                Ok(count) => state.sent(count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The rest waits for room, in the caller's wait or in the writer's.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // The peer is gone. The handler finds out by its own reads and writes.
-                Err(error) => {
-                    self.entry.note_loss(error.kind());
-                    state.drop_due(OutboxPhase::Closed);
-                }
-            }
-        }
-    }
-
     /// A share of the descriptor. None after the end of the request.
     pub(super) fn fd(&self) -> Option<Arc<OwnedFd>> {
         self.state.lock().fd.clone()
     }
-}
-
-/// Encrypts the first of the bytes, unless they are encrypted already (`sealed` says how many), and sends the result.
-/// Plain bytes count as sent when the socket has taken everything that they were encrypted to.
-fn send_sealed(
-    seal: &dyn Seal,
-    fd: BorrowedFd<'_>,
-    bytes: &[u8],
-    sealed: &mut usize,
-) -> io::Result<usize> {
-    // A record that was cut short by a full socket is not encrypted again: its number in the stream is used up.
-    if *sealed == 0 {
-        // Messages of TLS itself go first, so that the room for records is empty.
-        seal.transmit(fd)?;
-        *sealed = seal.seal(bytes)?;
-    }
-    seal.transmit(fd)?;
-    Ok(std::mem::take(sealed))
 }

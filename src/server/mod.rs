@@ -3,7 +3,7 @@
 //! ```text
 //!   Builder ─→ Server ── serve_forever, handle_request      accept.rs: the loop
 //!                │         run, run_all, background         run.rs, background.rs
-//!                │         server_close                     drain.rs, backlog.rs
+//!                │         server_close                     server_close.rs, drain_backlog.rs
 //!                │
 //!              Core ──── transport, hooks, factory          shared with the requests
 //!                │
@@ -29,8 +29,8 @@ mod builder;
 mod catch_panic;
 mod close_reason;
 mod descriptor_budget;
-mod drain;
 mod drain_backlog;
+mod drain_report;
 mod error_owner;
 mod failure;
 mod figure_parts;
@@ -50,6 +50,7 @@ mod phase_queue;
 mod run;
 mod run_events;
 mod served_by_thread;
+mod server_close;
 mod server_permit;
 #[cfg_attr(not(feature = "tracing"), path = "no_spans.rs")]
 mod spans;
@@ -81,7 +82,7 @@ pub use accept::AcceptOutcome;
 pub use background::BackgroundServer;
 pub use base_server::BaseServer;
 pub use builder::Builder;
-pub use drain::DrainReport;
+pub use drain_report::DrainReport;
 pub use failure::{AcceptFailure, Failure, Phase};
 pub use handover::Handover;
 pub use hooks::ServerHooks;

@@ -1,7 +1,7 @@
 //! [`ExitWatch`]: the ends of children as one descriptor, without polling.
 //!
 //! The parent's accept loop has the descriptor in its wait, and asks `ended` when it is readable
-//! (`mixin/forking/children.rs`). A pidfd is an event and no more: the status stays with the child until
+//! (`mixin/forking/reaper.rs`). A pidfd is an event and no more: the status stays with the child until
 //! [`reap`](super::child_process::reap) takes it.
 
 use std::io;

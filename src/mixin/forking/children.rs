@@ -1,59 +1,33 @@
-//! [`Children`]: the children of a server that have not been reaped, and how the parent learns of their ends.
-//!
-//! A busy loop does not watch its children. It asks after each request which child has ended
-//! ([`collect`](Children::collect)), and mostly finds all of them. Only before it waits has the end of each child to
-//! make a descriptor readable ([`watch`](Children::watch)):
-//!
-//! ```text
-//! fork, add --> not watched --+-- collect: one waitid for all of these --> reaped
-//!                             |
-//!                   the loop is about to wait: watch
-//!                             |
-//!                             v
-//!                          watched ---- the wait wakes, collect asks those that the watch names --> reaped
-//! ```
-//!
-//! `watch` ends by looking at each child that it has begun to watch: one that ended before would wake nothing.
-//!
-//! **Only our own.** The program may have children of its own, by `std::process::Command` say, and so may another server of the
-//! process. So no call reaps whatever has ended: `waitid` is asked to leave what it finds (WNOWAIT), and a child is reaped by its
-//! number, if the table has it. If the one that is found is foreign, it hides ours, and each of ours is asked for.
-//!
-//! **The lock** is held for looks at the table alone: not for a system call that reaps, and not for the end of a request, which
-//! calls the observer. If two calls find the same child, the one that takes it out of the table ends its request.
+//! [`Children`]: the children of a server that have not been reaped. `reaper.rs` says how the parent learns of their ends.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::exit_status::{Status, end_of, ended_otherwise};
+use super::RequestOfChild;
+use super::reaper::{Reports, report_orphans};
 use super::text_pipe::TextPipe;
-use super::{ChildEnd, RequestOfChild};
 use crate::console;
-use crate::events::CloseReason;
 use crate::process::OwnerProcess;
-use crate::sys::child_process::{self, ChildState};
-use crate::sys::exit_watch::{Ended, ExitWatch, Watched};
-use crate::sys::orphan_reaper::{self, OrphanMark};
-use crate::wait::{self, Interest, Waiting};
+use crate::sys::child_process;
+use crate::sys::exit_watch::{ExitWatch, Watched};
 
 /// The table and the reports of one mixin. Only the thread of the loop forks and reaps; `active_children` may be
 /// asked from any.
 #[derive(Debug, Default)]
 pub(super) struct Children {
     /// Children from their fork until they are reaped.
-    table: Mutex<Table>,
+    pub(super) table: Mutex<Table>,
     /// Made when the first run begins: a mixin alone needs no descriptors.
-    reports: OnceLock<Reports>,
+    pub(super) reports: OnceLock<Reports>,
 }
 
 /// Searched from its beginning: `max_children` keeps it short.
 #[derive(Debug, Default)]
-struct Table {
+pub(super) struct Table {
     /// The first few, beside the lock: the memory of a vector is one more page that the parent writes to between two forks,
     /// and that the kernel copies.
     near: [Option<Child>; 8],
@@ -63,11 +37,11 @@ struct Table {
 
 impl Table {
     /// All of them: a free place of the near ones is skipped.
-    fn iter(&self) -> impl Iterator<Item = &Child> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Child> {
         self.near.iter().flatten().chain(&self.more)
     }
 
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Child> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Child> {
         self.near.iter_mut().flatten().chain(&mut self.more)
     }
 
@@ -78,12 +52,12 @@ impl Table {
         }
     }
 
-    fn has(&self, pid: i32) -> bool {
+    pub(super) fn has(&self, pid: i32) -> bool {
         self.iter().any(|child| child.pid == pid)
     }
 
     /// Takes a child out, if it is there.
-    fn take(&mut self, pid: i32) -> Option<Child> {
+    pub(super) fn take(&mut self, pid: i32) -> Option<Child> {
         let near = self.near.iter_mut().find_map(|place| place.take_if(|child| child.pid == pid));
         near.or_else(|| {
             let index = self.more.iter().position(|child| child.pid == pid)?;
@@ -93,18 +67,18 @@ impl Table {
 }
 
 /// A child that has not been reaped.
-struct Child {
+pub(super) struct Child {
     /// Reaped by `collect_one` alone.
-    pid: i32,
+    pub(super) pid: i32,
     /// Ended when the child is reaped. None for a job that was taken before.
-    request: Option<Box<dyn RequestOfChild>>,
+    pub(super) request: Option<Box<dyn RequestOfChild>>,
     /// None until the loop first waits: to watch costs more than to look.
-    watched: Option<Watched>,
+    pub(super) watched: Option<Watched>,
 }
 
 impl Child {
     /// Whether its descriptor tells of its end.
-    fn is_watched(&self) -> bool {
+    pub(super) fn is_watched(&self) -> bool {
         matches!(self.watched, Some(Watched::ByDescriptor(_)))
     }
 }
@@ -112,61 +86,6 @@ impl Child {
 impl std::fmt::Debug for Child {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Child").field("pid", &self.pid).finish_non_exhaustive()
-    }
-}
-
-/// By what the parent learns of its children's ends.
-#[derive(Debug)]
-pub(super) struct Reports {
-    /// Readable while a watched child has ended.
-    exits: ExitWatch,
-    /// The texts of those that stop the server. Children write to it.
-    fatal: TextPipe,
-    /// The texts of steps that have failed before a handler, which peers cause: they never take the room of the others.
-    steps: TextPipe,
-    /// The process whose children they are.
-    owner: OwnerProcess,
-    /// The number of an [`OrphanMark`], or zero if this process adopts no orphans. An atomic, because a fork lies
-    /// between two looks at it, and a lock would be written to.
-    mark: AtomicU64,
-}
-
-/// Where orphans are adopted by this process, their ends are reported as those of children are. That is so as process 1 of a
-/// container, or as a "subreaper": a handler's own children become this process's when the handler's process ends.
-fn report_orphans(exits: &ExitWatch) -> io::Result<u64> {
-    let Some(mark) = OrphanMark::if_orphans_come() else { return Ok(0) };
-    exits.watch_by_signal()?;
-    Ok(mark.number())
-}
-
-impl Reports {
-    /// The mark that each child puts on itself; none if no orphans come.
-    pub(super) fn orphan_mark(&self) -> Option<OrphanMark> {
-        OrphanMark::of_number(self.mark.load(Ordering::Relaxed))
-    }
-
-    /// Sends the text of a child's end, if it has one, to the parent. Called in the child, before it exits.
-    #[inline]
-    pub(super) fn send_text(&self, end: &ChildEnd) {
-        if let Some(text) = &end.text {
-            self.texts(end.reason).send(text);
-        }
-    }
-
-    /// In the parent: the meaning of a child's status, and its text. The child has been reaped, and is still in the table.
-    fn end(&self, child: i32, status: i32, table: &Mutex<Table>) -> ChildEnd {
-        let Status { reason, stop, has_text } = end_of(status);
-        let texts = self.texts(reason);
-        let receive = || texts.receive_from(child, |other| table.lock().has(other));
-        // The status says that there was one, and the pipe had no room for it.
-        let lost = || "a child process could not say more".to_owned();
-        let text = has_text.then(|| receive().unwrap_or_else(lost));
-        ChildEnd { reason, text, stop, cut_off: false }
-    }
-
-    /// The pipe for texts of this kind of end.
-    fn texts(&self, reason: CloseReason) -> &TextPipe {
-        if reason == CloseReason::Fatal { &self.fatal } else { &self.steps }
     }
 }
 
@@ -222,122 +141,6 @@ impl Children {
     /// Readable while a child that is watched has ended.
     pub(super) fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         self.reports.get().map(|reports| reports.exits.as_fd())
-    }
-
-    /// From here on the end of each child wakes a wait for [`event_fd`](Self::event_fd). Called before waits, and before
-    /// children are signalled: the number of a child that another part of the program has reaped may be a stranger's.
-    pub(super) fn watch(&self) {
-        let Some(reports) = self.reports.get() else { return };
-        // Most waits find nothing new, and an empty vector takes no memory.
-        let mut new = Vec::new();
-        for child in self.table.lock().iter_mut().filter(|child| child.watched.is_none()) {
-            // A child that cannot be watched stays unwatched, and `collect` asks for it after each request.
-            child.watched = reports.exits.add(child.pid).ok();
-            // Also one that cannot be watched: it may have ended.
-            new.push(child.pid);
-        }
-        for pid in new {
-            self.collect_one(reports, pid);
-        }
-    }
-
-    /// Reaps the children that have ended, and ends their requests: Python's `collect_children`. Never waits. Called after each
-    /// request and each wait, so each of its steps costs nothing where it has nothing to do:
-    ///
-    /// 1. The children that the watch names. Without a watched child it is not asked.
-    /// 2. If the program ignores SIGCHLD, the kernel reaps, and tells only that some child has ended: each is asked for.
-    /// 3. Unwatched children, and orphans: whatever has ended, one after the other, until nothing has.
-    pub(super) fn collect(&self) {
-        let Some(reports) = self.reports.get() else { return };
-        // Asked anew at each turn of the loop below: the table changes in it.
-        let is_any = |is: fn(&Child) -> bool| self.table.lock().iter().any(is);
-        // Without a watched child the set has nothing to tell, and the call is spared.
-        let asks_watch = is_any(Child::is_watched) || reports.exits.watches_by_signal();
-        let ended = asks_watch.then(|| reports.exits.ended());
-        for pid in ended.iter().flat_map(Ended::children) {
-            self.collect_one(reports, pid);
-        }
-        let signalled = ended.is_some_and(|ended| ended.signalled);
-        // Such children are never found by the loop below: they leave nothing to wait for.
-        if signalled && reports.exits.are_reaped_by_the_kernel() {
-            self.collect_each(reports);
-        }
-        // The end of an orphan is told by SIGCHLD alone, so without one there is none to reap.
-        let mark = if signalled { reports.orphan_mark() } else { None };
-        let reap_orphan = |pid| mark.is_some_and(|mark| mark.reap(pid));
-        // One call asks for all of them. If it names a foreign child, which hides ours until it is reaped, each is asked
-        // for.
-        while mark.is_some() || is_any(|child| !child.is_watched()) {
-            // None: no child has ended, this server's or another's.
-            let Some(pid) = child_process::ended_child() else { return };
-            // Reaped: the next look finds the next one.
-            if self.collect_one(reports, pid) || reap_orphan(pid) {
-                continue;
-            }
-            // Foreign: the next look would find the same one, so this is the last.
-            self.collect_each(reports);
-            if mark.is_some() {
-                for pid in orphan_reaper::children() {
-                    reap_orphan(pid);
-                }
-            }
-            return;
-        }
-    }
-
-    /// Looks at each child by its number, which costs a system call for each.
-    fn collect_each(&self, reports: &Reports) {
-        for pid in self.pids() {
-            self.collect_one(reports, pid);
-        }
-    }
-
-    /// Reaps a child, if it is in the table and has ended, and ends its request. Says whether that is so. A child that another
-    /// part of the program has reaped is `Gone`, and its request counts as `Released`.
-    fn collect_one(&self, reports: &Reports, pid: i32) -> bool {
-        // The table decides: a foreign child's status is not this server's to take.
-        if !self.table.lock().has(pid) {
-            return false;
-        }
-        // Without the lock: it is a system call, and `active_children` may be asked meanwhile.
-        let end = match child_process::reap(pid) {
-            ChildState::Running => return false,
-            ChildState::Exited(status) => reports.end(pid, status, &self.table),
-            // SIGKILL is what this server sends; a crash ends by other signals.
-            ChildState::Killed(signal) => {
-                ended_otherwise(CloseReason::Killed, signal == libc::SIGKILL)
-            }
-            ChildState::Gone => ended_otherwise(CloseReason::Released, true),
-        };
-        let child = self.table.lock().take(pid);
-        // Another call has ended its request meanwhile.
-        let Some(child) = child else { return false };
-        // Before the pidfd is closed by its drop: see `ExitWatch::remove`.
-        if let Some(watched) = child.watched {
-            reports.exits.remove(watched);
-        }
-        // Without the lock: an observer is told, and may ask for the children.
-        if let Some(request) = child.request {
-            request.ended(end);
-        }
-        true
-    }
-
-    /// Waits for the children to end, until the deadline. In a drain, when the loop does not wait for them any more.
-    pub(super) fn wait_until_none(&self, deadline: Instant) {
-        let Some(exits) = self.event_fd() else { return };
-        loop {
-            // In this order: a child that is not watched yet must not be waited for.
-            self.watch();
-            self.collect();
-            if self.len() == 0 || Instant::now() >= deadline {
-                return;
-            }
-            let exit = Waiting { fd: exits, interest: Interest::Read, slot: None };
-            if wait::any(&[exit], Some(deadline)).is_err() {
-                return;
-            }
-        }
     }
 
     /// Signals each child that has not ended. [`watch`](Self::watch) comes before, so that each number is a child's.

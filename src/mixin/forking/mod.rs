@@ -2,7 +2,7 @@
 //!
 //! | process | does | must not |
 //! |---|---|---|
-//! | the parent: its loop, which is its only thread | forks, watches, reaps (`children.rs`); tells `RequestOfChild` of each end | wait for a child, except in a drain |
+//! | the parent: its loop, which is its only thread | forks (`children.rs`), watches and reaps (`reaper.rs`); tells `RequestOfChild` of each end | wait for a child, except in a drain |
 //! | the child | runs one request by [`ServeInChild`], sends its text, then its status (`text_pipe.rs`, `exit_status.rs`) | return into the loop's frames, or write to what it shares with its parent, but for the rows of its request |
 //!
 //! The permit and the slot of a request stay with the parent from the fork until the child is reaped. So the limits hold
@@ -13,6 +13,7 @@
 
 mod children;
 mod exit_status;
+mod reaper;
 mod text_pipe;
 
 use std::convert::Infallible;

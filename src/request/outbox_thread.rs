@@ -1,4 +1,4 @@
-//! The writer of outboxes: one thread for all of them, which senders hand their lists to when they are about to wait.
+//! The writer: one thread that sends for all outboxes. A sender hands it its list when it is about to wait.
 //!
 //! This makes a chat room fast: while the writer sends to one member, more lines are queued for the next members, and
 //! leave in the same write. (With a hundred members it delivers 3.8 times as much as senders that write by
