@@ -67,9 +67,9 @@ const fn none_lost() -> Losses {
 }
 
 /// The losses of this process, by the number of the stream: that of [`Console`]'s variants.
-static OWN: [Losses; 2] = [const { none_lost() }; 2];
+static PROCESS_LOSSES: [Losses; 2] = [const { none_lost() }; 2];
 
-/// Used in place of [`OWN`] by a process and the children that it forks: the parent or the next child reports a
+/// Used in place of [`PROCESS_LOSSES`] by a process and the children that it forks: the parent or the next child reports a
 /// child's losses.
 static SHARED: OnceLock<Common<2>> = OnceLock::new();
 
@@ -77,7 +77,7 @@ static SHARED: OnceLock<Common<2>> = OnceLock::new();
 /// before the first fork of a run; a second call changes nothing.
 pub(crate) fn share_with_children() {
     if SHARED.get().is_none() {
-        if let Ok(shared) = Common::new(OWN.len()) {
+        if let Ok(shared) = Common::new(PROCESS_LOSSES.len()) {
             let _ = SHARED.set(shared);
         }
     }
@@ -91,7 +91,7 @@ pub(crate) fn prepare() {
 
 /// The losses of a stream: 0 is standard output, and 1 is standard error.
 fn losses(stream: usize) -> &'static Losses {
-    SHARED.get().map_or(&OWN[stream], |shared| &shared.rows()[stream])
+    SHARED.get().map_or(&PROCESS_LOSSES[stream], |shared| &shared.rows()[stream])
 }
 
 impl Console {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use crate::peer_fault::{MOST_CAUSES, RequestId, find, owned_error};
+use crate::peer_fault::{MAX_CAUSES, RequestId, find, owned_error};
 
 /// The result of a server's methods: the error type is this crate's [`Error`] unless another one is named.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -312,7 +312,7 @@ impl Panicked {
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     // A chain of causes may be a cycle.
-    for error in std::iter::successors(error.source(), |&error| error.source()).take(MOST_CAUSES) {
+    for error in std::iter::successors(error.source(), |&error| error.source()).take(MAX_CAUSES) {
         let next = error.to_string();
         // Most wrappers print their cause as well, at their end.
         if !text.ends_with(&next) {

@@ -6,10 +6,10 @@ use std::panic::{self, AssertUnwindSafe};
 
 /// How many payloads in a row may panic when they are dropped. One is a bad drop. A second one, the payload of that
 /// panic, hardly ever has such a type again.
-const MOST: usize = 4;
+const MAX_PANICKING_DROPS: usize = 4;
 
 /// Drops a payload. Its drop is code of the program and may panic as well, with a new payload, which is then dropped
-/// in the same way. After [`MOST`] of them the last one is leaked, so that this ends.
+/// in the same way. After [`MAX_PANICKING_DROPS`] of them the last one is leaked, so that this ends.
 pub(crate) fn drop_payload(payload: Box<dyn Any + Send>) {
     // The last one is leaked, because its drop would panic here, outside of every catch. Usually there is none.
     mem::forget(last_of_many(payload));
@@ -21,10 +21,10 @@ pub(crate) fn catch_and_drop<R>(call: impl FnOnce() -> R) -> Option<R> {
     panic::catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
 }
 
-/// The payload that is left when each of the [`MOST`] before it has panicked in its drop. Usually none.
+/// The payload that is left when each of the [`MAX_PANICKING_DROPS`] before it has panicked in its drop. Usually none.
 fn last_of_many(payload: Box<dyn Any + Send>) -> Option<Box<dyn Any + Send>> {
     let mut payload = payload;
-    for _ in 0..MOST {
+    for _ in 0..MAX_PANICKING_DROPS {
         match panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             Ok(()) => return None,
             Err(next) => payload = next,
@@ -50,9 +50,13 @@ mod tests {
 
     #[test]
     fn what_the_drop_of_a_payload_panics_with_is_dropped_as_well() {
-        for (bombs, left) in
-            [(0, None), (1, None), (MOST - 1, None), (MOST, Some(0)), (100, Some(100 - MOST))]
-        {
+        for (bombs, left) in [
+            (0, None),
+            (1, None),
+            (MAX_PANICKING_DROPS - 1, None),
+            (MAX_PANICKING_DROPS, Some(0)),
+            (100, Some(100 - MAX_PANICKING_DROPS)),
+        ] {
             // Defused, so that the test itself leaks nothing.
             let found = last_of_many(Box::new(Bomb(bombs))).map(|payload| {
                 let mut bomb = payload.downcast::<Bomb>().expect("a bomb");

@@ -215,16 +215,16 @@ pub(crate) fn is_loss(error: &io::Error) -> bool {
 /// An error and its causes, outermost first.
 ///
 /// `io::Error::source` skips the wrapped error and returns the source of the wrapped error, so a walk that uses only
-/// `source` would miss every error wrapped in an `io::Error`. At most [`MOST_CAUSES`].
+/// `source` would miss every error wrapped in an `io::Error`. At most [`MAX_CAUSES`].
 pub(crate) fn causes<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| cause(*error)).take(MOST_CAUSES)
+    std::iter::successors(Some(error), |error| cause(*error)).take(MAX_CAUSES)
 }
 
 /// How many errors of a chain are looked at. Real chains have a handful. A chain whose `source` goes in a circle has
 /// no end.
-pub(crate) const MOST_CAUSES: usize = 64;
+pub(crate) const MAX_CAUSES: usize = 64;
 
 /// The next error of a chain: the payload of an `io::Error`, and the source of any other.
 fn cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {

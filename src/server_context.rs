@@ -27,8 +27,8 @@ use crate::idle_reaper::IdleReaper;
 use crate::limits::{LimitError, Limits};
 use crate::live::{Handshakes, LiveList, LiveRequest};
 use crate::process::{CurrentRole, Role};
-use crate::run_group::{Load, Seat};
 use crate::run_phase::RunPhase;
+use crate::service_group::{Load, Membership};
 use crate::shutdown::{Runs, ShutdownHandle};
 use crate::sys;
 
@@ -71,8 +71,8 @@ pub struct ServerContext {
     started: Instant,
     /// The role of this process for the server: see `process.rs`. It changes once, in a child.
     pub(crate) role: CurrentRole,
-    /// The server's seat in the group of its `run`. None without a `run`.
-    seat: Mutex<Option<Seat>>,
+    /// The server's membership in the group of its `run`. None without a `run`.
+    membership: Mutex<Option<Membership>>,
     /// The functions that SIGHUP calls. If there are none, it stops the server.
     pub(crate) reloads: Reloads,
     /// Whether a close of this server waits for its requests, as `Mixin::block_on_close` said when it was made.
@@ -118,7 +118,7 @@ impl ServerContext {
             address: RwLock::new(address),
             started: Instant::now(),
             role: CurrentRole::new(role),
-            seat: Mutex::default(),
+            membership: Mutex::default(),
             // Filled in by the builder, before the context is shared.
             reloads: Reloads::default(),
             waits_at_close,
@@ -169,14 +169,14 @@ impl ServerContext {
         budgets.into_iter().fold(live, usize::min).max(1)
     }
 
-    /// The server's seat in the group of the `run` that serves it.
-    pub(crate) fn seat(&self) -> Option<Seat> {
-        self.seat.lock().clone()
+    /// The server's membership in the group of the `run` that serves it.
+    pub(crate) fn membership(&self) -> Option<Membership> {
+        self.membership.lock().clone()
     }
 
-    /// Takes a seat: called by a `run` at its beginning, and with `None` at its end.
-    pub(crate) fn take_seat(&self, seat: Option<Seat>) {
-        *self.seat.lock() = seat;
+    /// Takes a membership: called by a `run` at its beginning, and with `None` at its end.
+    pub(crate) fn take_membership(&self, membership: Option<Membership>) {
+        *self.membership.lock() = membership;
     }
 
     /// The numbers of requests that the group needs.

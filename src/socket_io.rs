@@ -41,7 +41,7 @@ impl RecvTimeout {
 
     /// This long from the beginning of the call.
     pub(crate) fn lasting(duration: Duration) -> Self {
-        if duration >= LONGEST { Self::Never } else { Self::For(duration) }
+        if duration >= LONGEST_TIMEOUT { Self::Never } else { Self::For(duration) }
     }
 
     /// Until this moment. None means for ever.
@@ -80,7 +80,7 @@ impl RecvTimeout {
 }
 
 /// A timeout beyond this, 68 years, counts as for ever. Every kernel takes this many seconds.
-const LONGEST: Duration = Duration::from_secs(i32::MAX as u64);
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(i32::MAX as u64);
 
 /// A connection's descriptor, in blocking mode, and the timeout that is set on it.
 ///
@@ -391,7 +391,7 @@ impl SocketIo {
     }
 }
 
-/// A timeout in the unit of `armed`. [`LONGEST`] fits many times.
+/// A timeout in the unit of `armed`. [`LONGEST_TIMEOUT`] fits many times.
 #[inline]
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)

@@ -6,7 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::names::named;
+use crate::named_enum::named;
 use crate::peer_fault::{RequestId, owned_error};
 
 named! {

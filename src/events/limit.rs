@@ -1,7 +1,7 @@
 //! [`Limit`]: the limits that hold requests back. The gate and the live list apply them, all but the last
 //! before a request has a worker.
 
-use crate::names::named;
+use crate::named_enum::named;
 
 named! {
     /// A limit that holds requests back or refuses them.

@@ -175,7 +175,7 @@ impl Kind {
 }
 
 /// The word for no limit.
-const NONE: &str = "none";
+const NO_LIMIT: &str = "none";
 
 /// The value of a field as text. One implementation for each type of field; the kind tells them the rules.
 trait Value: Sized {
@@ -189,7 +189,7 @@ trait Value: Sized {
 impl Value for usize {
     fn show(&self, kind: Kind) -> String {
         match *self {
-            Self::MAX => NONE.to_owned(),
+            Self::MAX => NO_LIMIT.to_owned(),
             // It counts as one.
             0 if kind == Kind::Count => "1".to_owned(),
             number => number.to_string(),
@@ -197,7 +197,7 @@ impl Value for usize {
     }
 
     fn read(text: &str, kind: Kind) -> Option<Self> {
-        if text == NONE {
+        if text == NO_LIMIT {
             return Some(Self::MAX);
         }
         if kind == Kind::Count {
@@ -218,11 +218,11 @@ impl Value for usize {
 
 impl Value for Duration {
     fn show(&self, _kind: Kind) -> String {
-        if *self == Self::MAX { NONE.to_owned() } else { format!("{}s", self.as_secs_f64()) }
+        if *self == Self::MAX { NO_LIMIT.to_owned() } else { format!("{}s", self.as_secs_f64()) }
     }
 
     fn read(text: &str, kind: Kind) -> Option<Self> {
-        if text == NONE {
+        if text == NO_LIMIT {
             return (kind == Kind::Time).then_some(Self::MAX);
         }
         let digits = text.trim_end_matches(|last: char| last.is_ascii_alphabetic());
@@ -248,14 +248,14 @@ impl Value for Option<Duration> {
     }
 
     fn read(text: &str, kind: Kind) -> Option<Self> {
-        if text == NONE { Some(None) } else { Duration::read(text, kind).map(Some) }
+        if text == NO_LIMIT { Some(None) } else { Duration::read(text, kind).map(Some) }
     }
 }
 
 impl Value for Option<Rate> {
     fn show(&self, _kind: Kind) -> String {
         match self {
-            None => NONE.to_owned(),
+            None => NO_LIMIT.to_owned(),
             // The server takes a zero for one.
             Some(Rate { per_second, burst }) => {
                 format!("{}/{}", per_second.max(&1), burst.max(&1))
@@ -264,7 +264,7 @@ impl Value for Option<Rate> {
     }
 
     fn read(text: &str, _kind: Kind) -> Option<Self> {
-        if text == NONE {
+        if text == NO_LIMIT {
             return Some(None);
         }
         // One number is both, as in `Rate::per_second`.

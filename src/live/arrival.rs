@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::Entry;
-use super::by_proxy::ByProxy;
-use super::clear::ClearCounters;
+use super::clear_counters::ClearCounters;
 use super::counters::RequestCounters;
 use super::entry::Marks;
+use super::proxied_client::ProxiedClient;
 use crate::address::Address;
 use crate::limits::Limits;
 use crate::peer_fault::RequestId;
@@ -33,8 +33,8 @@ pub(super) struct Arrival {
     pub(super) owner: RequestId,
     /// The other end of the connection: the client, or a proxy.
     pub(super) peer: Address,
-    /// The client, if the peer is a proxy: see `by_proxy.rs`. None in the usual case.
-    pub(super) by_proxy: Option<Box<ByProxy>>,
+    /// The client, if the peer is a proxy: see `proxied_client.rs`. None in the usual case.
+    pub(super) proxied_client: Option<Box<ProxiedClient>>,
     /// The type name of its handler, for messages and the list.
     pub(super) handler: &'static str,
     /// When it was taken from the transport; its age counts from here.
@@ -96,12 +96,12 @@ pub(super) struct FreeSlot {
 
 /// How many slots keep the entry of their last request: some 500 KiB. A server that has once had more requests at once does
 /// not keep that memory for ever.
-const KEPT: usize = 1_024;
+const KEPT_ENTRIES: usize = 1_024;
 
 impl FreeSlot {
     /// A slot that a request has left, and the entry that was there.
     pub(super) fn of(slot: usize, last: Arc<Entry>) -> Self {
-        Self { slot, last: Some(last).filter(|last| slot < KEPT && !last.is_large()) }
+        Self { slot, last: Some(last).filter(|last| slot < KEPT_ENTRIES && !last.is_large()) }
     }
 }
 
@@ -110,7 +110,7 @@ mod tests {
     use super::super::LiveList;
     use super::super::tests::request;
     use super::*;
-    use crate::live::{Activity, Cut, Step};
+    use crate::live::{Activity, CountStep, Cut};
     use crate::timed_out::Timeout;
     use std::io::ErrorKind;
     use std::net::Shutdown;
@@ -121,7 +121,7 @@ mod tests {
         let new = || Arrival {
             owner: RequestId { server: 1, request: 2 },
             peer: Address::Unnamed,
-            by_proxy: None,
+            proxied_client: None,
             handler: "Test",
             accepted,
             in_accept_queue: None,
@@ -134,7 +134,7 @@ mod tests {
         let earlier = Arrival {
             owner: RequestId { server: 1, request: 1 },
             peer: "127.0.0.1:1".parse::<std::net::SocketAddr>().unwrap().into(),
-            by_proxy: Some(Box::new(ByProxy::new(None, 0))),
+            proxied_client: Some(Box::new(ProxiedClient::new(None, 0))),
             handler: "Other",
             in_accept_queue: Some(Duration::from_secs(1)),
             ..new()
@@ -146,7 +146,7 @@ mod tests {
         entry.add_bytes_out(5);
         entry.begin_clear();
         entry.begin_preface();
-        entry.begin_step(Step::End);
+        entry.begin_step(CountStep::End);
         entry.note_limit(Timeout::Read);
         entry.note_loss(ErrorKind::ConnectionReset);
         entry.lend();

@@ -11,18 +11,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::common_row::CommonRow;
+use super::shared_row::SharedRow;
 use crate::sys::Common;
 
 /// How many numbers a row has: as many as a cache line of 64 bytes, so that two children do not write to the same line.
-const NUMBERS: usize = 8;
+const ROW_LEN: usize = 8;
 
 /// Bytes received, bytes sent, activity; then the numbers that are written only for an observer: the moment of each
-/// [`Step`], and the limit that has passed; then the output half's.
-type Row = [AtomicU64; NUMBERS];
+/// [`CountStep`], and the limit that has passed; then the output half's.
+type Row = [AtomicU64; ROW_LEN];
 
 /// For requests that children serve: one row for each, in memory that parent and child share.
-pub(super) type Rows = Common<NUMBERS>;
+pub(super) type Rows = Common<ROW_LEN>;
 
 /// The worker writes the first three with each receive and each send. They are in one cache line with `common`, so that
 /// among a thousand requests only one more line is loaded for each: these four are the first 32 bytes, which lie in one line
@@ -31,14 +31,14 @@ pub(super) type Rows = Common<NUMBERS>;
 #[repr(C, align(16))]
 pub(super) struct RequestCounters {
     /// Used instead of `own` if a child may serve the request: the child's memory is a copy, and this row is shared.
-    common: Option<Box<CommonRow<NUMBERS>>>,
+    common: Option<Box<SharedRow<ROW_LEN>>>,
     /// In this process's memory: the usual case.
     own: Row,
 }
 
 /// A step of a request whose moment is noted. Its number is its place in the row.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Step {
+pub(crate) enum CountStep {
     /// A worker has taken it.
     Worker = 3,
     /// Everything before the handler is done: a handshake, for one.
@@ -50,7 +50,7 @@ pub(crate) enum Step {
 impl RequestCounters {
     /// The counters of a new request. A request without a row has only its own counters.
     pub(super) fn new(rows: Option<&Arc<Rows>>, slot: usize) -> Self {
-        let new = Self { common: CommonRow::new(rows, slot).map(Box::new), own: Row::default() };
+        let new = Self { common: SharedRow::new(rows, slot).map(Box::new), own: Row::default() };
         // A row still has the numbers of the last request of its slot. The store also gives a new page its memory before
         // the fork.
         new.renew();
@@ -91,7 +91,7 @@ impl RequestCounters {
     }
 
     /// When the step began, in nanoseconds after the request was accepted; zero if it has not begun.
-    pub(super) fn moment(&self, step: Step) -> &AtomicU64 {
+    pub(super) fn moment(&self, step: CountStep) -> &AtomicU64 {
         &self.row()[step as usize]
     }
 

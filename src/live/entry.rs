@@ -7,7 +7,7 @@
 //! | written by | what |
 //! |---|---|
 //! | the request's worker, alone | activity, bytes, `preface`, `wrapped`, `waits_to_write`, `stopped` |
-//! | the request's worker, under the lock of the list | `by_proxy`: the client, once |
+//! | the request's worker, under the lock of the list | `proxied_client`: the client, once |
 //! | others, to end it | `cut`: first the reason, then `shutdown` of the socket, which wakes the worker |
 //! | the list | `connection`, taken when the request leaves, so that nobody keeps it open; `ended` |
 //! | the idle reaper | `seen`; and `cut`, if there is none yet |
@@ -28,10 +28,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::arrival::Arrival;
-use super::clear::ClearCounters;
-use super::companions::Companions;
-use super::counters::{RequestCounters, Step};
+use super::clear_counters::ClearCounters;
+use super::counters::{CountStep, RequestCounters};
 use super::idle_check::{LEFT_TO_REAPER, LastLook};
+use super::linked_connections::LinkedConnections;
 use super::stop_events::StopEvents;
 use super::{Activity, Cut, LiveRequest};
 use crate::events::RequestTimes;
@@ -98,7 +98,7 @@ pub(super) struct RareParts {
     /// For [`StopToken`](crate::request::StopToken)s.
     pub(super) stop_events: OnceLock<StopEvents>,
     /// Connections that its handler has made, and that end when it is cut off.
-    pub(super) companions: Companions,
+    pub(super) linked_connections: LinkedConnections,
     /// In a child: the text of the step before the handler that has failed.
     pub(super) failed_step: OnceLock<String>,
 }
@@ -169,7 +169,7 @@ impl Entry {
     }
 
     /// Its present activity. Sequentially consistent, because a drain decides by it. With two halves it is that of the input
-    /// half: see `halves.rs`.
+    /// half: see `split_activity.rs`.
     pub(crate) fn activity(&self) -> Activity {
         match self.counters.activity().load(Ordering::SeqCst) & !LEFT_TO_REAPER {
             0 => Activity::Queued,
@@ -274,7 +274,7 @@ impl Entry {
     }
 
     /// Notes that a step begins now. The worker calls it, if the server has an observer: otherwise the clock is not read.
-    pub(crate) fn begin_step(&self, step: Step) {
+    pub(crate) fn begin_step(&self, step: CountStep) {
         // Relaxed, as the other counters: it is read at the end, by the worker or by a parent that has reaped it.
         let nanos = u64::try_from(self.age().as_nanos()).unwrap_or(u64::MAX);
         // Zero is for a step that has not begun.
@@ -284,8 +284,8 @@ impl Entry {
     /// Nothing comes before the handler: it begins with the worker, at the same moment, and the clock is not read
     /// again.
     pub(crate) fn begin_handler_at_once(&self) {
-        let worker = self.counters.moment(Step::Worker).load(Ordering::Relaxed);
-        self.counters.moment(Step::Handler).store(worker, Ordering::Relaxed);
+        let worker = self.counters.moment(CountStep::Worker).load(Ordering::Relaxed);
+        self.counters.moment(CountStep::Handler).store(worker, Ordering::Relaxed);
     }
 
     /// Its times, as far as they were noted. Called at its end, or in a parent when it has reaped the child.
@@ -294,7 +294,8 @@ impl Entry {
             0 => None,
             nanos => Some(Duration::from_nanos(nanos)),
         };
-        let (worker, handler, end) = (at(Step::Worker), at(Step::Handler), at(Step::End));
+        let (worker, handler, end) =
+            (at(CountStep::Worker), at(CountStep::Handler), at(CountStep::End));
         let between = |from: Option<Duration>, to: Option<Duration>| {
             from.zip(to).map(|(from, to)| to.saturating_sub(from))
         };
@@ -331,7 +332,9 @@ impl Entry {
 
     /// Whether it has memory of its own, which the next request of its slot would keep for nothing.
     pub(super) fn is_large(&self) -> bool {
-        self.arrival.by_proxy.is_some() || self.marks.rare.get().is_some() || self.clear.is_large()
+        self.arrival.proxied_client.is_some()
+            || self.marks.rare.get().is_some()
+            || self.clear.is_large()
     }
 
     /// From here on a child serves the request, and has the connection. The parent calls this after the fork. It

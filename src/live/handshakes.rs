@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Under `Forking` each child has one handshake, and knows no other. So the state of each stands in memory that all have in
-//! common (`clear.rs`), and the parent looks at it whenever it is about to fork one more:
+//! common (`clear_counters.rs`), and the parent looks at it whenever it is about to fork one more:
 //!
 //! ```text
 //! parent: make_room      its own next one counts; beyond the maximum the oldest becomes `crowded out`, and SIGTERM follows
@@ -30,7 +30,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
-use super::{Cut, Entry, LiveList, clear};
+use super::{Cut, Entry, LiveList, clear_counters};
 use crate::sys;
 
 /// The unfinished handshakes of one server, in its context. A forked child has a copy, and does not use it.
@@ -112,7 +112,7 @@ impl LiveList {
         // Without TLS nothing is looked at.
         if begins {
             entry.clear.begin_handshake();
-        } else if !slots.clear.as_ref().is_some_and(|rows| clear::have_handshakes(rows)) {
+        } else if !slots.clear.as_ref().is_some_and(|rows| clear_counters::have_handshakes(rows)) {
             return;
         }
         let since = |entry: &Arc<Entry>| Some((entry.clear.unfinished_since()?, Arc::clone(entry)));

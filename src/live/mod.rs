@@ -18,23 +18,23 @@
 //!
 //! Under `Forking` the entry stays in the parent's list while a child serves the request, so that the limits count it. The
 //! child has a copy of the list as it was at the fork, which nobody keeps up. It writes the values that the parent has to
-//! know (bytes, activity, the client) into rows of common memory: `common_row.rs`.
+//! know (bytes, activity, the client) into rows of common memory: `shared_row.rs`.
 
 mod arrival;
-mod by_proxy;
 mod causes;
-mod clear;
-mod common_row;
-mod companions;
+mod clear_counters;
 mod counters;
 mod entry;
-mod halves;
 mod handshakes;
 mod idle_check;
+mod linked_connections;
 mod live_request;
 mod peer_key;
 mod progress;
+mod proxied_client;
+mod shared_row;
 mod slots;
+mod split_activity;
 mod stop_events;
 mod token_buckets;
 
@@ -54,15 +54,15 @@ use crate::peer_fault::RequestId;
 use crate::proxy_protocol::Header;
 
 use arrival::{Arrival, FreeSlot};
-use by_proxy::ByProxy;
-pub(crate) use companions::Companion;
-pub(crate) use counters::Step;
+pub(crate) use counters::CountStep;
 pub(crate) use entry::Entry;
 pub(crate) use handshakes::Handshakes;
 pub(crate) use idle_check::SHORTEST_REAPED;
+pub(crate) use linked_connections::LinkedConnection;
 pub use live_request::{Activity, Cut, LiveRequest};
 use peer_key::PeerKey;
 pub(crate) use progress::Progress;
+use proxied_client::ProxiedClient;
 pub(crate) use slots::PeerIs;
 use slots::Slots;
 pub(crate) use stop_events::StopEvents;
@@ -96,7 +96,7 @@ impl LiveList {
     }
 
     /// For requests that children serve: their counters are in memory that both processes write to. Called once, when the
-    /// server is made. The memory is mapped for [`ROWS`](slots::ROWS) requests, and shared by all forks that follow.
+    /// server is made. The memory is mapped for [`ROWS`](slots::MAX_ROWS) requests, and shared by all forks that follow.
     ///
     /// # Errors
     ///
@@ -185,9 +185,9 @@ impl LiveList {
         let owner = RequestId { server: self.number, request: slots.entered };
         let free = slots.take_free();
         let slot = free.slot;
-        let by_proxy = (peer_is == PeerIs::Proxy)
-            .then(|| Box::new(ByProxy::new(slots.clients.as_ref(), slot)));
-        let arrival = Arrival { owner, peer, by_proxy, handler, accepted, in_accept_queue };
+        let proxied_client = (peer_is == PeerIs::Proxy)
+            .then(|| Box::new(ProxiedClient::new(slots.clients.as_ref(), slot)));
+        let arrival = Arrival { owner, peer, proxied_client, handler, accepted, in_accept_queue };
         let entry = slots.entry(free, arrival, connection);
         slots.entries[slot] = Some(Arc::clone(&entry));
         Registration { entry, slot, beyond }
@@ -202,13 +202,13 @@ impl LiveList {
         let mut slots = self.slots.lock();
         // Named first: under `Forking` the count below includes this request's own row.
         entry.name_client(header);
-        let by_proxy = entry.arrival.by_proxy.as_ref()?;
-        let client = by_proxy.client()?;
-        if !by_proxy.is_common() {
+        let proxied_client = entry.arrival.proxied_client.as_ref()?;
+        let client = proxied_client.client()?;
+        if !proxied_client.is_common() {
             return slots.count_peer(client, now);
         }
         // In a child the list is a copy, so it does not know the clients of the other children. The shared rows do.
-        slots.admit_peer(PeerKey::of(client)?, now, |peers| by_proxy.count() > peers.max)
+        slots.admit_peer(PeerKey::of(client)?, now, |peers| proxied_client.count() > peers.max)
     }
 
     /// The request is over, and its connection closed if nobody else has a copy. Wakes a drain if it was the last one.

@@ -1,7 +1,7 @@
 //! [`Slots`]: the entries of a live list, and everything else that its lock guards.
 //!
 //! Invariant when unlocked: a slot is in `free` or has an entry, never both, and `peers` has counted each listed entry whose
-//! client is known and has a key. (Under `Forking` with a proxy the children count: see `by_proxy.rs`.)
+//! client is known and has a key. (Under `Forking` with a proxy the children count: see `proxied_client.rs`.)
 //!
 //! A slot goes round: the list hands it to a request with [`take_free`](Slots::take_free), together with the entry of its
 //! last request; `LiveList::leave` puts both back. Neither searches, and between two bursts of requests nothing is given
@@ -10,7 +10,7 @@
 //! The number of a slot is also the number of its rows in the memory that children share. The parent clears a row before
 //! the fork, the one child that serves the request writes to it, and the parent reads it. Only the parent uses the number
 //! again, and not before it has reaped the child. So a row has one writer at a time. (Two write the state of a handshake:
-//! `clear.rs` has its table.)
+//! `clear_counters.rs` has its table.)
 
 use std::collections::HashMap;
 use std::io;
@@ -19,22 +19,22 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::arrival::{Arrival, FreeSlot};
-use super::by_proxy::ClientRows;
-use super::clear::{ClearCounters, ClearRows};
+use super::clear_counters::{ClearCounters, ClearRows};
 use super::counters::{RequestCounters, Rows};
 use super::entry::Entry;
 use super::peer_key::PeerKey;
+use super::proxied_client::ClientRows;
 use super::token_buckets::TokenBuckets;
 use crate::address::Address;
 use crate::events::Limit;
 use crate::limits::Limits;
 
 /// How many children can show their counters: more than any server forks. Only written pages take memory.
-pub(super) const ROWS: usize = 4_096;
+pub(super) const MAX_ROWS: usize = 4_096;
 
 /// How many slots have their places from the beginning, if children serve: a list that grows is moved to other pages,
 /// which the next child has to copy.
-const FIRST: usize = 16;
+const INITIAL_SLOTS: usize = 16;
 
 /// Everything that the lock of the list guards.
 #[derive(Debug, Default)]
@@ -95,12 +95,12 @@ impl Slots {
     ///
     /// If there is no such memory.
     pub(super) fn map_rows(&mut self) -> io::Result<()> {
-        // Now, and not while requests come: see `FIRST` and `take_free`.
-        self.entries.reserve(FIRST);
-        self.free.reserve(FIRST);
-        self.rows = Some(Arc::new(Rows::new(ROWS)?));
-        self.clients = Some(Arc::new(ClientRows::new(ROWS + 1)?));
-        self.clear = Some(Arc::new(ClearRows::new(ROWS + 1)?));
+        // Now, and not while requests come: see `INITIAL_SLOTS` and `take_free`.
+        self.entries.reserve(INITIAL_SLOTS);
+        self.free.reserve(INITIAL_SLOTS);
+        self.rows = Some(Arc::new(Rows::new(MAX_ROWS)?));
+        self.clients = Some(Arc::new(ClientRows::new(MAX_ROWS + 1)?));
+        self.clear = Some(Arc::new(ClearRows::new(MAX_ROWS + 1)?));
         self.rates = self.limits.peer_rate.map(TokenBuckets::common).transpose()?;
         Ok(())
     }

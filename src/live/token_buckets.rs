@@ -68,7 +68,7 @@ const SETS: usize = 1_024;
 const WAYS: usize = 8;
 
 /// How often a new peer looks for a place that other processes do not take at the same moment.
-const LOOKS: usize = 64;
+const MAX_PROBES: usize = 64;
 
 impl TokenBuckets {
     /// An empty table, in which every peer has a full bucket.
@@ -125,7 +125,7 @@ impl TokenBuckets {
     /// The place of a peer; one with a full bucket if it had none.
     fn place(&self, hash: u64, now: u64) -> Option<&Place> {
         let set = &self.places()[hash as usize % SETS * WAYS..][..WAYS];
-        for _ in 0..LOOKS {
+        for _ in 0..MAX_PROBES {
             // Two new peers that come at once begin at different places, because one that was just taken still looks full.
             let begin = (hash >> 32) as usize % WAYS;
             let in_turn = set[begin..].iter().chain(&set[..begin]);

@@ -77,20 +77,20 @@
 //! to forward the new methods too, so read the changelog before you update. New values may be added to [`Refused`] and
 //! [`WhenFull`].
 
+mod accept_slot;
+mod delegate;
 #[cfg(test)]
 mod fake_job;
 mod forking;
 #[cfg(has_green)]
 mod green;
 mod idle_workers;
-mod pass_on;
 mod pool;
 mod thread_group;
-mod threaded;
 mod threading;
-mod worker_accept;
 mod worker_queue;
 mod worker_watch;
+mod workers;
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -105,6 +105,7 @@ pub use crate::figures::WorkerFigures;
 pub use crate::gate::{Gate, Permit};
 pub use crate::refused::Refused;
 // Here and not at the types: rustdoc forgets the aliases of a type that is re-exported from a private module.
+pub(crate) use accept_slot::{Accepted, WorkerAccept};
 #[doc(alias = "ForkingMixIn")]
 pub use forking::Forking;
 pub(crate) use forking::{ChildEnd, RequestOfChild, ServeInChild};
@@ -115,7 +116,6 @@ pub use pool::Pool;
 #[doc(alias = "ThreadingMixIn")]
 pub use threading::Threading;
 pub use threading::WhenFull;
-pub(crate) use worker_accept::{Accepted, WorkerAccept};
 pub(crate) use worker_watch::WorkerWatch;
 
 /// Where and when requests run. The [module](self) shows how to write a mixin.

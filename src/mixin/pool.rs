@@ -4,9 +4,9 @@
 //! pool's queue, and the accept loop then leaves the next one in the kernel's.
 
 use super::Mixin;
-use super::pass_on::pass_on;
-use super::threaded::{Workers, worker_setters};
+use super::delegate::delegate;
 use super::worker_queue::Size;
+use super::workers::{Workers, worker_setters};
 use crate::gate::Gate;
 
 /// Runs requests in a fixed number of threads. Requests that come while all threads are busy wait in a queue, in the
@@ -30,7 +30,7 @@ pub struct Pool {
 }
 
 /// How many requests wait at most: as many as one worker serves in a second, at a millisecond each.
-const QUEUE: usize = 1_024;
+const DEFAULT_QUEUE: usize = 1_024;
 
 impl Pool {
     /// A pool of `workers` threads, at least one. They start with the first request, as many as the system allows. With
@@ -39,7 +39,7 @@ impl Pool {
     pub fn new(workers: usize) -> Self {
         let count = workers.max(1);
         // `check` looks whether it is there.
-        let gate = Gate::new(count.saturating_add(QUEUE)).ok();
+        let gate = Gate::new(count.saturating_add(DEFAULT_QUEUE)).ok();
         Self { workers: Workers::new(Size::Fixed(count), gate), count }
     }
 
@@ -72,7 +72,7 @@ impl Default for Pool {
 }
 
 impl Mixin for Pool {
-    pass_on!(self => self.workers);
+    delegate!(self => self.workers);
 }
 
 #[cfg(test)]

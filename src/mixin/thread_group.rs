@@ -34,7 +34,7 @@ type Hook = Arc<dyn Fn() + Send + Sync>;
 pub(super) struct ThreadOptions {
     /// The beginning of the names; none: after the handler.
     pub(super) name: Option<String>,
-    /// At least [`LEAST_STACK`]; none: std's default.
+    /// At least [`MIN_STACK_BYTES`]; none: std's default.
     pub(super) stack_bytes: Option<usize>,
     /// Runs on each thread before its first job.
     pub(super) on_start: Option<Hook>,
@@ -44,7 +44,7 @@ pub(super) struct ThreadOptions {
 
 /// Enough, in any build, for the calls between the beginning of a thread and its handler, and for some calls of the
 /// handler.
-pub(super) const LEAST_STACK: usize = 64 * 1024;
+pub(super) const MIN_STACK_BYTES: usize = 64 * 1024;
 
 impl ThreadOptions {
     /// Fails if a thread cannot have a stack of the size that was asked for. Only starting one shows it.

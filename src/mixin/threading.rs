@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use super::Mixin;
-use super::pass_on::pass_on;
-use super::threaded::{Workers, worker_setters};
+use super::delegate::delegate;
 use super::worker_queue::Size;
+use super::workers::{Workers, worker_setters};
 use crate::gate::Gate;
 
 /// Runs each request in its own thread, so that a slow client keeps no other client waiting.
@@ -45,11 +45,13 @@ pub enum WhenFull {
 
 /// How long a thread waits for its next request. Long enough for the pauses of a busy server, short
 /// enough that the threads of a rush are gone soon after it.
-const KEEP: Duration = Duration::from_secs(5);
+const KEEP_IDLE_THREAD: Duration = Duration::from_secs(5);
 
 impl Default for Threading {
     fn default() -> Self {
-        Self { workers: Workers::new(Size::Growing { max: usize::MAX, keep: KEEP }, None) }
+        Self {
+            workers: Workers::new(Size::Growing { max: usize::MAX, keep: KEEP_IDLE_THREAD }, None),
+        }
     }
 }
 
@@ -102,5 +104,5 @@ impl Threading {
 }
 
 impl Mixin for Threading {
-    pass_on!(self => self.workers);
+    delegate!(self => self.workers);
 }

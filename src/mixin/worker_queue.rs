@@ -68,9 +68,9 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::{Mutex, MutexGuard};
 
 use self::worker::{QueueWorker, let_go};
+use super::accept_slot::{AcceptSlot, WorkerAccept};
 use super::idle_workers::{IdleWorker, IdleWorkers, LastIdle};
 use super::thread_group::{ThreadGroup, ThreadOptions};
-use super::worker_accept::{AcceptSlot, WorkerAccept};
 use super::{Job, Refused, WhenFull, WorkerFigures};
 use crate::gate::{Gate, Permit};
 

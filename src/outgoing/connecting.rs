@@ -24,14 +24,14 @@ use crate::wait::{self, Interest, Waiting};
 use crate::write_stall::earlier;
 
 /// The time between two attempts (RFC 8305 recommends it).
-const APART: Duration = Duration::from_millis(250);
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// The most attempts at once, so that a name with many addresses takes few descriptors.
-const AT_ONCE: usize = 4;
+const MAX_ATTEMPTS: usize = 4;
 
 /// The pauses while the accept queue of a Unix socket is full: the system does not say when there is room.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connected socket in blocking mode, and the address that it is connected to.
 pub(super) type Connected = (Socket, Address);
@@ -139,7 +139,7 @@ fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connecte
             let address = under_way.first().map_or(addresses[0], |(_, address)| *address);
             return Err(Failed { address, error: io::ErrorKind::TimedOut.into() });
         }
-        let may_begin = under_way.len() < AT_ONCE && rest.len() > 0;
+        let may_begin = under_way.len() < MAX_ATTEMPTS && rest.len() > 0;
         if may_begin && (under_way.is_empty() || Instant::now() >= attempts.next) {
             if let Some(address) = rest.next() {
                 attempts.begin(address);
@@ -180,7 +180,7 @@ impl Attempts {
         match begin(address) {
             Ok(socket) => {
                 self.under_way.push((socket, address));
-                self.next = Instant::now() + APART;
+                self.next = Instant::now() + ATTEMPT_DELAY;
             }
             Err(error) => drop(self.failed.get_or_insert(Failed { address, error })),
         }
@@ -245,7 +245,7 @@ fn has_connected(socket: &Socket) -> io::Result<bool> {
 /// timeout is one try.
 fn to_unix(address: &Address, until: Option<Instant>) -> io::Result<Socket> {
     let name = address.to_socket()?;
-    let mut pause = FIRST_PAUSE;
+    let mut pause = FIRST_RETRY_PAUSE;
     loop {
         // A new one for each try, because a socket whose connect has failed is in no state that POSIX promises.
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -265,7 +265,7 @@ fn to_unix(address: &Address, until: Option<Instant>) -> io::Result<Socket> {
             return Err(io::ErrorKind::TimedOut.into());
         }
         wait::any(&[], earlier(until, now.checked_add(pause)))?;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(LONGEST_RETRY_PAUSE);
     }
 }
 
@@ -312,7 +312,7 @@ mod tests {
         let began = Instant::now();
         let (socket, address) =
             to_first(&addresses, within(Duration::from_secs(20))).expect("it connects");
-        assert_eq!((address, began.elapsed() >= APART), (good_at.into(), true));
+        assert_eq!((address, began.elapsed() >= ATTEMPT_DELAY), (good_at.into(), true));
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         assert_eq!(socket.peer_addr().unwrap().as_socket(), Some(good_at));
     }

@@ -16,7 +16,7 @@ use socket2::{SockRef, Socket};
 use super::HalfClose;
 use crate::address::Address;
 use crate::error::Error;
-use crate::live::Companion;
+use crate::live::LinkedConnection;
 use crate::socket_io::{RecvTimeout, SocketIo};
 use crate::sys::RecvBuf;
 use crate::write_stall::{SendTimeout, earlier};
@@ -307,7 +307,7 @@ impl HalfClose for OutgoingOutput {
 }
 
 /// Called when the request is cut off.
-impl Companion for Outgoing {
+impl LinkedConnection for Outgoing {
     fn end(&self) {
         self.close();
     }
@@ -329,12 +329,12 @@ impl Outgoing {
 }
 
 /// The limit of reads and writes whose handler sets none: that of a request by default.
-const LIMIT: Duration = Duration::from_secs(60);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long the calls of one half may wait.
 #[derive(Clone, Copy, Default)]
 struct Bounds {
-    /// The handler's own; none is [`LIMIT`].
+    /// The handler's own; none is [`DEFAULT_TIMEOUT`].
     timeout: Option<Duration>,
     /// The moment, and the time that it was set for.
     deadline: Option<(Instant, Duration)>,
@@ -348,7 +348,7 @@ impl Bounds {
     }
 
     fn limit(&self) -> Duration {
-        self.timeout.unwrap_or(LIMIT)
+        self.timeout.unwrap_or(DEFAULT_TIMEOUT)
     }
 
     /// For one receive that begins now: the limit or the deadline, whichever is earlier.

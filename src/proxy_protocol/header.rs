@@ -108,11 +108,11 @@ impl Header {
         // The fewest bytes of both versions: with them the first byte tells the version, and no more than a header
         // is read.
         if bytes.is_empty() {
-            return Ok(HeaderProgress::Partial { missing: v1::SHORTEST.min(v2::FIXED) });
+            return Ok(HeaderProgress::Partial { missing: v1::MIN_LINE.min(v2::FIXED_BYTES) });
         }
         if begins_as(v2::SIGNATURE) {
             v2::parse(bytes)
-        } else if begins_as(v1::BEGINNING) {
+        } else if begins_as(v1::PREFIX) {
             v1::parse(bytes)
         } else {
             Err(InvalidHeader::Unknown)

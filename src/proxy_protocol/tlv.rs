@@ -22,7 +22,7 @@ pub(super) const SSL: u8 = 0x20;
 pub(super) const NETNS: u8 = 0x30;
 
 /// The longest unique ID that the specification allows.
-const LONGEST_ID: usize = 128;
+const MAX_UNIQUE_ID: usize = 128;
 
 /// One field: a type, and a value that the type explains. Types from 0xe0 on are for each site's own use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,7 +184,7 @@ fn has_its_form(tlv: Tlv<'_>) -> Result<bool, InvalidHeader> {
     Ok(match tlv.kind {
         AUTHORITY => std::str::from_utf8(value).is_ok(),
         CRC32C => value.len() == 4,
-        UNIQUE_ID => value.len() <= LONGEST_ID,
+        UNIQUE_ID => value.len() <= MAX_UNIQUE_ID,
         NETNS => value.is_ascii(),
         // The fields within have their own lengths, and must fill this one exactly as well.
         SSL => {

@@ -17,16 +17,16 @@ use super::header::{Command, Header, HeaderProgress, Version};
 use super::invalid::InvalidHeader;
 
 /// The length of the longest line, with its end: two IPv6 addresses, by the specification.
-pub(super) const MAX: usize = 107;
+pub(super) const MAX_LINE: usize = 107;
 
 /// The beginning of every line.
-pub(super) const BEGINNING: &[u8] = b"PROXY ";
+pub(super) const PREFIX: &[u8] = b"PROXY ";
 
 /// The shortest line of all.
-pub(super) const SHORTEST: usize = b"PROXY UNKNOWN\r\n".len();
+pub(super) const MIN_LINE: usize = b"PROXY UNKNOWN\r\n".len();
 
 /// The words for the kind of connection. The shortest line comes first.
-const KINDS: [ConnectionKind; 3] = [
+const KIND_WORDS: [ConnectionKind; 3] = [
     ConnectionKind { word: "UNKNOWN", shortest_address: None },
     ConnectionKind { word: "TCP4", shortest_address: Some("0.0.0.0".len()) },
     ConnectionKind { word: "TCP6", shortest_address: Some("::".len()) },
@@ -48,14 +48,14 @@ struct ConnectionKind {
 /// Parses a line. The caller has compared the first bytes with those of a header.
 pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
     // A line whose end comes later is too long, wherever it ends.
-    let line = &bytes[..bytes.len().min(MAX)];
+    let line = &bytes[..bytes.len().min(MAX_LINE)];
     if let Some(end) = line.windows(2).position(|pair| pair == b"\r\n") {
         let header = whole(&line[..end])?;
         return Ok(HeaderProgress::Whole { header: Box::new(header), length: end + 2 });
     }
     // At least one byte, or `whole` would have found the end.
     let missing = missing(line)?;
-    if line.len() + missing > MAX {
+    if line.len() + missing > MAX_LINE {
         return Err(InvalidHeader::LineTooLong);
     }
     Ok(HeaderProgress::Partial { missing })
@@ -64,7 +64,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
 /// Parses a line whose end was cut off.
 fn whole(line: &[u8]) -> Result<Header, InvalidHeader> {
     let bad = |why| InvalidHeader::Line { why };
-    let rest = line.strip_prefix(BEGINNING).ok_or(InvalidHeader::Unknown)?;
+    let rest = line.strip_prefix(PREFIX).ok_or(InvalidHeader::Unknown)?;
     // After this word the rest of the line has no meaning, and is ignored.
     if rest == b"UNKNOWN" || rest.starts_with(b"UNKNOWN ") {
         return Ok(Header::new(Version::V1, Command::Proxy, None));
@@ -110,16 +110,16 @@ fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
         _ => (line, 2),
     };
     let bad = |why| InvalidHeader::Line { why };
-    let Some(rest) = line.strip_prefix(BEGINNING) else {
+    let Some(rest) = line.strip_prefix(PREFIX) else {
         // The caller has compared the bytes that have come with the beginning.
-        return if end == 2 { Ok(SHORTEST - line.len()) } else { Err(InvalidHeader::Unknown) };
+        return if end == 2 { Ok(MIN_LINE - line.len()) } else { Err(InvalidHeader::Unknown) };
     };
     // A field is whole once another one follows it. The last one is still open.
     let mut fields = rest.split(|byte| *byte == b' ').peekable();
     let word = fields.next().unwrap_or_default();
     let begins = |kind: &&ConnectionKind| kind.word.as_bytes().starts_with(word);
-    // `KINDS` is sorted by the length of the shortest whole line, so the first match needs the fewest bytes.
-    let kind = *KINDS.iter().find(begins).ok_or(bad(NO_KIND))?;
+    // `KIND_WORDS` is sorted by the length of the shortest whole line, so the first match needs the fewest bytes.
+    let kind = *KIND_WORDS.iter().find(begins).ok_or(bad(NO_KIND))?;
     // The rest of the word. Then, for each field that is not there, a blank and its shortest form.
     let mut missing = kind.word.len() - word.len();
     if missing > 0 && fields.peek().is_some() {
@@ -151,7 +151,7 @@ fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
 /// shortest of both.
 fn shortest_address(word: &[u8], kind: ConnectionKind) -> Option<usize> {
     if b"TCP".starts_with(word) && !word.is_empty() {
-        return KINDS.iter().filter_map(|kind| kind.shortest_address).min();
+        return KIND_WORDS.iter().filter_map(|kind| kind.shortest_address).min();
     }
     kind.shortest_address
 }

@@ -22,25 +22,25 @@ use crate::address::Address;
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// The length of the fixed part, which every header begins with.
-pub(super) const FIXED: usize = 16;
+pub(super) const FIXED_BYTES: usize = 16;
 
 /// The length of a Unix socket's address.
-const UNIX: usize = 108;
+const UNIX_ADDRESS_BYTES: usize = 108;
 
 /// Parses a header. The caller has compared the first bytes with those of a header.
 pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
     // A wrong byte is told as soon as it is there, and not when the header is whole: a peer that is no proxy may
     // never send more.
     let command = match bytes.get(12) {
-        None => return Ok(HeaderProgress::Partial { missing: FIXED - bytes.len() }),
+        None => return Ok(HeaderProgress::Partial { missing: FIXED_BYTES - bytes.len() }),
         Some(0x20) => Command::Local,
         Some(0x21) => Command::Proxy,
         Some(other) => return Err(InvalidHeader::Command(*other)),
     };
-    let Some(fixed) = bytes.first_chunk::<FIXED>() else {
-        return Ok(HeaderProgress::Partial { missing: FIXED - bytes.len() });
+    let Some(fixed) = bytes.first_chunk::<FIXED_BYTES>() else {
+        return Ok(HeaderProgress::Partial { missing: FIXED_BYTES - bytes.len() });
     };
-    let length = FIXED + usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
+    let length = FIXED_BYTES + usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     // Before room for it is made, so that two bytes of a peer cannot ask for 64 KiB.
     if length > MAX_BYTES {
         return Err(InvalidHeader::TooLong(length));
@@ -51,7 +51,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
         Command::Local => None,
         Command::Proxy => Some(family(fixed[13]).ok_or(InvalidHeader::Family(fixed[13]))?),
     };
-    if proxied_as.is_some_and(|(_, family)| length < FIXED + family.length()) {
+    if proxied_as.is_some_and(|(_, family)| length < FIXED_BYTES + family.length()) {
         return Err(InvalidHeader::TooShort);
     }
     let Some(whole) = bytes.get(..length) else {
@@ -80,7 +80,7 @@ impl Family {
             Self::Unspecified => 0,
             Self::V4 => 12,
             Self::V6 => 36,
-            Self::Unix => 2 * UNIX,
+            Self::Unix => 2 * UNIX_ADDRESS_BYTES,
         }
     }
 }
@@ -112,13 +112,16 @@ fn proxied(
     transport: ProxiedTransport,
     family: Family,
 ) -> Result<Header, InvalidHeader> {
-    let mut rest = &whole[FIXED..];
+    let mut rest = &whole[FIXED_BYTES..];
     let ends = match family {
         // The proxy cannot describe its client, but its TLVs may be of use.
         Family::Unspecified => None,
         Family::V4 => Some(inet::<Ipv4Addr, 4>(&mut rest)?),
         Family::V6 => Some(inet::<Ipv6Addr, 16>(&mut rest)?),
-        Family::Unix => Some((unix(&take::<UNIX>(&mut rest)?), unix(&take::<UNIX>(&mut rest)?))),
+        Family::Unix => Some((
+            unix(&take::<UNIX_ADDRESS_BYTES>(&mut rest)?),
+            unix(&take::<UNIX_ADDRESS_BYTES>(&mut rest)?),
+        )),
     };
     // With the fixed part, because the checksum is of the whole header.
     let is_checked = tlv::check(whole, whole.len() - rest.len())?;

@@ -35,7 +35,7 @@ static POOL: Mutex<[Shelf; 2]> = Mutex::new([const { Shelf { first: None, more: 
 thread_local! {
     /// A free small block of a thread that runs coroutines. One block is nearly always enough, because a request is
     /// answered before the next one runs.
-    static OWN: Cell<Option<Block>> = const { Cell::new(None) };
+    static THREAD_BLOCK: Cell<Option<Block>> = const { Cell::new(None) };
 }
 
 /// Free blocks of one size. The first block is in the shelf itself. So a forked child, which takes one block and
@@ -72,7 +72,7 @@ pub(super) type Block = Box<[u8]>;
 #[inline]
 pub(super) fn take_block(size: usize) -> Block {
     if size <= SMALL && wait::is_parked_here() {
-        if let Some(block) = OWN.take() {
+        if let Some(block) = THREAD_BLOCK.take() {
             return block;
         }
     }
@@ -103,7 +103,7 @@ fn new_block(size: usize) -> Block {
 pub(super) fn give_block(block: Block) {
     if block.len() == SMALL && wait::is_parked_here() {
         // While a thread ends, its thread-locals are gone.
-        if let Ok(Some(second)) = OWN.try_with(|own| own.replace(Some(block))) {
+        if let Ok(Some(second)) = THREAD_BLOCK.try_with(|own| own.replace(Some(block))) {
             give_to_pool(second);
         }
         return;

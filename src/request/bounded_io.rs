@@ -47,7 +47,7 @@ use super::{Deadline, Ticket, stop};
 use crate::live::Activity;
 use crate::socket_io::RecvTimeout;
 use crate::sys::RecvBuf;
-use crate::sys::late_input::LateInput;
+use crate::sys::input_after_shutdown::InputAfterShutdown;
 use crate::timed_out::Timeout;
 use crate::wait::{self, Interest, Waiting};
 use crate::write_stall::earlier;
@@ -279,17 +279,17 @@ impl BoundedIo {
     }
 
     /// A request began at the moment at which a drain shut down the input of its connection. TCP still delivers the
-    /// rest, so this receives it, until the deadline of the drain or of the read. [`LateInput`] waits for it; on
+    /// rest, so this receives it, until the deadline of the drain or of the read. [`InputAfterShutdown`] waits for it; on
     /// systems that have no such event, this looks every millisecond.
     fn receive_late(&mut self, buf: &mut RecvBuf<'_>, timeout: RecvTimeout) -> io::Result<usize> {
         let (drained, own) = (Instant::now().checked_add(self.ticket.limits().drain), timeout.at());
         let until = earlier(drained, own);
         // None also without a descriptor for the epoll set.
-        let late = self.connection.fileno().and_then(|fd| LateInput::new(fd).ok());
+        let late = self.connection.fileno().and_then(|fd| InputAfterShutdown::new(fd).ok());
         while until.is_none_or(|until| Instant::now() < until) && !self.ticket.entry().is_cut_off()
         {
             // Before the receive: bytes that come after it set the event again.
-            late.iter().for_each(LateInput::clear);
+            late.iter().for_each(InputAfterShutdown::clear);
             // It does not wait: after the shutdown a receive without bytes returns zero.
             let count = self.connection.receive(buf, timeout)?;
             if count > 0 {

@@ -29,7 +29,7 @@ use crate::write_stall::{SendTimeout, earlier};
 
 /// A request of at most this length is short: it fits into a block of the read buffer. After a longer request the
 /// peer may be sending a stream, so the socket is asked whether its input has ended.
-const SHORT: u64 = 8 * 1024;
+const SHORT_REQUEST: u64 = 8 * 1024;
 
 impl BoundedIo {
     /// The handler has ended. Sends the held-back output, unless that can leave together with the end of the
@@ -155,7 +155,7 @@ impl BoundedIo {
         let left = !input.is_empty() || status.is_some_and(|status| status.has_ahead());
         let (bytes_in, bytes_out) = self.ticket.entry().bytes();
         // Without an answer there is nothing that a reset could destroy.
-        let goes_on = bytes_out > 0 && (self.expects_more || bytes_in > SHORT);
+        let goes_on = bytes_out > 0 && (self.expects_more || bytes_in > SHORT_REQUEST);
         match sys::unread(fd) {
             // Zero bytes: either nothing has come, or the end.
             Ok(0) => (left || goes_on) && is_more_to_come(fd),

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::raw_status::RawStatus;
-use super::sealed::SealedStream;
+use super::tls_seam::SealedStream;
 use crate::socket_io::{RecvTimeout, SocketIo};
 use crate::sys::RecvBuf;
 use crate::write_stall::SendTimeout;

@@ -71,8 +71,8 @@ macro_rules! ticket_methods {
         ///
         /// In a child of [`Forking`](crate::Forking) it is not needed: the child is killed.
         pub fn end_together(&self, with: &crate::outgoing::OutgoingStream) {
-            let with: std::sync::Arc<dyn crate::live::Companion> = with.shared().clone();
-            self.ticket().entry().add_companion(&with);
+            let with: std::sync::Arc<dyn crate::live::LinkedConnection> = with.shared().clone();
+            self.ticket().entry().link_connection(&with);
         }
 
         /// The value that a hook, or an earlier step of the handler, has set, if it is of this type: see

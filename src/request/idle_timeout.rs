@@ -20,7 +20,7 @@ use crate::write_stall::earlier;
 /// With a limit of 60 s, a wait ends after 60 s if nothing is on its way to the peer. If sent bytes still wait for
 /// the peer then, the wait goes on for 7.5 s, and ends if none of them has moved. After any progress it has 60 s
 /// again.
-const LOOKS: u32 = 8;
+const CHECKS_PER_LIMIT: u32 = 8;
 
 impl BoundedIo {
     /// A receive that `Limits::idle` bounds, without help of the reaper. `timeout` is `idle`, perhaps as a moment.
@@ -39,7 +39,7 @@ impl BoundedIo {
         match self.receive_within(buf, timeout) {
             // The peer may have taken bytes meanwhile: one more look.
             Err(error) if self.has_waited_in_vain(&error) && self.is_still_due() => {
-                self.receive_while_it_moves(buf, idle, idle / LOOKS)
+                self.receive_while_it_moves(buf, idle, idle / CHECKS_PER_LIMIT)
             }
             result => result.map_err(|error| self.explain(error, Timeout::Idle, idle)),
         }
@@ -59,7 +59,7 @@ impl BoundedIo {
         loop {
             let whole = self.deadline();
             // The next look, or the end of the wait or of the whole request, whichever is first.
-            let look = earlier(Instant::now().checked_add(idle / LOOKS), over);
+            let look = earlier(Instant::now().checked_add(idle / CHECKS_PER_LIMIT), over);
             let until = earlier(look, whole.map(|whole| whole.at));
             let error = match self.receive_within(buf, RecvTimeout::until(until)) {
                 Err(error) if self.has_waited_in_vain(&error) => error,

@@ -1,6 +1,6 @@
 //! Lines and text: the buffers that a line is read into, and its errors.
 //!
-//! Lines are found in `stream_input.rs`. Here they become text, for connections and datagrams alike; bytes that are no
+//! Lines are found in `bounded_read.rs`. Here they become text, for connections and datagrams alike; bytes that are no
 //! text are the peer's fault, and say so with the request's mark.
 
 use std::io;

@@ -4,7 +4,7 @@
 //! From the handler down to the socket:
 //!
 //! ```text
-//! StreamRequest    what a handler calls; lines and chunks (stream_input.rs) over the read buffer (read_buffer.rs)
+//! StreamRequest    what a handler calls; lines and chunks (bounded_read.rs) over the read buffer (read_buffer.rs)
 //!   BoundedIo      limits, drain, counts: input (bounded_io.rs), output (bounded_output.rs), the end (close.rs)
 //!     Ticket       the entry in the live list, by which others see the request and end it
 //!     Outbox       messages of others (outbox*.rs), and the thread that sends them (outbox_thread.rs)
@@ -17,6 +17,7 @@
 mod block_pool;
 mod bounded_io;
 mod bounded_output;
+mod bounded_read;
 mod close;
 mod connection;
 mod datagram;
@@ -38,11 +39,10 @@ mod proxy_header;
 mod raw_status;
 mod raw_stream;
 mod read_buffer;
-mod sealed;
 mod split;
 mod stop_token;
 mod stream;
-mod stream_input;
+mod tls_seam;
 mod wrap;
 
 use std::fmt;
@@ -72,12 +72,12 @@ pub use output_half::OutputHalf;
 pub(crate) use preface::{Preface, PrefacePlace, Prefaces, handshake_deadline};
 pub(crate) use proxy_header::{BeyondLimit, NoHeader, ProxyHeader};
 pub use read_buffer::Chunk;
-#[cfg(feature = "tls")]
-pub(crate) use sealed::{Seal, SealBase, SealedStream};
 #[doc(alias = "threading.Event")]
 pub use stop_token::StopToken;
 #[doc(alias("rfile", "wfile", "connection", "sendall", "makefile"))]
 pub use stream::StreamRequest;
+#[cfg(feature = "tls")]
+pub(crate) use tls_seam::{Seal, SealBase, SealedStream};
 
 /// The methods that every kind of request has, for servers and hooks that work with any kind.
 ///

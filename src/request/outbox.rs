@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 
 use super::bounded_io::BoundedIo;
 use super::connection::Connection;
-use super::outbox_queue::{AT_ONCE, OutboxPhase, OutboxQueue, OutboxState, Writer};
+use super::outbox_queue::{OutboxPhase, OutboxQueue, OutboxState, SEND_THRESHOLD, Writer};
 use super::{StreamRequest, outbox_thread};
 use crate::live::Cut;
 use crate::wait::{self, Interest, Waiting};
@@ -123,7 +123,7 @@ impl Outbox {
             }
             state.append(message);
             let newly_listed = !std::mem::replace(&mut state.listed, true);
-            (newly_listed, state.waiting_bytes() >= AT_ONCE)
+            (newly_listed, state.waiting_bytes() >= SEND_THRESHOLD)
         };
         // After the lock: a list that cannot wait is handed over at once, and that takes the lock again.
         if newly_listed {
@@ -184,7 +184,7 @@ impl Outbox {
     pub fn wait_for_room(&self, waiting_bytes: usize, timeout: Duration) -> bool {
         /// The system reports room only when a third of its buffer is free, which takes a slow peer seconds. So the
         /// wait also looks again after this time: each time a little has been taken.
-        const PAUSE: Duration = Duration::from_millis(50);
+        const ROOM_CHECK_PAUSE: Duration = Duration::from_millis(50);
         let until = wait::moment_after(Instant::now(), timeout);
         loop {
             let fd = {
@@ -206,7 +206,7 @@ impl Outbox {
             }
             // Without a slot: it is the one of the request's own waits, and this may be another thread.
             let room = Waiting { fd: fd.as_fd(), interest: Interest::Write, slot: None };
-            if wait::any(&[room], Some(until.min(now + PAUSE))).is_err() {
+            if wait::any(&[room], Some(until.min(now + ROOM_CHECK_PAUSE))).is_err() {
                 return false;
             }
         }

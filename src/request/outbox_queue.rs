@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::sealed::Seal;
+use super::tls_seam::Seal;
 use crate::live::Entry;
 use crate::write_stall::WriteStall;
 
@@ -142,7 +142,7 @@ impl OutboxState {
         if self.start == self.bytes.len() {
             self.bytes.clear();
             self.start = 0;
-        } else if self.start > AT_ONCE {
+        } else if self.start > SEND_THRESHOLD {
             self.bytes.drain(..self.start);
             self.start = 0;
         }
@@ -159,7 +159,7 @@ impl OutboxState {
 }
 
 /// With this many bytes due the outbox sends at once, because waiting for more gains nothing.
-pub(super) const AT_ONCE: usize = 64 * 1024;
+pub(super) const SEND_THRESHOLD: usize = 64 * 1024;
 
 impl OutboxQueue {
     /// A share of the descriptor. None after the end of the request.

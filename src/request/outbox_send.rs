@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::outbox_queue::{OutboxPhase, OutboxQueue, OutboxState};
-use super::sealed::Seal;
+use super::tls_seam::Seal;
 use crate::sys;
 use crate::write_stall::{SendTimeout, WriteStall};
 

@@ -89,14 +89,14 @@ impl Flush for ThisThreadsList {
     /// Whether one more look at the thread's descriptors is worth its cost.
     #[cfg(has_green)]
     fn gathers(&self) -> bool {
-        LISTED.with_borrow(Vec::len) >= MANY
+        LISTED.with_borrow(Vec::len) >= GATHER_THRESHOLD
     }
 }
 
 /// With this many outboxes on its list a thread looks once for more lines before it sends. The look costs a hundredth
 /// of the sends, and each line that it finds leaves with them.
 #[cfg(has_green)]
-const MANY: usize = 16;
+const GATHER_THRESHOLD: usize = 16;
 
 /// The state that the writer and its senders share. None while there is no thread.
 static THREAD: Mutex<Option<WriterInbox>> = Mutex::new(None);
@@ -115,7 +115,7 @@ struct WriterInbox {
 
 /// How long the thread stays without work. A list within this time starts none, and a server that once
 /// sent a message does not keep a thread for it.
-const KEEP: Duration = Duration::from_secs(5);
+const KEEP_OUTBOX_THREAD: Duration = Duration::from_secs(5);
 
 /// Gives outboxes that are marked as listed to the writer, and starts it if there is none.
 fn hand_over(mut outboxes: Vec<Arc<OutboxQueue>>) {
@@ -164,7 +164,7 @@ fn start() -> Option<WriterInbox> {
 /// The life of the thread.
 fn run(wake_up: &Event) {
     let mut full: Vec<Arc<OutboxQueue>> = Vec::new();
-    let mut leave_at = Instant::now() + KEEP;
+    let mut leave_at = Instant::now() + KEEP_OUTBOX_THREAD;
     loop {
         // Other threads that can run may have more to send: lines that come together leave together.
         thread::yield_now();
@@ -178,7 +178,7 @@ fn run(wake_up: &Event) {
             None => return,
         };
         if !handed.is_empty() {
-            leave_at = Instant::now() + KEEP;
+            leave_at = Instant::now() + KEEP_OUTBOX_THREAD;
             full.extend(handed.into_iter().filter(|outbox| outbox.send_listed()));
             // More may have been handed over during these sends. Full sockets wait for a round without any.
             continue;

@@ -21,19 +21,19 @@ use super::block_pool::{Block, LARGE, SMALL, give_block, take_block};
 use crate::sys::RecvBuf;
 
 /// The most that `rbufsize` gives. No socket has more at once, and a failed allocation would end the process.
-const MOST: usize = 16 * 1024 * 1024;
+const MAX_BUFFER_BYTES: usize = 16 * 1024 * 1024;
 
 /// A receive that may wait has this much room, on the stack, so that a silent connection holds no block. Most
 /// requests are shorter. The rest of a longer one comes with the next receive, into a block. With twice as much room
 /// a waiting thread would touch one more page of its stack, which costs 5 % with a thousand threads.
-const FIRST: usize = 512;
+const FIRST_RECEIVE_BYTES: usize = 512;
 
 /// How much one receive asks for: little, until the peer sends much.
 pub(crate) struct Appetite {
-    /// The size of a block; see [`size`](Self::size). Half a word, as [`MOST`] allows: all that a request's receives
+    /// The size of a block; see [`size`](Self::size). Half a word, as [`MAX_BUFFER_BYTES`] allows: all that a request's receives
     /// use lies in three cache lines.
     size: u32,
-    /// How many of the next receives use a block at once, because the peer has sent more than [`FIRST`]. Two: the
+    /// How many of the next receives use a block at once, because the peer has sent more than [`FIRST_RECEIVE_BYTES`]. Two: the
     /// receive after a large one may find only the rest.
     much: u8,
 }
@@ -51,8 +51,8 @@ impl Appetite {
 
     /// Sets `rbufsize`, within what is possible.
     pub(crate) fn set_size(&mut self, bytes: usize) {
-        // The cast cuts nothing off: `MOST` fits.
-        self.size = bytes.clamp(1, MOST) as u32;
+        // The cast cuts nothing off: `MAX_BUFFER_BYTES` fits.
+        self.size = bytes.clamp(1, MAX_BUFFER_BYTES) as u32;
     }
 
     /// Receives. The chunk is empty at the end of input.
@@ -61,20 +61,20 @@ impl Appetite {
         &mut self,
         receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
     ) -> io::Result<Chunk> {
-        // A peer that sends much would need a second receive for the rest, and memory of `FIRST` bytes or less is a
+        // A peer that sends much would need a second receive for the rest, and memory of `FIRST_RECEIVE_BYTES` bytes or less is a
         // block already.
-        if self.much > 0 || self.size() <= FIRST {
+        if self.much > 0 || self.size() <= FIRST_RECEIVE_BYTES {
             return self.receive_much(receive);
         }
         // Not initialised: the kernel writes it, and only what it has written is read.
-        let mut memory = [MaybeUninit::uninit(); FIRST];
+        let mut memory = [MaybeUninit::uninit(); FIRST_RECEIVE_BYTES];
         let mut buf = RecvBuf::new(&mut memory);
         let count = receive(&mut buf)?;
         if count == 0 {
             return Ok(Chunk::default());
         }
         // The receive was full, so more is probably there.
-        if count == FIRST {
+        if count == FIRST_RECEIVE_BYTES {
             self.much = 2;
         }
         // The bytes have come, so a block is needed now; the copy is of at most 512 bytes.
@@ -103,7 +103,7 @@ impl Appetite {
         // The block may be longer than `rbufsize`.
         chunk.end = receive(&mut RecvBuf::from(&mut chunk.block[..self.size()]))?;
         // A full block counts even if `rbufsize` is small.
-        let is_much = chunk.end == self.size() || chunk.end > FIRST;
+        let is_much = chunk.end == self.size() || chunk.end > FIRST_RECEIVE_BYTES;
         self.much = if is_much { 2 } else { self.much.saturating_sub(1) };
         Ok(chunk)
     }

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Each half is used by one thread or coroutine at a time. They share three things: the socket; the entry in the live
-//! list, in which each half has its own numbers (`live/halves.rs`); and `SplitNotes`, by which the request knows
+//! list, in which each half has its own numbers (`live/split_activity.rs`); and `SplitNotes`, by which the request knows
 //! later how its output has ended. A socket has one slot for a parker, so one registration serves the waits of both
 //! halves.
 

@@ -1,7 +1,7 @@
 //! [`StreamRequest`]: a connection, for its handler.
 //!
 //! Here are its settings, `Read`, `BufRead` and `Write`. The other files of this module add methods by subject: lines
-//! and chunks in `stream_input.rs`, time in `deadline.rs`, the end in `close.rs`, wrappers in `wrap.rs`, halves in
+//! and chunks in `bounded_read.rs`, time in `deadline.rs`, the end in `close.rs`, wrappers in `wrap.rs`, halves in
 //! `split.rs`, the outbox in `outbox.rs`, faults of the peer in `io_error.rs`.
 
 use std::cell::RefCell;

@@ -22,7 +22,7 @@
 //!   with the mixin.
 //!
 //! The mixin calls the loop on a thread of its choice, on several, or as a coroutine ([`AcceptLoop::enter`]). So nothing
-//! here is kept in the server between two turns: the backoff, the clock and the seat are variables of one call.
+//! here is kept in the server between two turns: the backoff, the clock and the membership are variables of one call.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::accept_failure::Backoff;
-use super::handover::Desk;
+use super::handover::Coordinator;
 use super::job::{TypedJob, Verdict};
 use super::loop_clock::LoopClock;
 use super::run_events::Accepting;
@@ -40,7 +40,7 @@ use super::{Core, Server};
 use crate::error::{Error, Result};
 use crate::events::Limit;
 use crate::mixin::{Job, Mixin};
-use crate::run_group::{RunGroup, Seat};
+use crate::service_group::{Membership, ServiceGroup};
 use crate::sys;
 use crate::transport::Transport;
 use crate::wait::{self, FlushPromise, Interest, Waiting};
@@ -141,8 +141,10 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         // A batch of datagrams may be answered together: the replies leave before the next wait.
         let _promise = FlushPromise::start_in_loop();
         let mut backoff = Backoff::default();
-        let seat = self.seat();
-        let beat_every = seat.as_ref().and_then(|seat| seat.beat_every(self.timing.idle_limit));
+        let membership = self.membership();
+        let beat_every = membership
+            .as_ref()
+            .and_then(|membership| membership.beat_every(self.timing.idle_limit));
         let mut clock = LoopClock::new(self.timing.poll_interval, beat_every);
         // A fruitless accept costs more than a poll(2) that finds a client: see DESIGN.md, section 7.
         let waits_first = self.core.transport.waits_first();
@@ -157,17 +159,17 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
                     self.core.service_actions();
                     // If there is no room, the next attempt reports that before it waits.
                     if waits_first && self.core.context.gate.is_open() && self.mixin.ready() {
-                        self.wait_for_request(&mut clock, seat.as_ref())?;
+                        self.wait_for_request(&mut clock, membership.as_ref())?;
                     }
                 }
                 Attempt::Again => {}
-                Attempt::NoRequest => self.wait_for_request(&mut clock, seat.as_ref())?,
+                Attempt::NoRequest => self.wait_for_request(&mut clock, membership.as_ref())?,
                 Attempt::NoRoom => _ = self.wait(WaitUntil::Room, clock.next())?,
                 Attempt::TooFast(until) | Attempt::Pause(until) => {
                     self.pause(earlier(Some(until), clock.next()))?;
                 }
             }
-            self.housekeeping(&mut clock, seat.as_ref());
+            self.housekeeping(&mut clock, membership.as_ref());
         }
         self.serve_backlog()
     }
@@ -175,17 +177,21 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
     /// Waits until there may be a request, and does the housekeeping meanwhile.
     ///
     /// An error of the wait ends the run. A tick and the mixin's event do not end the wait.
-    fn wait_for_request(&self, clock: &mut LoopClock, seat: Option<&Seat>) -> Result<()> {
+    fn wait_for_request(
+        &self,
+        clock: &mut LoopClock,
+        membership: Option<&Membership>,
+    ) -> Result<()> {
         let runs = &self.core.context.runs;
         while !self.wait(WaitUntil::Request, clock.next())? && !runs.stop_requested() {
-            self.housekeeping(clock, seat);
+            self.housekeeping(clock, membership);
         }
         Ok(())
     }
 
     /// Calls `service_actions` of the mixin, obeys orders, and does what is due by the clock. After each request and
     /// each wait, so it has to cost nothing if nothing is due: two loads for the orders, none for a clock without moments.
-    fn housekeeping(&self, clock: &mut LoopClock, seat: Option<&Seat>) {
+    fn housekeeping(&self, clock: &mut LoopClock, membership: Option<&Membership>) {
         self.mixin.service_actions();
         let core = &self.core;
         // Empty if another thread obeys the orders: one that waits to close the server.
@@ -193,8 +199,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         if orders.reload {
             core.reload();
         }
-        if let Some(desk) = self.desk_of_parent() {
-            desk.turn();
+        if let Some(coordinator) = self.desk_of_parent() {
+            coordinator.turn();
         }
         if orders.retire {
             // No thread closes this server, so the loop keeps the lame duck by its clock, and then stops by itself.
@@ -205,32 +211,33 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         if due.tick {
             core.service_actions();
         }
-        if let (true, Some(seat)) = (due.beat, seat) {
-            seat.beat(core.context.load(), self.timing.idle_limit);
+        if let (true, Some(membership)) = (due.beat, membership) {
+            membership.beat(core.context.load(), self.timing.idle_limit);
         }
         if due.lame_duck {
             core.context.runs.request_stop();
         }
     }
 
-    /// The server's seat in its run. Without a `run` the server is alone, and has a seat only if somebody needs it.
-    fn seat(&self) -> Option<Seat> {
+    /// The server's membership in its run. Without a `run` the server is alone, and has a membership only if somebody needs it.
+    fn membership(&self) -> Option<Membership> {
         let context = &self.core.context;
         let alone = || {
             self.timing.idle_limit?;
             let (address, handle) =
                 (context.server_address().to_string(), context.shutdown_handle());
-            let seat = RunGroup::seats(std::iter::once((address, handle)), None).pop()?;
+            let membership =
+                ServiceGroup::memberships(std::iter::once((address, handle)), None).pop()?;
             // A group counts as idle only when all its servers are ready, and nobody else says so of this one.
-            seat.ready();
-            Some(seat)
+            membership.ready();
+            Some(membership)
         };
-        context.seat().or_else(alone)
+        context.membership().or_else(alone)
     }
 
-    /// The desk of handovers, if this loop has to serve it: a server that forks has no thread for that.
-    fn desk_of_parent(&self) -> Option<&Desk> {
-        if self.core.context.role().is_parent() { self.core.desk() } else { None }
+    /// The coordinator of handovers, if this loop has to serve it: a server that forks has no thread for that.
+    fn desk_of_parent(&self) -> Option<&Coordinator> {
+        if self.core.context.role().is_parent() { self.core.coordinator() } else { None }
     }
 
     /// The loop of `handle_request`, until a request or the timeout.
@@ -333,8 +340,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         // A loop that waits on a copy does not keep the listener itself open, however long it is suspended.
         let listener = listener.filter(|_| duplicate.is_none());
         let listens = duplicate.or_else(|| listener.as_ref().map(|fd| fd.as_fd()));
-        let desk = self.desk_of_parent();
-        let (asks, limit) = desk.map_or((None, None), Desk::waits);
+        let coordinator = self.desk_of_parent();
+        let (asks, limit) = coordinator.map_or((None, None), Coordinator::waits);
         let deadline = earlier(deadline, limit);
         // `wait::any` tells of the first descriptor: the listener, or the event of the gate or the mixin that is waited for.
         let wanted = [
@@ -342,11 +349,11 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             (!gate_is_open).then(|| readable(context.gate.event_fd())),
             self.mixin.event_fd().map(readable),
             context.runs.orders.waiting_in_loop(),
-            desk.map(Desk::wake_event),
+            coordinator.map(Coordinator::wake_event),
             asks.as_ref().map(|fd| readable(fd.as_fd())),
         ];
         // The loop waits for the listener or for the gate, never for both: so there are at most `MOST` descriptors.
-        let mut waiting = [stop; wait::MOST];
+        let mut waiting = [stop; wait::MAX_WAITED];
         let mut count = 0;
         for one in wanted.into_iter().flatten() {
             waiting[count] = one;

@@ -24,7 +24,7 @@ const SPARE_DESCRIPTORS: u64 = 32;
 
 /// Descriptors that the loop and its workers take when they wait for the first time, and keep: a copy of the listener, and
 /// an epoll set.
-const OF_THE_FIRST_WAIT: u64 = 2;
+const FIRST_WAIT_DESCRIPTORS: u64 = 2;
 
 impl<T: Transport, M: Mixin> Server<T, M> {
     /// Lowers the limit of live requests to the budget, and warns: clients that wait in the accept queue are better
@@ -50,7 +50,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             "to raise it, serve by `run`, or say `ulimit -n` before the start"
         };
         // Nothing is spare or lingering yet: this many are enough for one request after the other.
-        let least = each as u64 + OF_THE_FIRST_WAIT;
+        let least = each as u64 + FIRST_WAIT_DESCRIPTORS;
         let none_is_left = allowed < open + least;
         if none_is_left && is_raised && self.core.context.live.len() == 0 {
             let why = format!(

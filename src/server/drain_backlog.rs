@@ -79,7 +79,7 @@ impl<T: Transport> Backlog<T> {
     /// for itself.
     pub(super) fn begin(&self) -> Option<BacklogTaker<'_, T>> {
         let me = thread::current().id();
-        // The wait is short: the other thread accepts without blocking, for `HANDSHAKE` at most beyond its work.
+        // The wait is short: the other thread accepts without blocking, for `HANDSHAKE_WAIT` at most beyond its work.
         let mut state = self.state.lock();
         loop {
             match state.emptying {
@@ -118,10 +118,10 @@ impl<T: Transport> Drop for BacklogTaker<'_, T> {
 
 /// How long to wait for clients whose TCP handshake is under way: a round trip in a local network, with a busy
 /// processor at its end. Clients further away are refused.
-const HANDSHAKE: Duration = Duration::from_millis(2);
+const HANDSHAKE_WAIT: Duration = Duration::from_millis(2);
 
 /// The longest accept queue that the kernel can be told to keep (`net.core.somaxconn`).
-const MOST_TAKEN: usize = 65_535;
+const MAX_TAKEN: usize = 65_535;
 
 impl<T: Transport> Core<T> {
     /// Stops listening, after accepting the backlog. Gives the number of requests accepted. On the thread that closes, or
@@ -155,9 +155,9 @@ impl<T: Transport> Core<T> {
         skipped: &mut Vec<io::Error>,
     ) {
         // One deadline for all clients together: clients without end cannot hold up the close.
-        let until = Instant::now() + HANDSHAKE;
+        let until = Instant::now() + HANDSHAKE_WAIT;
         // If a successor may have the listener, new clients are not refused, and could come without end.
-        for _ in 0..MOST_TAKEN {
+        for _ in 0..MAX_TAKEN {
             // The rate holds at the end as well: those beyond it are turned away by the close of the listener.
             if self.context.rate.wait_until().is_some() {
                 return;
@@ -178,7 +178,7 @@ impl<T: Transport> Core<T> {
 
     /// Waits for one more client. False: it is time to close.
     ///
-    /// Blocks the thread for [`HANDSHAKE`] at most.
+    /// Blocks the thread for [`HANDSHAKE_WAIT`] at most.
     fn comes_one(&self, until: Instant) -> bool {
         // A datagram socket may be readable, but no more datagrams are received.
         let listens = self.transport.close_when() == CloseWhen::AtOnce;

@@ -129,14 +129,14 @@ fn themselves(count: usize) -> &'static str {
 }
 
 /// At most this many lines: a report is read by a person, and all requests are in the fields.
-const LISTED: usize = 20;
+const MAX_LISTED: usize = 20;
 
-/// A line for each, up to [`LISTED`].
+/// A line for each, up to [`MAX_LISTED`].
 fn list(f: &mut fmt::Formatter<'_>, requests: &[LiveRequest]) -> fmt::Result {
-    for request in requests.iter().take(LISTED) {
+    for request in requests.iter().take(MAX_LISTED) {
         write!(f, "\n  {request}")?;
     }
-    match requests.len().saturating_sub(LISTED) {
+    match requests.len().saturating_sub(MAX_LISTED) {
         0 => Ok(()),
         more => write!(f, "\n  and {more} more"),
     }

@@ -37,10 +37,10 @@ use parking_lot::Mutex;
 
 use super::Core;
 use super::catch_panic::{catch_panic, drop_catching};
-use super::handover::Desk;
+use super::handover::Coordinator;
 use super::job::TypedJob;
 use super::open_request::OpenRequest;
-use super::parent_side::ParentSide;
+use super::served_by_child::ServedByChild;
 use crate::error::{Error, Result};
 use crate::events::{CloseReason, ServerEvent};
 use crate::live::{Activity, Entry, FirstReads};
@@ -126,8 +126,8 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         // First the listeners, so that no port is held by a child that serves for long.
         give_up_listener(core, listener.as_ref());
         close_other_servers(core);
-        if let Some(desk) = core.desk() {
-            desk.close_in_child();
+        if let Some(coordinator) = core.coordinator() {
+            coordinator.close_in_child();
         }
         context.role.enter_child();
         wait::leave_loop();
@@ -162,7 +162,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         drop(drop_catching(raw));
         // The entry stays in the live list: the child's request counts against `Limits::live`.
         ticket.entry().hand_over(child);
-        Box::new(ParentSide::new(ticket, core))
+        Box::new(ServedByChild::new(ticket, core))
     }
 }
 
@@ -311,7 +311,7 @@ fn drain(signal: libc::c_int) {
 static SERVERS: Mutex<Vec<Weak<dyn AnyServer>>> = Mutex::new(Vec::new());
 
 /// How many they are. A child of the only one looks at nothing else, and writes to no lock.
-static COUNT: AtomicUsize = AtomicUsize::new(0);
+static SERVER_COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// A server with its types erased.
 pub(super) trait AnyServer: Send + Sync {
@@ -321,8 +321,8 @@ pub(super) trait AnyServer: Send + Sync {
     fn context(&self) -> &ServerContext;
     /// See [`Transport::handover`].
     fn handover(&self) -> Option<&dyn HandoverSocket>;
-    /// From here on it tells this desk when it serves, and takes its turns if it forks.
-    fn meet_desk(&self, desk: &Arc<Desk>);
+    /// From here on it tells this coordinator when it serves, and takes its turns if it forks.
+    fn meet_desk(&self, coordinator: &Arc<Coordinator>);
     /// Calls its observers.
     fn tell(&self, event: &ServerEvent<'_>);
     /// Calls its hook of that name.
@@ -343,9 +343,9 @@ impl<T: Transport> AnyServer for Core<T> {
         self.transport.handover()
     }
 
-    fn meet_desk(&self, desk: &Arc<Desk>) {
-        // A server is run once, because its run closes it: so this is the first desk that it meets, and the only one.
-        let _ = self.desk.set(Arc::clone(desk));
+    fn meet_desk(&self, coordinator: &Arc<Coordinator>) {
+        // A server is run once, because its run closes it: so this is the first coordinator that it meets, and the only one.
+        let _ = self.coordinator.set(Arc::clone(coordinator));
     }
 
     fn tell(&self, event: &ServerEvent<'_>) {
@@ -357,7 +357,7 @@ impl<T: Transport> AnyServer for Core<T> {
     }
 }
 
-/// The server with this context, if it is one of this crate's and still there. For the desk of handovers, which has only
+/// The server with this context, if it is one of this crate's and still there. For the coordinator of handovers, which has only
 /// the context of servers whose types are erased.
 pub(super) fn find(context: &ServerContext) -> Option<Arc<dyn AnyServer>> {
     // Collected first: if a reference becomes the last one meanwhile, its drop takes this very lock (`unregister`).
@@ -369,19 +369,19 @@ pub(super) fn find(context: &ServerContext) -> Option<Arc<dyn AnyServer>> {
 pub(super) fn register<T: Transport>(core: &Arc<Core<T>>) {
     let core = Arc::clone(core) as Arc<dyn AnyServer>;
     SERVERS.lock().push(Arc::downgrade(&core));
-    COUNT.fetch_add(1, Ordering::SeqCst);
+    SERVER_COUNT.fetch_add(1, Ordering::SeqCst);
 }
 
 /// Takes a server off the list. Called when its core is dropped: by then no reference to it is left.
 pub(super) fn unregister() {
     SERVERS.lock().retain(|server| server.strong_count() > 0);
-    COUNT.fetch_sub(1, Ordering::SeqCst);
+    SERVER_COUNT.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// In a child that this server has forked: closes the copies of the other servers' sockets.
 #[inline]
 fn close_other_servers<T: Transport>(core: &Core<T>) {
-    if COUNT.load(Ordering::SeqCst) > 1 {
+    if SERVER_COUNT.load(Ordering::SeqCst) > 1 {
         close_all_but(core);
     }
 }

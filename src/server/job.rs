@@ -31,15 +31,15 @@ use super::catch_panic::{catch_panic, drop_catching};
 use super::close_reason::refused_by;
 use super::failure::Phase;
 use super::incoming::Incoming;
+use super::observers::handle_error;
 use super::open_request::OpenRequest;
 use super::overridden_hooks::LoopHook;
 use super::served_by_thread::start_serving;
 use super::server_permit::ServerPermit;
-use super::tell::handle_error;
 use crate::address::Address;
 use crate::error::{Error, HandlerResult};
 use crate::events::{CloseReason, ServerEvent};
-use crate::live::{Activity, Entry, PeerIs, Step};
+use crate::live::{Activity, CountStep, Entry, PeerIs};
 use crate::mixin::{Work, WorkerAccept, WorkerWatch};
 use crate::refused::Refused;
 use crate::request::{Deadline, Ticket};
@@ -193,7 +193,7 @@ impl<T: Transport> TypedJob<T> {
         // Each step of a request that is timed reads the clock; without an observer nobody would get the times.
         let is_timed = job.core.is_observed();
         if is_timed {
-            job.ticket.entry().begin_step(Step::Worker);
+            job.ticket.entry().begin_step(CountStep::Worker);
         }
         // Only if something may run before the handler: the count of a reference costs something.
         let has_steps = job.core.overridden_hooks.are_given() || !job.core.prefaces.are_none();
@@ -210,7 +210,7 @@ impl<T: Transport> TypedJob<T> {
                         span.name_client(&open.entry);
                         match limits {
                             _ if !is_timed => {}
-                            Some(_) => open.entry.begin_step(Step::Handler),
+                            Some(_) => open.entry.begin_step(CountStep::Handler),
                             None => open.entry.begin_handler_at_once(),
                         }
                         open.finish_request(request)
@@ -222,7 +222,7 @@ impl<T: Transport> TypedJob<T> {
             None => made.map_err(|panicked| (Phase::Make, panicked)),
         };
         if is_timed {
-            open.entry.begin_step(Step::End);
+            open.entry.begin_step(CountStep::End);
         }
         // While the request is there: the handler may have swapped it for another one, whose errors then count as its own.
         let (reason, beyond) = open.conclude(result, request.as_ref());

@@ -42,21 +42,21 @@ mod job;
 mod loop_clock;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod observers;
 mod open_request;
 mod overridden_hooks;
-mod parent_side;
 mod parked_listener;
+#[cfg(test)]
+mod parker_tests;
 mod phase_queue;
 mod run;
 mod run_events;
+mod served_by_child;
 mod served_by_thread;
 mod server_close;
 mod server_permit;
 #[cfg_attr(not(feature = "tracing"), path = "no_spans.rs")]
 mod spans;
-mod tell;
-#[cfg(test)]
-mod under_parkers;
 mod worker_accept;
 
 use std::fmt;
@@ -162,8 +162,8 @@ pub(crate) struct Core<T: Transport> {
     closed_late: AtomicBool,
     /// Either a close that does not wait or the last loop closes the mixin, whichever is later.
     mixin_closed_late: AtomicBool,
-    /// The desk of the run, if its process hands its sockets on.
-    desk: OnceLock<Arc<handover::Desk>>,
+    /// The coordinator of the run, if its process hands its sockets on.
+    coordinator: OnceLock<Arc<handover::Coordinator>>,
 }
 
 impl<T: Transport> Drop for Core<T> {
@@ -200,9 +200,9 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// The desk of handovers, if the run that goes on has one.
-    fn desk(&self) -> Option<&handover::Desk> {
-        self.desk.get().map(|desk| &**desk)
+    /// The coordinator of handovers, if the run that goes on has one.
+    fn coordinator(&self) -> Option<&handover::Coordinator> {
+        self.coordinator.get().map(|coordinator| &**coordinator)
     }
 
     /// Whether the clients in the accept queue may belong to another process.
@@ -353,8 +353,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 return begun.end().and(Err(error));
             }
             self.core.tell_of_ready();
-            if let Some(desk) = self.core.desk() {
-                desk.serves();
+            if let Some(coordinator) = self.core.coordinator() {
+                coordinator.serves();
             }
         }
         let accept_loop = AcceptLoop::of(self);

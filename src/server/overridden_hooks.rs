@@ -6,12 +6,12 @@
 //!
 //! ```text
 //!   call(VerifyRequest, || hooks.verify_request(..))
-//!     RAN = none
-//!     the override runs            or   the default runs, and sets RAN = its own type
-//!     RAN == the type of the hooks?     then the hook is not overridden: noted for good
+//!     LAST_DEFAULT = none
+//!     the override runs            or   the default runs, and sets LAST_DEFAULT = its own type
+//!     LAST_DEFAULT == the type of the hooks?     then the hook is not overridden: noted for good
 //! ```
 //!
-//! An override may call the default of another type (as a wrapper around other hooks does). Then `RAN` has that other
+//! An override may call the default of another type (as a wrapper around other hooks does). Then `LAST_DEFAULT` has that other
 //! type, and the hook counts as overridden.
 
 use std::any::TypeId;
@@ -46,13 +46,13 @@ const ALL: u8 = 3;
 
 thread_local! {
     /// The type whose default ran last in this thread.
-    static RAN: Cell<Option<TypeId>> = const { Cell::new(None) };
+    static LAST_DEFAULT: Cell<Option<TypeId>> = const { Cell::new(None) };
 }
 
 /// Notes that a default has run. Called by the default of each [`LoopHook`].
 pub(super) fn is_default<H: ?Sized + 'static>() {
     // Read by `call`, on the same thread, when the hook has returned.
-    RAN.set(Some(TypeId::of::<H>()));
+    LAST_DEFAULT.set(Some(TypeId::of::<H>()));
 }
 
 impl OverriddenHooks {
@@ -76,9 +76,9 @@ impl OverriddenHooks {
             return call();
         }
         // A default that ran before on this thread must not count.
-        RAN.set(None);
+        LAST_DEFAULT.set(None);
         let result = call();
-        if RAN.get() == Some(self.hooks) {
+        if LAST_DEFAULT.get() == Some(self.hooks) {
             // Relaxed: a thread that sees it late calls the hook once more, which does no harm.
             self.default.fetch_or(hook as u8, Ordering::Relaxed);
         }

@@ -18,7 +18,7 @@
 //!
 //! A run changes its process in this order, and what a guard changes it gives back in the reverse one: the claim of each
 //! server (so that nothing is changed for a run that cannot be), the process's limits, the signals' actions, their
-//! unblocking, the seats in the run group. The raised limit of descriptors and the default of SIGCHLD stay.
+//! unblocking, the memberships in the run group. The raised limit of descriptors and the default of SIGCHLD stay.
 //!
 //! A signal's action runs on whichever thread the kernel picks, in the middle of anything. It only stores to atomics,
 //! writes to events (`ShutdownHandle::retire`, `Orders::give_reload`) and may end the process; everything else is done by the
@@ -36,7 +36,7 @@ use crate::error::{Error, Result};
 use crate::mixin::Mixin;
 use crate::on_drop::OnDrop;
 use crate::process::OwnerProcess;
-use crate::run_group::RunGroup;
+use crate::service_group::ServiceGroup;
 use crate::shutdown::{Claim, ShutdownHandle, TakenOrders};
 use crate::sys::{self, Repeat, Repeats, SignalGuard};
 use crate::systemd::ServiceManager;
@@ -182,16 +182,17 @@ fn stopping_others<R>(stop_all: impl Fn(), run: impl FnOnce() -> Result<R>) -> R
     result.inspect_err(|_| stop_all())
 }
 
-/// Gives the servers of a run their seats in its group, until this is dropped. A later run of the same server begins
-/// without a seat of this one.
+/// Gives the servers of a run their memberships in its group, until this is dropped. A later run of the same server begins
+/// without a membership of this one.
 fn seated<'a>(servers: &'a [&'a dyn BaseServer]) -> OnDrop<impl FnMut() + 'a> {
     let named =
         |server: &&dyn BaseServer| (server.server_address().to_string(), server.shutdown_handle());
-    let seats = RunGroup::seats(servers.iter().map(named), ServiceManager::from_environment());
-    for (server, seat) in servers.iter().zip(seats) {
-        server.context().take_seat(Some(seat));
+    let memberships =
+        ServiceGroup::memberships(servers.iter().map(named), ServiceManager::from_environment());
+    for (server, membership) in servers.iter().zip(memberships) {
+        server.context().take_membership(Some(membership));
     }
-    OnDrop(|| servers.iter().for_each(|server| server.context().take_seat(None)))
+    OnDrop(|| servers.iter().for_each(|server| server.context().take_membership(None)))
 }
 
 /// Claims a server for the calling thread, before anything else: a server that this call may not run must not be closed by

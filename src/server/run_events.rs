@@ -34,8 +34,8 @@ impl<T: Transport> Core<T> {
         // The phase and its hook are told after the hook `ready`, even if another thread has reached further ones.
         drop(turn);
         // Last: the service manager begins what depends on this one.
-        if let Some(seat) = self.context.seat() {
-            seat.ready();
+        if let Some(membership) = self.context.membership() {
+            membership.ready();
         }
     }
 
@@ -79,9 +79,9 @@ impl<T: Transport> Core<T> {
     /// orders, or on the one that calls `Server::reload`; two calls at once are not kept apart. The event has the first
     /// error.
     pub(super) fn reload(&self) {
-        let seat = self.context.seat();
-        if let Some(seat) = &seat {
-            seat.reloading();
+        let membership = self.context.membership();
+        if let Some(membership) = &membership {
+            membership.reloading();
         }
         let mut failed = None;
         for reload in &self.context.reloads.0 {
@@ -102,8 +102,8 @@ impl<T: Transport> Core<T> {
         self.tell(&ServerEvent::Reloaded { server_address, error: failed.as_ref() });
         drop(drop_catching(failed));
         // Also after a failure: the service goes on as it was, and the service manager must not wait.
-        if let Some(seat) = &seat {
-            seat.reloaded();
+        if let Some(membership) = &membership {
+            membership.reloaded();
         }
     }
 
@@ -123,9 +123,9 @@ impl<T: Transport> Core<T> {
         if !self.reach(RunPhase::LameDuck) {
             return;
         }
-        if let Some(seat) = self.context.seat() {
+        if let Some(membership) = self.context.membership() {
             let limits = self.context.limits();
-            seat.stopping(limits.lame_duck.saturating_add(limits.drain), self.context.load());
+            membership.stopping(limits.lame_duck.saturating_add(limits.drain), self.context.load());
         }
         // After the message to the service manager: the hook may take long, beyond the time that the manager was told.
         self.tell(&ServerEvent::Stopping { server_address: &self.context.server_address() });

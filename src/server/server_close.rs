@@ -77,8 +77,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             self.lame_duck();
         }
         // The service manager was told a time at the beginning of the lame duck; from here on it is the grace alone.
-        if let Some(seat) = context.seat() {
-            seat.extend(grace);
+        if let Some(membership) = context.membership() {
+            membership.extend(grace);
         }
         // After the hook and the lame duck: the grace begins now.
         let began = Instant::now();

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::check;
 
 /// The number of the first passed descriptor (`SD_LISTEN_FDS_START`); the others follow it.
-const FIRST: RawFd = 3;
+const FIRST_PASSED_FD: RawFd = 3;
 
 /// Takes the descriptors that were passed to this process, `count` of them from number 3 on, and marks them to be
 /// closed in programs that this process starts. If a descriptor cannot be taken, the error comes with its number.
@@ -25,10 +25,10 @@ pub(crate) fn take_passed(count: usize) -> Result<Vec<OwnedFd>, (RawFd, io::Erro
     // Two threads must not take the same descriptors.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _lock = ONE_AT_A_TIME.lock();
-    let end = FIRST.saturating_add(RawFd::try_from(count).unwrap_or(RawFd::MAX));
+    let end = FIRST_PASSED_FD.saturating_add(RawFd::try_from(count).unwrap_or(RawFd::MAX));
     // Checks all descriptors before it takes one, so that an error takes none. `count` may be any number: the loop
     // ends at the first number that is no descriptor.
-    for fd in FIRST..end {
+    for fd in FIRST_PASSED_FD..end {
         is_passed(fd).map_err(|error| (fd, error))?;
     }
     let take = |fd| {
@@ -36,7 +36,7 @@ pub(crate) fn take_passed(count: usize) -> Result<Vec<OwnedFd>, (RawFd, io::Erro
         check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }).map_err(|e| (fd, e))?;
         Ok(super::owned(fd))
     };
-    (FIRST..end).map(take).collect()
+    (FIRST_PASSED_FD..end).map(take).collect()
 }
 
 /// Fails unless this number is a descriptor that was open when the process began, and that no part of the program has

@@ -191,11 +191,11 @@ impl WatchFor {
     /// The flags of epoll_ctl(2). EPOLLRDHUP: the peer has ended its output; by it the end of the input is known
     /// without a read. EPOLLPRI: urgent data.
     fn events(self) -> libc::c_int {
-        const ARRIVALS: libc::c_int =
+        const ARRIVAL_EVENTS: libc::c_int =
             libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLET;
         match self {
-            Self::Arrivals => ARRIVALS,
-            Self::ArrivalsAndRoom => ARRIVALS | libc::EPOLLOUT,
+            Self::Arrivals => ARRIVAL_EVENTS,
+            Self::ArrivalsAndRoom => ARRIVAL_EVENTS | libc::EPOLLOUT,
             Self::Input => libc::EPOLLIN,
             Self::Room => libc::EPOLLOUT,
         }

@@ -66,11 +66,11 @@ impl ExclusiveEpoll {
 
     /// The order is the contract: the listener goes into the worker's set first, so that the worker is woken first.
     fn fill(&self, listener: BorrowedFd<'_>, interrupts: [BorrowedFd<'_>; 2]) -> io::Result<()> {
-        self.worker.add(listener, CLIENTS, 0)?;
+        self.worker.add(listener, CLIENT_EVENTS, 0)?;
         for interrupt in interrupts {
             self.worker.add(interrupt, libc::EPOLLIN, 0)?;
         }
-        self.accept_loop.add(listener, CLIENTS, 0)
+        self.accept_loop.add(listener, CLIENT_EVENTS, 0)
     }
 
     /// In a forked child: replaces the sets, which the parent shares, with sets of its own.
@@ -108,9 +108,9 @@ impl ExclusiveEpoll {
     pub(crate) fn wake_loop(&self, listener: BorrowedFd<'_>) {
         self.accept_loop.remove(listener);
         // The kernel looks at a descriptor that is added to a set. This cannot fail: there was room for it before.
-        let _ = self.accept_loop.add(listener, CLIENTS, 0);
+        let _ = self.accept_loop.add(listener, CLIENT_EVENTS, 0);
     }
 }
 
 /// If a client comes, the kernel wakes only the first of all sets that have the listener.
-const CLIENTS: libc::c_int = libc::EPOLLIN | libc::EPOLLEXCLUSIVE;
+const CLIENT_EVENTS: libc::c_int = libc::EPOLLIN | libc::EPOLLEXCLUSIVE;

@@ -67,9 +67,11 @@ pub(crate) mod fork;
 pub(crate) mod fork_count;
 #[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/hangup.rs")]
 mod hangup;
-#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/late_input.rs")]
-pub(crate) mod late_input;
-pub(crate) mod lent_once;
+#[cfg_attr(
+    not(any(target_os = "linux", target_os = "android")),
+    path = "portable/input_after_shutdown.rs"
+)]
+pub(crate) mod input_after_shutdown;
 #[cfg(all(test, miri))]
 mod miri;
 mod nonblocking_write;
@@ -86,12 +88,24 @@ pub(crate) mod recv_batch;
 mod recv_buf;
 pub(crate) mod recv_cmsg;
 #[cfg_attr(
+    any(
+        miri,
+        not(all(
+            target_os = "linux",
+            any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
+        ))
+    ),
+    path = "portable/recv_send.rs"
+)]
+mod recv_send;
+#[cfg_attr(
     not(any(target_os = "linux", target_os = "android")),
     path = "portable/refuse_new_clients.rs"
 )]
 mod refuse_new_clients;
 mod registers;
 mod rlimit;
+pub(crate) mod scoped_closure;
 pub(crate) mod send_batch;
 pub(crate) mod send_cmsg;
 #[cfg(has_green)]
@@ -108,17 +122,6 @@ mod socket_figures;
 mod stdio;
 pub(crate) mod tcp_info;
 mod thread_limit;
-#[cfg_attr(
-    any(
-        miri,
-        not(all(
-            target_os = "linux",
-            any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
-        ))
-    ),
-    path = "portable/uncancelled.rs"
-)]
-mod uncancelled;
 
 pub(crate) use activation::take_passed;
 pub(crate) use clock::monotonic_micros;

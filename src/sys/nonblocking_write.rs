@@ -13,7 +13,7 @@ use super::{PollFd, check, check_len, poll};
 
 /// The longest write that a pipe takes as a whole or not at all: PIPE_BUF, 4,096 on Linux, and 512 at least by POSIX. A pipe
 /// that poll(2) reports as writable takes as much without a wait.
-const PIECE: usize =
+const ATOMIC_WRITE_BYTES: usize =
     if cfg!(any(target_os = "linux", target_os = "android")) { 4_096 } else { 512 };
 
 /// Writes as much as fits at once, and returns the number of bytes. A regular file always takes everything.
@@ -41,12 +41,14 @@ pub(crate) fn write_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
     }
     let file = stat(fd);
     match file.map_or(0, |file| file.st_mode & libc::S_IFMT) {
-        _ if mode & libc::O_NONBLOCK != 0 => in_pieces(bytes, PIECE, |piece| write(fd, piece)),
+        _ if mode & libc::O_NONBLOCK != 0 => {
+            in_pieces(bytes, ATOMIC_WRITE_BYTES, |piece| write(fd, piece))
+        }
         libc::S_IFREG => in_pieces(bytes, bytes.len(), |piece| write(fd, piece)),
         libc::S_IFSOCK => in_pieces(bytes, bytes.len(), |piece| super::send(fd, piece)),
         libc::S_IFIFO | libc::S_IFCHR => match own_description::open(fd) {
             Ok(own) => {
-                let done = in_pieces(bytes, PIECE, |piece| write(own.as_fd(), piece));
+                let done = in_pieces(bytes, ATOMIC_WRITE_BYTES, |piece| write(own.as_fd(), piece));
                 if fd.is_terminal() {
                     own_description::keep(own, file);
                 }
@@ -57,12 +59,13 @@ pub(crate) fn write_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
             // Out of descriptors. A terminal that is ready has room for one byte, and a longer write would wait for
             // the rest; so poll(2) does not help here.
             Err(_) if own_description::IS_POSSIBLE && fd.is_terminal() => {
-                own_description::kept(file)
-                    .map_or(0, |own| in_pieces(bytes, PIECE, |piece| write((*own).as_fd(), piece)))
+                own_description::kept(file).map_or(0, |own| {
+                    in_pieces(bytes, ATOMIC_WRITE_BYTES, |piece| write((*own).as_fd(), piece))
+                })
             }
-            Err(_) => in_pieces(bytes, PIECE, |piece| write_if_ready(fd, piece)),
+            Err(_) => in_pieces(bytes, ATOMIC_WRITE_BYTES, |piece| write_if_ready(fd, piece)),
         },
-        _ => in_pieces(bytes, PIECE, |piece| write_if_ready(fd, piece)),
+        _ => in_pieces(bytes, ATOMIC_WRITE_BYTES, |piece| write_if_ready(fd, piece)),
     }
 }
 

@@ -29,10 +29,10 @@ pub(crate) struct OrphanMark {
 
 /// The first mark: a number that no program sets. A mark has to differ from the limit of this process, and from the
 /// marks of its other servers.
-const FIRST: u64 = 0x5350_0000;
+const FIRST_MARK: u64 = 0x5350_0000;
 
 /// How many marks there have been so far.
-static MARKS: AtomicU64 = AtomicU64::new(0);
+static MARK_COUNT: AtomicU64 = AtomicU64::new(0);
 
 impl OrphanMark {
     /// A new mark. None, if this process adopts no orphans: then there is nothing to mark.
@@ -40,10 +40,10 @@ impl OrphanMark {
         if std::process::id() != 1 && !is_subreaper() {
             return None;
         }
-        let number = MARKS.fetch_add(1, Ordering::Relaxed);
+        let number = MARK_COUNT.fetch_add(1, Ordering::Relaxed);
         // A handler of another server may have started this one, which then has the other's mark.
         let own = limit_of(0).ok()?.rlim_cur as u64;
-        let locks = FIRST + number;
+        let locks = FIRST_MARK + number;
         Some(Self { locks: if locks == own { locks + 0x1_0000 } else { locks } })
     }
 

@@ -26,12 +26,12 @@ use super::{check, check_len, fork_count, owned, uninterrupted};
 
 /// The most descriptors of one message: the kernel's own maximum (`SCM_MAX_FD`,
 /// [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html)).
-pub(crate) const MOST_FDS: usize = 253;
+pub(crate) const MAX_FDS: usize = 253;
 
-/// The bytes of a control message with [`MOST_FDS`] descriptors.
+/// The bytes of a control message with [`MAX_FDS`] descriptors.
 // SAFETY: it computes with its argument and touches no memory.
 const CONTROL_BYTES: usize =
-    unsafe { libc::CMSG_SPACE((MOST_FDS * mem::size_of::<RawFd>()) as libc::c_uint) } as usize;
+    unsafe { libc::CMSG_SPACE((MAX_FDS * mem::size_of::<RawFd>()) as libc::c_uint) } as usize;
 
 /// Room for a control message, aligned as `cmsghdr` wants.
 ///
@@ -51,7 +51,7 @@ const RECEIVE_FLAGS: libc::c_int = 0;
 ///
 /// # Panics
 ///
-/// With more than [`MOST_FDS`] descriptors.
+/// With more than [`MAX_FDS`] descriptors.
 ///
 /// # Errors
 ///
@@ -62,7 +62,7 @@ pub(crate) fn send_fds(
     bytes: &[u8],
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<usize> {
-    assert!(fds.len() <= MOST_FDS, "{} descriptors in one message", fds.len());
+    assert!(fds.len() <= MAX_FDS, "{} descriptors in one message", fds.len());
     let mut control = Control([0; CONTROL_BYTES]);
     let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: all zeros is a valid msghdr: no name, no parts, no control messages.
@@ -77,7 +77,7 @@ pub(crate) fn send_fds(
         let (whole, filled) = unsafe { (libc::CMSG_SPACE(len), libc::CMSG_LEN(len)) };
         header.msg_controllen = whole as _;
         let message = control.0.as_mut_ptr().cast::<libc::cmsghdr>();
-        // SAFETY: `control` is aligned for a header, and has room for `MOST_FDS` numbers behind it; there are no more of
+        // SAFETY: `control` is aligned for a header, and has room for `MAX_FDS` numbers behind it; there are no more of
         // them (asserted above). CMSG_DATA only computes.
         unsafe {
             (*message).cmsg_level = libc::SOL_SOCKET;
@@ -219,12 +219,12 @@ mod tests {
     fn descriptors_arrive_with_the_first_byte_and_are_not_inherited() {
         let (one, other) = UnixStream::pair().unwrap();
         let (mut read, write) = std::io::pipe().unwrap();
-        let fds = [write.as_fd(); MOST_FDS];
+        let fds = [write.as_fd(); MAX_FDS];
         assert_eq!(send_fds(one.as_fd(), b"abc", &fds).unwrap(), 3);
         drop(write);
         let mut first = [0];
         let (count, received) = receive_fds(other.as_fd(), &mut first).unwrap();
-        assert_eq!((count, &first, received.len()), (1, b"a", MOST_FDS));
+        assert_eq!((count, &first, received.len()), (1, b"a", MAX_FDS));
         assert!(received.iter().all(is_cloexec));
         let mut rest = [0; 8];
         let (count, none) = receive_fds(other.as_fd(), &mut rest).unwrap();

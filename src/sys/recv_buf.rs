@@ -8,8 +8,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::recv_send;
 use super::socket::Mode;
-use super::uncancelled;
 
 /// Memory to receive into. Only bytes that have been received are ever read, so the memory need not be cleared first.
 /// With a thousand threads, clearing a kilobyte for each receive costs a twentieth of a request: most of it is cache
@@ -73,7 +73,7 @@ impl<'a> RecvBuf<'a> {
         }
         let (into, len) = (self.memory.as_mut_ptr().cast(), self.memory.len());
         // SAFETY: the pointer and the length are those of one live, writable slice; the kernel writes no more than `len`.
-        let received = unsafe { uncancelled::recv(fd.as_raw_fd(), into, len, mode.flag()) };
+        let received = unsafe { recv_send::recv(fd.as_raw_fd(), into, len, mode.flag()) };
         let count = super::check_len(received)?;
         self.written = self.written.max(count);
         Ok(count)

@@ -16,7 +16,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use super::{check, check_len, uncancelled};
+use super::{check, check_len, recv_send};
 
 /// MSG_NOSIGNAL: a send to a peer that is gone is an error, and not a signal that ends the process.
 #[cfg(not(target_vendor = "apple"))]
@@ -27,10 +27,10 @@ pub(super) const SEND_FLAGS: libc::c_int = 0;
 
 /// MSG_MORE: the bytes wait in the kernel for more bytes, so that both leave in one packet.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-const MORE: libc::c_int = libc::MSG_MORE;
+const MORE_FLAG: libc::c_int = libc::MSG_MORE;
 /// Without such a flag the bytes leave at once.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-const MORE: libc::c_int = 0;
+const MORE_FLAG: libc::c_int = 0;
 
 /// Whether a call may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
 /// 200 ms).
 #[inline]
 pub(crate) fn send_before_end(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
-    send_with(fd, buf, MORE)
+    send_with(fd, buf, MORE_FLAG)
 }
 
 /// [send(2)](https://man7.org/linux/man-pages/man2/send.2.html). `WouldBlock` if nothing fits, and EPIPE or
@@ -77,7 +77,7 @@ pub(crate) fn send_before_end(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usiz
 fn send_with(fd: BorrowedFd<'_>, buf: &[u8], flags: libc::c_int) -> io::Result<usize> {
     let flags = SEND_FLAGS | libc::MSG_DONTWAIT | flags;
     // SAFETY: the pointer and the length are those of one live slice.
-    check_len(unsafe { uncancelled::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), flags) })
+    check_len(unsafe { recv_send::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), flags) })
 }
 
 /// How many bytes have arrived and are unread. Takes none of them.

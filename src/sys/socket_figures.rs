@@ -101,7 +101,7 @@ fn unix_accept_queue(fd: BorrowedFd<'_>) -> io::Result<Option<Used>> {
     const BY_FAMILY: u16 = 20;
     const QUEUES: u16 = 4;
     const SHOW_QUEUES: u32 = 0x10;
-    const REQUEST: usize = 40;
+    const REQUEST_BYTES: usize = 40;
     /// The length of the answer's header and the socket's structure, behind which attributes follow.
     const ATTRIBUTES: usize = 32;
 
@@ -112,9 +112,9 @@ fn unix_accept_queue(fd: BorrowedFd<'_>) -> io::Result<Option<Used>> {
         Type::RAW,
         Some(Protocol::from(libc::NETLINK_SOCK_DIAG)),
     )?;
-    let mut request = Vec::with_capacity(REQUEST);
+    let mut request = Vec::with_capacity(REQUEST_BYTES);
     // The header of netlink: length, type, flags (NLM_F_REQUEST), sequence, port.
-    request.extend((REQUEST as u32).to_ne_bytes());
+    request.extend((REQUEST_BYTES as u32).to_ne_bytes());
     request.extend(BY_FAMILY.to_ne_bytes());
     request.extend(1u16.to_ne_bytes());
     request.extend([0; 8]);

@@ -20,7 +20,7 @@ pub(crate) fn inherit_only_stdio(command: &mut Command) {
 }
 
 /// The first descriptor after the standard ones.
-const FIRST: libc::c_int = 3;
+const FIRST_AFTER_STDIO: libc::c_int = 3;
 
 /// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html), where there is one (Linux 5.11).
 #[cfg(target_os = "linux")]
@@ -28,7 +28,12 @@ fn close_on_exec_from_3() -> io::Result<()> {
     // SAFETY: three numbers; nothing is closed now.
     // A kernel without the call or without the flag, or a filter, refuses: then by the slow way.
     let marked = unsafe {
-        libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+        libc::syscall(
+            libc::SYS_close_range,
+            FIRST_AFTER_STDIO,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
     };
     if marked == 0 { Ok(()) } else { mark_each() }
 }
@@ -41,9 +46,9 @@ fn close_on_exec_from_3() -> io::Result<()> {
 /// Marks one number after the other, up to the limit. If the limit was lowered, descriptors above it are not marked.
 fn mark_each() -> io::Result<()> {
     /// Bounds the time that this takes, where the limit is very high.
-    const MOST: libc::rlim_t = 1 << 20;
-    let limit = descriptor_limit()?.rlim_cur.min(MOST);
-    for fd in FIRST..libc::c_int::try_from(limit).unwrap_or(libc::c_int::MAX) {
+    const MAX_SCANNED_FDS: libc::rlim_t = 1 << 20;
+    let limit = descriptor_limit()?.rlim_cur.min(MAX_SCANNED_FDS);
+    for fd in FIRST_AFTER_STDIO..libc::c_int::try_from(limit).unwrap_or(libc::c_int::MAX) {
         // SAFETY: numbers alone; one that is no descriptor is an error, which changes nothing.
         unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }

@@ -13,8 +13,8 @@ use std::sync::OnceLock;
 ///
 /// Read once: the limit of a running machine hardly ever changes, and each start of a thread asks for it.
 pub(crate) fn most_threads() -> usize {
-    static MOST: OnceLock<usize> = OnceLock::new();
-    *MOST.get_or_init(|| {
+    static THREAD_LIMIT: OnceLock<usize> = OnceLock::new();
+    *THREAD_LIMIT.get_or_init(|| {
         let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
         text.trim().parse().map_or(usize::MAX, threads_of)
     })

@@ -20,7 +20,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
 use super::certificates::ByName;
 use super::pem;
-use super::tickets::{PERIOD, Tickets};
+use super::tickets::{KEY_PERIOD, Tickets};
 use crate::error::{Error, Result};
 
 /// TLS for [`Builder::tls`](crate::Builder::tls): certificates, and what clients have to show. All clones share one
@@ -270,7 +270,7 @@ impl Source {
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByName::new(keys?)));
         // After everything that may fail for a mistake in the files: keys are made in the end.
-        let tickets = tickets.map_or_else(|| Tickets::new(PERIOD), Ok)?;
+        let tickets = tickets.map_or_else(|| Tickets::new(KEY_PERIOD), Ok)?;
         config.alpn_protocols.clone_from(&self.alpn);
         config.ticketer = Arc::clone(&tickets) as _;
         // Tickets hold the whole session. A store in memory would belong to one child alone.

@@ -95,11 +95,12 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
 }
 
 /// All authorities of the world take a quarter of a mebibyte.
-const MOST_BYTES: u64 = 16 << 20;
+const MAX_PEM_BYTES: u64 = 16 << 20;
 
 /// The text of a file, for whose error `operation` is the beginning.
 fn read(path: &Path, operation: &'static str) -> Result<Vec<u8>> {
-    read_small_file(path, MOST_BYTES).map_err(|error| Error::io(operation, path.display(), error))
+    read_small_file(path, MAX_PEM_BYTES)
+        .map_err(|error| Error::io(operation, path.display(), error))
 }
 
 /// The error's text without the Rust code that rustls puts into it.

@@ -29,7 +29,7 @@ use crate::request::{Chunk, Seal, SealBase, SealedStream, Stream};
 /// lock.
 const SMALL_RECEIVE: usize = 1024;
 /// A receive of this many bytes shows that the peer sends a stream. It is the size of rustls' own buffer.
-const MUCH: usize = 4096;
+const STREAM_RECEIVE: usize = 4096;
 
 /// TLS above a raw stream. The handshake is done.
 pub(super) struct TlsStream {
@@ -134,7 +134,7 @@ impl TlsStream {
             if count == 0 {
                 return Ok(false);
             }
-            let enough = if much || self.ahead.is_empty() { MUCH } else { SMALL_RECEIVE };
+            let enough = if much || self.ahead.is_empty() { STREAM_RECEIVE } else { SMALL_RECEIVE };
             // Only a second short receive in a row ends it: a stream may have one.
             self.much = if count >= enough { 2 } else { self.much.saturating_sub(1) };
         }

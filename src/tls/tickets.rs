@@ -10,7 +10,7 @@
 //! previous  -           K1          K2        reads them
 //! ```
 //!
-//! Invariant: a ticket is good for at least `PERIOD` and at most twice that, in the process that has made it, in its
+//! Invariant: a ticket is good for at least `KEY_PERIOD` and at most twice that, in the process that has made it, in its
 //! parent, and in all children that the parent forks meanwhile.
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use rustls::server::ProducesTickets;
 use crate::error::{Error, Result};
 
 /// How long one key makes tickets.
-pub(super) const PERIOD: Duration = Duration::from_secs(6 * 60 * 60);
+pub(super) const KEY_PERIOD: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// Keys that change with time. A server shares them with all its children.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct Tickets {
     began: Instant,
     /// Seconds after `began` at which the next key is due.
     due: AtomicU64,
-    /// [`PERIOD`], or less in a test.
+    /// [`KEY_PERIOD`], or less in a test.
     period: Duration,
 }
 

@@ -43,10 +43,10 @@ const GATHERED_BYTES: usize = 2_048;
 const BATCH: usize = 64;
 
 /// If a handler takes longer than this, batches are pointless, and gathered replies are late.
-const SLOW: Duration = Duration::from_millis(2);
+const SLOW_HANDLER: Duration = Duration::from_millis(2);
 
 /// After a slow handler, the replies to this many datagrams are not gathered.
-const UNGATHERED: u32 = 256;
+const UNGATHERED_REPLIES: u32 = 256;
 
 /// A datagram socket with its batches. None of its locks is held across a wait.
 pub(super) struct DatagramSocket {
@@ -64,7 +64,7 @@ pub(super) struct DatagramSocket {
     closing: AtomicBool,
     /// Whether the batch has more datagrams than the one that was taken last.
     batch_has_more: AtomicBool,
-    /// How many more replies are sent without being gathered: see [`UNGATHERED`].
+    /// How many more replies are sent without being gathered: see [`UNGATHERED_REPLIES`].
     ungathered: AtomicU32,
     /// Found out with the first batch.
     gso: OnceLock<Gso>,
@@ -103,7 +103,7 @@ impl ReceiveQueue {
     /// because a slow handler delays the gathered replies. That happens once; then replies are sent at once for a
     /// while.
     fn was_slow(&mut self, now: Instant) -> bool {
-        self.last_taken.replace(now).is_some_and(|last| now - last > SLOW)
+        self.last_taken.replace(now).is_some_and(|last| now - last > SLOW_HANDLER)
     }
 }
 
@@ -146,7 +146,7 @@ impl DatagramSocket {
         };
         // No lock is held from here on: a flush may wait for room.
         if slow {
-            self.ungathered.store(UNGATHERED, Ordering::Relaxed);
+            self.ungathered.store(UNGATHERED_REPLIES, Ordering::Relaxed);
         }
         // The clients of a batch get their answers before the next batch is received.
         if slow || packet.is_none() {

@@ -166,13 +166,14 @@ impl fmt::Display for ActivatedSocket {
 pub fn activated_sockets() -> Result<Vec<ActivatedSocket>> {
     // The lock is held while the environment is read, so that two binds of two threads do not both take its
     // descriptors.
-    let mut table = TABLE.lock();
+    let mut table = SOCKET_TABLE.lock();
     table.ask().map_err(|why| cannot_take(&"the activated sockets", why))?;
     Ok(table.entries.iter().map(|entry| entry.shown.clone()).collect())
 }
 
 /// All sockets of this kind that the process has, or has had.
-static TABLE: Mutex<SocketTable> = Mutex::new(SocketTable { asked: None, entries: Vec::new() });
+static SOCKET_TABLE: Mutex<SocketTable> =
+    Mutex::new(SocketTable { asked: None, entries: Vec::new() });
 
 /// The sockets by the numbers and names that the service manager has given them.
 struct SocketTable {
@@ -216,7 +217,7 @@ pub(super) struct TakenSocket {
 /// Makes a predecessor's socket known, as if the service manager had passed it to this process. If the service
 /// manager has passed the same socket itself, because it has started this process too, that copy is closed.
 pub(super) fn add(activated: &ActivatedAs, fd: OwnedFd, inherited_as: usize) {
-    let mut table = TABLE.lock();
+    let mut table = SOCKET_TABLE.lock();
     // The descriptors of the environment are taken first: theirs are the lowest numbers. An error among them is
     // reported to the servers that ask for them.
     let _ = table.ask();
@@ -226,7 +227,7 @@ pub(super) fn add(activated: &ActivatedAs, fd: OwnedFd, inherited_as: usize) {
 /// Takes a predecessor's socket of this kind that is bound to one of these addresses. For a server that does not ask
 /// for an activated socket.
 pub(super) fn take_at(kind: SocketKind, addresses: &[Address]) -> Option<(TakenSocket, Address)> {
-    let mut table = TABLE.lock();
+    let mut table = SOCKET_TABLE.lock();
     let is_there = |entry: &&mut PassedSocket| {
         let shown = &entry.shown;
         entry.inherited_as.is_some() && shown.kind == kind && addresses.contains(&shown.address)
@@ -239,7 +240,7 @@ pub(super) fn take_at(kind: SocketKind, addresses: &[Address]) -> Option<(TakenS
 /// Whether there is a predecessor's socket of this kind.
 pub(super) fn has_predecessors(kind: SocketKind) -> bool {
     let is_one = |entry: &PassedSocket| entry.inherited_as.is_some() && entry.shown.kind == kind;
-    TABLE.lock().entries.iter().any(is_one)
+    SOCKET_TABLE.lock().entries.iter().any(is_one)
 }
 
 /// Closes the predecessor's sockets that no server has taken, and returns their addresses.
@@ -247,7 +248,7 @@ pub(super) fn close_those_of_predecessor() -> Vec<Address> {
     let mut left = Vec::new();
     // The entry goes as well: a server that binds later must find the address free, and no note of a socket that is
     // closed.
-    TABLE.lock().entries.retain(|entry| {
+    SOCKET_TABLE.lock().entries.retain(|entry| {
         let is_left = entry.inherited_as.is_some() && !entry.shown.is_taken;
         left.extend(is_left.then(|| entry.shown.address.clone()));
         !is_left
@@ -262,7 +263,7 @@ pub(super) fn close_those_of_predecessor() -> Vec<Address> {
 /// If there is no such socket, if it is of another kind, or if it is taken. The error says which sockets there are,
 /// and what to write into the unit. The socket can then still be taken.
 pub(super) fn take(which: &Activated, kind: SocketKind) -> Result<TakenSocket> {
-    let mut table = TABLE.lock();
+    let mut table = SOCKET_TABLE.lock();
     let taken = table.ask().and_then(|()| table.take(which, kind));
     taken.map_err(|why| cannot_take(which, why))
 }
@@ -408,7 +409,7 @@ fn passed_by_environment() -> Result<Vec<(String, OwnedFd)>, String> {
     let names = match variable("LISTEN_FDNAMES") {
         Some(names) => names.to_string_lossy().split(':').map(str::to_owned).collect(),
         // An old manager, or a unit without names: sd_listen_fds_with_names(3) uses this word.
-        None => vec!["unknown".to_owned(); count.min(MOST_NAMES)],
+        None => vec!["unknown".to_owned(); count.min(MAX_PASSED_FDS)],
     };
     // A name that contains a colon, say: the names behind it would belong to the wrong sockets.
     if names.len() != count {
@@ -421,7 +422,7 @@ fn passed_by_environment() -> Result<Vec<(String, OwnedFd)>, String> {
 }
 
 /// More descriptors than a process may have: a larger number is no number of sockets, and must cost no memory.
-const MOST_NAMES: usize = 1 << 20;
+const MAX_PASSED_FDS: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -20,7 +20,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::{HERE, is_in_loop, leave_loop, note};
+use super::{THREAD_STATE, is_in_loop, leave_loop, note};
 
 thread_local! {
     /// The work that this thread has deferred. None while it has made no [`FlushPromise`].
@@ -114,14 +114,15 @@ pub(crate) fn flush_before_waiting(what: &Arc<dyn Flush>) -> bool {
 #[cfg(has_green)]
 pub(crate) fn gathers() -> bool {
     let gathers = |list: &Vec<Arc<dyn Flush>>| list.iter().any(|deferred| deferred.gathers());
-    HERE.get().holds_back && DEFERRED.with_borrow(|deferred| deferred.as_ref().is_some_and(gathers))
+    THREAD_STATE.get().holds_back
+        && DEFERRED.with_borrow(|deferred| deferred.as_ref().is_some_and(gathers))
 }
 
 /// Sends what this thread has deferred. Code that blocks a thread by other means than this crate's calls this first;
 /// see [`Parker`](super::Parker).
 #[inline]
 pub fn flush() {
-    if HERE.get().holds_back {
+    if THREAD_STATE.get().holds_back {
         flush_all();
     }
 }
@@ -144,7 +145,7 @@ fn take_deferred() -> Vec<Arc<dyn Flush>> {
 /// In a forked child: what this thread has deferred is the parent's to send. It is not dropped, which might send it.
 #[cfg(has_green)]
 pub(crate) fn forget_deferred() {
-    if HERE.get().holds_back {
+    if THREAD_STATE.get().holds_back {
         std::mem::forget(take_deferred());
     }
 }

@@ -23,7 +23,7 @@ use super::serving::Serving;
 use super::{Event, FlushPromise, any, flush, parker, shield};
 use crate::on_drop::OnDrop;
 use crate::panic_payload::drop_payload;
-use crate::sys::lent_once::lend_once;
+use crate::sys::scoped_closure::lend_once;
 
 /// Runs two closures at once, and returns both results when both have ended: a handler that has to wait for two things, such
 /// as the two directions of a connection.

@@ -74,29 +74,29 @@ struct ThreadState {
 
 thread_local! {
     /// The state of this thread. Its address also serves as the thread's number: see [`number_of_thread`].
-    static HERE: Cell<ThreadState> =
+    static THREAD_STATE: Cell<ThreadState> =
         const { Cell::new(ThreadState { parked: false, in_loop: false, holds_back: false }) };
 }
 
 /// Changes the state of this thread. By copies, so that nothing is borrowed meanwhile.
 #[inline]
 fn note(change: impl FnOnce(&mut ThreadState)) {
-    let mut here = HERE.get();
+    let mut here = THREAD_STATE.get();
     change(&mut here);
-    HERE.set(here);
+    THREAD_STATE.set(here);
 }
 
 /// Whether this thread runs coroutines, and so must not block.
 #[inline]
 pub(crate) fn is_parked_here() -> bool {
-    HERE.with(|here| here.get().parked)
+    THREAD_STATE.with(|here| here.get().parked)
 }
 
 /// Whether a call may block this thread. If so, this flushes what the thread has deferred.
 #[inline]
 pub(crate) fn may_block() -> bool {
     // One access of the thread-local for both: each receive and each send comes by here.
-    let (parked, holds_back) = HERE.with(|here| (here.get().parked, here.get().holds_back));
+    let (parked, holds_back) = THREAD_STATE.with(|here| (here.get().parked, here.get().holds_back));
     // A parker's thread does not block here, and flushes when nothing of it can go on.
     if holds_back && !parked {
         flush();
@@ -106,16 +106,16 @@ pub(crate) fn may_block() -> bool {
 
 /// The most descriptors of one wait. The accept loop has four, and two more if it forks and hands over. Other waits
 /// have one or two.
-pub(crate) const MOST: usize = 6;
+pub(crate) const MAX_WAITED: usize = 6;
 
-/// Waits until one of `waiting` (at most [`MOST`]) is ready or the deadline has passed. May come back early. True:
+/// Waits until one of `waiting` (at most [`MAX_WAITED`]) is ready or the deadline has passed. May come back early. True:
 /// the first of `waiting` may be ready.
 ///
 /// Without descriptors this is a sleep until the deadline. A signal does not end it.
 ///
 /// # Panics
 ///
-/// On a plain thread, with more than [`MOST`] descriptors.
+/// On a plain thread, with more than [`MAX_WAITED`] descriptors.
 pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     any_inlined(waiting, deadline)
 }
@@ -132,7 +132,7 @@ pub(crate) fn any_inlined(waiting: &[Waiting<'_>], deadline: Option<Instant>) ->
     }
     // The parker's thread flushes before it waits: what several coroutines have deferred leaves together.
     // The others have had their turn when this one goes on.
-    SPENT.with(|spent| spent.set(0));
+    SPENT_CALLS.with(|spent| spent.set(0));
     apart(|| parker.park(waiting, deadline)).map(|()| true)
 }
 
@@ -146,7 +146,7 @@ fn panicking() -> io::Error {
 fn block(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     flush();
     // The accept loop waits here before each connection, so this asks for no memory.
-    let mut fds = [const { sys::PollFd::never() }; MOST];
+    let mut fds = [const { sys::PollFd::never() }; MAX_WAITED];
     let fds = &mut fds[..waiting.len()];
     fds.iter_mut().zip(waiting).for_each(|(fd, waiting)| *fd = waiting.poll_fd());
     sys::poll(fds, deadline)?;
@@ -155,28 +155,28 @@ fn block(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool>
 
 thread_local! {
     /// How many receives and sends the coroutine that runs has made since its last wait.
-    static SPENT: Cell<u32> = const { Cell::new(0) };
+    static SPENT_CALLS: Cell<u32> = const { Cell::new(0) };
 }
 
 /// How many receives and sends a coroutine may make without a wait. tokio allows its tasks the same number.
-const BUDGET: u32 = 128;
+const CALL_BUDGET: u32 = 128;
 
 /// Counts a receive or a send of a coroutine. If its peer always has more, or always takes everything, the coroutine
 /// gives way now and then, so that the others of its thread go on.
 #[inline]
 pub(crate) fn spend() {
-    let spent = SPENT.with(|spent| {
+    let spent = SPENT_CALLS.with(|spent| {
         spent.set(spent.get() + 1);
         spent.get()
     });
-    if spent >= BUDGET {
+    if spent >= CALL_BUDGET {
         give_way();
     }
 }
 
 #[cold]
 fn give_way() {
-    SPENT.set(0);
+    SPENT_CALLS.set(0);
     // Neither may switch: a plain thread has nothing to switch to, and a thread that panics must not.
     if let (Some(parker), false) = (parker(), thread::panicking()) {
         apart(|| parker.give_way());
@@ -235,12 +235,12 @@ pub(crate) fn moment_after(now: Instant, time: Duration) -> Instant {
 /// A number that no other living thread has. It costs less than std's `ThreadId`, which needs a reference to the
 /// thread.
 pub(crate) fn number_of_thread() -> usize {
-    HERE.with(|of_this_thread| std::ptr::from_ref(of_this_thread).addr())
+    THREAD_STATE.with(|of_this_thread| std::ptr::from_ref(of_this_thread).addr())
 }
 
 /// Whether this thread accepts, and runs requests in between.
 pub(crate) fn is_in_loop() -> bool {
-    HERE.get().in_loop
+    THREAD_STATE.get().in_loop
 }
 
 /// This thread does not accept any more. A forked child never does.

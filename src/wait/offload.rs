@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! coroutine                            an offload thread
-//! submit: into the queue  ------------>  takes the oldest work, or sleeps; leaves after KEEP without any
+//! submit: into the queue  ------------>  takes the oldest work, or sleeps; leaves after KEEP_OFFLOAD_THREAD without any
 //! parks                                  runs it
 //!                         <------------  stores the result, then notifies the event
 //! takes the result
@@ -85,12 +85,12 @@ pub(crate) fn look_up_until<R: Send + 'static>(
 
 /// The most threads of one kind. Work that blocks waits for a disk or a network, so there may be more threads than
 /// processors.
-const MOST: usize = 64;
+const MAX_OFFLOAD_THREADS: usize = 64;
 
 /// How long a thread stays without work.
-const KEEP: Duration = Duration::from_secs(5);
+const KEEP_OFFLOAD_THREAD: Duration = Duration::from_secs(5);
 
-type Work = Box<dyn FnOnce() + Send>;
+type OffloadedWork = Box<dyn FnOnce() + Send>;
 
 /// Threads that run work in the order in which it comes.
 struct OffloadThreads {
@@ -107,7 +107,7 @@ struct OffloadThreads {
 }
 
 struct OffloadState {
-    queue: VecDeque<Work>,
+    queue: VecDeque<OffloadedWork>,
     /// How many threads there are, and how many of them wait for work.
     threads: usize,
     idle: usize,
@@ -183,10 +183,10 @@ impl OffloadThreads {
     }
 
     /// Queues the work, and starts a thread if more work waits than threads are free.
-    fn submit(&'static self, work: Work) -> io::Result<()> {
+    fn submit(&'static self, work: OffloadedWork) -> io::Result<()> {
         let mut state = self.lock();
         state.queue.push_back(work);
-        if state.queue.len() > state.idle && state.threads < MOST {
+        if state.queue.len() > state.idle && state.threads < MAX_OFFLOAD_THREADS {
             match thread::Builder::new().name(self.name.into()).spawn(|| self.work()) {
                 Ok(_) => state.threads += 1,
                 // The threads that exist take the work in its turn.
@@ -214,11 +214,11 @@ impl OffloadThreads {
                 continue;
             }
             state.idle += 1;
-            let waited = self.queued.wait_timeout(state, KEEP);
+            let waited = self.queued.wait_timeout(state, KEEP_OFFLOAD_THREAD);
             let (woken, end) = waited.unwrap_or_else(PoisonError::into_inner);
             state = woken;
             state.idle -= 1;
-            // A notification and the end of KEEP may come together: so the queue is looked at once more.
+            // A notification and the end of KEEP_OFFLOAD_THREAD may come together: so the queue is looked at once more.
             if end.timed_out() && state.queue.is_empty() {
                 state.threads -= 1;
                 return;
@@ -248,7 +248,7 @@ mod tests {
         let held = Arc::new(Mutex::new(held));
         let (report, order) = channel();
         // The first ones take all threads, and keep them.
-        for _ in 0..MOST {
+        for _ in 0..MAX_OFFLOAD_THREADS {
             let held = Arc::clone(&held);
             let work = move || {
                 let _ = held.lock().unwrap().recv();
@@ -259,7 +259,7 @@ mod tests {
             let report = report.clone();
             THREADS.submit(Box::new(move || report.send(number).unwrap())).unwrap();
         }
-        assert_eq!(THREADS.lock().threads, MOST);
+        assert_eq!(THREADS.lock().threads, MAX_OFFLOAD_THREADS);
         // One thread is free again, and runs the queue in its order.
         hold.send(()).unwrap();
         for number in 0..100 {

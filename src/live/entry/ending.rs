@@ -59,7 +59,7 @@ impl Entry {
         self.marks.stopped.load(Ordering::Relaxed)
     }
 
-    /// Whether both directions of its connection were ended from this side: nothing more can be sent, and its companions
+    /// Whether both directions of its connection were ended from this side: nothing more can be sent, and its linked connections
     /// end as well. After the other cuts (a drain between two requests, a silent peer) the handler may still answer.
     pub(crate) fn is_cut_off(&self) -> bool {
         matches!(self.cut(), Some(Cut::Forced | Cut::Closed | Cut::Crowded))
@@ -123,7 +123,7 @@ impl Entry {
         self.shut_connection(if is_left_to_worker { Shutdown::Read } else { how });
         // Last, so that code that a token wakes finds the connection ended.
         if self.is_closed() {
-            self.end_companions();
+            self.end_linked_connections();
             self.tell_of_close();
         }
     }
@@ -164,8 +164,8 @@ impl Entry {
     /// It has left the list. Called by the list, before the slot is free.
     pub(in crate::live) fn end(&self) {
         // Before the slot is free: the row belongs to the slot.
-        if let Some(by_proxy) = &self.arrival.by_proxy {
-            by_proxy.end();
+        if let Some(proxied_client) = &self.arrival.proxied_client {
+            proxied_client.end();
         }
         self.marks.ended.store(true, Ordering::SeqCst);
         // After the store: a token that is made now is either notified here, or finds the end itself.

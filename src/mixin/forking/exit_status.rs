@@ -21,8 +21,8 @@ pub(super) const PANICKED: i32 = 101;
 /// The other ends have statuses from here on, 160 to 223, four for each of [`ENDS`]: one more if the handler has requested a
 /// stop of its server as well, and two more if there is a text. A handler is unlikely to call `exit` with one of them:
 /// programs stay below, and shells use the numbers just above 128. The page of `Forking` says so.
-const FIRST_OF_OURS: u8 = 160;
-const FOR_EACH: usize = 4;
+const FIRST_OWN_STATUS: u8 = 160;
+const STATUSES_PER_END: usize = 4;
 /// The ends that a child can tell. The order is the protocol between a parent and its own children, and nothing else
 /// reads it. `Killed` and `Released` are the parent's to say.
 const ENDS: [CloseReason; 16] = [
@@ -58,7 +58,7 @@ fn other_status(end: &ChildEnd) -> i32 {
         (CloseReason::Failed, false, false) => FAILED,
         (CloseReason::Panicked, false, false) => PANICKED,
         (reason, stop, has_text) => {
-            let all = || (FIRST_OF_OURS..).step_by(FOR_EACH).zip(ENDS);
+            let all = || (FIRST_OWN_STATUS..).step_by(STATUSES_PER_END).zip(ENDS);
             let status_of = |reason| all().find(|(_, end)| *end == reason);
             // No other reason comes from a child.
             let found = status_of(reason).or_else(|| status_of(CloseReason::Failed));
@@ -86,14 +86,16 @@ pub(super) struct Status {
 /// The end for a status.
 pub(super) fn end_of(status: i32) -> Status {
     let alone = |reason| Status { reason, stop: false, has_text: false };
-    let ours = usize::try_from(status - i32::from(FIRST_OF_OURS)).ok();
+    let ours = usize::try_from(status - i32::from(FIRST_OWN_STATUS)).ok();
     match (status, ours) {
         (COMPLETED, _) => alone(CloseReason::Completed),
         (PANICKED, _) => alone(CloseReason::Panicked),
         // Below 160 `ours` is none, and beyond 223 there is no end for it.
-        (_, Some(ours)) if ours / FOR_EACH < ENDS.len() => {
-            Status { reason: ENDS[ours / FOR_EACH], stop: ours & 1 != 0, has_text: ours & 2 != 0 }
-        }
+        (_, Some(ours)) if ours / STATUSES_PER_END < ENDS.len() => Status {
+            reason: ENDS[ours / STATUSES_PER_END],
+            stop: ours & 1 != 0,
+            has_text: ours & 2 != 0,
+        },
         // `FAILED`, and a status by which a handler has left the process itself.
         _ => alone(CloseReason::Failed),
     }

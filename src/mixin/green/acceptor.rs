@@ -52,10 +52,10 @@ use crate::sys::coroutine::stack::SlabStack;
 use crate::sys::shared::{Condvar, Mutex};
 
 /// The loop: it owns a server's parts.
-type AcceptLoop = Arc<dyn Fn() -> Result<()> + Send + Sync>;
+type LoopFunction = Arc<dyn Fn() -> Result<()> + Send + Sync>;
 
 /// How the loop has ended: with its result, or by a panic.
-type Ended = std::thread::Result<Result<()>>;
+type LoopEnd = std::thread::Result<Result<()>>;
 
 /// One call of `serve`.
 struct Run {
@@ -69,7 +69,7 @@ struct Run {
 #[derive(Default)]
 struct AcceptorRun {
     /// The loop's result, until the thread that serves takes it.
-    ended: Option<Ended>,
+    ended: Option<LoopEnd>,
     /// Nobody waits for the end of the loop any longer.
     is_abandoned: bool,
     /// The worker that has to start the loop. Taken by the thread that serves.
@@ -84,7 +84,7 @@ struct AcceptorRun {
 
 /// The order to run the accept loop. It lies in the inbox of a worker, which may be held, for as long as that takes.
 pub(super) struct AcceptorStart {
-    accept_loop: AcceptLoop,
+    accept_loop: LoopFunction,
     run: Arc<Run>,
     /// [`AcceptorRun::start`] when the order was given. If that has risen, the loop runs elsewhere.
     start: u64,
@@ -132,7 +132,7 @@ impl AcceptorStart {
 
 impl Run {
     /// The loop has ended. One that is retired ends without a result.
-    fn finish(&self, state: &mut AcceptorRun, ended: Ended) {
+    fn finish(&self, state: &mut AcceptorRun, ended: LoopEnd) {
         state.ended = Some(ended);
         self.changed.notify_all();
     }
@@ -160,7 +160,7 @@ impl Run {
     }
 
     /// Starts the loop wherever it has to run, and waits for its end. None: it is abandoned.
-    fn drive(self: &Arc<Self>, group: &Group, accept_loop: &AcceptLoop) -> Option<Ended> {
+    fn drive(self: &Arc<Self>, group: &Group, accept_loop: &LoopFunction) -> Option<LoopEnd> {
         let mut state = self.state.lock();
         loop {
             // First: a loop that has ended by itself has a result, also where it was about to be abandoned.
@@ -204,7 +204,7 @@ pub(super) struct Acceptors {
 
 impl Acceptors {
     /// Runs an accept loop in a worker of the group until it returns, or is abandoned.
-    pub(super) fn run(&self, group: &Group, accept_loop: &AcceptLoop) -> Result<()> {
+    pub(super) fn run(&self, group: &Group, accept_loop: &LoopFunction) -> Result<()> {
         let worker = group.least_loaded();
         let state = AcceptorRun { start_at: Some(worker), worker, ..AcceptorRun::default() };
         // The first start is an order like those of a move: `drive` sends it.

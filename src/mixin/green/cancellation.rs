@@ -4,7 +4,7 @@
 //! the deadline of a drain     the server shuts down the connections
 //!                             Message::Cancel: the wait of each request fails, once (`Cancelled`)
 //! GRACE later                 waits unwind, a few times: the handler, its `finish`, its drops
-//! after that                  waits fail, each after a PAUSE
+//! after that                  waits fail, each after a ABANDONED_WAIT
 //! ```
 //!
 //! A handler that swallows the error, and each unwinding, is left behind; the server closes in time, and its report names
@@ -26,7 +26,7 @@ use crate::wait::{Cancelled, CancelledUnwind};
 pub(super) const GRACE: Duration = Duration::from_millis(25);
 
 /// How long a wait of a handler lasts that is left behind, before it fails.
-pub(super) const PAUSE: Duration = Duration::from_millis(10);
+pub(super) const ABANDONED_WAIT: Duration = Duration::from_millis(10);
 
 /// How far the end of a request has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

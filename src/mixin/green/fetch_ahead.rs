@@ -4,7 +4,7 @@ use super::worker::Worker;
 use crate::sys::epoll::ReadyEvents;
 
 /// With more coroutines than this, what an event needs is fetched before its turn. With fewer it is in the cache already.
-const MANY: usize = 400;
+const PREFETCH_FROM: usize = 400;
 
 /// The entries of so many events are fetched at once, two groups ahead; and the pages that they name, one group ahead.
 const FETCH_GROUP: usize = 16;
@@ -16,7 +16,7 @@ impl Worker {
     /// Whether there are so many coroutines that the caches do not hold them.
     #[inline]
     pub(super) fn fetches(&self) -> bool {
-        self.tasks.len() > MANY
+        self.tasks.len() > PREFETCH_FROM
     }
 
     /// Has the processor fetch what the next events need, in three steps, each of which needs the one before. The first two

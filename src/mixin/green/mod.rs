@@ -25,7 +25,7 @@ mod accept_coroutine;
 mod accept_set;
 mod acceptor;
 mod cancellation;
-mod dealing;
+mod dispatch;
 mod fetch_ahead;
 mod inbox;
 mod parked;
@@ -133,7 +133,7 @@ pub struct Green {
 }
 
 /// More threads than any machine has processors. They are started with the first run, all at once.
-const MOST_WORKERS: usize = 1_024;
+const MAX_GREEN_WORKERS: usize = 1_024;
 
 /// The default of [`Green::watchdog`]. Shorter in a debug build: a handler that blocks is found by its author.
 const WATCHDOG: Duration =
@@ -371,7 +371,7 @@ impl Mixin for Green {
     fn check(&self) -> Result<()> {
         let (workers, bytes) = (self.count(), self.stack_bytes);
         // The number of processors is never refused.
-        if self.workers.is_some() && workers > MOST_WORKERS {
+        if self.workers.is_some() && workers > MAX_GREEN_WORKERS {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "1,024 are the most");
             return Err(Error::io("start", format!("{workers} workers (Green::workers)"), error));
         }

@@ -33,7 +33,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::accept_set::AcceptSet;
-use super::cancellation::PAUSE;
+use super::cancellation::ABANDONED_WAIT;
 use super::registrations::{Near, WaiterLook, event_number};
 use super::tasks::{Task, TaskState};
 use super::worker::{WATCHED, Worker};
@@ -46,10 +46,10 @@ use crate::wait::{self, Interest, Parker, RetiredUnwind, Slot, Waiting};
 
 /// The size of the counts that lie before the content of an [`Rc`]: std does not promise it. A hint to the caches hangs on it,
 /// nothing more.
-const COUNTS: usize = 2 * size_of::<usize>();
+const RC_COUNT_BYTES: usize = 2 * size_of::<usize>();
 
 /// The loop waits for clients or for room, and for a stop. Its pauses have the stop alone, and hooks mostly one descriptor.
-const LEAST_OF_LOOP: usize = 2;
+const MIN_LOOP_WAITS: usize = 2;
 
 impl Worker {
     /// Suspends the running coroutine until it is woken, or the deadline has passed.
@@ -67,7 +67,7 @@ impl Worker {
     fn fail(&self, task: &Rc<Task>, cancelled: io::Error) -> io::Result<()> {
         // A handler that swallows everything, in a loop: without the pause it would take the processor for good.
         if task.cancellation.is_over() {
-            self.switch(task, Instant::now().checked_add(PAUSE));
+            self.switch(task, Instant::now().checked_add(ABANDONED_WAIT));
         }
         Err(cancelled)
     }
@@ -124,7 +124,7 @@ impl Worker {
             frame: std::ptr::from_ref(&frame).addr(),
             slot: std::ptr::from_ref(slot).addr(),
             entry: slot.near(),
-            task: Rc::as_ptr(task).addr() - COUNTS,
+            task: Rc::as_ptr(task).addr() - RC_COUNT_BYTES,
         })
     }
 
@@ -190,7 +190,7 @@ impl Worker {
         // A hook waits, or the loop pauses. The set knows descriptors by their numbers, and waits for input alone, so it is for
         // the waits for clients. And it must not wake the worker while the loop does not accept.
         let is_input = |one: &Waiting<'_>| one.interest == Interest::Read && one.slot.is_none();
-        if waiting.len() < LEAST_OF_LOOP || !waiting.iter().all(is_input) {
+        if waiting.len() < MIN_LOOP_WAITS || !waiting.iter().all(is_input) {
             let mut sets = self.accept_sets.borrow_mut();
             sets.iter_mut().filter(|set| set.is_of(task)).for_each(|set| set.disable(self));
             drop(sets);
@@ -336,7 +336,7 @@ impl Parker for Worker {
         if is_in_child() { Err(run) } else { Worker::spawn(self, run) }
     }
 
-    /// Does nothing in the accept loop, which gives way by a budget of its own: see `dealing.rs`.
+    /// Does nothing in the accept loop, which gives way by a budget of its own: see `dispatch.rs`.
     fn give_way(&self) {
         if is_in_child() {
             return;

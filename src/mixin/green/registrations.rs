@@ -30,7 +30,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::tasks::Task;
-use crate::sys::coroutine::prefetch::{LINE, prefetch};
+use crate::sys::coroutine::prefetch::{CACHE_LINE, prefetch};
 use crate::sys::epoll::ReadyEvent;
 use crate::wait::Interest;
 
@@ -78,9 +78,9 @@ pub(super) struct Near {
 
 /// How many cache lines of each are fetched, and how far before the address they begin. Found by trying: more gain
 /// nothing, and fewer leave a miss for each request.
-const TASK: (usize, usize) = (3, 0);
-const FRAMES: (usize, usize) = (7, 1);
-const REQUEST: (usize, usize) = (3, 1);
+const TASK_LINES: (usize, usize) = (3, 0);
+const FRAME_LINES: (usize, usize) = (7, 1);
+const REQUEST_LINES: (usize, usize) = (3, 1);
 
 /// Where pages are larger, another line than the last is fetched, in vain.
 const SMALLEST_PAGE: usize = 4096;
@@ -91,7 +91,7 @@ const ENTRY_BYTES: usize = 24;
 /// Prefetches `lines` cache lines, of which the first `before` lie below the address.
 fn fetch(address: usize, (lines, before): (usize, usize)) {
     for line in 0..lines {
-        prefetch(address.wrapping_add(line * LINE).wrapping_sub(before * LINE));
+        prefetch(address.wrapping_add(line * CACHE_LINE).wrapping_sub(before * CACHE_LINE));
     }
 }
 
@@ -262,11 +262,11 @@ impl Registrations {
     /// Prefetches the rest. The processor should know the pages by now.
     pub(super) fn fetch_reader(&self, event: ReadyEvent) {
         if let Some(near) = self.near(event) {
-            fetch(near.frame, FRAMES);
-            fetch(near.slot, REQUEST);
+            fetch(near.frame, FRAME_LINES);
+            fetch(near.slot, REQUEST_LINES);
             // The bottom of its stack, which each switch writes to. Most coroutines use no other page.
-            prefetch(near.frame | (SMALLEST_PAGE - LINE));
-            fetch(near.task, TASK);
+            prefetch(near.frame | (SMALLEST_PAGE - CACHE_LINE));
+            fetch(near.task, TASK_LINES);
             // It may lie across two lines.
             prefetch(near.entry);
             prefetch(near.entry.wrapping_add(ENTRY_BYTES));

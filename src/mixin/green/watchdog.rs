@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! look 1   worker 0 runs request 7, switch 1,234
-//! look 2   the same: it has run since look 1             beyond MOVE: the accept loop moves to another worker
+//! look 2   the same: it has run since look 1             beyond MOVE_AFTER: the accept loop moves to another worker
 //! look n   the same, for as long as the limit            worker_is_held, once
 //! ```
 //!
@@ -27,10 +27,10 @@ use crate::sys::shared::{AtomicBool, Condvar, Mutex, Ordering};
 
 /// A worker that is held for longer than this does not accept. A move costs a stack, two messages and an unwinding: not worth
 /// it for the milliseconds of a usual computation; and a client that waits for so long does not notice yet.
-const MOVE: Duration = Duration::from_millis(50);
+const MOVE_AFTER: Duration = Duration::from_millis(50);
 
 /// The longest pause while there are requests: requests that all wait cost two looks a second.
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
 /// The watchdog of a group.
 pub(super) struct Watchdog {
@@ -116,11 +116,11 @@ impl Watchdog {
     }
 
     /// The pause while something happens. With a limit of 1 s and several workers it is 25 ms: two looks after the first one that
-    /// has found a request, MOVE is over. With one worker there is none to move to, and it is 250 ms.
+    /// has found a request, MOVE_AFTER is over. With one worker there is none to move to, and it is 250 ms.
     fn shortest_pause(&self, workers: usize) -> Duration {
         let quarter = self.limit / 4;
-        let pause = if workers > 1 { quarter.min(MOVE / 2) } else { quarter };
-        pause.clamp(Duration::from_millis(1), LONGEST_PAUSE)
+        let pause = if workers > 1 { quarter.min(MOVE_AFTER / 2) } else { quarter };
+        pause.clamp(Duration::from_millis(1), LONGEST_SLEEP)
     }
 }
 
@@ -132,7 +132,7 @@ fn watch(group: &Weak<Group>) {
     loop {
         let Some(group) = group.upgrade() else { return };
         let shortest = group.watchdog.shortest_pause(group.workers.len());
-        pause = pause.clamp(shortest, LONGEST_PAUSE);
+        pause = pause.clamp(shortest, LONGEST_SLEEP);
         if !group.watchdog.pause(&group, pause) {
             return;
         }
@@ -151,7 +151,7 @@ fn watch(group: &Weak<Group>) {
             is_quiet = false;
             let held = look.since.map_or(Duration::ZERO, |since| now - since);
             // Tried at each look: the loop may have run at the last one, and cannot be retired while it runs.
-            if held >= MOVE.min(group.watchdog.limit) {
+            if held >= MOVE_AFTER.min(group.watchdog.limit) {
                 group.acceptors.move_away(&group, number);
             }
             if held >= group.watchdog.limit && !look.told {

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use super::accept_set::AcceptSet;
 use super::acceptor::AcceptorStart;
 use super::cancellation::{CancelPhase, GRACE};
-use super::dealing::ACCEPTED_AT_ONCE;
+use super::dispatch::ACCEPTED_AT_ONCE;
 use super::inbox::Message;
 use super::registrations::Registrations;
 use super::tasks::{Body, Task, TaskState, Tasks};
@@ -69,7 +69,7 @@ const EVENTS: usize = 1_024;
 ///
 /// A client that sends eight lines wakes the worker with the first. Without a second look that one leaves alone, and the others
 /// with the next flush: twice as many sends.
-const MOST_LOOKS: u32 = 8;
+const MAX_EXTRA_POLLS: u32 = 8;
 
 /// A worker. It never leaves its thread.
 pub(super) struct Worker {
@@ -99,7 +99,7 @@ pub(super) struct Worker {
     pub(super) budget: Cell<u32>,
     /// The group has been closed: the thread ends when its last coroutine has.
     quits: Cell<bool>,
-    /// How often it has looked for more since the last flush. At most [`MOST_LOOKS`].
+    /// How often it has looked for more since the last flush. At most [`MAX_EXTRA_POLLS`].
     looks: Cell<u32>,
     /// How far the cancellation of all requests has come. A request that begins now begins in this phase.
     cancels: Cell<CancelPhase>,
@@ -185,7 +185,7 @@ impl Worker {
     /// Waits for events. Output that the requests have deferred leaves before, once nothing more has come that may go along.
     fn wait(&self, events: &mut ReadyEvents) {
         let looks = self.looks.get();
-        if looks < MOST_LOOKS && wait::gathers() {
+        if looks < MAX_EXTRA_POLLS && wait::gathers() {
             self.looks.set(looks + 1);
             self.epoll.wait_for_events(events, Some(Duration::ZERO));
             if events.len() > 0 {

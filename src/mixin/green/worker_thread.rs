@@ -34,7 +34,7 @@ pub(super) struct WorkerStart {
 thread_local! {
     /// The worker of this thread, for the accept loop's calls: they come from the server, which knows no worker. Borrowed for
     /// moments only.
-    static HERE: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
+    static WORKER: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
 }
 
 impl WorkerStart {
@@ -50,19 +50,19 @@ impl WorkerStart {
         let _watch = watch_for_overflows();
         mark_children_of_this_thread();
         let worker = Rc::new(Worker::new(self));
-        HERE.set(Some(Rc::clone(&worker)));
+        WORKER.set(Some(Rc::clone(&worker)));
         let _installed = wait::install(Rc::clone(&worker) as Rc<dyn Parker>);
         let _promise = FlushPromise::start();
         worker.run();
         // The last reference goes with the locals of this call, and not with the thread-locals, which are dropped in no order
         // that can be relied on.
-        HERE.set(None);
+        WORKER.set(None);
     }
 }
 
 /// The worker that runs on this thread, if one does.
 pub(super) fn worker_of_thread() -> Option<Rc<Worker>> {
-    HERE.with_borrow(Clone::clone)
+    WORKER.with_borrow(Clone::clone)
 }
 
 /// The same, if it is one of this group: a mixin over several of them may give a request to another one than runs the loop.

@@ -22,8 +22,8 @@ use parking_lot::MutexGuard;
 
 use super::{QueueSettings, QueueState, QueuedJob, Size, Stage, WorkerQueue};
 use crate::gate::Permit;
+use crate::mixin::accept_slot::WorkerAccept;
 use crate::mixin::idle_workers::{IdleWorker, LastIdle};
-use crate::mixin::worker_accept::WorkerAccept;
 use crate::mixin::{Accepted, Job};
 
 /// Drops a reference to a server, without the lock: with the last one the program's handlers and hooks are dropped. True: that

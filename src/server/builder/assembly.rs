@@ -91,7 +91,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             lame_duck_is_begun: AtomicBool::new(false),
             closed_late: AtomicBool::new(false),
             mixin_closed_late: AtomicBool::new(false),
-            desk: OnceLock::new(),
+            coordinator: OnceLock::new(),
         });
         // From here on a child that another server forks closes this one's sockets. Before the bind, so that no socket that
         // listens is ever unknown.

@@ -1,12 +1,12 @@
 //! The connection of two processes in a handover: whole messages, and descriptors with them.
 //!
-//! Both ends are non-blocking, because the desk of a server that forks takes its turns in the accept loop. A peer's mistake
+//! Both ends are non-blocking, because the coordinator of a server that forks takes its turns in the accept loop. A peer's mistake
 //! ends the attempt, and never more: all that it can send is bounded before it is kept.
 //!
 //! | bound | of |
 //! |---|---|
-//! | one message, `HEADER` + `MOST_BYTES` | bytes that are no whole message yet |
-//! | two messages, [`MOST_WAITING`] | descriptors that no message has named yet |
+//! | one message, `HEADER_BYTES` + `MAX_PAYLOAD_BYTES` | bytes that are no whole message yet |
+//! | two messages, [`MAX_PENDING_FDS`] | descriptors that no message has named yet |
 //! | the deadline of the caller | time, whatever comes meanwhile |
 //!
 //! The kernel gives descriptors out together with the first byte that they were sent with. So they come in the order of the
@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::message::{HEADER, HandoverMessage, MOST_BYTES, nonsense};
+use super::message::{HEADER_BYTES, HandoverMessage, MAX_PAYLOAD_BYTES, nonsense};
 use crate::sys::pass_fds::{receive_fds, send_fds};
 use crate::sys::{self, PollFd};
 
@@ -36,7 +36,7 @@ pub(super) struct Channel {
 
 /// The most descriptors that may belong to no whole message yet: those of two messages, because a receive may end in the
 /// middle of the second one.
-const MOST_WAITING: usize = 2 * sys::pass_fds::MOST_FDS;
+const MAX_PENDING_FDS: usize = 2 * sys::pass_fds::MAX_FDS;
 
 impl Channel {
     pub(super) fn new(socket: Arc<OwnedFd>) -> Self {
@@ -117,13 +117,13 @@ impl Channel {
             }
             let mut buffer = [0; 4_096];
             // Never zero: with that many bytes the message is whole, and was returned above.
-            let room = buffer.len().min(HEADER + MOST_BYTES - self.received.len());
+            let room = buffer.len().min(HEADER_BYTES + MAX_PAYLOAD_BYTES - self.received.len());
             match receive_fds(self.socket.as_fd(), &mut buffer[..room]) {
                 Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok((count, fds)) => {
                     self.received.extend(&buffer[..count]);
                     self.fds.extend(fds);
-                    if self.fds.len() > MOST_WAITING {
+                    if self.fds.len() > MAX_PENDING_FDS {
                         return Err(nonsense("it passes descriptors that it does not name"));
                     }
                 }

@@ -1,6 +1,6 @@
 //! Successors that have failed and have not ended: they may still have the sockets.
 //!
-//! As long as one of them may have a socket, a file of a Unix socket is not removed at its close, and the desk is not at
+//! As long as one of them may have a socket, a file of a Unix socket is not removed at its close, and the coordinator is not at
 //! rest: each turn looks. The two lists are apart, because the two questions are: an ended child has to be reaped even if
 //! it never got the sockets, and a process that has connected by itself is nobody's child here.
 

@@ -13,7 +13,7 @@
 //! activated "n" | "=": 1 byte  length: 2 bytes   `length` bytes: nothing, NUMBER:NAME among the service manager's sockets
 //! ```
 //!
-//! The order of the messages is in `successor.rs` (the beginning) and `desk.rs` (the end).
+//! The order of the messages is in `successor.rs` (the beginning) and `coordinator.rs` (the end).
 //!
 //! Numbers are little-endian. The descriptors of a message with `count` sockets come with its first byte, in their
 //! order. The length of a message bounds everything in it. A reader takes nothing for granted: an unknown version,
@@ -38,10 +38,10 @@ const MAGIC: [u8; 4] = *b"skho";
 pub(super) const VERSION: u8 = 1;
 
 /// The bytes before the payload. They never change, so that each version can name the other one.
-pub(super) const HEADER: usize = 8;
+pub(super) const HEADER_BYTES: usize = 8;
 
 /// The longest payload of a message.
-pub(super) const MOST_BYTES: usize = u16::MAX as usize;
+pub(super) const MAX_PAYLOAD_BYTES: usize = u16::MAX as usize;
 
 /// A message of either side.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub(super) enum HandoverMessage {
 pub(super) struct Socket {
     pub(super) description: SocketDescription,
     /// Whether this is the socket at which successors ask. At most one is.
-    pub(super) is_desk: bool,
+    pub(super) is_coordinator: bool,
 }
 
 /// Only the process that describes the socket has it.
@@ -71,7 +71,7 @@ const ALONE: u8 = 1;
 /// The predecessor has to remove the socket's file.
 const REMOVES_FILE: u8 = 2;
 /// Successors ask at it.
-const IS_DESK: u8 = 4;
+const IS_COORDINATOR: u8 = 4;
 
 /// The device and inode of a socket without a file: no file has the inode zero.
 const NO_FILE: (u64, u64) = (0, 0);
@@ -97,7 +97,7 @@ impl HandoverMessage {
             }
             Self::Release => 4,
             Self::Refuse(why) => {
-                payload.extend(why.bytes().take(MOST_BYTES));
+                payload.extend(why.bytes().take(MAX_PAYLOAD_BYTES));
                 5
             }
         };
@@ -119,9 +119,9 @@ impl HandoverMessage {
             let text = format!("it speaks version {} of the protocol, and not {VERSION}", bytes[4]);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        let Some(header) = bytes.get(..HEADER) else { return Ok(None) };
-        let end = HEADER + usize::from(u16::from_le_bytes([header[6], header[7]]));
-        let Some(payload) = bytes.get(HEADER..end) else { return Ok(None) };
+        let Some(header) = bytes.get(..HEADER_BYTES) else { return Ok(None) };
+        let end = HEADER_BYTES + usize::from(u16::from_le_bytes([header[6], header[7]]));
+        let Some(payload) = bytes.get(HEADER_BYTES..end) else { return Ok(None) };
         let mut rest = Reader { rest: payload };
         let message = Self::read(header[5], &mut rest).filter(|_| rest.rest.is_empty());
         match message {
@@ -172,11 +172,12 @@ impl Socket {
         let SocketDescription { kind, asked, activated, bound, file, alone } = &self.description;
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
         let removes_file = file.is_some_and(|file| file.removed_at_close);
-        let flags =
-            flag(*alone, ALONE) | flag(removes_file, REMOVES_FILE) | flag(self.is_desk, IS_DESK);
+        let flags = flag(*alone, ALONE)
+            | flag(removes_file, REMOVES_FILE)
+            | flag(self.is_coordinator, IS_COORDINATOR);
         let (device, inode) = file.map_or(NO_FILE, |file| file.identity);
         // Zero for a kind that is never passed: the other side does not understand it.
-        let number = KINDS.iter().position(|it| it == kind).map_or(0, |at| at as u8 + 1);
+        let number = SOCKET_KINDS.iter().position(|it| it == kind).map_or(0, |at| at as u8 + 1);
         into.extend([number, flags]);
         into.extend(device.to_le_bytes());
         into.extend(inode.to_le_bytes());
@@ -192,24 +193,24 @@ impl Socket {
 
     /// Reads what [`encode`](Self::encode) has written. None: it is something else.
     fn read(from: &mut Reader<'_>) -> Option<Self> {
-        let kind = *KINDS.get(usize::from(from.u8()?).checked_sub(1)?)?;
+        let kind = *SOCKET_KINDS.get(usize::from(from.u8()?).checked_sub(1)?)?;
         let flags = from.u8()?;
         // A flag of a later version changes the meaning of the rest.
-        if flags & !(ALONE | REMOVES_FILE | IS_DESK) != 0 {
+        if flags & !(ALONE | REMOVES_FILE | IS_COORDINATOR) != 0 {
             return None;
         }
         let identity = (u64::from_le_bytes(from.array()?), u64::from_le_bytes(from.array()?));
         let (asked, bound, activated) = (from.address()?, from.address()?, from.activated()?);
-        let (alone, is_desk) = (flags & ALONE != 0, flags & IS_DESK != 0);
+        let (alone, is_coordinator) = (flags & ALONE != 0, flags & IS_COORDINATOR != 0);
         let removed_at_close = flags & REMOVES_FILE != 0;
         let file = (identity != NO_FILE).then_some(DescribedFile { identity, removed_at_close });
         let description = SocketDescription { kind, asked, activated, bound, file, alone };
-        Some(Self { description, is_desk })
+        Some(Self { description, is_coordinator })
     }
 }
 
 /// The kinds of sockets that are passed. The number of a kind in a message is its place here, from one on.
-const KINDS: [SocketKind; 4] = [
+const SOCKET_KINDS: [SocketKind; 4] = [
     SocketKind::TcpListener,
     SocketKind::UdpSocket,
     SocketKind::UnixListener,
@@ -308,7 +309,7 @@ mod tests {
             }),
             alone: true,
         };
-        Socket { description, is_desk: false }
+        Socket { description, is_coordinator: false }
     }
 
     fn every_message() -> Vec<HandoverMessage> {
@@ -320,7 +321,7 @@ mod tests {
             ),
             socket(SocketKind::UnixListener, "1.2.3.4:5", Address::Unix("/run/\n x".into())),
             Socket {
-                is_desk: true,
+                is_coordinator: true,
                 ..socket(SocketKind::UnixDatagram, "[::]:0", Address::Abstract(vec![0, 255]))
             },
             socket(SocketKind::UdpSocket, "1.2.3.4:5", Address::Unnamed),

@@ -4,8 +4,8 @@
 //! | file | noun |
 //! |---|---|
 //! | `successor.rs` | the start of a successor: connects, asks, keeps the sockets for the binds |
-//! | `desk.rs`, `desk/handing_over.rs` | the state of a run, in both roles, and its turns |
-//! | `applicant.rs`, `left_behind.rs` | the successor as its predecessor sees it: before it is ready, and after it has failed |
+//! | `coordinator.rs`, `coordinator/handing_over.rs` | the state of a run, in both roles, and its turns |
+//! | `candidate.rs`, `left_behind.rs` | the successor as its predecessor sees it: before it is ready, and after it has failed |
 //! | `own_sockets.rs` | the sockets that are passed |
 //! | `program.rs` | the program that SIGUSR2 starts, and how that finds its starter |
 //! | `channel.rs`, `message.rs` | whole messages over a Unix socket, and their bytes |
@@ -13,9 +13,9 @@
 //! A process is a successor first and a predecessor later, mostly. The two ways to find each other, by the path and by
 //! SIGUSR2, end in the same connection, and everything after that is the same.
 
-mod applicant;
+mod candidate;
 mod channel;
-mod desk;
+mod coordinator;
 mod left_behind;
 mod message;
 mod own_sockets;
@@ -40,7 +40,7 @@ use crate::transport::predecessor;
 use crate::transport::{Bind, SocketOptions, Transport, UnixStream};
 use crate::wait::Event;
 
-pub(super) use desk::Desk;
+pub(super) use coordinator::Coordinator;
 
 use program::Program;
 use successor::Predecessor;
@@ -84,7 +84,7 @@ pub struct Handover {
 /// A server that another part of the program serves.
 #[derive(Debug)]
 struct Beside {
-    /// Without its types. The desk does not keep it alive.
+    /// Without its types. The coordinator does not keep it alive.
     server: Weak<dyn AnyServer>,
     /// To stop it when the successor serves.
     handle: ShutdownHandle,
@@ -134,11 +134,11 @@ impl Wake {
 }
 
 /// How long a successor may take, from its start until it is ready.
-const WITHIN: Duration = Duration::from_secs(30);
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long to look for a predecessor whose socket is there at one moment and gone at the next: it is stopping, or two
 /// processes begin at once.
-const BETWEEN_TWO: Duration = Duration::from_secs(5);
+const PREDECESSOR_GAP: Duration = Duration::from_secs(5);
 
 impl Handover {
     /// Asks the server that answers at this path for its sockets, and waits for them, up to 60 s. If no server
@@ -172,12 +172,12 @@ impl Handover {
         let program = Program::of_this_process()
             .map_err(|error| Error::io("find", "the program of this process", error))?;
         let (whom, until) =
-            ("the server that has started this process", Instant::now() + successor::ASK);
+            ("the server that has started this process", Instant::now() + successor::ASK_TIMEOUT);
         let predecessor = match program::starter() {
             Some(channel) => successor::ask(channel, whom, until)?,
             None => None,
         };
-        let (within, beside) = (WITHIN, Vec::new());
+        let (within, beside) = (READY_TIMEOUT, Vec::new());
         Ok(Self { within, listener: None, predecessor, program, signal, beside })
     }
 
@@ -235,18 +235,18 @@ impl Handover {
         grace: Duration,
         ready: impl FnOnce(),
     ) -> Result<Vec<DrainReport>> {
-        // The desk shares the flag and the event. The signal itself is taken until this returns.
-        let (desk, _signal) = Desk::open(servers, self);
-        let desk = Arc::new(desk);
+        // The coordinator shares the flag and the event. The signal itself is taken until this returns.
+        let (coordinator, _signal) = Coordinator::open(servers, self);
+        let coordinator = Arc::new(coordinator);
         // The servers keep it for longer than the run, so its drop would close nothing.
-        let open = OpenDesk(&desk);
-        desk.introduce();
+        let open = OpenDesk(&coordinator);
+        coordinator.introduce();
         let reports = if servers.iter().any(|server| server.context().role().is_parent()) {
             run::run_all(servers, grace, ready)
         } else {
             let cannot = |error| Error::io("start", "the thread that waits for SIGUSR2", error);
             let over = Arc::new(Event::new().map_err(cannot)?);
-            let (its_desk, until) = (Arc::clone(&desk), Arc::clone(&over));
+            let (its_desk, until) = (Arc::clone(&coordinator), Arc::clone(&over));
             let thread = thread::Builder::new().name("handover".to_owned());
             let serving = thread.spawn(move || its_desk.serve(&until)).map_err(cannot)?;
             let reports = {
@@ -258,7 +258,7 @@ impl Handover {
         };
         // Before this returns: the program may begin its next run at the same path.
         drop(open);
-        let failure = desk.failure.lock().take();
+        let failure = coordinator.failure.lock().take();
         failure.map_or(reports, Err)
     }
 
@@ -270,7 +270,7 @@ impl Handover {
     fn open_desk(&mut self, path: &Path) -> Result<()> {
         let options = SocketOptions::default().unix_mode(0o600).unlink_on_close(true);
         let began = Instant::now();
-        let (deadline, mut until) = (began + successor::ASK, began + BETWEEN_TWO);
+        let (deadline, mut until) = (began + successor::ASK_TIMEOUT, began + PREDECESSOR_GAP);
         loop {
             let mut asked_here = false;
             if self.predecessor.is_none() {
@@ -284,18 +284,22 @@ impl Handover {
                 // deadline.
                 until += asked_at.elapsed();
             }
-            let desk = self.predecessor.as_ref().and_then(|predecessor| predecessor.desk);
+            let coordinator =
+                self.predecessor.as_ref().and_then(|predecessor| predecessor.coordinator);
             // The socket that answered at this path, whatever its file was called when it was bound. One that came from
             // the starter is bound by its path, as every other socket: this process may have been given another path.
-            let passed = if asked_here { desk.and_then(predecessor::take_numbered) } else { None };
+            let passed =
+                if asked_here { coordinator.and_then(predecessor::take_numbered) } else { None };
             let bound = match passed {
                 Some(passed) => UnixStream::over_predecessors(passed, &options),
-                None => UnixStream::unbound(&BindAddress::from(path), &options)
-                    .and_then(|desk| desk.server_bind(&|_| Ok(())).map(|()| desk)),
+                None => UnixStream::unbound(&BindAddress::from(path), &options).and_then(
+                    |coordinator| coordinator.server_bind(&|_| Ok(())).map(|()| coordinator),
+                ),
             };
-            match bound.and_then(|desk| desk.server_activate().map(|()| desk)) {
-                Ok(desk) => {
-                    self.listener = Some(desk);
+            match bound.and_then(|coordinator| coordinator.server_activate().map(|()| coordinator))
+            {
+                Ok(coordinator) => {
+                    self.listener = Some(coordinator);
                     return Ok(());
                 }
                 // Another process was faster, and is asked next; or a process that is stopping has not closed its
@@ -312,8 +316,8 @@ impl Handover {
     }
 }
 
-/// Closes the desk when the run is over, even if the run could not begin, or panics.
-struct OpenDesk<'a>(&'a Desk);
+/// Closes the coordinator when the run is over, even if the run could not begin, or panics.
+struct OpenDesk<'a>(&'a Coordinator);
 
 impl Drop for OpenDesk<'_> {
     fn drop(&mut self) {

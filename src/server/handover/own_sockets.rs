@@ -87,28 +87,28 @@ impl OwnSockets {
         (0..self.servers.len()).map(Target::Server).any(|target| is_inherited(target) == Some(true))
     }
 
-    /// Passes all sockets, in messages of [`IN_A_MESSAGE`]. From here on both processes have them. Returns the target behind
+    /// Passes all sockets, in messages of [`SOCKETS_PER_MESSAGE`]. From here on both processes have them. Returns the target behind
     /// each number of the list.
     ///
     /// # Errors
     ///
-    /// If the successor does not read within [`PASS`], or has ended. It may have some of the sockets then.
+    /// If the successor does not read within [`PASS_TIMEOUT`], or has ended. It may have some of the sockets then.
     pub(super) fn pass(&self, channel: &Channel) -> io::Result<Vec<Target>> {
         let (mut targets, mut found) = (Vec::new(), Vec::new());
         for target in self.targets() {
             let described = self.with(target, |socket| socket.describe()).flatten();
             let Some((description, fd)) = described else { continue };
-            let is_desk = target == Target::Listener;
+            let is_coordinator = target == Target::Listener;
             targets.push(target);
-            found.push((Socket { description, is_desk }, fd));
+            found.push((Socket { description, is_coordinator }, fd));
         }
         // Before they are sent: a close must not end what the successor has. If the sending
         // fails, they stay so until the successor has ended.
         self.set_holders(Holders::Both);
         // At least one message, even if there is no socket: the last one says that it is the last.
-        let (mut rest, deadline) = (&found[..], Instant::now() + PASS);
+        let (mut rest, deadline) = (&found[..], Instant::now() + PASS_TIMEOUT);
         loop {
-            let (now, later) = rest.split_at(rest.len().min(IN_A_MESSAGE));
+            let (now, later) = rest.split_at(rest.len().min(SOCKETS_PER_MESSAGE));
             rest = later;
             let sockets = now.iter().map(|(socket, _)| socket.clone()).collect();
             let fds: Vec<_> = now.iter().map(|(_, fd)| fd.as_fd()).collect();
@@ -123,8 +123,8 @@ impl OwnSockets {
 
 /// How many sockets a message has room for, if each has two paths of the longest length that the system allows:
 /// 7 times 2 times 4,096 bytes, and the rest of each socket, are less than 65,535.
-const IN_A_MESSAGE: usize = 7;
+const SOCKETS_PER_MESSAGE: usize = 7;
 
 /// How long a successor may take to read the sockets. It waits for them, so a moment is enough. Meanwhile the loop of
 /// a server that forks stands still.
-const PASS: Duration = Duration::from_secs(1);
+const PASS_TIMEOUT: Duration = Duration::from_secs(1);

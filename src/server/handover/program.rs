@@ -5,7 +5,7 @@
 //!   at its beginning: the path and the arguments
 //!   SIGUSR2: a pair of sockets
 //!   spawn, with one end and VARIABLE=FD:PID  ----->    starter(): the end, if PID has really made it
-//!   Applicant::started, with the other end              ask(), as over the path
+//!   Candidate::started, with the other end              ask(), as over the path
 //! ```
 
 use std::env;

@@ -7,11 +7,11 @@
 //!                      <------------------------  Sockets, more: true        descriptors come with each message
 //!                      <------------------------  Sockets, more: false
 //!   keep: the servers' binds take them
-//!   .. desk.rs goes on: Ready, Release or Refuse
+//!   .. coordinator.rs goes on: Ready, Release or Refuse
 //! ```
 //!
 //! Nothing of the other side is believed before it is bounded: one deadline for all of its messages, at most
-//! [`MOST_SOCKETS`], and no message without a socket except the last.
+//! [`MAX_SOCKETS`], and no message without a socket except the last.
 //!
 //! All of it runs in the thread that makes the `Handover`, before the program has a server, and it may wait. A predecessor
 //! that ends meanwhile is no error: then this process is the first.
@@ -35,10 +35,10 @@ use crate::sys;
 use crate::transport::predecessor::{self, PredecessorsSocket};
 
 /// How long to wait for the sockets. Another successor may be starting, which may take thirty seconds by default.
-pub(super) const ASK: Duration = Duration::from_secs(60);
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// More sockets than any server has.
-const MOST_SOCKETS: usize = 4_096;
+const MAX_SOCKETS: usize = 4_096;
 
 /// A predecessor that has passed its sockets, and waits for this process to be ready.
 #[derive(Debug)]
@@ -46,11 +46,11 @@ pub(super) struct Predecessor {
     pub(super) channel: Channel,
     /// The number of the socket at which successors ask, if the predecessor has passed it. None for one that was started
     /// without a path.
-    pub(super) desk: Option<usize>,
+    pub(super) coordinator: Option<usize>,
 }
 
 /// How long to wait between two attempts to connect to a server whose accept queue is full.
-const AGAIN: Duration = Duration::from_millis(5);
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Connects to the server that answers at `path`; none if no process does.
 ///
@@ -107,7 +107,9 @@ fn connect_until(path: &Path, deadline: Instant) -> io::Result<Socket> {
             Err(error) => match error.kind() {
                 io::ErrorKind::Interrupted => {}
                 // No event tells of room in the queue: unix(7).
-                io::ErrorKind::WouldBlock if Instant::now() < deadline => thread::sleep(AGAIN),
+                io::ErrorKind::WouldBlock if Instant::now() < deadline => {
+                    thread::sleep(RETRY_PAUSE);
+                }
                 io::ErrorKind::WouldBlock => {
                     let text = "it accepts no connection, and its queue is full: is it stopped?";
                     return Err(io::Error::new(io::ErrorKind::TimedOut, text));
@@ -137,7 +139,7 @@ pub(super) fn ask(
         sent => sent.map_err(cannot)?,
     }
     let mut found: Vec<PredecessorsSocket> = Vec::new();
-    let mut desk = None;
+    let mut coordinator = None;
     loop {
         let (sockets, more, fds) = match channel.receive_until(deadline) {
             Ok((HandoverMessage::Sockets { sockets, more }, fds)) => (sockets, more, fds),
@@ -146,7 +148,7 @@ pub(super) fn ask(
             // The predecessor stops, and its sockets close with it.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                let text = format!("it has not answered within {} s", ASK.as_secs());
+                let text = format!("it has not answered within {} s", ASK_TIMEOUT.as_secs());
                 return Err(cannot(io::Error::new(io::ErrorKind::TimedOut, text)));
             }
             Err(error) => return Err(cannot(error)),
@@ -155,12 +157,12 @@ pub(super) fn ask(
         let is_empty = sockets.is_empty();
         for (socket, fd) in sockets.into_iter().zip(fds) {
             let number = found.len();
-            if socket.is_desk {
-                desk = Some(number);
+            if socket.is_coordinator {
+                coordinator = Some(number);
             }
             found.push(PredecessorsSocket { number, description: socket.description, fd });
         }
-        if found.len() > MOST_SOCKETS || (more && is_empty) {
+        if found.len() > MAX_SOCKETS || (more && is_empty) {
             return Err(cannot(nonsense("it passes sockets without end")));
         }
         if !more {
@@ -169,7 +171,7 @@ pub(super) fn ask(
     }
     // Only a whole list is kept: with a part of it this process would serve a part of the addresses.
     predecessor::keep(found);
-    Ok(Some(Predecessor { channel, desk }))
+    Ok(Some(Predecessor { channel, coordinator }))
 }
 
 /// Judges the predecessor's addresses that no server here has taken, and returns a warning about them. Nobody serves
@@ -209,7 +211,7 @@ mod tests {
     #[test]
     fn a_server_that_is_stopped_with_a_full_queue_is_not_waited_for_beyond_the_deadline() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("desk");
+        let path = folder.path().join("coordinator");
         let address = SockAddr::unix(&path).unwrap();
         let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
         listener.bind(&address).unwrap();

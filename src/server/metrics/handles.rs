@@ -19,13 +19,13 @@ pub(super) struct Handles {
     // Counters of events.
     pub(super) accepted: Counter,
     /// One for each [`CloseReason`].
-    pub(super) ends: Counters,
+    pub(super) ends: CounterHandles,
     /// One for each of [`Refused::NAMES`].
-    pub(super) refused: Counters,
+    pub(super) refused: CounterHandles,
     /// One for each [`Timeout`].
-    pub(super) time_limits: Counters,
+    pub(super) time_limits: CounterHandles,
     /// One for each [`Limit`].
-    pub(super) limits_reached: Counters,
+    pub(super) limits_reached: CounterHandles,
     pub(super) accept_errors: Counter,
     // Counters of numbers that are compared with the last ones: see `Told`.
     pub(super) accept_drops: Counter,
@@ -49,9 +49,9 @@ pub(super) struct Handles {
 }
 
 /// A counter for each value of a label, at the place of the value's number.
-pub(super) struct Counters(Vec<Counter>);
+pub(super) struct CounterHandles(Vec<Counter>);
 
-impl Counters {
+impl CounterHandles {
     /// Counts one more. Without such a place nothing is counted: the lists are made from the same tables as the numbers.
     pub(super) fn count(&self, place: usize) {
         if let Some(counter) = self.0.get(place) {
@@ -121,10 +121,10 @@ impl Handles {
         };
         Self {
             accepted: counter("socketserver_accepted_total"),
-            ends: Counters(CloseReason::ALL.iter().map(end).collect()),
-            refused: Counters(Refused::NAMES.iter().map(refused).collect()),
-            time_limits: Counters(Timeout::ALL.iter().map(time_limit).collect()),
-            limits_reached: Counters(Limit::ALL.iter().map(reached).collect()),
+            ends: CounterHandles(CloseReason::ALL.iter().map(end).collect()),
+            refused: CounterHandles(Refused::NAMES.iter().map(refused).collect()),
+            time_limits: CounterHandles(Timeout::ALL.iter().map(time_limit).collect()),
+            limits_reached: CounterHandles(Limit::ALL.iter().map(reached).collect()),
             accept_errors: counter("socketserver_accept_errors_total"),
             accept_drops: counter("socketserver_accept_drops_total"),
             datagram_drops: counter("socketserver_datagram_drops_total"),

@@ -34,7 +34,7 @@ use crate::server_context::ServerContext;
 use crate::transport::Transport;
 
 /// The shortest time between two updates that events cause. A collector usually comes every 10 to 60 seconds.
-const EVERY: Duration = Duration::from_secs(1);
+const MIN_UPDATE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<T: Transport, M: Mixin> Builder<T, M> {
     /// Reports figures of the server to the recorder that the program has installed for the facade
@@ -186,7 +186,7 @@ impl Meter {
         let due = self.next_update.load(Ordering::Relaxed);
         // The thread that changes the moment does the update; the others go on. Relaxed, because it guards only itself: the
         // lock of `told` orders the updates.
-        let (next, relaxed) = (now + EVERY.as_millis() as u64, Ordering::Relaxed);
+        let (next, relaxed) = (now + MIN_UPDATE_INTERVAL.as_millis() as u64, Ordering::Relaxed);
         let set = || self.next_update.compare_exchange(due, next, relaxed, relaxed);
         if now >= due && set().is_ok() {
             // If another thread updates them now, it knows as much.

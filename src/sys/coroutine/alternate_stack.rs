@@ -30,7 +30,7 @@ pub(crate) struct AlternateStack {
 /// Room for the handler, for the one before it, and for the processor's state, which takes up to 11 KiB on some machines.
 ///
 /// MINSIGSTKSZ of the headers is no guide: it was fixed before processors had AVX-512 and AMX.
-const BYTES: usize = 64 * 1024;
+const ALTERNATE_STACK_BYTES: usize = 64 * 1024;
 
 impl AlternateStack {
     /// Makes sure that this thread has one. [sigaltstack(2)](https://man7.org/linux/man-pages/man2/sigaltstack.2.html)
@@ -61,12 +61,24 @@ fn current() -> io::Result<libc::stack_t> {
 fn make() -> io::Result<*mut libc::c_void> {
     let (page, flags) = (page_size(), MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
     // SAFETY: the kernel chooses an unused place, so no other memory changes.
-    let start =
-        unsafe { libc::mmap(ptr::null_mut(), page + BYTES, PROT_READ | PROT_WRITE, flags, -1, 0) };
+    let start = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            page + ALTERNATE_STACK_BYTES,
+            PROT_READ | PROT_WRITE,
+            flags,
+            -1,
+            0,
+        )
+    };
     if start == MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    let stack = libc::stack_t { ss_sp: start.wrapping_byte_add(page), ss_flags: 0, ss_size: BYTES };
+    let stack = libc::stack_t {
+        ss_sp: start.wrapping_byte_add(page),
+        ss_flags: 0,
+        ss_size: ALTERNATE_STACK_BYTES,
+    };
     // SAFETY: the new mapping, whose first page nobody uses. The thread has no alternate stack, so it runs on none, and this
     // one stays mapped until it is taken away from the thread.
     let set = unsafe {
@@ -75,7 +87,7 @@ fn make() -> io::Result<*mut libc::c_void> {
     };
     if let Err(error) = set {
         // SAFETY: nobody uses the mapping.
-        unsafe { libc::munmap(start, page + BYTES) };
+        unsafe { libc::munmap(start, page + ALTERNATE_STACK_BYTES) };
         return Err(error);
     }
     Ok(start)
@@ -87,13 +99,16 @@ impl Drop for AlternateStack {
         let page = page_size();
         // If the program has set another stack since, that one stays.
         let is_ours = current().is_ok_and(|now| now.ss_sp == start.wrapping_byte_add(page));
-        let none =
-            libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: BYTES };
+        let none = libc::stack_t {
+            ss_sp: ptr::null_mut(),
+            ss_flags: libc::SS_DISABLE,
+            ss_size: ALTERNATE_STACK_BYTES,
+        };
         // SAFETY: this thread's own alternate stack, on which it does not run now, or else the call fails with EPERM and the
         // memory stays. After the call nobody uses the mapping.
         unsafe {
             if !is_ours || libc::sigaltstack(&raw const none, ptr::null_mut()) == 0 {
-                libc::munmap(start, page + BYTES);
+                libc::munmap(start, page + ALTERNATE_STACK_BYTES);
             }
         }
     }

@@ -28,7 +28,7 @@ use super::guard::{self, GuardKind, page_size};
 /// MAP_NORESERVE: Linux counts the whole mapping as promised otherwise, and may refuse it, though most of it is never touched
 /// (with `vm.overcommit_memory = 2` it counts it all the same). MAP_STACK is a remark only; since Linux 6.7 it also keeps large
 /// pages out. Miri knows only the first two.
-const FLAGS: libc::c_int =
+const MMAP_FLAGS: libc::c_int =
     MAP_PRIVATE | MAP_ANONYMOUS | if cfg!(miri) { 0 } else { MAP_NORESERVE | MAP_STACK };
 
 /// How a chunk is divided.
@@ -104,8 +104,9 @@ impl StackChunk {
         let bytes = count.checked_mul(layout.stride).filter(|bytes| *bytes > 0);
         let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: the kernel chooses an unused place, so no other memory changes.
-        let start =
-            unsafe { libc::mmap(ptr::null_mut(), bytes, PROT_READ | PROT_WRITE, FLAGS, -1, 0) };
+        let start = unsafe {
+            libc::mmap(ptr::null_mut(), bytes, PROT_READ | PROT_WRITE, MMAP_FLAGS, -1, 0)
+        };
         let start = match NonNull::new(start.cast::<u8>()) {
             Some(found) if start != MAP_FAILED => found,
             _ => return Err(io::Error::last_os_error()),

@@ -173,8 +173,8 @@ pub(crate) fn stack_bound() -> Option<StackBound> {
 ///
 /// The parts of the program that map memory later are what the eighth is for: the bound does not follow them.
 fn stack_bound_of_classic_guards() -> StackBound {
-    static BOUND: OnceLock<StackBound> = OnceLock::new();
-    *BOUND.get_or_init(|| {
+    static STACK_BOUND: OnceLock<StackBound> = OnceLock::new();
+    *STACK_BOUND.get_or_init(|| {
         let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
         // The kernel's default, where `/proc` is not mounted.
         let mappings = text.trim().parse().unwrap_or(65_530);

@@ -26,10 +26,10 @@ use std::ops::Range;
 
 /// So many free stacks keep their memory, whatever the load was: a burst of as many connections meets warm memory. An echo
 /// handler's stack holds 4 KiB, so this is 4 MiB for each worker.
-pub(super) const KEEP: usize = 1_024;
+pub(super) const WARM_STACKS: usize = 1_024;
 
 /// A release goes on over so many stacks that are cold already. To pass one costs about a tenth of a call.
-const ACROSS: usize = 8;
+const MAX_COLD_GAP: usize = 8;
 
 /// A stack of a slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,7 +66,7 @@ enum StackState {
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Ledger {
-    /// [`KEEP`]; fewer in tests.
+    /// [`WARM_STACKS`]; fewer in tests.
     keep: usize,
     /// The states of all stacks, chunk by chunk.
     /// A stack's state is the truth about it; `order`, `cold` and `fresh` are ways to find one in that state.
@@ -86,7 +86,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// No stacks yet. `keep` is [`KEEP`].
+    /// No stacks yet. `keep` is [`WARM_STACKS`].
     pub(super) fn new(keep: usize) -> Self {
         Self {
             keep,
@@ -162,10 +162,10 @@ impl Ledger {
     }
 
     /// How many free stacks may be warm: as many as are in use, so that a load that goes up and down costs no memory that
-    /// is given back and fetched again, and the slab never holds more than twice of what is in use; and [`KEEP`].
+    /// is given back and fetched again, and the slab never holds more than twice of what is in use; and [`WARM_STACKS`].
     ///
     /// For 10,000 requests that end one after the other, with none to follow: while more than 5,000 are live, all free
-    /// stacks stay warm. From then on the oldest ones become cold, neighbours in one call, and about [`KEEP`] are warm
+    /// stacks stay warm. From then on the oldest ones become cold, neighbours in one call, and about [`WARM_STACKS`] are warm
     /// in the end.
     fn most_warm(&self) -> usize {
         self.live.max(self.keep)
@@ -214,7 +214,7 @@ impl Ledger {
                     self.cold.push(StackId { chunk, index });
                     (last, across) = (Some(index), 0);
                 }
-                StackState::Cold if across < ACROSS => across += 1,
+                StackState::Cold if across < MAX_COLD_GAP => across += 1,
                 StackState::Warm(_) | StackState::Cold | StackState::Live | StackState::Fresh => {
                     break;
                 }

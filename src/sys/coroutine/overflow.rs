@@ -62,11 +62,12 @@ const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
 /// The actions before ours, in the order of `SIGNALS`; null before the handler is installed. They are never freed, so that
 /// a fault may look at them at any time.
-static BEFORE: [AtomicPtr<libc::sigaction>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
+static PREVIOUS_ACTIONS: [AtomicPtr<libc::sigaction>; 2] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
 /// Where the action before is kept.
 fn before(signal: c_int) -> &'static AtomicPtr<libc::sigaction> {
-    &BEFORE[usize::from(signal != SIGNALS[0])]
+    &PREVIOUS_ACTIONS[usize::from(signal != SIGNALS[0])]
 }
 
 /// [sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html)

@@ -19,4 +19,4 @@ pub(crate) fn prefetch(address: usize) {
 }
 
 /// The size of a cache line, on the processors that have the instruction.
-pub(crate) const LINE: usize = 64;
+pub(crate) const CACHE_LINE: usize = 64;

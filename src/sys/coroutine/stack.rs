@@ -23,7 +23,7 @@ use corosensei::stack::{MIN_STACK_SIZE, Stack, StackPointer};
 use super::chunk::{Layout, StackChunk};
 #[cfg(test)]
 use super::guard::GuardKind;
-use super::ledger::{KEEP, Ledger, StackId, Taken};
+use super::ledger::{Ledger, StackId, Taken, WARM_STACKS};
 
 /// The default size of a stack.
 ///
@@ -82,7 +82,7 @@ impl StackSlab {
             stack_bytes,
             layout: layout.filter(|layout| layout.stack_bytes <= LARGEST_STACK),
             chunks: Vec::new(),
-            ledger: Ledger::new(KEEP),
+            ledger: Ledger::new(WARM_STACKS),
             #[cfg(test)]
             guards: None,
         }

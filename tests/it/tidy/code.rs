@@ -1,5 +1,6 @@
 //! Unsafe code, conditions of the oldest compiler, sizes, and marks of unfinished work.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use super::layers::first_names;
@@ -183,4 +184,35 @@ fn files_and_functions_are_short() {
         }
     }
     assert_none(&wrong, "too long to be read at once");
+}
+
+/// The name of the type that begins on this line. An associated type is indented, and is none.
+fn declared_type(line: &str) -> Option<&str> {
+    let item =
+        line.strip_prefix("pub").map_or(line, |rest| rest.split_once(' ').unwrap_or_default().1);
+    let kinds = ["struct ", "enum ", "union ", "trait ", "type "];
+    let name = kinds.iter().find_map(|kind| item.strip_prefix(kind))?;
+    name.split(|letter: char| !letter.is_alphanumeric()).next()
+}
+
+#[test]
+fn no_type_has_the_name_of_another() {
+    let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in sources(&["src"], "rs") {
+        // One of each such pair is compiled: the system's file or the portable one, spans or none.
+        let stands_in = source.name.contains("/portable/") || source.name.contains("/no_");
+        if stands_in || source.name.contains("tests") {
+            continue;
+        }
+        for name in without_tests(&source).lines().filter_map(declared_type) {
+            files.entry(name.to_owned()).or_default().push(source.name.clone());
+        }
+    }
+    assert!(files.len() > 300, "declarations are found: {}", files.len());
+    let twice: Vec<_> = files
+        .iter()
+        .filter(|(_, files)| files.len() > 1)
+        .map(|(name, files)| format!("{name}: {}", files.join(", ")))
+        .collect();
+    assert_none(&twice, "type names that the library has twice");
 }

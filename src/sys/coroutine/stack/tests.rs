@@ -143,7 +143,7 @@ fn the_last_stack_is_the_next() {
 #[test]
 fn after_a_peak_memory_goes_back_and_guards_stay() {
     for kind in kinds() {
-        let count = 3 * KEEP;
+        let count = 3 * WARM_STACKS;
         let mut slab = StackSlab::with_guards(SMALLEST_STACK, kind);
         let used = |stack| run_on(stack, || assert!(use_stack(2_048) > 0));
         let stacks: Vec<_> = (0..count).map(|_| slab.take().unwrap()).collect();
@@ -157,7 +157,10 @@ fn after_a_peak_memory_goes_back_and_guards_stay() {
         assert!(pages_in_memory(&kept) > 0);
         let stacks: Vec<_> = (1..count).map(|_| slab.take().unwrap()).collect();
         let warm = stacks.iter().filter(|stack| pages_in_memory(stack) > 0).count();
-        assert!((KEEP / 2..=KEEP + 2).contains(&warm), "{kind:?}: {warm} of {count} keep memory");
+        assert!(
+            (WARM_STACKS / 2..=WARM_STACKS + 2).contains(&warm),
+            "{kind:?}: {warm} of {count} keep memory"
+        );
         for stack in &stacks {
             let guard = stack.extent().guard;
             assert!(faults(guard.start) && faults(guard.end - 1), "{kind:?}: a guard is gone");

@@ -1,4 +1,4 @@
-//! A desk as a predecessor: it finds an applicant, and hands over to it.
+//! A coordinator as a predecessor: it finds a candidate, and hands over to it.
 //!
 //! The order at the end matters, because the successor may be killed at any moment, and an operator may start another one:
 //!
@@ -7,38 +7,38 @@
 //! 2  tell the service manager               it accepts a new main process only from the old one
 //! 3  stop the servers, say Release          from here on the successor alone accepts
 //! 4  wait until the listeners are closed    a process that finds nobody at the path finds free addresses
-//! 5  close the desk's own listener          the next process is answered by the successor, or by nobody
+//! 5  close the coordinator's own listener          the next process is answered by the successor, or by nobody
 //! ```
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::super::applicant::Applicant;
+use super::super::candidate::Candidate;
 use super::super::message::HandoverMessage;
-use super::{Desk, State};
+use super::{Coordinator, State};
 use crate::events::ServerEvent;
 use crate::shutdown::ShutdownHandle;
 use crate::transport::{Holders, Transport, UnixStream};
 use crate::{sys, systemd};
 
-/// How long to wait, at a stop in the middle of a handover, for the applicant to say that it goes on, or to end.
-const LAST_LOOK: Duration = Duration::from_secs(1);
+/// How long to wait, at a stop in the middle of a handover, for the candidate to say that it goes on, or to end.
+const LAST_ANSWER_WAIT: Duration = Duration::from_secs(1);
 
 /// How long to wait for listeners to be closed. The loops close them at once when they are told; a loop in a hook of the
 /// program's may be late.
-const CLOSED_WITHIN: Duration = Duration::from_secs(1);
+const LISTENER_CLOSE_WAIT: Duration = Duration::from_secs(1);
 
-impl Desk {
-    /// The next applicant: SIGUSR2 starts one, or a process asks. The signal comes first: a process that asks can wait in the
+impl Coordinator {
+    /// The next candidate: SIGUSR2 starts one, or a process asks. The signal comes first: a process that asks can wait in the
     /// queue, and the signal may not come again. None: nobody wants to succeed, or this one may not; the operator was told.
-    pub(super) fn next_applicant(&self) -> Option<Applicant> {
+    pub(super) fn next_applicant(&self) -> Option<Candidate> {
         if !self.all_serve() {
             return None;
         }
         if self.signalled.swap(false, Ordering::SeqCst) {
             match self.program.start() {
-                Ok((child, channel)) => return Some(Applicant::started(child, channel, self)),
+                Ok((child, channel)) => return Some(Candidate::started(child, channel, self)),
                 Err(error) => {
                     let path = self.program.path.display();
                     self.warn(&format!(
@@ -51,7 +51,7 @@ impl Desk {
         let (connection, _) = self.sockets.listener.as_ref()?.get_request().ok()?;
         let socket = UnixStream::connection(&connection)?;
         match sys::credentials(socket.as_fd()) {
-            Ok(found) if found.uid == sys::user() => Some(Applicant::asking(found.pid, socket)),
+            Ok(found) if found.uid == sys::user() => Some(Candidate::asking(found.pid, socket)),
             Ok(found) => {
                 self.warn(&format!("user {} may not have the sockets of this server", found.uid));
                 None
@@ -69,7 +69,7 @@ impl Desk {
         }
     }
 
-    /// Looks whether successors that have failed have ended. Not while another applicant has the sockets, or after the
+    /// Looks whether successors that have failed have ended. Not while another candidate has the sockets, or after the
     /// handover: then they are not this process's alone.
     pub(super) fn look_after_the_left(&self) {
         let is_shared = || matches!(&*self.state.lock(), Some(State::Applying(_) | State::Over));
@@ -80,9 +80,9 @@ impl Desk {
 
     /// The successor serves: this process accepts no more. `taken`: the numbers of the sockets that it has, all of them
     /// known. Its other copies it has closed.
-    pub(super) fn hand_over(&self, applicant: &Applicant, process: u32, taken: &[u16]) {
+    pub(super) fn hand_over(&self, candidate: &Candidate, process: u32, taken: &[u16]) {
         // Each socket by itself: an operator may have taken an address out of the successor's command line.
-        let passed = applicant.passed.iter().flatten();
+        let passed = candidate.passed.iter().flatten();
         for (number, target) in passed.enumerate() {
             // A socket that the successor did not take, it has closed.
             let is_taken = taken.iter().any(|taken| usize::from(*taken) == number);
@@ -91,8 +91,8 @@ impl Desk {
         }
         // The service manager would take this process's messages for the service's.
         for server in self.sockets.servers() {
-            if let Some(seat) = server.context().seat() {
-                seat.fall_silent();
+            if let Some(membership) = server.context().membership() {
+                membership.fall_silent();
             }
         }
         // systemd accepts this message only from the main process, which this one still is.
@@ -107,31 +107,31 @@ impl Desk {
         }
         self.handles.iter().chain(&self.told).for_each(ShutdownHandle::shutdown);
         // If the successor has ended meanwhile, its clients are lost in any case.
-        let _ = applicant.channel.send(&HandoverMessage::Release);
+        let _ = candidate.channel.send(&HandoverMessage::Release);
         // Last: if the successor is killed now, one that finds nobody here has to find the addresses free.
         self.wait_until_closed();
         self.close_listener();
     }
 
-    /// The servers stop without a successor. An applicant that was started by others goes on alone, because nobody has told
+    /// The servers stop without a successor. A candidate that was started by others goes on alone, because nobody has told
     /// it to stop; one that this process has started ends with it.
     pub(super) fn stop(&self, state: State) -> State {
-        let State::Applying(mut applicant) = state else {
+        let State::Applying(mut candidate) = state else {
             // A predecessor that hears the end of its connection goes on, if it was not told of a ready successor.
             self.close_listener();
             return State::Over;
         };
-        if applicant.is_left_to_itself() {
-            // The applicant was not told to stop, so it goes on alone.
-            let _ = applicant.channel.send(&HandoverMessage::Release);
+        if candidate.is_left_to_itself() {
+            // The candidate was not told to stop, so it goes on alone.
+            let _ = candidate.channel.send(&HandoverMessage::Release);
         } else {
-            applicant.dismiss("it was told to stop");
+            candidate.dismiss("it was told to stop");
         }
         self.close_listener();
-        if applicant.passed.is_some() {
-            // The process that closes a socket last removes its file. But the same stop may have killed the applicant,
+        if candidate.passed.is_some() {
+            // The process that closes a socket last removes its file. But the same stop may have killed the candidate,
             // before it took its signals: then the files are left to this process.
-            applicant.wait_for_end(Instant::now() + LAST_LOOK);
+            candidate.wait_for_end(Instant::now() + LAST_ANSWER_WAIT);
             self.sockets.remove_files_as_the_last();
         }
         State::Over
@@ -140,7 +140,7 @@ impl Desk {
     /// Waits until the addresses are free: before that, a process that asks would find them in use. A loop that takes
     /// the turns itself does not wait.
     pub(super) fn wait_until_closed(&self) {
-        let deadline = Instant::now() + CLOSED_WITHIN;
+        let deadline = Instant::now() + LISTENER_CLOSE_WAIT;
         for handle in &self.handles {
             handle.wait_timeout(deadline.saturating_duration_since(Instant::now()));
         }

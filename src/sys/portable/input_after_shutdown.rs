@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 /// See the Linux form. It is never made.
 #[derive(Debug)]
-pub(crate) enum LateInput {}
+pub(crate) enum InputAfterShutdown {}
 
-impl LateInput {
+impl InputAfterShutdown {
     /// `Unsupported`, always.
     pub(crate) fn new(_connection: BorrowedFd<'_>) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
@@ -20,7 +20,7 @@ impl LateInput {
     }
 }
 
-impl AsFd for LateInput {
+impl AsFd for InputAfterShutdown {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match *self {}
     }

@@ -1,4 +1,4 @@
-//! [`CommonRow`]: the numbers of one request in memory that a server and the children that it forks have in common.
+//! [`SharedRow`]: the numbers of one request in memory that a server and the children that it forks have in common.
 //!
 //! A table of rows is mapped when the server is made, and each row belongs to one slot of the live list: see `slots.rs` for
 //! its writers. A request takes the row of its slot with it, so that its worker needs no look at the list.
@@ -13,12 +13,12 @@ use crate::sys::Common;
 
 /// One row, and a share of the whole table, which it keeps mapped.
 #[derive(Debug)]
-pub(super) struct CommonRow<const NUMBERS: usize> {
+pub(super) struct SharedRow<const NUMBERS: usize> {
     table: Arc<Common<NUMBERS>>,
     row: usize,
 }
 
-impl<const NUMBERS: usize> CommonRow<NUMBERS> {
+impl<const NUMBERS: usize> SharedRow<NUMBERS> {
     /// None if no children serve, or if there are more slots than rows: the parent then never learns the numbers of the last
     /// ones.
     pub(super) fn new(table: Option<&Arc<Common<NUMBERS>>>, row: usize) -> Option<Self> {

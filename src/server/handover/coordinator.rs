@@ -1,4 +1,4 @@
-//! [`Desk`]: the handovers of a process that serves, first from its predecessor and then to its successor.
+//! [`Coordinator`]: the handovers of a process that serves, first from its predecessor and then to its successor.
 //!
 //! ```text
 //!   Succeeding ---- released, or the predecessor is gone ----> Idle <------- failed --------+
@@ -14,7 +14,7 @@
 //! other threads that ask for the descriptor of the next wait, and for the end of the run.
 //!
 //! ```text
-//! this process                  this desk                              the other process
+//! this process                  this coordinator                              the other process
 //! a server serves               serving + 1, wake
 //!                               all serve: Ready ------------------->  its servers stop; it closes its listeners
 //!                               <----------- Release, or the end of its connection
@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::applicant::{Applicant, ApplicantStep};
+use super::candidate::{Candidate, CandidateStep};
 use super::left_behind::LeftBehind;
 use super::message::{HandoverMessage, nonsense};
 use super::own_sockets::OwnSockets;
@@ -53,9 +53,9 @@ use crate::shutdown::ShutdownHandle;
 use crate::transport::{Holders, Transport, predecessor};
 use crate::wait::{self, Event, Interest, Waiting};
 
-/// The handovers of one run. The servers of the run know their desk, and keep it for longer than the run: `close` leaves it
+/// The handovers of one run. The servers of the run know their coordinator, and keep it for longer than the run: `close` leaves it
 /// without a socket.
-pub(crate) struct Desk {
+pub(crate) struct Coordinator {
     /// How long a successor may take.
     pub(super) within: Duration,
     /// The sockets that this process hands over.
@@ -71,7 +71,7 @@ pub(crate) struct Desk {
     /// Handles of servers that are not part of the run. They are told when the successor serves, and are not waited for.
     told: Vec<ShutdownHandle>,
     /// How many servers of the run have begun to serve. Before all do, this process neither says that it is
-    /// ready nor takes an applicant.
+    /// ready nor takes a candidate.
     serving: AtomicUsize,
     /// None during a turn. A turn calls hooks, so it holds no lock and takes the state out.
     state: Mutex<Option<State>>,
@@ -84,7 +84,7 @@ pub(crate) struct Desk {
     pub(super) left: LeftBehind,
 }
 
-/// The state of the desk: see the picture above.
+/// The state of the coordinator: see the picture above.
 enum State {
     /// This process is a successor. Its predecessor has not said yet that it accepts no more.
     /// `told`: it knows that this process is ready.
@@ -92,7 +92,7 @@ enum State {
     /// This process serves, and no successor is starting.
     Idle,
     /// A successor of this process is starting.
-    Applying(Applicant),
+    Applying(Candidate),
     /// This process accepts no more.
     Over,
 }
@@ -105,8 +105,8 @@ enum Step {
     Wait(State),
 }
 
-impl Desk {
-    /// The desk of servers that are about to be run. The signal is given back: it is taken for as long as the caller keeps it.
+impl Coordinator {
+    /// The coordinator of servers that are about to be run. The signal is given back: it is taken for as long as the caller keeps it.
     pub(super) fn open(servers: &[Box<dyn BaseServer + '_>], handover: Handover) -> (Self, Signal) {
         let Handover { within, listener, predecessor, program, signal, beside } = handover;
         let found = servers.iter().filter_map(|server| fork::find(server.context()));
@@ -117,7 +117,7 @@ impl Desk {
             Some(predecessor) => State::Succeeding { predecessor, told: false },
             None => State::Idle,
         };
-        let desk = Self {
+        let coordinator = Self {
             within,
             sockets: OwnSockets { servers: found.chain(beside).collect(), listener },
             program,
@@ -131,10 +131,10 @@ impl Desk {
             failure: Mutex::new(None),
             left: LeftBehind::default(),
         };
-        (desk, signal)
+        (coordinator, signal)
     }
 
-    /// Makes the desk known to its servers. They tell it when they serve, and a server that forks takes its turns. Called
+    /// Makes the coordinator known to its servers. They tell it when they serve, and a server that forks takes its turns. Called
     /// once, before any of them serves. Servers outside of the run do not know it: they may have served for long.
     pub(super) fn introduce(self: &Arc<Self>) {
         for server in self.sockets.servers().take(self.handles.len()) {
@@ -195,8 +195,8 @@ impl Desk {
                 (Some(Arc::clone(predecessor.channel.socket())), None)
             }
             Some(State::Idle) => (self.sockets.listener.as_ref().and_then(Transport::fileno), None),
-            Some(State::Applying(applicant)) => {
-                (Some(Arc::clone(applicant.channel.socket())), Some(applicant.deadline))
+            Some(State::Applying(candidate)) => {
+                (Some(Arc::clone(candidate.channel.socket())), Some(candidate.deadline))
             }
             Some(State::Over) | None => (None, None),
         }
@@ -207,13 +207,13 @@ impl Desk {
         self.wake.event.waiting()
     }
 
-    /// Whether the desk is at rest, and has no socket at which a process could ask.
+    /// Whether the coordinator is at rest, and has no socket at which a process could ask.
     #[inline]
     fn is_unasked(&self) -> bool {
         self.at_rest.load(Ordering::SeqCst) && self.sockets.listener.is_none()
     }
 
-    /// Takes one turn: looks at everything once. Called after each wait, by one thread: the desk's own, or the accept loop of
+    /// Takes one turn: looks at everything once. Called after each wait, by one thread: the coordinator's own, or the accept loop of
     /// a server that forks. It calls hooks and observers.
     pub(crate) fn turn(&self) {
         // Cleared before the flags are read: a wake-up that comes later is for the next turn.
@@ -240,7 +240,7 @@ impl Desk {
 
     /// The next state.
     fn step(&self, state: State) -> Step {
-        // A stop has precedence: an applicant is dismissed, or goes on alone.
+        // A stop has precedence: a candidate is dismissed, or goes on alone.
         if !matches!(state, State::Over) && self.is_stopped() {
             self.wait_until_closed();
             return Step::Wait(self.stop(state));
@@ -248,17 +248,17 @@ impl Desk {
         match state {
             State::Succeeding { predecessor, told } => self.succeed(predecessor, told),
             State::Idle => match self.next_applicant() {
-                Some(applicant) => Step::Again(State::Applying(applicant)),
+                Some(candidate) => Step::Again(State::Applying(candidate)),
                 None => Step::Wait(State::Idle),
             },
-            State::Applying(mut applicant) => match applicant.step(self) {
-                ApplicantStep::Wait => Step::Wait(State::Applying(applicant)),
-                ApplicantStep::Failed => {
-                    self.left.add_child(applicant.child.take());
+            State::Applying(mut candidate) => match candidate.step(self) {
+                CandidateStep::Wait => Step::Wait(State::Applying(candidate)),
+                CandidateStep::Failed => {
+                    self.left.add_child(candidate.child.take());
                     Step::Again(State::Idle)
                 }
-                ApplicantStep::Ready { process, taken } => {
-                    self.hand_over(&applicant, process, &taken);
+                CandidateStep::Ready { process, taken } => {
+                    self.hand_over(&candidate, process, &taken);
                     Step::Wait(State::Over)
                 }
             },

@@ -1,12 +1,12 @@
-//! `pass_on`: a mixin whose methods are those of another one.
+//! `delegate`: a mixin whose methods are those of another one.
 
 use super::Mixin;
 
 /// Forwards all methods of [`Mixin`] to another mixin. A new method of the trait needs a line here: without one,
 /// [`Threading`](super::Threading) and [`Pool`](super::Pool) would have the trait's default, and the compiler would not warn.
-macro_rules! pass_on {
+macro_rules! delegate {
     ($this:ident => $to:expr) => {
-        $crate::mixin::pass_on::pass_on! { @each $this, $to;
+        $crate::mixin::delegate::delegate! { @each $this, $to;
             fn check() -> $crate::Result<()>;
             fn prepare() -> $crate::Result<()>;
             fn serve(
@@ -32,8 +32,8 @@ macro_rules! pass_on {
     };
 }
 
-pub(super) use pass_on;
+pub(super) use delegate;
 
 impl<M: Mixin + ?Sized> Mixin for Box<M> {
-    pass_on!(self => (**self));
+    delegate!(self => (**self));
 }

@@ -1,4 +1,4 @@
-//! [`ByProxy`]: the client of a connection that has come by a proxy, which is known when the proxy's header has been
+//! [`ProxiedClient`]: the client of a connection that has come by a proxy, which is known when the proxy's header has been
 //! read.
 //!
 //! Under `Forking` the child reads the header, but the parent is asked for the client. So the child writes the
@@ -30,8 +30,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::Entry;
-use super::common_row::CommonRow;
 use super::peer_key::PeerKey;
+use super::shared_row::SharedRow;
 use crate::address::Address;
 use crate::proxy_protocol::{Header, Proxied};
 use crate::sys::Common;
@@ -44,21 +44,21 @@ pub(super) type ClientRows = Common<WORDS>;
 
 /// The client of a connection from a proxy, as far as it is known. A part of the entry, made when it enters.
 #[derive(Debug)]
-pub(super) struct ByProxy {
+pub(super) struct ProxiedClient {
     /// Set once, in the process that has read the header.
     proxied: OnceLock<Proxied>,
     /// In the parent: the client as the child has told it, kept so that `client` can lend it. The inner `None`: the header
     /// had no address.
     told: OnceLock<Option<Address>>,
     /// The row, if a child may serve the request.
-    common: Option<CommonRow<WORDS>>,
+    common: Option<SharedRow<WORDS>>,
 }
 
-impl ByProxy {
+impl ProxiedClient {
     /// Nothing is known yet.
     pub(super) fn new(rows: Option<&Arc<ClientRows>>, slot: usize) -> Self {
         let row = slot + 1;
-        let common = CommonRow::new(rows, row);
+        let common = SharedRow::new(rows, row);
         if let Some(common) = &common {
             common.numbers()[0].store(0, Ordering::Relaxed);
             common.all()[0][0].fetch_max(row as u64, Ordering::SeqCst);
@@ -136,7 +136,7 @@ impl Entry {
 
     /// The client, if it is not the peer.
     fn client_by_proxy(&self) -> Option<&Address> {
-        self.arrival.by_proxy.as_ref().and_then(|by_proxy| by_proxy.client())
+        self.arrival.proxied_client.as_ref().and_then(|proxied_client| proxied_client.client())
     }
 
     /// The proxy that has named the client.
@@ -146,23 +146,23 @@ impl Entry {
 
     /// The proxy and its header, in the process that has read it.
     pub(crate) fn proxied(&self) -> Option<&Proxied> {
-        self.arrival.by_proxy.as_ref().and_then(|by_proxy| by_proxy.proxied.get())
+        self.arrival.proxied_client.as_ref().and_then(|proxied_client| proxied_client.proxied.get())
     }
 
     /// Notes the header of the proxy. Nothing, if the peer is the client itself.
     pub(super) fn name_client(&self, header: Header) {
-        if let Some(by_proxy) = &self.arrival.by_proxy {
-            by_proxy.name(Proxied::new(self.arrival.peer.clone(), header));
+        if let Some(proxied_client) = &self.arrival.proxied_client {
+            proxied_client.name(Proxied::new(self.arrival.peer.clone(), header));
         }
     }
 
     /// The address that this process counts for the limits per peer. A proxy is never counted: it has all clients' requests.
     /// The clients of children are counted by the children.
     pub(super) fn counted_address(&self) -> Option<&Address> {
-        match &self.arrival.by_proxy {
+        match &self.arrival.proxied_client {
             None => Some(&self.arrival.peer),
-            Some(by_proxy) if by_proxy.is_common() => None,
-            Some(by_proxy) => by_proxy.client(),
+            Some(proxied_client) if proxied_client.is_common() => None,
+            Some(proxied_client) => proxied_client.client(),
         }
     }
 }

@@ -18,7 +18,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::common_row::CommonRow;
+use super::shared_row::SharedRow;
 use crate::sys::Common;
 
 /// For requests that children serve: the state of the connection; bytes read; bytes written.
@@ -50,13 +50,13 @@ pub(super) struct ClearCounters {
     /// Bytes read and bytes written. Set when the wrapper is in its place.
     own: OnceLock<Box<[AtomicU64; 2]>>,
     /// Used instead of `own` if a child may serve the request.
-    common: Option<Box<CommonRow<NUMBERS>>>,
+    common: Option<Box<SharedRow<NUMBERS>>>,
 }
 
 impl ClearCounters {
     /// The counters of a new request, whose bytes are in the clear so far.
     pub(super) fn new(rows: Option<&Arc<ClearRows>>, slot: usize) -> Self {
-        let common = CommonRow::new(rows, slot + 1).map(Box::new);
+        let common = SharedRow::new(rows, slot + 1).map(Box::new);
         let mut new = Self { own: OnceLock::new(), common };
         new.renew();
         new

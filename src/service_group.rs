@@ -1,8 +1,8 @@
-//! [`RunGroup`]: the servers of one run. A service manager sees them as one service, and they count as idle only
+//! [`ServiceGroup`]: the servers of one run. A service manager sees them as one service, and they count as idle only
 //! together.
 //!
 //! ```text
-//! loops of the servers                    RunGroup                                   service manager
+//! loops of the servers                    ServiceGroup                                   service manager
 //! ready (each)            ------------->  the last one                 ------------>  READY=1
 //! beat (each, in turns)   ------------->  all have been here again?    ------------>  WATCHDOG=1, STATUS=..
 //!                                         all idle for long enough?  -> stops all
@@ -13,7 +13,7 @@
 //! The loops wake for a beat only if a beat is needed: for a service manager, or for a server that stops when it is
 //! idle.
 //!
-//! Each server has a [`Seat`], by which its loop and the threads that close it report; the group is the sum. All reports go
+//! Each server has a [`Membership`], by which its loop and the threads that close it report; the group is the sum. All reports go
 //! through one lock, which is held while a message is sent, so that messages leave in the order in which the states were
 //! reached. A send waits for a second at most (`systemd.rs`), and no code of the program runs under the lock.
 //!
@@ -42,7 +42,7 @@ use crate::systemd::ServiceManager;
 
 /// The servers of one run.
 #[derive(Debug)]
-pub(crate) struct RunGroup {
+pub(crate) struct ServiceGroup {
     /// None: nobody is told, and the group only decides whether all are idle.
     manager: Option<ServiceManager>,
     /// Another process has taken the service over. Never taken back.
@@ -53,7 +53,7 @@ pub(crate) struct RunGroup {
 
 #[derive(Debug, Default)]
 struct GroupState {
-    /// As many as there are servers, in their order; a [`Seat`] is an index.
+    /// As many as there are servers, in their order; a [`Membership`] is an index.
     members: Vec<Member>,
     /// How many servers reload. The service manager is told by the first and by the last of them.
     reloading: usize,
@@ -83,7 +83,7 @@ struct Member {
 /// How far a server is, as the service manager sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MemberPhase {
-    /// It has a seat, and its loop has not begun.
+    /// It has a membership, and its loop has not begun.
     Starting,
     /// From the hook `ready` on.
     Serving,
@@ -104,8 +104,8 @@ pub(crate) struct Load {
 
 /// A server's place in its group. Clones are the same place: the context of the server has one, and its loop another.
 #[derive(Clone, Debug)]
-pub(crate) struct Seat {
-    group: Arc<RunGroup>,
+pub(crate) struct Membership {
+    group: Arc<ServiceGroup>,
     index: usize,
 }
 
@@ -113,18 +113,18 @@ pub(crate) struct Seat {
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 
 /// How often a loop looks in the time of `Builder::stop_when_idle`: the end is late by this part of it at most.
-const IDLE_LOOKS: u32 = 8;
+const IDLE_CHECKS: u32 = 8;
 
 /// Extra time beyond the limits, because a close is never quite punctual: forced requests have a moment to notice it, threads
 /// are joined, and then the program itself has to end.
 const MARGIN: Duration = Duration::from_secs(5);
 
-impl RunGroup {
-    /// A seat for each server, given by its address and its handle, in their order. The group lives as long as one of them.
-    pub(crate) fn seats(
+impl ServiceGroup {
+    /// A membership for each server, given by its address and its handle, in their order. The group lives as long as one of them.
+    pub(crate) fn memberships(
         servers: impl Iterator<Item = (String, ShutdownHandle)>,
         manager: Option<ServiceManager>,
-    ) -> Vec<Seat> {
+    ) -> Vec<Membership> {
         let member = |(address, handle)| Member {
             // An address is one line, whatever a path contains: its control characters are escaped.
             address,
@@ -139,7 +139,7 @@ impl RunGroup {
         let count = members.len();
         let state = Mutex::new(GroupState { members, ..GroupState::default() });
         let group = Arc::new(Self { manager, is_replaced: AtomicBool::new(false), state });
-        (0..count).map(|index| Seat { group: Arc::clone(&group), index }).collect()
+        (0..count).map(|index| Membership { group: Arc::clone(&group), index }).collect()
     }
 
     /// Sends lines of `NAME=value` to the service manager, if there is one. The caller holds the lock of the state.
@@ -152,7 +152,7 @@ impl RunGroup {
     }
 }
 
-impl Seat {
+impl Membership {
     /// A handover: another process is the service from here on, and this one must not report any more. The service
     /// manager (`NotifyAccess=all`) would take its messages for those of the service, and `STOPPING=1` would stop the
     /// other process as well.
@@ -169,7 +169,7 @@ impl Seat {
         let manager = self.group.manager.as_ref();
         let watchdog = manager.and_then(|manager| Some(manager.watchdog()? / part));
         let status = manager.map(|_| STATUS_EVERY);
-        let idle = idle_limit.map(|limit| limit / IDLE_LOOKS);
+        let idle = idle_limit.map(|limit| limit / IDLE_CHECKS);
         let every = [watchdog, status, idle].into_iter().flatten().min()?;
         Some(every.max(Duration::from_millis(1)))
     }
@@ -339,49 +339,49 @@ mod tests {
     use super::*;
     use crate::shutdown::Runs;
 
-    fn seats(count: usize) -> Vec<Seat> {
+    fn memberships(count: usize) -> Vec<Membership> {
         let handle = || ShutdownHandle::new(Arc::new(Runs::new().unwrap()));
-        RunGroup::seats((0..count).map(|number| (number.to_string(), handle())), None)
+        ServiceGroup::memberships((0..count).map(|number| (number.to_string(), handle())), None)
     }
 
-    fn is_stopped(seat: &Seat) -> bool {
-        seat.group.state.lock().members[seat.index].handle.is_shutdown()
+    fn is_stopped(membership: &Membership) -> bool {
+        membership.group.state.lock().members[membership.index].handle.is_shutdown()
     }
 
     #[test]
     fn servers_of_a_group_are_idle_together_or_not_at_all() {
-        let seats = seats(2);
+        let memberships = memberships(2);
         let (limit, none) = (Some(Duration::ZERO), Load::default());
         let busy = Load { live: 1, accepted: 1, completed: 0 };
-        seats.iter().for_each(Seat::ready);
-        seats[0].beat(none, limit);
+        memberships.iter().for_each(Membership::ready);
+        memberships[0].beat(none, limit);
         // Nothing is known of the other one's limit yet.
-        assert!(!is_stopped(&seats[0]));
-        seats[1].beat(busy, limit);
-        seats[0].beat(none, limit);
-        assert!(!is_stopped(&seats[0]) && !is_stopped(&seats[1]));
-        seats[1].beat(Load { live: 0, ..busy }, limit);
-        assert!(is_stopped(&seats[0]) && is_stopped(&seats[1]));
+        assert!(!is_stopped(&memberships[0]));
+        memberships[1].beat(busy, limit);
+        memberships[0].beat(none, limit);
+        assert!(!is_stopped(&memberships[0]) && !is_stopped(&memberships[1]));
+        memberships[1].beat(Load { live: 0, ..busy }, limit);
+        assert!(is_stopped(&memberships[0]) && is_stopped(&memberships[1]));
     }
 
     #[test]
     fn a_server_that_has_no_limit_keeps_the_others() {
-        let seats = seats(2);
-        seats.iter().for_each(Seat::ready);
-        seats[1].beat(Load::default(), None);
-        seats[0].beat(Load::default(), Some(Duration::ZERO));
-        assert!(!is_stopped(&seats[0]));
+        let memberships = memberships(2);
+        memberships.iter().for_each(Membership::ready);
+        memberships[1].beat(Load::default(), None);
+        memberships[0].beat(Load::default(), Some(Duration::ZERO));
+        assert!(!is_stopped(&memberships[0]));
         // A server that has stopped is not waited for.
-        seats[1].stopping(Duration::ZERO, Load::default());
-        seats[0].beat(Load::default(), Some(Duration::ZERO));
-        assert!(is_stopped(&seats[0]));
+        memberships[1].stopping(Duration::ZERO, Load::default());
+        memberships[0].beat(Load::default(), Some(Duration::ZERO));
+        assert!(is_stopped(&memberships[0]));
     }
 
     #[test]
     fn the_watchdog_hears_of_a_round_of_all_loops() {
-        let seats = seats(2);
-        seats.iter().for_each(Seat::ready);
-        let group = Arc::clone(&seats[0].group);
+        let memberships = memberships(2);
+        memberships.iter().for_each(Membership::ready);
+        let group = Arc::clone(&memberships[0].group);
         let has_beaten = |index: usize| {
             group.state.lock().members[index].is_alive = true;
             group.state.lock().all_alive()

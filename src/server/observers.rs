@@ -6,7 +6,7 @@
 //!
 //! In a child an observer would be a copy, with effects that nobody sees. So a child notes for its parent the things that it
 //! alone knows: its client, in the shared row of the request; a limit, there as well; the text of a failed step, which goes
-//! with its end. `parent_side.rs` tells them. The hook `handle_error` alone runs in the child, where the error is.
+//! with its end. `served_by_child.rs` tells them. The hook `handle_error` alone runs in the child, where the error is.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -223,7 +223,7 @@ mod tests {
     fn clients_beyond_the_bound_of_classic_guards_wait_in_the_accept_queue() {
         const BOUND: usize = 32;
         const REQUESTS: usize = 30;
-        let name = "server::tell::tests::clients_beyond_the_bound_of_classic_guards_wait_in_the_accept_queue";
+        let name = "server::observers::tests::clients_beyond_the_bound_of_classic_guards_wait_in_the_accept_queue";
         alone(name, || {
             FORCED_BOUND.set(BOUND).unwrap();
             let (warned, refused) = (Warned::default(), Arc::new(Mutex::new(Vec::new())));

@@ -13,12 +13,12 @@ use super::socket::Mode;
 /// poll(2) reports such a connection as readable at all times. An edge-triggered epoll set
 /// ([EPOLLET](https://man7.org/linux/man-pages/man7/epoll.7.html)) reports only new input.
 #[derive(Debug)]
-pub(crate) struct LateInput {
+pub(crate) struct InputAfterShutdown {
     /// Contains only the connection.
     set: Epoll,
 }
 
-impl LateInput {
+impl InputAfterShutdown {
     /// Takes one descriptor. Adding a connection reports its present state once; [`clear`](Self::clear) takes that
     /// away.
     pub(crate) fn new(connection: BorrowedFd<'_>) -> io::Result<Self> {
@@ -37,7 +37,7 @@ impl LateInput {
     }
 }
 
-impl AsFd for LateInput {
+impl AsFd for InputAfterShutdown {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.set.as_fd()
     }
@@ -57,7 +57,7 @@ mod tests {
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut connection, _) = listener.accept().unwrap();
         connection.shutdown(Shutdown::Read).unwrap();
-        let late = LateInput::new(connection.as_fd()).unwrap();
+        let late = InputAfterShutdown::new(connection.as_fd()).unwrap();
         for word in [b"one", b"two"] {
             late.clear();
             assert_eq!(connection.read(&mut [0; 8]).unwrap(), 0);

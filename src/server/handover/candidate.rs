@@ -1,4 +1,4 @@
-//! [`Applicant`]: a process that is about to become the successor of this one.
+//! [`Candidate`]: a process that is about to become the successor of this one.
 //!
 //! ```text
 //! started by SIGUSR2 --+
@@ -9,12 +9,12 @@
 //! ```
 //!
 //! All of it has the time of `Handover::within`, but a process that has connected has only five seconds for its Hello, because
-//! others wait behind it. Any mistake of an applicant ends this one attempt, and the server goes on.
+//! others wait behind it. Any mistake of a candidate ends this one attempt, and the server goes on.
 //!
-//! There is one applicant at a time: two that serve the same sockets would each take half of the clients. A process that
+//! There is one candidate at a time: two that serve the same sockets would each take half of the clients. A process that
 //! connects meanwhile waits in the queue of the listener.
 //!
-//! From the moment at which the sockets are passed until the applicant has ended, both processes may have them. So this one
+//! From the moment at which the sockets are passed until the candidate has ended, both processes may have them. So this one
 //! removes no file of a Unix socket meanwhile (`Holders::Both`), and takes the sockets back only when it has seen the
 //! other one's end.
 
@@ -25,22 +25,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::channel::Channel;
-use super::desk::Desk;
+use super::coordinator::Coordinator;
 use super::message::HandoverMessage;
 use super::own_sockets::Target;
 use crate::sys::child_process;
 use crate::wait::moment_after;
 
 /// How long a process may take for its first message after it has connected. Others wait meanwhile.
-const HELLO: Duration = Duration::from_secs(5);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a process may take, when it ends, to close all of its sockets after the connection. The kernel closes the
 /// descriptors of an ending process one after the other, which takes microseconds each.
-const CLOSING: Duration = Duration::from_millis(20);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// One process's attempt to become the successor. Its first mistake ends the attempt, and the next attempt begins
 /// anew.
-pub(super) struct Applicant {
+pub(super) struct Candidate {
     pub(super) channel: Channel,
     /// The process, if this one has started it. It is reaped by its number: here, or by a look at those left behind.
     pub(super) child: Option<Child>,
@@ -54,100 +54,104 @@ pub(super) struct Applicant {
     pub(super) passed: Option<Vec<Target>>,
 }
 
-/// The result of one look at the applicant.
-pub(super) enum ApplicantStep {
+/// The result of one look at the candidate.
+pub(super) enum CandidateStep {
     /// It has said nothing more. The next step is due when it does, or at the deadline.
     Wait,
-    /// The attempt has failed, and the operator was told why. If it may have the sockets, `Desk::left` watches it.
+    /// The attempt has failed, and the operator was told why. If it may have the sockets, `Coordinator::left` watches it.
     Failed,
     /// It serves, and has taken the sockets with these numbers.
     Ready { process: u32, taken: Vec<u16> },
 }
 
-impl Applicant {
-    /// An applicant that this process has started. It may take as long as a program needs to begin.
-    pub(super) fn started(child: Child, channel: Channel, desk: &Desk) -> Self {
+impl Candidate {
+    /// A candidate that this process has started. It may take as long as a program needs to begin.
+    pub(super) fn started(child: Child, channel: Channel, coordinator: &Coordinator) -> Self {
         let began = Instant::now();
         let process = i32::try_from(child.id()).ok();
-        let deadline = moment_after(began, desk.within);
+        let deadline = moment_after(began, coordinator.within);
         Self { channel, child: Some(child), process, deadline, began, passed: None }
     }
 
-    /// An applicant that has connected by itself, and whose user was found to be this process's. `process`: its number, where
+    /// A candidate that has connected by itself, and whose user was found to be this process's. `process`: its number, where
     /// the kernel tells it.
     pub(super) fn asking(process: Option<i32>, socket: Arc<OwnedFd>) -> Self {
         let began = Instant::now();
-        let (channel, deadline) = (Channel::new(socket), began + HELLO);
+        let (channel, deadline) = (Channel::new(socket), began + HELLO_TIMEOUT);
         Self { channel, child: None, process, deadline, began, passed: None }
     }
 
     /// Reads all of its messages that have come, and answers them. Waits only while it passes the sockets: see
     /// `own_sockets.rs`.
-    pub(super) fn step(&mut self, desk: &Desk) -> ApplicantStep {
+    pub(super) fn step(&mut self, coordinator: &Coordinator) -> CandidateStep {
         loop {
             let message = match self.channel.receive() {
-                Ok(None) if Instant::now() < self.deadline => return ApplicantStep::Wait,
+                Ok(None) if Instant::now() < self.deadline => return CandidateStep::Wait,
                 Ok(None) => {
                     // Told as the limit that has passed: the time of a Hello, or the whole.
                     let limit = self.deadline.saturating_duration_since(self.began).as_secs_f64();
                     let what = if self.passed.is_some() { "ready" } else { "heard of" };
-                    return self.fail(desk, &format!("it was not {what} within {limit:.1} s"));
+                    return self
+                        .fail(coordinator, &format!("it was not {what} within {limit:.1} s"));
                 }
                 Ok(Some((message, _))) => message,
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return self.gone(desk);
+                    return self.gone(coordinator);
                 }
-                Err(error) => return self.fail(desk, &error.to_string()),
+                Err(error) => return self.fail(coordinator, &error.to_string()),
             };
             match (message, &self.passed) {
                 // From here on it has the whole time: it is a program of this user, and it starts.
-                (HandoverMessage::Hello, None) => match desk.sockets.pass(&self.channel) {
+                (HandoverMessage::Hello, None) => match coordinator.sockets.pass(&self.channel) {
                     Ok(passed) => {
                         self.passed = Some(passed);
-                        self.deadline = moment_after(self.began, desk.within);
+                        self.deadline = moment_after(self.began, coordinator.within);
                     }
                     Err(error) => {
                         // From here on the successor may have some of the sockets.
                         self.passed = Some(Vec::new());
-                        return self
-                            .fail(desk, &format!("it cannot be passed the sockets: {error}"));
+                        return self.fail(
+                            coordinator,
+                            &format!("it cannot be passed the sockets: {error}"),
+                        );
                     }
                 },
                 (HandoverMessage::Ready { process, taken }, Some(passed)) => {
                     // A number beyond the list names nothing that could be given up.
                     let is_known = |number: &u16| usize::from(*number) < passed.len();
                     if !taken.iter().all(is_known) {
-                        return self.fail(desk, "it is ready with sockets that it was not passed");
+                        return self
+                            .fail(coordinator, "it is ready with sockets that it was not passed");
                     }
-                    return ApplicantStep::Ready { process, taken };
+                    return CandidateStep::Ready { process, taken };
                 }
                 // Ready before Hello, Hello twice, or a message that only a predecessor sends.
-                _ => return self.fail(desk, "it sends its messages in the wrong order"),
+                _ => return self.fail(coordinator, "it sends its messages in the wrong order"),
             }
         }
     }
 
     /// It has closed its end. Usually its process has ended, and its copies of the sockets are closed. So it is not watched
     /// any more, unlike one that has failed.
-    fn gone(&mut self, desk: &Desk) -> ApplicantStep {
+    fn gone(&mut self, coordinator: &Coordinator) -> CandidateStep {
         if self.passed.is_some() {
-            desk.take_back();
+            coordinator.take_back();
         }
         let status = self.child.as_mut().and_then(status_soon);
         let status = status.map_or_else(String::new, |status| format!(" ({status})"));
-        self.tell(desk, &format!("it ended before it was ready{status}"));
-        ApplicantStep::Failed
+        self.tell(coordinator, &format!("it ended before it was ready{status}"));
+        CandidateStep::Failed
     }
 
-    /// The attempt has failed, and this process goes on alone. The applicant may still have the sockets: its channel is kept
+    /// The attempt has failed, and this process goes on alone. The candidate may still have the sockets: its channel is kept
     /// until it closes.
-    fn fail(&mut self, desk: &Desk, why: &str) -> ApplicantStep {
+    fn fail(&mut self, coordinator: &Coordinator, why: &str) -> CandidateStep {
         self.dismiss(why);
         if self.passed.is_some() {
-            desk.left.add_holder(self.channel.share());
+            coordinator.left.add_holder(self.channel.share());
         }
-        self.tell(desk, why);
-        ApplicantStep::Failed
+        self.tell(coordinator, why);
+        CandidateStep::Failed
     }
 
     /// Tells it that it must not serve. If this process has started it, it also gets a signal to end: a program that hangs
@@ -177,15 +181,15 @@ impl Applicant {
                 }
             }
             // Its end cannot be waited for.
-            None => std::thread::sleep(CLOSING),
+            None => std::thread::sleep(CLOSE_TIMEOUT),
         }
     }
 
     /// Tells the operator that the attempt is over.
-    fn tell(&self, desk: &Desk, why: &str) {
+    fn tell(&self, coordinator: &Coordinator, why: &str) {
         let unknown = || "a process".to_owned();
         let who = self.process.map_or_else(unknown, |process| format!("process {process}"));
-        desk.warn(&format!("no handover to {who}: {why}; this server goes on"));
+        coordinator.warn(&format!("no handover to {who}: {why}; this server goes on"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`ParentSide`]: a request that a child serves, in its parent. The parent tells the observers what the child has left in
+//! [`ServedByChild`]: a request that a child serves, in its parent. The parent tells the observers what the child has left in
 //! shared memory, in its exit status and in its text.
 //!
 //! The mixin keeps it beside the child's process number, calls `ended` when it has reaped the child, and drops it. Dropped
@@ -18,7 +18,7 @@ use crate::request::Ticket;
 use crate::transport::Transport;
 
 /// The parent's side of a request that a child serves: its slot in the live list and its permit.
-pub(super) struct ParentSide<T: Transport> {
+pub(super) struct ServedByChild<T: Transport> {
     /// The slot in the live list, which the request keeps as long as its child lives. None only at the very end.
     ticket: Option<Ticket>,
     /// Shared with the ticket, and still there when that has been dropped.
@@ -31,7 +31,7 @@ pub(super) struct ParentSide<T: Transport> {
     failed_step: Option<String>,
 }
 
-impl<T: Transport> ParentSide<T> {
+impl<T: Transport> ServedByChild<T> {
     /// Until its end is known, the child counts as released.
     pub(super) fn new(ticket: Ticket, core: ServerPermit<T>) -> Self {
         let (entry, reason) = (Arc::clone(ticket.entry()), CloseReason::Released);
@@ -39,7 +39,7 @@ impl<T: Transport> ParentSide<T> {
     }
 }
 
-impl<T: Transport> RequestOfChild for ParentSide<T> {
+impl<T: Transport> RequestOfChild for ServedByChild<T> {
     fn ended(mut self: Box<Self>, end: ChildEnd) {
         let runs = &self.core.context.runs;
         if end.reason == CloseReason::Fatal {
@@ -62,7 +62,7 @@ impl<T: Transport> RequestOfChild for ParentSide<T> {
     }
 }
 
-impl<T: Transport> Drop for ParentSide<T> {
+impl<T: Transport> Drop for ServedByChild<T> {
     fn drop(&mut self) {
         // The extension that a hook has left in it is the user's.
         drop(drop_catching(self.ticket.take()));

@@ -1,6 +1,6 @@
 //! [`Workers`]: the common part of [`Threading`](super::Threading) and [`Pool`](super::Pool).
 //!
-//! Both are a [`WorkerQueue`] of another [`Size`], and forward every method to the `Workers` in them (`pass_on.rs`). The setters
+//! Both are a [`WorkerQueue`] of another [`Size`], and forward every method to the `Workers` in them (`delegate.rs`). The setters
 //! that both have are written once, as a macro: a trait would have to be imported to call them.
 
 use std::io;
@@ -28,7 +28,7 @@ pub(super) struct Workers {
 }
 
 /// A fixed number of workers start at once. No usual machine gives a process this many.
-const MOST_WORKERS: usize = 65_536;
+const MAX_POOL_WORKERS: usize = 65_536;
 
 impl Workers {
     /// With the defaults of all other settings. Starts no thread.
@@ -48,7 +48,7 @@ impl Mixin for Workers {
     /// Reports what the setters could not: they return the mixin, and no error.
     fn check(&self) -> Result<()> {
         match self.settings.size {
-            Size::Fixed(workers) if workers > MOST_WORKERS => {
+            Size::Fixed(workers) if workers > MAX_POOL_WORKERS => {
                 let error = io::Error::new(io::ErrorKind::InvalidInput, "65,536 are the most");
                 Err(Error::io("make", format!("a pool of {workers} workers (Pool::new)"), error))
             }
@@ -183,7 +183,7 @@ macro_rules! worker_setters {
         /// handler. With a size that the system does not give, `bind` fails.
         #[must_use]
         pub fn stack_size(mut self, bytes: usize) -> Self {
-            let bytes = bytes.max(crate::mixin::thread_group::LEAST_STACK);
+            let bytes = bytes.max(crate::mixin::thread_group::MIN_STACK_BYTES);
             self.workers.settings.threads.stack_bytes = Some(bytes);
             self
         }
