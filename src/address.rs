@@ -81,10 +81,10 @@ impl Address {
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
-            // The system gives no mapped address of IPv4, but a program may make one.
+            // `From` never gives a mapped address of IPv4, but a program may write `Inet` with one.
             Self::Inet(address) => address.ip().to_canonical().is_loopback(),
             Self::Unix(_) | Self::Abstract(_) | Self::Unnamed => true,
-            // Only its transport could tell.
+            // Only the transport of this address could tell.
             Self::Other(_) => false,
         }
     }
@@ -128,7 +128,8 @@ impl Address {
 
 impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Self {
-        // Limits per peer and messages see one client, whichever socket it has reached.
+        // Canonical, so that for limits and messages a client is the same one over an IPv4 socket and over a dual-stack
+        // one.
         match address.ip().to_canonical() {
             // The whole address, so that the scope and the flow of real IPv6 stay.
             same if same == address.ip() => Self::Inet(address),

@@ -23,8 +23,8 @@ use crate::error::{Error, Result};
 /// | argument | TCP and UDP | Unix sockets |
 /// |---|---|---|
 /// | `"127.0.0.1:80"`, `"[::1]:80"` | this address | refused; `"./127.0.0.1:80"` is a file |
-/// | `"localhost:80"` | the first address of the host that can be had | a file of this name |
-/// | `("localhost", 80)`, `(ip, 80)`, `SocketAddr` | the same | refused |
+/// | `"localhost:80"` | the first address of the host that can be bound | a file of this name |
+/// | `("localhost", 80)`, `(ip, 80)`, `SocketAddr` | this host or address | refused |
 /// | `"@name"` | refused | an abstract name (Linux) |
 /// | `"/run/echo.sock"`, `Path`, `PathBuf` | refused | this path |
 /// | [`BindAddress::activated`]`("http")` | a socket that a service manager has opened | the same |
@@ -122,11 +122,11 @@ impl BindAddress {
         Self { kind: BindForm::Activated(Activated::Only) }
     }
 
-    /// Whether the argument means a Unix socket, for a client of [`connect`](crate::outgoing::connect), which has no
-    /// transport to decide it: the address of one, a path, `@name`, and text with a slash in it.
+    /// Whether the argument means a Unix socket: the address of one, a path, `@name`, or text with a slash in it. For
+    /// [`connect`](crate::outgoing::connect), where no transport decides this.
     pub(crate) fn is_unix(&self) -> bool {
         match &self.kind {
-            // A slash alone is no proof: `tcp://host:80` has two. That is a mistake, which `to_inet` explains.
+            // A slash alone is no proof. `tcp://host:80` has two slashes, and is a mistake that `to_inet` explains.
             BindForm::Text(text) => {
                 text.starts_with('@') || (text.contains('/') && !has_scheme(text))
             }
@@ -175,7 +175,7 @@ impl BindAddress {
                 look_up(host, port)
             }
             BindForm::HostPort(host, port) => {
-                // A look-up of such a host would fail with a text about names, after a wait.
+                // Before the look-up, which would fail too, but after a wait, and with a text about unknown names.
                 host_alone(host).map_err(|why| self.mistake(why))?;
                 look_up(host, *port)
             }
@@ -219,10 +219,11 @@ impl BindAddress {
                 return Err(self.mistake("a Unix socket takes a path"));
             }
         };
-        // The checks below are of paths.
+        // Only paths need the checks below.
         let bytes = match &address {
             Address::Unix(path) => path.as_os_str().as_bytes(),
-            // Linux has such a name, but a client that writes it without the NUL gets one of the kernel's choice.
+            // Linux allows the empty name, but it is easily confused with no name, for which bind(2) lets the kernel
+            // choose one.
             Address::Abstract(name) if name.is_empty() => {
                 return Err(Error::address("@", "an abstract name needs at least one byte: @NAME"));
             }
@@ -259,8 +260,8 @@ fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
     if host.is_empty() { Err("name a host; 0.0.0.0 means all of IPv4") } else { Ok((host, port)) }
 }
 
-/// Finds the usual mistakes in the host of a pair (brackets, a port, a scheme), so that the message is better than that
-/// of a failed lookup.
+/// Finds the usual mistakes in the host of a pair (brackets, a port, a scheme). Their messages are better than that of
+/// a failed look-up.
 fn host_alone(host: &str) -> Result<(), String> {
     // The resolver would look for a host with brackets in its name.
     if let Some(inner) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {

@@ -1,14 +1,14 @@
 //! Messages to the operator that never wait for their reader: [`Console`].
 //!
 //! ```text
-//! a text fits                 it is written, at once
-//! it does not fit, or in part LOST + 1; TORN, if the last line has no end
-//! the next one                a note about the lost ones is written before it, in the same write
-//! that does not fit either    the old count is put back, and LOST + 1
+//! a text fits                    it is written, at once
+//! it does not fit, or in part    LOST + 1; TORN, if the last line has no end
+//! the next text                  a note about the lost ones is written before it, in the same write
+//! the note does not fit either   the old count is put back, and LOST + 1
 //! ```
 //!
-//! The counts are taken out before the write and put back after it. So two threads may tell at once, and each loss is told
-//! once; the number in a note may be split between two notes.
+//! The counts are taken out before the write, and put back after it if the note did not fit. So two threads may call
+//! `tell` at once, and each loss is reported once; their two notes may share the count.
 
 use std::borrow::Cow;
 use std::io;
@@ -21,10 +21,10 @@ use crate::sys::{self, Common};
 /// Standard output or standard error, written to at once or not at all.
 ///
 /// A stream that nobody reads (a pager, a terminal after Ctrl-S, a log collector that hangs) is full after some
-/// kilobytes, and from then on every `eprintln!` waits. It delays one request in a worker, and all requests in the
-/// loop. So this crate writes its reports through `Console`, and hooks and handlers can use it as well. A text that
-/// does not fit at once is lost; the next text that fits begins with the number of lost texts. A forking server also
-/// counts the lost texts of its children.
+/// kilobytes, and from then on every `eprintln!` waits. Such a wait delays one request in a worker, and all requests in
+/// the accept loop. So this crate writes its reports through `Console`, and hooks and handlers can use it as well. A
+/// text that does not fit at once is lost; the next text that fits begins with the number of lost texts. A forking
+/// server also counts the lost texts of its children.
 ///
 /// Nothing is buffered, and there is no thread for it. A regular file takes everything. The mode of the descriptor, which
 /// a shell may share, stays as it is. If standard error is a terminal, one descriptor of it is kept open (Linux), so that
@@ -53,8 +53,8 @@ pub enum Console {
     Stderr,
 }
 
-/// The earlier losses of one stream, which the next text has to tell: [`LOST`] and [`TORN`]. Two numbers and no more, because
-/// they also stand in memory that several processes share.
+/// The earlier losses of one stream, which the next text has to report: [`LOST`] and [`TORN`]. Two numbers and no more,
+/// because they also stand in memory that several processes share.
 type Losses = [AtomicU64; 2];
 
 /// How many texts did not fit, or not as a whole.
@@ -73,8 +73,8 @@ static PROCESS_LOSSES: [Losses; 2] = [const { none_lost() }; 2];
 /// child's losses.
 static SHARED: OnceLock<Common<2>> = OnceLock::new();
 
-/// From here on this process and the children that it forks count together. Without shared memory each counts alone. Called
-/// before the first fork of a run; a second call changes nothing.
+/// Makes this process and the children that it forks from here on count their losses together. Without shared memory
+/// each counts alone. Called before the first fork of a run; a second call changes nothing.
 pub(crate) fn share_with_children() {
     if SHARED.get().is_none() {
         if let Ok(shared) = Common::new(PROCESS_LOSSES.len()) {
@@ -95,8 +95,8 @@ fn losses(stream: usize) -> &'static Losses {
 }
 
 impl Console {
-    /// Writes a text: one or more lines, each with its newline. A text of at most 4,096 bytes, which a pipe takes at once,
-    /// is one write, so that texts of several threads do not mix. It never waits, not even for the lock of
+    /// Writes a text: one or more lines, each with its newline. A text of at most 4,096 bytes, which a pipe takes at
+    /// once, is one write, so that texts of several threads do not mix. The call never waits, not even for the lock of
     /// [`std::io::stderr`]. Returns whether the whole text was written; if not, it is counted as lost.
     pub fn tell(self, text: &str) -> bool {
         tell(losses(self as usize), text, |bytes| match self {
@@ -109,7 +109,7 @@ impl Console {
 /// Writes the notice of earlier losses, if there are any, together with the text. `write` is called once, and returns
 /// how many bytes it has written. True: all of them.
 fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool {
-    // Taken before the write, so that of two threads only one tells of them.
+    // Taken before the write, so that only one of two threads reports them.
     let lost = losses[LOST].swap(0, Ordering::Relaxed);
     let torn = losses[TORN].swap(0, Ordering::Relaxed) != 0;
     // Ends a line that was cut off: the note, or the text itself, is a line of its own.
@@ -128,7 +128,7 @@ fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool
     // The losses count as told only if the note about them was written to its end.
     let still = if count < before.len() { lost } else { 0 };
     losses[LOST].fetch_add(still + 1, Ordering::Relaxed);
-    // Nothing written leaves the stream as it was.
+    // If nothing was written, the stream ends as it did before.
     let ends_a_line = if count == 0 { !torn } else { whole.as_bytes()[count - 1] == b'\n' };
     if !ends_a_line {
         losses[TORN].store(1, Ordering::Relaxed);

@@ -116,7 +116,7 @@ impl Error {
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match &*self.kind {
             ErrorKind::Io { source, .. } | ErrorKind::Other { source } => Some(source.kind()),
-            // The others are mistakes of the program, or its own wish: no call of the system has failed.
+            // The other kinds are mistakes or decisions of the program: no call of the system has failed.
             _ => None,
         }
     }
@@ -205,7 +205,8 @@ impl fmt::Debug for Error {
 /// ```
 #[derive(Clone)]
 pub struct Fatal {
-    // In an `Arc`, because a worker may return the `Fatal` in one thread and the loop in another.
+    // In an `Arc`, because the handler's error, in a worker, and the error of `serve_forever`, in another thread, share
+    // it.
     error: Arc<HandlerError>,
 }
 
@@ -241,20 +242,21 @@ impl fmt::Debug for Fatal {
 
 impl StdError for Fatal {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        // This error prints the reason as its own text, so the next one of the chain is the reason's cause.
+        // This error prints the reason as its own text, so the next error of the chain is the reason's cause.
         self.error.source()
     }
 }
 
-/// The server is stopping, and this read would have waited or was interrupted. `Stopping` is the payload of an
-/// [`io::Error`] of kind `ConnectionAborted`, and is not reported.
+/// The error of a read that a stop of the server has interrupted, or has kept from waiting. `Stopping` is the payload
+/// of an [`io::Error`] of kind `ConnectionAborted`, and is not reported.
 ///
 /// A stop is an error and not an end of input, because a handler that reads an upload to its end would otherwise take
 /// half of it for the whole.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the server is stopping")]
 pub struct Stopping {
-    /// The request that was told to stop. A handler may read from another server's request as well.
+    /// The request that was told to stop. A handler may also read from a request of another server, whose stop is not
+    /// its own.
     owner: RequestId,
 }
 
@@ -308,13 +310,13 @@ impl Panicked {
 /// The whole chain of causes in one line, outermost first.
 ///
 /// Control characters are escaped: a peer's bytes may be part of an error, and must not control the operator's
-/// terminal. A cause that only repeats the text before it is left out.
+/// terminal. A cause whose text already ends the text before it is left out.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     // A chain of causes may be a cycle.
     for error in std::iter::successors(error.source(), |&error| error.source()).take(MAX_CAUSES) {
         let next = error.to_string();
-        // Most wrappers print their cause as well, at their end.
+        // Most wrappers print their cause as well, at the end of their text.
         if !text.ends_with(&next) {
             text = format!("{text}: {next}");
         }

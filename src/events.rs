@@ -51,8 +51,8 @@ pub enum ServerEvent<'a> {
         /// Where the server listens.
         server_address: &'a Address,
     },
-    /// The server begins to close: see [`ServerHooks::stopping`](crate::ServerHooks::stopping), also for the closes
-    /// without this event.
+    /// The server begins to close: see [`ServerHooks::stopping`](crate::ServerHooks::stopping). Servers that end
+    /// without that hook end without this event.
     Stopping {
         /// Where it listened.
         server_address: &'a Address,
@@ -144,9 +144,9 @@ pub enum ServerEvent<'a> {
         /// Bytes that the handler has sent: fewer than `bytes_out` under the server's own TLS, otherwise the same.
         clear_bytes_out: u64,
     },
-    /// A handler under the mixin `Green` has held its worker for longer than `Green::watchdog` allows. It computes,
-    /// or it blocks the thread by a call that knows nothing of coroutines. Meanwhile no other request of the worker
-    /// goes on. Sent once for each such time, while the handler still runs.
+    /// A handler under the mixin `Green` has held its worker for longer than `Green::watchdog` allows. It computes, or
+    /// it blocks the thread by a call that knows nothing of coroutines. No other request of the worker goes on during
+    /// that time. The event is sent once for each such time, while the handler still runs.
     #[non_exhaustive]
     WorkerHeld {
         /// The request's number, unique within the server.
@@ -189,7 +189,7 @@ impl fmt::Display for ServerEvent<'_> {
                 write!(f, "handed over at {server_address} to process {process}")
             }
             Self::HandshakeFailed { id, client_address, error } => {
-                // The outermost error of a handshake says little: which alert or certificate it was is a cause of it.
+                // The outermost error of a handshake says little: its causes name the alert or the certificate.
                 let causes = chain(&***error);
                 write!(f, "the handshake of request {id} from {client_address} failed: {causes}")
             }
@@ -248,8 +248,8 @@ macro_rules! reasons {
         }
 
         impl CloseReason {
-            /// A name in one word, for a label or a log: `completed`, `line_too_long` and so on, as the field of
-            /// [`Counts`](crate::monitor::Counts). It never changes.
+            /// A name in one word, for a label or a log: `completed`, `line_too_long` and so on. It is the name of the
+            /// field of [`Counts`](crate::monitor::Counts), and never changes.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Self::$reason => stringify!($count),)* }
@@ -302,7 +302,7 @@ macro_rules! reasons {
             /// Each count with its name, which is that of its field: for a table or a log.
             #[must_use]
             pub fn by_name(&self) -> Vec<(&'static str, u64)> {
-                // First the counts that are no ends, each written out; the rest is the table.
+                // First the counts of anything but ends. The table has those of the ends.
                 vec![
                     ("accepted", self.accepted),
                     ("accept_errors", self.accept_errors),
@@ -338,7 +338,8 @@ macro_rules! reasons {
                     accept_errors: read(&self.accept_errors),
                     shed: read(&self.shed),
                     unheard: read(&self.unheard),
-                    // Read last, so that the sum of the ends is never more: a request enters the list before it ends.
+                    // Read last, so that it is never below the sum of the ends: a request enters the list before it
+                    // ends.
                     accepted: accepted(),
                 }
             }
@@ -393,7 +394,7 @@ impl Counters {
         self.accept_errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a request that a drain has ended before it had sent anything.
+    /// Counts a request that a drain has ended before its peer had sent anything.
     pub(crate) fn unheard(&self) {
         self.unheard.fetch_add(1, Ordering::Relaxed);
     }

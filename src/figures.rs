@@ -5,8 +5,8 @@
 //!            or receive buffer        Limits::live     Pool::queue   Pool::new, max_threads, max_children
 //! ```
 //!
-//! They are collected when somebody asks, and cost a server nothing before that. `server_context.rs` puts them together: from
-//! the live list, from the mixin and the listener ([`FigureSource`]), and from the kernel.
+//! Figures are collected when somebody asks for them, and cost a server nothing before that. `server_context.rs` puts
+//! them together: from the live list, from the mixin and the listener ([`FigureSource`]), and from the kernel.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -94,8 +94,9 @@ pub struct WorkerFigures {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Figures {
-    /// Requests that are queued or running. The maximum is `Limits::live`, or the number of requests that there are
-    /// descriptors for. At the maximum nothing is accepted.
+    /// Requests that are queued or running. The maximum is `Limits::live`, or the number of requests that the process
+    /// has descriptors for, or that the workers of `Green` have room for, if one of these is lower. At the maximum
+    /// nothing is accepted.
     pub live: Fill,
     /// Workers that run a request. The maximum is that of `Pool::new`, `Threading::max_threads` or
     /// `Forking::max_children`.

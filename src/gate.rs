@@ -1,7 +1,7 @@
 //! [`Gate`], which keeps a count at or below a maximum, and [`RateGate`], which does the same for a rate.
 //!
-//! A loop that finds a gate closed waits for its event. No wake-up may be lost between the two, and no system call is
-//! made while nothing waits:
+//! A loop that finds a gate closed waits for the gate's event. A wake-up between its look and its wait must not be
+//! lost, and a worker must make no system call while no loop waits:
 //!
 //! ```text
 //!   the loop: is_open                        a worker: leave
@@ -31,9 +31,9 @@ use crate::wait::Event;
 /// is earned is known, and the loop sleeps until then.
 #[derive(Debug)]
 pub(crate) struct RateGate {
-    /// Whether there is a bucket. Most servers have none, and then take no lock.
+    /// Whether there is a bucket. Most servers have none, and take no lock here.
     limits: AtomicBool,
-    /// None without a rate. Locked for a few sums.
+    /// None without a rate. Locked for a few computations.
     bucket: Mutex<Option<Bucket>>,
 }
 
@@ -49,7 +49,7 @@ struct Bucket {
 }
 
 impl RateGate {
-    /// A gate that begins with a full bucket; none lets everything pass.
+    /// A gate that begins with a full bucket. Without a rate it lets everything pass.
     pub(crate) fn new(rate: Option<Rate>) -> Self {
         // Empty until `set` has made the bucket, full.
         let gate = Self { limits: AtomicBool::new(false), bucket: Mutex::default() };
@@ -67,7 +67,7 @@ impl RateGate {
             let filled = Instant::now();
             *bucket = rate.map(|rate| Bucket { rate, tokens: f64::from(rate.burst), filled });
         }
-        // After the bucket, so that a loop that sees it finds the bucket.
+        // Stored after the bucket is made, so that a loop that reads true finds the bucket.
         self.limits.store(rate.is_some(), Ordering::Release);
     }
 
@@ -76,8 +76,8 @@ impl RateGate {
         self.limits.load(Ordering::Acquire)
     }
 
-    /// None if a request may pass now, otherwise the moment at which the next one may. Takes no token: the request may still
-    /// be refused, or there may be none.
+    /// None if a request may pass now, otherwise the moment at which the next one may. Takes no token: the request may
+    /// still be refused, or no request may be waiting.
     pub(crate) fn wait_until(&self) -> Option<Instant> {
         if !self.is_on() {
             return None;
@@ -97,8 +97,8 @@ impl RateGate {
         Some(now + Duration::from_secs_f64((1.0 - *tokens) / per_second))
     }
 
-    /// Takes the token of a request that has passed. With several loops a second one may take a token that is not
-    /// earned yet; the next request then waits longer.
+    /// Takes the token of a request that has passed. If a server has several loops, a second loop may take a token that
+    /// is not earned yet; the next request then waits longer.
     ///
     /// Called by the accept loop after [`wait_until`](Self::wait_until) has let it pass.
     pub(crate) fn pass(&self) {
@@ -190,7 +190,7 @@ impl Gate {
         self.enter().then(|| Permit { gate: Arc::clone(self) })
     }
 
-    /// Adds one to the count, if there is room. The caller must hold the gate by itself, and call
+    /// Adds one to the count, if there is room. The caller has to keep the gate alive, and to call
     /// [`leave`](Self::leave) later.
     pub(crate) fn enter(&self) -> bool {
         // A change of the maximum during this call counts as one that comes just after it.
@@ -224,8 +224,8 @@ impl Gate {
         if self.count() >= self.max() {
             return false;
         }
-        // The wake-up that was cleared may have been for another loop of this server, which then slept on beside an open
-        // gate. If there is none, the event stays readable until the gate is found closed again.
+        // The wake-up that was cleared may have been for another loop of this server, which would sleep on beside an
+        // open gate. If there is no other loop, the event stays readable until the gate is found closed again.
         if was_notified {
             self.wake();
         }
@@ -258,7 +258,8 @@ impl Gate {
 
     /// Clears the event. True if it was readable.
     fn take_notice(&self) -> bool {
-        // With one loop no wake-up comes between the two lines: each takes `waiting` with it, and only the loop sets it again.
+        // With one loop no wake-up comes between the two lines: each wake-up clears `waiting`, and only the loop sets
+        // it again.
         let was_notified = self.notified.swap(false, Ordering::SeqCst);
         if was_notified {
             self.event.clear();
@@ -268,7 +269,8 @@ impl Gate {
 
     /// Wakes the loop if it waits. Any thread may call it.
     fn wake(&self) {
-        // Usually nothing waits, and a load costs less than a swap. Of several that leave at once one notifies.
+        // Usually no loop waits, and a load costs less than a swap. Of several threads that leave at once, one
+        // notifies.
         if self.waiting.load(Ordering::SeqCst) && self.waiting.swap(false, Ordering::SeqCst) {
             // In this order: the reverse could leave the event readable with `notified` false, and `settle` would not
             // clear it.

@@ -1,10 +1,10 @@
 //! The idle reaper: one thread per server that ends connections whose peers have been silent for `Limits::idle`.
 //!
 //! The kernel could keep this limit, by a timer (`SO_RCVTIMEO`) that it sets before each wait and removes after it.
-//! That would cost a twentieth of a short request, for a limit that hardly any request reaches. So a thread that
-//! waits for `Limits::idle` has no timer. Instead the reaper looks at the live list eight times per limit.
+//! That would cost a twentieth of a short request, for a limit that hardly any request reaches. So the wait of a thread
+//! for `Limits::idle` has no timer. Instead the reaper looks at the live list eight times per limit.
 //!
-//! Coroutines are left to it as well: their parker keeps no timer for such a wait either.
+//! The reaper ends the waits of coroutines as well: their parker keeps no timer for such a wait either.
 //!
 //! Some waits are not the reaper's. A limit below [`SHORTEST_REAPED`] is kept by the wait itself, exactly. A wait for the
 //! rest of a TLS record has its own bound (`request/raw_status.rs`). And a process under `Forking` must start no thread.
@@ -41,7 +41,7 @@ pub(crate) struct IdleReaper {
 struct ReaperShared {
     /// The list alone, and not the server: a server that is dropped is not kept alive by its reaper.
     list: Arc<LiveList>,
-    /// The thread runs. Cleared under the lock of the list, when that is empty.
+    /// The thread runs. Cleared under the lock of the list, when the list is empty.
     is_on: AtomicBool,
     /// Two first requests at once start one thread.
     start: Mutex<()>,
@@ -69,13 +69,13 @@ impl IdleReaper {
     }
 
     /// Whether the reaper ends the waits of a request that is in the list. Starts the thread if need be. False: each
-    /// wait needs a timeout of its own. Asked before the first wait of a request, by its worker: so the request is in the
-    /// list, and a thread that runs by now does not end before it.
+    /// wait needs a timeout of its own. Asked before the first wait of a request, by its worker: so the request is in
+    /// the list, and a thread that runs by now does not end before the request.
     pub(crate) fn covers(&self, idle: Duration) -> bool {
         idle >= SHORTEST_REAPED && (self.shared.is_on.load(Ordering::Acquire) || self.start())
     }
 
-    /// After a change of the limits: has the thread look at once, and then as often as the new limits need.
+    /// Has the thread look at once after a change of the limits, and then as often as the new limits need.
     pub(crate) fn look_again(&self) {
         self.shared.call(Wakeup::LookAgain);
     }
@@ -87,9 +87,9 @@ impl IdleReaper {
 
     /// Starts the thread, unless another request has. False: the system gives no thread.
     fn start(&self) -> bool {
-        // The lock is also what a new thread waits for, in `run`.
+        // A new thread waits for this lock as well, in `run`.
         let _one_at_a_time = self.shared.start.lock();
-        // Again under the lock: another first request may have started it meanwhile.
+        // Again under the lock: another first request may have started the thread meanwhile.
         if !self.shared.is_on.load(Ordering::Acquire) {
             let shared = Arc::clone(&self.shared);
             let started =
@@ -109,8 +109,8 @@ impl Drop for IdleReaper {
 impl ReaperShared {
     /// The life of the thread.
     fn run(&self) {
-        // `start` holds this lock until it has noted that the thread runs. Without the wait it could overwrite the
-        // note that the thread has left.
+        // `start` holds this lock until it has noted that the thread runs. Without this wait, a thread could end and
+        // clear `is_on` before `start` sets it, and nobody would start the next one.
         drop(self.start.lock());
         // The limits are not known yet. The shortest possible pause is right for each of them.
         let mut pause = SHORTEST_REAPED / LATE;

@@ -83,13 +83,13 @@
 //!
 //! # Which mixin?
 //!
-//! | | an idle connection, process and kernel | CPU for a request of many clients | a handler that blocks delays |
+//! | mixin | memory of an idle connection (process + kernel) | CPU per request, with many clients | requests that a blocking handler delays |
 //! |---|--:|--:|---|
-//! | [`Inline`] | the kernel's queue | least | all |
-//! | `Green` | 5 + 8 KiB | 1.0 to 1.1 of an event loop | those of its worker |
-//! | [`Threading`] | 10 + 35 KiB, a thread | 1.4 to 2.4 of an event loop | nobody |
-//! | [`Pool`] | as a thread, for those that are served | as `Threading` | those in its queue |
-//! | [`Forking`] | 91 + 35 KiB, a process | a fork for each connection | nobody |
+//! | [`Inline`] | that of a place in the accept queue | the least | all others |
+//! | `Green` | 5 + 8 KiB | 1.0 to 1.1 times that of an event loop | those of the same worker |
+//! | [`Threading`] | 10 + 35 KiB, with its thread | 1.4 to 2.4 times that of an event loop | none |
+//! | [`Pool`] | as `Threading`, for connections that are served | as `Threading` | those in the queue |
+//! | [`Forking`] | 91 + 35 KiB, with its process | a fork for each connection | none |
 //!
 //! Begin with [`Threading`]: nothing is forbidden there. Take `Green` when clients are many and mostly wait; its page lists
 //! the calls that its handlers must not make, each with its right way (`sleep`, `connect`, `offload`, `join`). The word in
@@ -140,12 +140,11 @@
 //!   below](#too-many-clients) says what happens to clients beyond a limit.
 //! - **Stopping**: [`Server::run`] returns after a signal or after `shutdown()`, and closes with a grace period
 //!   ([`Limits::drain`]). An idle client is ended at once; a client in the middle of a line can hold the stop for the
-//!   whole grace period. [`ShutdownHandle`] stops a server from anywhere; [`DrainReport`](monitor::DrainReport) says what
-//!   was still open.
-//!   Behind a balancer, [`Limits::lame_duck`] goes on serving for a while as a server that is not
-//!   [ready](ServerContext::is_ready).
-//! - **A service manager**: [`Server::run`] tells systemd of readiness, reloads and the end, and answers its watchdog;
-//!   sockets come by activation. The module [`systemd`] has all of it.
+//!   whole grace period. [`ShutdownHandle`] stops a server from anywhere; [`DrainReport`](monitor::DrainReport) says
+//!   what was still open. Behind a balancer, set [`Limits::lame_duck`]: before it closes, the server goes on serving
+//!   for a while, and already says that it is not [ready](ServerContext::is_ready).
+//! - **A service manager**: [`Server::run`] tells systemd of readiness, reloads and the end, and answers its watchdog.
+//!   A server can take its socket by socket activation. The module [`systemd`] explains both.
 //! - **Errors**: a handler's error or panic ends its own request and is reported
 //!   ([`ServerHooks::handle_error`]). A process that runs out of descriptors turns clients away, waits a little and
 //!   goes on. [`Fatal`] ends the server.
@@ -159,10 +158,11 @@
 //!   network ([`proxy_protocol`]).
 //! - **Sending from elsewhere**: an [`Outbox`] takes lines for a connection from any thread, and no slow
 //!   client delays another.
-//! - **Talking to others**: [`connect`](outgoing::connect) gives a connection to another server that waits as a request does;
-//!   [`join`] does two things at once; [`StreamRequest::split`] gives the two directions of a connection. A relay is one
-//!   handler of some forty lines (`examples/relay.rs`). A [`DatagramSender`](request::DatagramSender) answers later, or
-//!   somebody else. [`sleep`] and [`offload`] keep no other request waiting, under every mixin.
+//! - **Talking to others**: [`connect`](outgoing::connect) makes a connection to another server, whose reads and writes
+//!   wait as those of a request do; [`join`] does two things at once; [`StreamRequest::split`] gives the two directions
+//!   of a connection. A relay is one handler of some forty lines (`examples/relay.rs`). A
+//!   [`DatagramSender`](request::DatagramSender) sends an answer later, or to another address. [`sleep`] and
+//!   [`offload`] keep no other request waiting, under every mixin.
 //! - **TLS** (feature `tls`): `.tls(Tls::from_pem("cert.pem", "key.pem")?)` on the builder of a stream server, and the handler
 //!   does not change. The module `tls` has the rest: client certificates, several names, new certificates on a running server,
 //!   resumption under every mixin. A message that was cut short never passes for a whole one.
@@ -173,7 +173,7 @@
 //!
 //! | A client beyond the limit should | use |
 //! |---|---|
-//! | wait in the kernel's accept queue | [`Limits::live`](field@Limits::live), or [`Threading::max_threads`]; a [`Pool`] waits by default |
+//! | wait in the kernel's accept queue | [`Limits::live`](field@Limits::live), or [`Threading::max_threads`]; a [`Pool`] lets them wait by default |
 //! | be refused | `when_full(WhenFull::Refuse)` of [`Threading`](Threading::when_full) or [`Pool`](Pool::when_full) |
 //! | be refused with a text | the same, and the hook [`ServerHooks::overflow`], which writes the text |
 //!
@@ -199,7 +199,7 @@
 //! - [The design](_documentation::design): the life of a request, the layers, the reasons, and an order
 //!   in which to read the source.
 
-// Only here: in the modules of a program or a test, `pub` has no outside to be seen from.
+// Only in the library: a program or a test has no users outside, and there the lint would warn of every `pub`.
 #![warn(unreachable_pub)]
 
 #[cfg(not(unix))]
@@ -314,7 +314,8 @@ pub mod monitor {
 ///
 /// - `kill -USR2 PID`: the old process starts the program that is now at the path by which it was started itself, with the
 ///   same arguments and environment.
-/// - Start the program once more, as the first time, by whatever starts it: it asks at the path.
+/// - Start the program once more, in the same way as the first time. The new process connects to the path, and asks for
+///   the sockets.
 ///
 /// ```text
 /// the old process                                      the new process
@@ -329,15 +330,15 @@ pub mod monitor {
 ///   ends its requests, within the grace, and ends        serves
 /// ```
 ///
-/// **If something goes wrong** before `ready` (the new process cannot be started, ends, says something else, or is not
-/// ready within [thirty seconds](handover::Handover::within)), the old one goes on as if nothing had happened, and says why
-/// by the hook [`warning`](ServerHooks::warning), a line on stderr by default. The next attempt begins anew. If the old
-/// process is killed, a new one that has the sockets goes on alone. Several new processes at once get their turn one after
-/// the other; the last one is left.
+/// **If something goes wrong** before `ready` (the new process cannot be started, ends, sends an unexpected message, or
+/// is not ready within [thirty seconds](handover::Handover::within)), the old one goes on as if nothing had happened.
+/// It says why by the hook [`warning`](ServerHooks::warning), a line on stderr by default. The next attempt begins
+/// anew. If the old process is killed, a new one that has the sockets goes on alone. If several new processes start at
+/// once, each takes the sockets over from the one before it, and the last one goes on.
 ///
-/// **A stop in the middle** (SIGTERM to the old process) is meant for a new process that the old one has started, too. One
-/// that others have started goes on with the sockets. While the old process ends its requests, a SIGTERM changes nothing,
-/// and the second one ends it at once.
+/// **A stop in the middle**, by a SIGTERM to the old process, also ends a new process that the old one has started. A
+/// new process that was started in another way, and that has the sockets, goes on. While the old process ends its
+/// requests, a first SIGTERM changes nothing, and a second one ends it at once.
 ///
 /// **What is handed over**: listeners of TCP and Unix sockets, sockets of UDP and Unix datagrams, with the port that was
 /// chosen for port 0, the file of a Unix socket and the duty to remove it, and the name of a socket from a service manager.
@@ -350,12 +351,14 @@ pub mod monitor {
 /// of one user hand over to each other. A server that gives up its privileges after the bind is restarted by SIGUSR2: its
 /// successor begins as the user that it has become, and needs no right to bind, because the sockets are bound.
 ///
-/// **Forking.** A server that forks has one thread: its loop hands over. Its children end their requests.
+/// **Forking.** The process of a forking server has one thread, so its accept loop makes the handover. Its children end
+/// their requests.
 ///
-/// **In containers** the first process must not end before the others; there, start the server below an init process, or
-/// use [`Limits`]' drain and a rolling restart instead. Under systemd (`NOTIFY_SOCKET`) the old process tells which one is
-/// the main process now (`MAINPID=`). With `Type=notify` and its default, `NotifyAccess=main`, the service manager then
-/// listens to the new one alone, and the end of the old one is not the end of the service.
+/// **In containers** the first process must not end before the others; there, start the server below an init process,
+/// or use [`Limits::drain`](field@Limits::drain) and a rolling restart instead. Under systemd (`NOTIFY_SOCKET`) the old
+/// process tells the service manager which process is the main one now (`MAINPID=`). With `Type=notify` and its
+/// default, `NotifyAccess=main`, the service manager then listens to the new one alone, and the end of the old one is
+/// not the end of the service.
 pub mod handover {
     pub use crate::server::Handover;
 }

@@ -36,10 +36,10 @@ pub use by_name::LimitError;
 ///
 /// - `live`, `per_peer`, `accept_rate`, `peer_rate` and `handshakes` hold requests back or refuse them. They are reported as
 ///   [`LimitReached`](crate::monitor::ServerEvent::LimitReached).
-/// - `line_bytes`, `idle`, `read`, `write`, `request`, `handshake`, `proxy_header`, `drain` and `first_read` end a request.
-///   They are the [`CloseReason`](crate::monitor::CloseReason) of its end.
+/// - `line_bytes`, `idle`, `read`, `write`, `request`, `handshake`, `proxy_header`, `drain` and `first_read` end a
+///   request. The [`CloseReason`](crate::monitor::CloseReason) of its end shows it.
 /// - Exceeding `outbox_bytes` makes the send fail.
-/// - `lame_duck` is a [phase](crate::monitor::RunPhase).
+/// - `lame_duck` is reported as a [phase](crate::monitor::RunPhase).
 /// - `linger` and `linger_bytes` are not reported: the request has already ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -62,9 +62,8 @@ pub struct Limits {
     pub accept_rate: Option<Rate>,
     /// How fast requests of one peer (as for `per_peer`) are accepted, so that one busy client cannot use up
     /// `accept_rate`. A request beyond the rate is refused and not left in the queue, where it would make all later
-    /// clients wait. The server keeps the buckets of 8,192 peers, in about 400 KiB; if there are more peers, the least
-    /// busy peers are forgotten and start with a full bucket. None by default, because many users may be behind one
-    /// proxy.
+    /// clients wait. The server keeps the buckets of 8,192 peers, in 128 KiB. If there are more peers, the least busy
+    /// ones are forgotten, and start with a full bucket. None by default, because many users may be behind one proxy.
     pub peer_rate: Option<Rate>,
     /// Bytes of one line in `next_line`, without its newline. `usize::MAX` is no limit. Default 65,536, as in Python's
     /// `http.server` and most line protocols.
@@ -102,10 +101,10 @@ pub struct Limits {
     /// How long `wrap_request` (a TLS handshake, for example) may take. Default 10 s: several round trips of the
     /// slowest network.
     pub handshake: Duration,
-    /// TLS handshakes that have begun and are not finished. Beyond this number the oldest of them is ended, and its request
-    /// refused: a client that means it is done after two round trips, so that peers which connect and say nothing keep
-    /// nobody else out. Zero counts as one. Default 1,000, a tenth of `live`. Under [`Forking`](crate::Forking) also at
-    /// most three quarters of the processes that other requests leave: see [`Forking`](crate::Forking).
+    /// TLS handshakes that have begun and are not finished. Beyond this number the oldest of them is ended, and its
+    /// request refused. So peers that connect and stay silent keep nobody else out, while an honest client has finished
+    /// after two round trips. Zero counts as one. Default 1,000, a tenth of `live`. Under [`Forking`](crate::Forking)
+    /// handshakes also take at most three quarters of the processes that other requests leave.
     pub handshakes: usize,
     /// How long a trusted proxy may take for its [PROXY header](crate::proxy_protocol), from the moment at which a
     /// worker has taken the connection. Default 5 s: a proxy sends its header with the connection, so that only a lost
@@ -128,10 +127,10 @@ pub struct Limits {
     /// end in this time, and sends new clients elsewhere before they would be refused. Choose it longer than the
     /// balancer takes: its interval, times the failures that it waits for. It comes before `drain` and is no part of it.
     ///
-    /// It begins with a signal under [`run`](crate::Server::run), with
-    /// [`ShutdownHandle::retire`](crate::ShutdownHandle::retire), and with a close that waits for requests, while a
-    /// `serve_forever` goes on. A [`shutdown`](crate::ShutdownHandle::shutdown) has none, and ends one that has begun; so
-    /// does a second close. Default zero: without a balancer nobody would notice.
+    /// A lame duck begins with a signal under [`run`](crate::Server::run), with
+    /// [`ShutdownHandle::retire`](crate::ShutdownHandle::retire), and with a close that waits for requests while
+    /// `serve_forever` still accepts. A [`shutdown`](crate::ShutdownHandle::shutdown) begins none, and ends one that
+    /// has begun; so does a second close. Default zero: without a balancer nobody would notice it.
     pub lame_duck: Duration,
     /// How long a drain waits for the first bytes of a connection that has sent nothing yet: its client is about to
     /// send a request, and may have no other server to send it to. The drain does not wait for a connection between two
@@ -167,8 +166,8 @@ impl Default for Limits {
     }
 }
 
-/// One setter for each field, with its name. The field's own page explains it. `into` lets a setter of an option take the
-/// value itself. Also for the options of a socket (`transport/socket_options.rs`).
+/// Defines one setter for each field, with the field's name. `into` lets the setter of an `Option` also take the value
+/// itself. `transport/socket_options.rs` uses the macro as well.
 macro_rules! setters {
     ($owner:ident: $($(#[$attribute:meta])* $name:ident($value:ident: $type:ty);)*) => {
         impl $owner {
@@ -192,9 +191,9 @@ setters! {
     /// Sets [`per_peer`](field@Self::per_peer), in requests. Default 10,000. Zero counts as one; `live` or more is no
     /// limit.
     per_peer(limit: usize);
-    /// Sets [`accept_rate`](field@Self::accept_rate). Default and no limit: `None`.
+    /// Sets [`accept_rate`](field@Self::accept_rate). Default `None`, which is no limit.
     accept_rate(limit: impl Into<Option<Rate>>);
-    /// Sets [`peer_rate`](field@Self::peer_rate). Default and no limit: `None`.
+    /// Sets [`peer_rate`](field@Self::peer_rate). Default `None`, which is no limit.
     peer_rate(limit: impl Into<Option<Rate>>);
     /// Sets [`line_bytes`](field@Self::line_bytes), in bytes. Default 65,536. Zero allows only empty lines;
     /// `usize::MAX` is no limit.
@@ -211,8 +210,8 @@ setters! {
     /// Sets [`write`](field@Self::write). Default 60 s. With zero a write that would wait fails; `Duration::MAX` is no
     /// limit.
     write(limit: Duration);
-    /// Sets [`request`](field@Self::request). Default and no limit: `None`; `Duration::MAX` is no limit either. With
-    /// zero no read or write waits.
+    /// Sets [`request`](field@Self::request). Default `None`, which is no limit, as `Duration::MAX` is. With zero no
+    /// read or write waits.
     request(limit: impl Into<Option<Duration>>);
     /// Sets [`handshake`](field@Self::handshake). Default 10 s. With zero no handshake may wait; `Duration::MAX` is no
     /// limit.
@@ -230,7 +229,7 @@ setters! {
     /// Sets [`drain`](field@Self::drain). Default 10 s. Zero forces running requests at once; `Duration::MAX` waits for
     /// them without limit.
     drain(limit: Duration);
-    /// Sets [`lame_duck`](field@Self::lame_duck). Default zero, which is none; `Duration::MAX` lasts until a
+    /// Sets [`lame_duck`](field@Self::lame_duck). Default zero, which is no lame duck; `Duration::MAX` lasts until a
     /// [`shutdown`](crate::ShutdownHandle::shutdown).
     lame_duck(limit: Duration);
     /// Sets [`first_read`](field@Self::first_read). Default 1 s. Zero waits for no first bytes; half of `drain` is the
@@ -249,7 +248,7 @@ impl Limits {
         // 3,000 of 10,000 for one peer are 300 of 1,000. (As u128, because either factor may be `usize::MAX`.)
         let allowed = live.min(descriptors.max(1));
         let part = per_peer as u128 * allowed as u128 / live as u128;
-        // Less than `allowed`, except for the one request that every peer may have.
+        // Every peer may have one request. If that is all that is allowed, there is no limit for one peer.
         Some(usize::try_from(part).unwrap_or(per_peer).max(1)).filter(|max| *max < allowed)
     }
 }

@@ -144,8 +144,7 @@ fn reap(wake_up: &Event) {
         let _ = sys::poll(&mut fds, Some(next.unwrap_or(leave_at)));
         drop(fds);
         wake_up.clear();
-        // All of them, and not only the readable ones: there are few, and the limits in time are looked at here as
-        // well.
+        // All of them, and not only the readable ones: there are few, and `read_on` looks at their time limits as well.
         connections.retain_mut(|connection| connection.read_on(&mut buf));
         let now = Instant::now();
         if !connections.is_empty() {

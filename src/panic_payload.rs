@@ -4,8 +4,8 @@ use std::any::Any;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 
-/// How many payloads in a row may panic when they are dropped. One is a bad drop. A second one, the payload of that
-/// panic, hardly ever has such a type again.
+/// How many payloads in a row may panic when they are dropped. One such drop is a mistake of a program; that the
+/// payload of its panic also panics in its drop hardly ever happens.
 const MAX_PANICKING_DROPS: usize = 4;
 
 /// Drops a payload. Its drop is code of the program and may panic as well, with a new payload, which is then dropped
@@ -15,8 +15,8 @@ pub(crate) fn drop_payload(payload: Box<dyn Any + Send>) {
     mem::forget(last_of_many(payload));
 }
 
-/// Calls what must not panic into the caller: the program's code, at a place where no one can be told of its panic.
-/// None: it has panicked, and the payload is dropped.
+/// Calls code of the program at a place where nobody can be told of a panic, and where none may reach the caller. None:
+/// the code has panicked, and the payload is dropped.
 pub(crate) fn catch_and_drop<R>(call: impl FnOnce() -> R) -> Option<R> {
     panic::catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
 }

@@ -1,5 +1,5 @@
-//! Waiting. Everything that a server or a request waits for goes through one function of this crate; this module
-//! replaces it.
+//! Waiting. Every wait of a server or a request goes through one function of this crate. This module lets a mixin
+//! replace that function.
 //!
 //! On a plain thread, a wait blocks the thread. A mixin that runs many requests on one thread, as coroutines, implements
 //! [`Parker`] and [`install`]s it on its threads. From then on every read, write, accept and [`sleep`] that
@@ -61,8 +61,8 @@
 //! # For handlers
 //!
 //! A handler that may run as a coroutine must not block its thread, because every other request of that thread would
-//! wait with it. The request itself never does, nor does anything else of this crate that waits; each of these is on a
-//! plain thread the same as its counterpart in std:
+//! wait with it. The request itself never blocks the thread, nor does anything else of this crate that waits. On a
+//! plain thread the calls on the right do the same as those on the left:
 //!
 //! | blocks the thread | waits as a request does |
 //! |---|---|
@@ -128,8 +128,8 @@
 //!
 //! # Stability
 //!
-//! As the rest of the crate: [`Interest`] and [`Waiting`] may get more values and fields, [`Parker`] may get methods
-//! with a default. The workers of `Green` are parkers by the same two methods. They may still change before 1.0.
+//! [`Interest`] and [`Waiting`] may get more values and fields, and [`Parker`] may get methods with a default. The two
+//! methods without a default, by which the workers of `Green` are parkers too, may still change before 1.0.
 
 pub use crate::wait::{
     Cancelled, Event, Installed, Interest, Parker, Slot, Waiting, flush, install, offload, shield,

@@ -32,7 +32,7 @@ pub(crate) trait Owned: StdError + 'static {
     fn owner(&self) -> RequestId;
 }
 
-/// For an error whose field `owner` is its mark: [`Owned`], and `find`, by which a program looks for it.
+/// Gives an error whose field `owner` is its mark [`Owned`], and the function `find`, by which a program looks for it.
 macro_rules! owned_error {
     ($Error:ident) => {
         impl $crate::peer_fault::Owned for $Error {
@@ -83,7 +83,7 @@ pub(crate) use owned_error;
 /// [`Disconnected`](crate::monitor::CloseReason::Disconnected) or [`Garbled`](crate::monitor::CloseReason::Garbled).
 #[derive(Debug)]
 pub struct PeerFault {
-    /// The request whose peer is at fault. An error of another request says nothing about this one's peer.
+    /// The request whose peer is at fault. For any other request this error says nothing about its peer.
     owner: RequestId,
     /// How the peer is at fault.
     kind: FaultKind,
@@ -207,7 +207,7 @@ pub(crate) const LOSSES: [io::ErrorKind; 9] = [
 pub(crate) fn is_loss(error: &io::Error) -> bool {
     // A time limit of this crate has no errno. It means that the peer is slow, not gone.
     let is_limit = error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none();
-    // A router has said so. These have no kind in std.
+    // A router or the peer's system has reported the loss. These errors have no kind in std.
     let is_told = matches!(error.raw_os_error(), Some(libc::EHOSTDOWN | libc::ENOPROTOOPT));
     !is_limit && LOSSES.contains(&error.kind()) || is_told
 }
@@ -222,8 +222,8 @@ pub(crate) fn causes<'a>(
     std::iter::successors(Some(error), |error| cause(*error)).take(MAX_CAUSES)
 }
 
-/// How many errors of a chain are looked at. Real chains have a handful. A chain whose `source` goes in a circle has
-/// no end.
+/// How many errors of a chain are looked at. Real chains have a handful; a chain whose `source` goes in a circle has no
+/// end.
 pub(crate) const MAX_CAUSES: usize = 64;
 
 /// The next error of a chain: the payload of an `io::Error`, and the source of any other.
@@ -242,8 +242,8 @@ pub(crate) fn find<'a, E: StdError + 'static>(
     causes(error).find_map(|error| error.downcast_ref())
 }
 
-/// Finds an error of type `E` along a chain of causes, if it is of this request. One of another request does not hide
-/// it.
+/// Finds an error of type `E` along a chain of causes, if it is of this request. An error of another request does not
+/// hide it.
 pub(crate) fn find_of<'a, E: Owned>(
     owner: RequestId,
     error: &'a (dyn StdError + 'static),

@@ -15,7 +15,7 @@
 //! | datagrams of a batch | are the parent's to answer | all but its own are the parent's |
 //! | the listener | stays shared, and each process closes its copy | is closed at once |
 //! | a Unix socket's file | is removed if no other process listens | stays |
-//! | counts, observer | its own from here on | are the parent's; the exit status tells it |
+//! | counts, observer | its own from here on | are the parent's; the exit status tells the parent how the request ended |
 //!
 //! Asking the system costs a call. So the process number is asked for when a run begins ([`note`]), and later code of
 //! the run compares with the noted number. The actions of signals ask the system itself, because they may run before
@@ -26,15 +26,15 @@ use std::env;
 use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-/// Makes a call that ends the process an expression that never returns. (Rust 1.85 warns of a `match` on the call
-/// itself.)
+/// Turns the result of a call that ends the process into an expression that never returns. (Rust 1.85 warns of a
+/// `match` on the call itself.)
 pub(crate) fn no_return(gone: Infallible) -> ! {
     // There is no value of this type, and so no arm.
     match gone {}
 }
 
-/// The value of a variable of the environment. One that is set and empty counts as unset: that is how a unit file takes a
-/// variable back.
+/// The value of a variable of the environment. An empty variable counts as unset: in a unit file an empty value is how
+/// a variable is taken back.
 pub(crate) fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
@@ -51,7 +51,8 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// A parent may not: a fork copies only one thread, and locks that other threads hold stay locked in the child.
+    /// Whether it may start threads. A parent may not: a fork copies only one thread, and locks that other threads hold
+    /// stay locked in the child.
     pub(crate) fn may_start_threads(self) -> bool {
         self != Self::Parent
     }
@@ -76,12 +77,15 @@ pub(crate) struct CurrentRole {
     in_nested_child: AtomicBool,
 }
 
-/// Which server this process is a child of: where its role lies, or [`NOBODY`]. Set once.
+/// The server that this process is a child of, by the address of that server's [`CurrentRole`]; [`NOBODY`] if it is no
+/// child. Set once.
 ///
-/// A static beside others that a child writes to: a flag in the server would be one more page that each child copies.
+/// A static, because a child writes to other statics beside it anyway. A flag in the server would be on a page of its
+/// own, which each child would have to copy.
 static SERVED: AtomicUsize = AtomicUsize::new(NOBODY);
 
-/// The value of [`SERVED`] in a process that is no child. It is not zero, so that the static lies among those with values.
+/// The value of [`SERVED`] in a process that is no child. It is not zero, so that the linker puts the static among
+/// those with an initial value.
 const NOBODY: usize = usize::MAX;
 
 impl CurrentRole {
@@ -90,7 +94,7 @@ impl CurrentRole {
         Self { at_first, in_nested_child: AtomicBool::new(false) }
     }
 
-    /// The role of the process that asks. A few times for each request, so it is two loads at most.
+    /// The role of the process that asks. Each request asks a few times, so this makes two atomic loads at most.
     #[inline]
     pub(crate) fn get(&self) -> Role {
         // Only a server that forks has children. In all others this is one comparison: the static is not even looked at.
@@ -125,11 +129,11 @@ impl CurrentRole {
 /// process has one thread.
 static NOTED: AtomicU32 = AtomicU32::new(0);
 
-/// Asks the system which process this is, and notes it. At the beginning of a run, and where something is made that belongs
-/// to one process.
+/// Asks the system which process this is, and notes it. Called at the beginning of a run, and where something is made
+/// that belongs to one process.
 pub(crate) fn note() -> u32 {
     let process = std::process::id();
-    // In a child a write copies a page of its parent's.
+    // No write without need: in a child it copies a page of the parent's.
     if NOTED.load(Ordering::Relaxed) != process {
         NOTED.store(process, Ordering::Relaxed);
     }
@@ -173,7 +177,7 @@ impl OwnerProcess {
         Self { process: AtomicU32::new(noted()) }
     }
 
-    /// Whether this process is the owner. Asks the system, which a signal's action may do, too.
+    /// Whether this process is the owner. It asks the system by getpid(2), so the action of a signal may call it, too.
     pub(crate) fn is_this_process(&self) -> bool {
         // Not the noted number: a child that has noted nothing yet would take its parent's for its own.
         self.process.load(Ordering::SeqCst) == std::process::id()

@@ -23,8 +23,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// | `Ended` | are refused | | |
 ///
 /// The phases come in this order, and each is reported once; `Forced` is left out if nothing had to be forced. A
-/// phase's own hook comes first, and `run_phase` after it. A stop that begins while the hook `ready` still runs may
-/// be reported a little earlier. A phase may last no time at all.
+/// phase's own hook comes first, and `run_phase` after it. If a stop begins while the hook `ready` still runs,
+/// `LameDuck` may be reported before the hook `stopping` has returned. A phase may last no time at all.
 ///
 /// A server that stops accepting without being closed (by [`shutdown`](crate::Server::shutdown) alone) is `Bound` again when
 /// its run has ended, and `Ready` with the next one. [`handle_request`](crate::Server::handle_request) changes no phase.
@@ -51,7 +51,7 @@ pub enum RunPhase {
 }
 
 impl RunPhase {
-    /// In the order of their numbers, which a test compares: a cell holds a number.
+    /// All phases, in the order of their numbers, which a test checks: a cell holds a number.
     const ALL: [Self; 7] = [
         Self::Bound,
         Self::Ready,
@@ -90,7 +90,7 @@ impl PhaseCell {
 
     /// Goes on to a phase. False: this phase, or a later one, has been reached before.
     pub(crate) fn advance(&self, to: RunPhase) -> bool {
-        // One step for the look and the store: of two threads that reach the same phase, one is told so.
+        // One atomic step compares and stores: of two threads that reach the same phase, only one gets true.
         self.0.fetch_max(to as u8, Ordering::SeqCst) < to as u8
     }
 

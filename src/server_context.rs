@@ -1,10 +1,10 @@
 //! [`ServerContext`]: the part of a server that does not depend on its types. Handlers get it from
 //! [`request.server()`](crate::StreamRequest::server), and workers share it.
 //!
-//! It lives until the last of these is gone: the server, its accept loop, its requests, the tickets that they have left
-//! behind. It holds no part of the transport, the mixin or the handlers, so that none of these is kept alive by a request
-//! that lasts. All its parts may be used by any thread at any time; the lock of `changing_limits` is taken before those of
-//! the live list and of the rate, and no other two are held together.
+//! It lives until the last of these is gone: the server, its accept loop, and the tickets of its requests. It holds no
+//! part of the transport, the mixin or the handlers, so that a long request keeps none of these alive. Any thread may
+//! use any part of it at any time. The lock of `changing_limits` is taken before those of the live list and of the
+//! rate; no other two locks are held together.
 //!
 //! Two budgets lower `Limits::live`: descriptors, known when a run begins, and workers, known when the mixin finds its
 //! bound. The limit in force is the least of the three, and each change of one of them computes it anew
@@ -53,7 +53,7 @@ pub struct ServerContext {
     pub(crate) live: Arc<LiveList>,
     /// Ends the waits of silent peers. Its thread has the live list alone, and ends with this.
     pub(crate) idle_reaper: IdleReaper,
-    /// `Limits::live`, or fewer if the process has fewer descriptors.
+    /// Admits `Limits::live` requests, or fewer if descriptors or workers allow fewer.
     pub(crate) gate: Gate,
     /// How the requests have ended, since the server was made. Atomics: each worker counts.
     pub(crate) counters: Counters,
@@ -136,8 +136,8 @@ impl ServerContext {
         self.lower_live(&self.descriptors, descriptors)
     }
 
-    /// The same with the number of requests that the mixin's workers have room for. It asks at most once, when it finds its
-    /// bound.
+    /// Does the same with the number of requests that the mixin's workers have room for. The mixin calls it at most
+    /// once, when it finds its bound.
     #[cfg_attr(
         not(has_green),
         allow(dead_code, reason = "only `Green` asks, and Rust 1.85 sees that")
@@ -146,13 +146,13 @@ impl ServerContext {
         self.lower_live(&self.workers, requests)
     }
 
-    /// Keeps the number of live requests at or below a budget, which is noted in its place. Returns the budget and the lowered
-    /// limit of one peer, if this budget lets in fewer than the wanted limit and the other budget do.
+    /// Keeps the number of live requests at or below a budget, which is stored in `place`. If this budget is lower than
+    /// both the wanted limit and the other budget, returns it, and the lowered limit of one peer.
     fn lower_live(&self, place: &AtomicUsize, most: usize) -> Option<(usize, Option<usize>)> {
         // A change of the limits comes as a whole before this, or after it.
         let _changing = self.changing_limits.lock();
         let wanted = self.limits().live;
-        // The run before may have left a budget here. The comparison below needs the limit without any.
+        // An earlier run may have left a budget here. The comparison below needs the limit without it.
         place.store(usize::MAX, Ordering::SeqCst);
         let without = self.within_budgets(wanted);
         place.store(most, Ordering::SeqCst);
@@ -179,7 +179,7 @@ impl ServerContext {
         *self.membership.lock() = membership;
     }
 
-    /// The numbers of requests that the group needs.
+    /// The numbers of requests that the group of a `run` needs.
     pub(crate) fn load(&self) -> Load {
         let live = self.live.len();
         let Counts { accepted, completed, .. } = self.counts();
@@ -195,8 +195,8 @@ impl ServerContext {
     /// Where this process reads on for a peer after a close.
     #[inline]
     pub(crate) fn lingering(&self) -> Lingering {
-        // A child serves one request, so it may block. A coroutine would keep its stack and its place in the live
-        // list.
+        // A child serves one request, so it may block. Coroutines leave this to the thread: one that waited here would
+        // keep its stack and its place in the live list.
         if self.role().is_child() {
             Lingering::Here
         } else if self.role().may_start_threads() {
@@ -209,7 +209,7 @@ impl ServerContext {
     /// Whether the idle reaper ends a request whose peer is silent for this long: see `idle_reaper.rs`.
     #[inline]
     pub(crate) fn reaps_idle(&self, idle: Duration) -> bool {
-        // The reaper is a thread of the library, too.
+        // Not in a forking parent or its children: the reaper is a thread of the library, too.
         self.lingering() == Lingering::Elsewhere && self.idle_reaper.covers(idle)
     }
 
@@ -361,10 +361,11 @@ impl ServerContext {
         // Each figure is of its own moment: the numbers of a busy server need not add up.
         let source = self.figures.get();
         let workers = source.and_then(|source| source.workers()).unwrap_or_default();
-        // Held until its figures are read: a close meanwhile must not free its number for another file.
+        // Held until its figures are read: if the server closes in the meantime, the number must not become another
+        // file's.
         let listener = source.and_then(|source| source.listener());
         let socket = listener.map(|fd| sys::socket_figures(fd.as_fd())).unwrap_or_default();
-        // A mixin that counts its workers knows better than the live list, which looks at every request.
+        // The counts of a mixin cost less than those of the live list, which looks at every request.
         let (mut busy, mut queued) = (workers.busy, workers.queued);
         if busy.is_none() || queued.is_none() {
             let (running, waiting) = self.live.running_and_queued();
@@ -434,7 +435,7 @@ impl ServerContext {
 /// Where further input is discarded while a peer may not have read its answer yet: see `lingering_close.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lingering {
-    /// The worker itself: it is a coroutine, or a child with a single request.
+    /// The worker itself: a forked child, which serves a single request.
     Here,
     /// The thread `linger`, for all connections of the process.
     Elsewhere,

@@ -43,7 +43,7 @@ use crate::systemd::ServiceManager;
 /// The servers of one run.
 #[derive(Debug)]
 pub(crate) struct ServiceGroup {
-    /// None: nobody is told, and the group only decides whether all are idle.
+    /// None: there is no service manager, and the group only decides whether all servers are idle.
     manager: Option<ServiceManager>,
     /// Another process has taken the service over. Never taken back.
     is_replaced: AtomicBool,
@@ -76,7 +76,8 @@ struct Member {
     load: Load,
     /// Since when it has served nobody.
     idle_since: Instant,
-    /// `Builder::stop_when_idle`. Known from its first beat on; without one it keeps the others from stopping.
+    /// `Builder::stop_when_idle`. Known from the server's first beat on. A server without a limit keeps the others from
+    /// stopping.
     idle_limit: Option<Duration>,
 }
 
@@ -112,7 +113,8 @@ pub(crate) struct Membership {
 /// How often the status is looked at, if nothing else wakes the loop: it is for a person at `systemctl status`.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 
-/// How often a loop looks in the time of `Builder::stop_when_idle`: the end is late by this part of it at most.
+/// How often a loop looks within the time of `Builder::stop_when_idle`. So the stop is late by an eighth of that time
+/// at most.
 const IDLE_CHECKS: u32 = 8;
 
 /// Extra time beyond the limits, because a close is never quite punctual: forced requests have a moment to notice it, threads
@@ -120,13 +122,14 @@ const IDLE_CHECKS: u32 = 8;
 const MARGIN: Duration = Duration::from_secs(5);
 
 impl ServiceGroup {
-    /// A membership for each server, given by its address and its handle, in their order. The group lives as long as one of them.
+    /// Makes the group, and returns a membership for each server, in their order. A server is given by its address and its
+    /// handle. The group lives as long as one of the memberships.
     pub(crate) fn memberships(
         servers: impl Iterator<Item = (String, ShutdownHandle)>,
         manager: Option<ServiceManager>,
     ) -> Vec<Membership> {
         let member = |(address, handle)| Member {
-            // An address is one line, whatever a path contains: its control characters are escaped.
+            // One line, whatever a path contains: the control characters of an address are escaped.
             address,
             handle,
             progress: MemberPhase::Starting,
@@ -153,9 +156,9 @@ impl ServiceGroup {
 }
 
 impl Membership {
-    /// A handover: another process is the service from here on, and this one must not report any more. The service
-    /// manager (`NotifyAccess=all`) would take its messages for those of the service, and `STOPPING=1` would stop the
-    /// other process as well.
+    /// Ends the reports after a handover: another process is the service from here on. With `NotifyAccess=all` the
+    /// service manager would take a `STOPPING=1` of this process for one of the service, and would stop the other
+    /// process as well.
     pub(crate) fn fall_silent(&self) {
         self.group.is_replaced.store(true, Ordering::SeqCst);
     }
@@ -174,8 +177,9 @@ impl Membership {
         Some(every.max(Duration::from_millis(1)))
     }
 
-    /// The server is ready. When the last one is, the service manager is told, and begins the services that wait for this
-    /// one. By the thread of its run, after the hook `ready`; its idle time begins here.
+    /// Reports that the server is ready. When the last server of the group is ready, the service manager is told, and
+    /// starts the services that wait for this one. Called by the thread of the server's run, after the hook `ready`.
+    /// The server's idle time begins here.
     pub(crate) fn ready(&self) {
         let mut state = self.group.state.lock();
         let member = &mut state.members[self.index];
@@ -187,8 +191,8 @@ impl Membership {
         }
     }
 
-    /// The server begins to stop. If it is the last one that serves, the service manager is told of it, and how long
-    /// the stop may take. Once for each server; it may come before `ready`.
+    /// The server begins to stop. If it is the last one that serves, the service manager is told so, and how long the
+    /// stop may take. Called once for each server, perhaps before `ready`.
     pub(crate) fn stopping(&self, at_most: Duration, load: Load) {
         let mut state = self.group.state.lock();
         let member = &mut state.members[self.index];
@@ -201,8 +205,8 @@ impl Membership {
         }
     }
 
-    /// The close of the server takes this time at the most, from now on. Told anew when the lame duck is over, which may
-    /// have been cut short.
+    /// Tells the service manager that the close takes this time at the most, from now on. Called again when the lame
+    /// duck is over, because that may have been cut short.
     pub(crate) fn extend(&self, at_most: Duration) {
         let state = self.group.state.lock();
         if state.is_stopping() {
@@ -213,7 +217,7 @@ impl Membership {
     /// A reload begins. [`reloaded`](Self::reloaded) follows, on the same thread.
     pub(crate) fn reloading(&self) {
         let mut state = self.group.state.lock();
-        // Counted also while the service is not serving: the end counts it off.
+        // Counted even while the service is not serving, because `reloaded` counts it off in any case.
         state.reloading += 1;
         if state.reloading == 1 && state.is_serving() {
             // Without the time systemd does not know which of its requests this is: `systemctl reload` waits for the answer.
@@ -239,13 +243,13 @@ impl Membership {
         let member = &mut state.members[self.index];
         member.is_alive = true;
         member.idle_limit = idle_limit;
-        // A request that was open at the last beat has been served since then. One that has come and gone in between shows in
-        // the count of the accepted.
+        // A request that was open at the last beat has been served since then. A request that has come and gone since
+        // shows in the count of accepted requests.
         if load.live + member.load.live > 0 || load.accepted != member.load.accepted {
             member.idle_since = now;
         }
         member.load = load;
-        // The beat that completes the picture asks each of them to stop, as a `shutdown` of the program would.
+        // The beat after which all are idle stops each of them, as a `shutdown` by the program would.
         if state.all_idle(now) {
             for member in &state.members {
                 member.handle.shutdown();
@@ -254,15 +258,15 @@ impl Membership {
         if !state.is_serving() {
             return;
         }
-        // A message of the watchdog that nobody waits for would only wake the service manager.
+        // Without a watchdog its message would only wake the service manager.
         let watched =
             self.group.manager.as_ref().is_some_and(|manager| manager.watchdog().is_some());
-        // Called in any case: rounds begin and end without a watchdog, too.
+        // Called in any case, because it also ends the round.
         let all_alive = state.all_alive();
         let watchdog = if all_alive && watched { "WATCHDOG=1" } else { "" };
         let message = format!("{watchdog}{}", state.new_status());
         if !message.is_empty() {
-            // The line of status begins with the end of the line before it, which need not be there.
+            // `new_status` begins with a newline, to end the line of the watchdog, which may be missing.
             self.group.tell(message.trim_start());
         }
     }
@@ -280,10 +284,10 @@ impl GroupState {
         self.members.iter().all(|member| member.progress == MemberPhase::Stopping)
     }
 
-    /// Whether all loops have beaten since the last time that all had. If so, the next round begins. One loop that hangs keeps
-    /// every round from its end, and the watchdog then restarts the service.
+    /// Whether all loops have beaten in this round. If so, the next round begins. One loop that hangs keeps the round
+    /// from ending, and the service manager's watchdog then restarts the service.
     fn all_alive(&mut self) -> bool {
-        // A server that has stopped has no loop to hear from.
+        // A server that stops need not beat any more.
         let is_due = |member: &Member| member.is_alive || member.progress == MemberPhase::Stopping;
         let all = self.members.iter().all(is_due);
         if all {
@@ -292,8 +296,8 @@ impl GroupState {
         all
     }
 
-    /// Whether every server has served nobody for as long as its own limit. One that has stopped is not asked; one that has
-    /// not begun, or has no limit, is not idle.
+    /// Whether every server has served nobody for as long as its own limit. A server that stops is not asked; a server
+    /// that has not begun, or has no limit, is not idle.
     fn all_idle(&self, now: Instant) -> bool {
         let is_idle = |member: &Member| {
             let idle = now.saturating_duration_since(member.idle_since);
@@ -308,7 +312,8 @@ impl GroupState {
     /// The line of status, with a newline before it. Empty if it is the same as last time.
     fn new_status(&mut self) -> String {
         let serving = self.members.iter().filter(|member| member.progress == MemberPhase::Serving);
-        // Of the servers that still serve. The numbers are of all, so that none goes back when one of them stops.
+        // The addresses are those of the servers that still serve. The numbers are sums over all servers, so that no
+        // sum falls when one of them stops.
         let addresses: Vec<&str> = serving.map(|member| &*member.address).collect();
         let live = requests(self.members.iter().map(|member| member.load.live).sum());
         let completed: u64 = self.members.iter().map(|member| member.load.completed).sum();
@@ -328,7 +333,8 @@ fn requests(count: usize) -> String {
 
 /// The line that asks for this much time, counted from now.
 fn extend(time: Duration) -> String {
-    /// The service manager counts in microseconds, in 64 bits, and adds: a year is as good as no limit.
+    /// The service manager adds this to its clock, in microseconds and 64 bits. A year cannot overflow, and is as good
+    /// as no limit.
     const YEAR: Duration = Duration::from_secs(365 * 86_400);
     let micros = time.saturating_add(MARGIN).min(YEAR).as_micros();
     format!("EXTEND_TIMEOUT_USEC={micros}")

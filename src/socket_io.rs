@@ -5,10 +5,10 @@
 //! | receive | blocks in recv(2); SO_RCVTIMEO or the idle reaper bounds it | never blocks: tries, parks, tries again |
 //! | send | never blocks: tries; without room, waits in `write_stall.rs` | the same; the wait parks |
 //!
-//! SO_RCVTIMEO bounds one call, and starts anew with the next call. So after every return the time is compared with
-//! the deadline, and the option is set again only if its value is too far from the rest of the time. In the usual
-//! case (one receive, data within the timeout, the timeout as before) a receive is one system call, and no clock is
-//! read.
+//! SO_RCVTIMEO bounds one call, and starts anew with the next call. So after a return without bytes the time is
+//! compared with the deadline, and the option is set again if its value is too far from the rest of the time. In the
+//! usual case (one receive, data within the timeout, the timeout as before) a receive is one system call, and no clock
+//! is read.
 
 use std::io;
 use std::net::Shutdown;
@@ -21,11 +21,11 @@ use crate::sys::{self, Mode, RecvBuf, SharedFd};
 use crate::wait::{self, Interest, Slot, Waiting};
 use crate::write_stall::{SendTimeout, WriteStall};
 
-/// How long a receive may wait. A thread leaves the count to the kernel where it can, and a coroutine to its parker.
+/// How long a receive may wait. A thread lets the kernel measure the time where it can, and a coroutine its parker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RecvTimeout {
-    /// This long from the beginning of the call. The usual case: the kernel counts, and the clock is read only after
-    /// a call that has waited in vain.
+    /// This long from the beginning of the call. The usual case: the kernel measures the time, and the clock is read
+    /// only after a call that has waited in vain.
     For(Duration),
     /// Until this moment.
     Until(Instant),
@@ -58,8 +58,8 @@ impl RecvTimeout {
         }
     }
 
-    /// The rest after a call that has waited for `waited`. It is a moment from then on, so that all waits of one
-    /// receive are bounded together.
+    /// The timeout that is left after a call has waited for `waited`. It is a moment from then on, so that all waits of
+    /// one receive are bounded together.
     fn after(self, waited: Duration) -> Self {
         match self {
             Self::For(duration) => {
@@ -84,8 +84,8 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(i32::MAX as u64);
 
 /// A connection's descriptor, in blocking mode, and the timeout that is set on it.
 ///
-/// Where the idle reaper (`idle_reaper.rs`) bounds the waits, `SO_RCVTIMEO` is never set, and a request takes no system
-/// call more than under a hand-written thread.
+/// Where the idle reaper (`idle_reaper.rs`) bounds the waits, `SO_RCVTIMEO` is never set, and a request takes no more
+/// system calls than with a hand-written thread for each connection.
 ///
 /// One user receives at a time, and one sends. They may be two threads, or two coroutines of one worker. Only the
 /// receiver uses `armed`. The atomics order nothing; they only make sharing safe.
@@ -116,7 +116,7 @@ impl SocketIo {
         Self { fd, slot: Slot::default(), armed, is_lent, takes_all, is_drained }
     }
 
-    /// The same, for a TCP connection.
+    /// As [`new`](Self::new), for a TCP connection.
     pub(crate) fn over_tcp(fd: Arc<OwnedFd>) -> Self {
         let mut socket = Self::new(fd);
         socket.takes_all = true;
@@ -129,7 +129,8 @@ impl SocketIo {
         self.slot.set_near(address);
     }
 
-    /// A share of the descriptor, which keeps it open longer than this does. For an outbox, a wrapper, a linger.
+    /// A share of the descriptor, for an outbox, a wrapper or a linger. It keeps the descriptor open, even when this
+    /// value is dropped.
     pub(crate) fn share(&self) -> Arc<OwnedFd> {
         self.fd.share()
     }
@@ -162,7 +163,7 @@ impl SocketIo {
     #[inline(always)]
     pub(crate) fn recv(&self, room: &mut RecvBuf<'_>, bound: RecvTimeout) -> io::Result<usize> {
         let mut failed = None;
-        // First, because it flushes: gathered replies of this thread leave before it may block.
+        // First, because `may_block` flushes: replies that this thread has gathered leave before it blocks.
         if wait::may_block() && self.is_armed_with(bound) {
             match room.recv(self.fd.as_fd(), Mode::Block) {
                 Ok(count) => return Ok(count),
@@ -234,7 +235,7 @@ impl SocketIo {
         Ok(())
     }
 
-    /// All other cases. `failed` is the error of the first call, if that call was made.
+    /// All other cases of [`recv`](Self::recv). `failed` is the error of the first call, if that call was made.
     ///
     /// ```text
     /// no time left         one try without blocking; nothing there: TimedOut. The only case for a coroutine
@@ -271,7 +272,7 @@ impl SocketIo {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // The value that was near enough has ended the call too early.
+                    // An armed value that was only near the rest of the time may have ended the call too early.
                     fit = Fit::Exact;
                     // SO_RCVTIMEO has ended the call: the wait was as long as the option, so no clock is read.
                     if block { self.waited_in_vain() } else { Duration::ZERO }
@@ -357,7 +358,8 @@ impl SocketIo {
     fn is_armed_with(&self, bound: RecvTimeout) -> bool {
         let armed = self.armed.load(Ordering::Relaxed);
         let is_armed = match bound {
-            // Zero is never armed: the kernel takes it for no limit. A call that must not wait goes the other way.
+            // Zero is never armed: the kernel takes it for no limit. So a call that must not wait goes through
+            // `recv_again`.
             RecvTimeout::For(duration) => armed != 0 && armed == nanos(duration),
             RecvTimeout::Never | RecvTimeout::Reaped => armed == 0,
             RecvTimeout::Until(_) => false,
@@ -365,7 +367,7 @@ impl SocketIo {
         is_armed && !self.is_lent.load(Ordering::Relaxed)
     }
 
-    /// Sets the kernel's timeout for the next blocking call, which has `left`; none is for ever.
+    /// Sets the kernel's timeout for the next blocking call, which may last for `left`; none is for ever.
     ///
     /// Setting it costs a system call. With [`Fit::Near`] the present value is kept if it is at most an eighth longer
     /// than `left` (or else the deadline would be noticed late) and at least half of `left` (or else the call would
@@ -383,7 +385,7 @@ impl SocketIo {
         if fits {
             return Ok(());
         }
-        // The kernel takes zero for ever.
+        // For the kernel zero means for ever.
         let wanted = left.map(|left| left.max(sys::SHORTEST_TIMEOUT));
         sys::set_receive_timeout(self.as_fd(), wanted)?;
         self.armed.store(nanos(wanted.unwrap_or_default()), Ordering::Relaxed);
@@ -421,11 +423,12 @@ impl AsFd for SocketIo {
 
 impl Drop for SocketIo {
     fn drop(&mut self) {
-        // The descriptor has no slot: no coroutine has waited for it yet.
+        // The slot is zero: no parker has noted anything about the descriptor.
         if self.slot.get() == 0 {
             return;
         }
-        // Before the descriptor closes (`fd` is dropped after this), and its number can be another connection's.
+        // Before the descriptor closes (`fd` is dropped after this), because its number may then be another
+        // connection's.
         if let Some(parker) = wait::parker() {
             parker.forget(self.fd.as_fd(), &self.slot);
         }

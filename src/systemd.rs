@@ -59,18 +59,19 @@
 //! |---|---|
 //! | `READY=1` | the servers are [ready](crate::monitor::RunPhase::Ready), all of them |
 //! | `RELOADING=1`, and then `READY=1` | around what [`on_reload`](crate::Builder::on_reload) has registered |
-//! | `STOPPING=1` | the lame duck begins, of the last server that still served |
-//! | `EXTEND_TIMEOUT_USEC=..` | with it, and again when the drain begins: the time that `Limits` allows |
-//! | `STATUS=..` | each ten seconds at most, if requests have come or ended: how many are open, how many were completed |
-//! | `WATCHDOG=1` | at least at each half of `WATCHDOG_USEC`, if that is set for this process |
+//! | `STOPPING=1` | the last server that still serves begins its lame duck or its close |
+//! | `EXTEND_TIMEOUT_USEC=..` | with `STOPPING=1`, and again when the drain begins: the time that `Limits` allows |
+//! | `STATUS=..` | every ten seconds at most, if requests have come or ended: how many are open, and how many were completed |
+//! | `WATCHDOG=1` | at least twice in each `WATCHDOG_USEC`, if that is set for this process |
 //!
-//! The accept loops themselves tell the watchdog that they live. A message is sent only when every loop has been
-//! round since the last one. So a loop that hangs (in a hook, say) is noticed, although other threads go on. Under
+//! The accept loops themselves tell the watchdog that they live. A message is sent only when every loop has gone round
+//! since the last message. So a loop that hangs (in a hook, say) is noticed, although other threads go on. Under
 //! [`Inline`](crate::Inline) a request is a part of the loop, so `WatchdogSec=` has to be longer than the longest
 //! request. After `STOPPING=1` systemd watches the time of the stop instead.
 //!
 //! After a [handover](crate::handover) the old process tells which process is the main one now (`MAINPID=`), and
-//! nothing more: the old process stops, but the service does not. A program that uses [`notify`] decides by itself.
+//! nothing more: the old process stops, but the service does not. [`notify`] still sends: the program decides by itself
+//! when to stop calling it.
 //!
 //! A message that cannot be sent is reported once, on stderr, and the server goes on. Children of
 //! [`Forking`](crate::Forking) tell nothing. To silence `run`, start the program without the variable: `env -u
@@ -105,7 +106,7 @@ use crate::process::variable;
 ///
 /// # Errors
 ///
-/// If `NOTIFY_SOCKET` is no path and no abstract name (`@..`), or the socket there takes no message.
+/// If `NOTIFY_SOCKET` is neither an absolute path nor an abstract name (`@..`), or if its socket takes no message.
 #[doc(alias = "sd_notify")]
 pub fn notify(message: &str) -> io::Result<bool> {
     match NotifySocket::from_environment()? {
@@ -114,7 +115,7 @@ pub fn notify(message: &str) -> io::Result<bool> {
     }
 }
 
-/// The socket of the service manager, and one of our own to send from.
+/// The address of the service manager's socket, and a socket to send from.
 #[derive(Debug)]
 struct NotifySocket {
     socket: Socket,
@@ -192,7 +193,7 @@ impl ServiceManager {
     pub(crate) fn tell(&self, message: &str) {
         match self.socket.send(message) {
             Ok(()) => self.failed.store(false, Ordering::SeqCst),
-            // The accept loop sends every few seconds, and one line is enough until a message has passed again.
+            // The accept loop sends every few seconds. One line on stderr is enough until a message gets through again.
             Err(error) if !self.failed.swap(true, Ordering::SeqCst) => warn(&error),
             Err(_) => {}
         }
@@ -207,10 +208,10 @@ fn warn(error: &io::Error) {
 
 /// `WATCHDOG_USEC`, if it is for this process.
 fn watchdog() -> Option<Duration> {
-    // None: not set. An error: it is no number.
+    // None: the variable is not set. An error: it is no number.
     let number = |name: &str| variable(name).map(|text| text.to_string_lossy().parse::<u64>());
     match number("WATCHDOG_PID") {
-        // Inherited from a process that the watchdog watches, and that has started this one.
+        // The variables are for another process, which has started this one.
         Some(process) if process != Ok(u64::from(std::process::id())) => return None,
         _ => {}
     }

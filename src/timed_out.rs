@@ -1,7 +1,8 @@
 //! [`Timeout`]: the limits in time of a request, and [`TimedOut`], the error of a read or write that reaches one.
 //!
 //! The waits below a request fail with a bare error of kind `TimedOut`, or `WouldBlock`. The request knows which limit
-//! was the earliest, and makes a [`TimedOut`] of it (`request/io_error.rs`): no error without a name reaches a handler.
+//! was the earliest, and makes a [`TimedOut`] of the error (`request/io_error.rs`). So every such error that reaches a
+//! handler names its limit.
 
 use std::io;
 use std::time::Duration;

@@ -64,21 +64,22 @@ pub(crate) struct WriteStall {
     unacknowledged: Option<usize>,
     /// When to look again. None means never.
     look_at: Option<Instant>,
-    /// The pause between the last look and that one.
+    /// The pause between the last look and the next one.
     pause: Duration,
 }
 
 impl WriteStall {
     /// Begins after a send that has found no room.
     pub(crate) fn begin(fd: BorrowedFd<'_>, timeout: SendTimeout) -> Self {
-        // The mark that later looks compare with. An error (a Unix socket, another system) is a mark that never
-        // changes: then only room is progress.
+        // Later looks compare their number with this one. After an error (a Unix socket, another system) it is None and
+        // never changes: then only room is progress.
         let (since, unacknowledged) = (Instant::now(), tcp_info::unacknowledged(fd).ok());
         let pause = timeout.stall / FIRST_LOOK_PAUSE;
         Self { timeout, since, unacknowledged, look_at: since.checked_add(pause), pause }
     }
 
-    /// Goes on with a wait that was given up. If the peer has taken nothing since, that time counts as well.
+    /// Goes on with a wait that was given up. If the peer has taken nothing since then, the time in between counts as
+    /// well.
     pub(crate) fn resume(self, timeout: SendTimeout) -> Self {
         // A moment in the past: the first wait looks before it counts the old time.
         Self { timeout, look_at: Some(self.since), ..self }

@@ -67,7 +67,7 @@ impl CloseReason {
             | Self::Idle
             | Self::TimedOut
             | Self::LineTooLong => Some(Fault::Peer),
-            // A child is mostly killed for something that its handler does: too much memory, a crash.
+            // A child is usually killed for something that its handler does: too much memory, a crash.
             Self::Failed | Self::Panicked | Self::Fatal | Self::Killed => Some(Fault::Handler),
             Self::Refused | Self::Forced => Some(Fault::Server),
             // Nothing has failed.
@@ -79,7 +79,7 @@ impl CloseReason {
         }
     }
 
-    /// Whether a time limit may be the cause: then the event of the end names it.
+    /// Whether a time limit may be the cause. If one is, the event of the end names it.
     pub(crate) fn may_be_of_time(self) -> bool {
         matches!(self, Self::TimedOut | Self::Idle | Self::BadProxyHeader)
     }

@@ -106,7 +106,7 @@ where
     }
 }
 
-// The compiler has to consider it, and so reports the missing trait and not the wrong closure.
+// With a second implementation to consider, the compiler reports the missing trait and not the wrong closure.
 impl<F: Nothing + Send + Sync + 'static> HandlerClosure<ByNothing> for F {
     // A type without a value: the method below cannot return.
     type Handler = std::convert::Infallible;
@@ -133,7 +133,7 @@ where
     }
 }
 
-// With the default `How`, which is that of the trait object: a box needs no marker.
+// With the default `How`, which is also that of the trait object: a box needs no marker of its own.
 impl<R: 'static> MakeHandler<R> for Box<dyn MakeHandler<R>> {
     fn handler_name(&self) -> &'static str {
         (**self).handler_name()
@@ -157,7 +157,7 @@ pub(crate) fn boxed<R: 'static, How: 'static>(
 struct Stored<F, How> {
     /// The argument of `bind`, until the server is dropped.
     handler: F,
-    /// Written as a function's result, so that the marker decides neither `Send` nor `Sync`.
+    /// The result of a function type, so that `How` need not be `Send` or `Sync` for this to be.
     how: PhantomData<fn() -> How>,
 }
 
@@ -220,7 +220,7 @@ where
 /// The handler that [`stream_fn`] makes of a function.
 #[derive(Clone)]
 pub struct StreamFn<F> {
-    /// The program's own, or a reference to it for the time of one request.
+    /// The program's function, or a reference to it for the time of one request.
     function: F,
 }
 
@@ -231,8 +231,7 @@ pub struct DatagramFn<F> {
     function: F,
 }
 
-// For each of the two written out, and not by a macro: the compiler shows these lines to a program with a wrong
-// handler.
+// Written out for both, without a macro: the compiler shows these lines to a program with a wrong handler.
 impl<F> StreamRequestHandler for StreamFn<F>
 where
     F: Fn(&mut StreamRequest) -> HandlerResult,
@@ -261,7 +260,7 @@ where
 
     #[inline]
     fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<StreamRequest>)) {
-        // Each request has a handler of its own, as with every other kind: here it is one reference.
+        // Each request has a handler of its own, as with every other kind of handler: here it is one reference.
         run(&mut StreamFn { function: &self.function });
     }
 }

@@ -1,8 +1,8 @@
 //! Handlers: [`StreamRequestHandler`] for connections and [`DatagramRequestHandler`] for packets, which a program
 //! implements, and [`MakeHandler`], which makes them.
 //!
-//! A server calls [`BaseRequestHandler`], which every handler of the first two kinds implements. Implement it directly
-//! only for a custom request type, which only a custom [transport](crate::transport) has.
+//! A server calls [`BaseRequestHandler`], which every handler of the first two kinds implements. Implement that trait
+//! directly only for a custom request type, which only a custom [transport](crate::transport) has.
 //!
 //! A handler that starts another program passes its command through [`restore_limits`] and [`inherit_only_stdio`].
 
@@ -200,10 +200,10 @@ pub trait BaseRequestHandler<R> {
 impl<H: StreamRequestHandler> BaseRequestHandler<StreamRequest> for H {
     #[inline]
     fn setup(&mut self, request: &mut StreamRequest) -> HandlerResult {
-        // Before the program's `setup`, which may already read and write, and may change them.
-        // Also with the defaults: the hook `wrap_request` may have set others.
+        // Before the program's `setup`, which may already read and write, and may change these settings. Also with the
+        // defaults: the hook `wrap_request` may have set others.
         request.set_timeout(self.timeout());
-        // It fails only if that hook holds more back than this allows, and the peer does not take it.
+        // It fails only if that hook has held back more than this allows, and the peer does not take it.
         request.set_wbufsize(self.wbufsize())?;
         if let Some(bytes) = self.rbufsize() {
             request.set_rbufsize(bytes);
@@ -235,7 +235,7 @@ impl<H: DatagramRequestHandler> BaseRequestHandler<DatagramRequest> for H {
     }
 
     fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
-        // A failed handler leaves the reply incomplete, and `finish` then sends nothing.
+        // If `handle` fails, the reply is never marked as complete, and `finish` sends nothing.
         DatagramRequestHandler::handle(self, request)?;
         request.complete();
         Ok(())

@@ -15,7 +15,7 @@ use crate::sys;
 /// The program does not get the variables by which a service manager speaks to this process (`LISTEN_FDS`,
 /// `NOTIFY_SOCKET`, `WATCHDOG_USEC` and the others of their kind), unless the command sets them itself.
 ///
-/// Nothing is changed if the limit has not been raised by then, or if the program has set another limit since.
+/// The limit is not changed if it has not been raised by then, or if this process has set another limit since.
 /// Everything else that a program inherits is as std leaves it: SIGPIPE has its default action, a signal that the
 /// thread blocks is blocked in the program as well, and the signals that `run` takes have again the action that they
 /// had when this process was started.
@@ -39,9 +39,9 @@ pub fn restore_limits(command: &mut Command) -> &mut Command {
     forget_service_manager(command)
 }
 
-/// The variables by which a service manager speaks to this process. In a program that it starts they mean nothing, or
-/// do harm: that program would take the server's descriptors for its own, or tell the manager that the server is
-/// ready or stops.
+/// The variables by which a service manager speaks to this process. In a program that this process starts they mean
+/// nothing, or do harm: that program would take the server's descriptors for its own, or tell the manager that the
+/// server is ready or stops.
 const OF_THE_SERVICE_MANAGER: [&str; 6] = [
     "LISTEN_PID",
     "LISTEN_FDS",
@@ -56,8 +56,8 @@ const OF_THE_SERVICE_MANAGER: [&str; 6] = [
 fn forget_service_manager(command: &mut Command) -> &mut Command {
     for name in OF_THE_SERVICE_MANAGER {
         let is_set = command.get_envs().any(|(set, value)| set == name && value.is_some());
-        // Without such a variable the command stays as it was: one whose environment was changed gets a copy of the
-        // whole.
+        // Without such a variable the command stays as it was: for a command whose environment was changed, std copies
+        // the whole environment.
         if !is_set && std::env::var_os(name).is_some() {
             command.env_remove(name);
         }

@@ -1,8 +1,8 @@
 //! Limits by their names, as an operator reads and changes them: on a control socket, in a file, on a command line.
 //!
-//! Each limit is one line of the table below: its field, and the kind of its value. The kind decides how text is read and
-//! shown, and what an error says is allowed; the field's type only holds the value. Two fields of the same type may so have
-//! different rules: a number of requests cannot be zero, a number of bytes can.
+//! Each limit is one line of the table below: its field, and the kind of its value. The kind decides how text is read
+//! and shown, and what an error says is allowed; the field's type only holds the value. So two fields of the same type
+//! may have different rules: a number of requests cannot be zero, a number of bytes can.
 //!
 //! Reading is strict where a mistake would be silent (`1e9` seconds, a sign, a unit with a space), because an operator does
 //! not see the value again until it matters. Showing and reading are inverse to each other, so that a listing can be put
@@ -44,7 +44,7 @@ macro_rules! limits {
             /// | a number of bytes | `4096`, `64K`, `16M`, `1G` |
             /// | a time | seconds (`60`, `0.5`), or with a unit: `500ms`, `60s`, `5m`, `2h` |
             /// | a rate | requests each second (`100`), or those and the requests at once: `100/20` |
-            /// | none of these | `none`; for a lame duck `0`, since one without an end would keep the server from closing |
+            /// | no limit | `none`, for all limits but `lame_duck`: a lame duck without an end would keep the server from closing |
             ///
             /// A number of requests and a rate are at least 1: an operator who writes `0` may mean none of them, or no limit.
             ///
@@ -121,7 +121,7 @@ pub struct LimitError(String);
 
 impl LimitError {
     fn unknown(name: &str) -> Self {
-        // The limit that was meant is named as well: each is a field of `Limits`.
+        // The list shows the operator the limit that was meant.
         Self(format!("there is no limit {name:?}; the limits are {}", Limits::NAMES.join(", ")))
     }
 
@@ -142,13 +142,14 @@ impl std::error::Error for LimitError {}
 /// The unit of a limit, and its rules.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// A number of requests. Zero would stop a server: text that says so is refused, and a zero that code sets counts as one.
+    /// A number of requests. Zero would stop a server, so a zero in text is refused, and a zero that code sets counts
+    /// as one.
     Count,
     /// A number of bytes, with a unit in powers of 1,024.
     Bytes,
     /// A time limit. It may be none, and zero.
     Time,
-    /// A time that something waits for before it goes on, so that it has an end.
+    /// A time that a close waits for, so it must have an end.
     Delay,
     /// Requests each second, and at once.
     Rate,
@@ -177,7 +178,7 @@ impl Kind {
 /// The word for no limit.
 const NO_LIMIT: &str = "none";
 
-/// The value of a field as text. One implementation for each type of field; the kind tells them the rules.
+/// The value of a field as text. Each type of field has one implementation; the kind tells it the rules.
 trait Value: Sized {
     /// As [`read`](Self::read) takes it. (A lame duck without an end, which only code can set, is shown as `none`.)
     fn show(&self, kind: Kind) -> String;
@@ -237,7 +238,7 @@ impl Value for Duration {
         // `parse` would also take a sign and an exponent, which are no part of a time.
         let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
         let number: f64 = digits.parse().ok().filter(|_| is_plain)?;
-        // Too long for the clock's type is an error, and not the longest time: `none` says that.
+        // A time that is too long for the type is an error, and not the longest time, which is written `none`.
         Self::try_from_secs_f64(number * seconds).ok()
     }
 }
@@ -274,8 +275,8 @@ impl Value for Option<Rate> {
     }
 }
 
-/// `parse` would take a sign; this takes digits alone. None as well for a number that the type cannot hold, and for no
-/// digits.
+/// Reads a number of digits alone (`parse` would also take a sign). None for any other text, and for a number that the
+/// type cannot hold.
 fn number<N: std::str::FromStr>(text: &str) -> Option<N> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

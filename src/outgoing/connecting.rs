@@ -41,14 +41,14 @@ pub(super) fn connect(to: &BindAddress, timeout: Duration) -> io::Result<Connect
     let until = Instant::now().checked_add(timeout);
     if to.is_unix() {
         let address = to.to_unix().map_err(of_address)?;
-        // One address, and an answer at once: there is nothing to race.
+        // There is one address, which answers at once: no second attempt is needed.
         return to_unix(&address, until)
             .map(|socket| (socket, address.clone()))
             .map_err(|error| cannot("connect to", &address, timeout, error));
     }
     let addresses = look_up(to, until, timeout)?;
     to_first(&addresses, until).map_err(|Failed { address, error }| {
-        // A message about a name says the address as well.
+        // If the program has given a name, the message also says the address.
         let name = to.to_string();
         let object = if name == address.to_string() { name } else { format!("{name} ({address})") };
         cannot("connect to", object, timeout, error)
@@ -79,14 +79,14 @@ fn of_address(error: Error) -> io::Error {
 
 /// The addresses of a name, of both versions in turn, as the system has sorted them.
 ///
-/// No name is looked up for an address in numbers. Otherwise the look-up counts within the time: a coroutine stops
-/// waiting for it at the end, a plain thread cannot.
+/// An address in numbers is not looked up. A look-up counts within the time: at the end of the time a coroutine stops
+/// waiting for it; a plain thread cannot.
 fn look_up(
     to: &BindAddress,
     until: Option<Instant>,
     timeout: Duration,
 ) -> io::Result<Vec<SocketAddr>> {
-    // No thread for what takes no time.
+    // An address in numbers takes no time, and so no thread.
     if !to.is_looked_up() {
         return to.to_inet().map_err(of_address);
     }
@@ -135,7 +135,7 @@ fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connecte
         }
         let under_way = &attempts.under_way;
         if over {
-            // An address that has refused would not explain the time.
+            // The address of an attempt that still goes on: one that has refused would not explain the timeout.
             let address = under_way.first().map_or(addresses[0], |(_, address)| *address);
             return Err(Failed { address, error: io::ErrorKind::TimedOut.into() });
         }
@@ -157,7 +157,7 @@ fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connecte
         let room = |fd| Waiting { fd, interest: Interest::Write, slot: None };
         let waiting: Vec<_> = fds.map(room).collect();
         let look = earlier(until, may_begin.then_some(attempts.next));
-        // A drain cuts the request off, usually. The attempts end with it.
+        // Usually a drain has cut the request off. The attempts end with this return.
         if let Err(error) = wait::any(&waiting, look) {
             return Err(Failed { address: under_way[0].1, error });
         }
@@ -168,14 +168,14 @@ fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connecte
 struct Attempts {
     /// Those that have neither connected nor failed, the oldest first.
     under_way: Vec<(Socket, SocketAddr)>,
-    /// The first failure, which is the one to tell: it is of the address that the system prefers.
+    /// The first failure, which is reported: usually that of the address which the system prefers.
     failed: Option<Failed>,
     /// When the next attempt may begin.
     next: Instant,
 }
 
 impl Attempts {
-    /// Begins one more. The next one then has to wait for its turn, unless this one has failed at once.
+    /// Begins one more attempt. The next attempt then has to wait for its turn, unless this one has failed at once.
     fn begin(&mut self, address: SocketAddr) {
         match begin(address) {
             Ok(socket) => {
@@ -225,7 +225,7 @@ fn begin(address: SocketAddr) -> io::Result<Socket> {
 
 /// Whether the attempt has succeeded; false while it goes on.
 ///
-/// Does not wait. An error is that of the attempt, and is told once.
+/// It does not wait. An error is that of the attempt, and is returned once.
 fn has_connected(socket: &Socket) -> io::Result<bool> {
     // SO_ERROR tells a failure once, and clears it.
     if let Some(error) = socket.take_error()? {
@@ -241,13 +241,13 @@ fn has_connected(socket: &Socket) -> io::Result<bool> {
 
 /// Connects to a Unix socket, which succeeds or fails at once, unless its accept queue is full.
 ///
-/// The caller gets a socket in blocking mode. The time is over only after a try that came late enough, so a zero
-/// timeout is one try.
+/// The caller gets a socket in blocking mode. The time is looked at after each try, so a zero timeout still makes one
+/// try.
 fn to_unix(address: &Address, until: Option<Instant>) -> io::Result<Socket> {
     let name = address.to_socket()?;
     let mut pause = FIRST_RETRY_PAUSE;
     loop {
-        // A new one for each try, because a socket whose connect has failed is in no state that POSIX promises.
+        // A new socket for each try, because POSIX does not define the state of a socket whose connect has failed.
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         match socket.connect(&name) {

@@ -1,7 +1,7 @@
 //! [`HalfClose`]: outputs that end without their input.
 //!
-//! [`Write`] has no word for the end of an output, and `TcpStream::shutdown` is of one type. A relay needs both,
-//! for sockets, for TLS and for the halves of either.
+//! [`Write`] has no method that ends an output, and `TcpStream::shutdown` belongs to one type. A relay has to write to
+//! outputs of any kind and to end them: sockets, TLS, and halves of either.
 
 use std::io::{self, Write};
 
@@ -30,6 +30,6 @@ pub trait HalfClose: Write {
     /// If output that was held back cannot be sent, or the peer is gone.
     fn shutdown_write(&mut self) -> io::Result<()>;
 
-    /// Ends both directions at once. If a read or write of either half waits, on any thread, it fails.
+    /// Ends both directions at once. A read or write of either half that waits, on any thread, fails.
     fn close(&mut self);
 }

@@ -27,9 +27,9 @@
 //! # }
 //! ```
 //!
-//! To move both directions at once, as a proxy does, [`split`](OutgoingStream::split) it, and
-//! [`join`](crate::join) the halves with those of the request ([`StreamRequest::split`](crate::StreamRequest::split)):
-//! `examples/relay.rs` is a SOCKS5 relay of some forty lines.
+//! To move bytes in both directions at once, as a proxy does, [`split`](OutgoingStream::split) the connection and the
+//! request ([`StreamRequest::split`](crate::StreamRequest::split)), and run the two copies by [`join`](crate::join).
+//! `examples/relay.rs` is a SOCKS5 relay whose handler has some forty lines.
 
 mod connecting;
 mod half_close;
@@ -47,20 +47,21 @@ pub use stream::{OutgoingInput, OutgoingOutput, OutgoingStream};
 /// Unix socket to a path, to text with a `/` in it, or to `"@name"`; or to an [`Address`](crate::Address) of either
 /// kind.
 ///
-/// If a name has several addresses, they are tried within the one time: the next one as soon as one has failed, or
+/// If a name has several addresses, all are tried within this one time: the next address as soon as one has failed, or
 /// after a quarter of a second without an answer. The first that answers is taken. [`Duration::MAX`] is no limit.
 ///
-/// In a coroutine the look-up of a name takes place on a thread beside it, and counts within the time. On a plain thread
-/// the system's resolver decides how long a look-up takes (`resolv.conf(5)`: 10 s or more without an answer); no attempt
-/// follows if the time is over by then. An address in numbers is not looked up.
+/// In a coroutine the look-up of a name runs on another thread, and ends with the time. On a plain thread the system's
+/// resolver decides how long a look-up takes (`resolv.conf(5)`: 10 s or more without an answer); if the time is over by
+/// then, no attempt to connect follows. An address in numbers is not looked up.
 ///
 /// The connection has Nagle's algorithm off, as those of a server have.
 ///
 /// # Errors
 ///
-/// They name the operation, the address and the cause (`cannot connect to localhost:9 (127.0.0.1:9): Connection refused`),
-/// and have the cause's kind: `ConnectionRefused`, `TimedOut`, `NotFound` for the file of a Unix socket, `InvalidInput` for an
-/// address that cannot be understood. None of them is taken for a fault of the request's own peer.
+/// They name the operation, the address and the cause (`cannot connect to localhost:9 (127.0.0.1:9): Connection
+/// refused`), and have the cause's kind: `ConnectionRefused`, `TimedOut`, `NotFound` for the file of a Unix socket,
+/// `InvalidInput` for an address that cannot be understood. None of these errors is taken for a fault of the request's
+/// own peer.
 ///
 /// ```
 /// use std::io::Read;

@@ -1,7 +1,7 @@
 //! [`OutgoingStream`]: a connection that a handler has made, and its halves.
 //!
-//! Both halves use one [`SocketIo`], with one slot for a parker; its receiving side is the input half's, its sending side the
-//! output half's. So the halves may be on two threads, or in two coroutines of one worker.
+//! Both halves use one [`SocketIo`], with one slot for a parker; the input half uses its receiving side, the output
+//! half its sending side. So the halves may be on two threads, or in two coroutines of one worker.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -29,10 +29,10 @@ use crate::write_stall::{SendTimeout, earlier};
 ///
 /// # Limits
 ///
-/// A read ends if nothing has come for 60 seconds. (While the other half sends, the peer must also have taken
-/// nothing.) A write ends if the peer has taken nothing for as long. [`set_timeout`](Self::set_timeout) changes both,
-/// and [`deadline_in`](Self::deadline_in) bounds several calls together. These are the defaults of a request's own
-/// reads and writes. The limits of the server do not apply to this connection.
+/// A read fails if nothing has come for 60 seconds, and the other half has sent nothing in that time. A write fails if
+/// the peer has taken nothing for 60 seconds. [`set_timeout`](Self::set_timeout) changes both, and
+/// [`deadline_in`](Self::deadline_in) bounds several calls together. These are the defaults of a request's own reads
+/// and writes. The limits of the server do not apply to this connection.
 ///
 /// Errors name the operation and the peer (`cannot read from 127.0.0.1:7000: ..`) and have the cause's kind; after a limit
 /// it is `TimedOut`. They are never taken for faults of the request's own peer.
@@ -40,7 +40,7 @@ use crate::write_stall::{SendTimeout, earlier};
 /// A drain that cuts a request off does not know the connections that its handler has made; see
 /// [`StreamRequest::end_together`](crate::StreamRequest::end_together).
 ///
-/// The connection is closed when this is dropped: in order, if nothing that the peer has sent is unread.
+/// The connection is closed when this is dropped. If bytes of the peer are still unread then, the peer gets a reset.
 pub struct OutgoingStream {
     /// Both halves live as long as the whole. `split` lends them, `into_split` gives them away.
     input: OutgoingInput,
@@ -49,7 +49,7 @@ pub struct OutgoingStream {
 
 /// The input of an [`OutgoingStream`].
 pub struct OutgoingInput {
-    /// The other half has the same.
+    /// Shared with the other half.
     shared: Arc<Outgoing>,
     /// This half's own, so that reads may have other limits than writes.
     bounds: Bounds,
@@ -63,9 +63,10 @@ pub struct OutgoingOutput {
 
 /// The part that both halves share.
 pub(crate) struct Outgoing {
-    /// The socket, which closes with the last half. A request that ends it (`end_together`) has a weak reference.
+    /// The socket, which closes with the last half. A request that ends together with it (`end_together`) has a weak
+    /// reference.
     io: SocketIo,
-    /// For errors: the system forgets it when the connection breaks.
+    /// For errors: the system forgets the address when the connection breaks.
     peer: Address,
     /// How many bytes were sent. A peer that takes bytes is not silent.
     sent: AtomicU64,
@@ -232,7 +233,7 @@ impl Read for OutgoingInput {
             // Before the receive, so that bytes that leave meanwhile count.
             let sent = shared.sent.load(Ordering::Relaxed);
             match shared.io.recv(&mut room, self.bounds.of_read()) {
-                // The end that our own shutdown makes is not one that the peer has said.
+                // Our own `close` has made this end of input, and not the peer.
                 Ok(0) if shared.is_closed.load(Ordering::SeqCst) => {
                     return Err(shared.cannot("read from", closed_here()));
                 }
@@ -341,7 +342,7 @@ struct Bounds {
 }
 
 impl Bounds {
-    /// Keeps the time as well, for the error's text.
+    /// Sets or removes the deadline. Keeps the length of the time as well, for the error's text.
     fn set_deadline(&mut self, after: Option<Duration>) {
         // A moment beyond the clock's range means no deadline.
         self.deadline = after.and_then(|after| Some((Instant::now().checked_add(after)?, after)));
@@ -351,7 +352,7 @@ impl Bounds {
         self.timeout.unwrap_or(DEFAULT_TIMEOUT)
     }
 
-    /// For one receive that begins now: the limit or the deadline, whichever is earlier.
+    /// The timeout of one receive that begins now: the limit or the deadline, whichever is earlier.
     fn of_read(&self) -> RecvTimeout {
         // The usual case, for which the clock is not read.
         let Some((deadline, _)) = self.deadline else { return RecvTimeout::lasting(self.limit()) };
@@ -360,14 +361,14 @@ impl Bounds {
         earlier(by_limit, Some(deadline)).map_or(RecvTimeout::Never, RecvTimeout::Until)
     }
 
-    /// For one send. Asked for only if the socket has no room, so most writes cost no clock.
+    /// The timeout of one send. Asked for only if the socket has no room, so most writes read no clock.
     fn of_write(&self) -> SendTimeout {
         SendTimeout { stall: self.limit(), until: self.deadline.map(|(at, _)| at) }
     }
 
     /// Whether a read has ended by the default limit, and not by one that the handler has set.
     fn is_limit_over(&self, error: &io::Error) -> bool {
-        // The deadline is the handler's own word, and holds whatever the other half does.
+        // The handler has set the deadline, and it holds whatever the other half does.
         let is_due = self.deadline.is_some_and(|(at, _)| Instant::now() >= at);
         is_timeout(error) && self.timeout.is_none() && !is_due
     }

@@ -1,7 +1,8 @@
 //! Free blocks of memory for what is received, shared by all threads.
 //!
 //! ```text
-//! take_block    a coroutine's small one: its thread's own   else the pool, without waiting   else the allocator
+//! take_block    a coroutine: the small block that its thread keeps, if one is left
+//!               else the pool, if its lock is free; else the allocator
 //! give_block    the same way back; a shelf that is full, or a pool that is locked, frees the block
 //! ```
 //!
@@ -21,8 +22,8 @@ pub(crate) const SMALL: usize = 8 * 1024;
 /// with 256 KiB, which do not fit the cache.
 pub(crate) const LARGE: usize = 64 * 1024;
 
-/// How many free blocks of each size are kept. So many requests may be in the middle of a read or a write without a
-/// call of the allocator. 512 KiB of small blocks, 1 MiB of large ones.
+/// How many free blocks of each size are kept: at most 512 KiB of small blocks, and 1 MiB of large ones. That many
+/// requests may be in the middle of a read or a write without a call of the allocator.
 const KEPT: [usize; 2] = [64, 16];
 
 /// Free blocks, small and large. All threads share one pool, because a pool of each thread would keep a block for
@@ -33,13 +34,13 @@ const KEPT: [usize; 2] = [64, 16];
 static POOL: Mutex<[Shelf; 2]> = Mutex::new([const { Shelf { first: None, more: Vec::new() } }; 2]);
 
 thread_local! {
-    /// A free small block of a thread that runs coroutines. One block is nearly always enough, because a request is
-    /// answered before the next one runs.
+    /// A free small block of a thread that runs coroutines. One block is nearly always enough, because a coroutine
+    /// answers its request before the next coroutine runs.
     static THREAD_BLOCK: Cell<Option<Block>> = const { Cell::new(None) };
 }
 
-/// Free blocks of one size. The first block is in the shelf itself. So a forked child, which takes one block and
-/// gives it back, writes to one page less, and each page that it writes to has to be copied.
+/// Free blocks of one size. The first block is in the shelf itself. So a forked child, which takes one block and gives
+/// it back, writes to one page fewer, and each page that it writes to has to be copied.
 struct Shelf {
     /// Taken first and filled first.
     first: Option<Block>,
@@ -79,11 +80,11 @@ pub(super) fn take_block(size: usize) -> Block {
     take_from_pool(size)
 }
 
-/// A call of its own, so that a coroutine's usual one is short.
+/// Not inlined, so that the usual call of a coroutine is short.
 #[inline(never)]
 fn take_from_pool(size: usize) -> Block {
     let class = usize::from(size > SMALL);
-    // Larger ones, by `rbufsize`, would be kept for a size that nobody else asks for.
+    // A larger block, by `rbufsize`, never comes from the pool: it would be kept for a size that nobody else asks for.
     if size <= LARGE {
         // A pool that is locked is as good as an empty one.
         if let Some(block) = POOL.try_lock().and_then(|mut pool| pool[class].take()) {
@@ -108,7 +109,7 @@ pub(super) fn give_block(block: Block) {
         }
         return;
     }
-    // Of a chunk that has been emptied, for one.
+    // A chunk without bytes has an empty block.
     if !block.is_empty() {
         give_to_pool(block);
     }
@@ -116,7 +117,7 @@ pub(super) fn give_block(block: Block) {
 
 #[inline(never)]
 fn give_to_pool(block: Block) {
-    // By its length, which never changes: the taker of a larger size got it from the allocator.
+    // The length of a block never changes, and says which shelf it belongs to. A block of another length is freed.
     let class = match block.len() {
         SMALL => 0,
         LARGE => 1,

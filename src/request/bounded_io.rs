@@ -72,8 +72,7 @@ pub(super) struct BoundedIo {
     pub(super) at_boundary: bool,
     /// The keeper of `Limits::idle`: the reaper, or the wait itself.
     idle_bounded_by: BoundedBy,
-    /// The peer has ended its output, or nothing more is expected of it. At the end of the request there is no linger
-    /// then.
+    /// The peer has ended its output, or nothing more is expected of it. The request then ends without a linger.
     pub(super) saw_end: bool,
     /// The handler has ended the output. EPIPE from a later write is the handler's own mistake.
     pub(super) ended_output: bool,
@@ -90,7 +89,7 @@ pub(super) struct BoundedIo {
 impl BoundedIo {
     #[inline]
     pub(super) fn new(connection: Connection, ticket: Ticket) -> Self {
-        // Only asked for a socket: it may start the reaper's thread.
+        // Asked only for a socket, because the call may start the reaper's thread.
         let has_reaper = || ticket.server().reaps_idle(ticket.limits().idle);
         let idle_bounded_by = if connection.is_socket() && has_reaper() {
             BoundedBy::Reaper
@@ -151,7 +150,8 @@ impl BoundedIo {
         self.show_wait(if idle { Activity::Idle } else { Activity::Receiving }, bounded_by);
         // In this order: see the diagram above.
         if idle && self.ticket.is_to_end() {
-            // No wait, then. From here on the drain must not shut the input down: the handler may read what has come.
+            // No wait, then. From here on the drain must not shut the input down, because the handler may read the
+            // bytes that have come.
             self.ticket.entry().set_activity(Activity::Running);
             return self.receive_at_once(buf)?.ok_or_else(|| stop(self.ticket.entry()));
         }
@@ -165,7 +165,8 @@ impl BoundedIo {
         result
     }
 
-    /// The reaper, if only `Limits::idle` bounds the next wait. Below a user's wrapper the raw stream bounds its waits.
+    /// The keeper of the bound on the next wait: the reaper, if only `Limits::idle` bounds the wait, and otherwise the
+    /// wait itself. Below a user's wrapper the raw stream bounds its waits.
     pub(super) fn next_wait_bounded_by(&self) -> BoundedBy {
         let has_bound = self.timeout.is_some() || self.deadlines.any();
         if has_bound || !self.connection.may_be_reaped() {
@@ -174,8 +175,8 @@ impl BoundedIo {
         self.idle_bounded_by
     }
 
-    /// Shows the wait in the live list, and to whom it is left. A store of `Idle` is sequentially consistent: a drain
-    /// acts on it.
+    /// Shows the wait in the live list, and whether it is left to the reaper. A store of `Idle` is sequentially
+    /// consistent, because a drain acts on it.
     pub(super) fn show_wait(&self, activity: Activity, bounded_by: BoundedBy) {
         let entry = self.ticket.entry();
         match (bounded_by, activity) {
@@ -235,7 +236,7 @@ impl BoundedIo {
         timeout: RecvTimeout,
     ) -> io::Result<usize> {
         match result {
-            // The halves have ended the input themselves: neither the peer's end nor its fault.
+            // A half of this request has closed the connection. That is neither the peer's end nor its fault.
             Ok(0) | Err(_) if self.is_closed_by_half() => Err(closed_here()),
             // Under a seal only the peer's own farewell counts as its end.
             Ok(0) if self.connection.is_sealed() => {
@@ -263,7 +264,7 @@ impl BoundedIo {
         buf: &mut RecvBuf<'_>,
         timeout: RecvTimeout,
     ) -> io::Result<usize> {
-        // The reaper has shut the input down. The callers make the idle timeout of it.
+        // The reaper has shut the input down. The callers turn this error into the idle timeout.
         if self.ticket.entry().is_silent() {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -278,9 +279,9 @@ impl BoundedIo {
         Ok(0)
     }
 
-    /// A request began at the moment at which a drain shut down the input of its connection. TCP still delivers the
-    /// rest, so this receives it, until the deadline of the drain or of the read. [`InputAfterShutdown`] waits for it; on
-    /// systems that have no such event, this looks every millisecond.
+    /// Receives the rest of a request that began just when a drain shut down the input of its connection. TCP still
+    /// delivers that rest; this receives it until the deadline of the drain or of the read. [`InputAfterShutdown`] waits for it.
+    /// On systems that have no such event, this looks every millisecond.
     fn receive_late(&mut self, buf: &mut RecvBuf<'_>, timeout: RecvTimeout) -> io::Result<usize> {
         let (drained, own) = (Instant::now().checked_add(self.ticket.limits().drain), timeout.at());
         let until = earlier(drained, own);
@@ -290,10 +291,11 @@ impl BoundedIo {
         {
             // Before the receive: bytes that come after it set the event again.
             late.iter().for_each(InputAfterShutdown::clear);
-            // It does not wait: after the shutdown a receive without bytes returns zero.
+            // This receive does not wait: after the shutdown a receive without bytes returns zero.
             let count = self.connection.receive(buf, timeout)?;
             if count > 0 {
-                // Counted here only for a plain socket: below a wrapper the raw stream counts.
+                // Not below a wrapper, whose bytes the raw stream counts: the raw stream receives the rest itself, or
+                // turns the cut into an error.
                 self.ticket.entry().add_bytes_in(count);
                 return Ok(count);
             }

@@ -51,7 +51,7 @@ impl BoundedIo {
             return self.send_once(bytes);
         }
         if self.output.capacity() == 0 {
-            // As in `append_until`: to make memory is less code than to grow it.
+            // A new vector takes less code than a grown one, as in `append_until`.
             self.output = bytes.to_vec();
         } else {
             self.output.extend_from_slice(bytes);
@@ -65,7 +65,7 @@ impl BoundedIo {
         if self.wbufsize == 0 { self.send_all(bytes) } else { self.write_all_held(bytes) }
     }
 
-    /// A call of its own, so that the one that holds nothing back is short.
+    /// Not inlined, so that a write that holds nothing back is short.
     #[inline(never)]
     fn write_all_held(&mut self, bytes: &[u8]) -> io::Result<()> {
         until_all_is_taken(bytes, |rest| self.write(rest))
@@ -76,7 +76,8 @@ impl BoundedIo {
         if !self.output.is_empty() {
             self.send_output()?;
         }
-        // With an outbox as well: `write_all` of the outbox returns when the handler's bytes are sent.
+        // A socket holds nothing back, even with an outbox: the `write_all` of the outbox returns when the handler's
+        // bytes are sent.
         if self.connection.is_socket() {
             return Ok(());
         }
@@ -84,7 +85,7 @@ impl BoundedIo {
         self.connection.flush(timeout).map_err(|error| self.explain_write(error))
     }
 
-    /// Sends what is held back, all of it. The memory is taken out meanwhile, because a send needs the whole of `self`.
+    /// Sends all held-back output. The output is taken out for that time, because a send needs the whole of `self`.
     pub(super) fn send_output(&mut self) -> io::Result<()> {
         let output = std::mem::take(&mut self.output);
         let result = self.send_all(&output);
@@ -101,8 +102,8 @@ impl BoundedIo {
         until_all_is_taken(bytes, |rest| self.send_once(rest))
     }
 
-    /// Each send gets the whole limit: a peer that takes a little, again and again, is slow but not stalled.
-    /// `Limits::request` bounds such a peer.
+    /// Sends once. Each send gets the whole limit: a peer that takes a little, again and again, is slow but not
+    /// stalled. `Limits::request` bounds such a peer.
     ///
     /// The usual case is a plain socket without an outbox: one system call, and nothing shown in the list unless it has
     /// to wait.
@@ -120,7 +121,7 @@ impl BoundedIo {
             entry.show_activity(Activity::Sending);
             self.write_timeout()
         });
-        // A store, which is cheaper than to ask whether the activity was changed.
+        // Stored in any case: a store costs less than asking whether the activity was changed.
         entry.show_activity(Activity::Running);
         match result {
             Ok(count) => {
@@ -132,8 +133,8 @@ impl BoundedIo {
     }
 
     /// A send through the outbox, or through a stream that is no plain socket. An outbox takes all bytes, and counts
-    /// them itself when they leave; so does the raw stream below a wrapper. Those of a user's transport are counted
-    /// here.
+    /// them itself when they leave. The raw stream below a wrapper counts its bytes, too. The bytes of a user's
+    /// transport are counted here.
     #[inline(never)]
     fn send_with_care(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.ticket.entry().show_activity(Activity::Sending);
@@ -162,7 +163,7 @@ pub(super) fn until_all_is_taken(
 ) -> io::Result<()> {
     while !bytes.is_empty() {
         match take(bytes)? {
-            // A user's stream that takes nothing would be asked for ever.
+            // Without this a user's stream that takes nothing would be called for ever.
             0 => return Err(io::ErrorKind::WriteZero.into()),
             count => bytes = &bytes[count..],
         }

@@ -6,7 +6,7 @@
 //! otherwise                       receive_*: one receive, which waits inside if need be
 //! ```
 //!
-//! Whether a wait is for the beginning of a request decides what a drain does with it. The lines say so themselves
+//! Whether a wait is for the beginning of a request decides what a drain does with it. For lines this is known
 //! (`append_until` sets `at_boundary` when a line begins); handlers of other protocols call `between_requests`.
 
 use std::io;
@@ -92,7 +92,7 @@ impl StreamRequest {
         Chunk::receive(&mut self.appetite, |buf| self.io.receive(buf, None))
     }
 
-    /// The same, after a wait.
+    /// As `receive_chunk`, after a wait.
     #[inline(never)]
     fn receive_awaited_chunk(&mut self) -> io::Result<Chunk> {
         Chunk::receive_awaited(&mut self.appetite, |buf| self.io.receive_awaited(buf))
@@ -122,7 +122,7 @@ impl StreamRequest {
                 return Err(LineTooLong::error(self.io.ticket.entry().owner(), limit));
             }
             if bytes.capacity() == 0 {
-                // To grow memory is code that lies elsewhere, and a forked child has to map it first.
+                // Growing a vector runs other code, which a forked child would have to map first.
                 *bytes = have[..count].to_vec();
             } else {
                 bytes.extend_from_slice(&have[..count]);

@@ -45,7 +45,7 @@ impl BoundedIo {
         }
     }
 
-    /// Whether the connection is a plain socket, and nobody else sends to it: then no send but the last one is to come.
+    /// Whether the connection is a plain socket, and nobody else sends to it: then only the last send is still to come.
     fn is_plain(&self) -> bool {
         self.connection.is_socket() && self.outbox.is_none()
     }
@@ -66,7 +66,7 @@ impl BoundedIo {
             self.ticket.entry().add_bytes_out(count);
             Ok(count)
         });
-        // Sent, or given up: a later step must not send it once more.
+        // The output was sent, or given up: a later step must not send it once more.
         self.output.clear();
     }
 
@@ -117,7 +117,7 @@ impl BoundedIo {
         let ended = !self.output.is_empty() && !self.saw_end;
         self.send_last();
         if ended {
-            // The output was kept back for this packet (`send_before_end`), and leaves with it.
+            // `send_before_end` has kept the output back in the kernel. The end of the output sends both in one packet.
             self.end_output();
         }
         if self.peer_is_sending(input) {
@@ -236,8 +236,8 @@ impl StreamRequest {
     }
 }
 
-/// Whether the peer may send more: it has not ended its output. A receive of one byte tells, because zero unread bytes
-/// stand for an end as well. If a byte has come since, it is lost, as all input that a linger reads.
+/// Whether the peer may send more: it has not ended its output. A receive of one byte tells this, because a connection
+/// at its end has zero unread bytes as well. If a byte has come by then, it is lost, as all input that a linger reads.
 fn is_more_to_come(fd: BorrowedFd<'_>) -> bool {
     let mut memory = [MaybeUninit::uninit()];
     let received = RecvBuf::new(&mut memory).recv(fd, sys::Mode::Try);

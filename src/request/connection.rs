@@ -12,8 +12,8 @@
 //! `Socket` is the case that has to be fast: it is matched first, and no call goes through a box. All other cases are
 //! in functions that are not inlined, so that a waiting thread's frame has no room for them.
 //!
-//! Each call keeps its timeout and says nothing about limits: a passed one is an error of kind `TimedOut` without a
-//! text, and `BoundedIo` names the limit.
+//! Each call keeps to its timeout, and knows no limits. When the timeout has passed, the error has the kind `TimedOut`
+//! and no text; `BoundedIo` names the limit.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -36,16 +36,16 @@ use crate::write_stall::SendTimeout;
 /// A wrapper reads from and writes to the raw stream as from a socket in blocking mode. The rules:
 ///
 /// - The raw stream keeps the limits of the request by itself. The wrapper passes its errors on (a limit has passed,
-///   the server is stopping, the peer has gone); even if it makes other errors of them, the request knows the cause.
-///   If a call can be repeated after an error, the wrapper goes on where it was; one that loses a part of a message is
-///   broken by a limit that its handler survives.
+///   the server is stopping, the peer has gone); even if it makes other errors of them, the request knows the cause. If
+///   a call can be repeated after an error, the wrapper should go on where it was. A wrapper that loses a part of a
+///   message is of no use any more to a handler that goes on after a limit.
 /// - An end of input that the wrapper's protocol does not allow is an error of kind `UnexpectedEof`; bytes that it
 ///   cannot read are one of kind `InvalidData`. Both are then the peer's fault. An allowed end is `Ok(0)`.
 /// - `shutdown(Write)` sends the farewell (TLS's close_notify) and passes the call on. It is called at every orderly
 ///   end, and also when a drain or `close_live` ends the connection. It may take as long as a write; after
 ///   `close_live` and at a drain's deadline, it must not wait.
-/// - The wrapper keeps the raw stream for as long as it has the connection. If it drops the raw stream, others have
-///   the connection, and the server does not end it.
+/// - The wrapper keeps the raw stream for as long as it has the connection. If it drops the raw stream, the connection
+///   counts as given away, and the server does not end it.
 ///
 /// A wrapper in its smallest form, for [`wrap_stream`](crate::StreamRequest::wrap_stream):
 ///
@@ -106,7 +106,7 @@ pub trait Stream: Read + Write + Send {
     ///
     /// # Errors
     ///
-    /// If the peer is gone. The server ignores it.
+    /// If the peer is gone. The server ignores this error.
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()>;
 
     /// The descriptor of the connection, if it has one.
@@ -130,12 +130,12 @@ impl Stream for Box<dyn Stream> {
     }
 }
 
-/// By which clock a call of a wrapped stream ends.
+/// The keeper of the time of a wrapped stream's call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WaitClock {
-    /// By the timeout of the call.
+    /// The call itself, by its timeout.
     Own,
-    /// By the idle reaper's: a read for the beginning of a request.
+    /// The idle reaper: the call is a read for the beginning of a request.
     Reapers,
 }
 
@@ -226,7 +226,7 @@ impl Connection {
         matches!(self, Self::Sealed { .. })
     }
 
-    /// One receive, within the timeout. Zero bytes are the end of input, of the peer's or of this side's making.
+    /// One receive, within the timeout. Zero bytes are the end of input, which the peer or this side may have made.
     #[inline]
     pub(super) fn receive(
         &mut self,
@@ -261,7 +261,7 @@ impl Connection {
         }
     }
 
-    /// Not inlined, for the same reason.
+    /// Not inlined, so that it does not lengthen the usual send.
     #[inline(never)]
     fn send_apart(&mut self, bytes: &[u8], timeout: SendTimeout) -> io::Result<usize> {
         match self {
@@ -374,9 +374,9 @@ impl Connection {
         }
     }
 
-    /// The same, for code that may keep a copy of the descriptor.
+    /// As [`fileno`](Self::fileno), for code that may keep a copy of the descriptor.
     pub(super) fn lend(&self) -> Option<BorrowedFd<'_>> {
-        // Below a wrapper the raw stream lends its socket itself, when it sees that the entry says so.
+        // Below a wrapper the raw stream lends its socket by itself, when it finds the entry marked as lent.
         self.as_socket().map_or_else(|| self.fileno(), |socket| Some(socket.lend()))
     }
 
@@ -389,7 +389,7 @@ impl Connection {
         }
     }
 
-    /// Apart, as [`status_below`](Self::status_below) is.
+    /// Not inlined, for the same reason as [`status_below`](Self::status_below).
     #[cold]
     fn socket_below(&self) -> Option<BorrowedFd<'_>> {
         match self {
@@ -398,7 +398,7 @@ impl Connection {
         }
     }
 
-    /// The same, with shared ownership, for a later close.
+    /// The socket that the request has to end, with shared ownership, for a later close.
     pub(super) fn share_socket(&self) -> Option<Arc<OwnedFd>> {
         match self.as_socket() {
             Some(socket) => Some(socket.share()),

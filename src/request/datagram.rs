@@ -6,7 +6,7 @@
 //! ```text
 //! reply                at once, each call one datagram
 //! write .. write       gathered in `written`; one datagram by send_written, after handle and finish
-//!                        handle fails, or finish: nothing is sent
+//!                        if handle or finish fails, nothing is sent
 //! ```
 
 use std::fmt;
@@ -148,8 +148,8 @@ impl DatagramRequest {
     /// # Errors
     ///
     /// If the reply is too long for a datagram, or the system does not send it. The error is a [`PeerFault`] if the
-    /// sender is gone, is a Unix socket that does not read (`WouldBlock`, because `reply` does not wait), or has an
-    /// address that nothing can be sent to, as that of a broadcast.
+    /// sender is gone, if it is a Unix socket that does not read (`WouldBlock`, because `reply` does not wait), or if
+    /// nothing can be sent to its address (a broadcast address, say).
     #[doc(alias = "sendto")]
     pub fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
         // An error about this peer carries the request's mark, which tells it from errors of other sockets.
@@ -167,7 +167,7 @@ impl DatagramRequest {
     ///
     /// # Errors
     ///
-    /// `Unsupported`, if the transport has none. Those of this crate have one.
+    /// `Unsupported`, if the transport has no such sender. The transports of this crate have one.
     pub fn sender(&self) -> io::Result<DatagramSender> {
         let lasting = self.reply.lasting().ok_or(io::ErrorKind::Unsupported)?;
         Ok(DatagramSender::new(lasting, &self.ticket))
@@ -199,16 +199,15 @@ impl DatagramRequest {
     /// can still add to the reply. A second call sends nothing.
     pub(crate) fn send_written(&mut self) -> io::Result<()> {
         match self.written.take() {
-            // Taken out first: whatever `reply` says, there is no second attempt. It leaves by `reply`, and so counts
-            // as one.
+            // Taken out first: whatever `reply` returns, there is no second attempt. `reply` also counts the bytes.
             Some(written) if self.complete => self.reply(&written).map(|_sent| ()),
             _ => Ok(()),
         }
     }
 }
 
-/// Whether the system sends nothing to such an address. Everything else that a handler may do wrong has other errors:
-/// too long a reply is EMSGSIZE.
+/// Whether the error says that the system sends nothing to such an address. A mistake of the handler has another error:
+/// for a reply that is too long it is EMSGSIZE.
 ///
 /// | errno | the address |
 /// |---|---|

@@ -1,7 +1,7 @@
 //! [`DatagramSender`]: replies that are sent later, and datagrams to others than the sender of the request.
 //!
 //! A sender shares the transport's socket (`transport/later_datagram.rs`), which the server closes all the same when it
-//! ends. So a program that keeps a sender keeps no port.
+//! ends. So a program that keeps a sender does not keep the port open.
 
 use std::fmt;
 use std::io;
@@ -26,15 +26,15 @@ pub trait LastingReply: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Those of [`reply`](Self::reply), and an address of another family than the server's.
+    /// Those of [`reply`](Self::reply). Also if the address is of another family than the server's.
     fn send_to(&self, bytes: &[u8], to: &Address) -> io::Result<bool>;
 }
 
 /// Sends datagrams from a server's socket, for as long as the server is open: by
 /// [`DatagramRequest::sender`](crate::DatagramRequest::sender). Clones are the same sender, and may be used on any thread.
 ///
-/// - [`reply`](Self::reply) goes to the sender of the request, from the address that it has sent to.
-/// - [`send_to`](Self::send_to) goes to another address, from the one that the system chooses.
+/// - [`reply`](Self::reply) goes to the sender of the request, from the address that the request was sent to.
+/// - [`send_to`](Self::send_to) goes to another address, from an address that the system chooses.
 ///
 /// Both send at once. If the socket has no room, a call waits for room for a tenth of a second at most, and then the
 /// datagram is lost (`WouldBlock`). Over Unix sockets a call does not wait, because there the receiver itself does
@@ -103,8 +103,8 @@ impl DatagramSender {
     ///
     /// # Errors
     ///
-    /// Those of [`reply`](Self::reply), and an address of another family than the server's. They name the address. A
-    /// server that is bound to IPv6 and takes IPv4 as well sends to both.
+    /// Those of [`reply`](Self::reply). Also if the address is of another family than the server's; but a server that
+    /// is bound to IPv6, and takes IPv4 as well, sends to both. The errors name the address.
     #[doc(alias = "sendto")]
     pub fn send_to(&self, bytes: &[u8], to: impl Into<Address>) -> io::Result<bool> {
         self.lasting.send_to(bytes, &to.into()).inspect(|sent| self.count(*sent, bytes))

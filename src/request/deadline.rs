@@ -51,7 +51,7 @@ impl Deadline {
         Some(Self::new(Instant::now().checked_add(after)?, limit, after))
     }
 
-    /// The earlier of two, and of two at the same moment the first. None is never.
+    /// The earlier of two deadlines; of two at the same moment the first. None means never.
     pub(crate) fn earlier(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         one.into_iter().chain(other).min_by_key(|deadline| deadline.at)
     }
@@ -70,7 +70,7 @@ impl StreamRequest {
         self.io.timeout = timeout;
     }
 
-    /// Bounds all following reads and writes together: they end so long from now. None removes the deadline. After
+    /// Bounds all following reads and writes together: they end this long from now. None removes the deadline. After
     /// the deadline each call that would wait fails with an error of kind `TimedOut`, which names
     /// [`Timeout::Deadline`], until a new deadline is set.
     ///
@@ -127,7 +127,8 @@ impl StreamRequest {
     }
 }
 
-/// Both deadlines, boxed: few requests have one, and the fields that each receive reads stay close together.
+/// Both deadlines, in a box: few requests have one, and without them the fields that each receive reads stay close
+/// together.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
     /// None while there is neither.

@@ -1,6 +1,6 @@
 //! The receive of a coroutine whose socket is known to be empty: it waits first, and takes memory for bytes only when
-//! some have come. That is the usual state between two requests: a connection that is silent then has a short stack,
-//! and no block of the pool.
+//! some have come. This is the usual state between two requests. So a silent connection has a short stack, and holds no
+//! block of the pool.
 //!
 //! ```text
 //! wait_without_memory   shown as waiting; parks         its stack is short meanwhile, and it holds no block
@@ -21,15 +21,15 @@ use crate::timed_out::Timeout;
 /// Whether a receive has waited already.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Awaited {
-    /// It has. Some bytes have probably come. The live list still shows the wait.
+    /// It has waited, and some bytes have probably come. The live list still shows the wait.
     Yes,
-    /// It has not. The receive itself waits, if need be.
+    /// It has not waited. The receive itself waits, if need be.
     No,
 }
 
 impl BoundedIo {
-    /// Whether the next receive is that of a coroutine, and would find nothing. Not with held-back output, which has to
-    /// be sent before a wait, and not in the middle of a read, which has a timeout. On a plain thread it is never true,
+    /// Whether the next receive is that of a coroutine, and would find nothing. False with held-back output, which has
+    /// to be sent before a wait, and in the middle of a read, which has a timeout. Never true on a plain thread,
     /// because only a coroutine's receive notes that it has taken everything.
     #[inline]
     pub(super) fn is_sure_to_wait(&self, started: Option<Instant>) -> bool {
@@ -42,7 +42,7 @@ impl BoundedIo {
     /// of the returns from there. So the usual way down to the switch has few calls.
     #[inline(always)]
     pub(super) fn wait_without_memory(&mut self) -> io::Result<Awaited> {
-        // A deadline, a timeout of the handler's or a short limit: the usual receive computes the bound.
+        // There is a deadline, a timeout of the handler's, or a short limit: the usual receive computes the bound.
         if self.next_wait_bounded_by() == BoundedBy::Timeout {
             return Ok(Awaited::No);
         }
@@ -82,7 +82,7 @@ impl BoundedIo {
         }
     }
 
-    /// The wait is over, by an error: the list shows it no more.
+    /// Ends the wait in the live list, and explains the error that has ended it.
     #[cold]
     fn fail_awaited(&mut self, error: io::Error) -> io::Error {
         self.ticket.entry().show_activity(Activity::Running);

@@ -5,7 +5,7 @@ use std::any::Any;
 /// One value of any type, or none. It is one pointer wide, because every request has this field and few use it.
 #[derive(Debug, Default)]
 pub(crate) struct Extension {
-    /// Two boxes: a box of a trait object is two pointers wide, and the outer box makes one of them.
+    /// Two boxes: a box of a trait object is two pointers wide, and a box of that box is one.
     value: Option<Box<Box<dyn Any + Send + Sync>>>,
 }
 
@@ -22,7 +22,8 @@ impl Extension {
 
     /// The value, if it has exactly this type.
     pub(super) fn get<E: Any>(&self) -> Option<&E> {
-        // The method is called through both boxes, so the types that it compares are `E` and the value's own.
+        // The call goes through both boxes, so it compares `E` with the value's own type, and not with that of the
+        // inner box.
         self.value.as_deref()?.downcast_ref()
     }
 
@@ -82,7 +83,7 @@ macro_rules! ticket_methods {
             self.$($ticket).+.extension.get()
         }
 
-        /// The value that a hook has left, to be changed; as [`extension`](Self::extension) otherwise.
+        /// As [`extension`](Self::extension), for a value that the handler changes.
         #[must_use]
         pub fn extension_mut<E: std::any::Any>(&mut self) -> Option<&mut E> {
             self.$($ticket).+.extension.get_mut()

@@ -31,13 +31,13 @@ impl BoundedIo {
         timeout: RecvTimeout,
         idle: Duration,
     ) -> io::Result<usize> {
-        // Bytes may also move past this receiver, and then its own wait says nothing about the peer: by an outbox, the
-        // output half, or a copy of the descriptor.
+        // Bytes may also move by an outbox, the output half, or a copy of the descriptor. Then the wait of this receive
+        // alone says nothing about the peer.
         if self.outbox.is_some() || self.split.is_some() || self.ticket.entry().is_lent() {
             return self.receive_while_it_moves(buf, idle, idle);
         }
         match self.receive_within(buf, timeout) {
-            // The peer may have taken bytes meanwhile: one more look.
+            // The peer may have taken bytes during the wait: one more look.
             Err(error) if self.has_waited_in_vain(&error) && self.is_still_due() => {
                 self.receive_while_it_moves(buf, idle, idle / CHECKS_PER_LIMIT)
             }
@@ -53,7 +53,7 @@ impl BoundedIo {
         idle: Duration,
         first: Duration,
     ) -> io::Result<usize> {
-        // `over`: when the wait ends unless something moves until then. `seen`: what had moved at the last look.
+        // `over`: when the wait ends, unless something moves before. `seen`: the progress at the last look.
         let mut over = Instant::now().checked_add(first);
         let mut seen = self.moved();
         loop {

@@ -65,8 +65,8 @@ impl<'a> InputHalf<'a> {
     }
 }
 
-// Each method is passed on, also those that std would make of `read` and `fill_buf`: only the request's own bound a
-// line, and say of an early end or of bytes that are no text that they are the peer's fault.
+// Each method is passed on, also those that std would derive from `read` and `fill_buf`. Only the request's own methods
+// bound a line, and blame the peer for an early end or for bytes that are no text.
 impl Read for InputHalf<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.request.read(buf)

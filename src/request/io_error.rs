@@ -5,7 +5,7 @@
 //! | a timeout of this crate | [`TimedOut`], with the limit's name and length |
 //! | a loss that the system reports (ECONNRESET, say) | a [`PeerFault`] with the request's mark |
 //! | EPIPE after the handler's own `shutdown_write` | itself: the handler's fault |
-//! | any other of a connection whose wrapper has failed | itself: the handler reads on after an error |
+//! | any other error of a connection whose wrapper has failed | itself: the handler's fault, which goes on after an error |
 //! | a [`PeerFault`] or [`Stopping`] from below a wrapper | itself: it is marked already |
 
 use std::io;
@@ -22,7 +22,7 @@ use crate::peer_fault::{PeerFault, is_loss};
 use crate::timed_out::{TimedOut, Timeout};
 
 impl BoundedIo {
-    /// Adds to the error: the limit that has passed, if one has; otherwise this request's mark.
+    /// Completes an error: names the limit that has passed, if one has, and otherwise adds this request's mark.
     #[cold]
     pub(super) fn explain(&self, error: io::Error, limit: Timeout, after: Duration) -> io::Error {
         if is_no_more_for_now(&error) {
@@ -31,7 +31,7 @@ impl BoundedIo {
         self.own(error)
     }
 
-    /// The same for a write, which two limits bound.
+    /// As [`explain`](Self::explain), for a write, which two limits bound.
     #[cold]
     pub(super) fn explain_write(&self, error: io::Error) -> io::Error {
         let (limit, after) = limit_of_write(self.deadline(), self.write_limit());
@@ -43,11 +43,11 @@ impl BoundedIo {
     #[cold]
     pub(super) fn own(&self, error: io::Error) -> io::Error {
         let is_handlers = match error.kind() {
-            // It has closed both directions itself.
+            // The handler has closed both directions itself.
             _ if self.is_closed_by_half() => true,
-            // EPIPE: it has sent something after its own end of the output.
+            // EPIPE: the handler has sent something after its own end of the output.
             io::ErrorKind::BrokenPipe => self.has_ended_output(),
-            // It goes on after the error of a wrapper.
+            // The handler goes on after the error of a wrapper.
             _ => matches!(self.connection, Connection::Gone(_)),
         };
         mark_loss(self.ticket.entry(), error, is_handlers)
@@ -99,8 +99,8 @@ impl StreamRequest {
     }
 }
 
-/// Marks the loss of a connection as this request's, and notes it. All other errors stay as they are, and those that
-/// the handler has caused itself.
+/// Marks the loss of a connection as this request's, and notes it. All other errors stay as they are, and so do those
+/// that the handler has caused itself.
 #[cold]
 pub(super) fn mark_loss(entry: &Entry, error: io::Error, is_handlers: bool) -> io::Error {
     if is_handlers || says_its_cause(&error) || !is_loss(&error) {

@@ -1,7 +1,7 @@
 //! Lines and text: the buffers that a line is read into, and its errors.
 //!
-//! Lines are found in `bounded_read.rs`. Here they become text, for connections and datagrams alike; bytes that are no
-//! text are the peer's fault, and say so with the request's mark.
+//! Lines are found in `bounded_read.rs`. Here they become text, for connections and datagrams alike. Bytes that are no
+//! text are the peer's fault, and their error carries the request's mark.
 
 use std::io;
 use std::mem;

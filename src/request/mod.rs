@@ -117,11 +117,11 @@ pub trait Request {
     /// For a request without a connection it does nothing.
     fn expect_more_input(&mut self) {}
 
-    /// Its registration. A handler may have swapped its request for another one of the same type, and then the errors
-    /// of that one are its own: by the ticket the server knows the request that the handler has at its end.
+    /// The request's ticket. A handler may swap its request for another one of the same type. The errors of the request
+    /// that it holds at its end then count as those of its own peer, and the server knows that request by its ticket.
     ///
-    /// A request type of your own returns the ticket that it keeps. With this default the errors of another request are
-    /// failures of the handler, as those of an upstream.
+    /// A request type of your own returns the ticket that it keeps. With this default the errors of a swapped-in
+    /// request count as failures of the handler, as those of an upstream do.
     fn ticket(&self) -> Option<&Ticket> {
         None
     }
@@ -137,8 +137,8 @@ pub trait Request {
 /// ticket to [`Transport::make_request`](crate::transport::Transport::make_request), and the request keeps it to the
 /// end: when the ticket is dropped, the request leaves the live list.
 pub struct Ticket {
-    /// The slot in the live list, which the drop gives back; its entry has the limits. Others may keep the entry
-    /// longer: a stop token, an outbox.
+    /// The slot in the live list, which the drop gives back; its entry has the limits. A stop token or an outbox may
+    /// keep the entry longer.
     registration: Registration,
     /// The server's context, shared by all its requests.
     context: Arc<ServerContext>,
@@ -171,7 +171,7 @@ impl Ticket {
         &self.registration.entry.limits
     }
 
-    /// The limits, for a step that runs after the request has taken the ticket.
+    /// A share of the limits, for a part of the request that cannot borrow the ticket.
     pub(crate) fn share_limits(&self) -> Arc<Limits> {
         Arc::clone(&self.registration.entry.limits)
     }
@@ -181,8 +181,8 @@ impl Ticket {
         &self.registration.entry
     }
 
-    /// The limit for one peer that this request exceeds, if any: known before a worker has it, and the worker refuses
-    /// it.
+    /// The limit for one peer that this request exceeds, if any. It is known before a worker has the request, and the
+    /// worker then refuses the request.
     pub(crate) fn beyond(&self) -> Option<Limit> {
         self.registration.beyond
     }
@@ -201,7 +201,7 @@ impl Ticket {
 fn is_to_end(context: &ServerContext, entry: &Entry) -> bool {
     // The client may be about to send its first request: the connection has until `Limits::first_read` is over.
     let runs = &context.runs;
-    // First the look that nearly always ends it: this is asked before each wait between two requests.
+    // `is_draining` first: it is nearly always false, and this is asked before each wait between two requests.
     runs.is_draining() && (runs.first_reads_are_over() || !entry.is_unheard())
 }
 

@@ -39,9 +39,9 @@ use crate::write_stall::SendTimeout;
 /// nobody. The bytes are sent when the sending thread next waits or returns, or at once if more than 64 KiB are due.
 /// So lines for one member leave together. If the socket has no room, a thread of the library waits for it.
 ///
-/// A forking server must start no thread in its own process, and there only the hook `overflow` sends. In that hook
-/// the sender writes at once and never waits, and bytes that the socket does not take by the end of the hook are
-/// lost. In a child an outbox works as under other mixins.
+/// A forking server must start no thread in its own process, where only the hook `overflow` can send. There `send`
+/// writes at once and never waits, and bytes that the socket does not take by the end of the hook are lost. In a child
+/// an outbox works as under other mixins.
 ///
 /// Messages are never torn: the handler's own writes go through the same queue. The queue is bounded by
 /// `Limits::outbox_bytes`; under TLS it holds what is not encrypted yet.
@@ -125,11 +125,11 @@ impl Outbox {
             let newly_listed = !std::mem::replace(&mut state.listed, true);
             (newly_listed, state.waiting_bytes() >= SEND_THRESHOLD)
         };
-        // After the lock: a list that cannot wait is handed over at once, and that takes the lock again.
+        // After the lock is released: a list that cannot wait is handed over at once, which takes the lock again.
         if newly_listed {
             outbox_thread::list(&self.shared);
         }
-        // So much fills a send by itself: to wait for more would only make the peer wait.
+        // This much fills a send by itself: waiting for more would only make the peer wait.
         if large {
             self.flush();
         }
@@ -161,13 +161,13 @@ impl Outbox {
         self.shared.state.lock().sent_total
     }
 
-    /// Waits until at most `bytes` bytes wait for the peer, but no longer than `timeout`. True: no more are waiting,
-    /// or the connection has ended. False: the time is over, or the wait was cancelled.
+    /// Waits until at most `waiting_bytes` bytes wait for the peer, but no longer than `timeout`. True: no more are
+    /// waiting, or the connection has ended. False: the time is over, or the wait was cancelled.
     ///
     /// For a sender that has much to send at once, more than the outbox should hold: it waits here and does not run
-    /// into [`OutboxError::Full`]. The peer decides how long that takes. If others depend on the same sender, give it
-    /// a bound: see [`sent_bytes`](Self::sent_bytes). Under a mixin with coroutines only the caller waits, and not
-    /// its thread. Meanwhile hold no lock that handlers need as well.
+    /// into [`OutboxError::Full`]. The peer decides how long that takes. If others depend on the same sender, give it a
+    /// bound: see [`sent_bytes`](Self::sent_bytes). Under a mixin with coroutines only the caller waits, and not its
+    /// thread. Do not hold a lock during the call that handlers need as well.
     ///
     /// ```
     /// use std::time::Duration;
@@ -183,7 +183,7 @@ impl Outbox {
     #[must_use]
     pub fn wait_for_room(&self, waiting_bytes: usize, timeout: Duration) -> bool {
         /// The system reports room only when a third of its buffer is free, which takes a slow peer seconds. So the
-        /// wait also looks again after this time: each time a little has been taken.
+        /// wait also looks again after this time, in which the peer may have taken a little.
         const ROOM_CHECK_PAUSE: Duration = Duration::from_millis(50);
         let until = wait::moment_after(Instant::now(), timeout);
         loop {
@@ -199,12 +199,12 @@ impl Outbox {
             };
             // Without a descriptor nothing waits for long: the request has ended.
             let Some(fd) = fd else { return true };
-            // After the look at the queue: with no time at all it still says whether there is room.
+            // After the look at the queue, so that a call with no time at all still says whether there is room.
             let now = Instant::now();
             if now >= until {
                 return false;
             }
-            // Without a slot: it is the one of the request's own waits, and this may be another thread.
+            // Without the slot, which belongs to the request's own waits: this may be another thread.
             let room = Waiting { fd: fd.as_fd(), interest: Interest::Write, slot: None };
             if wait::any(&[room], Some(until.min(now + ROOM_CHECK_PAUSE))).is_err() {
                 return false;
@@ -231,7 +231,7 @@ impl Outbox {
                 state.drop_due(OutboxPhase::Closed);
             }
         }
-        // Without the lock: it takes the lock of the entry, and may wake the handler.
+        // Without the lock: `shut_down` takes the lock of the entry, and may wake the handler.
         self.shared.entry.shut_down(Cut::Closed, Shutdown::Both);
     }
 
@@ -278,7 +278,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// From here on [`send`](Self::send) fails. Returns the total that is reached when all that it has taken is sent.
+    /// From here on [`send`](Self::send) fails. Returns the total that is reached when all bytes that it has taken are
+    /// sent.
     fn take_no_more(&self, phase: OutboxPhase) -> u64 {
         let mut state = self.shared.state.lock();
         // An outbox that was closed meanwhile stays closed.

@@ -8,7 +8,7 @@
 //!                                           own_mark: here the handler's own output ends
 //! ```
 //!
-//! Everybody appends at the end, and everybody sends from `start` (`outbox_send.rs`), both under the lock.
+//! Every thread appends at the end and sends from `start` (`outbox_send.rs`), both under the lock.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ pub(super) struct OutboxState {
 pub(super) enum Writer {
     /// The one thread for all outboxes.
     Thread,
-    /// The sender: this process must start no thread.
+    /// The thread that sends: this process must start no thread of the library.
     Sender,
 }
 
@@ -76,10 +76,10 @@ pub(super) enum Writer {
 /// | from | to | when |
 /// |---|---|---|
 /// | `Open` | `Wrapping` | the connection is about to be wrapped |
-/// | `Wrapping` | `Open` | what is due could not be sent: no wrapper is made |
-/// | `Wrapping` | `Wrapped` | it has been sent |
+/// | `Wrapping` | `Open` | the due bytes could not be sent: no wrapper is made |
+/// | `Wrapping` | `Wrapped` | the due bytes have been sent |
 /// | `Open` | `Ending` | the handler has returned, or has ended its output |
-/// | `Ending` | `Closed` | what is due has been sent, or was given up |
+/// | `Ending` | `Closed` | the due bytes have been sent, or were given up |
 /// | any but `Wrapped` | `Closed` | [`Outbox::close`](crate::Outbox::close), or the connection has failed |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum OutboxPhase {
@@ -97,14 +97,14 @@ pub(super) enum OutboxPhase {
 }
 
 impl OutboxPhase {
-    /// Whether what is due may still be sent.
+    /// Whether due bytes may still be sent.
     pub(super) fn sends(self) -> bool {
         matches!(self, Self::Open | Self::Wrapping | Self::Ending)
     }
 }
 
 impl OutboxState {
-    /// Of a new outbox: nothing is due, and no list has it.
+    /// The state of a new outbox: nothing is due, and the outbox is on no list.
     pub(super) fn over(fd: Arc<OwnedFd>) -> Self {
         Self { fd: Some(fd), ..Self::default() }
     }
@@ -122,8 +122,8 @@ impl OutboxState {
         self.waiting_bytes().saturating_sub(usize::try_from(own).unwrap_or(usize::MAX))
     }
 
-    /// Drops the due bytes: none of them is sent any more.
-    /// Their memory is given back at once: clones of the outbox may be kept for long.
+    /// Enters a phase that sends nothing, and drops the due bytes. Their memory is given back at once, because clones
+    /// of the outbox may be kept for long.
     pub(super) fn drop_due(&mut self, phase: OutboxPhase) {
         self.phase = phase;
         self.bytes = Vec::new();

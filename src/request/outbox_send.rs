@@ -1,8 +1,9 @@
 //! How the due bytes of an outbox are sent, and how a handler waits until its own are.
 //!
-//! Everybody may send: the thread that appends, the outbox thread (`outbox_thread.rs`), or the handler that waits for its
-//! own output. Each sends under the lock of the queue and without waiting. So messages are whole and in order, no matter
-//! which thread sends them. A handler waits for a total and not for an empty queue, because others may append for ever.
+//! Every thread may send: the one that appends, the outbox thread (`outbox_thread.rs`), or the handler that waits for
+//! its own output. Each sends under the lock of the queue and without waiting. So messages are whole and in order, no
+//! matter which thread sends them. A handler waits for a total and not for an empty queue, because others may append
+//! for ever.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -39,7 +40,7 @@ impl OutboxQueue {
             let fd = fd.as_fd();
             let (seen, stall) =
                 waiting.get_or_insert_with(|| (sent, WriteStall::begin(fd, timeout)));
-            // The peer takes something: the limit begins anew.
+            // The peer has taken something: the limit begins anew.
             if *seen != sent {
                 *seen = sent;
                 stall.progress(fd);
@@ -56,9 +57,9 @@ impl OutboxQueue {
         self.send_due_of(&mut self.state.lock());
     }
 
-    /// Sends due bytes, for the thread whose list has this outbox. True: some bytes are left, and the outbox stays on the
-    /// list. False: it is on no list any more, and the next message lists it anew. Both without a release of the lock, so
-    /// that no message can be appended in between and be forgotten.
+    /// Sends due bytes, for the thread whose list has this outbox. True: some bytes are left, and the outbox stays on
+    /// the list. False: it is on no list any more, and the next message lists it anew. The lock is held all the time,
+    /// so that no message can be appended in between and be forgotten.
     pub(super) fn send_listed(&self) -> bool {
         let mut state = self.state.lock();
         self.send_due_of(&mut state);
@@ -122,7 +123,7 @@ fn send_sealed(
 ) -> io::Result<usize> {
     // A record that was cut short by a full socket is not encrypted again: its number in the stream is used up.
     if *sealed == 0 {
-        // Messages of TLS itself go first, so that the room for records is empty.
+        // Messages of TLS itself go first: `seal` may be called only when everything encrypted is sent.
         seal.transmit(fd)?;
         *sealed = seal.seal(bytes)?;
     }

@@ -1,9 +1,10 @@
-//! The writer: one thread that sends for all outboxes. A sender hands it its list when it is about to wait.
+//! The writer: one thread that sends for all outboxes. A thread that sends gives the writer its list of outboxes when
+//! it is about to wait.
 //!
 //! This makes a chat room fast: while the writer sends to one member, more lines are queued for the next members, and
-//! leave in the same write. (With a hundred members it delivers 3.8 times as much as senders that write by
-//! themselves.) The writer also waits for full sockets. The thread of a coroutine writes its list by itself, after
-//! each batch of events.
+//! leave in the same write. (With a hundred members it delivers 3.8 times as much as senders that write by themselves.)
+//! The writer also waits for full sockets. A thread that runs coroutines sends for its list by itself, after each batch
+//! of events.
 //!
 //! ```text
 //! sender: list(outbox)         LISTED of this thread, flushed before it waits
@@ -41,7 +42,7 @@ pub(super) fn list(outbox: &Arc<OutboxQueue>) {
         listed.push(Arc::clone(outbox));
         listed.len() == 1
     });
-    // One promise holds for the whole list, until it is flushed: the others of the list need no second look at it.
+    // One promise holds for the whole list, until it is flushed. So only the first outbox asks for it.
     if first {
         static LIST: OnceLock<Arc<dyn Flush>> = OnceLock::new();
         let list = LIST.get_or_init(|| Arc::new(ThisThreadsList));
@@ -72,7 +73,7 @@ struct ThisThreadsList;
 
 impl Flush for ThisThreadsList {
     fn flush(&self) {
-        // Taken out first: what follows may list outboxes again.
+        // Taken out first: the sends below may list outboxes again.
         let listed = LISTED.with(RefCell::take);
         if listed.is_empty() {
             return;
@@ -107,14 +108,14 @@ struct WriterInbox {
     wake_up: Arc<Event>,
     /// Outboxes that were handed over, and that the thread has not taken yet.
     handed: Vec<Arc<OutboxQueue>>,
-    /// The thread waits, and has to be woken.
+    /// The writer waits, and has to be woken.
     sleeps: bool,
     /// The process that has the thread. A forked child has a copy of this value and no thread.
     owner: OwnerProcess,
 }
 
-/// How long the thread stays without work. A list within this time starts none, and a server that once
-/// sent a message does not keep a thread for it.
+/// How long the thread stays without work. A list that comes within this time needs no new thread, and a server that
+/// has once sent a message does not keep a thread for ever.
 const KEEP_OUTBOX_THREAD: Duration = Duration::from_secs(5);
 
 /// Gives outboxes that are marked as listed to the writer, and starts it if there is none.
@@ -180,7 +181,7 @@ fn run(wake_up: &Event) {
         if !handed.is_empty() {
             leave_at = Instant::now() + KEEP_OUTBOX_THREAD;
             full.extend(handed.into_iter().filter(|outbox| outbox.send_listed()));
-            // More may have been handed over during these sends. Full sockets wait for a round without any.
+            // More lists may have been handed over during these sends. Full sockets are polled when none are left.
             continue;
         }
         if full.is_empty() && Instant::now() >= leave_at && leave() {
@@ -192,8 +193,8 @@ fn run(wake_up: &Event) {
         let mut fds = vec![PollFd::readable(wake_up.as_fd())];
         fds.extend(open.iter().map(|fd| PollFd::writable(fd.as_fd())));
         let until = full.is_empty().then_some(leave_at);
-        // An error is as good as an early return: all are tried again. With full sockets there is no end by time,
-        // because the writer has work.
+        // An error is as good as an early return: all sockets are tried again. `until` is None while some are full,
+        // because the writer then has work.
         let _ = sys::poll(&mut fds, until);
         drop((fds, open));
         wake_up.clear();
@@ -201,8 +202,8 @@ fn run(wake_up: &Event) {
     }
 }
 
-/// Ends the thread, unless a list has been handed over meanwhile. Under the lock: a hand-over comes before this, and is
-/// seen, or after it, and starts another thread.
+/// Ends the thread, unless a list has been handed over meanwhile. It holds the lock, so a hand-over comes either before
+/// this, and is seen, or after it, and starts another thread.
 fn leave() -> bool {
     let mut thread = THREAD.lock();
     let nothing = thread.as_ref().is_none_or(|inbox| inbox.handed.is_empty());

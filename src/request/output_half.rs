@@ -7,9 +7,9 @@
 //! outbox or TLS              appends to the outbox's queue and waits until its own bytes are sent
 //! ```
 //!
-//! One thread or coroutine uses it at a time, beside that of the input half. They share no lock: of the entry in the
-//! live list each writes its own numbers, and [`SplitNotes`] is written by this half, and read by the request when both
-//! halves are gone, and by a read that meets an end of input.
+//! One thread or coroutine uses it at a time, beside that of the input half. The two halves share no lock. In the entry
+//! of the live list each writes its own numbers. [`SplitNotes`] is written by this half, and read by the request when
+//! both halves are gone; a read that meets an end of input reads it, too.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -40,8 +40,8 @@ use crate::write_stall::{SendTimeout, WriteStall};
 ///
 /// [`shutdown_write`](HalfClose::shutdown_write) ends the output, and the input half goes on.
 /// [`close`](HalfClose::close) ends both, for a handler that gives up: a read of the input half then fails with an
-/// error of kind `ConnectionAborted`, which is no fault of the peer. The peer sees a cut connection; under TLS it
-/// gets no farewell, so that it takes nothing for whole.
+/// error of kind `ConnectionAborted`, which is no fault of the peer. The peer sees a cut connection; under TLS it gets
+/// no farewell, so that it does not take the output for whole.
 pub struct OutputHalf<'a> {
     /// Decided when the request was split.
     way: Way,
@@ -73,8 +73,8 @@ pub(super) enum Way {
 /// How the output half has ended, for the request after it.
 #[derive(Default)]
 pub(super) struct SplitNotes {
-    /// The handler has ended the output. (Of the two flags: the end of `join` orders them, or the code that brings the
-    /// halves together does.)
+    /// The handler has ended the output. (This flag and the next one are relaxed: the end of `join`, or other code that
+    /// brings the halves together, orders the accesses.)
     pub(super) ended: Flag,
     /// Output was given up.
     pub(super) dropped: Flag,
@@ -147,7 +147,8 @@ impl OutputHalf<'_> {
 
     /// One write: all bytes through an outbox, otherwise as many as there is room for.
     fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        // A flag of its own: the activity in the list is that of the input half, by which a drain decides.
+        // This half has a flag of its own: the activity in the list is that of the input half, by which a drain
+        // decides.
         self.entry.show_output_half(Activity::Sending);
         let timeout = self.write_timeout();
         let send_by = |outbox: &Outbox| outbox.write_all(bytes, timeout).map(|()| bytes.len());
@@ -180,7 +181,7 @@ impl OutputHalf<'_> {
             // Every write was sent before it returned, so nothing is due.
             Way::Socket(socket) => socket.shutdown(Shutdown::Write),
             Way::Outbox { outbox, fd, seal } => {
-                // Messages that it has taken are output as well, and nothing can follow the end.
+                // Messages that the outbox has taken are output as well, and nothing can follow the end.
                 outbox.finish(timeout).inspect_err(|_| self.notes.dropped.set())?;
                 if let Some(seal) = seal {
                     self.while_it_may_be_cut(|| send_farewell(&**seal, fd, timeout))?;
@@ -211,7 +212,7 @@ pub(super) fn closed_here() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "this side has closed the connection")
 }
 
-/// Sends TLS's farewell, and waits for room for it. After a send of a part the seal goes on where it was.
+/// Sends TLS's farewell, and waits for room for it. After a partial send the seal goes on where it was.
 fn send_farewell(seal: &dyn Seal, fd: &OwnedFd, timeout: SendTimeout) -> io::Result<()> {
     let mut stall = None;
     loop {
@@ -219,7 +220,7 @@ fn send_farewell(seal: &dyn Seal, fd: &OwnedFd, timeout: SendTimeout) -> io::Res
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             done => return done,
         }
-        // The farewell usually fits, and then the system is asked for nothing.
+        // Made only when needed: the farewell usually fits, and a stall begins with a system call.
         let stall = stall.get_or_insert_with(|| WriteStall::begin(fd.as_fd(), timeout));
         stall.wait(fd.as_fd(), None)?;
     }

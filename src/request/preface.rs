@@ -24,8 +24,8 @@ pub(crate) trait Preface<R>: Send + Sync {
     /// The limit of this step, for a request with these limits.
     fn deadline(&self, limits: &Limits) -> Option<Deadline>;
 
-    /// Whether this step finds out who the client is, because the peer is a proxy. The limits for one peer then count
-    /// the client, and not the proxy.
+    /// Whether this step finds out the client's address, because the peer is a proxy. The limits for one peer then
+    /// count the client, and not the proxy.
     fn names_client(&self, peer: &Address) -> bool {
         let _ = peer;
         false
@@ -36,7 +36,8 @@ pub(crate) trait Preface<R>: Send + Sync {
         false
     }
 
-    /// The request is refused, and a hook is about to answer: nothing may leave that this step would have encrypted.
+    /// Called when the request is refused, and a hook is about to answer: no byte may leave in the clear that this step
+    /// would have encrypted.
     fn refuse(&self, request: &mut R) {
         let _ = request;
     }
@@ -54,7 +55,7 @@ pub(crate) trait Preface<R>: Send + Sync {
 pub(crate) enum PrefacePlace {
     /// A proxy sends its header first, in the clear.
     ProxyHeader,
-    /// Behind it the client's own bytes begin.
+    /// The client's own bytes, which come after that header.
     #[cfg(feature = "tls")]
     Tls,
 }
@@ -76,11 +77,11 @@ impl<R> Prefaces<R> {
     pub(crate) fn set(&mut self, place: PrefacePlace, step: impl Preface<R> + 'static) {
         self.steps.retain(|(other, _)| *other != place);
         self.steps.push((place, Box::new(step)));
-        // The builder may be asked in any order. There are two places, so this is no work.
+        // The setters of the builder may be called in any order. With two places the sort costs nothing.
         self.steps.sort_by_key(|(place, _)| *place);
     }
 
-    /// Whether handlers run at once.
+    /// Whether there are no steps, so that handlers run at once.
     pub(crate) fn are_none(&self) -> bool {
         self.steps.is_empty()
     }

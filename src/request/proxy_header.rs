@@ -64,8 +64,8 @@ impl Preface<StreamRequest> for ProxyHeader {
 
 impl StreamRequest {
     /// The proxy that this connection has come by, and the header that it has sent: see
-    /// [`proxy_protocol`](crate::proxy_protocol). None if the server reads no headers, or if the connection is from
-    /// elsewhere.
+    /// [`proxy_protocol`](crate::proxy_protocol). None if the server reads no headers, or if the connection does not
+    /// come from a proxy.
     ///
     /// ```
     /// use std::io::Write;
@@ -87,12 +87,12 @@ impl StreamRequest {
         self.io.ticket.entry().proxied()
     }
 
-    /// The header; or the error that has ended the connection. A header has a bound of its own in the parser, so
+    /// Reads the header, or returns the error that ends the connection. The parser bounds the length of a header, so
     /// `bytes` cannot grow without end.
     fn read_proxy_header(&mut self) -> io::Result<Header> {
         let owner = self.io.ticket.entry().owner();
         let mut bytes = Vec::new();
-        // The time counts from the first byte. Until then a drain may end the connection, as any that has sent
+        // The time counts from the first byte. Until then a drain may end the connection, like any other that has sent
         // nothing.
         let mut started = None;
         loop {
@@ -107,7 +107,7 @@ impl StreamRequest {
             if count == 0 {
                 return Err(PeerFault::ended_early(owner));
             }
-            // A receive may bring fewer than were asked for, and never more.
+            // A receive may bring fewer bytes than were asked for, and never more.
             bytes.truncate(have + count);
             started.get_or_insert_with(Instant::now);
         }

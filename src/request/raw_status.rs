@@ -49,9 +49,9 @@ pub(super) struct RawStatus {
     pub(super) fd: Option<Arc<OwnedFd>>,
     /// How long the request's present call may wait. Set by the request before each call, read by the raw stream.
     pub(super) timeout: Mutex<SendTimeout>,
-    /// A [`FirstWait`].
+    /// A [`FirstWait`], as a number.
     first_wait: AtomicU8,
-    /// A [`WrapPhase`].
+    /// A [`WrapPhase`], as a number.
     phase: AtomicU8,
     /// How many bytes that the request had read ahead are left for the wrapper. More than zero at the end of the
     /// request means that the peer has sent more than was read.
@@ -161,7 +161,7 @@ impl RawStatus {
     pub(super) fn begin_handshake(&self, ahead: usize, until: Option<Instant>) {
         self.begin_call(SendTimeout::until(until));
         self.ahead.store(ahead, Ordering::Relaxed);
-        // Of this wrapper: reads of an earlier wrapper say nothing about the errors of this one.
+        // `heard` is about this wrapper: reads of an earlier wrapper say nothing about its errors.
         self.heard.clear();
         self.enter(WrapPhase::Handshake);
     }
@@ -232,8 +232,8 @@ impl RawStatus {
         }
     }
 
-    /// A write of the request has ended, and the wrapper reports success. If the write has waited for room in vain,
-    /// the next write fails in its place.
+    /// Notes that a write of the request has ended, and that the wrapper reports success. If the write has waited for
+    /// room in vain, the next write fails in its place.
     pub(super) fn end_write(&self) {
         if self.timed_out.is_set() {
             self.concealed.set();
@@ -245,7 +245,7 @@ impl RawStatus {
         self.stuck.is_set()
     }
 
-    /// From here on the wrapper may only send its farewell. It gets no time for that if this side has cut the
+    /// From here on the wrapper may only send its farewell. It gets no time for the farewell if this side has cut the
     /// connection off, or if the peer has already taken nothing for the whole limit.
     pub(super) fn begin_farewell(&self, timeout: SendTimeout) {
         // Neither a close by the operator nor a drain at its deadline waits for the peer.
@@ -260,7 +260,7 @@ impl RawStatus {
     /// because the connection then belongs to somebody else.
     pub(super) fn end_output(&self) -> io::Result<()> {
         let Some(fd) = self.own_fd() else { return Ok(()) };
-        // After a cut from outside that has left the output open for a farewell: now nothing is left to say.
+        // A cut from outside has left the output open for the farewell. That is over now, so both directions end.
         sys::shutdown(fd.as_fd(), if self.is_cut_off() { Shutdown::Both } else { Shutdown::Write })
     }
 
@@ -299,7 +299,7 @@ impl RawStatus {
         }
     }
 
-    /// A receive begins. Whether its wait is the reaper's: then it has no bound here.
+    /// Notes that a receive begins. True: the reaper bounds its wait, which has no bound here.
     pub(super) fn is_reaped(&self) -> bool {
         let first_wait = self.first_wait.load(Ordering::Relaxed);
         if first_wait == FirstWait::Over as u8 {
@@ -311,7 +311,7 @@ impl RawStatus {
         false
     }
 
-    /// The reaper has no part in the rest of a call.
+    /// Bounds the rest of a call by `Limits::idle`: the reaper bounds only its first wait.
     #[cold]
     fn bound_the_rest(&self) {
         self.note_first_wait(FirstWait::Bounded);
@@ -320,7 +320,7 @@ impl RawStatus {
         self.entry.set_activity(self.entry.activity());
     }
 
-    /// A send begins in a call. It takes the reaper's mark off the activity.
+    /// Notes that a send begins: if the reaper bounds the first wait of the call, that wait is over.
     pub(super) fn end_first_wait(&self) {
         if self.first_wait.load(Ordering::Relaxed) == FirstWait::Reaped as u8 {
             self.note_first_wait(FirstWait::Over);
@@ -366,7 +366,7 @@ impl RawStatus {
 
     /// A write has ended.
     pub(super) fn sent(&self, result: io::Result<usize>) -> io::Result<usize> {
-        // Each write decides anew: one that finds room says that the peer takes bytes again.
+        // Each write decides anew: a write that finds room shows that the peer takes bytes again.
         self.stuck.0.store(result.as_ref().is_err_and(is_no_more_for_now), Ordering::Relaxed);
         let count = result.map_err(|error| self.fail(error))?;
         self.entry.add_bytes_out(count);
@@ -382,7 +382,7 @@ impl RawStatus {
         if !is_loss(&error) || PeerFault::find(&error).is_some() {
             return error;
         }
-        // The wrapper may report something else: `explain` knows it all the same.
+        // The wrapper may report another error: by this flag `explain` still knows the cause.
         self.lost.set();
         self.entry.lose(error)
     }

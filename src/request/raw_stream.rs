@@ -7,7 +7,7 @@
 //! A read goes through these steps, and each may end it:
 //!
 //! 1. Bytes that the request had read ahead are given first.
-//! 2. Above another wrapper nothing more is done here: the raw stream below that one keeps the limits.
+//! 2. Above another wrapper nothing more is done here: the raw stream below that wrapper keeps the limits.
 //! 3. The wait is shown in the live list, and then the drain is asked, in this order.
 //! 4. One receive, within the timeout of the request's call.
 //! 5. No bytes: the reason is a cut, or the peer's end.
@@ -31,7 +31,8 @@ use crate::sys::RecvBuf;
 use crate::wait;
 use crate::write_stall::{SendTimeout, earlier};
 
-/// The connection below the wrapper. It closes with the raw stream, but for the socket: the status has a share of that.
+/// The connection below the wrapper. It closes with the raw stream, except for a socket, of which the status has a
+/// share.
 enum Below {
     /// The usual case. The wrapper sees a blocking socket; on a coroutine's thread the waits park all the same.
     Socket(SocketIo),
@@ -97,8 +98,8 @@ impl RawStream {
         Some((raw, status))
     }
 
-    /// The bounds of the request's present call, and of the wrapper's own deadline. Above another wrapper they are
-    /// not used, because that wrapper's raw stream keeps them.
+    /// The bounds of the request's present call, together with the wrapper's own deadline. Above another wrapper they
+    /// are not used, because the raw stream below that wrapper keeps them.
     fn timeout(&self) -> SendTimeout {
         let timeout = *self.status.timeout.lock();
         SendTimeout { until: earlier(timeout.until, self.deadline), ..timeout }
@@ -108,7 +109,7 @@ impl RawStream {
     fn receive(&mut self, buf: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
         match &mut self.below {
             Below::Socket(socket) => {
-                // Somebody has got the descriptor since: from then on the socket's own timeout is not used.
+                // Somebody has got the descriptor in the meantime: from then on the socket's own timeout is not used.
                 if self.status.entry.is_lent() {
                     socket.lend();
                 }
@@ -221,7 +222,7 @@ impl Read for RawStream {
             // The raw stream below that wrapper looks at limits and drain.
             return self.receive(buf, None);
         }
-        // Asked once for each receive: the answer of the first one of a call differs from that of the next.
+        // Asked once for each receive: the first receive of a call gets another answer than the following ones.
         let is_reaped = self.status.is_reaped();
         // In this order: see the diagram in `bounded_io.rs`.
         self.status.begin_wait();
@@ -262,7 +263,7 @@ impl Write for RawStream {
         self.status.end_first_wait();
         let before = self.status.entry.activity();
         self.status.entry.show_activity(Activity::Sending);
-        // Most writes find room, and need no announcement, which only a wait needs.
+        // Most writes find room. Only a wait needs an announcement.
         let result = match self.transmit(buf, SendTimeout::NONE) {
             Err(error) if is_no_more_for_now(&error) => self.write_patiently(buf),
             result => result,

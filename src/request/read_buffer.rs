@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! at first, and while the peer sends little   recv(512 bytes of the stack), then a copy into a block of 8 KiB
-//! for two receives after more than that       recv(a block of 8 KiB)
+//! the two receives after 512 bytes or more     recv(a block of 8 KiB)
 //! once chunks have filled a block             recv(a block of 64 KiB)
 //! a coroutine that has waited for the bytes   recv(a block of its thread's)
 //! ```
@@ -28,10 +28,10 @@ const MAX_BUFFER_BYTES: usize = 16 * 1024 * 1024;
 /// a waiting thread would touch one more page of its stack, which costs 5 % with a thousand threads.
 const FIRST_RECEIVE_BYTES: usize = 512;
 
-/// How much one receive asks for: little, until the peer sends much.
+/// How much one receive asks for: little at first, and more when the peer sends much.
 pub(crate) struct Appetite {
-    /// The size of a block; see [`size`](Self::size). Half a word, as [`MAX_BUFFER_BYTES`] allows: all that a request's receives
-    /// use lies in three cache lines.
+    /// The size of a block; see [`size`](Self::size). [`MAX_BUFFER_BYTES`] fits into half a word, and so all fields that a receive
+    /// uses lie in three cache lines.
     size: u32,
     /// How many of the next receives use a block at once, because the peer has sent more than [`FIRST_RECEIVE_BYTES`]. Two: the
     /// receive after a large one may find only the rest.
@@ -110,8 +110,8 @@ impl Appetite {
 }
 
 /// Bytes that were received and not yet taken by the handler. It owns memory only while it holds bytes. It is filled
-/// only when it is empty, so it is never moved together or grown: a line that spans receives is put together in the
-/// handler's own buffer.
+/// only when it is empty, so its bytes are never moved, and it never grows. A line that spans several receives is put
+/// together in the handler's own buffer.
 #[derive(Default)]
 pub(crate) struct ReadBuffer {
     /// The rest of the last receive.
@@ -177,7 +177,8 @@ impl ReadBuffer {
 /// }
 /// # let _handler = stream_fn(echo);
 /// ```
-// In this order: a request that has nothing buffered looks at the numbers only. See `StreamRequest`.
+// In this order: a request that has nothing buffered looks only at the two numbers, which `StreamRequest` keeps in its
+// first cache lines.
 #[derive(Default)]
 #[repr(C)]
 pub struct Chunk {
@@ -224,7 +225,7 @@ impl Chunk {
         Ok(chunk.grows(appetite))
     }
 
-    /// The same for a `receive` that does not wait any more: it uses a block at once.
+    /// As [`receive`](Self::receive), after the wait: the bytes go into a block at once.
     #[inline]
     pub(crate) fn receive_awaited(
         appetite: &mut Appetite,

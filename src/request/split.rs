@@ -31,8 +31,8 @@ impl StreamRequest {
     /// Each half is bounded, counted and shown as the request itself is: by the idle, read and write limits, the
     /// deadline of the whole request, the drain and its cut, and `close_live`.
     ///
-    /// - The [`InputHalf`] reads as the request does. A drain ends it between two requests, and an idle peer too; a
-    ///   peer that takes what the output half sends is not idle.
+    /// - The [`InputHalf`] reads as the request does. A drain ends its read between two requests, and so does
+    ///   `Limits::idle`; a peer that takes the bytes of the output half is not idle.
     /// - The [`OutputHalf`] writes. It holds nothing back: output from before leaves now, and `wbufsize` counts again
     ///   when both halves are gone.
     ///
@@ -45,7 +45,7 @@ impl StreamRequest {
     /// # Errors
     ///
     /// `Unsupported`, if the connection is wrapped by [`wrap_stream`](Self::wrap_stream) or is a custom transport's own
-    /// stream: such a stream has one user at a time. And the errors of sending what is held back.
+    /// stream: such a stream has one user at a time. Also the errors of sending held-back output.
     ///
     /// ```
     /// use std::io::{Read, Write};
@@ -78,8 +78,8 @@ impl StreamRequest {
 }
 
 impl BoundedIo {
-    /// The output half. The caller borrows the request for as long as it lives: nothing but that keeps this request
-    /// from writing beside it.
+    /// Makes the output half. The caller has to borrow the request for as long as the half lives: only that borrow
+    /// keeps the request from writing beside it.
     fn output_half<'a>(&mut self) -> io::Result<OutputHalf<'a>> {
         // Under TLS both directions have one session. The queue of an outbox, with the seal's lock, is what allows a
         // write beside a read.
@@ -100,13 +100,13 @@ impl BoundedIo {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, text));
             }
         };
-        // The same notes for a second split: what has ended stays ended.
+        // A second split gets the same notes: an output that has ended stays ended.
         let notes = self.split.get_or_insert_default();
         let notes = Arc::clone(notes);
         Ok(OutputHalf::new(way, self, notes))
     }
 
-    /// Whether the handler has ended the output, by whichever way.
+    /// Whether the handler has ended the output, by the request or by a half.
     pub(super) fn has_ended_output(&self) -> bool {
         self.ended_output || self.split.as_ref().is_some_and(|notes| notes.ended.is_set())
     }

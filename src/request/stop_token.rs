@@ -63,7 +63,7 @@ use crate::wait::{self, Event};
 /// ```
 #[derive(Clone)]
 pub struct StopToken {
-    /// Says whether the server drains or accepts no more.
+    /// Says whether the server drains, and whether it accepts no more clients.
     server: ShutdownHandle,
     /// Says whether the request is over, and holds the events. It outlives the request.
     entry: Arc<Entry>,
@@ -93,7 +93,7 @@ impl StopToken {
     /// the timeout has passed.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
         self.wait_for(|stop_events| &stop_events.stopping, timeout);
-        // The state, and not the event: a wait that fails or comes back early says nothing.
+        // Asks the state and not the event: a wait may have failed, or come back early.
         self.is_stopping()
     }
 
@@ -106,8 +106,8 @@ impl StopToken {
 
     /// Waits for one of the events, or until the timeout has passed. The callers then look at the state itself.
     fn wait_for(&self, which: impl Fn(&StopEvents) -> &Event, timeout: Option<Duration>) {
-        // A moment that the clock cannot count is never. With a moment a wait that comes back early does not begin
-        // anew.
+        // A moment, so that a wait that comes back early goes on to the same end. A moment beyond the clock's range is
+        // never.
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let event = which(self.made());
         // A wait may come back early.

@@ -37,12 +37,12 @@ use crate::sys::{self, Credentials, RecvBuf};
 /// - The server ends and closes the connection when the handler returns.
 ///
 /// Once a drain has begun, a read that would wait for the beginning of a request fails at once, with
-/// [`Stopping`](crate::request::Stopping), so that the usual loop ends without a report. Reads for the beginning of a
-/// line fail so, and the read after [`between_requests`](Self::between_requests). The first read of a connection may
-/// still wait for [`Limits::first_read`](crate::Limits::first_read), because its peer may be about to send. All other
-/// reads may wait until the deadline of the drain.
-// In this order: what each request touches is in the first three cache lines, and among a thousand connections each
-// line is a miss. The test below holds it.
+/// [`Stopping`](crate::request::Stopping), so that the usual loop ends without a report. This holds for reads for the
+/// beginning of a line, and for the read after [`between_requests`](Self::between_requests). The first read of a
+/// connection may still wait for [`Limits::first_read`](crate::Limits::first_read), because its peer may be about to
+/// send. All other reads may wait until the deadline of the drain.
+// In this order: the fields that each request touches are in the first three cache lines, and among a thousand
+// connections each line is a miss. The test below holds it.
 #[repr(C, align(64))]
 pub struct StreamRequest {
     /// The connection, its limits and its output.
@@ -66,7 +66,7 @@ impl StreamRequest {
     /// nothing is boxed.
     #[inline]
     pub(crate) fn over_socket(fd: Arc<OwnedFd>, ticket: Ticket) -> Self {
-        // Of a Unix socket a short receive does not mean that it is empty: see `SocketIo::takes_all`.
+        // A short receive from a Unix socket does not mean that the socket is empty: see `SocketIo::takes_all`.
         let is_tcp = ticket.entry().peer_address().as_inet().is_some();
         let socket = if is_tcp { SocketIo::over_tcp(fd) } else { SocketIo::new(fd) };
         Self::over(Connection::Socket(socket), None, ticket)
@@ -131,7 +131,7 @@ impl StreamRequest {
     #[doc(alias = "SO_PEERCRED")]
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
         let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
-        // A LOCAL header says that the proxy speaks for itself: then these are the peer's own.
+        // A LOCAL header says that the proxy speaks for itself: then these credentials are those of the client.
         if self.proxy().is_some_and(|proxy| !proxy.header().is_local()) {
             return Err(unsupported());
         }
@@ -359,7 +359,8 @@ pub(super) fn write_formatted(
 }
 
 impl Write for StreamRequest {
-    /// One send, of as many bytes as there is room for; or, with [`set_wbufsize`](Self::set_wbufsize), none.
+    /// Sends once, as many bytes as there is room for; or holds the bytes back, after
+    /// [`set_wbufsize`](Self::set_wbufsize).
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.io.write(bytes)
     }

@@ -43,14 +43,14 @@ pub(crate) trait Seal: Send + Sync {
     ///
     /// # Errors
     ///
-    /// `WouldBlock`, if the socket does not take all of it; the rest stays. And those of the socket.
+    /// `WouldBlock`, if the socket does not take all bytes; the rest stays. Also the errors of the socket.
     fn transmit(&self, fd: BorrowedFd<'_>) -> io::Result<()>;
 
     /// Sends the farewell, after all encrypted bytes. It may be called again after an error.
     ///
     /// # Errors
     ///
-    /// As of [`transmit`](Self::transmit).
+    /// Those of [`transmit`](Self::transmit).
     fn end(&self, fd: BorrowedFd<'_>) -> io::Result<()>;
 }
 
@@ -78,8 +78,8 @@ impl StreamRequest {
             |raw, status| {
                 let (fd, entry) = (status.fd.clone(), Arc::clone(&status.entry));
                 let (stream, facts) = seal(SealBase { raw: Box::new(raw), fd, entry })?;
-                // If a connection is sealed twice, the facts of the outer seal stay: its client is the one that has
-                // connected.
+                // If a connection is sealed twice, the facts of the first seal stay: it is the one with the client that
+                // has connected.
                 let _ = status.facts.set(facts);
                 Ok(stream)
             },
@@ -99,7 +99,7 @@ impl StreamRequest {
         }
     }
 
-    /// The server, the entry and the limit of unfinished handshakes, for as long as a handshake lasts.
+    /// The server, the entry, and the limit of unfinished handshakes, to be kept during a handshake.
     pub(crate) fn share_for_handshake(&self) -> (Arc<ServerContext>, Arc<Entry>, usize) {
         // Shares, because the handshake borrows the request itself.
         let ticket = &self.io.ticket;

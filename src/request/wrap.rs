@@ -59,15 +59,15 @@ impl StreamRequest {
         )
     }
 
-    /// The same for any kind of wrapper; `place` makes the connection of it.
+    /// Does the same for any kind of wrapper; `place` makes the connection of the wrapper.
     pub(super) fn wrap_by<W>(
         &mut self,
         wrap: impl FnOnce(RawStream, &RawStatus) -> io::Result<W>,
         place: impl FnOnce(W, Arc<RawStatus>) -> Connection,
     ) -> io::Result<()> {
-        // First what was written before, so that no byte of it goes through the wrapper.
+        // Earlier output first, so that no byte of it goes through the wrapper.
         self.io.end_the_open()?;
-        // After the step that may fail and leave the connection as it was, with what was read ahead.
+        // Takes the bytes that were read ahead only now: if the step before fails, they stay with the connection.
         self.io.wrap(self.input.take(), wrap, place)
     }
 }

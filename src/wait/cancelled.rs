@@ -8,8 +8,9 @@
 //! | a request, at the deadline of a drain | its wait returns [`Cancelled`] | its waits panic with [`CancelledUnwind`] |
 //! | an accept loop that was moved or abandoned | its wait panics with [`RetiredUnwind`] | each further wait does as well |
 //!
-//! With `panic = "abort"` each panic of the table is an error. Both payloads are private types, raised by
-//! `resume_unwind`: no panic hook prints them, and `server/catch_panic.rs` tells them from panics of the program's own.
+//! With `panic = "abort"` each of these waits returns an error instead of a panic. Both payloads are private types,
+//! raised by `resume_unwind`: no panic hook prints them, and `server/catch_panic.rs` tells them from panics of the
+//! program's own.
 
 use std::error::Error;
 use std::fmt;
@@ -32,7 +33,7 @@ impl Cancelled {
     /// Whether this error, or its cause, is a cancellation.
     #[must_use]
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
-        // Along the sources, because the program or an adapter of std may have wrapped it.
+        // Along the sources, because the program or an adapter of std may have wrapped the error.
         peer_fault::find(error)
     }
 
@@ -55,8 +56,8 @@ impl Error for Cancelled {}
 /// sees it.
 pub(crate) struct CancelledUnwind;
 
-/// The payload of the panic that ends an accept loop whose run goes on elsewhere, or whose server has closed. Where
-/// that panic was caught, it is an error. No panic hook sees it.
+/// The payload of the panic that ends an accept loop whose run goes on elsewhere, or whose server has closed. Code that
+/// has caught this panic passes it on as an error, so it is one. No panic hook sees it.
 #[derive(Debug)]
 pub(crate) struct RetiredUnwind;
 

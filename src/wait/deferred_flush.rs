@@ -11,11 +11,12 @@
 //! FlushPromise dropped                     flush
 //! ```
 //!
-//! Promises nest, and only the outermost one flushes. A request that runs in the accept loop has its own within the loop's: the
-//! replies of a batch of datagrams then leave together, after the last of them. A worker of `Green` makes one for
-//! its whole life, and flushes before its thread waits: the replies of many coroutines leave together.
+//! Promises nest, and only the outermost one flushes. A request that runs in the accept loop has its own promise within
+//! that of the loop. So the replies to a batch of datagrams leave together, after the last of them. A worker of `Green`
+//! makes one promise for its whole life, and flushes before its thread waits. So the replies of many coroutines leave
+//! together.
 //!
-//! All of this is thread-local. Work that is deferred on a thread leaves by that thread.
+//! All of this is thread-local: work that a thread has deferred is sent by the same thread.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -29,11 +30,12 @@ thread_local! {
 
 /// Work that a thread has deferred, and that has to leave before the thread waits.
 pub(crate) trait Flush: Send + Sync {
-    /// Sends it. An error cannot be returned to anybody, because the code that has deferred the work has gone on.
+    /// Sends the deferred work. An error cannot be returned to anybody, because the code that has deferred the work has
+    /// gone on.
     fn flush(&self);
 
-    /// Whether so much is deferred that a short wait for more is worth one more look at the thread's descriptors. A
-    /// thread that runs coroutines asks this.
+    /// Whether so much is deferred that the thread should look at its descriptors once more, for further work, before
+    /// it sends. A thread that runs coroutines asks this.
     #[cfg(has_green)]
     fn gathers(&self) -> bool {
         false
@@ -83,7 +85,8 @@ impl Drop for FlushPromise {
             flush();
             // At the end of a thread the list may be gone already.
             let left = DEFERRED.try_with(RefCell::take).ok().flatten().unwrap_or_default();
-            // The flush itself may have deferred something, and no later one comes. Without a promise this one defers nothing.
+            // The flush may itself have deferred something, and no later flush comes. This last one defers nothing,
+            // because the promise is gone.
             left.iter().for_each(|what| what.flush());
         }
     }

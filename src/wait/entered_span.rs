@@ -33,7 +33,7 @@ thread_local! {
 /// Keeps a span entered while its coroutine runs, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct InSpan {
-    /// It belongs to this thread.
+    /// Makes the value neither `Send` nor `Sync`: a span is entered on one thread.
     not_send: PhantomData<*const ()>,
 }
 
@@ -56,7 +56,8 @@ pub(super) struct CallersSpan(Option<Span>);
 
 impl CallersSpan {
     pub(super) fn current() -> Self {
-        // A coroutine's is known here. On a plain thread the subscriber is asked, and most of them answer.
+        // The span of a coroutine is known here. On a plain thread only the subscriber knows it, and most subscribers
+        // tell.
         let entered = ENTERED.take();
         let own = entered.as_ref().and_then(|entered| catch_and_drop(|| Span::clone(entered)));
         ENTERED.set(entered);

@@ -16,9 +16,10 @@ use crate::sys;
 /// the accept loop by an event (`event_fd`), and a transport without a socket of its own returns one from `fileno`.
 /// It uses one descriptor (two where the system has no eventfd).
 ///
-/// A forked child that begins to serve gets a descriptor of its own, under the same number, when it next waits for
-/// the event. Until then the descriptor is the parent's, and also in the children of [`Forking`](crate::Forking),
-/// which serve one request each. A child must not wake its parent, so there `notify` and `clear` do nothing.
+/// A forked child that begins to serve gets a descriptor of its own, under the same number, when it next waits for the
+/// event. Until then the descriptor is the parent's. In the children of [`Forking`](crate::Forking), which serve one
+/// request each, it always is. A child must not wake its parent, so `notify` and `clear` do nothing while the
+/// descriptor is the parent's.
 ///
 /// ```
 /// use std::os::fd::AsFd;
@@ -78,7 +79,7 @@ impl Event {
         // A moment that the clock cannot count is never.
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
-            // Looked at first: an event that is notified and a time that is over are a notified event.
+            // Before the look at the clock: if the event is notified and the time is over, the event counts.
             if self.is_set() {
                 return Ok(true);
             }
@@ -94,8 +95,8 @@ impl Event {
         self.owner.is_this_process()
     }
 
-    /// Whether its descriptor is that of the process noted last: cheaper than [`is_ours`](Self::is_ours), which asks the
-    /// system.
+    /// Whether its descriptor belongs to the process that was noted last. This costs less than
+    /// [`is_ours`](Self::is_ours), which asks the system.
     pub(crate) fn is_of_noted_process(&self) -> bool {
         self.owner.is_noted()
     }
@@ -115,8 +116,7 @@ impl Event {
         Ok(())
     }
 
-    /// As [`own`](Self::own), if this process is already noted as another one. If the event was readable, it stays
-    /// so.
+    /// As [`own`](Self::own), if the noted process is not the event's owner. If the event was readable, it stays so.
     pub(crate) fn own_if_noted(&self) {
         if !self.is_of_noted_process() {
             let was_set = self.is_set();

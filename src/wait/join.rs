@@ -4,12 +4,13 @@
 //! |---|---|
 //! | a plain thread | on a thread of its own, which ends before `join` returns |
 //! | a coroutine, of a parker that [spawns](super::Parker::spawn) | in a coroutine of its own, on the same thread |
-//! | a coroutine, of any other | on a thread of its own; the caller parks until it has ended |
+//! | a coroutine, of any other parker | on a thread of its own; the caller parks until that has ended |
 //!
-//! Both closures borrow from the caller's stack, so the caller must not leave it before both have ended: neither by a panic of
-//! `a`, nor because its wait is cancelled. A panic of either is caught where it runs, and goes on in the caller afterwards. The
-//! one lifetime that the compiler cannot see, that of `b` in another coroutine, is in `sys::lent_once`: a closure is lent, and
-//! its end (called or dropped) is waited for before the loan is over.
+//! Both closures borrow from the caller's stack, so the caller must not leave it before both have ended: neither by a
+//! panic of `a`, nor because its wait is cancelled. A panic of either closure is caught where the closure runs, and
+//! goes on in the caller when both have ended. The one lifetime that the compiler cannot see, that of `b` in another
+//! coroutine, is in `sys::lent_once`: a closure is lent, and the loan ends only when the closure has been called or
+//! dropped.
 
 use std::cell::Cell;
 use std::io;
@@ -37,7 +38,8 @@ use crate::sys::scoped_closure::lend_once;
 /// With the feature `tracing`, events of `b` are in the span of the request, if the subscriber says which span a thread is in.
 ///
 /// At the deadline of a drain the waits of both fail, as those of the handler alone would. A call of
-/// [`server_close`](crate::BaseServer::server_close) in `b` does not wait for the request, as in the handler itself.
+/// [`server_close`](crate::BaseServer::server_close) in `b` does not wait for the request; nor does such a call in the
+/// handler itself.
 ///
 /// # Errors
 ///
@@ -46,8 +48,8 @@ use crate::sys::scoped_closure::lend_once;
 ///
 /// # Panics
 ///
-/// If one of the closures panics: with the same payload, when the other one has ended. If both panic, with that of
-/// `a`.
+/// If one of the closures panics: with the same payload, when the other closure has ended. If both panic, with the
+/// payload of `a`.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -118,7 +120,7 @@ fn beside_a_thread<A, B: Send>(
         let work = move || {
             let _notifies = end.map(|end| OnDrop(move || end.notify()));
             let (_serving, _span) = (serving.enter(), span.enter());
-            // The messages and datagrams that it sends leave when it waits, and at the latest when it has ended.
+            // Messages and datagrams of `b` leave when it waits, and at the latest when it has ended.
             let _promise = FlushPromise::start();
             b()
         };
@@ -127,7 +129,8 @@ fn beside_a_thread<A, B: Send>(
                 io::Error::new(error.kind(), format!("cannot start a thread for join: {error}"))
             })?;
         let a = caught(a);
-        // Before the join, which blocks the thread: a coroutine waits for the end first, and then joins at once.
+        // Before the join, which blocks the thread: a coroutine parks until `b` has ended, and then the join returns at
+        // once.
         match end {
             Some(end) => wait_patiently(end),
             None => flush(),

@@ -68,7 +68,7 @@ struct ThreadState {
     /// This thread accepts, and runs requests in between. It holds replies back for no longer than the datagrams of
     /// one batch take.
     in_loop: bool,
-    /// It has deferred something.
+    /// The thread has deferred some work.
     holds_back: bool,
 }
 
@@ -78,7 +78,7 @@ thread_local! {
         const { Cell::new(ThreadState { parked: false, in_loop: false, holds_back: false }) };
 }
 
-/// Changes the state of this thread. By copies, so that nothing is borrowed meanwhile.
+/// Changes the state of this thread, by a copy, so that nothing is borrowed during the change.
 #[inline]
 fn note(change: impl FnOnce(&mut ThreadState)) {
     let mut here = THREAD_STATE.get();
@@ -97,7 +97,7 @@ pub(crate) fn is_parked_here() -> bool {
 pub(crate) fn may_block() -> bool {
     // One access of the thread-local for both: each receive and each send comes by here.
     let (parked, holds_back) = THREAD_STATE.with(|here| (here.get().parked, here.get().holds_back));
-    // A parker's thread does not block here, and flushes when nothing of it can go on.
+    // A parker's thread does not block here. It flushes when none of its coroutines can go on.
     if holds_back && !parked {
         flush();
     }
@@ -130,8 +130,8 @@ pub(crate) fn any_inlined(waiting: &[Waiting<'_>], deadline: Option<Instant>) ->
     if thread::panicking() {
         return Err(panicking());
     }
-    // The parker's thread flushes before it waits: what several coroutines have deferred leaves together.
-    // The others have had their turn when this one goes on.
+    // No flush here: the parker's thread flushes before it waits, and sends the deferred work of several coroutines
+    // together. The budget begins anew, because the other coroutines have their turn during this wait.
     SPENT_CALLS.with(|spent| spent.set(0));
     apart(|| parker.park(waiting, deadline)).map(|()| true)
 }
@@ -183,8 +183,8 @@ fn give_way() {
     }
 }
 
-/// Waits until a worker may accept a client, or is interrupted. On a plain thread. In this module, because every wait
-/// flushes first.
+/// Waits until a worker may accept a client, or is interrupted. Called on a plain thread. It is in this module because
+/// every wait of this module flushes first.
 pub(crate) fn for_worker_accept(epoll: &sys::exclusive_epoll::ExclusiveEpoll) -> io::Result<()> {
     flush();
     epoll.wait()
@@ -215,7 +215,7 @@ pub fn sleep(duration: Duration) {
     // Again and again: a wait may come back early.
     while Instant::now() < until {
         if let Err(error) = any(&[], Some(until)) {
-            // It ends early, and has no result to say so.
+            // The sleep ends early, and has no result by which to say so.
             if Cancelled::find(&error).is_some() {
                 return;
             }

@@ -39,8 +39,9 @@ use crate::process::OwnerProcess;
 /// # The threads
 ///
 /// A thread is started when work comes and no thread is free, up to 64. Beyond that, work waits for its turn, first
-/// come first served. A thread without work ends after five seconds. If 65 works wait for each other, they never end.
-/// Give work that may last for minutes, or for ever, a thread of its own ([`std::thread::spawn`]).
+/// come first served. A thread without work ends after five seconds. Work that waits for other offloaded work may never
+/// end: when 64 pieces of work wait, nothing else runs. Give work that may last for minutes, or for ever, a thread of
+/// its own ([`std::thread::spawn`]).
 ///
 /// If the request is cut off while its work runs, the coroutine stops waiting, and the work goes on to its end. Work
 /// that has not begun is dropped.
@@ -96,13 +97,13 @@ type OffloadedWork = Box<dyn FnOnce() + Send>;
 struct OffloadThreads {
     /// The name of its threads.
     name: &'static str,
-    /// The process that has the threads: the first one that asks.
+    /// The process that has the threads: the first process that asks.
     owner: OwnerProcess,
     /// Never locked while work runs.
     state: Mutex<OffloadState>,
     /// Notified once for each work that is queued.
     queued: Condvar,
-    /// Those of a forked child, which the owner never looks at.
+    /// The threads of a forked child. The owner never looks at them.
     of_child: OnceLock<&'static Self>,
 }
 
@@ -125,9 +126,9 @@ impl OffloadThreads {
         }
     }
 
-    /// Those of this process. In a child they are new ones, which are never freed: a process of its own that is forked from a
-    /// handler is rare. The inherited ones stay as they are: their lock may be held for ever, and to drop the queued closures
-    /// would run the program's code in the wrong process.
+    /// The threads of this process. In a child they are new ones, which are never freed, because few handlers fork a
+    /// process that goes on. The inherited value stays as it is: its lock may be held for ever, and dropping its queued
+    /// closures would run the program's code in the wrong process.
     fn of_this_process(&'static self) -> &'static Self {
         let mut found = self;
         while !found.owner.is_or_becomes_this_process() {
@@ -136,7 +137,7 @@ impl OffloadThreads {
         found
     }
 
-    /// Nothing panics while it is locked.
+    /// Locks the state. Nothing panics while it is locked, so poison means nothing here.
     fn lock(&self) -> MutexGuard<'_, OffloadState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -154,12 +155,12 @@ impl OffloadThreads {
         }
         let end = Arc::new(WorkEnd { result: Mutex::new(None), event: Event::new()? });
         let theirs = Arc::clone(&end);
-        // Both are the coroutine's, read on its own thread. If the work closes the server, the close must not wait for the
-        // request that waits for the work.
+        // Both belong to the coroutine, and are read on its own thread. If the work closes the server, the close must
+        // not wait for the request that waits for the work.
         let (serving, span) = (Serving::inherit(), CallersSpan::current());
         self.of_this_process().submit(Box::new(move || {
-            // The coroutine has dropped its half: its request was cut off, or the time is over. A coroutine that does so right
-            // after this look has its work done in vain.
+            // The coroutine has dropped its half: its request was cut off, or the time is over. If it does so only
+            // after this look, the work is done in vain.
             if Arc::strong_count(&theirs) == 1 {
                 return;
             }
@@ -167,7 +168,7 @@ impl OffloadThreads {
                 let (_serving, _span) = (serving.enter(), span.enter());
                 work()
             }));
-            // If the coroutine has stopped waiting, both go with this closure.
+            // If the coroutine has stopped waiting, the result is dropped with this closure.
             *theirs.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
             theirs.event.notify();
         }))?;
@@ -218,7 +219,7 @@ impl OffloadThreads {
             let (woken, end) = waited.unwrap_or_else(PoisonError::into_inner);
             state = woken;
             state.idle -= 1;
-            // A notification and the end of KEEP_OFFLOAD_THREAD may come together: so the queue is looked at once more.
+            // A notification and the end of KEEP_OFFLOAD_THREAD may come together, so this looks at the queue once more.
             if end.timed_out() && state.queue.is_empty() {
                 state.threads -= 1;
                 return;

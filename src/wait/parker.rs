@@ -1,8 +1,8 @@
 //! [`Parker`]: how a thread that runs many requests, as coroutines, waits.
 //!
-//! A thread has one parker at a time, in a thread-local; [`park`](crate::park) teaches how to write one. Each use clones the
-//! `Rc` out first. So nothing is borrowed while the parker runs, and a coroutine may install another one, or switch, within
-//! the call.
+//! A thread has one parker at a time, in a thread-local; [`park`](crate::park) teaches how to write one. Each use
+//! clones the `Rc` out first. So nothing is borrowed while the parker runs, and within that call a coroutine may
+//! install another parker, or be suspended.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -39,7 +39,7 @@ pub struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// The same wait, for poll(2): where the thread itself has to wait.
+    /// The same wait in the form of poll(2), for a thread that has to wait itself.
     pub(crate) fn poll_fd(&self) -> PollFd {
         // Errors and hang-ups are reported for both.
         match self.interest {
@@ -120,7 +120,7 @@ pub trait Parker {
     /// Sections may be nested. Default: nothing, for a parker that cancels no wait.
     fn begin_shield(&self) {}
 
-    /// The innermost of these sections ends.
+    /// The innermost section that [`begin_shield`](Self::begin_shield) has begun ends.
     fn end_shield(&self) {}
 
     /// Runs a closure in a coroutine of its own, on this thread: for [`join`](fn@super::join). The caller goes on,
@@ -138,14 +138,15 @@ pub trait Parker {
 
 thread_local! {
     /// The parker of this thread. Borrowed for moments only, never across a call of the parker.
-    // `const`: an access need not look whether it has been initialised. It is still one that is dropped with the thread.
+    // `const`, so that an access need not check for the initialisation. The value is still dropped at the end of the
+    // thread.
     static PARKER: RefCell<Option<Rc<dyn Parker>>> = const { RefCell::new(None) };
 }
 
 /// Makes every wait on this thread call `parker`, until the guard is dropped.
 pub fn install(parker: Rc<dyn Parker>) -> Installed {
     let before = PARKER.with(|current| current.replace(Some(parker)));
-    // The same fact beside other flags: `may_block` reads them together, and does not touch the `Rc`.
+    // Noted beside the other flags as well: `may_block` reads them together, and does not touch the `Rc`.
     note(|here| here.parked = true);
     Installed { before }
 }

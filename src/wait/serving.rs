@@ -1,12 +1,12 @@
 //! The servers whose requests a thread runs: a handler that closes its own server must not wait for itself.
 //!
-//! This is a list, because a handler may run a server of its own in its thread, and so on. It has counts, because a
-//! thread may run thousands of requests of one server, as coroutines. A thread that works for a handler
+//! The servers are a list, because a handler may run a server of its own in its thread, and so on. Each has a count,
+//! because a thread may run thousands of requests of one server, as coroutines. A thread that works for a handler
 //! ([`join`](fn@super::join), [`offload`](fn@super::offload)) has the list of the handler's thread.
 //!
-//! It is per thread and not per coroutine: a worker of `Green` that runs requests of two servers takes a close of one, in a
-//! handler of the other, for a close by its own request. The close then does not wait for that thread's requests. The mistake
-//! is on this side, because the other one is a wait without end.
+//! The list is per thread and not per coroutine. Suppose that a worker of `Green` runs requests of two servers, and
+//! that a handler of one closes the other: that close does not wait for the requests of this worker, although it could.
+//! The opposite mistake would be a wait without end.
 
 use std::cell::RefCell;
 
