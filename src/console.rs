@@ -107,7 +107,7 @@ impl Console {
 }
 
 /// Writes the notice of earlier losses, if there are any, together with the text. `write` is called once, and returns
-/// how many bytes it has written. True: all of them.
+/// how many bytes it has written. Returns whether it has written all of them.
 fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool {
     // Taken before the write, so that only one of two threads reports them.
     let lost = losses[LOST].swap(0, Ordering::Relaxed);

@@ -74,7 +74,7 @@ pub enum ServerEvent<'a> {
     /// Another process serves in the place of this one from now on: see [`handover`](crate::handover). `Stopping`
     /// follows.
     HandedOver {
-        /// Where both listen.
+        /// Where both processes listen.
         server_address: &'a Address,
         /// The number of the other process.
         process: u32,

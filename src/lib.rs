@@ -347,9 +347,10 @@ pub mod monitor {
 /// that lives for hours is ended by the old process's grace ([`Limits::drain`](field@Limits::drain)). A transport of your
 /// own that wraps one of this crate's passes it on by [`Transport::handover`](transport::Transport::handover).
 ///
-/// **Rights.** The path has mode 0600, and both sides compare the user that the kernel tells of the other: only processes
-/// of one user hand over to each other. A server that gives up its privileges after the bind is restarted by SIGUSR2: its
-/// successor begins as the user that it has become, and needs no right to bind, because the sockets are bound.
+/// **Rights.** The path has mode 0600, and each side checks the user that the kernel reports for the other side: only
+/// processes of one user hand over to each other. A server that gives up its privileges after the bind is restarted by
+/// SIGUSR2: its successor begins as the user that it has become, and needs no right to bind, because the sockets are
+/// bound.
 ///
 /// **Forking.** The process of a forking server has one thread, so its accept loop makes the handover. Its children end
 /// their requests.

@@ -81,7 +81,7 @@ pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: &Limits) {
     let until = wait::moment_after(Instant::now(), limits.linger);
     let connection = LingeringConnection { fd, until, bytes_left: limits.linger_bytes };
     let mut reaper = REAPER.lock();
-    // None yet, or, in a forked child, the copy of a value whose thread is the parent's.
+    // There is no thread yet; or this is a forked child, with a copy of its parent's value and without the thread.
     if reaper.as_ref().is_none_or(|reaper| !reaper.owner.is_noted()) {
         // Out of descriptors: the return drops the connection, and so frees one.
         let Ok(wake_up) = Event::new() else { return };
@@ -140,7 +140,7 @@ fn reap(wake_up: &Event) {
         let next = connections.iter().map(|connection| connection.until).min();
         let mut fds = vec![PollFd::readable(wake_up.as_fd())];
         fds.extend(connections.iter().map(|connection| PollFd::readable(connection.fd.as_fd())));
-        // After an error all are tried, as after an early return.
+        // After an error all connections are tried, as after an early return.
         let _ = sys::poll(&mut fds, Some(next.unwrap_or(leave_at)));
         drop(fds);
         wake_up.clear();

@@ -20,10 +20,10 @@ macro_rules! named {
         }
 
         impl $Enum {
-            /// All of them, each at the place of its number.
+            /// All values, each at the place of its number.
             pub(crate) const ALL: &'static [Self] = &[$(Self::$Variant),*];
 
-            /// A name in one word, for a label or a log, which never changes. In the order of the variants:
+            /// A name in one word, for a label or a log, which never changes. The names, in the order of the variants:
             #[doc = concat!($("`", $name, "` "),*)]
             #[must_use]
             pub fn name(self) -> &'static str {

@@ -70,7 +70,7 @@
 //! | `TcpStream::connect`, a look-up of a name | [`connect`](crate::outgoing::connect) |
 //! | a file, a database, a program's end, a long computation | [`offload`], or a thread of its own |
 //! | `std::thread::scope`, a thread's `join` | [`join`](crate::join) |
-//! | a `Condvar`, a channel's `recv` | [`Event::wait`], beside the state that it tells of; for messages to a client an [`Outbox`](crate::Outbox); for a stop the [`StopToken`](crate::request::StopToken) |
+//! | a `Condvar`, a channel's `recv` | [`Event::wait`], with the state kept beside the event; for messages to a client an [`Outbox`](crate::Outbox); for a stop the [`StopToken`](crate::request::StopToken) |
 //! | a `Mutex` that is held across a wait | a `Mutex` that is held for some lines without a read, a write or another wait in them |
 //!
 //! The `Mutex` is worse than slow: the next coroutine of the same thread that locks it blocks the only thread that

@@ -22,7 +22,7 @@ use std::io;
 pub(crate) struct RequestId {
     /// The number of the server's live list.
     pub(crate) server: u64,
-    /// The number that the list has given it.
+    /// The number that the list has given the request.
     pub(crate) request: u64,
 }
 
@@ -42,7 +42,7 @@ macro_rules! owned_error {
         }
 
         impl $Error {
-            /// Finds it along an error's chain of causes.
+            /// Finds an error of this type along a chain of causes.
             #[must_use]
             pub fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
                 $crate::peer_fault::find(error)

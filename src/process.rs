@@ -106,8 +106,8 @@ impl CurrentRole {
         SERVED.load(Ordering::SeqCst) == self.place() || self.in_nested_child.load(Ordering::SeqCst)
     }
 
-    /// The number by which this server is told from others. It stays, because the value lies in the server's context, which
-    /// is never moved.
+    /// The number that distinguishes this server from others. It never changes, because the value lies in the server's
+    /// context, which is never moved.
     #[inline]
     fn place(&self) -> usize {
         std::ptr::from_ref(self).addr()

@@ -42,7 +42,8 @@ impl Refused {
 
     /// A name in one word, for a label or a log. It never changes.
     ///
-    /// `busy`, `too_many_from_peer`, `too_fast_from_peer`, `too_many_handshakes`, `closing` or `cannot_start`.
+    /// The names are `busy`, `too_many_from_peer`, `too_fast_from_peer`, `too_many_handshakes`, `closing` and
+    /// `cannot_start`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

@@ -100,11 +100,13 @@ impl ServerContext {
         waits_at_close: bool,
         transport: &'static str,
     ) -> std::io::Result<Self> {
-        // The live list keeps the limits in force; the gate, the rate and the runs have copies of those that they go by.
+        // The live list keeps the limits in force; the gate, the rate and the runs have copies of the limits that they
+        // apply.
         let live = LiveList::new(limits);
         let runs = Runs::new()?;
         runs.set_lame_duck(limits.lame_duck);
-        // Children write the counters of their requests, so the parent's list needs memory that both have.
+        // Children write the counters of their requests, so the parent's list needs memory that parent and children
+        // share.
         let live = Arc::new(if role.is_parent() { live.for_children()? } else { live });
         Ok(Self {
             runs: Arc::new(runs),

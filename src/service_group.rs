@@ -2,9 +2,9 @@
 //! together.
 //!
 //! ```text
-//! loops of the servers                    ServiceGroup                                   service manager
+//! loops of the servers                    ServiceGroup                               service manager
 //! ready (each)            ------------->  the last one                 ------------>  READY=1
-//! beat (each, in turns)   ------------->  all have been here again?    ------------>  WATCHDOG=1, STATUS=..
+//! beat (each, in turns)   ------------->  have all been here again?    ------------>  WATCHDOG=1, STATUS=..
 //!                                         all idle for long enough?  -> stops all
 //! reload                  ------------->  the first begins, the last ends  -------->  RELOADING=1 .. READY=1
 //! stopping (each)         ------------->  the last one                 ------------>  STOPPING=1
@@ -13,9 +13,10 @@
 //! The loops wake for a beat only if a beat is needed: for a service manager, or for a server that stops when it is
 //! idle.
 //!
-//! Each server has a [`Membership`], by which its loop and the threads that close it report; the group is the sum. All reports go
-//! through one lock, which is held while a message is sent, so that messages leave in the order in which the states were
-//! reached. A send waits for a second at most (`systemd.rs`), and no code of the program runs under the lock.
+//! Each server has a [`Membership`], by which its loop and the threads that close it report; the group is the sum. All
+//! reports go through one lock, which is held while a message is sent, so that messages leave in the order in which the
+//! states were reached. A send waits for a second at most (`systemd.rs`), and no code of the program runs under the
+//! lock.
 //!
 //! | the service is | if |
 //! |---|---|
@@ -23,7 +24,8 @@
 //! | serving | all have been ready, and at least one has not begun to stop |
 //! | stopping | all have begun to stop |
 //!
-//! A beat outside of serving tells the service manager nothing. While it serves, a message is one datagram of lines:
+//! While the service is starting or stopping, a beat tells the service manager nothing. While it is serving, a message
+//! is one datagram of lines:
 //!
 //! ```text
 //! WATCHDOG=1
@@ -45,7 +47,7 @@ use crate::systemd::ServiceManager;
 pub(crate) struct ServiceGroup {
     /// None: there is no service manager, and the group only decides whether all servers are idle.
     manager: Option<ServiceManager>,
-    /// Another process has taken the service over. Never taken back.
+    /// Another process has taken the service over. Never reset.
     is_replaced: AtomicBool,
     /// Held while a message is sent, so that messages leave in the order of the events.
     state: Mutex<GroupState>,

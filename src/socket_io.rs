@@ -3,7 +3,7 @@
 //! | | a thread | a coroutine (under a parker) |
 //! |---|---|---|
 //! | receive | blocks in recv(2); SO_RCVTIMEO or the idle reaper bounds it | never blocks: tries, parks, tries again |
-//! | send | never blocks: tries; without room, waits in `write_stall.rs` | the same; the wait parks |
+//! | send | never blocks: tries; without room, waits in `write_stall.rs` | as a thread does, but the wait parks |
 //!
 //! SO_RCVTIMEO bounds one call, and starts anew with the next call. So after a return without bytes the time is
 //! compared with the deadline, and the option is set again if its value is too far from the rest of the time. In the
@@ -93,7 +93,7 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(i32::MAX as u64);
 pub(crate) struct SocketIo {
     /// Shared with the live list, which may shut the connection down but never closes the descriptor.
     fd: SharedFd,
-    /// The parker's note about this descriptor; zero while there is none. The drop gives it back.
+    /// The parker's note about this descriptor; zero while there is none. The drop has the parker forget it.
     slot: Slot,
     /// The value of SO_RCVTIMEO in nanoseconds; zero is for ever.
     armed: AtomicU64,
@@ -167,7 +167,8 @@ impl SocketIo {
         if wait::may_block() && self.is_armed_with(bound) {
             match room.recv(self.fd.as_fd(), Mode::Block) {
                 Ok(count) => return Ok(count),
-                // A signal, the timeout, or a failed connection: told apart where it costs the usual case nothing.
+                // A signal, the timeout, or a failed connection: `recv_again` distinguishes them, at no cost for the
+                // usual case.
                 Err(error) => failed = Some(error),
             }
         } else if wait::is_parked_here() && bound != RecvTimeout::NOW {
@@ -191,7 +192,7 @@ impl SocketIo {
             }
             match self.recv_at_once(room) {
                 Ok(count) => return Ok(count),
-                // A signal says nothing about the socket: the same call again.
+                // A signal says nothing about the socket, so the call is repeated.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => waits = false,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let at = *until.get_or_insert_with(|| bound.at());

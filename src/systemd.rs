@@ -151,7 +151,7 @@ impl NotifySocket {
     fn send(&self, message: &str) -> io::Result<()> {
         let until = Instant::now() + SEND_WAIT;
         loop {
-            // Signals do not extend the time. A timeout of zero would be none.
+            // Signals do not extend the time. The system takes a timeout of zero for none.
             let left = until.saturating_duration_since(Instant::now());
             // SO_SNDTIMEO also bounds the wait for room in the receiver's queue, which no poll reports for a Unix
             // datagram.
@@ -170,7 +170,7 @@ impl NotifySocket {
 pub(crate) struct ServiceManager {
     /// Made once for a run. The address is used anew for each message.
     socket: NotifySocket,
-    /// How often it expects a message of the watchdog.
+    /// The time within which it expects a message for its watchdog.
     watchdog: Option<Duration>,
     /// A message could not be sent, and this was reported.
     failed: AtomicBool,

@@ -46,8 +46,8 @@ impl SendTimeout {
     }
 }
 
-/// The longest pause between two looks, as a part of the limit. Progress is noticed late by at most this pause, and a
-/// timeout on time.
+/// The longest pause between two looks, as a part of the limit: an eighth. Progress is noticed late by at most this
+/// pause. The limit counts from the look that has noticed it, so a timeout may be late by as much.
 const LONGEST_LOOK_PAUSE: u32 = 8;
 /// The first pause, as a part of the limit. Bytes that are on their way when the buffer is full are acknowledged
 /// soon.

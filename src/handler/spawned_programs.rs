@@ -67,10 +67,10 @@ fn forget_service_manager(command: &mut Command) -> &mut Command {
 
 /// Makes a program start with its stdin, stdout and stderr, and with no other descriptor of this process.
 ///
-/// Descriptors that this crate and std open are closed in programs anyway (`O_CLOEXEC`). Two others are not:
-/// descriptors that this process was started with (a lock that its starter holds, by `flock` as cron jobs do, or the
-/// other end of a pipe), and descriptors that another library has opened without `O_CLOEXEC`. A program that a
-/// handler starts for a client would have all of these, and would hold the lock for as long as it runs.
+/// Descriptors that this crate and std open are closed in programs anyway (`O_CLOEXEC`). Descriptors of two other kinds
+/// are not: those that this process was started with (a lock that its starter holds, by `flock` as cron jobs do, or the
+/// other end of a pipe), and those that another library has opened without `O_CLOEXEC`. A program that a handler starts
+/// for a client would have all of these, and would hold the lock for as long as it runs.
 ///
 /// The program also does not get the variables by which a service manager speaks to this process, as with
 /// [`restore_limits`].

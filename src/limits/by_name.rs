@@ -46,7 +46,8 @@ macro_rules! limits {
             /// | a rate | requests each second (`100`), or those and the requests at once: `100/20` |
             /// | no limit | `none`, for all limits but `lame_duck`: a lame duck without an end would keep the server from closing |
             ///
-            /// A number of requests and a rate are at least 1: an operator who writes `0` may mean none of them, or no limit.
+            /// A number of requests and a rate are at least 1: an operator who writes `0` may mean no requests at all,
+            /// or no limit.
             ///
             /// ```
             /// use std::time::Duration;

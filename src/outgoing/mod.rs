@@ -50,9 +50,10 @@ pub use stream::{OutgoingInput, OutgoingOutput, OutgoingStream};
 /// If a name has several addresses, all are tried within this one time: the next address as soon as one has failed, or
 /// after a quarter of a second without an answer. The first that answers is taken. [`Duration::MAX`] is no limit.
 ///
-/// In a coroutine the look-up of a name runs on another thread, and ends with the time. On a plain thread the system's
-/// resolver decides how long a look-up takes (`resolv.conf(5)`: 10 s or more without an answer); if the time is over by
-/// then, no attempt to connect follows. An address in numbers is not looked up.
+/// In a coroutine the look-up of a name runs on another thread, and the coroutine waits for it no longer than this
+/// time. On a plain thread the system's resolver decides how long a look-up takes (`resolv.conf(5)`: 10 s or more
+/// without an answer); if the time is over by then, no attempt to connect follows. An address in numbers is not looked
+/// up.
 ///
 /// The connection has Nagle's algorithm off, as those of a server have.
 ///

@@ -114,7 +114,7 @@ impl OutgoingStream {
         self.output.set_timeout(timeout);
     }
 
-    /// Bounds all following reads and writes together: they end so long from now. None removes the deadline. The
+    /// Bounds all following reads and writes together: they end this long from now. None removes the deadline. The
     /// timeout holds as well, and the earlier of the two counts.
     pub fn deadline_in(&mut self, after: impl Into<Option<Duration>>) {
         let after = after.into();
@@ -230,7 +230,7 @@ impl Read for OutgoingInput {
         let shared = &*self.shared;
         let mut room = RecvBuf::from(buf);
         loop {
-            // Before the receive, so that bytes that leave meanwhile count.
+            // Before the receive, so that bytes that are sent during it count.
             let sent = shared.sent.load(Ordering::Relaxed);
             match shared.io.recv(&mut room, self.bounds.of_read()) {
                 // Our own `close` has made this end of input, and not the peer.

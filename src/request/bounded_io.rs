@@ -22,7 +22,7 @@
 //!
 //! ```text
 //! output is held back?           take what is there without waiting; nothing there: send it first
-//! show_wait, then is_to_end      the drain's turn, above
+//! show_wait, then is_to_end      the race with a drain, above
 //! BoundedBy::Reaper              recv without a timer
 //! BoundedBy::Timeout             read_timeout -> recv; for `Limits::idle` with looks for progress (idle_timeout.rs)
 //! received                       counts the bytes; none, or an error: finds out why
@@ -30,7 +30,7 @@
 //! ```
 //!
 //! A wait for the beginning of a request is left to the idle reaper and has no timer of its own
-//! ([`BoundedBy::Reaper`]); every other wait passes a `RecvTimeout` down to the socket. The difference is a twentieth
+//! ([`BoundedBy::Reaper`]); every other wait passes a `RecvTimeout` down to the socket. A timer would cost a twentieth
 //! of a short request.
 
 use std::io;
@@ -280,8 +280,8 @@ impl BoundedIo {
     }
 
     /// Receives the rest of a request that began just when a drain shut down the input of its connection. TCP still
-    /// delivers that rest; this receives it until the deadline of the drain or of the read. [`InputAfterShutdown`] waits for it.
-    /// On systems that have no such event, this looks every millisecond.
+    /// delivers that rest; this receives it until the deadline of the drain or of the read. [`InputAfterShutdown`]
+    /// waits for it. On systems that have no such event, this looks every millisecond.
     fn receive_late(&mut self, buf: &mut RecvBuf<'_>, timeout: RecvTimeout) -> io::Result<usize> {
         let (drained, own) = (Instant::now().checked_add(self.ticket.limits().drain), timeout.at());
         let until = earlier(drained, own);

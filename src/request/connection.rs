@@ -115,7 +115,7 @@ pub trait Stream: Read + Write + Send {
     }
 }
 
-/// So that a wrapper that is generic over its stream takes the boxed raw stream as well.
+/// Lets a wrapper that is generic over its stream take the boxed raw stream as well.
 impl Stream for Box<dyn Stream> {
     fn set_deadline(&mut self, deadline: Option<Instant>) {
         (**self).set_deadline(deadline);
@@ -130,12 +130,12 @@ impl Stream for Box<dyn Stream> {
     }
 }
 
-/// The keeper of the time of a wrapped stream's call.
+/// The clock that ends a call of a wrapped stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WaitClock {
-    /// The call itself, by its timeout.
+    /// The call's own timeout.
     Own,
-    /// The idle reaper: the call is a read for the beginning of a request.
+    /// The idle reaper's, for a read for the beginning of a request.
     Reapers,
 }
 
@@ -311,8 +311,8 @@ impl Connection {
                 status.begin_call(timeout);
             }
         }
-        // Above a raw stream only the deadline of the whole request is set, because the raw stream watches for
-        // stalls. A stream without one gets both as one deadline.
+        // Above a raw stream only the deadline of the whole request is set, because the raw stream watches for stalls.
+        // A stream without a raw stream gets both bounds as one deadline.
         let deadline = if raw.is_some() { timeout.until } else { timeout.at() };
         loop {
             // The same moment each time, so that signals do not extend it.

@@ -4,9 +4,9 @@
 //! |---|---|
 //! | a timeout of this crate | [`TimedOut`], with the limit's name and length |
 //! | a loss that the system reports (ECONNRESET, say) | a [`PeerFault`] with the request's mark |
-//! | EPIPE after the handler's own `shutdown_write` | itself: the handler's fault |
-//! | any other error of a connection whose wrapper has failed | itself: the handler's fault, which goes on after an error |
-//! | a [`PeerFault`] or [`Stopping`] from below a wrapper | itself: it is marked already |
+//! | EPIPE after the handler's own `shutdown_write` | the error itself: the handler is at fault |
+//! | any other error of a connection whose wrapper has failed | the error itself: the handler is at fault, because it goes on after an error |
+//! | a [`PeerFault`] or [`Stopping`] from below a wrapper | the error itself: it is marked already |
 
 use std::io;
 use std::net::Shutdown;

@@ -205,8 +205,8 @@ fn is_to_end(context: &ServerContext, entry: &Entry) -> bool {
     runs.is_draining() && (runs.first_reads_are_over() || !entry.is_unheard())
 }
 
-/// Notes that the handler learns of the stop, and makes the error that says so. By the note the request's end counts as
-/// `Stopped` even if the handler returns another error for it, or none.
+/// Notes that the handler learns of the stop, and makes the error that says so. Because of the note, the request's end
+/// counts as `Stopped` even if the handler returns another error, or none.
 #[cold]
 fn stop(entry: &Entry) -> io::Error {
     entry.stop();

@@ -43,7 +43,7 @@ use crate::write_stall::{SendTimeout, WriteStall};
 /// error of kind `ConnectionAborted`, which is no fault of the peer. The peer sees a cut connection; under TLS it gets
 /// no farewell, so that it does not take the output for whole.
 pub struct OutputHalf<'a> {
-    /// Decided when the request was split.
+    /// By a plain socket or by an outbox: decided when the request was split.
     way: Way,
     /// The request's line in the live list. This half changes only the number of sent bytes in it.
     entry: Arc<Entry>,
@@ -122,7 +122,7 @@ impl OutputHalf<'_> {
 
     /// As [`StreamRequest::deadline_in`], for writes.
     pub fn deadline_in(&mut self, after: impl Into<Option<Duration>>) {
-        // One that the clock cannot count is none.
+        // A deadline beyond the clock's range is none.
         self.handler = after.into().and_then(|after| Deadline::after(Timeout::Deadline, after));
     }
 

@@ -55,7 +55,7 @@ pub(crate) trait Preface<R>: Send + Sync {
 pub(crate) enum PrefacePlace {
     /// A proxy sends its header first, in the clear.
     ProxyHeader,
-    /// The client's own bytes, which come after that header.
+    /// The handshake, with which the client's own bytes begin, after that header.
     #[cfg(feature = "tls")]
     Tls,
 }

@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! request (BoundedIo)        wrapper (TLS, say)        RawStream
-//!    | begin_call(patience)       |                       |
-//!    | read() ------------------> | read() -------------> | waits for the socket, as long as the patience
+//!    | begin_call(timeout)        |                       |
+//!    | read() ------------------> | read() -------------> | waits for the socket, as long as the timeout
 //!    |                            |                       |    a limit has passed: timed_out
 //!    |                            |                       |    a drain: stopped; the peer's end: ended, lost
 //!    | <------ an error, or 0 --- | <---------- an error  |
@@ -96,7 +96,7 @@ enum WrapPhase {
 enum FirstWait {
     /// The call has its own bound.
     Bounded,
-    /// The next receive is the first.
+    /// The next receive is the first of the call, and the reaper bounds its wait.
     Reaped,
     /// The first receive has been made, or something was sent meanwhile. From here on the call takes `Limits::idle` at
     /// most.
@@ -122,7 +122,7 @@ impl Flag {
     }
 }
 
-/// For the request.
+/// The methods for the request.
 impl RawStatus {
     /// The status of a connection that is about to be wrapped. `fd`: the socket, if the request has one to end.
     pub(super) fn new(ticket: &Ticket, fd: Option<Arc<OwnedFd>>) -> Arc<Self> {
@@ -182,7 +182,8 @@ impl RawStatus {
 
     /// A read or a write of the request begins. The end of an earlier call does not explain this one.
     pub(super) fn begin_call(&self, timeout: SendTimeout) {
-        // A lock, because its two bounds belong together. Nobody waits for it: the request makes one call at a time.
+        // A lock, because the two bounds of a timeout belong together. Nobody waits for it: the request makes one call
+        // at a time.
         *self.timeout.lock() = timeout;
         self.note_first_wait(FirstWait::Bounded);
         self.timed_out.clear();
@@ -283,15 +284,15 @@ impl RawStatus {
     }
 }
 
-/// For the raw stream.
+/// The methods for the raw stream.
 impl RawStatus {
     /// Whether this side has ended both directions.
     pub(super) fn is_cut_off(&self) -> bool {
         self.entry.is_cut_off()
     }
 
-    /// A wait for the peer begins. In a handshake it counts as a wait for the beginning of a request, so that a drain
-    /// may cut it off.
+    /// Notes that a wait for the peer begins. In a handshake it counts as a wait for the beginning of a request, so
+    /// that a drain may cut it off.
     pub(super) fn begin_wait(&self) {
         if self.is_in(WrapPhase::Handshake) {
             // A peer that stays silent in its handshake has sent no request, so a drain loses nothing by ending it.
@@ -332,7 +333,7 @@ impl RawStatus {
         self.entry.activity() == Activity::Idle && is_to_end(&self.context, &self.entry)
     }
 
-    /// Bytes have come from the peer.
+    /// Notes that bytes have come from the peer.
     pub(super) fn received(&self, count: usize) {
         self.entry.add_bytes_in(count);
         self.heard.set();
@@ -344,7 +345,7 @@ impl RawStatus {
         }
     }
 
-    /// The wrapper has read some bytes that the request had read ahead. This many are left.
+    /// Notes that the wrapper has read some bytes that the request had read ahead, and how many are left.
     pub(super) fn read_ahead(&self, left: usize) {
         self.heard.set();
         self.ahead.store(left, Ordering::Relaxed);
@@ -364,7 +365,7 @@ impl RawStatus {
         self.concealed.0.swap(false, Ordering::Relaxed) || is_over
     }
 
-    /// A write has ended.
+    /// Notes that a write has ended, and returns its result, with the error made clear for the wrapper.
     pub(super) fn sent(&self, result: io::Result<usize>) -> io::Result<usize> {
         // Each write decides anew: a write that finds room shows that the peer takes bytes again.
         self.stuck.0.store(result.as_ref().is_err_and(is_no_more_for_now), Ordering::Relaxed);

@@ -48,8 +48,8 @@ pub(super) struct RawStream {
     below: Below,
     /// Bytes that the request had read ahead: the wrapper's first input.
     ahead: Chunk,
-    /// A deadline that the wrapper has set. The request sets none here. Its own deadlines are in the status and end
-    /// with its call, whether or not the wrapper passes them on.
+    /// A deadline that the wrapper has set. The request sets none here: its own deadlines are in the status, and hold
+    /// whether or not the wrapper passes them on.
     deadline: Option<Instant>,
     /// The notes for the request.
     status: Arc<RawStatus>,
@@ -92,7 +92,7 @@ impl RawStream {
             stream.set_deadline(if status.has_raw() { None } else { until });
         }
         status.begin_handshake(ahead.len(), until);
-        // If the wrapper fails, by a panic too, this ends the connection.
+        // If the wrapper fails, even by a panic, this ends the connection.
         *connection = Connection::Gone(Some(Arc::clone(&status)));
         let raw = Self { below, ahead, deadline: None, status: Arc::clone(&status) };
         Some((raw, status))
@@ -163,8 +163,8 @@ impl RawStream {
         }
     }
 
-    /// The same as `BoundedIo::receive_late` for the rest of a record, but it looks every millisecond: the few
-    /// connections under a wrapper that a drain meets in the middle of a record are not worth an epoll set each.
+    /// Receives the rest of a record, as `BoundedIo::receive_late` does of a request. It looks every millisecond: the
+    /// few connections under a wrapper that a drain meets in the middle of a record are not worth an epoll set each.
     fn receive_late(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let (began, own) = (Instant::now(), self.timeout().at());
         while began.elapsed() < self.status.limits.drain && !self.status.is_cut_off() {
@@ -243,7 +243,7 @@ impl Read for RawStream {
                 self.status.received(count);
                 Ok(count)
             }
-            // A drain, and nothing has come: the same end as of a request without a wrapper.
+            // A drain, and nothing has come: this ends as a request without a wrapper does.
             Err(error) if must_not_wait && is_no_more_for_now(&error) => Err(self.status.stop()),
             Err(error) => Err(self.status.fail(error)),
         }
@@ -283,7 +283,7 @@ impl Write for RawStream {
 }
 
 impl Stream for RawStream {
-    /// Sets a deadline of the wrapper's own. Those of the request hold in any case.
+    /// Sets a deadline of the wrapper's own. The deadlines of the request hold in any case.
     fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
         if let Below::Wrapper(stream) = &mut self.below {

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! at first, and while the peer sends little   recv(512 bytes of the stack), then a copy into a block of 8 KiB
-//! the two receives after 512 bytes or more     recv(a block of 8 KiB)
+//! the two receives after 512 bytes or more    recv(a block of 8 KiB)
 //! once chunks have filled a block             recv(a block of 64 KiB)
 //! a coroutine that has waited for the bytes   recv(a block of its thread's)
 //! ```
@@ -30,11 +30,11 @@ const FIRST_RECEIVE_BYTES: usize = 512;
 
 /// How much one receive asks for: little at first, and more when the peer sends much.
 pub(crate) struct Appetite {
-    /// The size of a block; see [`size`](Self::size). [`MAX_BUFFER_BYTES`] fits into half a word, and so all fields that a receive
-    /// uses lie in three cache lines.
+    /// The size of a block; see [`size`](Self::size). [`MAX_BUFFER_BYTES`] fits into half a word, and so all fields
+    /// that a receive uses lie in three cache lines.
     size: u32,
-    /// How many of the next receives use a block at once, because the peer has sent more than [`FIRST_RECEIVE_BYTES`]. Two: the
-    /// receive after a large one may find only the rest.
+    /// How many of the next receives use a block at once, because the peer has sent more than [`FIRST_RECEIVE_BYTES`].
+    /// Two: the receive after a large one may find only the rest.
     much: u8,
 }
 
@@ -61,8 +61,8 @@ impl Appetite {
         &mut self,
         receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
     ) -> io::Result<Chunk> {
-        // A peer that sends much would need a second receive for the rest, and memory of `FIRST_RECEIVE_BYTES` bytes or less is a
-        // block already.
+        // A peer that sends much would need a second receive for the rest. And a block that is no larger than the
+        // memory on the stack needs no copy.
         if self.much > 0 || self.size() <= FIRST_RECEIVE_BYTES {
             return self.receive_much(receive);
         }
@@ -83,7 +83,7 @@ impl Appetite {
         Ok(Chunk { block, start: 0, end: count })
     }
 
-    /// A call of its own, so that the usual receive has no second copy of `receive` in its frame.
+    /// Not inlined, so that the usual receive has no second copy of `receive` in its frame.
     #[inline(never)]
     fn receive_much(
         &mut self,
@@ -205,7 +205,7 @@ impl Chunk {
         Self { block, start: 0, end: bytes.len() }
     }
 
-    /// A large chunk, by one `receive`, of bytes that are not the handler's yet.
+    /// Makes a large chunk by one `receive`: of encrypted bytes, which the handler does not see.
     #[cfg(feature = "tls")]
     pub(crate) fn receive_large(
         receive: impl FnOnce(&mut [u8]) -> io::Result<usize>,

@@ -81,8 +81,8 @@ impl BoundedIo {
     /// Makes the output half. The caller has to borrow the request for as long as the half lives: only that borrow
     /// keeps the request from writing beside it.
     fn output_half<'a>(&mut self) -> io::Result<OutputHalf<'a>> {
-        // Under TLS both directions have one session. The queue of an outbox, with the seal's lock, is what allows a
-        // write beside a read.
+        // Under TLS both directions have one session. The queue of an outbox and the seal's lock allow a write beside a
+        // read.
         let seal = match &mut self.connection {
             Connection::Sealed { stream, .. } => Some(stream.share()),
             _ => None,
@@ -111,7 +111,7 @@ impl BoundedIo {
         self.ended_output || self.split.as_ref().is_some_and(|notes| notes.ended.is_set())
     }
 
-    /// Whether the handler has closed the connection, by the output half.
+    /// Whether the handler has closed the connection, by the request or by the output half.
     pub(super) fn is_closed_by_half(&self) -> bool {
         self.split.as_ref().is_some_and(|notes| notes.is_closed())
     }

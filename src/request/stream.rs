@@ -332,8 +332,8 @@ impl BufRead for StreamRequest {
 }
 
 thread_local! {
-    // Of the thread and not of the request: a thousand silent connections would each keep one.
-    /// The memory that this thread formats into.
+    /// The memory that this thread formats into. It belongs to the thread and not to the request, because a thousand
+    /// silent connections would each keep one.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 

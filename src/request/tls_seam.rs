@@ -22,10 +22,10 @@ pub(crate) trait SealedStream: Stream {
     /// The part that an outbox sends through. After the first call other threads may use the seal at any time.
     fn share(&mut self) -> Arc<dyn Seal>;
 
-    /// As a stream, for one call.
+    /// Lends it as a stream, for one call.
     fn as_stream(&mut self) -> &mut dyn Stream;
 
-    /// As a stream, for another wrapper above it.
+    /// Turns it into a stream, for another wrapper above it.
     fn into_stream(self: Box<Self>) -> Box<dyn Stream>;
 }
 

@@ -10,8 +10,8 @@
 //!   it fails, or panics     the connection stays `Gone`; its socket is still the request's, which ends it
 //! ```
 //!
-//! At the end of the request the wrapper says its farewell (`end_wrapped`), unless the peer could take it for the end
-//! of a whole answer.
+//! At the end of the request the wrapper says its farewell (`end_wrapped`), unless output was dropped: the peer would
+//! take the farewell for the end of a whole answer.
 
 use std::io;
 use std::net::Shutdown;

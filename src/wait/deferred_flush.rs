@@ -1,8 +1,8 @@
 //! Work that a thread defers until it waits: replies to datagrams, and its list of outboxes.
 //!
-//! Deferring lets one system call send much. A thread may defer only while it promises to flush, by a
-//! [`FlushPromise`]; without a promise [`flush_before_waiting`] returns false, and the caller sends at once.
-//! Everything deferred leaves by [`flush`]. Every wait calls it first, and so does the drop of the outermost promise.
+//! By deferring, one system call sends many replies or lines. A thread may defer only while it promises to flush, by a
+//! [`FlushPromise`]; without a promise [`flush_before_waiting`] returns false, and the caller sends at once. Everything
+//! deferred leaves by [`flush`]. Every wait calls it first, and so does the drop of the outermost promise.
 //!
 //! ```text
 //! FlushPromise::start                    a request begins, or the accept loop

@@ -41,7 +41,7 @@ pub struct Waiting<'a> {
 impl Waiting<'_> {
     /// The same wait in the form of poll(2), for a thread that has to wait itself.
     pub(crate) fn poll_fd(&self) -> PollFd {
-        // Errors and hang-ups are reported for both.
+        // poll(2) reports errors and hang-ups for either interest.
         match self.interest {
             Interest::Read => PollFd::readable(self.fd),
             Interest::Write => PollFd::writable(self.fd),
