@@ -108,8 +108,6 @@ mod rlimit;
 pub(crate) mod scoped_closure;
 pub(crate) mod send_batch;
 pub(crate) mod send_cmsg;
-#[cfg(has_green)]
-pub(crate) mod shared;
 mod shared_fd;
 mod shared_memory;
 mod signal;
@@ -120,6 +118,8 @@ mod socket;
 )]
 mod socket_figures;
 mod stdio;
+#[cfg(has_green)]
+pub(crate) mod sync;
 pub(crate) mod tcp_info;
 mod thread_limit;
 

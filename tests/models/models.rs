@@ -6,7 +6,7 @@
 //!
 //! | here | in the library |
 //! |---|---|
-//! | `sys::shared`: the checker's locks, atomics and threads | parking_lot's and std's |
+//! | `sys::sync`: the checker's locks, atomics and threads | parking_lot's and std's |
 //! | `sys::coroutine::switch`: a coroutine is a list of pieces, and each resume runs one | a stack of its own |
 //! | `wait::Event`: a flag under a lock | a descriptor in an epoll set |
 //! | `green::Group`: workers, whose loop reads the inbox and resumes | `mixin/green/mod.rs`, `worker.rs` |

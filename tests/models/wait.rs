@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use crate::sys::shared::{Condvar, Mutex};
+use crate::sys::sync::{Condvar, Mutex};
 
 /// Clones are the same event.
 #[derive(Clone)]

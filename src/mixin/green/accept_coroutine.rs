@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use crate::sys::coroutine::stack::SlabStack;
 use crate::sys::coroutine::switch::{Coroutine, SwitchEnd};
-use crate::sys::shared::{AtomicBool, Condvar, Mutex, Ordering};
+use crate::sys::sync::{AtomicBool, Condvar, Mutex, Ordering};
 
 /// The name of the coroutine, for the report of an overflow: hooks of the loop run in it.
 const LABEL: &str = "the accept loop";

@@ -49,7 +49,7 @@ use crate::error::{Error, Result};
 use crate::on_drop::OnDrop;
 use crate::panic_payload::catch_and_drop;
 use crate::sys::coroutine::stack::SlabStack;
-use crate::sys::shared::{Condvar, Mutex};
+use crate::sys::sync::{Condvar, Mutex};
 
 /// The loop: it owns a server's parts.
 type LoopFunction = Arc<dyn Fn() -> Result<()> + Send + Sync>;

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::acceptor::AcceptorStart;
 use crate::mixin::Job;
-use crate::sys::shared::Mutex;
+use crate::sys::sync::Mutex;
 use crate::wait::Event;
 
 /// Something that a worker is told.

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 
 use super::Group;
 use super::worker_status::RunningRequest;
-use crate::sys::shared::thread::{self, JoinHandle};
-use crate::sys::shared::{AtomicBool, Condvar, Mutex, Ordering};
+use crate::sys::sync::thread::{self, JoinHandle};
+use crate::sys::sync::{AtomicBool, Condvar, Mutex, Ordering};
 
 /// A worker that is held for longer than this does not accept. A move costs a stack, two messages and an unwinding: not worth
 /// it for the milliseconds of a usual computation; and a client that waits for so long does not notice yet.

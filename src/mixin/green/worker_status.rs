@@ -4,7 +4,7 @@
 //! moment ago, which each of them allows for: the dealer by a worker that is less busy than it seems, the watchdog by
 //! looking twice.
 
-use crate::sys::shared::{AtomicU64, AtomicUsize, Ordering};
+use crate::sys::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// A worker's state in numbers.
 #[derive(Default)]

@@ -1,6 +1,6 @@
 //! The layer below the library's sources.
 
-pub(crate) mod shared;
+pub(crate) mod sync;
 
 pub(crate) mod coroutine {
     //! Coroutines without stacks.

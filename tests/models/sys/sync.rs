@@ -1,4 +1,4 @@
-//! The checker's locks and atomics, with the interface of those in `src/sys/shared.rs`.
+//! The checker's locks and atomics, with the interface of those in `src/sys/sync.rs`.
 
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
