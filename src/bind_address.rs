@@ -1,7 +1,7 @@
 //! [`BindAddress`]: the argument of `bind`.
 //!
-//! It keeps the argument as the program has written it, because one text means different things to different
-//! transports. Each transport asks for its own meaning: [`to_inet`](BindAddress::to_inet),
+//! A `BindAddress` keeps the argument as the program has written it, because one text means different things to
+//! different transports. Each transport asks for its own meaning: [`to_inet`](BindAddress::to_inet),
 //! [`to_unix`](BindAddress::to_unix), or `to_activated` before both. Mistakes are errors that say what to write.
 
 use std::ffi::OsStr;

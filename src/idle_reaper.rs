@@ -1,8 +1,8 @@
 //! The idle reaper: one thread per server that ends connections whose peers have been silent for `Limits::idle`.
 //!
 //! The kernel could keep this limit, by a timer (`SO_RCVTIMEO`) that it sets before each wait and removes after it.
-//! That would cost a twentieth of a short request, for a limit that hardly any request reaches. So the wait of a thread
-//! for `Limits::idle` has no timer. Instead the reaper looks at the live list eight times per limit.
+//! Such a timer would cost a twentieth of a short request, for a limit that hardly any request reaches. So the wait of
+//! a thread for `Limits::idle` has no timer. Instead the reaper looks at the live list eight times per limit.
 //!
 //! The reaper ends the waits of coroutines as well: their parker keeps no timer for such a wait either.
 //!

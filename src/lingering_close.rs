@@ -144,7 +144,8 @@ fn reap(wake_up: &Event) {
         let _ = sys::poll(&mut fds, Some(next.unwrap_or(leave_at)));
         drop(fds);
         wake_up.clear();
-        // All of them, and not only the readable ones: there are few, and `read_on` looks at their time limits as well.
+        // Reads from all connections, not only from the readable ones: there are few, and `read_on` looks at their time
+        // limits as well.
         connections.retain_mut(|connection| connection.read_on(&mut buf));
         let now = Instant::now();
         if !connections.is_empty() {
@@ -163,7 +164,7 @@ fn reap(wake_up: &Event) {
 }
 
 impl LingeringConnection {
-    /// Reads what is there. Says whether to go on: false closes the connection.
+    /// Reads the bytes that have come. False: the connection is done, and closes.
     fn read_on(&mut self, buf: &mut RecvBuf<'_>) -> bool {
         while self.bytes_left > 0 && Instant::now() < self.until {
             match buf.recv(self.fd.as_fd(), Mode::Try) {

@@ -115,7 +115,7 @@ enum FaultKind {
 impl PeerFault {
     /// The connection has failed. The kind of the error stays.
     pub(crate) fn gone(owner: RequestId, error: io::Error) -> io::Error {
-        // A program that looks at the kind alone sees what the system has said.
+        // A program that looks only at the kind sees that of the system's error.
         let kind = error.kind();
         io::Error::new(kind, Self { owner, kind: FaultKind::Gone(error) })
     }

@@ -33,8 +33,8 @@ pub(crate) fn no_return(gone: Infallible) -> ! {
     match gone {}
 }
 
-/// The value of a variable of the environment. An empty variable counts as unset: in a unit file an empty value is how
-/// a variable is taken back.
+/// The value of a variable of the environment. An empty variable counts as unset, because a unit file takes a variable
+/// back by an empty value.
 pub(crate) fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
@@ -42,9 +42,9 @@ pub(crate) fn variable(name: &str) -> Option<OsString> {
 /// The role of this process to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// It serves by itself, and may start threads.
+    /// The process serves by itself, and may start threads.
     Alone,
-    /// It forks a child for each request, and so must stay a process of one thread.
+    /// The process forks a child for each request, and so must stay a process of one thread.
     Parent,
     /// A child of the parent. It serves one request and ends.
     Child,

@@ -33,14 +33,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 #[non_exhaustive]
 #[repr(u8)]
 pub enum RunPhase {
-    /// It listens, and nothing is served yet.
+    /// The server listens, and nothing is served yet.
     Bound,
-    /// It serves.
+    /// The server serves.
     Ready,
-    /// It is about to close and says so ([`is_ready`](crate::ServerContext::is_ready) is false), and still serves. A
-    /// balancer that asks for its health then sends clients elsewhere before they would be refused.
+    /// The server is about to close and says so ([`is_ready`](crate::ServerContext::is_ready) is false), and still
+    /// serves. A balancer that asks for its health then sends clients elsewhere before they would be refused.
     LameDuck,
-    /// It accepts nothing more, and its listener is closed.
+    /// The server accepts nothing more, and its listener is closed.
     Closed,
     /// Running requests have until the end of the grace period.
     Draining,

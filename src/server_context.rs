@@ -1,10 +1,10 @@
 //! [`ServerContext`]: the part of a server that does not depend on its types. Handlers get it from
 //! [`request.server()`](crate::StreamRequest::server), and workers share it.
 //!
-//! It lives until the last of these is gone: the server, its accept loop, and the tickets of its requests. It holds no
-//! part of the transport, the mixin or the handlers, so that a long request keeps none of these alive. Any thread may
-//! use any part of it at any time. The lock of `changing_limits` is taken before those of the live list and of the
-//! rate; no other two locks are held together.
+//! A context lives until the last of these is gone: the server, its accept loop, and the tickets of its requests. It
+//! holds no part of the transport, the mixin or the handlers, so that a long request keeps none of these alive. Any
+//! thread may use any part of it at any time. The lock of `changing_limits` is taken before those of the live list and
+//! of the rate; no other two locks are held together.
 //!
 //! Two budgets lower `Limits::live`: descriptors, known when a run begins, and workers, known when the mixin finds its
 //! bound. The limit in force is the least of the three, and each change of one of them computes it anew
@@ -352,9 +352,9 @@ impl ServerContext {
         let _ = self.figures.set(source);
     }
 
-    /// The server in numbers: live requests, workers, queues, and what the kernel knows of its socket. For a page or a
-    /// command of an operator, or a collector that comes every few seconds; a call costs a few locks and some ten system
-    /// calls. When the server has been dropped, only its live requests are known. (In a child of
+    /// The server in numbers: live requests, workers, queues, and the kernel's numbers of its socket. For a page or a
+    /// command of an operator, or a collector that comes every few seconds: a call costs a few locks and some ten
+    /// system calls. When the server has been dropped, only its live requests are known. (In a child of
     /// [`Forking`](crate::Forking) the numbers are those of the moment of the fork, and the kernel's are missing.)
     ///
     /// [`Figures`] has an example.

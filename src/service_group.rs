@@ -70,9 +70,10 @@ struct Member {
     address: String,
     /// Stops it when all are idle.
     handle: ShutdownHandle,
-    /// It takes its values in order, with one exception: `Serving` replaces a stop that came while the hook `ready` ran.
+    /// The phases come in their order, with one exception: `Serving` replaces a stop that came while the hook `ready`
+    /// ran.
     progress: MemberPhase,
-    /// Its loop has beaten since the last message to the watchdog.
+    /// Its loop has beaten in this round.
     is_alive: bool,
     /// As of the last beat, or of the beginning of its stop.
     load: Load,
@@ -86,7 +87,7 @@ struct Member {
 /// How far a server is, as the service manager sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MemberPhase {
-    /// It has a membership, and its loop has not begun.
+    /// The server has a membership, and its loop has not begun.
     Starting,
     /// From the hook `ready` on.
     Serving,
@@ -222,7 +223,8 @@ impl Membership {
         // Counted even while the service is not serving, because `reloaded` counts it off in any case.
         state.reloading += 1;
         if state.reloading == 1 && state.is_serving() {
-            // Without the time systemd does not know which of its requests this is: `systemctl reload` waits for the answer.
+            // By the time systemd knows which `systemctl reload` this answers. Without it that command would go on
+            // waiting.
             let micros = sys::monotonic_micros();
             self.group.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
         }

@@ -253,7 +253,7 @@ impl SocketIo {
         let mut fit = Fit::Near;
         loop {
             let left = bound.left();
-            // One more try without blocking: bytes that have come by the end of the time are received.
+            // When the time is over, one more try without blocking receives the bytes that have come by then.
             let over = left == Some(Duration::ZERO);
             let block = !over && !self.is_lent.load(Ordering::Relaxed);
             let mode = if block { Mode::Block } else { Mode::Try };

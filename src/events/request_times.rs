@@ -10,7 +10,7 @@ use std::time::Duration;
 ///        in_accept_queue      in_queue            handshake               handler
 /// ```
 ///
-/// They are measured only for a server that has an observer, because each costs a look at the clock.
+/// The times are measured only for a server that has an observer, because each costs a look at the clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RequestTimes {

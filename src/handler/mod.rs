@@ -179,21 +179,21 @@ pub trait BaseRequestHandler<R> {
     ///
     /// # Errors
     ///
-    /// Those of the handler.
+    /// The errors of the handler.
     fn setup(&mut self, request: &mut R) -> HandlerResult;
 
     /// Serves the request.
     ///
     /// # Errors
     ///
-    /// Those of the handler.
+    /// The errors of the handler.
     fn handle(&mut self, request: &mut R) -> HandlerResult;
 
     /// Runs after `handle`, even if `handle` failed.
     ///
     /// # Errors
     ///
-    /// Those of the handler.
+    /// The errors of the handler.
     fn finish(&mut self, request: &mut R) -> HandlerResult;
 }
 

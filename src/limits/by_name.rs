@@ -192,7 +192,7 @@ impl Value for usize {
     fn show(&self, kind: Kind) -> String {
         match *self {
             Self::MAX => NO_LIMIT.to_owned(),
-            // It counts as one.
+            // Zero counts as one.
             0 if kind == Kind::Count => "1".to_owned(),
             number => number.to_string(),
         }
@@ -269,7 +269,7 @@ impl Value for Option<Rate> {
         if text == NO_LIMIT {
             return Some(None);
         }
-        // One number is both, as in `Rate::per_second`.
+        // A single number is both the rate and the burst, as in `Rate::per_second`.
         let (per_second, burst) = text.split_once('/').unwrap_or((text, text));
         let at_least_one = |text| number(text).filter(|number| *number > 0);
         Some(Some(Rate::per_second(at_least_one(per_second)?).burst(at_least_one(burst)?)))

@@ -166,7 +166,7 @@ fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connecte
 
 /// The attempts of one connect. Their sockets close with it.
 struct Attempts {
-    /// Those that have neither connected nor failed, the oldest first.
+    /// The attempts that have neither connected nor failed, the oldest first.
     under_way: Vec<(Socket, SocketAddr)>,
     /// The first failure, which is reported: usually that of the address which the system prefers.
     failed: Option<Failed>,
@@ -225,7 +225,7 @@ fn begin(address: SocketAddr) -> io::Result<Socket> {
 
 /// Whether the attempt has succeeded; false while it goes on.
 ///
-/// It does not wait. An error is that of the attempt, and is returned once.
+/// This never waits. An error is that of the attempt, and is returned once.
 fn has_connected(socket: &Socket) -> io::Result<bool> {
     // SO_ERROR tells a failure once, and clears it.
     if let Some(error) = socket.take_error()? {

@@ -59,7 +59,7 @@ pub use stream::{OutgoingInput, OutgoingOutput, OutgoingStream};
 ///
 /// # Errors
 ///
-/// They name the operation, the address and the cause (`cannot connect to localhost:9 (127.0.0.1:9): Connection
+/// The errors name the operation, the address and the cause (`cannot connect to localhost:9 (127.0.0.1:9): Connection
 /// refused`), and have the cause's kind: `ConnectionRefused`, `TimedOut`, `NotFound` for the file of a Unix socket,
 /// `InvalidInput` for an address that cannot be understood. None of these errors is taken for a fault of the request's
 /// own peer.

@@ -51,7 +51,7 @@ pub struct OutgoingStream {
 pub struct OutgoingInput {
     /// Shared with the other half.
     shared: Arc<Outgoing>,
-    /// This half's own, so that reads may have other limits than writes.
+    /// The limits of this half alone: reads may have other limits than writes.
     bounds: Bounds,
 }
 
@@ -271,7 +271,7 @@ impl Write for OutgoingOutput {
                 shared.sent.fetch_add(count as u64, Ordering::Relaxed);
                 Ok(count)
             }
-            // EPIPE after our own `close`: named for what it is, and not as the peer's fault.
+            // EPIPE after our own `close`: the error says so, and does not blame the peer.
             Err(_) if shared.is_closed.load(Ordering::SeqCst) => {
                 Err(shared.cannot("write to", closed_here()))
             }

@@ -68,8 +68,8 @@ impl Shelf {
 /// Initialised bytes.
 pub(super) type Block = Box<[u8]>;
 
-/// A block of `size` or more. Its bytes may be those of an earlier use, so a caller reads only what it has written. A
-/// block larger than [`LARGE`], by `rbufsize`, comes from the allocator each time.
+/// A block of `size` or more. Its bytes may be those of an earlier use, so a caller reads only bytes that it has
+/// written. A block larger than [`LARGE`], by `rbufsize`, comes from the allocator each time.
 #[inline]
 pub(super) fn take_block(size: usize) -> Block {
     if size <= SMALL && wait::is_parked_here() {

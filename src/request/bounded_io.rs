@@ -285,7 +285,7 @@ impl BoundedIo {
     fn receive_late(&mut self, buf: &mut RecvBuf<'_>, timeout: RecvTimeout) -> io::Result<usize> {
         let (drained, own) = (Instant::now().checked_add(self.ticket.limits().drain), timeout.at());
         let until = earlier(drained, own);
-        // None also without a descriptor for the epoll set.
+        // None also if there is no descriptor for its epoll set.
         let late = self.connection.fileno().and_then(|fd| InputAfterShutdown::new(fd).ok());
         while until.is_none_or(|until| Instant::now() < until) && !self.ticket.entry().is_cut_off()
         {
@@ -320,7 +320,7 @@ impl BoundedIo {
         let limits = self.ticket.limits();
         let (limit, after) = match (self.timeout, started) {
             (Some(timeout), _) => (Timeout::Read, timeout),
-            // It has begun, so the peer is in the middle of something.
+            // The read has begun, so the peer is in the middle of something.
             (None, Some(_)) => (Timeout::Read, limits.read),
             (None, None) => (Timeout::Idle, limits.idle),
         };

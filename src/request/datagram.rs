@@ -1,7 +1,7 @@
 //! [`DatagramRequest`]: a packet, for its handler.
 //!
-//! It never waits for its peer, so it has no deadline, no drain to look at, and no connection to end. Two ways lead
-//! back to the sender:
+//! A datagram request never waits for its peer, so it has no deadline, no drain to look at, and no connection to end.
+//! Two ways lead back to the sender:
 //!
 //! ```text
 //! reply                at once, each call one datagram

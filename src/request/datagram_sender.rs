@@ -26,7 +26,7 @@ pub trait LastingReply: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Those of [`reply`](Self::reply). Also if the address is of another family than the server's.
+    /// The errors of [`reply`](Self::reply). Also if the address is of another family than the server's.
     fn send_to(&self, bytes: &[u8], to: &Address) -> io::Result<bool>;
 }
 
@@ -103,7 +103,7 @@ impl DatagramSender {
     ///
     /// # Errors
     ///
-    /// Those of [`reply`](Self::reply). Also if the address is of another family than the server's; but a server that
+    /// The errors of [`reply`](Self::reply). Also if the address is of another family than the server's; but a server that
     /// is bound to IPv6, and takes IPv4 as well, sends to both. The errors name the address.
     #[doc(alias = "sendto")]
     pub fn send_to(&self, bytes: &[u8], to: impl Into<Address>) -> io::Result<bool> {

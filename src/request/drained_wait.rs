@@ -21,9 +21,9 @@ use crate::timed_out::Timeout;
 /// Whether a receive has waited already.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Awaited {
-    /// It has waited, and some bytes have probably come. The live list still shows the wait.
+    /// The receive has waited, and some bytes have probably come. The live list still shows the wait.
     Yes,
-    /// It has not waited. The receive itself waits, if need be.
+    /// The receive has not waited. It waits itself, if need be.
     No,
 }
 

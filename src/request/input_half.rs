@@ -1,8 +1,8 @@
 //! [`InputHalf`]: the input of a connection whose output is used apart.
 //!
-//! It is the request itself, borrowed and without its writing methods, so that the two halves cannot write through each
-//! other. Read buffer, limits and errors are the request's own. `output_half.rs` has the other half, and `split.rs`
-//! makes both.
+//! An input half is the request itself, borrowed and without its writing methods, so that the two halves cannot write
+//! through each other. Read buffer, limits and errors are the request's own. `output_half.rs` has the other half, and
+//! `split.rs` makes both.
 
 use std::fmt;
 use std::io::{self, BufRead, Read};
@@ -35,7 +35,7 @@ impl<'a> InputHalf<'a> {
     ///
     /// # Errors
     ///
-    /// Those of that method.
+    /// The errors of that method.
     pub fn next_line<'l, L: Line>(&mut self, line: &'l mut L) -> io::Result<Option<&'l L::Text>> {
         self.request.next_line(line)
     }
@@ -44,7 +44,7 @@ impl<'a> InputHalf<'a> {
     ///
     /// # Errors
     ///
-    /// Those of that method.
+    /// The errors of that method.
     pub fn chunk(&mut self) -> io::Result<Option<Chunk>> {
         self.request.chunk()
     }

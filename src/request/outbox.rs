@@ -44,7 +44,7 @@ use crate::write_stall::SendTimeout;
 /// an outbox works as under other mixins.
 ///
 /// Messages are never torn: the handler's own writes go through the same queue. The queue is bounded by
-/// `Limits::outbox_bytes`; under TLS it holds what is not encrypted yet.
+/// `Limits::outbox_bytes`; under TLS it holds the bytes that are not encrypted yet.
 ///
 /// ```
 /// use std::collections::HashMap;

@@ -83,12 +83,12 @@ pub(super) enum Writer {
 /// | any but `Wrapped` | `Closed` | [`Outbox::close`](crate::Outbox::close), or the connection has failed |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum OutboxPhase {
-    /// It takes messages, and sends.
+    /// The outbox takes messages, and sends.
     #[default]
     Open,
     /// It takes no more messages, and sends what is due.
     Wrapping,
-    /// The bytes on the wire are the wrapper's.
+    /// The outbox sends nothing more: the bytes on the wire are the wrapper's.
     Wrapped,
     /// It takes no more messages, and sends what is due.
     Ending,

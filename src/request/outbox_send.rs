@@ -89,7 +89,7 @@ impl OutboxQueue {
             if state.start == state.bytes.len() {
                 return;
             }
-            // This never waits: the lock is held for one system call, and for the encryption of 64 KiB at most.
+            // The send never waits: the lock is held for one system call, and for the encryption of 64 KiB at most.
             let sent = match &self.seal {
                 None => sys::send(fd.as_fd(), &state.bytes[state.start..])
                     .inspect(|count| self.entry.add_bytes_out(*count)),

@@ -1,15 +1,15 @@
 //! [`OutputHalf`]: the output of a connection whose input is used apart.
 //!
-//! It sends in one of two ways ([`Way`]):
+//! An output half sends in one of two ways ([`Way`]):
 //!
 //! ```text
 //! plain socket, no outbox    sends by itself: the socket has one sender, this half
 //! outbox or TLS              appends to the outbox's queue and waits until its own bytes are sent
 //! ```
 //!
-//! One thread or coroutine uses it at a time, beside that of the input half. The two halves share no lock. In the entry
-//! of the live list each writes its own numbers. [`SplitNotes`] is written by this half, and read by the request when
-//! both halves are gone; a read that meets an end of input reads it, too.
+//! One thread or coroutine at a time uses this half, and another one may use the input half. The two halves share no
+//! lock. In the entry of the live list each writes its own numbers. [`SplitNotes`] is written by this half, and read by
+//! the request when both halves are gone; a read that meets an end of input reads it, too.
 
 use std::fmt;
 use std::io::{self, Write};

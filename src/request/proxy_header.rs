@@ -1,8 +1,8 @@
 //! [`ProxyHeader`]: the step that reads a PROXY header from a connection, before anything else does.
 //!
-//! It asks only for bytes that surely belong to the header: the parser says how many those are. So the bytes behind
-//! the header are still in the socket, for a TLS handshake or the handler, and need not be passed on. A header that
-//! comes in one packet takes two receives (version 2), or about six (version 1).
+//! The step asks only for bytes that surely belong to the header: the parser says how many those are. So the bytes
+//! behind the header are still in the socket, for a TLS handshake or the handler, and need not be passed on. A header
+//! that comes in one packet takes two receives (version 2), or about six (version 1).
 
 use std::io;
 use std::time::Instant;
@@ -20,7 +20,7 @@ use crate::timed_out::Timeout;
 
 /// Reads the header of a connection from a proxy, and refuses or passes a connection from elsewhere.
 pub(crate) struct ProxyHeader {
-    /// The networks that proxies connect from, and what is done with others.
+    /// The networks that proxies connect from, and the treatment of other peers.
     from: ProxyProtocol,
 }
 

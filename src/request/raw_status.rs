@@ -80,11 +80,11 @@ pub(super) struct RawStatus {
 /// How far a wrapper has got.
 #[derive(Clone, Copy)]
 enum WrapPhase {
-    /// It is being made. It stays so if the wrapper panics.
+    /// The wrapper is being made. The phase stays if that panics.
     Handshake,
-    /// It could not be made. The request has to end the socket.
+    /// The wrapper could not be made. The request has to end the socket.
     Failed,
-    /// It stands between the connection and the handler.
+    /// The wrapper stands between the connection and the handler.
     InPlace,
     /// The request is at its end: the wrapper may send its farewell, and nothing else.
     Farewell,
@@ -365,7 +365,7 @@ impl RawStatus {
         self.concealed.0.swap(false, Ordering::Relaxed) || is_over
     }
 
-    /// Notes that a write has ended, and returns its result, with the error made clear for the wrapper.
+    /// Notes that a write has ended: counts its bytes, or notes its error.
     pub(super) fn sent(&self, result: io::Result<usize>) -> io::Result<usize> {
         // Each write decides anew: a write that finds room shows that the peer takes bytes again.
         self.stuck.0.store(result.as_ref().is_err_and(is_no_more_for_now), Ordering::Relaxed);

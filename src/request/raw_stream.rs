@@ -215,7 +215,7 @@ impl Read for RawStream {
             return Ok(0);
         }
         if !self.ahead.is_empty() {
-            // These come before anything that is still in the socket.
+            // Bytes that were read ahead come before any that are still in the socket.
             return Ok(self.read_ahead(buf));
         }
         if matches!(self.below, Below::Wrapper(_)) {

@@ -49,7 +49,7 @@ impl Appetite {
         self.size as usize
     }
 
-    /// Sets `rbufsize`, within what is possible.
+    /// Sets `rbufsize`, at least 1 and at most [`MAX_BUFFER_BYTES`].
     pub(crate) fn set_size(&mut self, bytes: usize) {
         // The cast cuts nothing off: `MAX_BUFFER_BYTES` fits.
         self.size = bytes.clamp(1, MAX_BUFFER_BYTES) as u32;
@@ -66,7 +66,7 @@ impl Appetite {
         if self.much > 0 || self.size() <= FIRST_RECEIVE_BYTES {
             return self.receive_much(receive);
         }
-        // Not initialised: the kernel writes it, and only what it has written is read.
+        // Not initialised: only bytes that the kernel has written are read.
         let mut memory = [MaybeUninit::uninit(); FIRST_RECEIVE_BYTES];
         let mut buf = RecvBuf::new(&mut memory);
         let count = receive(&mut buf)?;

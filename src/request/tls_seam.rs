@@ -50,7 +50,7 @@ pub(crate) trait Seal: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Those of [`transmit`](Self::transmit).
+    /// The errors of [`transmit`](Self::transmit).
     fn end(&self, fd: BorrowedFd<'_>) -> io::Result<()>;
 }
 

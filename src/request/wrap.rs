@@ -42,7 +42,7 @@ impl StreamRequest {
     ///
     /// # Errors
     ///
-    /// Those of `wrap`; the connection is then gone. They count as the peer's
+    /// The errors of `wrap`; the connection is then gone. They count as the peer's
     /// ([`PeerFault`](crate::request::PeerFault)) if the peer has left in the middle of the handshake, or if their
     /// kind is `InvalidData` and the peer has sent something. They are `TimedOut` or
     /// [`Stopping`](crate::request::Stopping) if a limit or a drain has ended the handshake. All others are the

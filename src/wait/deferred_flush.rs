@@ -145,7 +145,8 @@ fn take_deferred() -> Vec<Arc<dyn Flush>> {
     DEFERRED.with_borrow_mut(|list| list.as_mut().map(std::mem::take)).unwrap_or_default()
 }
 
-/// In a forked child: what this thread has deferred is the parent's to send. It is not dropped, which might send it.
+/// In a forked child: forgets the work that this thread has deferred, because the parent sends it. The work is leaked,
+/// because its drop might send something.
 #[cfg(has_green)]
 pub(crate) fn forget_deferred() {
     if THREAD_STATE.get().holds_back {

@@ -56,8 +56,8 @@ pub(super) struct CallersSpan(Option<Span>);
 
 impl CallersSpan {
     pub(super) fn current() -> Self {
-        // The span of a coroutine is known here. On a plain thread only the subscriber knows it, and most subscribers
-        // tell.
+        // The span of a coroutine is known here. On a plain thread only the subscriber knows it; most subscribers
+        // return it.
         let entered = ENTERED.take();
         let own = entered.as_ref().and_then(|entered| catch_and_drop(|| Span::clone(entered)));
         ENTERED.set(entered);

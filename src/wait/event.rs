@@ -73,7 +73,7 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// Those of the wait: a coroutine's is [cancelled](super::Cancelled) at the deadline of a drain.
+    /// The errors of the wait: a coroutine's is [cancelled](super::Cancelled) at the deadline of a drain.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
         self.own_if_noted();
         // A moment that the clock cannot count is never.
@@ -107,7 +107,7 @@ impl Event {
         // Two threads that renew at once would notify two different descriptors.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _lock = ONE_AT_A_TIME.lock();
-        // This process is the noted one from here on: the event's owner is compared with it.
+        // From here on this process is the noted one, with which the event's owner is compared.
         process::note();
         if !self.owner.is_noted() {
             sys::event::renew(&self.ends)?;

@@ -9,7 +9,7 @@
 //! Both closures borrow from the caller's stack, so the caller must not leave it before both have ended: neither by a
 //! panic of `a`, nor because its wait is cancelled. A panic of either closure is caught where the closure runs, and
 //! goes on in the caller when both have ended. The one lifetime that the compiler cannot see, that of `b` in another
-//! coroutine, is in `sys::lent_once`: a closure is lent, and the loan ends only when the closure has been called or
+//! coroutine, is in `sys::scoped_closure`: a closure is lent, and the loan ends only when the closure has been called or
 //! dropped.
 
 use std::cell::Cell;

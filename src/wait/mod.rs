@@ -95,7 +95,7 @@ pub(crate) fn is_parked_here() -> bool {
 /// Whether a call may block this thread. If so, this flushes what the thread has deferred.
 #[inline]
 pub(crate) fn may_block() -> bool {
-    // One access of the thread-local for both: each receive and each send comes by here.
+    // One access of the thread-local for both flags: each receive and each send calls this.
     let (parked, holds_back) = THREAD_STATE.with(|here| (here.get().parked, here.get().holds_back));
     // A parker's thread does not block here. It flushes when none of its coroutines can go on.
     if holds_back && !parked {
@@ -177,7 +177,7 @@ pub(crate) fn spend() {
 #[cold]
 fn give_way() {
     SPENT_CALLS.set(0);
-    // Neither may switch: a plain thread has nothing to switch to, and a thread that panics must not.
+    // Not on a plain thread, which has nothing to switch to, and not on a thread that panics, which must not switch.
     if let (Some(parker), false) = (parker(), thread::panicking()) {
         apart(|| parker.give_way());
     }

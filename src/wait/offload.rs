@@ -155,8 +155,8 @@ impl OffloadThreads {
         }
         let end = Arc::new(WorkEnd { result: Mutex::new(None), event: Event::new()? });
         let theirs = Arc::clone(&end);
-        // Both belong to the coroutine, and are read on its own thread. If the work closes the server, the close must
-        // not wait for the request that waits for the work.
+        // The list and the span belong to the coroutine, and are read on its own thread. If the work closes the server,
+        // the close must not wait for the request that waits for the work.
         let (serving, span) = (Serving::inherit(), CallersSpan::current());
         self.of_this_process().submit(Box::new(move || {
             // The coroutine has dropped its half: its request was cut off, or the time is over. If it does so only

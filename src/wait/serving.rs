@@ -49,7 +49,7 @@ impl Drop for Serving {
                 return;
             };
             serving[at].1 -= 1;
-            // The address may be that of another server's context when this one is gone.
+            // Removed at zero: when this context is gone, another server's may get its address.
             if serving[at].1 == 0 {
                 serving.swap_remove(at);
             }
