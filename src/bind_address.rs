@@ -68,11 +68,11 @@ enum BindForm {
 /// Which of the service manager's sockets is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Activated {
-    /// The one that fits the transport.
+    /// The only socket that fits the transport.
     Only,
-    /// The socket in this place of the list, from 0 on.
+    /// The socket in this place of the list, counted from 0.
     Number(usize),
-    /// The first of this name that fits.
+    /// The first socket of this name that fits.
     Name(String),
 }
 

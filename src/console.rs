@@ -57,9 +57,9 @@ pub enum Console {
 /// because they also stand in memory that several processes share.
 type Losses = [AtomicU64; 2];
 
-/// How many texts did not fit, or not as a whole.
+/// The index of the number of texts that did not fit, or not as a whole.
 const LOST: usize = 0;
-/// One if the last text was cut off in the middle of a line.
+/// The index of a flag: 1 if the last text was cut off in the middle of a line.
 const TORN: usize = 1;
 
 const fn none_lost() -> Losses {

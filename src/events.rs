@@ -54,7 +54,7 @@ pub enum ServerEvent<'a> {
     /// The server begins to close: see [`ServerHooks::stopping`](crate::ServerHooks::stopping). Servers that end
     /// without that hook end without this event.
     Stopping {
-        /// Where it listened.
+        /// Where the server listened.
         server_address: &'a Address,
     },
     /// The server has come to another phase of its life: see [`RunPhase`].
@@ -64,7 +64,8 @@ pub enum ServerEvent<'a> {
         /// The phase that has begun.
         phase: RunPhase,
     },
-    /// The functions that the program has registered by [`Builder::on_reload`](crate::Builder::on_reload) have run.
+    /// A reload is over: the functions that the program has registered by
+    /// [`Builder::on_reload`](crate::Builder::on_reload) have run.
     Reloaded {
         /// Where the server listens.
         server_address: &'a Address,
@@ -82,7 +83,7 @@ pub enum ServerEvent<'a> {
     /// A request has been taken from the transport. Whether it will be served is not decided yet. Exactly one
     /// `RequestEnded` with the same number follows.
     RequestStarted {
-        /// Its number, unique within the server.
+        /// The request's number, unique within the server.
         id: u64,
         /// The client; or the [proxy](crate::proxy_protocol) that it comes by: see `ClientKnown`.
         client_address: &'a Address,
@@ -116,7 +117,7 @@ pub enum ServerEvent<'a> {
     /// activity, its age and its bytes.)
     #[non_exhaustive]
     RequestEnded {
-        /// Its number, unique within the server.
+        /// The request's number, unique within the server.
         id: u64,
         /// The client.
         client_address: &'a Address,
@@ -124,14 +125,14 @@ pub enum ServerEvent<'a> {
         proxy_address: Option<&'a Address>,
         /// The type name of its handler.
         handler: &'static str,
-        /// How it ended. [`CloseReason::fault`] says by whose fault.
+        /// How the request ended. [`CloseReason::fault`] says by whose fault.
         reason: CloseReason,
-        /// Why it was refused, if the reason is [`CloseReason::Refused`].
+        /// Why the request was refused, if the reason is [`CloseReason::Refused`].
         refused: Option<&'a Refused>,
         /// The time limit that has ended it, if the reason is [`CloseReason::TimedOut`], [`CloseReason::Idle`] or
         /// [`CloseReason::BadProxyHeader`].
         limit: Option<Timeout>,
-        /// How long it lasted, from its acceptance on.
+        /// How long the request lasted, from its acceptance on.
         age: Duration,
         /// The parts of its age, and its time in the kernel's accept queue.
         times: RequestTimes,
@@ -155,7 +156,7 @@ pub enum ServerEvent<'a> {
         client_address: &'a Address,
         /// The type name of its handler.
         handler: &'static str,
-        /// For how long it has run already.
+        /// For how long the handler has run without a wait.
         held: Duration,
     },
     /// Accepting has failed.
@@ -302,7 +303,7 @@ macro_rules! reasons {
             /// Each count with its name, which is that of its field: for a table or a log.
             #[must_use]
             pub fn by_name(&self) -> Vec<(&'static str, u64)> {
-                // First the counts of anything but ends. The table has those of the ends.
+                // First the counts that are not in the table, because they count no ends.
                 vec![
                     ("accepted", self.accepted),
                     ("accept_errors", self.accept_errors),
@@ -371,7 +372,7 @@ reasons! {
     TimedOut, timed_out, "it took too long";
     /// Its peer sent a line longer than `Limits::line_bytes`.
     LineTooLong, line_too_long, "a line was too long";
-    /// A drain ended it, between two requests or before the first one.
+    /// A drain ended its connection, between two requests or before the first one.
     Stopped, stopped, "the server was stopping";
     /// The deadline of a drain ended it.
     Forced, forced, "it was cut off at the deadline of the drain";

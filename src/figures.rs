@@ -23,7 +23,7 @@ pub struct Fill {
 }
 
 impl Fill {
-    /// For figures of your own.
+    /// Makes a fill, for figures of your own.
     #[must_use]
     pub fn new(used: u64, max: Option<u64>) -> Self {
         Self { used, max }

@@ -51,7 +51,7 @@ struct Bucket {
 impl RateGate {
     /// A gate that begins with a full bucket. Without a rate it lets everything pass.
     pub(crate) fn new(rate: Option<Rate>) -> Self {
-        // Empty until `set` has made the bucket, full.
+        // There is no bucket until `set` makes one, which is full.
         let gate = Self { limits: AtomicBool::new(false), bucket: Mutex::default() };
         gate.set(rate);
         gate

@@ -43,7 +43,7 @@ struct ReaperShared {
     list: Arc<LiveList>,
     /// The thread runs. Cleared under the lock of the list, when the list is empty.
     is_on: AtomicBool,
-    /// Two first requests at once start one thread.
+    /// Held while the thread is started, so that two first requests start only one.
     start: Mutex<()>,
     /// The reason to wake up, until the thread takes it. `Exit` is always the last one: only the drop sends it.
     call: Mutex<Option<Wakeup>>,
@@ -61,7 +61,7 @@ enum Wakeup {
 }
 
 impl IdleReaper {
-    /// No thread is started before a request needs it.
+    /// A reaper without a thread: the first request that needs the thread starts it.
     pub(crate) fn new(list: Arc<LiveList>) -> Self {
         let (is_on, start) = (AtomicBool::new(false), Mutex::new(()));
         let (call, called) = (Mutex::new(None), Condvar::new());

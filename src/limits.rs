@@ -142,7 +142,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        // The reason of each number stands at its field.
+        // The page of each field gives the reason for its number.
         Self {
             live: 10_000,
             per_peer: 10_000,

@@ -71,7 +71,7 @@ impl Role {
 /// The role of this process, which changes once: in a child.
 #[derive(Debug)]
 pub(crate) struct CurrentRole {
-    /// As the mixin has said when the server was made.
+    /// The role that the mixin has chosen, when the server was made.
     at_first: Role,
     /// Set in a child of this server whose parent is itself the child of another one: see [`SERVED`].
     in_nested_child: AtomicBool,
@@ -113,7 +113,7 @@ impl CurrentRole {
         std::ptr::from_ref(self).addr()
     }
 
-    /// From here on this process is a child that serves one request.
+    /// Notes that from here on this process is a child that serves one request.
     #[inline]
     pub(crate) fn enter_child(&self) {
         // A process of one thread, just forked: no other thread stores between the two lines.
@@ -153,7 +153,7 @@ pub(crate) struct OwnerProcess {
 }
 
 impl OwnerProcess {
-    /// No process yet.
+    /// An owner that is no process yet.
     pub(crate) const fn nobody() -> Self {
         Self { process: AtomicU32::new(0) }
     }
@@ -161,18 +161,18 @@ impl OwnerProcess {
     /// Whether this process is the owner, which it becomes if there is none. Asks the system.
     pub(crate) fn is_or_becomes_this_process(&self) -> bool {
         let (this, order) = (std::process::id(), Ordering::SeqCst);
-        // The error is the owner.
+        // The error holds the present owner.
         self.process
             .compare_exchange(0, this, order, order)
             .map_or_else(|owner| owner == this, |_| true)
     }
 
-    /// This process, as the system says.
+    /// This process as the owner, by the number that the system gives.
     pub(crate) fn this_process() -> Self {
         Self { process: AtomicU32::new(note()) }
     }
 
-    /// This process, as it was last noted.
+    /// This process as the owner, by the number that was last noted.
     pub(crate) fn noted() -> Self {
         Self { process: AtomicU32::new(noted()) }
     }

@@ -63,7 +63,7 @@ pub struct ServerContext {
     /// TLS handshakes that have begun and not ended, for `Limits::handshakes`.
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS has handshakes"))]
     pub(crate) handshakes: Handshakes,
-    /// `Limits::accept_rate`.
+    /// Keeps `Limits::accept_rate`.
     pub(crate) rate: RateGate,
     /// The address that was asked for; after the bind, the real one.
     address: RwLock<Address>,
@@ -73,11 +73,11 @@ pub struct ServerContext {
     pub(crate) role: CurrentRole,
     /// The server's membership in the group of its `run`. None without a `run`.
     membership: Mutex<Option<Membership>>,
-    /// The functions that SIGHUP calls. If there are none, it stops the server.
+    /// The functions that SIGHUP calls. If there are none, SIGHUP stops the server.
     pub(crate) reloads: Reloads,
     /// Whether a close of this server waits for its requests, as `Mixin::block_on_close` said when it was made.
     pub(crate) waits_at_close: bool,
-    /// The name of its transport, for labels.
+    /// The name of the server's transport, for labels.
     transport: &'static str,
     /// The number of requests that the process has descriptors for; `usize::MAX` before the first run.
     descriptors: AtomicUsize,

@@ -66,18 +66,18 @@ struct GroupState {
 /// One server, as its loop has last reported it.
 #[derive(Debug)]
 struct Member {
-    /// For the line of status.
+    /// The server's address, for the line of status.
     address: String,
-    /// Stops it when all are idle.
+    /// Stops the server when all servers are idle.
     handle: ShutdownHandle,
     /// The phases come in their order, with one exception: `Serving` replaces a stop that came while the hook `ready`
     /// ran.
     progress: MemberPhase,
     /// Its loop has beaten in this round.
     is_alive: bool,
-    /// As of the last beat, or of the beginning of its stop.
+    /// The server's numbers, as of its last beat or of the beginning of its stop.
     load: Load,
-    /// Since when it has served nobody.
+    /// Since when the server has had no request.
     idle_since: Instant,
     /// `Builder::stop_when_idle`. Known from the server's first beat on. A server without a limit keeps the others from
     /// stopping.
@@ -89,20 +89,21 @@ struct Member {
 enum MemberPhase {
     /// The server has a membership, and its loop has not begun.
     Starting,
-    /// From the hook `ready` on.
+    /// The server serves: from the hook `ready` on.
     Serving,
-    /// From the beginning of its lame duck or its close on. Its loop may beat for a while, and is not waited for.
+    /// The server stops: from the beginning of its lame duck or its close on. Its loop may beat for a while, and is not
+    /// waited for.
     Stopping,
 }
 
-/// The requests of a server in numbers, as its context counts them. They are of slightly different moments.
+/// The requests of a server in numbers, as its context counts them. The numbers are of slightly different moments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Load {
-    /// Open now.
+    /// Requests that are open now.
     pub(crate) live: usize,
-    /// Accepted until now.
+    /// Requests that have been accepted so far.
     pub(crate) accepted: u64,
-    /// Completed until now.
+    /// Requests that have been completed so far.
     pub(crate) completed: u64,
 }
 
@@ -194,8 +195,8 @@ impl Membership {
         }
     }
 
-    /// The server begins to stop. If it is the last one that serves, the service manager is told so, and how long the
-    /// stop may take. Called once for each server, perhaps before `ready`.
+    /// Notes that the server begins to stop. If it is the last one that serves, the service manager is told so, and how
+    /// long the stop may take. Called once for each server, perhaps before `ready`.
     pub(crate) fn stopping(&self, at_most: Duration, load: Load) {
         let mut state = self.group.state.lock();
         let member = &mut state.members[self.index];
@@ -217,7 +218,7 @@ impl Membership {
         }
     }
 
-    /// A reload begins. [`reloaded`](Self::reloaded) follows, on the same thread.
+    /// Notes that a reload begins. [`reloaded`](Self::reloaded) follows, on the same thread.
     pub(crate) fn reloading(&self) {
         let mut state = self.group.state.lock();
         // Counted even while the service is not serving, because `reloaded` counts it off in any case.
@@ -230,7 +231,7 @@ impl Membership {
         }
     }
 
-    /// A reload has ended.
+    /// Notes that a reload has ended.
     pub(crate) fn reloaded(&self) {
         let mut state = self.group.state.lock();
         state.reloading -= 1;
@@ -239,7 +240,7 @@ impl Membership {
         }
     }
 
-    /// The loop of this server is alive, and has this load. Called by the loop alone, as often as
+    /// Notes that the loop of this server is alive, and has this load. Called by the loop alone, as often as
     /// [`beat_every`](Self::beat_every) says; a beat that comes early or late does no harm.
     pub(crate) fn beat(&self, load: Load, idle_limit: Option<Duration>) {
         let mut state = self.group.state.lock();
@@ -262,7 +263,7 @@ impl Membership {
         if !state.is_serving() {
             return;
         }
-        // Without a watchdog its message would only wake the service manager.
+        // Without a watchdog, the message for it would only wake the service manager.
         let watched =
             self.group.manager.as_ref().is_some_and(|manager| manager.watchdog().is_some());
         // Called in any case, because it also ends the round.
@@ -283,7 +284,7 @@ impl GroupState {
         !self.members.iter().any(is_starting) && !self.is_stopping()
     }
 
-    /// See the table at the top.
+    /// Whether all servers have begun to stop.
     fn is_stopping(&self) -> bool {
         self.members.iter().all(|member| member.progress == MemberPhase::Stopping)
     }

@@ -141,7 +141,7 @@ impl NotifySocket {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
             }
         }
-        // A path that is too long for a socket is an error here, and is told once.
+        // A path that is too long for a socket is an error here, and is reported once.
         let address = SockAddr::unix(std::ffi::OsStr::from_bytes(&place))?;
         let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
         Ok(Some(Self { socket, address }))
@@ -189,7 +189,7 @@ impl ServiceManager {
         self.watchdog
     }
 
-    /// Sends it a message. The first failure is reported on stderr.
+    /// Sends the service manager a message. The first failure is reported on stderr.
     pub(crate) fn tell(&self, message: &str) {
         match self.socket.send(message) {
             Ok(()) => self.failed.store(false, Ordering::SeqCst),

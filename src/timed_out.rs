@@ -26,7 +26,7 @@ named! {
     /// # assert!(is_worth_a_report(&std::io::ErrorKind::NotFound.into()));
     /// ```
     pub enum Timeout {
-        /// `Limits::idle`: the connection was silent between two requests. It is closed, and nothing is reported.
+        /// `Limits::idle`: the connection was silent between two requests. The server closes it, and reports nothing.
         Idle, "idle", "idle timeout";
         /// `Limits::read`, or the [handler's timeout](crate::StreamRequest::set_timeout): the peer stopped in the
         /// middle.

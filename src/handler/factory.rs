@@ -153,7 +153,7 @@ pub(crate) fn boxed<R: 'static, How: 'static>(
     Box::new(Stored { handler, how: PhantomData::<fn() -> How> })
 }
 
-/// Implements `MakeHandler<R>` for anything with another `How`.
+/// Implements `MakeHandler<R>` for anything that does so with another `How`.
 struct Stored<F, How> {
     /// The argument of `bind`, until the server is dropped.
     handler: F,

@@ -75,7 +75,7 @@ pub(crate) struct Outgoing {
 }
 
 impl OutgoingStream {
-    /// Over a connected socket in blocking mode.
+    /// Makes a connection of a connected socket in blocking mode.
     pub(super) fn over(socket: Socket, peer: Address) -> io::Result<Self> {
         // On TCP a short receive has taken everything that was there, and `SocketIo` saves a look.
         let io = if peer.as_inet().is_some() {
@@ -335,7 +335,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the calls of one half may wait.
 #[derive(Clone, Copy, Default)]
 struct Bounds {
-    /// The handler's own; none is [`DEFAULT_TIMEOUT`].
+    /// The handler's own timeout; none is [`DEFAULT_TIMEOUT`].
     timeout: Option<Duration>,
     /// The moment, and the time that it was set for.
     deadline: Option<(Instant, Duration)>,

@@ -42,9 +42,9 @@ thread_local! {
 /// Free blocks of one size. The first block is in the shelf itself. So a forked child, which takes one block and gives
 /// it back, writes to one page fewer, and each page that it writes to has to be copied.
 struct Shelf {
-    /// Taken first and filled first.
+    /// The block that is taken first and given back first.
     first: Option<Block>,
-    /// The others. The one given back last is taken first.
+    /// The other blocks. The one given back last is taken first.
     more: Vec<Block>,
 }
 

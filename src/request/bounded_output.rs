@@ -46,7 +46,7 @@ impl BoundedIo {
         if self.output.len() + bytes.len() > self.wbufsize && !self.output.is_empty() {
             self.send_output()?;
         }
-        // To hold back a full buffer would only copy it.
+        // Holding back a full buffer would only copy it.
         if bytes.len() >= self.wbufsize {
             return self.send_once(bytes);
         }

@@ -160,7 +160,7 @@ impl BoundedIo {
             // Zero bytes: either nothing has come, or the end.
             Ok(0) => (left || goes_on) && is_more_to_come(fd),
             Ok(_) => true,
-            // Not a socket that can be asked, or broken already.
+            // The descriptor is no such socket, or the connection is broken already.
             Err(_) => false,
         }
     }

@@ -100,7 +100,7 @@ impl DatagramRequest {
         reply: Box<dyn Reply>,
         ticket: Ticket,
     ) -> Self {
-        // The transport has received it, before there was an entry to count in.
+        // The transport has received the packet before there was an entry to count in.
         ticket.entry().add_bytes_in(packet.len());
         Self { packet, read: 0, truncated, written: None, complete: false, local, reply, ticket }
     }

@@ -131,7 +131,7 @@ impl StreamRequest {
 /// together.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
-    /// None while there is neither.
+    /// None while there is neither deadline.
     both: Option<Box<Both>>,
 }
 
@@ -151,7 +151,7 @@ impl Deadlines {
         self.both.is_some()
     }
 
-    /// The server's, and the handler's.
+    /// The server's deadline, and the handler's.
     pub(super) fn both(&self) -> (Option<Deadline>, Option<Deadline>) {
         self.both.as_deref().map_or((None, None), |both| (both.server, both.handler))
     }

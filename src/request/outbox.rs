@@ -140,7 +140,7 @@ impl Outbox {
     /// it waits again.
     pub fn flush(&self) {
         self.shared.send_due();
-        // The rest, which the socket has not taken, is the writer's.
+        // The bytes that the socket has not taken are left to the writer.
         outbox_thread::look_after(&self.shared);
     }
 

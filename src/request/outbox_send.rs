@@ -35,7 +35,7 @@ impl OutboxQueue {
                 // Under the same lock: after a close the total never reaches the mark.
                 (state.sent_total, state.fd.clone().filter(|_| state.phase.sends()))
             };
-            // Closed by others, or the connection has failed.
+            // The outbox was closed by others, or its connection has failed.
             let Some(fd) = fd else { return Err(io::ErrorKind::BrokenPipe.into()) };
             let fd = fd.as_fd();
             let (seen, stall) =

@@ -61,7 +61,7 @@ pub struct OutputHalf<'a> {
     _request: PhantomData<&'a mut StreamRequest>,
 }
 
-/// How bytes leave.
+/// The way in which bytes leave.
 pub(super) enum Way {
     /// This half sends by itself.
     Socket(Arc<SocketIo>),

@@ -39,7 +39,7 @@ pub(crate) struct Appetite {
 }
 
 impl Appetite {
-    /// Small receives, into 8 KiB.
+    /// The appetite of a new request: small receives, into blocks of 8 KiB.
     pub(crate) fn new() -> Self {
         Self { size: SMALL as u32, much: 0 }
     }

@@ -89,7 +89,7 @@ impl BoundedIo {
         };
         let sealed_fd = seal.as_ref().and_then(|_| self.connection.share_socket());
         let way = match (self.connection.share_halves(), sealed_fd) {
-            // Others send to it as well.
+            // With an outbox others send as well.
             (Some(socket), _) => match &self.outbox {
                 Some(outbox) => Way::Outbox { outbox: outbox.clone(), fd: socket.share(), seal },
                 None => Way::Socket(socket),

@@ -22,10 +22,10 @@ pub(crate) trait SealedStream: Stream {
     /// The part that an outbox sends through. After the first call other threads may use the seal at any time.
     fn share(&mut self) -> Arc<dyn Seal>;
 
-    /// Lends it as a stream, for one call.
+    /// Lends this as a stream, for one call.
     fn as_stream(&mut self) -> &mut dyn Stream;
 
-    /// Turns it into a stream, for another wrapper above it.
+    /// Turns this into a stream, for another wrapper above it.
     fn into_stream(self: Box<Self>) -> Box<dyn Stream>;
 }
 
@@ -61,7 +61,7 @@ pub(crate) struct SealBase {
     pub(crate) raw: Box<dyn Stream>,
     /// The socket; none under a transport's own stream.
     pub(crate) fd: Option<Arc<OwnedFd>>,
-    /// For counts and errors.
+    /// The request's entry in the live list, for counts and errors.
     pub(crate) entry: Arc<Entry>,
 }
 

@@ -76,7 +76,7 @@ impl Event {
     /// The errors of the wait: a coroutine's is [cancelled](super::Cancelled) at the deadline of a drain.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<bool> {
         self.own_if_noted();
-        // A moment that the clock cannot count is never.
+        // A moment beyond the clock's range is never.
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             // Before the look at the clock: if the event is notified and the time is over, the event counts.

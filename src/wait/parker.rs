@@ -75,13 +75,13 @@ impl Slot {
         self.value.store(value, Ordering::Relaxed);
     }
 
-    /// Notes the hint.
+    /// Notes the address that is touched next after each wait.
     #[inline]
     pub(crate) fn set_near(&self, address: usize) {
         self.near.store(address, Ordering::Relaxed);
     }
 
-    /// The hint.
+    /// The noted address; zero if there is none.
     #[cfg_attr(not(has_green), allow(dead_code, reason = "only that parker uses it"))]
     #[inline]
     pub(crate) fn near(&self) -> usize {

@@ -66,7 +66,7 @@ pub(crate) fn is_serving(server: usize) -> bool {
 pub(crate) struct Inherited(Vec<usize>);
 
 impl Inherited {
-    /// Notes that this thread works for their requests, until the result is dropped.
+    /// Notes that this thread works for requests of these servers, until the result is dropped.
     pub(crate) fn enter(&self) -> Vec<Serving> {
         self.0.iter().copied().map(Serving::start).collect()
     }
