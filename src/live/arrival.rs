@@ -1,7 +1,7 @@
 //! [`Arrival`]: the values that a request enters the list with, and how it gets its entry.
 //!
 //! A server under load makes and drops thousands of entries a second. So a slot keeps the entry of its last request
-//! ([`FreeSlot`]), and the next request takes that memory, if nobody holds it any more:
+//! ([`FreeSlot`]), and the next request takes over the memory of that entry, if nobody holds it any more:
 //!
 //! ```text
 //! enter    a free slot -> its last entry is held by nobody  -> replace: every part is new, the memory is the same
@@ -26,25 +26,26 @@ use crate::address::Address;
 use crate::limits::Limits;
 use crate::peer_fault::RequestId;
 
-/// A request as it enters the list. None of these values changes before it leaves.
+/// A request as it enters the list. None of these values changes before the request leaves.
 #[derive(Debug)]
 pub(super) struct Arrival {
-    /// Its number, and that of its list.
+    /// The number of the request, and that of its list.
     pub(super) owner: RequestId,
     /// The other end of the connection: the client, or a proxy.
     pub(super) peer: Address,
     /// The client, if the peer is a proxy: see `proxied_client.rs`. None in the usual case.
     pub(super) proxied_client: Option<Box<ProxiedClient>>,
-    /// The type name of its handler, for messages and the list.
+    /// The type name of the request's handler, for messages and the list.
     pub(super) handler: &'static str,
-    /// When it was taken from the transport; its age counts from here.
+    /// When the request was taken from the transport; its age counts from here.
     pub(super) accepted: Instant,
-    /// How long it waited in the kernel's accept queue, if the server measures that.
+    /// How long the request waited in the kernel's accept queue, if the server measures that.
     pub(super) in_accept_queue: Option<Duration>,
 }
 
 impl Arrival {
-    /// Its entry, in new memory. A datagram has no connection. `counters` and `clear` are those of its slot.
+    /// Makes the request's entry, in new memory. `connection` is `None` for a datagram. `counters` and `clear` are
+    /// those of the request's slot.
     pub(super) fn entry(
         self,
         connection: Option<Arc<OwnedFd>>,
@@ -62,20 +63,21 @@ impl Arrival {
         }
     }
 
-    /// Its entry, in the memory of the last entry of the same slot, which nobody holds any more. It keeps the rows of that
-    /// slot, which are cleared.
+    /// Makes the request's entry in the memory of `last`, the last entry of the same slot, which nobody holds any more.
+    /// The entry keeps the rows of its slot in common memory, which are cleared.
     pub(super) fn replace(
         self,
         last: &mut Entry,
         new_connection: Option<Arc<OwnedFd>>,
         new_limits: &Arc<Limits>,
     ) {
-        // All of them by name, so that none is forgotten.
+        // All fields by name, so that none is forgotten.
         let Entry { arrival, counters, limits, clear, marks, connection } = last;
         *arrival = self;
         counters.renew();
         clear.renew();
-        // Mostly they are the same. Then the reference count, which all requests share, is not written to.
+        // Mostly the limits are the same as before. Then their reference count, which all requests share, is not
+        // written to.
         if !Arc::ptr_eq(limits, new_limits) {
             *limits = Arc::clone(new_limits);
         }
@@ -84,13 +86,13 @@ impl Arrival {
     }
 }
 
-/// A slot of the list without a request. Its number is its place in `Slots::entries`.
+/// A slot of the list without a request. `slot` is its place in `Slots::entries`.
 #[derive(Debug)]
 pub(super) struct FreeSlot {
     pub(super) slot: usize,
-    /// The entry of its last request, kept for the next one, which then allocates nothing, and does not change the
-    /// reference counts of limits and row. Under `Forking` this saves three written pages, each of which the child
-    /// would have to copy.
+    /// The entry of the slot's last request, kept for the next request, which then allocates nothing, and leaves the
+    /// reference counts of limits and row alone. Under `Forking` this saves three written pages, each of which would be
+    /// copied for the child.
     pub(super) last: Option<Arc<Entry>>,
 }
 
@@ -99,7 +101,7 @@ pub(super) struct FreeSlot {
 const KEPT_ENTRIES: usize = 1_024;
 
 impl FreeSlot {
-    /// A slot that a request has left, and the entry that was there.
+    /// A slot that a request has left, with the entry of that request.
     pub(super) fn of(slot: usize, last: Arc<Entry>) -> Self {
         Self { slot, last: Some(last).filter(|last| slot < KEPT_ENTRIES && !last.is_large()) }
     }

@@ -1,7 +1,7 @@
 //! The cause of a request's end, as its worker notes it: the limit, and in a child the text of the step that has failed.
 //!
-//! The limit is in the counters, because under `Forking` the child notes it and the parent tells it. The text is too long for
-//! them: the child sends it with its end.
+//! The limit is in the counters, because under `Forking` the child notes it and the parent reports it. The text is too
+//! long for the counters: the child sends it to the parent when it ends.
 
 use std::sync::atomic::Ordering;
 
@@ -10,9 +10,10 @@ use crate::events::Limit;
 use crate::timed_out::Timeout;
 
 impl Entry {
-    /// Notes the limit that the request exceeds. Without it a parent would hear only that its child has refused.
+    /// Notes the limit that the request exceeds. Without this note a parent would learn only that its child has refused
+    /// the request.
     pub(crate) fn note_beyond(&self, limit: Limit) {
-        // Above the byte for a time limit. A refused request was ended by none.
+        // Above the byte for a time limit, which this store clears: no time limit has ended a refused request.
         self.counters.limit().store((limit as u64 + 1) << 8, Ordering::Relaxed);
     }
 
@@ -33,13 +34,14 @@ impl Entry {
         Timeout::ALL.get(usize::try_from(place).ok()?).copied()
     }
 
-    /// Notes the text of a step before the handler that has failed. For a child, which sends it to its parent at its end.
+    /// Notes the text of the error of a step before the handler. A child calls this, and sends the text to its parent
+    /// when it ends.
     pub(crate) fn note_failed_step(&self, text: String) {
-        // One step fails: the others are not taken.
+        // Only one step of a request fails, so a second text does not come, and would be dropped.
         let _ = self.marks.rare.get_or_init(Box::default).failed_step.set(text);
     }
 
-    /// The text that was noted.
+    /// The text that [`note_failed_step`](Self::note_failed_step) has noted.
     #[inline]
     pub(crate) fn failed_step(&self) -> Option<String> {
         self.marks.rare.get().and_then(|rare| rare.failed_step.get()).cloned()

@@ -1,8 +1,8 @@
 //! [`ClearCounters`]: under TLS, the bytes that the handler reads and writes, beside those on the wire.
 //!
-//! A connection in the clear has none: its bytes are those on the wire, and a server without TLS pays for an empty field.
-//! Under `Forking` the same row also has the state of the connection's handshake, by which the parent has one of its
-//! children make room for others: `handshakes.rs`.
+//! A connection in the clear has no such counters: its bytes are those on the wire, and a server without TLS pays for
+//! an empty field. Under `Forking` the same row also has the state of the connection's handshake, through which the
+//! parent makes one child end its handshake so that there is room for others: `handshakes.rs`.
 //!
 //! ```text
 //!  parent or child           child                     parent
@@ -12,8 +12,8 @@
 //!                        \-----------------------> 2   and SIGTERM follows
 //! ```
 //!
-//! Both sides change the state by one compare-and-exchange from the state that they have seen, so a handshake is either
-//! ended by the parent or over before, never both.
+//! Both processes change the state by one compare-and-exchange from the state that they have seen. So a handshake is
+//! either ended by the parent or over before that, never both.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -39,15 +39,15 @@ const IN_THE_CLEAR: u64 = 0;
 const ENCRYPTED: u64 = 1;
 const CROWDED: u64 = 2;
 
-/// Whether any child has ever begun a handshake. Without one the parent looks at no row before it forks.
+/// Whether any child has ever begun a handshake. If none has, the parent looks at no row before it forks.
 pub(super) fn have_handshakes(rows: &ClearRows) -> bool {
     rows.rows()[0][0].load(Ordering::SeqCst) > 0
 }
 
-/// Empty, and without memory, until a handshake has ended.
+/// The bytes of one request in the clear. Without memory of its own until a handshake has ended.
 #[derive(Debug)]
 pub(super) struct ClearCounters {
-    /// Bytes read and bytes written. Set when the wrapper is in its place.
+    /// Bytes read and bytes written. Set when the TLS wrapper is in its place.
     own: OnceLock<Box<[AtomicU64; 2]>>,
     /// Used instead of `own` if a child may serve the request.
     common: Option<Box<SharedRow<NUMBERS>>>,
@@ -76,12 +76,13 @@ impl ClearCounters {
         }
     }
 
-    /// Whether it has memory of its own.
+    /// Whether these counters have memory of their own.
     pub(super) fn is_large(&self) -> bool {
         self.own.get().is_some()
     }
 
-    /// The handshake has ended, and the connection is encrypted. A connection that has to make room stays one that has to.
+    /// Notes that the handshake has ended, and that the connection is encrypted. A handshake that has to make room
+    /// keeps its state.
     pub(super) fn begin(&self) {
         match self.common {
             Some(_) => _ = self.change_state(|state| (state != CROWDED).then_some(ENCRYPTED)),
@@ -89,7 +90,7 @@ impl ClearCounters {
         }
     }
 
-    /// The counters of bytes read and bytes written. None while the connection is in the clear.
+    /// The counters of bytes read and bytes written; `None` while the connection is in the clear.
     pub(super) fn get(&self) -> Option<[&AtomicU64; 2]> {
         if let Some(common) = &self.common {
             let [state, read, written] = common.numbers();
@@ -99,44 +100,48 @@ impl ClearCounters {
         Some([read, written])
     }
 
-    /// The state, if it is in common memory: otherwise nobody but this process asks for it.
+    /// The state, if it is in common memory. Otherwise no other process asks for it.
     fn state(&self) -> Option<&AtomicU64> {
         self.common.as_ref().map(|common| &common.numbers()[0])
     }
 
-    /// Changes the state in one step, because parent and child both do. False: `change` gave none, or there is no row.
+    /// Changes the state in one step, because parent and child both change it. Returns false if `change` returned
+    /// `None`, or if there is no row.
     fn change_state(&self, change: impl FnMut(u64) -> Option<u64>) -> bool {
         let Some(state) = self.state() else { return false };
         state.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change).is_ok()
     }
 
-    /// A handshake begins, or is sure to come. False: the process that makes it keeps the list of the unfinished ones.
+    /// Notes that a handshake begins, or is sure to come. Returns false if there is no row: the list of this process
+    /// (`handshakes.rs`) then has the handshake.
     pub(super) fn begin_handshake(&self) -> bool {
         let Some(common) = &self.common else { return false };
         // The numbers of handshakes begin above all other states. In 64 bits they never wrap.
         let number = common.all()[0][0].fetch_add(1, Ordering::SeqCst) + 1 + CROWDED;
-        // If the parent has begun it, the child's call finds it begun.
+        // If the parent has noted the handshake already, the child's call changes nothing.
         self.change_state(|state| (state == IN_THE_CLEAR).then_some(number));
         true
     }
 
-    /// Its handshake is over, however it has ended. After a good one the state is `ENCRYPTED` already, and stays.
+    /// Notes that the handshake is over, whether it succeeded or failed. After a success the state is `ENCRYPTED`
+    /// already, and stays.
     pub(super) fn end_handshake(&self) {
         self.change_state(|state| (state > CROWDED).then_some(IN_THE_CLEAR));
     }
 
-    /// Since when its handshake is unfinished, as a number that grows; None if none is.
+    /// The number of the unfinished handshake: the lower, the earlier it has begun. `None` if there is none.
     pub(super) fn unfinished_since(&self) -> Option<u64> {
         let state = self.state()?.load(Ordering::SeqCst);
         (state > CROWDED).then_some(state)
     }
 
-    /// Has an unfinished handshake make room. False: it has ended meanwhile, or was chosen before.
+    /// Makes an unfinished handshake end, for the sake of others. Returns false if it has ended already, or was chosen
+    /// before.
     pub(super) fn crowd_out(&self) -> bool {
         self.change_state(|state| (state > CROWDED).then_some(CROWDED))
     }
 
-    /// Whether its handshake has to make room.
+    /// Whether the handshake has to end to make room for others.
     pub(super) fn is_crowded_out(&self) -> bool {
         self.state().is_some_and(|state| state.load(Ordering::SeqCst) == CROWDED)
     }

@@ -1,12 +1,13 @@
 //! [`RequestCounters`]: bytes and activity of a request, which change with each receive and each send; and the moments of
 //! its steps, for an observer.
 //!
-//! Each number has one writer at a time, and any thread reads it: without a lock, and relaxed, because no reader decides by
-//! two of them at once. The exception is the activity, by which a drain decides: see the diagrams in `entry/ending.rs`.
-//! (If there is an outbox, its lock passes the count of bytes sent from thread to thread.)
+//! Each number has one writer at a time, and any thread reads it. The loads and stores are relaxed and without a lock,
+//! because no reader decides by two numbers at once. The exception is the activity, by which a drain decides: see the
+//! diagrams in `entry/ending.rs`. (If there is an outbox, its lock passes the count of bytes sent from thread to
+//! thread.)
 //!
-//! Under `Forking` the writer is the child, and the row is in memory that the parent reads. Everywhere else it is a part of
-//! the entry itself.
+//! Under `Forking` the writer is the child, and the row is in memory that the parent reads. Everywhere else the row is
+//! a part of the entry itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,38 +18,39 @@ use crate::sys::Common;
 /// How many numbers a row has: as many as a cache line of 64 bytes, so that two children do not write to the same line.
 const ROW_LEN: usize = 8;
 
-/// Bytes received, bytes sent, activity; then the numbers that are written only for an observer: the moment of each
-/// [`CountStep`], and the limit that has passed; then the output half's.
+/// The numbers of one request: bytes received, bytes sent, activity; then those that are written only for an observer:
+/// the moment of each [`CountStep`], and the limit that has passed; and last, the output half's flag.
 type Row = [AtomicU64; ROW_LEN];
 
 /// For requests that children serve: one row for each, in memory that parent and child share.
 pub(super) type Rows = Common<ROW_LEN>;
 
-/// The worker writes the first three with each receive and each send. They are in one cache line with `common`, so that
-/// among a thousand requests only one more line is loaded for each: these four are the first 32 bytes, which lie in one line
-/// three times out of four. (Always, if they were aligned to their size; the entry would then be a fifth larger.)
+/// The counters of one request. The worker writes the first three with each receive and each send. `common` and these
+/// three are the first 32 bytes: among a thousand requests each cache line that a request needs is loaded anew, and 32
+/// bytes lie in one line three times out of four. (Always, if they were aligned to their size; the entry would then be
+/// a fifth larger.)
 #[derive(Debug)]
 #[repr(C, align(16))]
 pub(super) struct RequestCounters {
     /// Used instead of `own` if a child may serve the request: the child's memory is a copy, and this row is shared.
     common: Option<Box<SharedRow<ROW_LEN>>>,
-    /// In this process's memory: the usual case.
+    /// The numbers in this process's memory: the usual case.
     own: Row,
 }
 
 /// A step of a request whose moment is noted. Its number is its place in the row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum CountStep {
-    /// A worker has taken it.
+    /// A worker has taken the request.
     Worker = 3,
-    /// Everything before the handler is done: a handshake, for one.
+    /// Everything before the handler is done, such as a handshake.
     Handler = 4,
-    /// The handler has ended, or what came before it has failed.
+    /// The handler has ended, or a step before it has failed.
     End = 5,
 }
 
 impl RequestCounters {
-    /// The counters of a new request. A request without a row has only its own counters.
+    /// The counters of a new request. Without a row they are in the memory of this process.
     pub(super) fn new(rows: Option<&Arc<Rows>>, slot: usize) -> Self {
         let new = Self { common: SharedRow::new(rows, slot).map(Box::new), own: Row::default() };
         // A row still has the numbers of the last request of its slot. The store also gives a new page its memory before
@@ -95,14 +97,14 @@ impl RequestCounters {
         &self.row()[step as usize]
     }
 
-    /// One while the output half waits to send. (The input half has `activity` for itself.) Zero otherwise.
+    /// One while the output half waits to send, otherwise zero. (The input half shows its waits in `activity`.)
     pub(super) fn output_half(&self) -> &AtomicU64 {
         &self.row()[7]
     }
 
-    /// The limit that has ended the request, plus one; zero if none has. In the low byte a limit in time, as its place in
-    /// [`Timeout::ALL`](crate::timed_out::Timeout::ALL); above it one that refuses, as its place in
-    /// [`Limit::ALL`](crate::events::Limit::ALL).
+    /// The limit that has ended the request, plus one; zero if none has. The low byte is for a limit in time, as its
+    /// place in [`Timeout::ALL`](crate::timed_out::Timeout::ALL). The bits above are for a limit that refuses, as its
+    /// place in [`Limit::ALL`](crate::events::Limit::ALL).
     pub(super) fn limit(&self) -> &AtomicU64 {
         &self.row()[6]
     }

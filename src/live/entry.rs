@@ -1,12 +1,12 @@
 //! One line of the live list: the present state of a request. `entry/ending.rs` has how others end it.
 //!
-//! The request's ticket, the list, its stop tokens, its outbox and its halves share the entry. Most of it are single
-//! numbers and flags, which are written without a lock, because the worker changes some of them with every receive and
-//! every send.
+//! The request's ticket, the list, its stop tokens, its outbox and its halves share the entry. Most of its fields are
+//! single numbers and flags, which are written without a lock, because the worker changes some of them with every
+//! receive and every send.
 //!
 //! | written by | what |
 //! |---|---|
-//! | the request's worker, alone | activity, bytes, `preface`, `wrapped`, `waits_to_write`, `stopped` |
+//! | the request's worker, alone | activity, bytes (see `counters.rs`), `preface`, `wrapped`, `waits_to_write`, `stopped` |
 //! | the request's worker, under the lock of the list | `proxied_client`: the client, once |
 //! | others, to end it | `cut`: first the reason, then `shutdown` of the socket, which wakes the worker |
 //! | the list | `connection`, taken when the request leaves, so that nobody keeps it open; `ended` |
@@ -41,54 +41,57 @@ use crate::peer_fault::{LOSSES, PeerFault, RequestId};
 /// A request's line in the list.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// The values that it entered with. Set before the entry is shared, so that they need no lock.
+    /// The values with which the request entered. Set before the entry is shared, so that they need no lock.
     pub(super) arrival: Arrival,
-    /// Bytes and activity, in the memory that its worker writes to: this process's, or shared with a child.
+    /// Bytes and activity, in the memory to which the worker writes: this process's, or memory shared with a child.
     pub(super) counters: RequestCounters,
     /// The limits of this request until its end, even if the server's limits are changed later. Shared by all requests
     /// that have entered under the same limits.
     pub(crate) limits: Arc<Limits>,
     /// Under TLS: counts the bytes that the handler reads and writes.
     pub(super) clear: ClearCounters,
-    /// Notes on its course so far.
+    /// Notes on the course of the request so far.
     pub(super) marks: Marks,
-    /// The connection, for threads that end it from outside. They share its ownership, because a descriptor that was
-    /// closed meanwhile could have its number used again. Taken when the request leaves the list, and in a parent when a
-    /// child has got it.
+    /// The connection, for threads that end it from outside. They share its ownership: if another thread closed the
+    /// descriptor in the meantime, its number could be used again. Taken when the request leaves the list, and in a
+    /// parent when a child has got the connection.
     pub(super) connection: Mutex<Option<Arc<OwnedFd>>>,
 }
 
-/// The notes of an entry: empty for a new request, and written by those that the table above names.
+/// The notes of an entry: empty for a new request, and written by the threads that the table at the top of the file
+/// names.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    /// How many bytes had come when its handler began (a PROXY header, a handshake): they are no part of a request.
-    /// While such steps go on, this is [`UNFINISHED`].
+    /// How many bytes had come when the handler began (a PROXY header, a handshake): they are no part of a request.
+    /// While those steps go on, this is [`UNFINISHED`].
     pub(super) preface: AtomicU64,
-    /// The reaper's notes on its present wait. None: it waits for nothing that the reaper bounds, or was not seen yet.
+    /// The reaper's notes on the request's present wait. `None` if the request waits for nothing that the reaper
+    /// bounds, or if the reaper has not seen the wait yet.
     pub(super) seen: Mutex<Option<LastLook>>,
     /// The parts that few requests have, made together when the first of them is needed. An entry that has them is not used
     /// again: see [`is_large`](Entry::is_large).
     pub(super) rare: OnceLock<Box<RareParts>>,
-    /// The process number of the child that serves it; zero if it is served here.
+    /// The process number of the child that serves the request; zero if this process serves it.
     pub(super) process: AtomicI32,
     /// Why this side has ended the connection, as a [`Cut`]; zero if it has not. After a cut the handler sees an end
     /// of input that is not the peer's, and that must not be taken for the end of a message.
     pub(super) cut: AtomicU8,
     /// How the connection has failed: an index into [`LOSSES`], plus one; zero if it has not.
     pub(super) lost: AtomicU8,
-    /// Somebody has the descriptor, and may send and receive by it.
+    /// Others may have a copy of the descriptor, and send and receive with it.
     pub(super) is_lent: AtomicBool,
-    /// A wrapper is in place, and sends a farewell before the end.
+    /// A wrapper is in place, and sends a farewell before the end: TLS its `close_notify`.
     pub(super) wrapped: AtomicBool,
     /// The worker waits for room to write, below the wrapper or in the output half above TLS. A cut then ends both
     /// directions.
     pub(super) waits_to_write: AtomicBool,
-    /// A read of its handler has failed with `Stopping`: its end is that of the drain, even if nothing was shut down.
+    /// A read of the handler has failed with `Stopping`: the request counts as ended by the drain, even if nothing was
+    /// shut down.
     pub(super) stopped: AtomicBool,
     /// The request has left the list. Its stop tokens may outlive it, and look here.
     pub(super) ended: AtomicBool,
-    /// There was a connection when it entered. Datagrams have none, and skip the lock. It is no note, but costs no memory among
-    /// these.
+    /// Whether the request entered with a connection. Datagrams have none, and skip the lock. This is not a note; it is
+    /// here because it takes no additional memory beside these flags.
     pub(super) has_connection: bool,
 }
 
@@ -97,7 +100,7 @@ pub(super) struct Marks {
 pub(super) struct RareParts {
     /// For [`StopToken`](crate::request::StopToken)s.
     pub(super) stop_events: OnceLock<StopEvents>,
-    /// Connections that its handler has made, and that end when it is cut off.
+    /// Connections that the handler has made, and that end when the request is cut off.
     pub(super) linked_connections: LinkedConnections,
     /// In a child: the text of the step before the handler that has failed.
     pub(super) failed_step: OnceLock<String>,
@@ -109,18 +112,18 @@ impl Entry {
         std::ptr::from_ref(&self.counters).addr()
     }
 
-    /// Its number, unique within its list.
+    /// The request's number, unique within its list.
     pub(crate) fn id(&self) -> u64 {
         self.arrival.owner.request
     }
 
-    /// The mark by which its errors are told from those of other requests.
+    /// The mark by which the request's errors are told from those of other requests.
     pub(crate) fn owner(&self) -> RequestId {
         self.arrival.owner
     }
 
-    /// Notes how the connection has failed, for the reason of the request's end. The worker calls it, and the writer of
-    /// outboxes. The last failure counts.
+    /// Notes how the connection has failed, for the reason of the request's end. The worker and the writer of the
+    /// outbox call this. The last failure counts.
     pub(crate) fn note_loss(&self, kind: io::ErrorKind) {
         // Kept as one byte, so that both threads that note it need no lock.
         let place = LOSSES.iter().position(|loss| *loss == kind).map(|at| u8::try_from(at + 1));
@@ -130,8 +133,8 @@ impl Entry {
         }
     }
 
-    /// Notes how the connection has failed, and marks the error as this request's: if the handler returns it, the end is
-    /// told as the peer's and not as the handler's.
+    /// Notes how the connection has failed, and marks the error as this request's: if the handler returns that error,
+    /// the end is reported as the peer's doing and not as the handler's.
     #[cold]
     pub(crate) fn lose(&self, error: io::Error) -> io::Error {
         self.note_loss(error.kind());
@@ -144,13 +147,14 @@ impl Entry {
         place.checked_sub(1).and_then(|at| LOSSES.get(at)).copied()
     }
 
-    /// The type name of its handler.
+    /// The type name of the request's handler.
     pub(crate) fn handler(&self) -> &'static str {
         self.arrival.handler
     }
 
-    /// Stores an activity that a drain may act on, or the end of one: [`Activity::Idle`]. Sequentially consistent: see the
-    /// first diagram in `ending.rs`. A caller that begins to wait looks at the drain after this.
+    /// Stores an activity that a drain may act on, which is [`Activity::Idle`], or the end of such an activity.
+    /// Sequentially consistent: see the first diagram in `ending.rs`. A caller that begins to wait checks for a drain
+    /// after this call.
     pub(crate) fn set_activity(&self, activity: Activity) {
         self.counters.activity().store(activity as u64, Ordering::SeqCst);
     }
@@ -168,8 +172,8 @@ impl Entry {
         self.counters.activity().store(activity as u64 | LEFT_TO_REAPER, Ordering::SeqCst);
     }
 
-    /// Its present activity. Sequentially consistent, because a drain decides by it. With two halves it is that of the input
-    /// half: see `split_activity.rs`.
+    /// The request's present activity. Sequentially consistent, because a drain decides by it. If the request has two
+    /// halves, it is that of the input half: see `split_activity.rs`.
     pub(crate) fn activity(&self) -> Activity {
         match self.counters.activity().load(Ordering::SeqCst) & !LEFT_TO_REAPER {
             0 => Activity::Queued,
@@ -180,19 +184,19 @@ impl Entry {
         }
     }
 
-    /// Steps before the handler begin. Until they end, no byte is a part of a request, and a drain gives the peer the
-    /// time of a first read.
+    /// Notes that the steps before the handler begin. Until they end, no byte is a part of a request, and a drain gives
+    /// the peer the time of a first read.
     pub(crate) fn begin_preface(&self) {
         self.marks.preface.store(UNFINISHED, Ordering::Relaxed);
     }
 
-    /// The steps before the handler have ended: the bytes that have come so far are no part of a request.
+    /// Notes that the steps before the handler have ended: the bytes that have come so far are no part of a request.
     pub(crate) fn end_preface(&self) {
         self.marks.preface.store(self.clear_bytes().0, Ordering::Relaxed);
     }
 
-    /// The handshake has ended: from here on the handler's bytes are counted beside those on the wire. The worker
-    /// calls it when the wrapper is in its place; a second wrapper inside the first changes nothing.
+    /// Notes that the handshake has ended: from here on the handler's bytes are counted beside those on the wire. The
+    /// worker calls this when the wrapper is in its place; a second wrapper inside the first changes nothing.
     pub(crate) fn begin_clear(&self) {
         self.clear.begin();
     }
@@ -219,10 +223,10 @@ impl Entry {
         (read, written)
     }
 
-    /// Whether the peer has sent nothing of a request yet. A drain leaves such a peer the time of a first read, and its
-    /// report counts those that it has ended.
+    /// Whether the peer has sent nothing of a request yet. A drain leaves such a peer the time of a first read, and the
+    /// report of the drain counts the requests of such peers that were ended.
     pub(crate) fn is_unheard(&self) -> bool {
-        // Equal: nothing has come since. The bytes before the handler only grow until it begins.
+        // Equal counts: nothing has come since the steps before the handler ended.
         let preface = self.marks.preface.load(Ordering::Relaxed);
         preface == UNFINISHED || self.clear_bytes().0 == preface
     }
@@ -247,8 +251,8 @@ impl Entry {
         let (clear_bytes_in, clear_bytes_out) = self.clear_bytes();
         let process = u32::try_from(self.marks.process.load(Ordering::Relaxed)).ok();
         let process = process.filter(|it| *it > 0);
-        // The deadline of a drain tells the handler of a datagram, and a child is killed; but there is no connection
-        // that could be cut off.
+        // A datagram has no connection that could be cut off: at the deadline of a drain its handler is only told. A
+        // child is killed, and so is cut off too.
         let may_be_cut = self.marks.has_connection || process.is_some();
         LiveRequest {
             id: self.id(),
@@ -273,22 +277,25 @@ impl Entry {
         self.arrival.accepted.elapsed()
     }
 
-    /// Notes that a step begins now. The worker calls it, if the server has an observer: otherwise the clock is not read.
+    /// Notes that a step begins now. The worker calls this only if the server has an observer: otherwise nobody reads
+    /// the times.
     pub(crate) fn begin_step(&self, step: CountStep) {
-        // Relaxed, as the other counters: it is read at the end, by the worker or by a parent that has reaped it.
+        // Relaxed, like the other counters: it is read at the end, by the worker or by a parent that has reaped the
+        // child.
         let nanos = u64::try_from(self.age().as_nanos()).unwrap_or(u64::MAX);
         // Zero is for a step that has not begun.
         self.counters.moment(step).store(nanos.max(1), Ordering::Relaxed);
     }
 
-    /// Nothing comes before the handler: it begins with the worker, at the same moment, and the clock is not read
-    /// again.
+    /// Notes that the handler begins at the same moment as the worker, because no step comes before it. The clock is
+    /// not read again.
     pub(crate) fn begin_handler_at_once(&self) {
         let worker = self.counters.moment(CountStep::Worker).load(Ordering::Relaxed);
         self.counters.moment(CountStep::Handler).store(worker, Ordering::Relaxed);
     }
 
-    /// Its times, as far as they were noted. Called at its end, or in a parent when it has reaped the child.
+    /// The times of the request, as far as they were noted. Called at the request's end, or in a parent when it has
+    /// reaped the child.
     pub(crate) fn times(&self) -> RequestTimes {
         let at = |step| match self.counters.moment(step).load(Ordering::Relaxed) {
             0 => None,
@@ -299,8 +306,8 @@ impl Entry {
         let between = |from: Option<Duration>, to: Option<Duration>| {
             from.zip(to).map(|(from, to)| to.saturating_sub(from))
         };
-        // A handshake that has failed ends with the request. Without one the handler has the worker's own moment
-        // (`begin_handler_at_once`), and there is no time to tell.
+        // A handshake that has failed ends with the request. Without a handshake the handler has the worker's own
+        // moment (`begin_handler_at_once`), and there is no time of a handshake.
         let handshake = between(worker, handler.or(end)).filter(|_| handler != worker);
         RequestTimes {
             in_accept_queue: self.arrival.in_accept_queue,
@@ -318,8 +325,8 @@ impl Entry {
         (bytes_in.load(Ordering::Relaxed), bytes_out.load(Ordering::Relaxed))
     }
 
-    /// From here on others may have a copy of the descriptor. Never taken back: a copy may outlive every handle that this
-    /// process knows.
+    /// Notes that others may have a copy of the descriptor. The note is never removed: a copy may outlive every handle
+    /// that this process knows.
     pub(crate) fn lend(&self) {
         self.marks.is_lent.store(true, Ordering::Relaxed);
     }
@@ -330,25 +337,25 @@ impl Entry {
         self.marks.is_lent.load(Ordering::Relaxed)
     }
 
-    /// Whether it has memory of its own, which the next request of its slot would keep for nothing.
+    /// Whether the entry has memory beyond its own fields, which the next request of its slot would keep for nothing.
     pub(super) fn is_large(&self) -> bool {
         self.arrival.proxied_client.is_some()
             || self.marks.rare.get().is_some()
             || self.clear.is_large()
     }
 
-    /// From here on a child serves the request, and has the connection. The parent calls this after the fork. It
-    /// keeps no copy of the connection, because the peer would then not see its end.
+    /// Notes that a child serves the request from here on, and has the connection. The parent calls this after the
+    /// fork. It gives up its copy of the connection: with that copy open, the peer would not see the end.
     pub(crate) fn hand_over(&self, child: i32) {
         self.marks.process.store(child, Ordering::Relaxed);
         self.forget_connection();
     }
 }
 
-/// Stands for the number of bytes before the handler, while that is not known. No connection gets so far.
+/// Stands for the number of bytes before the handler, while that is not known. No connection receives so many bytes.
 const UNFINISHED: u64 = u64::MAX;
 
-/// There is one writer, so a load and a store are enough, and cheaper than a locked addition.
+/// Adds to a number that has one writer: a load and a store are enough, and cheaper than a locked addition.
 #[inline]
 fn add(number: &AtomicU64, count: usize) {
     number.store(number.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);

@@ -1,8 +1,8 @@
 //! [`Handshakes`]: the unfinished handshakes of a server, and which of them ends when there are too many.
 //!
-//! When there are too many, the oldest one ends. To refuse the newest would let a peer that opens connections and
-//! stays silent keep everybody else out. An honest client is done after two round trips, so the handshake that has
-//! waited longest is the least likely to be one.
+//! When there are too many, the oldest one ends. To refuse the newest would let a peer that opens connections and stays
+//! silent keep everybody else out. An honest client is done after two round trips, so the handshake that has lasted
+//! longest is the least likely to be an honest client's.
 //!
 //! ```text
 //! worker: enter     under the lock: it is the newest; beyond the maximum the oldest leaves, and is cut (Crowded)
@@ -43,16 +43,16 @@ pub(crate) struct Handshakes {
 /// connection begins a handshake late.
 #[derive(Default)]
 struct InOrder {
-    /// How many have ever begun: the number of the newest. Numbers are not used again, so a guard never takes off another
-    /// handshake than its own.
+    /// How many have ever begun: the number of the newest. Numbers are not used again, so a guard never removes another
+    /// guard's handshake.
     begun: u64,
     unfinished: BTreeMap<u64, Arc<Entry>>,
 }
 
 impl Handshakes {
-    /// A handshake begins. It ends when the guard is dropped. Beyond the maximum (`Limits::handshakes`, of this request) the
-    /// oldest handshake is ended. The worker calls it before the first byte of the handshake. It takes a lock, and never
-    /// waits.
+    /// Begins a handshake, which ends when the guard is dropped. Beyond the maximum (`Limits::handshakes`, of this
+    /// request) the oldest handshake is ended. The worker calls this before the first byte of the handshake. It takes a
+    /// lock, and never waits.
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS has handshakes"))]
     pub(crate) fn enter<'a>(&'a self, entry: &'a Arc<Entry>, max: usize) -> Unfinished<'a> {
         if entry.clear.begin_handshake() {
@@ -62,18 +62,18 @@ impl Handshakes {
             let InOrder { begun, unfinished } = &mut *self.unfinished.lock();
             *begun += 1;
             unfinished.insert(*begun, Arc::clone(entry));
-            // With a maximum of zero the newest one still goes on: otherwise no handshake would ever end well.
+            // With a maximum of zero the newest one still goes on: otherwise no handshake would ever succeed.
             let is_one_too_many = unfinished.len() > max.max(1);
             (*begun, is_one_too_many.then(|| unfinished.pop_first()).flatten())
         };
-        // Without the lock: it is a system call, and wakes a worker that wants the lock.
+        // Without the lock: the shutdown is a system call, and wakes a worker that wants the lock.
         if let Some((_, oldest)) = oldest {
             oldest.shut_down(Cut::Crowded, Shutdown::Both);
         }
         Unfinished::Here { all: self, number }
     }
 
-    /// How many there are.
+    /// How many handshakes are unfinished.
     pub(crate) fn len(&self) -> usize {
         self.unfinished.lock().unfinished.len()
     }
@@ -85,7 +85,8 @@ impl fmt::Debug for Handshakes {
     }
 }
 
-/// An unfinished handshake. Its drop takes it off the list; one that was ended for others is off it already.
+/// An unfinished handshake. Its drop takes the handshake off the list, unless it was ended for others, and is off the
+/// list already.
 pub(crate) enum Unfinished<'a> {
     /// It has this number in the list of this process.
     Here { all: &'a Handshakes, number: u64 },
@@ -103,13 +104,17 @@ impl Drop for Unfinished<'_> {
 }
 
 impl LiveList {
-    /// In a parent, before it forks for a request: ends the oldest unfinished handshakes of its children if there are too
-    /// many. `begins`: the request begins with one. `children`: how many there may be at once. Of the places that other requests
-    /// leave, a quarter is left to those that come, and at least one: a parent that is full does not come here, and so makes
-    /// no room. (The last place of all is the newest handshake's.)
+    /// Ends the oldest unfinished handshakes of children, if there are too many. The parent calls this before it forks
+    /// for a request.
+    ///
+    /// `begins`: whether the request begins with a handshake. `children`: how many children there may be at once.
+    ///
+    /// Other requests leave a number of places to handshakes. A quarter of these, and at least one, stays free for
+    /// requests that come: a parent without a free place does not get here, and so could make no room. (If only one
+    /// place is left, the newest handshake gets it.)
     pub(crate) fn make_room(&self, entry: &Entry, begins: bool, children: usize) {
         let slots = self.slots.lock();
-        // Without TLS nothing is looked at.
+        // Without a handshake no row is looked at.
         if begins {
             entry.clear.begin_handshake();
         } else if !slots.clear.as_ref().is_some_and(|rows| clear_counters::have_handshakes(rows)) {
@@ -117,7 +122,8 @@ impl LiveList {
         }
         let since = |entry: &Arc<Entry>| Some((entry.clear.unfinished_since()?, Arc::clone(entry)));
         let mut unfinished: Vec<_> = slots.live().filter_map(since).collect();
-        // With 40 children of which 20 serve other requests, 20 places are left. A quarter stays free: 15 handshakes at most.
+        // With 40 children of which 20 serve other requests, 20 places are left. A quarter stays free: 15 handshakes at
+        // most.
         let others = slots.live().count() - unfinished.len();
         let places = children.min(entry.limits.live).min(slots.budget).saturating_sub(others);
         // Without the lock: a signal is a system call.
@@ -132,8 +138,8 @@ impl LiveList {
 }
 
 impl Entry {
-    /// In the parent: has the child end its handshake, unless it has just done so. The entry of the request that is about to
-    /// be forked has no child yet, and is passed over.
+    /// Makes the child of this entry end its handshake, unless the handshake is over. The parent calls this. The entry
+    /// of the request for which it is about to fork has no child yet, and is passed over.
     fn crowd_out_of_child(&self) {
         let child = self.marks.process.load(Ordering::Relaxed);
         if child > 0 && self.clear.crowd_out() {
@@ -141,15 +147,15 @@ impl Entry {
         }
     }
 
-    /// Whether its handshake was ended to make room: by another worker, or in a child by its parent. Final once the guard is
-    /// dropped.
+    /// Whether the request's handshake was ended to make room: by another worker, or in a child by its parent. The
+    /// answer is final once the guard is dropped.
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS has handshakes"))]
     pub(crate) fn is_crowded_out(&self) -> bool {
         self.cut() == Some(Cut::Crowded) || self.clear.is_crowded_out()
     }
 
-    /// In a child, at its parent's signal: if its handshake has to make room, ends the connection. A signal's action calls it,
-    /// so it only tries the lock. False: the signal says something else, as every later one does.
+    /// Ends the connection of a child if its handshake has to make room. The action of the parent's signal calls this,
+    /// so it only tries the lock. Returns false if the signal means something else, as every later signal does.
     pub(crate) fn end_if_crowded_out(&self) -> bool {
         let crowded = Cut::Crowded as u8;
         let begins = self.clear.is_crowded_out()

@@ -1,8 +1,8 @@
 //! How the idle reaper finds waits that have been silent for as long as `Limits::idle`.
 //!
 //! The reaper (`idle_reaper.rs`) calls [`LiveList::end_silent`] eight times per limit. For a request that is not
-//! waiting for its peer, a look costs one load. For a wait, it compares the present counts with those of the last
-//! look ([`LastLook`]):
+//! waiting for its peer, a look costs one load and a lock that nobody else takes. For a wait, it compares the present
+//! counts with those of the last look ([`LastLook`]):
 //!
 //! ```text
 //! look 1   a wait left to the reaper          notes when, and how many bytes had come
@@ -25,8 +25,8 @@ use super::progress::Progress;
 use super::{Cut, Entry, LiveList};
 use crate::sys;
 
-/// The shortest `Limits::idle` that the reaper keeps: eight looks in it are one a second. For a shorter limit it would have
-/// to look too often, and the waits have timeouts of their own.
+/// The shortest `Limits::idle` that the reaper keeps: eight looks per limit are then one a second. For a shorter limit
+/// it would have to look too often, so waits under such a limit have timeouts of their own.
 pub(crate) const SHORTEST_REAPED: Duration = Duration::from_secs(8);
 
 /// The reaper's last look at a wait. Only the reaper's thread reads and writes it; the lock around it is never contended.
@@ -36,7 +36,7 @@ pub(super) struct LastLook {
     since: Instant,
     /// How many bytes had been received: the mark of the wait, because a wait ends only when bytes have come.
     bytes_in: u64,
-    /// How many had been sent at the last look.
+    /// How many bytes had been sent at the last look.
     bytes_out: u64,
     /// Whether bytes may move although none are received. None before the second look.
     may_move: Option<bool>,
@@ -57,14 +57,15 @@ impl LiveList {
         for entry in slots.live() {
             entry.end_if_silent(now);
         }
-        // Shorter limits are kept by the waits themselves.
+        // Waits under shorter limits have timeouts of their own.
         let is_reaped = |idle: &Duration| *idle >= SHORTEST_REAPED;
         let shortest = slots.live().map(|entry| entry.limits.idle).filter(is_reaped).min();
         let Some(shortest) = shortest else {
             leave();
             return None;
         };
-        // Not only the live ones: a request that enters before the next look may have a shorter limit than all that are alive.
+        // The next request counts too: it may enter before the next look, with a shorter limit than all requests that
+        // are alive.
         let next = Some(slots.limits.idle).filter(is_reaped);
         Some(next.map_or(shortest, |next| next.min(shortest)))
     }
@@ -75,7 +76,7 @@ impl Entry {
     /// unchanged count of received bytes means that it is still the same wait.
     pub(super) fn end_if_silent(&self, now: Instant) {
         let mut seen = self.marks.seen.lock();
-        // Not waiting, or waiting with a timeout of its own.
+        // The request is not waiting, or its wait has a timeout of its own.
         if self.counters.activity().load(Ordering::SeqCst) & LEFT_TO_REAPER == 0 {
             *seen = None;
             return;
@@ -91,7 +92,7 @@ impl Entry {
         if now.saturating_duration_since(wait.since) < self.limits.idle {
             return;
         }
-        // Only if nothing is noted yet: an earlier cut explains the end better.
+        // Only if there is no cut yet: an earlier one explains the end better.
         let (silent, order) = (Cut::Silent as u8, Ordering::SeqCst);
         if self.marks.cut.compare_exchange(0, silent, order, order).is_ok() {
             // Bytes that come at this moment are still read.
@@ -100,7 +101,8 @@ impl Entry {
     }
 
     /// Asks the system how many bytes have moved. It asks only about a wait that has lasted since the last look, and
-    /// only if bytes may move: some were sent since then, or wait for the peer, or others have the descriptor.
+    /// only if bytes may move: some were sent since then, or are on their way to the peer, or others have the
+    /// descriptor.
     fn look_for_progress(&self, wait: &mut LastLook, bytes_out: u64, now: Instant) {
         // Locked until the end, so that the descriptor stays open while the system is asked about it.
         let connection = self.connection.lock();
@@ -210,7 +212,7 @@ mod tests {
     fn a_peer_that_takes_what_it_is_sent_is_not_silent() {
         let limits = Limits::default().idle(Duration::from_secs(64));
         let list = LiveList::new(limits);
-        // By the request's own outbox, without a copy of the descriptor.
+        // The request's own outbox sends, without a copy of the descriptor.
         let (registration, mut ours, mut theirs) = request_over_tcp(&list);
         let fed = ended_after(&list, &registration.entry, || {
             ours.write_all(b"x").unwrap();
@@ -220,7 +222,7 @@ mod tests {
         });
         assert_eq!(fed, None);
         list.leave(&registration);
-        // By a copy of the descriptor, in either direction.
+        // A copy of the descriptor is used, in either direction.
         for sends in [true, false] {
             let (registration, mut ours, mut theirs) = request_over_tcp(&list);
             registration.entry.lend();

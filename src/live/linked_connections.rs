@@ -1,7 +1,7 @@
 //! The linked connections of a request: connections that its handler has made, and that end when the request is cut off.
 //!
-//! A handler that waits for another server does not notice the end of its own connection. So a cut of that connection
-//! also ends the others, and this wakes the handler.
+//! A handler that waits for another server does not notice the end of its own connection. So a cut of its connection
+//! also ends the connections to other servers, and this wakes the handler.
 //!
 //! ```text
 //! the handler                        a thread that cuts the request off
@@ -9,8 +9,8 @@
 //!   is it cut off? ends it           end_linked_connections: ends all that are in the list
 //! ```
 //!
-//! At least one of the two sees the other, so no connection that was made during a cut is forgotten. Both may: `end` may
-//! be called twice. A request without linked connections pays one load when it is cut off.
+//! At least one of the two threads sees the other, so no connection that was made during a cut is forgotten. If each
+//! sees the other, `end` is called twice. A request without linked connections pays one load when it is cut off.
 
 use std::sync::{Arc, Weak};
 
@@ -20,13 +20,14 @@ use super::Entry;
 
 /// A connection that can be ended from any thread.
 pub(crate) trait LinkedConnection: Send + Sync {
-    /// Ends it, without waiting. A call that waits for it fails. Called under the lock of their list, and at the deadline
-    /// of a drain also under the lock of the list: it must take neither.
+    /// Ends the connection, without waiting; a call that waits for the connection then fails. This is called under the
+    /// lock of the request's linked connections, and at the deadline of a drain also under the lock of the live list: it
+    /// must take neither of them.
     fn end(&self);
 }
 
-/// The linked connections of one request. Some may end before the request does, so the references are weak and keep none of
-/// them open.
+/// The linked connections of one request. A connection may end before the request does, so the references are weak and
+/// keep none open.
 pub(super) type LinkedConnections = Mutex<Vec<Weak<dyn LinkedConnection>>>;
 
 impl Entry {

@@ -10,15 +10,15 @@ use crate::address::Address;
 #[non_exhaustive]
 // An entry stores its number, in this order: see `Entry::activity`. All numbers are below `LEFT_TO_REAPER`.
 pub enum Activity {
-    /// Accepted, and not yet run: it waits for a worker.
+    /// The request is accepted, and waits for a worker.
     Queued,
-    /// Its handler runs, and is not waiting for its peer.
+    /// The handler runs, and is not waiting for its peer.
     Running,
-    /// Its handler waits for the beginning of a request, of which nothing has come yet. A drain may end such a wait.
+    /// The handler waits for the beginning of a request, of which nothing has come yet. A drain may end such a wait.
     Idle,
-    /// Its handler waits for the rest of something that its peer has begun to send.
+    /// The handler waits for the rest of something that its peer has begun to send.
     Receiving,
-    /// Its handler waits for its peer to take what it sends.
+    /// The handler waits for its peer to take the output.
     Sending,
 }
 
@@ -92,16 +92,16 @@ impl fmt::Display for LiveRequest {
 #[non_exhaustive]
 // An entry stores its number; zero is no cut: see `Entry::cut`.
 pub enum Cut {
-    /// A drain has ended it between two requests, or before the first one; its handler got
+    /// A drain has ended the connection between two requests, or before the first one; the handler got
     /// [`Stopping`](crate::request::Stopping).
     Drained = 1,
-    /// It was cut off at the deadline of a drain.
+    /// The request was cut off at the deadline of a drain.
     Forced = 2,
-    /// It was closed by [`close_live`](crate::ServerContext::close_live).
+    /// The request was closed by [`close_live`](crate::ServerContext::close_live).
     Closed = 3,
-    /// Its peer was silent for as long as `Limits::idle`.
+    /// The peer was silent for as long as `Limits::idle`.
     Silent = 4,
-    /// Its handshake was the oldest of more than [`Limits::handshakes`](field@crate::Limits::handshakes).
+    /// The request's handshake was the oldest of more than [`Limits::handshakes`](field@crate::Limits::handshakes).
     Crowded = 5,
 }
 

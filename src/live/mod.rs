@@ -3,10 +3,10 @@
 //! A drain uses it to end the idle requests and to force the remaining ones. `ServerContext::live` shows it to
 //! operators. The idle reaper and the limits per peer look at it.
 //!
-//! Each server has one list, in its context. Its lock is held for one request at a time, or for one look at all of them.
-//! Under it nothing waits, and no code of the user's runs. A system call under it is one that returns at once: a drain's
+//! Each server has one list, in its context. Its lock is held for one request at a time, or for one look at all of
+//! them. Under this lock nothing waits, no code of the user's runs, and each system call returns at once: a drain's
 //! shutdown of a socket or notification of a token, or a question of the reaper's. The locks inside an entry are taken
-//! under it, never the other way.
+//! under this lock, never the other way round.
 //!
 //! ```text
 //! accept loop        enter: a number, a slot, the limits in force; counts the peer     -> Registration, in the Ticket
@@ -16,9 +16,9 @@
 //! drop of the Ticket leave: Entry::end, the slot is free, counts the peer off; the last one wakes the drain
 //! ```
 //!
-//! Under `Forking` the entry stays in the parent's list while a child serves the request, so that the limits count it. The
-//! child has a copy of the list as it was at the fork, which nobody keeps up. It writes the values that the parent has to
-//! know (bytes, activity, the client) into rows of common memory: `shared_row.rs`.
+//! Under `Forking` the entry stays in the parent's list while a child serves the request, so that the limits count it.
+//! The child has a copy of the list as it was at the fork, which is not kept up to date. It writes the values that the
+//! parent has to know (bytes, activity, the client) into rows of common memory: `shared_row.rs`.
 
 mod arrival;
 mod causes;
@@ -95,20 +95,21 @@ impl LiveList {
         Self { number, slots: Mutex::new(slots), emptied: Condvar::new() }
     }
 
-    /// For requests that children serve: their counters are in memory that both processes write to. Called once, when the
-    /// server is made. The memory is mapped for [`ROWS`](slots::MAX_ROWS) requests, and shared by all forks that follow.
+    /// Prepares the list for requests that children serve: it maps memory for their counters that parent and children
+    /// have in common. Called once, when the server is made. The memory is for [`ROWS`](slots::MAX_ROWS) requests, and all
+    /// later forks share it.
     ///
     /// # Errors
     ///
-    /// If there is no such memory.
+    /// If the memory cannot be mapped.
     pub(crate) fn for_children(self) -> io::Result<Self> {
         self.slots.lock().map_rows()?;
         Ok(self)
     }
 
-    /// For a forked child that becomes a server of its own (a prefork worker): forgets the requests, which belong to the
-    /// parent, and closes this process's copies of their connections. Its own children get counters of their own. A
-    /// child of `Forking`, which serves one request, does not call it.
+    /// Makes this the list of a forked child that becomes a server of its own (a prefork worker): forgets the requests,
+    /// which belong to the parent, and closes this process's copies of their connections. The child's own children get
+    /// counters of their own. A child of `Forking`, which serves one request, does not call this.
     ///
     /// # Errors
     ///
@@ -125,7 +126,7 @@ impl LiveList {
             entry.forget_connection();
         }
         slots.free.clear();
-        // The peers' requests were the parent's as well.
+        // The counted requests of each peer are the parent's too.
         if let Some(peers) = &mut slots.peers {
             peers.counts.clear();
         }
@@ -137,8 +138,8 @@ impl LiveList {
         *self.slots.lock().limits
     }
 
-    /// Sets the limits of requests that enter from here on, and the maximum for one peer, for which requests that are
-    /// alive count as well.
+    /// Sets the limits of requests that enter from here on, and the maximum for one peer, which counts the requests
+    /// that are alive already.
     pub(crate) fn set_limits(&self, limits: Arc<Limits>) {
         let mut slots = self.slots.lock();
         slots.limits = limits;
@@ -146,7 +147,7 @@ impl LiveList {
         if slots.rates.as_ref().map(TokenBuckets::rate) != slots.limits.peer_rate {
             slots.limit_rates();
         }
-        // A new limit for one peer, or none. Requests beyond it go on; the next ones are refused.
+        // There may be a new limit for one peer, or none. Requests beyond a lower one go on; the next ones are refused.
         slots.limit_peers();
     }
 
@@ -173,8 +174,8 @@ impl LiveList {
         in_accept_queue: Option<Duration>,
     ) -> Registration {
         let mut slots = self.slots.lock();
-        // A request beyond its peer's limit enters the list like any other: it is refused later, which is an end of its own.
-        // Under the same lock as the number: the counts are those of the list at this moment.
+        // A request beyond its peer's limit enters the list like any other, and is refused later. The peer is counted
+        // under the lock that gives the number, so that the counts are those of the list at this moment.
         let beyond = match peer_is {
             PeerIs::Client => slots.count_peer(&peer, accepted),
             // A proxy is not counted. Its client is, once the header has named it.
@@ -211,20 +212,21 @@ impl LiveList {
         slots.admit_peer(PeerKey::of(client)?, now, |peers| proxied_client.count() > peers.max)
     }
 
-    /// The request is over, and its connection closed if nobody else has a copy. Wakes a drain if it was the last one.
-    /// Called by the drop of its ticket, on any thread.
+    /// Takes a request off the list: it is over, and its connection is closed unless others have a copy. Wakes a drain
+    /// if this was the last request. Called by the drop of the request's ticket, on any thread.
     pub(crate) fn leave(&self, registration: &Registration) {
-        // Others may hold the entry a little longer, and must not keep the connection open by it. Without the list's lock,
-        // because the close of a descriptor is a system call.
+        // Others may hold the entry a little longer, and must not keep the connection open with it. This is done
+        // without the list's lock, because the close of a descriptor is a system call.
         registration.entry.end();
         let mut slots = self.slots.lock();
         let own = |entry: &mut Arc<Entry>| Arc::ptr_eq(entry, &registration.entry);
         let slot = slots.entries.get_mut(registration.slot);
-        // None: this request belongs to the parent. Its handler called `fork` and has returned in both processes.
+        // `None`: this request belongs to the parent. Its handler called `fork` and has returned in both processes.
         let Some(last) = slot.and_then(|slot| slot.take_if(own)) else { return };
         // From here on another request may have the slot, and the entry's memory when this registration is dropped.
         slots.free.push(FreeSlot::of(registration.slot, last));
-        // As it was counted, or as `set_limits` has counted it since: always by the present address.
+        // By the address that is known now: the request was counted by it when it entered or was named, or when
+        // `set_limits` counted all requests anew.
         if let (Some(peers), Some(key)) =
             (&mut slots.peers, registration.entry.counted_address().and_then(PeerKey::of))
         {
@@ -270,15 +272,15 @@ impl LiveList {
         bytes.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 
-    /// Ends one connection, for `close_live`. False if there is no such request, or nothing to end. A request that leaves
-    /// at the same moment may be reported as ended here.
+    /// Ends one connection, for `close_live`. Returns false if there is no such request, or nothing to end. A request
+    /// that leaves at the same moment may be reported as ended here.
     pub(crate) fn close(&self, id: u64) -> bool {
         // Without the lock: to end a connection may take a system call, or a signal to a child.
         self.find(id).is_some_and(|entry| entry.close())
     }
 
-    /// The request with a number, if it is alive. A search, because a number says nothing about the slot: only operators and
-    /// the watch over held workers ask for it.
+    /// The request with this number, if it is alive. This is a search, because a number says nothing about the slot:
+    /// only operators and the watch over held workers ask for it.
     pub(crate) fn find(&self, id: u64) -> Option<Arc<Entry>> {
         self.slots.lock().live().find(|entry| entry.id() == id).cloned()
     }
@@ -310,8 +312,8 @@ impl LiveList {
         }
     }
 
-    /// Waits until the list is empty or the deadline has passed. True: it is empty. This is the only wait in this folder. A
-    /// thread that serves a request must not call it, because it would wait for itself.
+    /// Waits until the list is empty or the deadline has passed. Returns true if it is empty. This is the only wait in
+    /// this folder. A thread that serves a request must not call this, because it would wait for itself.
     pub(crate) fn wait_until_empty(&self, deadline: Instant) -> bool {
         let mut slots = self.slots.lock();
         // When the deadline passes, the last request may leave at that very moment: so the length decides.

@@ -28,7 +28,7 @@ pub(crate) enum PeerKey {
 }
 
 impl PeerKey {
-    /// None for Unix sockets.
+    /// The key of an address; `None` for Unix sockets.
     pub(crate) fn of(address: &Address) -> Option<Self> {
         Some(match address.as_inet()? {
             SocketAddr::V4(v4) => Self::V4(*v4.ip()),

@@ -12,15 +12,16 @@ pub(crate) struct Progress {
     /// Received by the request.
     bytes_in: u64,
     /// Where the system counts: the bytes that the peer's system has acknowledged, and those that copies of the
-    /// descriptor have sent and received. Elsewhere: the bytes that were sent by the request or for it. The former is
-    /// better, because a buffer still takes bytes when the peer is gone.
+    /// descriptor have sent and received. Elsewhere: the bytes that were sent by the request or for it. The system's
+    /// count is better, because a buffer still takes bytes when the peer is gone.
     taken: u64,
     /// How many bytes wait for the peer, where the system does not count.
     waits: usize,
 }
 
 impl Progress {
-    /// `bytes`: how many the request has received and sent. Without a descriptor nothing else is known.
+    /// The progress at this moment. `bytes`: how many the request has received and sent; without a descriptor nothing
+    /// else is known.
     pub(crate) fn of(bytes: (u64, u64), fd: Option<BorrowedFd<'_>>) -> Self {
         let (bytes_in, bytes_out) = bytes;
         match fd.map(|fd| (tcp_info::bytes_transferred(fd), fd)) {

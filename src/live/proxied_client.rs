@@ -42,20 +42,20 @@ const WORDS: usize = 15;
 /// The rows of all slots.
 pub(super) type ClientRows = Common<WORDS>;
 
-/// The client of a connection from a proxy, as far as it is known. A part of the entry, made when it enters.
+/// The client of a connection from a proxy, as far as it is known. A part of the connection's entry, and made with it.
 #[derive(Debug)]
 pub(super) struct ProxiedClient {
     /// Set once, in the process that has read the header.
     proxied: OnceLock<Proxied>,
-    /// In the parent: the client as the child has told it, kept so that `client` can lend it. The inner `None`: the header
-    /// had no address.
+    /// In the parent: the client as the child has written it to the row, kept so that `client` can lend it.
+    /// `Some(None)` if the header had no address.
     told: OnceLock<Option<Address>>,
     /// The row, if a child may serve the request.
     common: Option<SharedRow<WORDS>>,
 }
 
 impl ProxiedClient {
-    /// Nothing is known yet.
+    /// A client of which nothing is known yet.
     pub(super) fn new(rows: Option<&Arc<ClientRows>>, slot: usize) -> Self {
         let row = slot + 1;
         let common = SharedRow::new(rows, row);
@@ -86,8 +86,8 @@ impl ProxiedClient {
         self.told.get()?.as_ref()
     }
 
-    /// The request is over: keeps what is known, and clears the row. Called in the parent, before the slot is free: until then
-    /// the row counts against its client.
+    /// Keeps what is known at the request's end, and clears the row. Called in the parent before the slot is free:
+    /// until then the row counts against its client.
     pub(super) fn end(&self) {
         if let Some(common) = &self.common {
             // For events after the end, such as that of the request's own end.
@@ -96,15 +96,15 @@ impl ProxiedClient {
         }
     }
 
-    /// Whether the children count the requests of each peer, in place of this list: each of them knows its own client, and
-    /// sees the others' rows.
+    /// Whether the children count the requests of each peer, in place of this list. Each child knows its own client,
+    /// and sees the rows of the other children.
     pub(super) fn is_common(&self) -> bool {
         self.common.is_some()
     }
 
-    /// How many live requests this request's client has, itself included, as the children have told.
+    /// How many live requests this request's client has, itself included, by the rows that the children have written.
     ///
-    /// Each child writes its row before it counts. So if two children do both at once, at least one of them sees the
+    /// Each child writes its row before it counts. So if two children do this at once, at least one of them sees the
     /// other. If both see each other, both may be refused.
     pub(super) fn count(&self) -> usize {
         let Some(common) = &self.common else { return 0 };
@@ -117,8 +117,8 @@ impl ProxiedClient {
     }
 }
 
-/// The client that a header names. None if a proxy names itself, by the very address of this connection. HAProxy does
-/// that in the health checks of version 1, which has no other word for them.
+/// The client that a header names. `None` if the proxy names itself, by its own address on this connection: the health
+/// checks of HAProxy in version 1 of the protocol do so, because that version has no other way to mark them.
 fn named_by(proxied: &Proxied) -> Option<&Address> {
     proxied.header().source().filter(|source| *source != proxied.proxy_address())
 }
@@ -144,20 +144,20 @@ impl Entry {
         self.client_by_proxy().map(|_| &self.arrival.peer)
     }
 
-    /// The proxy and its header, in the process that has read it.
+    /// The proxy and its header. `None` in every process but the one that has read the header.
     pub(crate) fn proxied(&self) -> Option<&Proxied> {
         self.arrival.proxied_client.as_ref().and_then(|proxied_client| proxied_client.proxied.get())
     }
 
-    /// Notes the header of the proxy. Nothing, if the peer is the client itself.
+    /// Notes the header of the proxy. Does nothing if the peer is the client itself.
     pub(super) fn name_client(&self, header: Header) {
         if let Some(proxied_client) = &self.arrival.proxied_client {
             proxied_client.name(Proxied::new(self.arrival.peer.clone(), header));
         }
     }
 
-    /// The address that this process counts for the limits per peer. A proxy is never counted: it has all clients' requests.
-    /// The clients of children are counted by the children.
+    /// The address that this process counts for the limits per peer, if there is one. A proxy is never counted: it has
+    /// the requests of all clients. The clients of children are counted by the children.
     pub(super) fn counted_address(&self) -> Option<&Address> {
         match &self.arrival.proxied_client {
             None => Some(&self.arrival.peer),
@@ -177,7 +177,7 @@ const UNIX: u64 = 4;
 const ABSTRACT: u64 = 5;
 const UNNAMED: u64 = 6;
 
-/// Writes an address, or that there is none. Only the process that serves the request calls it.
+/// Writes an address to the row; `None` if the header has none. Only the process that serves the request calls this.
 fn write(row: &AddressWords, address: Option<&Address>) {
     let octets;
     let (kind, bytes, port): (u64, &[u8], u16) = match address {
@@ -194,13 +194,13 @@ fn write(row: &AddressWords, address: Option<&Address>) {
         Some(Address::Unnamed) => (UNNAMED, &[], 0),
         Some(Address::Other(_)) | None => (NO_ADDRESS, &[], 0),
     };
-    // Relaxed, and in parts: nobody reads them before the first word says so.
+    // Relaxed, and a word at a time: no reader looks at these words before the first word says that they are there.
     for (word, bytes) in row[1..].iter().zip(bytes.chunks(8)) {
         let mut whole = [0; 8];
         whole[..bytes.len()].copy_from_slice(bytes);
         word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
     }
-    // The system has no longer path. The length fits into one byte; the port has two.
+    // The system has no longer path than these words hold. The length fits into one byte; the port takes two.
     let length = bytes.len().min(8 * (WORDS - 1)) as u64;
     // Stored last: a reader that sees this word sees the bytes as well.
     row[0].store(kind | length << 8 | u64::from(port) << 16, Ordering::SeqCst);
@@ -212,7 +212,7 @@ fn head(row: &AddressWords) -> (u64, usize, u16) {
     (head & 0xff, (head >> 8) as u8 as usize, (head >> 16) as u16)
 }
 
-/// The bytes of a path or a name. Allocates; so limits compare [`key`]s instead.
+/// The bytes of a path or a name. Allocates, so limits compare [`key`]s instead.
 fn bytes(row: &AddressWords, length: usize) -> Vec<u8> {
     let words = row[1..].iter().map(|word| word.load(Ordering::Relaxed).to_le_bytes());
     let mut bytes: Vec<u8> = words.take(length.div_ceil(8)).flatten().collect();
@@ -220,7 +220,7 @@ fn bytes(row: &AddressWords, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// The IP address, if it is one. Both kinds have their 16 bytes in two words; IPv4 is mapped into IPv6 for that.
+/// The IP address in the row, if `kind` is one. Both versions have 16 bytes in two words: IPv4 is mapped into IPv6.
 fn ip(row: &AddressWords, kind: u64) -> Option<IpAddr> {
     let mut octets = [0; 16];
     for (octets, word) in octets.chunks_exact_mut(8).zip(&row[1..]) {
@@ -234,7 +234,7 @@ fn ip(row: &AddressWords, kind: u64) -> Option<IpAddr> {
     }
 }
 
-/// Reads an address. None: nothing is known yet. None inside: there is none.
+/// Reads the address in the row. `None`: nothing is known yet. `Some(None)`: the header has no address.
 fn read(row: &AddressWords) -> Option<Option<Address>> {
     let (kind, length, port) = head(row);
     let path = || bytes(row, length);
@@ -248,7 +248,7 @@ fn read(row: &AddressWords) -> Option<Option<Address>> {
     })
 }
 
-/// The peer as limits count it. None: nothing is known yet, or the address is none of the internet.
+/// The client in the row, as limits count it. `None` if nothing is known yet, or if it has no IP address.
 fn key(row: &AddressWords) -> Option<PeerKey> {
     let (kind, _, port) = head(row);
     ip(row, kind).and_then(|ip| PeerKey::of(&SocketAddr::new(ip, port).into()))

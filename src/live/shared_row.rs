@@ -1,17 +1,19 @@
 //! [`SharedRow`]: the numbers of one request in memory that a server and the children that it forks have in common.
 //!
-//! A table of rows is mapped when the server is made, and each row belongs to one slot of the live list: see `slots.rs` for
-//! its writers. A request takes the row of its slot with it, so that its worker needs no look at the list.
+//! A table of rows is mapped when the server is made, and each row belongs to one slot of the live list; `slots.rs`
+//! says which processes write to it. A request takes the row of its slot with it, so that its worker need not look into
+//! the list.
 //!
-//! There are three tables, because their rows are needed at different times: the counters by each request, the client only
-//! behind a proxy, the bytes in the clear only under TLS. A page of a table that nobody has written to takes no memory.
+//! There are three tables, because their rows are needed at different times: the counters by each request, the client
+//! only behind a proxy, the bytes in the clear only under TLS. A page of a table takes no memory until it is written
+//! to.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::sys::Common;
 
-/// One row, and a share of the whole table, which it keeps mapped.
+/// One row of a table, with a reference to the whole table, which keeps it mapped.
 #[derive(Debug)]
 pub(super) struct SharedRow<const NUMBERS: usize> {
     table: Arc<Common<NUMBERS>>,
@@ -19,14 +21,14 @@ pub(super) struct SharedRow<const NUMBERS: usize> {
 }
 
 impl<const NUMBERS: usize> SharedRow<NUMBERS> {
-    /// None if no children serve, or if there are more slots than rows: the parent then never learns the numbers of the last
-    /// ones.
+    /// A row of the table. `None` if no children serve, or if there are more slots than rows: the parent never learns
+    /// the numbers of a request in one of those last slots.
     pub(super) fn new(table: Option<&Arc<Common<NUMBERS>>>, row: usize) -> Option<Self> {
         let table = table.filter(|table| row < table.rows().len())?;
         Some(Self { table: Arc::clone(table), row })
     }
 
-    /// Its numbers. They are those of the slot's last request until they are set anew.
+    /// The numbers of the row. They are those of the slot's last request until they are set anew.
     #[inline]
     pub(super) fn numbers(&self) -> &[AtomicU64; NUMBERS] {
         &self.table.rows()[self.row]

@@ -3,14 +3,14 @@
 //! Invariant when unlocked: a slot is in `free` or has an entry, never both, and `peers` has counted each listed entry whose
 //! client is known and has a key. (Under `Forking` with a proxy the children count: see `proxied_client.rs`.)
 //!
-//! A slot goes round: the list hands it to a request with [`take_free`](Slots::take_free), together with the entry of its
-//! last request; `LiveList::leave` puts both back. Neither searches, and between two bursts of requests nothing is given
-//! back to the system: the list stays as long as it ever was.
+//! A slot goes round: the list hands it to a request with [`take_free`](Slots::take_free), together with the entry of
+//! its last request; `LiveList::leave` puts both back. Only `take_free` under `Forking` searches, in a short list.
+//! Between two bursts of requests nothing is given back to the system: the list stays as long as it ever was.
 //!
-//! The number of a slot is also the number of its rows in the memory that children share. The parent clears a row before
-//! the fork, the one child that serves the request writes to it, and the parent reads it. Only the parent uses the number
-//! again, and not before it has reaped the child. So a row has one writer at a time. (Two write the state of a handshake:
-//! `clear_counters.rs` has its table.)
+//! The number of a slot is also the number of its rows in the memory that children share. The parent clears a row
+//! before the fork, the one child that serves the request writes to it, and the parent reads it. Only the parent uses
+//! the number again, and not before it has reaped the child. So a row has one writer at a time. (Only the state of a
+//! handshake has two: see the table in `clear_counters.rs`.)
 
 use std::collections::HashMap;
 use std::io;
@@ -32,8 +32,8 @@ use crate::limits::Limits;
 /// How many children can show their counters: more than any server forks. Only written pages take memory.
 pub(super) const MAX_ROWS: usize = 4_096;
 
-/// How many slots have their places from the beginning, if children serve: a list that grows is moved to other pages,
-/// which the next child has to copy.
+/// How many slots have memory from the beginning, if children serve: a list that grows is moved to other pages, which
+/// the next child has to copy.
 const INITIAL_SLOTS: usize = 16;
 
 /// Everything that the lock of the list guards.
@@ -42,11 +42,11 @@ pub(super) struct Slots {
     /// A slot is free while it is `None`. The list never shrinks: it is as long as the highest number of requests
     /// that were ever alive at once.
     pub(super) entries: Vec<Option<Arc<Entry>>>,
-    /// The free slots, and all slots while no request is alive: see [`take_free`](Self::take_free).
+    /// The free slots; all slots, while no request is alive. [`take_free`](Self::take_free) chooses one.
     pub(super) free: Vec<FreeSlot>,
     /// How many requests have ever entered. The last request has this number.
     pub(super) entered: u64,
-    /// For requests that enter from now on. Each entry has a share of the limits that it entered under.
+    /// The limits of requests that enter from now on. Each entry has a reference to the limits under which it entered.
     pub(super) limits: Arc<Limits>,
     /// How many requests there are descriptors for, whatever `limits` says.
     pub(super) budget: usize,
@@ -78,7 +78,7 @@ pub(crate) enum PeerIs {
 pub(super) struct Peers {
     /// `Limits::per_peer`, where it is lower than `Limits::live`.
     pub(super) max: usize,
-    /// Peers over Unix sockets have no key and are not counted.
+    /// The number of requests of each peer. Peers over Unix sockets have no key and are not counted.
     pub(super) counts: HashMap<PeerKey, usize>,
 }
 
@@ -93,7 +93,7 @@ impl Slots {
     ///
     /// # Errors
     ///
-    /// If there is no such memory.
+    /// If the memory cannot be mapped.
     pub(super) fn map_rows(&mut self) -> io::Result<()> {
         // Now, and not while requests come: see `INITIAL_SLOTS` and `take_free`.
         self.entries.reserve(INITIAL_SLOTS);
@@ -105,8 +105,9 @@ impl Slots {
         Ok(())
     }
 
-    /// Begins to count how often each peer comes, or no longer does. Every peer begins with a full bucket. If children
-    /// serve, they count as well: those that were forked before go on by the rate of that time.
+    /// Sets up the buckets of `Limits::peer_rate`, or removes them if there is no such limit. Every peer begins with a
+    /// full bucket. If children serve, they take tokens from the same table; those that were forked before go on with
+    /// the table and the rate of that time.
     pub(super) fn limit_rates(&mut self) {
         let have_children = self.rows.is_some();
         self.rates = self.limits.peer_rate.map(|rate| {
@@ -116,12 +117,13 @@ impl Slots {
         });
     }
 
-    /// A slot for the next request: the last one freed, whose memory the processor still knows. With children it is the
-    /// first one: their entries lie together, and a parent that forks again and again writes to fewer pages.
+    /// Takes a slot for the next request: the last one freed, whose memory is still in the processor's cache. If
+    /// children serve, it takes the lowest one: the entries in use then lie together, and a parent that forks again and
+    /// again writes to fewer pages.
     pub(super) fn take_free(&mut self) -> FreeSlot {
         let free = match &self.rows {
             None => self.free.pop(),
-            // A search, but only of a list that is as short as a server has children.
+            // This is a search, but the list is short: it is no longer than the highest number of children.
             Some(_) => {
                 let first = (0..self.free.len()).min_by_key(|at| self.free[*at].slot);
                 first.map(|at| self.free.swap_remove(at))
@@ -146,8 +148,9 @@ impl Slots {
         connection: Option<Arc<OwnedFd>>,
     ) -> Arc<Entry> {
         if let Some(mut last) = last {
-            // Others may hold it a little longer than the list: the request's own worker, and stop tokens. `get_mut` asks
-            // for the only reference, and nobody can take another one meanwhile: the list's own is here.
+            // Others may hold the entry a little longer than the list: the request's own worker, and stop tokens.
+            // `get_mut` succeeds only with the last reference, and no thread can take another one now: the list's own
+            // is here.
             if let Some(place) = Arc::get_mut(&mut last) {
                 arrival.replace(place, connection, &self.limits);
                 return last;
@@ -159,8 +162,8 @@ impl Slots {
         Arc::new(arrival.entry(connection, Arc::clone(&self.limits), counters, clear))
     }
 
-    /// Begins to count the requests of each peer, if `per_peer` is lower than `live`: otherwise no request can be beyond it,
-    /// and none pays for a look at the map. Returns that limit.
+    /// Begins to count the requests of each peer, if `per_peer` is lower than `live`: otherwise no request can be
+    /// beyond it, and none pays for a look at the map. Returns the maximum for one peer, if requests are counted.
     pub(super) fn limit_peers(&mut self) -> Option<usize> {
         let max = self.limits.per_peer_within(self.budget);
         let mut counts = HashMap::new();

@@ -1,9 +1,10 @@
 //! The events behind a `StopToken`: for threads and loops that work for a request and do not read from its peer.
 //!
-//! They are made with the first token of a request. A request without one pays a load when it ends. With the request's entry
-//! they live for as long as its last token, so that a token finds the end after the request has left the list.
+//! The events are made with the request's first token; a request without a token pays one load when it ends. They are a
+//! part of the request's entry, which lives at least as long as the last token: so a token finds the end even after the
+//! request has left the list.
 //!
-//! Making them and a drain's beginning may cross. Each side first makes its own step visible and then looks at the
+//! A handler may make the events while a drain begins. Each side first makes its own step visible and then looks at the
 //! other's: the handler publishes the events and asks whether the server drains; the drain stores that it has begun and
 //! looks for events. An event that is notified twice is readable once.
 
@@ -12,8 +13,8 @@ use std::io;
 use super::Entry;
 use crate::wait::Event;
 
-/// The events of one request, of one descriptor each. Each becomes readable once, and stays so: any number of threads may
-/// wait for it.
+/// The events of one request, with a descriptor each. An event becomes readable once, and stays so: any number of
+/// threads may wait for it.
 #[derive(Debug)]
 pub(crate) struct StopEvents {
     /// The server drains, or the request is over.

@@ -16,20 +16,23 @@
 //!
 //! | word | content | changes |
 //! |---|---|---|
-//! | 0 | the hash of the peer; 0: nobody's | from what was seen there, when another peer takes the place |
-//! | 1 | when its bucket is full again, in nanoseconds since the table was made | from what was seen there, to take a token |
+//! | 0 | the hash of the peer; 0 if the place is free | when another peer takes the place |
+//! | 1 | when the peer's bucket is full again, in nanoseconds since the table was made | when a token is taken |
+//!
+//! Each change is a compare-and-exchange from the value that was seen:
 //!
 //! ```text
-//! look at the set          word 1, then word 0, of each place: a hash that is seen as it was had that moment or an earlier one
+//! look at the set          word 1, then word 0, of each place: the moment is of that hash, or of an earlier owner
 //!   the peer is there        take a token
 //!   it is not                take the place that is full the soonest: word 0 (if it has changed, look again),
 //!                            then word 1, unless another process has taken a token there meanwhile
 //! ```
 //!
-//! A new peer that comes to two processes at once gets one bucket, because both choose the same place. A process that is
-//! killed between the two words leaves the peer the bucket of the last one, until that is full. And a peer that takes a place
-//! before the one that has just taken it has written word 1 may share that one's bucket: one token more or less, for two new
-//! peers of one set that choose one place within some nanoseconds.
+//! A new peer that comes to two processes at once gets one bucket, because both choose the same place. Two cases are
+//! not exact. If a process is killed between its writes of the two words, the peer has the bucket of the place's last
+//! owner, until that is full. And if a second new peer takes a place before the first one has written word 1, the two
+//! may share a bucket, which gives or costs one token. For that, two new peers of one set have to choose one place
+//! within some nanoseconds.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
@@ -46,8 +49,8 @@ pub(super) struct TokenBuckets {
     /// `Limits::peer_rate`. A new rate gets a new table.
     rate: Rate,
     places: Places,
-    /// Seeded at random, so that nobody can choose addresses that fall into one set, or have one hash. That two of the
-    /// peers in the table have the same hash of 64 bits is as good as impossible.
+    /// Seeded at random, so that nobody can choose addresses that fall into one set, or have one hash. By chance, two
+    /// peers in the table practically never have the same hash of 64 bits.
     hasher: RandomState,
     /// The moments count from here.
     made: Instant,
@@ -62,8 +65,8 @@ enum Places {
 
 type Place = [AtomicU64; 2];
 
-/// 8,192 peers, in 128 KiB. A peer that is not in the table has a full bucket. In a full set a new peer replaces
-/// the peer whose bucket will be full the soonest, because forgetting that one changes least.
+/// The table has places for 8,192 peers, in 128 KiB. A peer that is not in the table has a full bucket. In a full set a
+/// new peer replaces the peer whose bucket will be full the soonest, because forgetting that one changes least.
 const SETS: usize = 1_024;
 const WAYS: usize = 8;
 
@@ -77,11 +80,11 @@ impl TokenBuckets {
         Self::of(rate, Places::Own((0..SETS * WAYS).map(|_| place()).collect()))
     }
 
-    /// The same, in memory that this process has in common with the children that it forks from here on.
+    /// An empty table, in memory that this process has in common with the children that it forks from here on.
     ///
     /// # Errors
     ///
-    /// If there is no such memory.
+    /// If the memory cannot be mapped.
     pub(super) fn common(rate: Rate) -> io::Result<Self> {
         Ok(Self::of(rate, Places::Common(Common::new(SETS * WAYS)?)))
     }
@@ -102,7 +105,7 @@ impl TokenBuckets {
         }
     }
 
-    /// Takes a token from the peer's bucket. False: it is empty, and nothing has changed.
+    /// Takes a token from the peer's bucket. Returns false if the bucket is empty; nothing has changed then.
     pub(super) fn admit(&self, peer: impl Hash, now: Instant) -> bool {
         let now = nanos(now.saturating_duration_since(self.made));
         // With 10 per second and a burst of 3, a token is worth 100 ms. A bucket that is full only after more than 200
@@ -110,9 +113,9 @@ impl TokenBuckets {
         let each = Duration::from_secs(1) / self.rate.per_second.max(1);
         let most = nanos(each.saturating_mul(self.rate.burst.max(1) - 1));
         let each = nanos(each);
-        // Zero is nobody's.
+        // Zero stands for a free place.
         let hash = self.hasher.hash_one(&peer).max(1);
-        // Without a place nobody is refused.
+        // A peer for which there is no place is not refused.
         let Some([_, full_at]) = self.place(hash, now) else { return true };
         let taken = full_at.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |full_at| {
             // A bucket whose moment has passed is full.
@@ -122,14 +125,16 @@ impl TokenBuckets {
         taken.is_ok()
     }
 
-    /// The place of a peer; one with a full bucket if it had none.
+    /// The place of a peer. A peer without a place gets one, with a full bucket. `None` if other processes were faster
+    /// at every try.
     fn place(&self, hash: u64, now: u64) -> Option<&Place> {
         let set = &self.places()[hash as usize % SETS * WAYS..][..WAYS];
         for _ in 0..MAX_PROBES {
-            // Two new peers that come at once begin at different places, because one that was just taken still looks full.
+            // Two new peers that come at once begin at different places. A place that was just taken still looks full,
+            // so that from one beginning both would choose it.
             let begin = (hash >> 32) as usize % WAYS;
             let in_turn = set[begin..].iter().chain(&set[..begin]);
-            // In this order: see above.
+            // In this order: see the diagram at the top of the file.
             let seen = in_turn.map(|place| {
                 let full_at = place[1].load(Ordering::SeqCst);
                 (place[0].load(Ordering::SeqCst), full_at, place)
@@ -155,7 +160,7 @@ impl TokenBuckets {
     }
 }
 
-/// 580 years have room.
+/// A time in nanoseconds. 64 bits are enough for 580 years.
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

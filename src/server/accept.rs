@@ -74,9 +74,9 @@ pub(super) enum Attempt {
     /// There is no room for a request: the gate of `Limits::live` is closed, or the mixin is not ready. Nothing was
     /// accepted.
     NoRoom,
-    /// Requests come faster than they may be accepted: leave the listener alone until then.
+    /// Requests come faster than they may be accepted: leave the listener alone until this moment.
     TooFast(Instant),
-    /// Resources have run out: leave the listener alone until then.
+    /// Resources have run out: leave the listener alone until this moment.
     Pause(Instant),
 }
 
@@ -100,7 +100,7 @@ pub(super) struct AcceptLoop<T: Transport, M> {
     pub(super) timing: Timing,
 }
 
-/// How long a loop waits, and for what.
+/// The longest waits of a loop, and the idle time after which it stops.
 #[derive(Clone, Copy)]
 pub(super) struct Timing {
     /// The longest wait of `handle_request`; `serve_forever` ignores this field, as in Python.
@@ -113,14 +113,14 @@ pub(super) struct Timing {
 }
 
 impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
-    /// A loop of this server. It has no state of its own: several of one server may run at the same time.
+    /// A loop of this server. It has no state of its own: several loops of one server may run at the same time.
     pub(super) fn of(server: &Server<T, M>) -> Self {
         let Server { core, mixin, timing } = server;
         Self { core: Arc::clone(core), mixin: Arc::clone(mixin), timing: *timing }
     }
 
-    /// Runs a loop as a part of the run that goes on: this is what [`Mixin::serve`] calls. If no run does, the mixin has
-    /// kept the loop for longer than its run, and nothing happens.
+    /// Runs a loop as a part of the current run. [`Mixin::serve`] calls this. Without a run nothing happens: the mixin
+    /// has then kept the loop for longer than its run.
     pub(super) fn enter(&self, accept: &impl Fn(&Self) -> Result<()>) -> Result<()> {
         // A mixin may call this on several threads: each call is a loop of its own.
         let Some(accepting) = Accepting::of_loop(&self.core) else { return Ok(()) };
@@ -189,12 +189,13 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         Ok(())
     }
 
-    /// Calls `service_actions` of the mixin, obeys orders, and does what is due by the clock. After each request and
-    /// each wait, so it has to cost nothing if nothing is due: two loads for the orders, none for a clock without moments.
+    /// Calls `service_actions` of the mixin, obeys orders, and does what is due by the clock. It is called after each
+    /// request and each wait, so it must cost next to nothing when nothing is due: two loads for the orders, and none
+    /// for a clock without moments.
     fn housekeeping(&self, clock: &mut LoopClock, membership: Option<&Membership>) {
         self.mixin.service_actions();
         let core = &self.core;
-        // Empty if another thread obeys the orders: one that waits to close the server.
+        // Empty if a thread that waits to close the server obeys the orders in place of this loop.
         let orders = core.context.runs.orders.take_in_loop();
         if orders.reload {
             core.reload();
@@ -219,7 +220,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         }
     }
 
-    /// The server's membership in its run. Without a `run` the server is alone, and has a membership only if somebody needs it.
+    /// The server's membership in the run of a [`RunGroup`]. Outside [`run`](Server::run) the server is a group of its own,
+    /// and has a membership only if it stops when it is idle.
     fn membership(&self) -> Option<Membership> {
         let context = &self.core.context;
         let alone = || {
@@ -228,7 +230,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
                 (context.server_address().to_string(), context.shutdown_handle());
             let membership =
                 ServiceGroup::memberships(std::iter::once((address, handle)), None).pop()?;
-            // A group counts as idle only when all its servers are ready, and nobody else says so of this one.
+            // A group counts as idle only when all its servers are ready, and nothing else marks this server as ready.
             membership.ready();
             Some(membership)
         };
@@ -242,8 +244,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
 
     /// The loop of `handle_request`, until a request or the timeout.
     ///
-    /// The same steps, with a deadline in place of ticks. An error that would make the other loop pause ends this
-    /// one: the program's own loop decides how to go on.
+    /// It takes the same steps as [`accept_forever`](Self::accept_forever), with a deadline in place of ticks. An error
+    /// at which `accept_forever` pauses ends this loop: the program's own loop decides how to go on.
     pub(super) fn accept_one(&self) -> Result<AcceptOutcome> {
         let runs = &self.core.context.runs;
         let _promise = FlushPromise::start_in_loop();
@@ -251,7 +253,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         let mut backoff = Backoff::default();
         while !runs.stop_requested() {
             let attempt = self.handle_request_noblock(&mut backoff)?;
-            // Before the look at the outcome: the mixin's event must be cleared in any case.
+            // Called for every outcome, because the mixin's event must be cleared in any case.
             self.mixin.service_actions();
             let wait_until = match attempt {
                 Attempt::Done(turn) => return Ok(turn),
@@ -259,14 +261,14 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
                 // The deadline can wait for the next attempt, which comes at once.
                 Attempt::Again => continue,
                 Attempt::TooFast(until) => {
-                    // The bucket has no event, so the loop sleeps until the moment that it has named.
+                    // The gate of the rate has no event, so the loop sleeps until the moment that the gate has named.
                     self.pause(earlier(Some(until), deadline))?;
                     None
                 }
                 Attempt::NoRequest => Some(WaitUntil::Request),
                 Attempt::NoRoom => Some(WaitUntil::Room),
             };
-            // After the attempt, so that a timeout of zero takes a request that is there.
+            // Checked after the attempt, so that a timeout of zero takes a request that is there.
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 self.core.hooks.handle_timeout();
                 return Ok(AcceptOutcome::TimedOut);
@@ -291,12 +293,12 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             backoff.reached(Limit::Live, core);
             return Ok(Attempt::NoRoom);
         };
-        // Room is held meanwhile, and given back by the permit's drop.
+        // The permit is held during this check; if the rate is exceeded, its drop gives it back.
         if let Some(until) = core.context.rate.wait_until() {
             backoff.reached(Limit::AcceptRate, core);
             return Ok(Attempt::TooFast(until));
         }
-        // Until the request is with the mixin: a worker must not overtake it.
+        // Held until the request is with the mixin: a worker must not overtake it.
         let _exclusive = core.worker_acceptor.lock();
         match take_request(permit) {
             Ok(taken) => {
@@ -314,14 +316,15 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
     fn wait(&self, until: WaitUntil, deadline: Option<Instant>) -> Result<bool> {
         let context = &self.core.context;
         let for_room = until == WaitUntil::Room;
-        // Ask once more: `false` promises a wake-up, and without the promise there must be no wait. (The attempt has
-        // asked for a permit, which promises nothing.)
+        // The gate is asked again, because only the `false` of `is_open` promises a wake-up, and without the promise
+        // there must be no wait. (The attempt has asked for a permit, and a permit that is denied promises nothing.)
         let gate_is_open = !for_room || context.gate.is_open();
         if for_room && gate_is_open && self.mixin.ready() {
             return Ok(true);
         }
         let listener = if for_room { None } else { self.core.transport.fileno() };
-        // Before it waits, a mixin that forks makes a pidfd for each child. With a client in the queue there is no wait.
+        // A mixin that forks makes a pidfd for each child when it waits. A client in the queue makes the wait, and this
+        // cost, needless.
         if let (Some(fd), true) = (&listener, context.role().is_parent()) {
             if matches!(sys::is_readable(fd.as_fd()), Ok(true)) {
                 // Nothing is waited for, and so nothing else would send what this thread holds back.
@@ -343,7 +346,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         let coordinator = self.desk_of_parent();
         let (asks, limit) = coordinator.map_or((None, None), Coordinator::waits);
         let deadline = earlier(deadline, limit);
-        // `wait::any` tells of the first descriptor: the listener, or the event of the gate or the mixin that is waited for.
+        // `wait::any` returns whether the first of its descriptors is ready: the listener, or in a wait for room the
+        // event of the gate or of the mixin.
         let wanted = [
             listens.map(readable),
             (!gate_is_open).then(|| readable(context.gate.event_fd())),
@@ -366,9 +370,9 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         Ok(self.waited(waited)? || !has_listener)
     }
 
-    /// Waits until a moment, or for a stop.
+    /// Waits until the given moment, or until a stop.
     ///
-    /// The mixin's event does not end this wait, which is short; `service_actions` follows.
+    /// The mixin's event does not end this wait, which is short; the caller calls `service_actions` after it.
     fn pause(&self, until: Option<Instant>) -> Result<()> {
         let runs = &self.core.context.runs;
         let waited = wait::any(&[runs.stop_waiting()], until);
@@ -384,10 +388,10 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
     }
 }
 
-/// Takes a request for which there is room. None: it was turned away.
+/// Takes a request for which there is room. Returns `None` if the request was turned away.
 ///
-/// Runs hooks; also on the thread of a worker, where the caller holds the lock of `worker_accept.rs`. The permit goes back
-/// with an error or a rejection. Never waits, except in a hook.
+/// It runs hooks, on the thread of the loop or of a worker, and the caller holds the lock of `worker_accept.rs`. An
+/// error or a rejection gives the permit back. Never waits, except in a hook.
 pub(super) fn take_request<T: Transport>(permit: ServerPermit<T>) -> io::Result<Option<Job>> {
     let job = accept(permit)?;
     job.announce();
@@ -417,7 +421,8 @@ pub(super) fn verify<T: Transport>(mut job: TypedJob<T>) -> Option<Job> {
         }
         Verdict::Retire(payload) => {
             job.reject();
-            // The hook's wait was to unwind the whole loop, and `catch_panic` has stopped that on the way.
+            // The loop is retired: the hook's wait has begun to unwind it, and `catch_panic` has caught that unwinding.
+            // It goes on here.
             panic::resume_unwind(Box::new(payload))
         }
     }

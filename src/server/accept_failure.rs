@@ -42,7 +42,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         let action = core.transport.accept_action(error);
         match action {
             AcceptAction::Wait => {
-                // A transport without a descriptor is tried after every wake-up, and most are for other reasons.
+                // A transport without a descriptor is tried after every wake-up, and most of those wake-ups have other
+                // causes.
                 let has_fd = core.transport.fileno().is_some();
                 let pause = if has_fd { backoff.woken_in_vain() } else { None };
                 return Ok(pause.map_or(Attempt::NoRequest, pause_for));
@@ -60,11 +61,12 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         let skip = action == AcceptAction::Skip;
         let pause = if skip { backoff.pause_after_skip() } else { backoff.next_pause() };
         let goes_on = skip && pause.is_zero();
-        // In this order: a lost client that costs no pause is not reported, and must not delay the next report.
+        // `is_due` starts the time until the next report. So it is not asked for a lost client that costs no pause,
+        // which is not reported.
         let is_first_or_due = !goes_on && backoff.is_due();
         core.accept_error(error, action, backoff.in_a_row, pause, is_first_or_due);
-        // As after a request: `service_actions` runs, and there is no pause. `handle_request` returns, because its caller
-        // decides how often to try.
+        // The loop goes on as after a request: `service_actions` runs, and there is no pause. `handle_request` returns,
+        // because its caller decides how often to try.
         if goes_on {
             return Ok(Attempt::Done(AcceptOutcome::AcceptFailed));
         }
@@ -76,7 +78,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
     }
 }
 
-/// A pause from now on.
+/// A pause that begins now.
 fn pause_for(time: Duration) -> Attempt {
     Attempt::Pause(Instant::now() + time)
 }
@@ -109,14 +111,16 @@ impl<T: Transport> Core<T> {
 
 /// How long the loop leaves the listener alone. Each loop has its own value.
 ///
-/// While resources are short: 10 ms, doubled with each failure in a row, up to a second: 10, 20, 40, 80, 160, 320, 640
-/// ms, 1 s, 1 s. A rush is over in tens of milliseconds. A leak never is, and then an attempt each second is enough.
+/// While resources are short, the pause is 10 ms, doubled with each failure in a row, up to a second: 10, 20, 40, 80,
+/// 160, 320, 640 ms, 1 s, 1 s. A rush is over in tens of milliseconds. A leak never is, and then an attempt each second
+/// is enough.
 ///
-/// Lost clients: none for 16 of them, then 1, 2, 4 .. 512 ms, 1 s. Fruitless wake-ups: none for 16, then 1, 2, 4, 8,
-/// 10, 10 ms. One request that is accepted ends all three series.
+/// After lost clients there is no pause for the first 16 in a row; then 1, 2, 4 .. 512 ms, 1 s. After fruitless
+/// wake-ups there is none for the first 16 in a row; then 1, 2, 4, 8, 10, 10 ms. One request that is accepted ends all
+/// three series.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
-    /// How often in a row resources were short. The report tells it as well.
+    /// How often in a row resources were short. The report has this number too.
     in_a_row: u64,
     /// How many clients in a row were lost.
     skipped: u32,
@@ -132,14 +136,14 @@ pub(super) struct Backoff {
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest pause, while resources are short and after lost clients.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// This many lost clients in a row are bad luck, and cost no pause. More of them would keep a processor busy with
-/// nothing else. So pauses follow, which double from a millisecond on.
+/// This many lost clients in a row are bad luck, and cost no pause. Further ones would keep a processor busy with
+/// nothing else, so pauses follow, which double from a millisecond on.
 const SKIPPED_AT_ONCE: u32 = 16;
 /// The first of the pauses after lost clients or fruitless wake-ups; each further one is twice as long.
 const FIRST_SHORT_PAUSE: Duration = Duration::from_millis(1);
-/// Where several processes wait for one listener, another process may have been faster this often in a row. More
-/// often means that the descriptor is broken in some way. It is then tried less often, but at least every 10 ms,
-/// because clients may come all the same.
+/// This many fruitless wake-ups in a row cost no pause: where several processes wait for one listener, another process may
+/// have been faster. If there are more, the descriptor is broken in some way. It is then tried less often, but at least
+/// every 10 ms, because clients may come all the same.
 pub(super) const WOKEN_AT_ONCE: u32 = 16;
 /// The longest pause after fruitless wake-ups: see [`WOKEN_AT_ONCE`].
 const LONGEST_SHORT_PAUSE: Duration = Duration::from_millis(10);
@@ -190,7 +194,8 @@ impl Backoff {
     }
 }
 
-/// Counts one more failure in a row. None up to `at_once` of them, then a millisecond, doubled each time up to `longest`.
+/// Counts one more failure in a row, and returns the pause after it: `None` for the first `at_once` of them, then a
+/// millisecond, doubled each time up to `longest`.
 fn one_more(times: &mut u32, at_once: u32, longest: Duration) -> Option<Duration> {
     *times = times.saturating_add(1);
     // Twenty doublings are a quarter of an hour, beyond both of the longest pauses, and no overflow.

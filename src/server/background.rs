@@ -1,8 +1,9 @@
 //! A server that runs in a thread beside the program: [`BackgroundServer`].
 //!
-//! The guard closes the server and joins its thread: by `stop`, which gives the report; by `join`, which waits for another's
-//! stop first; or by its drop, which gives nothing. Two callers must not wait for that thread: the thread itself, and a
-//! child that was forked beside it, which has a copy of the guard and no such thread.
+//! The guard closes the server and joins its thread: by `stop`, which returns the report; by `join`, which first waits
+//! until the server has been stopped elsewhere; or by its drop, which returns nothing. Two callers must not wait for
+//! that thread: the thread itself, and a child that was forked beside it, which has a copy of the guard and no such
+//! thread.
 
 use std::fmt;
 use std::ops::Deref;
@@ -41,7 +42,7 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
     /// # }
     /// ```
     pub fn serve_in_background(self) -> Result<BackgroundServer<T, M>> {
-        // Before a thread is started: a process that forks must have one alone.
+        // Before a thread is started: a process that forks must have only one.
         if self.mixin.forks() {
             let why = "forks, which a process with another thread must not: it cannot serve in the \
                        background; run it in the main thread, and stop it by a signal, by a handler \
@@ -76,7 +77,7 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     fn thread(&mut self) -> Option<JoinHandle<Result<()>>> {
         let thread = self.thread.take()?;
         if !self.owner.is_this_process() {
-            // Its drop would detach a thread that does not exist in this process.
+            // The drop of the handle would detach a thread that does not exist in this process.
             std::mem::forget(thread);
             return None;
         }
@@ -121,7 +122,8 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
         self.result()
     }
 
-    /// The result of the loop, once. A panic of the loop goes on here. If this thread cannot wait, it gets a success.
+    /// Joins the thread, and returns the loop's result. A panic of the loop goes on here. Returns `Ok` if there is no
+    /// thread to join.
     fn result(&mut self) -> Result<()> {
         match self.thread().and_then(joined) {
             Some(Err(payload)) => std::panic::resume_unwind(payload),
@@ -150,7 +152,7 @@ impl<T: Transport, M: Mixin> Deref for BackgroundServer<T, M> {
 
 impl<T: Transport, M: Mixin> Drop for BackgroundServer<T, M> {
     fn drop(&mut self) {
-        // It stops the loop as well, and waits for requests, except on the loop's own thread.
+        // The close also stops the loop, and waits for requests, except on the loop's own thread.
         self.server.server_close();
         if let Some(thread) = self.thread() {
             // A drop returns no error, and a panic has been printed by the panic hook.

@@ -1,8 +1,8 @@
 //! [`BaseServer`]: a server without its types.
 //!
-//! The trait has the methods that do not depend on transport, mixin and handler. `run_all` and handovers know servers by it;
-//! they claim a server's runs through its shutdown handle, so that a `BaseServer` of the program's own, which passes on to
-//! one of this crate's, runs as well.
+//! The trait has the methods that do not depend on transport, mixin and handler. `run_all` and handovers use servers
+//! through it. They claim a server's runs through its shutdown handle, so that a program may implement `BaseServer` by
+//! passing the calls on to a server of this crate.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -39,14 +39,14 @@ pub trait BaseServer: Send + Sync {
     ///
     /// # Errors
     ///
-    /// As there.
+    /// Those of [`Server::serve_forever`].
     fn serve_forever(&self) -> Result<()>;
 
     /// See [`Server::handle_request`].
     ///
     /// # Errors
     ///
-    /// As there.
+    /// Those of [`Server::handle_request`].
     fn handle_request(&self) -> Result<AcceptOutcome>;
 
     /// See [`Server::shutdown`].
@@ -58,7 +58,7 @@ pub trait BaseServer: Send + Sync {
     /// See [`Server::server_close_within`].
     fn server_close_within(&self, grace: Duration) -> DrainReport;
 
-    /// See [`Server::reload`]. Default: nothing.
+    /// See [`Server::reload`]. The default does nothing.
     fn reload(&self) {}
 
     /// See [`Server::server_address`].
@@ -73,12 +73,13 @@ pub trait BaseServer: Send + Sync {
     /// See [`Server::context`].
     fn context(&self) -> &ServerContext;
 
-    /// Whether its mixin forks, so that it has to run in a process with a single thread.
+    /// Whether the server's mixin forks, so that the server has to run in a process with a single thread.
     fn forks(&self) -> bool;
 }
 
-/// Passes every method on to a server. For the server itself each call finds its own method, which comes before the trait's;
-/// the others call through the reference, or each method would call itself.
+/// Passes every method on to a server. In the implementation for `Server`, each call finds the method of the type
+/// itself, which comes before the trait's. The other implementations call through the reference, or each method would
+/// call itself.
 macro_rules! pass_on {
     ($this:ident => $server:expr, $forks:expr) => {
         fn serve_forever(&$this) -> Result<()> {

@@ -1,6 +1,6 @@
 //! [`Builder`]: the settings of a server.
 //!
-//! A setter only keeps its value, or the nearest possible one. All checks are made when the server is
+//! A setter only keeps its value, or the nearest possible one. All checks are made when the server is made
 //! (`builder/assembly.rs`), so that the order of the setters does not matter and `bind` returns every error.
 
 mod assembly;
@@ -55,7 +55,7 @@ use crate::transport::{SocketOptions, Transport};
 pub struct Builder<T: Transport, M> {
     /// Checked when the server is made, not by its setter.
     mixin: M,
-    /// Apart, so that `mixin` can change the type of the builder and take them along.
+    /// Kept apart from the mixin, so that `mixin` can change the type of the builder and keep the settings.
     settings: Settings<T>,
 }
 
@@ -64,11 +64,11 @@ pub(super) type MakeObserver = Box<dyn FnOnce(&Arc<ServerContext>) -> super::Obs
 
 /// All settings but the mixin, whose type may change.
 struct Settings<T: Transport> {
-    /// Boxed at once: their type is in no type of the server.
+    /// The hooks, boxed at once: their type is in no type of the server.
     hooks: Box<dyn ServerHooks<T::Request>>,
-    /// Derived from the type of the hooks while that is known: the box has no type.
+    /// Derived from the type of the hooks, which is lost in the box.
     overridden_hooks: OverriddenHooks,
-    /// Counts only if the mixin allows it too.
+    /// Takes effect only if the mixin allows it too.
     workers_accept: bool,
     /// In the order in which they are called. Made late, because some need the server's context.
     observers: Vec<MakeObserver>,
@@ -79,12 +79,12 @@ struct Settings<T: Transport> {
     prefaces: Prefaces<T::Request>,
     reloads: Reloads,
     limits: Limits,
-    /// Of `handle_request` alone.
+    /// Used by `handle_request` alone.
     timeout: Option<Duration>,
-    /// Of `serve_forever` alone, as is the next one.
+    /// Used by `serve_forever` alone, like `idle_limit`.
     poll_interval: Option<Duration>,
     idle_limit: Option<Duration>,
-    /// For `T::unbound` and `T::from_fd`; `with_transport` does not look at them.
+    /// Given to `T::unbound` and `T::from_fd`; `with_transport` ignores them.
     options: SocketOptions,
 }
 
@@ -122,15 +122,15 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// Overrides steps of the server: see [`ServerHooks`]. Default: none.
     #[must_use]
     pub fn hooks<H: ServerHooks<T::Request>>(mut self, hooks: H) -> Self {
-        // Now, while their type is known.
+        // Here, while the type of the hooks is known.
         self.settings.hooks = Box::new(hooks);
         self.settings.overridden_hooks = OverriddenHooks::of::<H>();
         self
     }
 
-    /// Whether an idle worker may accept the next request by itself, instead of being woken by the loop. This saves a
-    /// fifth of the time of a short connection. Default: true, if the mixin [allows it](Mixin::workers_accept) and no
-    /// [hook](ServerHooks::verify_request) has to run in the loop.
+    /// Sets whether an idle worker may accept the next request by itself, instead of being woken by the loop. This
+    /// saves a fifth of the time of a short connection. Default: true, if the mixin [allows it](Mixin::workers_accept)
+    /// and no [hook](ServerHooks::verify_request) has to run in the loop.
     ///
     /// This relies on the order in which Linux wakes the waiters of one listener (`EPOLLEXCLUSIVE`). On a kernel with a
     /// different order no client is lost, but some are accepted later.
@@ -140,8 +140,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// Calls a function with every [`ServerEvent`]. Default: none. Each call adds an observer; they are called in that
-    /// order.
+    /// Calls a function with every [`ServerEvent`]. Default: none. Each call of this setter adds an observer; the
+    /// observers are called in the order in which they were added.
     ///
     /// The loop or a worker calls the function and waits for it, so it has to be quick. Under `Forking` it is called in
     /// the parent and never in a child.
@@ -167,7 +167,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// ```
     #[must_use]
     pub fn observer(self, observer: impl Fn(&ServerEvent<'_>) + Send + Sync + 'static) -> Self {
-        // This one gets all that it needs with each event, and not the context.
+        // This observer gets everything with each event, and needs no context.
         self.observer_of(Box::new(|_context| Box::new(observer)))
     }
 
@@ -249,8 +249,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// Python's `timeout`: how long `handle_request` waits for a request. Zero does not wait. Default: no
-    /// timeout. `serve_forever` ignores it.
+    /// Sets Python's `timeout`: how long `handle_request` waits for a request. Zero does not wait. Default: no timeout.
+    /// `serve_forever` ignores it.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = Some(timeout);
@@ -280,12 +280,12 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// such time, none stops. [`handle_request`](crate::Server::handle_request) ignores this setting.
     #[must_use]
     pub fn stop_when_idle(mut self, time: Duration) -> Self {
-        // The loop looks eight times in this time, so that a shorter one would have an idle server wake all the time.
+        // The loop looks eight times in this time. With a shorter one an idle server would wake all the time.
         self.settings.idle_limit = Some(time.max(Duration::from_millis(100)));
         self
     }
 
-    /// The options of the server's socket: backlog, buffers, permissions of a Unix socket's file and others.
+    /// Sets the options of the server's socket: backlog, buffers, permissions of a Unix socket's file and others.
     /// [`SocketOptions`] has a setter for each.
     #[must_use]
     pub fn socket_options(mut self, options: SocketOptions) -> Self {

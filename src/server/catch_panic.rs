@@ -1,8 +1,9 @@
 //! The only place where panics of the program's own code end: [`catch_panic`].
 //!
-//! It is around each single call, not around a whole request, so that the steps after a panic still run. Two payloads are
-//! not panics of the program but this crate's way to unwind a coroutine: one that is cancelled, and an accept loop that is
-//! retired. They become errors too, because the frames between here and there are the server's, which go on with them.
+//! It is around each single call, not around a whole request, so that the steps after a panic still run. Two payloads
+//! are not panics of the program but this crate's way to unwind a coroutine: one that is cancelled, and an accept loop
+//! that is retired. They become errors too: the frames that have called the program's code are the server's, and these
+//! go on with the error.
 //!
 //! Drops are the program's code as well: of a payload, of an error, of a value that a hook has left. A drop that panics
 //! while another panic unwinds ends the process, so each is dropped here, on its own.
@@ -32,7 +33,8 @@ pub(super) fn catch_panic<R>(
 #[cold]
 fn error_of(payload: Box<dyn Any + Send>) -> HandlerError {
     if payload.is::<CancelledUnwind>() {
-        // The error that waits of a cancelled request return, so that the reason of its end is found in the same way.
+        // This is the error that the waits of a cancelled request return, so that the reason of its end is found in the
+        // same way.
         return Cancelled::error().into();
     }
     // The accept loop that has called the hook is to end. If the caller ignores this error, the next wait ends the loop.
@@ -45,7 +47,7 @@ fn error_of(payload: Box<dyn Any + Send>) -> HandlerError {
     panicked.into()
 }
 
-/// Runs code of the program that has no result. A panic in it ends nothing else, and nobody is told but the panic hook.
+/// Runs code of the program that has no result. A panic in it ends nothing else, and only the panic hook reports it.
 #[inline]
 pub(super) fn run_catching(run: impl FnOnce()) {
     drop(catch_panic(|| {

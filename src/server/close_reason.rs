@@ -14,9 +14,10 @@ use crate::refused::Refused;
 use crate::request::{LineTooLong, NoHeader};
 use crate::timed_out::{TimedOut, Timeout};
 
-/// The reason of a request that the server ended. Its handler's result does not matter then.
+/// The reason of a request that the server ended: by a cut, or because its handler was told of the stop. A cut decides
+/// whatever the handler's result is; `Stopped` decides only over a success.
 ///
-/// None: the server has not ended the request, and the handler's result says the reason.
+/// `None`: the server has not ended the request, and the handler's result decides alone.
 #[inline]
 pub(super) fn ended_from_here(entry: &Entry) -> Option<CloseReason> {
     // The usual case is decided here, without a call.
@@ -26,7 +27,7 @@ pub(super) fn ended_from_here(entry: &Entry) -> Option<CloseReason> {
     from_here(entry)
 }
 
-/// Only a request that a drain, an operator or a limit has touched gets here.
+/// The rest of [`ended_from_here`]. Only a request that a drain, an operator or a limit has touched gets here.
 #[cold]
 fn from_here(entry: &Entry) -> Option<CloseReason> {
     match entry.cut() {
@@ -42,7 +43,8 @@ fn from_here(entry: &Entry) -> Option<CloseReason> {
 /// The reason of a request whose handler has failed. Only errors of the request itself count: an error of an upstream
 /// is `Failed`.
 ///
-/// The error's `source` is the program's code, so the caller has to catch. `from_here`: see [`ended_from_here`].
+/// The error's `source` is the program's code, so the caller has to catch its panics. `from_here`: see
+/// [`ended_from_here`].
 pub(super) fn reason_of(
     error: &HandlerError,
     owner: ErrorOwner,
@@ -57,7 +59,7 @@ pub(super) fn reason_of(
     if owner.find::<Stopping>(error).is_some() {
         return CloseReason::Stopped;
     }
-    // Before the error that it wraps, which may be any of those below.
+    // `NoHeader` comes before the error that it wraps, which may be any of those below.
     if let Some(no_header) = owner.find::<NoHeader>(error) {
         let is_from_proxy = no_header.is_from_proxy();
         return if is_from_proxy { CloseReason::BadProxyHeader } else { CloseReason::Rejected };
@@ -66,7 +68,7 @@ pub(super) fn reason_of(
         return CloseReason::Rejected;
     }
     match owner.find(error).map(TimedOut::which) {
-        // Silence between two requests is no failure of anybody: it has a reason of its own, which is not reported.
+        // Silence between two requests is nobody's failure: it has a reason of its own, which is not reported.
         Some(Timeout::Idle) => return CloseReason::Idle,
         Some(_) => return CloseReason::TimedOut,
         None => {}
@@ -92,7 +94,7 @@ pub(super) fn reason_of(
 /// If so, the close lingers, because closing a socket with unread input resets the connection, and the peer may lose
 /// the answer.
 pub(super) fn may_be_early(reason: CloseReason) -> bool {
-    // Of a completed request the transport itself sees whether input is left.
+    // For a completed request the transport itself sees whether input is left.
     matches!(
         reason,
         CloseReason::Failed

@@ -1,7 +1,8 @@
 //! The budget of descriptors: `Limits::live` is lowered to the number of requests that the process has descriptors for.
 //!
-//! Without it a server with too few descriptors would accept clients and fail in their handlers, at the first file that
-//! one opens. With it they wait in the accept queue, where a balancer sees them, and the operator is told once.
+//! Without the budget a server with too few descriptors would accept clients and fail in their handlers, at the first
+//! file that a handler opens. With the budget these clients wait in the accept queue, where a balancer sees them, and
+//! the operator is told once.
 //!
 //! ```text
 //!   RLIMIT_NOFILE - open - spare - lingering     1,024 - 24 - 32 - 256
@@ -35,10 +36,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///
     /// # Errors
     ///
-    /// Under `run`, if there is no descriptor for a single request: a program that has just begun gets none later, and would
-    /// keep its clients waiting for ever.
+    /// If under `run` there is no descriptor for a single request: a program that has just begun closes none later, and
+    /// would keep its clients waiting for ever.
     pub(super) fn budget_descriptors(&self) -> Result<()> {
-        // Zero: datagrams share one socket, and the live list bounds them by itself.
+        // Zero: datagrams share one socket, so descriptors do not limit their number.
         let each = self.core.transport.descriptors_per_request();
         let counted = if each == 0 { None } else { sys::descriptors() };
         let Some((allowed, open)) = counted else { return Ok(()) };
@@ -62,10 +63,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         // More may be open than are allowed: a limit that is lowered closes nothing.
         let left = allowed.saturating_sub(open + SPARE_DESCRIPTORS + lingering);
         let room = usize::try_from(left).unwrap_or(usize::MAX) / each;
-        // One at least, or nothing would ever be served: descriptors that are spare now may do for it.
+        // At least one, or nothing would ever be served: that request may use the spare descriptors.
         if let Some(lowered) = self.core.context.budget_descriptors(room.max(1)) {
             let lowered = lowered_live(&self.limits(), lowered);
-            // Show the arithmetic.
+            // The warning shows the arithmetic.
             let each = if each == 1 { String::new() } else { format!(", {each} for each request") };
             let floor = match room {
                 0 if none_is_left => " (until some are closed, clients wait)",

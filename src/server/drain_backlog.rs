@@ -1,8 +1,8 @@
 //! The clients in the backlog when a server begins to close: they are accepted and served within the grace of the
 //! drain, because the kernel has told them that they are connected. Then the listener closes.
 //!
-//! The thread that closes the server accepts them, because the loop may be away for as long as a request lasts (under
-//! `Inline`). At its end the loop hands them to the mixin, like all other requests, and tells the observer.
+//! The thread that closes the server accepts them, because under `Inline` the loop may be busy for as long as a request
+//! lasts. At its end the loop hands them to the mixin, like all other requests, and tells the observer.
 //!
 //! ```text
 //! thread that closes              loop, at its end (serve_backlog)
@@ -17,7 +17,7 @@
 //! to `NotBegun` if that thread gives up.
 //!
 //! While the clients are accepted, no code of the user's runs. While such code runs, no lock is held: a hook or an
-//! observer may close its server, and so may other threads meanwhile.
+//! observer may close its server, and other threads may do so at the same time.
 
 use std::collections::VecDeque;
 use std::io;
@@ -52,7 +52,8 @@ pub(super) struct Backlog<T: Transport> {
 struct BacklogState<T: Transport> {
     /// Whether the accept queue is being emptied, by which thread, or has been.
     emptying: Emptying,
-    /// In the order of the accept queue. Filled when its taker is dropped; emptied by the loop, or released.
+    /// The requests, in the order of the accept queue. Filled when the taker is dropped; emptied by the loop, or
+    /// released.
     jobs: VecDeque<TypedJob<T>>,
 }
 
@@ -74,12 +75,12 @@ impl<T: Transport> Default for Backlog<T> {
 }
 
 impl<T: Transport> Backlog<T> {
-    /// Makes this thread the one that empties the backlog. None: the backlog is empty already; if another thread has
-    /// emptied it, this call has waited for that. A transport whose `get_request` closes its own server does not wait
-    /// for itself.
+    /// Makes this thread the one that empties the backlog. Returns `None` if another thread has emptied it, after
+    /// waiting for the end of that work. Also returns `None` if this thread is emptying it already: a transport whose
+    /// `get_request` closes its own server must not wait for itself.
     pub(super) fn begin(&self) -> Option<BacklogTaker<'_, T>> {
         let me = thread::current().id();
-        // The wait is short: the other thread accepts without blocking, for `HANDSHAKE_WAIT` at most beyond its work.
+        // The wait is short: the other thread accepts without blocking, and then waits for `HANDSHAKE_WAIT` at most.
         let mut state = self.state.lock();
         loop {
             match state.emptying {
@@ -101,7 +102,7 @@ impl<T: Transport> Backlog<T> {
 /// One thread's work on the backlog. It ends when this is dropped, also by a panic. It holds no lock.
 pub(super) struct BacklogTaker<'a, T: Transport> {
     backlog: &'a Backlog<T>,
-    /// Accepted so far. Others see them when this is dropped, all at once.
+    /// The requests accepted so far. Other threads see them when this is dropped, all at once.
     jobs: VecDeque<TypedJob<T>>,
     /// `NotBegun` until `stop_listening` begins: before that the taker may give up.
     ends_as: Emptying,
@@ -124,14 +125,14 @@ const HANDSHAKE_WAIT: Duration = Duration::from_millis(2);
 const MAX_TAKEN: usize = 65_535;
 
 impl<T: Transport> Core<T> {
-    /// Stops listening, after accepting the backlog. Gives the number of requests accepted. On the thread that closes, or
-    /// on the loop's if no such thread was first.
+    /// Stops listening, after accepting the backlog. Returns the number of requests accepted. Called on the thread that
+    /// closes, or on the loop's thread if that comes first.
     pub(super) fn stop_listening(self: &Arc<Self>, mut taker: BacklogTaker<'_, T>) -> usize {
-        // Before the work: a transport that panics in it is not asked once more.
+        // Before the work, so that a transport that panics in it is not asked again.
         taker.ends_as = Emptying::Done;
-        // Reported below, once no thread waits for this one: their hook is the program's code.
+        // Reported below, once no thread waits for this one: the hook is the program's code.
         let mut skipped = Vec::new();
-        // If another process may have the listener, the backlog is for that one.
+        // If another process may have the listener, the backlog is left to that process.
         if !self.is_lent() && self.transport.refuse_new() {
             self.take_backlog(&mut taker.jobs, &mut skipped);
         }
@@ -147,8 +148,8 @@ impl<T: Transport> Core<T> {
         count
     }
 
-    /// Accepts as many clients as there is room for; the close turns the others away. It takes no accept lock: the
-    /// thread that holds that lock may be in a hook, and has accepted before this in any case.
+    /// Accepts as many clients as there is room for; the close turns the others away. It does not take the lock of
+    /// `worker_accept.rs`: a thread that holds that lock may be in a hook, and has accepted its client already.
     fn take_backlog(
         self: &Arc<Self>,
         jobs: &mut VecDeque<TypedJob<T>>,
@@ -156,9 +157,10 @@ impl<T: Transport> Core<T> {
     ) {
         // One deadline for all clients together: clients without end cannot hold up the close.
         let until = Instant::now() + HANDSHAKE_WAIT;
-        // If a successor may have the listener, new clients are not refused, and could come without end.
+        // The number is bounded too: if a successor may have the listener, new clients are not refused, and could come
+        // without end.
         for _ in 0..MAX_TAKEN {
-            // The rate holds at the end as well: those beyond it are turned away by the close of the listener.
+            // The rate holds at the end too: clients beyond it are turned away by the close of the listener.
             if self.context.rate.wait_until().is_some() {
                 return;
             }
@@ -169,18 +171,18 @@ impl<T: Transport> Core<T> {
                     AcceptAction::Retry => {}
                     AcceptAction::Skip => skipped.push(error),
                     AcceptAction::Wait if self.comes_one(until) => {}
-                    // Nobody is left, or resources are short.
+                    // No client is left, or resources are short.
                     _ => return,
                 },
             }
         }
     }
 
-    /// Waits for one more client. False: it is time to close.
+    /// Waits for one more client. Returns false if it is time to close.
     ///
     /// Blocks the thread for [`HANDSHAKE_WAIT`] at most.
     fn comes_one(&self, until: Instant) -> bool {
-        // A datagram socket may be readable, but no more datagrams are received.
+        // A datagram socket may be readable, but no more datagrams are taken from it.
         let listens = self.transport.close_when() == CloseWhen::AtOnce;
         let Some(listener) = self.transport.fileno().filter(|_| listens) else { return false };
         let mut listener = [PollFd::readable(listener.as_fd())];
@@ -204,20 +206,22 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         if !self.core.context.runs.ends_for_good() {
             return Ok(());
         }
-        // None: the thread that closes the server has taken the backlog, and `begin` has waited for that.
+        // `None`: the thread that closes the server has taken the backlog, and `begin` has waited for that.
         if let Some(taker) = self.core.backlog.begin() {
             self.core.stop_listening(taker);
         }
-        // The loop does not know the grace of the close, which may be shorter: its end then cuts the requests off.
+        // The loop does not know the grace of the close, which may be shorter: the end of that grace then cuts the
+        // requests off.
         let Limits { drain, first_read, .. } = self.core.context.limits();
-        // The drain of a server that forks begins only when its loop has ended.
+        // The drain of a server that forks begins only when its loop has ended, so the loop takes no longer than a
+        // first read.
         let time = if self.core.context.role().is_parent() { first_read.min(drain) } else { drain };
         let until = Instant::now().checked_add(time);
         while let Some(job) = self.core.backlog.next() {
             // Without room in time the request is refused, and not dropped: its client has connected.
             let room = self.wait_for_room(until)?;
-            // Under `Inline`, earlier requests of the backlog have used up some of the time. Or the deadline of a drain
-            // has cut it off while it waited here.
+            // Under `Inline`, earlier requests of the backlog may have used up the time. And the deadline of a drain
+            // may have cut this request off while it waited here.
             let is_cut_off = job.ticket.entry().cut() == Some(Cut::Forced);
             let late = is_cut_off || until.is_some_and(|until| Instant::now() >= until);
             job.announce();
@@ -231,7 +235,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         Ok(())
     }
 
-    /// Waits until the mixin has room. False: it will have none in time.
+    /// Waits until the mixin has room. Returns false if it has none in time.
     fn wait_for_room(&self, until: Option<Instant>) -> Result<bool> {
         if self.core.context.role().is_parent() && !self.mixin.ready() {
             // Children that are idle make room: the mixin signals them, and reaps those that have ended.

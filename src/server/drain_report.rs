@@ -56,7 +56,7 @@ impl DrainReport {
     /// Whether no request was cut off in the middle: each has ended by itself, or was waiting for a next request to
     /// begin.
     ///
-    /// A supervisor's exit status, for example: `if report.is_clean() { 0 } else { 1 }`.
+    /// The status with which a program exits, for its supervisor, may be `if report.is_clean() { 0 } else { 1 }`.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.forced.is_empty() && self.left_running.is_empty()
@@ -79,8 +79,8 @@ impl fmt::Display for DrainReport {
             list(f, forced)?;
         }
         if !left_running.is_empty() {
-            // A connection that was cut off and a handler that goes on are both true of one request, and it is in both lists.
-            // After a list the next sentence begins on a line of its own.
+            // A request whose connection was cut off and whose handler goes on is in both lists. After a list the next
+            // sentence begins on a line of its own.
             let before = if forced.is_empty() { "; " } else { "\n" };
             match left_running.len() {
                 1 => write!(f, "{before}1 is still running:")?,
@@ -93,11 +93,12 @@ impl fmt::Display for DrainReport {
 }
 
 impl DrainReport {
-    /// The ends of the requests that were not forced.
+    /// Writes how the other requests have ended: those that were not cut off.
     ///
-    /// The numbers of the whole text add up to `open_at_start`, with each request counted once: those that were stopped, those
-    /// in either list, and the rest, which have ended by themselves. The rest may come out too small: a request that was
-    /// accepted while the close began is in a list and was not open before. So it is never below zero.
+    /// The numbers of the whole text add up to `open_at_start`, with each request counted once: those that were
+    /// stopped, those in either list, and the rest, which have ended by themselves. A request that was accepted while
+    /// the close began may be in a list without having been open before. Then the rest comes out too small, but never
+    /// below zero.
     fn tell_of_ends(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { open_at_start, stopped, unheard, .. } = *self;
         // A request may be in both lists.
@@ -128,10 +129,10 @@ fn themselves(count: usize) -> &'static str {
     if count == 1 { "itself" } else { "themselves" }
 }
 
-/// At most this many lines: a report is read by a person, and all requests are in the fields.
+/// The most lines of a list: a report is read by a person, and all requests are in the fields.
 const MAX_LISTED: usize = 20;
 
-/// A line for each, up to [`MAX_LISTED`].
+/// Writes a line for each request, up to [`MAX_LISTED`].
 fn list(f: &mut fmt::Formatter<'_>, requests: &[LiveRequest]) -> fmt::Result {
     for request in requests.iter().take(MAX_LISTED) {
         write!(f, "\n  {request}")?;

@@ -26,9 +26,9 @@ use crate::timed_out::TimedOut;
 /// default report and for [`Failure::fault`](super::Failure::fault), which therefore agree.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ErrorOwner {
-    /// That of the request itself.
+    /// The mark of the request itself.
     own: Mark,
-    /// That of the request which the handler has at its end, if it has swapped its own for another one.
+    /// The mark of the request that the handler has at its end, if it has swapped its own for another one.
     held: Option<Mark>,
 }
 
@@ -48,7 +48,7 @@ impl Mark {
 }
 
 impl ErrorOwner {
-    /// The owner as of now: if the connection fails later, the answer stays.
+    /// The owner as of now: if the connection fails later, the answers stay the same.
     pub(super) fn of(entry: &Entry) -> Self {
         Self { own: Mark::of(entry), held: None }
     }
@@ -56,7 +56,7 @@ impl ErrorOwner {
     /// The owner for a request whose handler has the request of `held` at its end.
     pub(super) fn holding(entry: &Entry, held: &Entry) -> Self {
         let (own, held) = (Mark::of(entry), Mark::of(held));
-        // Mostly it is the same one.
+        // Mostly the handler still has its own request.
         Self { own, held: (held.owner != own.owner).then_some(held) }
     }
 
@@ -71,7 +71,7 @@ impl ErrorOwner {
     ///
     /// Three cases:
     ///
-    /// 1. The error carries a [`PeerFault`] of this request: it says so itself.
+    /// 1. The error carries a [`PeerFault`] of this request, which says so itself.
     /// 2. It carries a payload of another request: false.
     /// 3. It carries none: an `io::Error` made from the kind of another error, or an error of an outbox. True if this
     ///    request's connection has failed in the same way. A bare error of the system (with an errno) is never of
@@ -107,7 +107,7 @@ impl ErrorOwner {
         self.find::<PeerFault>(error).is_some_and(PeerFault::is_not_agreed)
     }
 
-    /// Whether the peer caused it in any way: it went away, was too slow, or sent something invalid.
+    /// Whether the peer caused the error in any way: it went away, was too slow, or sent something invalid.
     pub(super) fn is_peers(self, error: &(dyn StdError + 'static)) -> bool {
         self.is_disconnect(error)
             || self.is_garbled(error)

@@ -55,15 +55,15 @@ impl fmt::Display for Phase {
 /// [`handle_error`](crate::ServerHooks::handle_error). Its `Display` is the text of the default report.
 pub struct Failure<'a> {
     pub(super) phase: Phase,
-    /// As the program's code has returned it; or a [`Panicked`](crate::hooks::Panicked).
+    /// The error that the program's code has returned, or a [`Panicked`](crate::hooks::Panicked).
     pub(super) error: &'a HandlerError,
     /// Decides whether the error comes from the request's own peer.
     pub(super) owner: ErrorOwner,
-    /// The client that a proxy has named, if one has by now.
+    /// The client: the one that a proxy has named, if it has named one by now; otherwise the peer.
     pub(super) client_address: &'a Address,
-    /// Known also for a request that failed before its handler was made.
+    /// The type name of the handler, known also for a request that failed before its handler was made.
     pub(super) handler: &'static str,
-    /// A subscriber of the facade `tracing` has taken the failure.
+    /// Whether a subscriber of the facade `tracing` has taken the failure.
     pub(super) is_traced: bool,
 }
 
@@ -105,7 +105,8 @@ impl Failure<'_> {
     /// peer's fault, but are printed (except in a handshake), because the limit may be too low.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        // The last case: scanners, and clients that speak no TLS to a port that does. There are many, and none is new.
+        // The last line: scanners, and clients that do not speak TLS to a port that does. There are many of them, and
+        // they are no news.
         let error = self.error();
         self.is_disconnect()
             || self.owner.is_garbled(error)
@@ -122,8 +123,8 @@ impl Failure<'_> {
         if self.owner.is_peers(self.error()) { Fault::Peer } else { Fault::Handler }
     }
 
-    /// The default of [`handle_error`](crate::ServerHooks::handle_error): [`print`](Self::print) unless
-    /// it [is quiet](Self::is_quiet), or a subscriber has taken it (`Builder::tracing`).
+    /// The default of [`handle_error`](crate::ServerHooks::handle_error): [`print`](Self::print), unless the failure
+    /// [is quiet](Self::is_quiet) or a subscriber has taken it (`Builder::tracing`).
     pub fn report(&self) {
         if !self.is_quiet() && !self.is_traced {
             self.print();
@@ -137,7 +138,7 @@ impl Failure<'_> {
     }
 }
 
-/// As long as that of Python's `handle_error`, above and below.
+/// The rule above and below a report, as long as that of Python's `handle_error`.
 const RULE: &str = "----------------------------------------";
 
 impl fmt::Display for Failure<'_> {
@@ -165,13 +166,14 @@ pub struct AcceptFailure<'a> {
     /// The transport's decision.
     pub(super) action: AcceptAction,
     pub(super) server: &'a ServerContext,
-    /// Of this loop, since it last accepted. Zero for a client that was skipped by a worker or a close.
+    /// How often in a row resources have run out in this loop since it last accepted. Zero for a client that was
+    /// skipped by a worker or a close.
     pub(super) in_a_row: u64,
     /// The length of the pause. Zero: the loop goes on at once.
     pub(super) pause: Duration,
-    /// The loop's backoff has decided it, and counts this report as made.
+    /// Whether a report is due. The loop's backoff decides that, and counts this report as made.
     pub(super) is_first_or_due: bool,
-    /// A subscriber of the facade `tracing` has taken the failure.
+    /// Whether a subscriber of the facade `tracing` has taken the failure.
     pub(super) is_traced: bool,
 }
 
@@ -214,15 +216,15 @@ impl AcceptFailure<'_> {
         self.is_first_or_due
     }
 
-    /// The default of [`accept_error`](crate::ServerHooks::accept_error): [`print`](Self::print) if
-    /// it [is due](Self::is_first_or_due), and no subscriber has taken it (`Builder::tracing`).
+    /// The default of [`accept_error`](crate::ServerHooks::accept_error): [`print`](Self::print), if a report [is
+    /// due](Self::is_first_or_due) and no subscriber has taken the failure (`Builder::tracing`).
     pub fn report(&self) {
         if self.is_first_or_due && !self.is_traced {
             self.print();
         }
     }
 
-    /// Writes one line to stderr, also when descriptors have run out. It never waits for a reader: see [`Console`].
+    /// Writes one line to stderr, even when descriptors have run out. It never waits for a reader: see [`Console`].
     pub fn print(&self) {
         Console::Stderr.tell(&format!("{self}\n"));
     }

@@ -2,8 +2,9 @@
 //!
 //! A process may be forked for two reasons, and the two children have nothing in common:
 //!
-//! - **A program forks**, with a server that it has bound: as a daemon, or as a parent of several that serve one
-//!   listener. The child goes on for itself and serves. [`Core::enter_process`] makes its own what is still its parent's.
+//! - **A program forks**, with a server that it has bound: as a daemon, or as a parent of several processes that serve
+//!   one listener. The child goes on for itself and serves. [`Core::enter_process`] replaces the parts that are still
+//!   its parent's.
 //! - **[`Forking`](crate::Forking) forks** for one request. The child serves that and leaves by `_exit`: it begins no
 //!   run, and everything that it has no use for stays as it was, which costs nothing. This is the order:
 //!
@@ -54,27 +55,27 @@ use crate::transport::{HandoverSocket, Transport};
 use crate::wait;
 
 impl<T: Transport> Core<T> {
-    /// Before anything that belongs to one process: in a child that goes on for itself, makes the server this process's
-    /// own. It costs one `getpid` for each run, and none for a request.
+    /// Makes the server this process's own, if this is a child that goes on for itself. Called before anything that
+    /// belongs to one process. It costs one `getpid` for each run, and nothing for a request.
     pub(super) fn enter_process(&self) -> Result<()> {
         enter_process(&self.context)?;
-        // After the runs: its epoll set watches the stop's event, which is this process's own by then.
+        // After the runs: the acceptor's epoll set watches the stop's event, which is this process's own by then.
         let entered = self.worker_acceptor.enter_process(self.context.runs.stop_waiting().fd);
         entered.map_err(|error| cannot_go_on(&self.context, error))
     }
 }
 
-/// Finds out whether this process has been forked from the one that has used the server before, and makes its own what
-/// is still its parent's. In a child that serves one request everything stays as it was.
+/// Finds out whether this process has been forked from the one that has used the server before. If so, replaces the
+/// parts that are still the parent's. In a child that serves one request everything stays as it was.
 pub(super) fn enter_process(context: &ServerContext) -> Result<()> {
-    /// Two threads that begin runs of one server at once: the second one finds it done.
+    /// Two threads may begin runs of one server at once: the second one finds the work done.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     process::note();
     if !context.runs.is_forked() || context.role().is_child() {
         return Ok(());
     }
     let _lock = ONE_AT_A_TIME.lock();
-    // Another thread has done it meanwhile; or the fork was made within a loop, which goes on in both.
+    // Another thread may have done it by now; or the fork was made within a loop, which goes on in both processes.
     if !context.runs.is_forked() || context.runs.is_loop_thread() {
         return Ok(());
     }
@@ -88,7 +89,8 @@ pub(super) fn enter_process(context: &ServerContext) -> Result<()> {
     enter().map_err(|error| cannot_go_on(context, error))
 }
 
-/// Mostly a lack of descriptors: each event takes a new one before it gives the old one back.
+/// The error of a child that cannot go on. Mostly descriptors are lacking: each event takes a new one before it gives
+/// the old one back.
 fn cannot_go_on(context: &ServerContext, error: io::Error) -> Error {
     Error::io("go on in a forked child with", context.server_address(), error)
 }
@@ -97,7 +99,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
     /// Everything that the child needs and that takes memory, a lock or a count is made here: after the fork each page that
     /// the child writes to is copied.
     fn prepare_fork(&mut self, most: usize) -> Option<Arc<OwnedFd>> {
-        // From the fork on it is the child that says what it does.
+        // Noted by the parent for the last time: after the fork the child notes its activity.
         self.ticket.entry().show_activity(Activity::Running);
         let begins_with_handshake =
             self.core.prefaces.begin_with_handshake(self.ticket.entry().peer_address());
@@ -116,7 +118,8 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         signals: SignalsHeld,
         leave: &dyn Fn(ChildEnd) -> Infallible,
     ) -> ! {
-        // Taken out of its box for good: nothing that is the parent's is given back, and the end of the process does that.
+        // Taken out of its box for good: nothing that is the parent's is given back here. The end of the process frees
+        // it all.
         let mut this = *self;
         let count = || [Arc::clone(this.ticket.entry()), Arc::clone(this.ticket.entry())];
         let [signalled, served] = this.counted.take().unwrap_or_else(count);
@@ -134,7 +137,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         // Before the signals are let through: one that is pending acts on this request.
         take_signals(context, &this.ticket, signalled);
         signals.release_in_child();
-        // A stop that was requested before the fork is the parent's affair, and may be over when this ends.
+        // A stop that was requested before the fork is the parent's affair, and may be over when this request ends.
         let asked_before = context.runs.stop_requested();
         let make = |job, place: &mut _| {
             ManuallyDrop::<Self>::into_inner(job).make_request_of(served, place)
@@ -142,15 +145,15 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         let leave = |open, reason| {
             let open = ManuallyDrop::<OpenRequest<T>>::new(open);
             let core = &open.core;
-            // The handler may have gathered replies, and there will be no other wait to send them before.
+            // The handler may have gathered replies, and no later wait will send them.
             wait::flush();
-            // After the request: the handler may have requested it at its end.
+            // Asked after the request: its handler may have requested a stop at its end.
             let stop = core.context.runs.stop_requested();
             let text = match reason {
                 CloseReason::Fatal => fatal_of(&core.context),
                 _ => open.entry.failed_step(),
             };
-            // The parent knows of a cut: a child that is cut off does not come here.
+            // The parent itself knows of a cut: a child that is cut off is killed, and does not get here.
             leave(ChildEnd { reason, text, stop: stop && !asked_before, cut_off: false })
         };
         process::no_return(Self::serve_by(ManuallyDrop::new(this), make, leave))
@@ -158,7 +161,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
 
     fn leave_to_child(self: Box<Self>, child: i32) -> Box<dyn RequestOfChild> {
         let Self { raw, ticket, core, .. } = *self;
-        // The child has its own copy. Only with the last copy's close the peer sees an end.
+        // The child has its own copy. The peer sees the end only when the last copy is closed.
         drop(drop_catching(raw));
         // The entry stays in the live list: the child's request counts against `Limits::live`.
         ticket.entry().hand_over(child);
@@ -166,10 +169,10 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
     }
 }
 
-/// In a child: gives up its copy of the listener.
+/// Gives up a child's copy of the listener.
 ///
-/// Its number gets another file, one that the child has anyway. So nothing has to be noted where the listener is kept, in
-/// memory that is the parent's: each page of it that a child writes to is copied.
+/// The number of the listener gets another file, which the child has anyway. So the place where the listener is kept
+/// can stay as it is: its page is shared with the parent, and would be copied if the child wrote to it.
 #[inline]
 fn give_up_listener<T: Transport>(core: &Core<T>, listener: Option<&Arc<OwnedFd>>) {
     let stop = core.context.runs.stop_waiting().fd;
@@ -179,7 +182,7 @@ fn give_up_listener<T: Transport>(core: &Core<T>, listener: Option<&Arc<OwnedFd>
     }
 }
 
-/// The text of the `Fatal` that the handler of a child has failed with, if it has.
+/// The text of the `Fatal` with which the handler of a child has failed, if it has.
 #[cold]
 fn fatal_of(context: &ServerContext) -> Option<String> {
     let fatal = catch_panic(|| {
@@ -189,7 +192,7 @@ fn fatal_of(context: &ServerContext) -> Option<String> {
     fatal.unwrap_or_default()
 }
 
-// The signals of a child: how it hears that its server drains, because its parent has nothing else to reach it by.
+// The signals of a child. By them its parent tells it of a drain, and has no other way to reach it.
 //
 // The parent registers the actions once, before it forks for the first time. A child inherits them, and only says which
 // request it serves: a child that registered its own would write to pages of memory that it shares with its parent. For
@@ -206,7 +209,8 @@ static SIGNALLED: Signalled = Signalled {
 struct Signalled {
     /// The server whose requests are forked next. No action looks at it, so that a signal may come while it is locked.
     server_of_children: Mutex<Weak<ServerContext>>,
-    /// Where that server is, or null: a parent looks at this before each fork, because to lock is to write.
+    /// The address of that server's context, or null. A parent compares it before each fork, because to lock is to
+    /// write.
     noted: AtomicPtr<ServerContext>,
     /// The request that this process serves, if it is a child. It is changed while signals are held back: so an action
     /// finds it locked by no one but another action.
@@ -223,28 +227,29 @@ struct ServedHere {
     first_read: Duration,
     /// When that signal came.
     drained: Option<Instant>,
-    /// The Ctrl-Cs that it has got.
+    /// Counts the Ctrl-Cs that this child has got.
     interrupted: Repeats,
 }
 
-/// In the parent, before each fork. Has children that are forked from here on take SIGTERM, by which the parent tells
-/// them of a drain, and Ctrl-C, which a terminal sends to all, if the parent takes it. In the parent nothing changes.
+/// Called in the parent before each fork. Makes the children that are forked from here on take SIGTERM, by which the
+/// parent tells them of a drain. If the parent takes Ctrl-C, which a terminal sends to all of them, the children take
+/// it too. In the parent nothing changes.
 fn prepare_signals(context: &Arc<ServerContext>) {
     static SIGTERM: Once = Once::new();
     static SIGINT: Once = Once::new();
     let register = |signal| {
-        // Without an action the signal does its default.
+        // Without an action the signal ends the child, which is the default.
         drop(sys::on_signal_in_children(signal, serves_a_request, move || drain(signal)));
     };
     SIGTERM.call_once(|| register(libc::SIGTERM));
     // Without `run` a Ctrl-C ends the parent and all children, as it does any program.
     let is_taken = context.runs.is_served_by_run();
-    // An ignored signal is not the parent's to take, nor the children's.
+    // A signal that the parent ignores is ignored by its children too.
     if is_taken && !SIGINT.is_completed() && !sys::is_ignored(libc::SIGINT) {
         SIGINT.call_once(|| register(libc::SIGINT));
     }
-    // The address is compared before the lock is taken: see the field. While the reference is there, no other server can be
-    // at the same place.
+    // The address is compared before the lock is taken: see `noted`. While the weak reference is there, no other server
+    // can be at the same address.
     let this = Arc::as_ptr(context).cast_mut();
     if SIGNALLED.noted.load(Ordering::SeqCst) != this {
         *SIGNALLED.server_of_children.lock() = Arc::downgrade(context);
@@ -252,28 +257,29 @@ fn prepare_signals(context: &Arc<ServerContext>) {
     }
 }
 
-/// In the child: from here on the signals are about this request. Those of the parent are not: a handler
-/// may be a server that forks in its turn. The signals are still held back; one that has come meanwhile acts after this.
+/// Called in the child: from here on the signals are about this request. They are still held back; one that has come in
+/// the meantime acts when they are let through.
 #[inline]
 fn take_signals(context: &ServerContext, ticket: &Ticket, entry: Arc<Entry>) {
     // A parent that does not wait sends no second signal.
     let first_read =
         if context.waits_at_close { ticket.limits().first_read } else { Duration::ZERO };
     let server = std::mem::take(&mut *SIGNALLED.server_of_children.lock());
-    // A handler may be a server that forks in its turn.
+    // The handler may be a server that forks in its turn, and has to register that server.
     SIGNALLED.noted.store(ptr::null_mut(), Ordering::SeqCst);
     let served =
         ServedHere { server, entry, first_read, drained: None, interrupted: Repeats::default() };
     *SIGNALLED.served.lock() = Some(served);
 }
 
-/// Whether this process is a child that serves a request. A signal's action asks it.
+/// Whether this process is a child that serves a request. The actions of signals ask this.
 fn serves_a_request() -> bool {
     SIGNALLED.served.try_lock().is_none_or(|served| served.is_some())
 }
 
-/// A signal's action: atomic stores, locks that are only tried, the clock, and shutdown(2). In this order: a request
-/// that says that it is idle, and then looks at the drain, misses neither.
+/// The action of a signal in a child: stores that the server drains, and then ends the wait of an idle request. A
+/// request that becomes idle stores that first and then looks for the drain, so at least one of the two sees the other.
+/// The action makes atomic stores, tries locks, reads the clock, and calls shutdown(2).
 ///
 /// The parent signals a second time when `Limits::first_read` has passed. Others may signal as well, and earlier: a
 /// supervisor signals all processes that it has started. So this looks at the clock, and is content with half of the
@@ -281,11 +287,11 @@ fn serves_a_request() -> bool {
 fn drain(signal: libc::c_int) {
     let Some(mut served) = SIGNALLED.served.try_lock() else { return };
     let Some(served) = &mut *served else { return };
-    // A second Ctrl-C is meant for all as well.
+    // A second Ctrl-C ends the process at once, as it does in the parent.
     if signal == libc::SIGINT && served.interrupted.note() == Repeat::Second {
         sys::exit_now(128 + signal);
     }
-    // Its parent makes room for another handshake.
+    // The signal may be about the handshake: the parent makes room for another one.
     if served.entry.end_if_crowded_out() {
         return;
     }
@@ -304,13 +310,14 @@ fn drain(signal: libc::c_int) {
     served.entry.end_input_if_idle(first_reads);
 }
 
-// The servers of the process. A child closes the sockets of all of them: it keeps no port beyond the life of the server
-// that has it.
+// The servers of the process. A child closes the sockets of all of them, so that it keeps no port in use when their
+// process has closed them.
 
 /// All servers of this process.
 static SERVERS: Mutex<Vec<Weak<dyn AnyServer>>> = Mutex::new(Vec::new());
 
-/// How many they are. A child of the only one looks at nothing else, and writes to no lock.
+/// How many servers the process has. The child of an only server looks at nothing but this number, and writes to no
+/// lock.
 static SERVER_COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// A server with its types erased.
@@ -321,11 +328,12 @@ pub(super) trait AnyServer: Send + Sync {
     fn context(&self) -> &ServerContext;
     /// See [`Transport::handover`].
     fn handover(&self) -> Option<&dyn HandoverSocket>;
-    /// From here on it tells this coordinator when it serves, and takes its turns if it forks.
+    /// Gives the server the desk of its run. The server tells the coordinator when it serves; if it forks, its loop also does
+    /// the desk's work.
     fn meet_desk(&self, coordinator: &Arc<Coordinator>);
-    /// Calls its observers.
+    /// Calls the server's observers.
     fn tell(&self, event: &ServerEvent<'_>);
-    /// Calls its hook of that name.
+    /// Calls the server's hook `warning`.
     fn warn(&self, text: &str);
 }
 
@@ -378,7 +386,7 @@ pub(super) fn unregister() {
     SERVER_COUNT.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// In a child that this server has forked: closes the copies of the other servers' sockets.
+/// Closes the copies of the other servers' sockets, in a child that this server has forked.
 #[inline]
 fn close_other_servers<T: Transport>(core: &Core<T>) {
     if SERVER_COUNT.load(Ordering::SeqCst) > 1 {
@@ -386,7 +394,7 @@ fn close_other_servers<T: Transport>(core: &Core<T>) {
     }
 }
 
-/// A function of its own, because most children only look at the count.
+/// The rest of [`close_other_servers`], apart because most children only look at the count.
 #[cold]
 fn close_all_but<T: Transport>(core: &Core<T>) {
     // Collected first: no lock is held while a transport closes, which may be the user's.
@@ -395,7 +403,7 @@ fn close_all_but<T: Transport>(core: &Core<T>) {
         if !ptr::eq(server.context(), &*core.context) {
             server.close_in_others_child();
         }
-        // The last reference would drop what is the parent's.
+        // A drop of the last reference would drop what is the parent's.
         std::mem::forget(server);
     }
 }

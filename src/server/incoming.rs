@@ -1,6 +1,6 @@
 //! [`Incoming`]: a request as the hook `verify_request` sees it.
 //!
-//! It is made for one call of the hook, in the loop or in a worker that accepts, and lends what the job owns. Nothing of
+//! It is made for one call of the hook, in the loop or in a worker that accepts, and borrows from the job. Nothing of
 //! the request has been read: a hook that waited for its bytes would hold up every other client.
 
 use std::any::Any;
@@ -17,11 +17,12 @@ use crate::sys::{self, Credentials};
 /// A request that was accepted and has no worker yet. [`verify_request`](crate::ServerHooks::verify_request) decides
 /// by it whether the request is served.
 pub struct Incoming<'a> {
-    /// Its slot in the live list, which it gets before the hook runs.
+    /// The request's slot in the live list, which it gets before the hook runs.
     ticket: &'a Ticket,
-    /// None for datagrams.
+    /// The connection; `None` for datagrams.
     connection: Option<BorrowedFd<'a>>,
-    /// Passed on to the request if that is served. A cell, because hooks get a shared reference; no other thread has it.
+    /// A value from the hook, passed on to the request if that is served. A cell, because hooks get a shared reference;
+    /// no other thread has it.
     pub(super) extension: RefCell<Extension>,
 }
 
@@ -31,7 +32,7 @@ impl<'a> Incoming<'a> {
         Self { ticket, connection, extension: RefCell::default() }
     }
 
-    /// The address of its sender: the other end of the connection. If that is a [proxy](crate::proxy_protocol), the
+    /// The address of the sender: the other end of the connection. If that is a [proxy](crate::proxy_protocol), the
     /// client is not known yet. A hook that has to know the client is
     /// [`wrap_request`](crate::ServerHooks::wrap_request).
     #[must_use]
@@ -39,7 +40,7 @@ impl<'a> Incoming<'a> {
         self.ticket.client_address()
     }
 
-    /// The server that it was sent to.
+    /// The server to which the request was sent.
     #[must_use]
     pub fn server(&self) -> &ServerContext {
         self.ticket.server()
@@ -51,8 +52,8 @@ impl<'a> Incoming<'a> {
         self.ticket.entry().id()
     }
 
-    /// The connection's descriptor; none for datagrams. See [`StreamRequest::fileno`](crate::StreamRequest::fileno) about
-    /// copies of it.
+    /// The connection's descriptor; `None` for datagrams. See [`StreamRequest::fileno`](crate::StreamRequest::fileno)
+    /// about copies of it.
     #[must_use]
     pub fn fileno(&self) -> Option<BorrowedFd<'_>> {
         // From here on a copy of the descriptor may exist: see `StreamRequest::fileno`.
@@ -64,17 +65,17 @@ impl<'a> Incoming<'a> {
     ///
     /// # Errors
     ///
-    /// If it is no connection over a Unix socket.
+    /// If this is not a connection over a Unix socket.
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
         // A datagram's sender is known by its address alone.
         let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
         self.connection.ok_or_else(unsupported).and_then(sys::credentials)
     }
 
-    /// Leaves a value for the handler, which gets it by `request.extension::<E>()`: the user that an address
-    /// stands for, say, so that it is looked up once. A request has one such value: a second one replaces the
-    /// first, whatever its type is. It is dropped with the request. Under [`Forking`](crate::Forking) the child has a copy
-    /// of it, and both are dropped.
+    /// Leaves a value for the handler, which gets it by `request.extension::<E>()`: for example the user that an
+    /// address stands for, so that it is looked up once. A request has one such value: a second one replaces the first,
+    /// whatever its type is. The value is dropped with the request. Under [`Forking`](crate::Forking) the child has a
+    /// copy of it, and both are dropped.
     ///
     /// ```
     /// use std::io::Write;

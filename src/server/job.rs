@@ -57,8 +57,8 @@ pub(super) struct TypedJob<T: Transport> {
     pub(super) ticket: Ticket,
     /// The permit of `Limits::live`, taken before the accept. It goes on into the [`OpenRequest`].
     pub(super) core: ServerPermit<T>,
-    /// References to its entry that are counted before a fork, for the child: to count one is to write, and the parent
-    /// writes to the entry's memory anyway.
+    /// Two references to the entry for a forked child, counted before the fork. To count one in the child would write
+    /// to the entry's page, and so copy it; the parent writes to that page anyway.
     pub(super) counted: Option<[Arc<Entry>; 2]>,
 }
 
@@ -104,7 +104,7 @@ impl<T: Transport> TypedJob<T> {
         Self { raw, ticket, core, counted: None }
     }
 
-    /// Tells the observer that it has begun. Called once for each request, before everything else that is told of it.
+    /// Tells the observer that the request has begun. Called once for each request, before any other event of it.
     pub(super) fn announce(&self) {
         self.core.tell(&ServerEvent::RequestStarted {
             id: self.ticket.entry().id(),
@@ -113,8 +113,8 @@ impl<T: Transport> TypedJob<T> {
         });
     }
 
-    /// Why it is refused, if it is beyond a limit for one peer. The observer is told. The live list has decided it under
-    /// its lock, when the request entered.
+    /// Why the request is refused, if it is beyond a limit for one peer. The live list decided this under its lock when
+    /// the request entered. The observer is told of the limit here.
     pub(super) fn is_beyond(&self) -> Option<Refused> {
         let limit = self.ticket.beyond()?;
         self.core.tell(&ServerEvent::LimitReached { limit });
@@ -185,17 +185,17 @@ impl<T: Transport> TypedJob<T> {
     ) -> R {
         // Datagrams and outbox messages that the handler sends leave when it waits, and at the latest when it has ended.
         let _promise = FlushPromise::start();
-        // In a child it is the loop's own thread that runs the request, and a drain knows that one.
+        // In a child the loop's own thread runs the request, and a drain knows that thread already.
         let context = &job.core.context;
         let _serving = (!context.role().is_child()).then(|| start_serving(context));
         job.ticket.entry().show_activity(Activity::Running);
         let span = job.core.spans.enter(context, job.ticket.entry());
-        // Each step of a request that is timed reads the clock; without an observer nobody would get the times.
+        // A request that is timed reads the clock at each step; without an observer nobody would get the times.
         let is_timed = job.core.is_observed();
         if is_timed {
             job.ticket.entry().begin_step(CountStep::Worker);
         }
-        // Only if something may run before the handler: the count of a reference costs something.
+        // Only if something may run before the handler: to share the limits costs the count of a reference.
         let has_steps = job.core.overridden_hooks.are_given() || !job.core.prefaces.are_none();
         let limits = has_steps.then(|| job.ticket.share_limits());
         // The time of the whole request begins before the handshake, which is a part of it.
@@ -224,7 +224,7 @@ impl<T: Transport> TypedJob<T> {
         if is_timed {
             open.entry.begin_step(CountStep::End);
         }
-        // While the request is there: the handler may have swapped it for another one, whose errors then count as its own.
+        // Before the request ends: the handler may have swapped it for another one, whose errors then count as its own.
         let (reason, beyond) = open.conclude(result, request.as_ref());
         // Before the end: a client that sees the end of its connection must find itself counted.
         open.core.count(&open.entry, reason);
@@ -233,7 +233,7 @@ impl<T: Transport> TypedJob<T> {
         }
         span.end(&open.entry, reason);
         open.end_request(&mut request, reason, beyond.as_ref());
-        // Also where `end` does not return.
+        // Here, and not in the span's drop, because `end` may not return.
         span.leave();
         end(open, reason)
     }
@@ -261,7 +261,8 @@ impl<T: Transport> TypedJob<T> {
         (made, OpenRequest { core, entry })
     }
 
-    /// The same for a job in a box. The box is freed here, and not by its owner, who may wait for long.
+    /// [`make_request`](Self::make_request) for a job in a box. The box is freed here, and not by its owner, which may
+    /// wait for long.
     #[expect(clippy::boxed_local, reason = "this is where the memory of the box ends")]
     fn make_boxed_request(self: Box<Self>, place: &mut Option<T::Request>) -> Made<T> {
         (*self).make_request(place)
@@ -278,9 +279,9 @@ impl<T: Transport> Work for TypedJob<T> {
         let _serving = start_serving(&self.core.context);
         let mut request = None;
         let (made, open) = self.make_request(&mut request);
-        // Counted before the hook runs: the peer may hear of it by the hook, and ask for the counts.
+        // Counted before the hook runs: the hook may tell the peer of the refusal, and the peer may ask for the counts.
         open.refused(made, CloseReason::Refused);
-        // This refusal is a fault that an operator has to know of. The others are limits at work.
+        // This refusal is a fault, of which an operator has to know. The other refusals are limits at work.
         if let Refused::CannotStart(error) = &why {
             let peer = open.entry.client_address();
             let error = Error::io("start a worker for", peer, clone_error(error));
@@ -291,8 +292,8 @@ impl<T: Transport> Work for TypedJob<T> {
         open.end_request(&mut request, CloseReason::Refused, Some(&why));
     }
 
-    /// Closes a request that nobody will serve: the mixin has dropped the job, or the run has ended by an error. On any
-    /// thread.
+    /// Closes a request that nobody will serve: the mixin has dropped the job, or the run has ended by an error. It may
+    /// be called on any thread.
     fn release(self: Box<Self>) {
         let _serving = start_serving(&self.core.context);
         let Self { raw, ticket, core, .. } = *self;

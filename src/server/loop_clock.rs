@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use crate::wait;
 use crate::write_stall::earlier;
 
-/// When a loop has to wake although there is no request. If nothing is set, it reads no clock.
+/// The moments at which a loop has to wake although there is no request. A clock without moments never reads the time.
 #[derive(Debug, Default)]
 pub(super) struct LoopClock {
     /// The earliest of the moments below, for a wait.
     next: Option<Instant>,
     /// `Builder::poll_interval`, and when the next `service_actions` is due.
     tick: Option<(Duration, Instant)>,
-    /// When the loop has to tell its run group that it lives, and how often.
+    /// How often the loop has to tell its run group that it lives, and when it has to do so next.
     beat: Option<(Duration, Instant)>,
     /// The end of a lame duck that this loop keeps itself, because no thread closes the server.
     lame_duck: Option<Instant>,
@@ -24,16 +24,16 @@ pub(super) struct LoopClock {
 /// The moments that have come.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Due {
-    /// `service_actions` of the hooks.
+    /// The hook `service_actions` is due.
     pub(super) tick: bool,
-    /// The run group wants to hear of this loop.
+    /// The run group wants a sign of life from this loop.
     pub(super) beat: bool,
     /// The lame duck has ended.
     pub(super) lame_duck: bool,
 }
 
 impl LoopClock {
-    /// For a loop that begins now. `beat_every`: None if no run group wants to hear of it.
+    /// A clock for a loop that begins now. `beat_every` is `None` if no run group wants to hear of the loop.
     pub(super) fn new(poll_interval: Option<Duration>, beat_every: Option<Duration>) -> Self {
         let now = Instant::now();
         // An interval that the clock cannot count is none. The first moment is a whole interval away.
@@ -44,14 +44,14 @@ impl LoopClock {
         clock
     }
 
-    /// The end of a wait.
+    /// The moment at which a wait of the loop has to end, if nothing ends it before.
     pub(super) fn next(&self) -> Option<Instant> {
         self.next
     }
 
-    /// From here on the loop goes on for this time, and then stops.
+    /// Begins a lame duck: the loop goes on for this time, and then stops.
     pub(super) fn begin_lame_duck(&mut self, time: Duration) {
-        // One without an end lasts as long as the clock can count: until a `shutdown`.
+        // A lame duck without an end lasts as long as the clock can count: until a `shutdown`.
         self.lame_duck = Some(wait::moment_after(Instant::now(), time));
         self.set_next();
     }
@@ -80,8 +80,8 @@ impl LoopClock {
     }
 }
 
-/// Whether a repeated moment has come; if so, sets the next one. Counted from now and not from the moment that was due: a
-/// loop that was away for long is late once, and has nothing to make up for.
+/// Whether a repeated moment has come; if so, sets the next one. The interval counts from now and not from the moment
+/// that was due: a loop that was away for long is late once, and has nothing to make up for.
 fn has_come(repeated: &mut Option<(Duration, Instant)>, now: Instant) -> bool {
     let Some((every, _)) = repeated.filter(|(_, at)| now >= *at) else { return false };
     *repeated = now.checked_add(every).map(|at| (every, at));

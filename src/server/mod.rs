@@ -121,7 +121,7 @@ pub struct Server<T: Transport, M: Mixin> {
     timing: Timing,
 }
 
-/// Is called with every event.
+/// A function of the program that is called with every event.
 type Observer = Box<dyn Fn(&ServerEvent<'_>) + Send + Sync>;
 
 /// The part of a server that its requests share. It lives until the server and the last request are gone.
@@ -136,7 +136,7 @@ pub(crate) struct Core<T: Transport> {
     hooks: Box<dyn ServerHooks<T::Request>>,
     /// Whether a hook of the loop is overridden; if none is, workers may accept.
     overridden_hooks: OverriddenHooks,
-    /// Phases that were reached, and that the hooks have not been told yet.
+    /// Phases that were reached, and of which the hooks have not been told yet.
     phases: PhaseQueue,
     /// Called by [`Core::tell`] alone, which catches its panics.
     observers: Vec<Observer>,
@@ -154,15 +154,15 @@ pub(crate) struct Core<T: Transport> {
     parked_listener: ParkedListener,
     /// Connections taken out of the accept queue at a close, and not yet served.
     backlog: Backlog<T>,
-    /// The program has borrowed the listener's descriptor, and may have passed it to another process.
+    /// Whether the program has borrowed the listener's descriptor, and may have passed it to another process.
     lent: AtomicBool,
-    /// A close has waited, or waits, for the end of its lame duck; the next close does not.
+    /// Whether a close has waited, or waits, for the end of its lame duck; the next close does not.
     lame_duck_is_begun: AtomicBool,
-    /// The drain, and not the last loop, closes the transport, because requests need the transport until they end.
+    /// Whether the drain, and not the last loop, closes the transport, because requests need it until they end.
     closed_late: AtomicBool,
-    /// Either a close that does not wait or the last loop closes the mixin, whichever is later.
+    /// Set by a close that waits for nothing: that close or the last loop then closes the mixin, whichever is later.
     mixin_closed_late: AtomicBool,
-    /// The coordinator of the run, if its process hands its sockets on.
+    /// The [`Coordinator`](handover::Coordinator) of the run, if the process hands its sockets on.
     coordinator: OnceLock<Arc<handover::Coordinator>>,
 }
 
@@ -323,7 +323,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// # }
     /// ```
     pub fn handle_request(&self) -> Result<AcceptOutcome> {
-        // Shared, because a mixin may run the loop on another thread. If it runs none, that is as after a stop.
+        // Shared, because a mixin may run the loop on another thread. A mixin that runs no loop leaves `Stopped` here.
         let outcome = Arc::new(Mutex::new(AcceptOutcome::Stopped));
         let of_loop = Arc::clone(&outcome);
         self.in_a_run(RunKind::OneRequest, move |accept_loop| {
@@ -334,8 +334,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         Ok(outcome)
     }
 
-    /// Runs the loop as the mixin does, between the beginning and the end of a run. Everything that may fail does so before
-    /// a client is accepted.
+    /// Begins a run, lets the mixin run the loop, and ends the run. Everything that may fail at the beginning does so
+    /// before a client is accepted.
     fn in_a_run(
         &self,
         kind: RunKind,
@@ -371,8 +371,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     }
 
     /// Stops accepting, and returns when the run has ended. Running requests go on, and the listener stays open. Unlike
-    /// Python's `shutdown`, it can be called before a run, which then returns at once, and by the thread that serves,
-    /// where it does not wait.
+    /// Python's `shutdown`, it may be called before a run: that run then returns at once. On the thread that serves, it
+    /// only requests the stop, and does not wait.
     pub fn shutdown(&self) {
         let handle = self.shutdown_handle();
         handle.shutdown();
@@ -402,7 +402,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// clients in the accept queue to those processes.
     #[must_use]
     pub fn fileno(&self) -> Option<Arc<OwnedFd>> {
-        // Never taken back: nobody tells when the last copy is closed.
+        // The mark is never removed: nothing tells this process when the last copy is closed.
         self.core.lent.store(true, Ordering::SeqCst);
         self.core.transport.fileno()
     }

@@ -1,12 +1,13 @@
 //! Reports requests to the observers, and counts how they end. In a forked child the parent does both.
 //!
-//! Observers and hooks are the program's code. Each call is caught, so that a panic ends neither the request nor the loop,
-//! and runs on the thread on which the thing has happened, which waits for it. A request is counted before its end is told:
-//! an observer that asks for the counts finds it among them.
+//! Observers and hooks are the program's code. A panic of one is caught, and ends neither the request nor the loop.
+//! Each call runs on the thread on which the event has happened, and that thread waits for it. A request is counted
+//! before its end is reported: an observer that asks for the counts finds the request among them.
 //!
-//! In a child an observer would be a copy, with effects that nobody sees. So a child notes for its parent the things that it
-//! alone knows: its client, in the shared row of the request; a limit, there as well; the text of a failed step, which goes
-//! with its end. `served_by_child.rs` tells them. The hook `handle_error` alone runs in the child, where the error is.
+//! In a child an observer would be a copy, with effects that nobody sees. So a child notes for its parent the things
+//! that it alone knows: its client and a limit, in the shared rows of the request; and the text of a failed step, which
+//! goes with its end. `served_by_child.rs` reports them. The hook `handle_error` alone runs in the child, where the error
+//! is.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -52,13 +53,14 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Whether anybody gets the events, and with them the times of requests. Without an observer no clock is read for
-    /// these times.
+    /// Whether there is an observer, which gets the events and with them the times of requests. Without an observer no
+    /// clock is read for these times.
     pub(super) fn is_observed(&self) -> bool {
         !self.observers.is_empty()
     }
 
-    /// The last event of a request. Called once for each that was announced, after its connection is closed.
+    /// Reports the last event of a request. Called once for each request that was announced, after its connection is
+    /// closed.
     #[inline]
     pub(super) fn tell_of_end(
         &self,
@@ -71,7 +73,8 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// A function of its own: most servers have no observer, and their stacks then have no room for the large event.
+    /// The rest of [`tell_of_end`](Self::tell_of_end), apart because most servers have no observer: the stacks of their
+    /// workers then need no room for the large event.
     #[inline(never)]
     fn tell_observers_of_end(&self, entry: &Entry, reason: CloseReason, refused: Option<&Refused>) {
         let (bytes_in, bytes_out) = entry.bytes();
@@ -102,7 +105,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Reports the limit that a request is beyond. A child notes it for its parent.
+    /// Reports the limit that a request is beyond. A child notes the limit for its parent.
     pub(super) fn tell_of_limit(&self, entry: &Entry, limit: Limit) {
         entry.note_beyond(limit);
         self.tell(&ServerEvent::LimitReached { limit });
@@ -110,7 +113,7 @@ impl<T: Transport> Core<T> {
 
     /// Reports a step before the handler that has failed. A child notes the text for its parent.
     pub(super) fn tell_of_preface(&self, entry: &Entry, error: &HandlerError) {
-        // Its text costs an allocation, and only an observer in the parent would read it.
+        // The text of the error costs an allocation, and only an observer in the parent would read it.
         if self.is_observed() && self.context.role().is_child() {
             entry.note_failed_step(chain(&**error));
         }
@@ -122,7 +125,7 @@ impl<T: Transport> Core<T> {
 /// For a mixin that runs many requests on each worker.
 impl<T: Transport> WorkerWatch for Core<T> {
     fn worker_is_held(&self, request: u64, held: Duration) {
-        // It may have ended since the watchdog looked.
+        // The request may have ended since the watchdog looked.
         let Some(entry) = self.context.live.find(request) else { return };
         self.tell(&ServerEvent::WorkerHeld {
             id: entry.id(),
@@ -132,10 +135,10 @@ impl<T: Transport> WorkerWatch for Core<T> {
         });
     }
 
-    /// Lowers the limit of live requests, if it lets more in, and tells the operator: clients beyond it wait in the accept
-    /// queue, as they do without descriptors.
+    /// Lowers the limit of live requests to `most`, if it is higher, and tells the operator: clients beyond it wait in
+    /// the accept queue, as they do without descriptors.
     fn requests_are_bounded(&self, most: usize, why: &dyn Display) {
-        // None: the limit was as low already, and nothing is told.
+        // `None`: the limit was as low already, and nothing is reported.
         if let Some(lowered) = self.context.budget_workers(most.max(1)) {
             let lowered = lowered_live(&self.context.limits(), lowered);
             let address = self.context.server_address();
@@ -144,7 +147,8 @@ impl<T: Transport> WorkerWatch for Core<T> {
     }
 }
 
-/// Calls the hook, after the span's event. A panic of either ends here, and the request is closed all the same.
+/// Calls the hook `handle_error`, after the event of the span. A panic of either ends here, and the request is closed
+/// all the same.
 ///
 /// Called before the request's end: the hook gets the error by reference, and may format it with its whole chain.
 pub(super) fn handle_error<T: Transport>(
@@ -156,7 +160,8 @@ pub(super) fn handle_error<T: Transport>(
     handle_error_of(core, entry, ErrorOwner::of(entry), phase, error);
 }
 
-/// `handle_error`, with the owner of the errors: a handler may have changed it.
+/// [`handle_error`], with the owner of the errors: the handler may have swapped its request for another one, whose
+/// errors count too.
 pub(super) fn handle_error_of<T: Transport>(
     core: &Core<T>,
     entry: &Entry,
@@ -261,7 +266,7 @@ mod tests {
             server.context().set_limits(server.limits().live(1_000));
             assert!(!clients[REQUESTS].is_answered(Duration::from_millis(100)));
 
-            // Each that ends makes room for one.
+            // Each request that ends makes room for one.
             while clients.len() > REQUESTS {
                 drop(clients.remove(0));
                 assert!(clients[REQUESTS - 1].is_answered(SOON));

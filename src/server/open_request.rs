@@ -1,8 +1,8 @@
 //! [`OpenRequest`]: a request that has been made. It is wrapped, handled, judged by how that went, and ended.
 //!
-//! Everything here runs on the worker's thread (of a refused request on the one that refuses), and is called by `job.rs`,
-//! which has the order. Each call of the program's code is in a `catch_panic` of its own, so that a panic in one step does
-//! not skip the next: a handler that has panicked is still dropped, reported, counted and closed.
+//! Everything here runs on the worker's thread, or for a refused request on the thread that refuses it. It is called by
+//! `job.rs`, which has the order. Each call of the program's code is in a `catch_panic` of its own, so that a panic in
+//! one step does not skip the next: a handler that has panicked is still dropped, reported, counted and closed.
 //!
 //! ```text
 //! result of the steps          conclude                                 the request's end
@@ -36,8 +36,8 @@ use crate::transport::Transport;
 pub(super) struct OpenRequest<T: Transport> {
     /// Its drop gives the permit of `Limits::live` back.
     pub(super) core: ServerPermit<T>,
-    /// The request's line in the live list. Here as well as in the request's ticket, because it is told of after the
-    /// request has been closed; and a handler may have swapped its request for another one.
+    /// The request's line in the live list. The request's ticket has it too, but the end is told after the request has
+    /// been closed, and a handler may have swapped its request for another one.
     pub(super) entry: Arc<Entry>,
 }
 
@@ -132,10 +132,10 @@ impl<T: Transport> OpenRequest<T> {
         Some(refused_by(limit))
     }
 
-    /// Why the request ends, and the limit that it is beyond, if it is. It takes the result, and drops its error: whatever the
-    /// program's error does in its drop is over when the peer sees the end.
+    /// Returns why the request ends, and the limit that it is beyond, if it is. It takes the result, and drops the
+    /// error in it: the error's own `Drop` has run when the peer sees the end.
     ///
-    /// `held`: the request as the handler has left it. None if it was never made.
+    /// `held`: the request as the handler has left it; `None` if it was never made.
     pub(super) fn conclude(
         &self,
         result: Result<(), (Phase, HandlerError)>,
@@ -150,7 +150,7 @@ impl<T: Transport> OpenRequest<T> {
         (CloseReason::Refused, beyond)
     }
 
-    /// Returns how the request has ended. The error is reported and dropped here; both may panic. A panic in one of them is
+    /// Returns how the request has ended, and reports and drops its error. A panic in the report or in the drop is
     /// reported as well, and is then the reason, unless the error was a `Fatal`.
     fn reason(
         &self,
@@ -191,7 +191,8 @@ impl<T: Transport> OpenRequest<T> {
         if let Some(timed_out) = owner.find::<TimedOut>(&**error) {
             self.entry.note_limit(timed_out.which());
         }
-        // The server itself has ended these requests, or the program by a `Rejected`: nothing has failed.
+        // The server itself has ended the requests with these reasons, or the program by a `Rejected`: nothing has
+        // failed.
         if !matches!(
             reason,
             CloseReason::Idle

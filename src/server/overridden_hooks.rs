@@ -1,8 +1,8 @@
 //! Which hooks of the loop a program has overridden: [`OverriddenHooks`].
 //!
 //! The loop calls two hooks for each request, [`LoopHook`]. A worker that accepts by itself would skip them, so the
-//! server lets workers accept only if neither hook is overridden. A trait object cannot be asked that. So the server
-//! finds out by calling the hooks, which it does anyway:
+//! server lets workers accept only if neither hook is overridden. A trait object does not say which of its methods are
+//! overridden. So the server finds out by calling the hooks, which it does anyway:
 //!
 //! ```text
 //!   call(VerifyRequest, || hooks.verify_request(..))
@@ -20,12 +20,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::hooks::DefaultHooks;
 
-/// The facts that are known about the hooks of one server. Any thread may add one; none is ever taken back.
+/// The facts that are known about the hooks of one server. Any thread may add one; none is ever withdrawn.
 #[derive(Debug)]
 pub(super) struct OverriddenHooks {
     /// The type of the hooks.
     hooks: TypeId,
-    /// The type is not [`DefaultHooks`].
+    /// Whether the program has given hooks: their type is not [`DefaultHooks`].
     are_given: bool,
     /// The hooks that are known to be defaults, a bit each.
     default: AtomicU8,
@@ -37,7 +37,7 @@ pub(super) struct OverriddenHooks {
 pub(super) enum LoopHook {
     /// Called before a request goes to its worker.
     VerifyRequest = 1,
-    /// Called after it, and at each tick.
+    /// Called after a request has gone to its worker, and at each tick.
     ServiceActions = 2,
 }
 
@@ -56,7 +56,8 @@ pub(super) fn is_default<H: ?Sized + 'static>() {
 }
 
 impl OverriddenHooks {
-    /// Called while the type of the hooks is known, before they are boxed. Without hooks nothing is left to find out.
+    /// Begins with the type of the hooks, which is known only before they are boxed. For the default hooks nothing is
+    /// left to find out.
     pub(super) fn of<H: 'static>() -> Self {
         let hooks = TypeId::of::<H>();
         let are_given = hooks != TypeId::of::<DefaultHooks>();

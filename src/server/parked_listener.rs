@@ -1,12 +1,12 @@
 //! [`ParkedListener`]: the descriptor that an accept loop waits for if it is a coroutine.
 //!
 //! poll(2) keeps the files open that it waits for. An epoll set does not. If the program puts another file under the
-//! listener's number (dup2(2)), the listener is closed and leaves the set, and nothing wakes the loop any more. So
-//! the loop waits for a duplicate. The next client then wakes the loop, and its accept, by the listener's own number,
-//! fails as under every other mixin.
+//! listener's number (dup2(2)), the listener is closed and leaves the set, and nothing wakes the loop any more. So the
+//! loop waits for a duplicate. The next client then wakes the loop. Its accept uses the listener's own number, and
+//! fails as it does under every other mixin.
 //!
-//! A close must not leave the listener open until the loop goes on, which may be long. So it puts another file under
-//! the duplicate's number, which stays the same because the loop may be suspended with it.
+//! A close must not leave the listener open until the loop goes on, because that may take long. So the close puts
+//! another file under the duplicate's number. The number stays the same, because the loop may be suspended with it.
 //!
 //! ```text
 //! of, at the first wait of the loop      close, in a thread that closes the server
@@ -25,13 +25,14 @@ use parking_lot::Mutex;
 use crate::sys;
 use crate::wait;
 
-/// See the [module](self).
+/// The duplicate of the listener that a suspended loop waits for: see the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct ParkedListener {
-    /// The duplicate, which the first wait makes. The inner `None`: there was no descriptor for it, and the loop
-    /// waits for the listener itself.
+    /// The duplicate, which the first wait makes. `Some(None)`: there was no descriptor for it, and the loop waits for
+    /// the listener itself.
     copy: OnceLock<Option<OwnedFd>>,
-    /// The listener is closed, for good. Locked for a moment, so that a close and the first wait see each other.
+    /// Whether the listener is closed, for good. Locked for a moment, so that a close and the first wait see each
+    /// other.
     is_closed: Mutex<bool>,
 }
 
@@ -65,7 +66,7 @@ impl ParkedListener {
 /// Puts the stop's event under the copy's number: a loop that waits for it then wakes by the stop.
 fn close(copy: Option<&OwnedFd>, stop: BorrowedFd<'_>) {
     if let Some(copy) = copy {
-        // It takes no new descriptor, and both are open: so it cannot fail for want of anything.
+        // It takes no new descriptor, and both are open, so there is no reason for which it could fail.
         let _ = sys::replace_by(copy, stop);
     }
 }

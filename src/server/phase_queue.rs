@@ -29,13 +29,13 @@ pub(super) struct PhaseQueue(Mutex<Queue>);
 struct Queue {
     /// In the order in which they were reached, which is that of the reports.
     reached: VecDeque<RunPhase>,
-    /// A thread has the [`PhaseTurn`]. It also reports phases that are queued meanwhile.
+    /// Whether a thread has the [`PhaseTurn`]. That thread also reports phases that are queued during its turn.
     is_told: bool,
 }
 
 impl PhaseQueue {
-    /// Queues the phase that `reach` returns. `reach` decides under the lock, so the order of the queue is the order
-    /// of the phases. True: `reach` has returned a phase.
+    /// Queues the phase that `reach` returns, and returns whether there is one. `reach` decides under the lock, so the
+    /// order of the queue is the order of the phases.
     pub(super) fn push(&self, reach: impl FnOnce() -> Option<RunPhase>) -> bool {
         let mut queue = self.0.lock();
         let reached = reach();
@@ -43,28 +43,29 @@ impl PhaseQueue {
         reached.is_some()
     }
 
-    /// Begins a turn. None if another thread, or a caller of this one, has the turn: that thread reports the queue.
+    /// Begins a turn. `None` if another thread, or a caller of this one, has the turn: that thread reports the queue.
     pub(super) fn turn<F: Fn(RunPhase)>(&self, tell: F) -> Option<PhaseTurn<'_, F>> {
         let mut queue = self.0.lock();
         let is_mine = !std::mem::replace(&mut queue.is_told, true);
-        // Before the turn: its drop takes the lock for each phase, and tells without it.
+        // The lock is given back before the turn: the drop of a turn takes it for each phase, and reports without it.
         drop(queue);
-        // `then` and not `then_some`: the latter would make the turn also if it is not wanted, and the drop of a turn
-        // tells phases.
+        // `then` and not `then_some`: `then_some` would make the turn even if it is not wanted, and the drop of a turn
+        // reports phases.
         is_mine.then(|| PhaseTurn { phases: self, tell })
     }
 
-    /// The next phase to report. None ends the turn.
+    /// The next phase to report. `None` ends the turn.
     fn next(&self) -> Option<RunPhase> {
         let mut queue = self.0.lock();
-        // Under one lock with the look: a thread that pushes a phase from here on finds no teller, and becomes it.
+        // Set under the lock under which the queue was looked at: a thread that pushes a phase after this finds no
+        // teller, and becomes one.
         let next = queue.reached.pop_front();
         queue.is_told = next.is_some();
         next
     }
 }
 
-/// A thread's turn. When it ends, also by a panic, the whole queue is reported.
+/// A thread's turn. When it ends, even by a panic, the whole queue is reported.
 pub(super) struct PhaseTurn<'a, F: Fn(RunPhase)> {
     /// `is_told` is set there until the turn ends.
     phases: &'a PhaseQueue,
@@ -74,7 +75,7 @@ pub(super) struct PhaseTurn<'a, F: Fn(RunPhase)> {
 
 impl<F: Fn(RunPhase)> Drop for PhaseTurn<'_, F> {
     fn drop(&mut self) {
-        // Phases that are pushed meanwhile, by other threads or by the hooks that hear of these, are reported as well.
+        // Phases that are pushed meanwhile, by other threads or by the hooks that hear of these, are reported too.
         while let Some(phase) = self.phases.next() {
             (self.tell)(phase);
         }

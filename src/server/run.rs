@@ -16,9 +16,9 @@
 //! There the loop obeys orders, keeps the lame duck by its clock, and then stops; the server is closed when the loop
 //! has ended.
 //!
-//! A run changes its process in this order, and what a guard changes it gives back in the reverse one: the claim of each
-//! server (so that nothing is changed for a run that cannot be), the process's limits, the signals' actions, their
-//! unblocking, the memberships in the run group. The raised limit of descriptors and the default of SIGCHLD stay.
+//! A run changes its process in this order: the claim of each server (first, so that nothing is changed for a run that
+//! cannot begin), the process's limits, the signals' actions, their unblocking, the memberships in the run group. Its guards
+//! undo these changes in the reverse order. The raised limit of descriptors and the default of SIGCHLD stay.
 //!
 //! A signal's action runs on whichever thread the kernel picks, in the middle of anything. It only stores to atomics,
 //! writes to events (`ShutdownHandle::retire`, `Orders::give_reload`) and may end the process; everything else is done by the
@@ -44,16 +44,18 @@ use crate::transport::Transport;
 use crate::wait::Event;
 
 impl<T: Transport, M: Mixin> Server<T, M> {
-    /// Serves until Ctrl-C (SIGINT), SIGTERM or `shutdown()`, then closes within `Limits::drain` and reports. A signal first
-    /// begins a [lame duck](field@crate::Limits::lame_duck), if there is one. SIGHUP
-    /// [reloads](super::Builder::on_reload); if there is nothing to reload, or if the terminal that the program was started
-    /// from has ended, it stops the server as SIGTERM does. [`RunPhase`](crate::monitor::RunPhase) has the
-    /// steps from the beginning to the end. `run`
-    /// raises the process's limit on file descriptors to the highest allowed value;
-    /// [`restore_limits`](crate::handler::restore_limits) gives programs that handlers start the old limit. A second signal ends
-    /// the process at once, with status 128 + its number; one that follows within 0.3 s is an echo of the first,
-    /// as `timeout` and other wrappers send it. Children of [`Forking`](crate::Forking) then continue within
-    /// their own limits, unless the signal was sent to the whole process group.
+    /// Serves until Ctrl-C (SIGINT), SIGTERM or `shutdown()`, then closes within `Limits::drain` and reports. A signal
+    /// first begins a [lame duck](field@crate::Limits::lame_duck), if there is one. SIGHUP
+    /// [reloads](super::Builder::on_reload); if there is nothing to reload, or if the terminal that the program was
+    /// started from has ended, it stops the server as SIGTERM does. [`RunPhase`](crate::monitor::RunPhase) has the
+    /// steps from the beginning to the end.
+    ///
+    /// `run` raises the process's limit on file descriptors to the highest allowed value;
+    /// [`restore_limits`](crate::handler::restore_limits) gives programs that handlers start the old limit.
+    ///
+    /// A second signal ends the process at once, with status 128 + its number; one that follows within 0.3 s is an echo
+    /// of the first, as `timeout` and other wrappers send it. Children of [`Forking`](crate::Forking) then continue
+    /// within their own limits, unless the signal was sent to the whole process group.
     ///
     /// `run` treats the state that the process inherits as the user of a shell expects:
     ///
@@ -82,12 +84,12 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///
     /// # Errors
     ///
-    /// The errors of [`serve_forever`](Self::serve_forever), returned after the close, during which a handler may
-    /// return a [`Fatal`](crate::Fatal) as well; also if signals cannot be handled. If another thread already serves,
+    /// The errors of [`serve_forever`](Self::serve_forever), returned after the close; a [`Fatal`](crate::Fatal) that a
+    /// handler returns during the close; and an error if signals cannot be handled. If another thread already serves,
     /// `run` fails, and changes and closes nothing.
     #[doc(alias("KeyboardInterrupt", "SIGINT", "SIGTERM"))]
     pub fn run(&self) -> Result<DrainReport> {
-        // First: nothing of the process is changed for a run that cannot be.
+        // First: nothing of the process is changed for a run that cannot begin.
         let _claim = claim(self)?;
         let servers: [&dyn BaseServer; 1] = [self];
         let _signals = prepare_process(&servers)?;
@@ -97,23 +99,23 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     }
 }
 
-/// Runs several servers, of different types if need be, as [`Server::run`] runs one: a thread for each,
-/// one Ctrl-C for all. When one of them ends with an error or a panic, all end. A single one runs in this thread.
+/// Runs several servers, of different types if need be, as [`Server::run`] runs one: a thread for each, one Ctrl-C for
+/// all. When one of them ends with an error or a panic, all end. A single server runs in this thread.
 ///
 /// `ready` is called when signals are taken, and before anything is served: the moment to say that the
 /// program listens, because from here on a signal stops it in order.
 ///
 /// # Errors
 ///
-/// That of the first server that ended with one, after all servers are closed. Also if signals cannot be handled or
-/// threads cannot be started; and if one of several servers forks, which needs a process with one thread. If another
-/// thread already serves one of them, or if one is listed twice, that is the error: then nothing is begun, and
-/// nothing is closed.
+/// The error of the first server that ended with one, after all servers are closed. `run_all` also fails if signals
+/// cannot be handled or threads cannot be started; and if one of several servers forks, which needs a process with one
+/// thread. If another thread already serves one of them, or if one is listed twice, it fails before anything is begun,
+/// and closes nothing.
 ///
 /// # Panics
 ///
-/// If a hook or a mixin of the program's panics in one of them, after all servers are closed. (Handlers may panic: that ends
-/// their request.)
+/// If a hook or a mixin of the program's panics in one of the servers, after all servers are closed. (Handlers may
+/// panic: that ends their request.)
 pub fn run_all(
     servers: &[Box<dyn BaseServer + '_>],
     grace: Duration,
@@ -135,14 +137,15 @@ pub fn run_all(
         let why = "forks, and has to run alone in its process";
         return Err(Error::state(server.server_address(), why));
     }
-    // For the end of one that fails: each thread then closes its own server.
+    // Called when one server fails: each thread then closes its own server.
     let stop_all = || servers.iter().for_each(|server| server.shutdown_handle().shutdown());
     thread::scope(|scope| {
         let mut running = Vec::new();
         let mut result = Ok(());
         for (server, claim) in servers.iter().zip(&claims) {
             let serve = || {
-                // The claim was made by the calling thread, and the run begins on this one, which alone may begin it.
+                // The claim was made by the calling thread. The run begins on this thread, which takes it over, because
+                // only the claim's thread may begin it.
                 claim.take_over();
                 stopping_others(stop_all, || {
                     let (served, report) =
@@ -198,13 +201,13 @@ fn seated<'a>(servers: &'a [&'a dyn BaseServer]) -> OnDrop<impl FnMut() + 'a> {
 /// Claims a server for the calling thread, before anything else: a server that this call may not run must not be closed by
 /// it. Waits only for the end of a run that accepts no more.
 fn claim(server: &dyn BaseServer) -> Result<Claim> {
-    // In a forked child the run that goes on is the parent's.
+    // In a forked child the runs may still be the parent's.
     fork::enter_process(server.context())?;
     server.shutdown_handle().runs().claim(&server.server_address())
 }
 
-/// Serves and closes. There is a report in any case, also of a run that has failed. If a handler returns a `Fatal` in
-/// the drain, after the run, that is the error of the run as well.
+/// Serves and closes. Returns a report in any case, even of a run that has failed. If a handler returns a `Fatal` in
+/// the drain, after the run, that also becomes the error of the run.
 fn serve_and_close(
     server: &dyn BaseServer,
     close: impl Fn() -> DrainReport + Sync,
@@ -227,7 +230,7 @@ fn serve_until_closed(
     let over = if server.context().role().is_parent() { None } else { Event::new().ok() };
     let handle = server.shutdown_handle();
     let Some(over) = over else {
-        // In this thread, one after the other. (Also without a descriptor for the event.)
+        // In this thread, one after the other: the server forks, or there is no descriptor for the event.
         handle.runs().orders.leave_to_loop();
         return (server.serve_forever(), close());
     };
@@ -249,7 +252,7 @@ fn serve_until_closed(
             handle.runs().orders.leave_to_loop();
         }
         let served = {
-            // Also after a panic: the thread that closes has to end before it is joined.
+            // Notified even after a panic: the thread that closes has to end before it is joined.
             let _over = OnDrop(|| over.notify());
             server.serve_forever()
         };
@@ -263,8 +266,8 @@ fn serve_until_closed(
 }
 
 /// Prepares the process. SIGINT and SIGTERM ask the servers to stop; the second of either ends the process. SIGHUP
-/// has the servers reload, or stops them. And the limit of descriptors is raised as far as
-/// it may be: the usual lower limit is for programs that use `select`.
+/// makes the servers reload, or stops them. The limit of descriptors is raised as far as it may be: the usual lower
+/// limit is for programs that use `select`.
 fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
     // If the limit stays low, `descriptor_budget.rs` lowers `Limits::live`.
     let _ = sys::raise_descriptors();
@@ -286,10 +289,11 @@ fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
     let mut signals = Signals::default();
     for (signal, name) in [(libc::SIGINT, "SIGINT"), (libc::SIGTERM, "SIGTERM")] {
         let (asked, stopped) = (Arc::clone(&asked), Arc::clone(&stopped));
-        // An atomic, the clock, a write for each server, and `_exit`: a signal's handler may do these.
+        // The action needs an atomic, the clock, a write for each server, and `_exit`: a signal's handler may use
+        // these.
         let action = move || match asked.note() {
             Repeat::First => stopped.iter().for_each(ShutdownHandle::retire),
-            // A second close would end the lame duck.
+            // A second order would end the lame duck.
             Repeat::Echo => {}
             // 128 and the number: what a shell reports for a program that a signal has ended.
             Repeat::Second => sys::exit_now(128 + signal),
@@ -302,7 +306,7 @@ fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
             })
         })?;
     }
-    // A program that has its own action for SIGHUP, and nothing to reload, keeps it.
+    // A program that has its own action for SIGHUP, and nothing to reload, keeps that action.
     if !reloaded.is_empty() || sys::is_default(libc::SIGHUP) {
         signals.take(libc::SIGHUP, "SIGHUP", |owner| on_hangup(owner, reloaded, stopped))?;
     }
@@ -310,7 +314,7 @@ fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
     Ok(signals)
 }
 
-/// SIGHUP is an order to reload; or a stop, if there is nothing to reload or the terminal has ended.
+/// Takes SIGHUP as an order to reload; or as a stop, if there is nothing to reload or the terminal has ended.
 fn on_hangup(
     owner: OwnerProcess,
     reloaded: Vec<ShutdownHandle>,
@@ -333,7 +337,8 @@ fn on_hangup(
 /// The actions of the signals, for as long as `run` serves.
 #[derive(Default)]
 struct Signals {
-    // Dropped first, in the order of the fields: a signal that was blocked is blocked again while its action is there.
+    // Dropped first, in the order of the fields: a signal that was blocked is blocked again while its action is still
+    // there.
     let_through: Option<sys::LetThrough>,
     /// Each guard's drop takes its action away; the signal then does what it did before the run.
     taken: Vec<(libc::c_int, SignalGuard)>,
@@ -343,8 +348,8 @@ impl Signals {
     /// Takes a signal by `register`, unless the process ignores it. A script's shell ignores SIGINT for a program that it
     /// starts by `&`, and `nohup` ignores SIGHUP: their users want it so.
     ///
-    /// The action asks the owner whether this is its process: a forked child inherits the action, and takes the signal by
-    /// its own (`fork.rs`).
+    /// The action asks the owner whether this is its process: a forked child inherits the action, but has its own
+    /// action for the signal (`fork.rs`).
     fn take(
         &mut self,
         signal: libc::c_int,

@@ -1,4 +1,5 @@
-//! Guards for a run and for a loop within it. A panic ends them as well. Also the hooks and events of both.
+//! Guards for a run and for a loop within it. A panic ends the run and the loop too. The hooks and events of a run are
+//! here as well.
 //!
 //! ```text
 //! Runs::begin succeeds   RunGuard::begun; then `serve_forever` calls tell_of_ready: Ready, its hook, the service manager
@@ -6,11 +7,11 @@
 //! the mixin returns      RunGuard::end, or the guard's drop after a panic; then leave_ready: Bound, if it does not close
 //! ```
 //!
-//! The guards are here because a mixin or a hook may panic: the run then ends as in order, its accepted requests are accounted
-//! for, and the panic goes on.
+//! The guards are here because a mixin or a hook may panic: the run then ends in order, its accepted requests are
+//! accounted for, and the panic goes on.
 //!
-//! The phases of a server are reached by several threads (one serves, others close), and each is told once and in order:
-//! `phase_queue.rs` has how. A hook may call the server again from within, also to close it.
+//! The phases of a server are reached by several threads (one serves, others close). Each is reported once and in
+//! order: see `phase_queue.rs`. A hook may call the server again from within, even to close it.
 
 use std::mem::ManuallyDrop;
 
@@ -22,18 +23,19 @@ use crate::run_phase::RunPhase;
 use crate::transport::Transport;
 
 impl<T: Transport> Core<T> {
-    /// Reports the beginning of a run. If a hook panics, the run ends before it serves a request.
+    /// Reports the beginning of a run. If the hook `ready` panics, the run ends before it serves a request.
     pub(super) fn tell_of_ready(&self) {
-        // If another thread reaches a phase meanwhile (a close, say), it is told after this one.
+        // A phase that another thread reaches during this turn (in a close, say) is reported after this one.
         let turn = self.phases.turn(|phase| self.tell_of_phase(phase));
-        // First, so that the hook finds the server ready, and a client that it tells of the server is served.
+        // First, so that the hook finds the server ready, and a client that hears of the server from the hook is
+        // served.
         self.reach(RunPhase::Ready);
         self.tell(&ServerEvent::Ready { server_address: &self.context.server_address() });
         // A panic of this one hook is not caught: it ends the run, which has served nobody yet.
         self.hooks.ready(&self.context);
-        // The phase and its hook are told after the hook `ready`, even if another thread has reached further ones.
+        // The phase and its hook are reported after the hook `ready`, even if another thread has reached further ones.
         drop(turn);
-        // Last: the service manager begins what depends on this one.
+        // Last: on this message the service manager starts the services that depend on this one.
         if let Some(membership) = self.context.membership() {
             membership.ready();
         }
@@ -52,12 +54,12 @@ impl<T: Transport> Core<T> {
         self.tell_in_order(|| Some(RunPhase::Bound));
     }
 
-    /// Ends a run. Unless the server closes, it goes back to waiting for the next run.
+    /// Ends a run: the server goes back to the phase `Bound`, and waits for its next run, unless it closes.
     pub(super) fn leave_ready(&self) {
         self.tell_in_order(|| self.context.runs.phase.go_back().then_some(RunPhase::Bound));
     }
 
-    /// Goes on to a phase and queues its report. False: this phase, or a later one, has been reached before.
+    /// Goes on to a phase and queues its report. Returns false if this phase, or a later one, has been reached before.
     fn reach(&self, phase: RunPhase) -> bool {
         self.phases.push(|| self.context.runs.phase.advance(phase).then_some(phase))
     }
@@ -68,16 +70,17 @@ impl<T: Transport> Core<T> {
         drop(self.phases.turn(|phase| self.tell_of_phase(phase)));
     }
 
-    /// Does not panic: the turn of a [`PhaseTurn`](super::phase_queue::PhaseTurn) calls this in its drop.
+    /// Reports one phase to the observers and the hook. It does not panic, because the turn of a
+    /// [`PhaseTurn`](super::phase_queue::PhaseTurn) calls it in its drop.
     fn tell_of_phase(&self, phase: RunPhase) {
         let server_address = &self.context.server_address();
         self.tell(&ServerEvent::PhaseReached { server_address, phase });
         run_catching(|| self.hooks.run_phase(&self.context, phase));
     }
 
-    /// Runs all functions that the program has registered for a reload, even if one of them fails. On the thread that obeys
-    /// orders, or on the one that calls `Server::reload`; two calls at once are not kept apart. The event has the first
-    /// error.
+    /// Runs all functions that the program has registered for a reload, even if one of them fails. It runs on the
+    /// thread that obeys orders, or on the one that calls `Server::reload`; two calls may run at once. The event has
+    /// the first error.
     pub(super) fn reload(&self) {
         let membership = self.context.membership();
         if let Some(membership) = &membership {
@@ -101,7 +104,7 @@ impl<T: Transport> Core<T> {
         let server_address = &self.context.server_address();
         self.tell(&ServerEvent::Reloaded { server_address, error: failed.as_ref() });
         drop(drop_catching(failed));
-        // Also after a failure: the service goes on as it was, and the service manager must not wait.
+        // Even after a failure: the service goes on as it was, and the service manager must not wait.
         if let Some(membership) = &membership {
             membership.reloaded();
         }
@@ -134,7 +137,8 @@ impl<T: Transport> Core<T> {
     }
 }
 
-/// A run of this server, of which there is one at a time. It ends when this is dropped, by a panic of a mixin or a hook.
+/// A run of this server, of which there is one at a time. `end` ends it, or the drop, if a mixin or a hook has
+/// panicked.
 pub(super) struct RunGuard<'a, T: Transport>(&'a Core<T>);
 
 impl<'a, T: Transport> RunGuard<'a, T> {
@@ -145,7 +149,7 @@ impl<'a, T: Transport> RunGuard<'a, T> {
 
     /// Ends the run in order. Returns the error of a handler or another thread that has ended it.
     pub(super) fn end(self) -> Result<()> {
-        // The drop is for a run that has not come here.
+        // The drop is only for a run that does not get here.
         let Self(core) = *ManuallyDrop::new(self);
         core.context.runs.end(|| core.loops_have_ended())
     }
@@ -160,19 +164,19 @@ impl<T: Transport> Drop for RunGuard<'_, T> {
     }
 }
 
-/// A loop that accepts. It ends when this is dropped.
+/// A loop or a worker that accepts. It accepts no more when this is dropped.
 pub(super) struct Accepting<'a, T: Transport> {
-    /// Listed in its runs by the thread that made this, which also has to drop it.
+    /// The server in whose runs the accepting thread is listed. The thread that made this also has to drop it.
     core: &'a Core<T>,
 }
 
 impl<'a, T: Transport> Accepting<'a, T> {
-    /// An accept loop, on its own thread. None if no run goes on.
+    /// An accept loop, on its own thread. `None` if no run goes on.
     pub(super) fn of_loop(core: &'a Core<T>) -> Option<Self> {
         core.context.runs.enter_loop().then_some(Self { core })
     }
 
-    /// A worker that accepts beside the loop. None if no loop accepts.
+    /// A worker that accepts beside the loop. `None` if no loop accepts.
     pub(super) fn beside_loop(core: &'a Core<T>) -> Option<Self> {
         core.context.runs.enter_worker().then_some(Self { core })
     }

@@ -1,9 +1,9 @@
 //! [`ServedByChild`]: a request that a child serves, in its parent. The parent tells the observers what the child has left in
 //! shared memory, in its exit status and in its text.
 //!
-//! The mixin keeps it beside the child's process number, calls `ended` when it has reaped the child, and drops it. Dropped
-//! without that call, the request counts as released. Everything that is told stands in the drop, so that it is told once,
-//! and in the same order, in both cases.
+//! The mixin keeps it beside the child's process number, calls `ended` when it has reaped the child, and drops it.
+//! Dropped without that call, the request counts as released. All reports are made in the drop, so that each is made
+//! once, and in the same order, in both cases.
 
 use std::sync::Arc;
 
@@ -19,20 +19,21 @@ use crate::transport::Transport;
 
 /// The parent's side of a request that a child serves: its slot in the live list and its permit.
 pub(super) struct ServedByChild<T: Transport> {
-    /// The slot in the live list, which the request keeps as long as its child lives. None only at the very end.
+    /// The slot in the live list, which the request keeps as long as its child lives. `None` only at the very end.
     ticket: Option<Ticket>,
     /// Shared with the ticket, and still there when that has been dropped.
     entry: Arc<Entry>,
     /// The permit of `Limits::live`: children count, too.
     core: ServerPermit<T>,
-    /// How it has ended, as far as is known.
+    /// How the request has ended, as far as is known.
     reason: CloseReason,
     /// The text of the step before the handler that has failed, if one has.
     failed_step: Option<String>,
 }
 
 impl<T: Transport> ServedByChild<T> {
-    /// Until its end is known, the child counts as released.
+    /// The parent's side of a request that has just been left to its child. Until its end is known, it counts as
+    /// released.
     pub(super) fn new(ticket: Ticket, core: ServerPermit<T>) -> Self {
         let (entry, reason) = (Arc::clone(ticket.entry()), CloseReason::Released);
         Self { ticket: Some(ticket), entry, core, reason, failed_step: None }
@@ -64,15 +65,15 @@ impl<T: Transport> RequestOfChild for ServedByChild<T> {
 
 impl<T: Transport> Drop for ServedByChild<T> {
     fn drop(&mut self) {
-        // The extension that a hook has left in it is the user's.
+        // A hook may have left an extension in the ticket, and its drop is the program's code.
         drop(drop_catching(self.ticket.take()));
-        // Now at the latest the parent knows the client that its child has.
+        // By now the parent can know the client that a proxy has named to the child.
         self.core.tell_of_client(&self.entry);
         if let Some(text) = self.failed_step.take() {
             self.core.tell_of_preface(&self.entry, &HandlerError::from(text));
         }
-        // The limit by which the child has refused its request. One without a row of its own has noted none: there are more
-        // requests than rows.
+        // The limit by which the child has refused its request. A child without a row of its own has noted none; there
+        // is no such row if there are more requests than rows.
         let refused = (self.reason == CloseReason::Refused)
             .then(|| self.entry.beyond().unwrap_or(Limit::PerPeer));
         if let Some(limit) = refused {

@@ -1,6 +1,8 @@
-//! Whether a thread runs a request of a server: a handler that closes its own server must not wait for itself. The list is
-//! the thread's, in `wait/serving.rs`, which knows a server only by a number. Here that number is made: the address of the
-//! context, which no other server has while a request of this one runs.
+//! Whether a thread runs a request of a server: a handler that closes its own server must not wait for itself.
+//!
+//! Each thread has a list of the servers that it works for, in `wait/serving.rs`, which knows a server only by a
+//! number. That number is made here: the address of the context, which no other server has while a request of this one
+//! runs.
 
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use crate::wait;
 
 pub(super) use crate::wait::Serving;
 
-/// Until the result is dropped this thread runs a request of this server.
+/// Notes that this thread runs a request of this server, until the result is dropped.
 pub(super) fn start_serving(context: &Arc<ServerContext>) -> Serving {
     Serving::start(Arc::as_ptr(context).addr())
 }

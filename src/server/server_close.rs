@@ -76,7 +76,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if wait_for == WaitFor::Requests && !context.role().is_child() {
             self.lame_duck();
         }
-        // The service manager was told a time at the beginning of the lame duck; from here on it is the grace alone.
+        // The service manager was told a time when the lame duck began. From here on it is the grace alone.
         if let Some(membership) = context.membership() {
             membership.extend(grace);
         }
@@ -108,7 +108,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 self.core.enter_phase(RunPhase::Ended);
             }
             WaitFor::Nothing => {
-                // This call returns at once, so another thread has to do it.
+                // This call returns at once, so another thread has to end the first reads.
                 context.end_first_reads_at(first_reads);
                 self.core.mixin_closed_late.store(true, Ordering::SeqCst);
                 self.core.close_mixin_after_loops(&*self.mixin);
@@ -136,7 +136,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
     }
 
-    /// A thread that serves a request, or accepts, would wait for itself.
+    /// Whether this close waits: a thread that serves a request, or accepts, would wait for itself.
     fn close_waits_for(&self) -> WaitFor {
         let context = &self.core.context;
         // A handler of another server may wait for this close. Only a handler of this server must not.
@@ -151,21 +151,22 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Begins the close: no more clients are accepted. Returns how many were taken out of the backlog.
     fn stop_accepting(&self, wait_for: WaitFor) -> usize {
         let core = &self.core;
-        // Before `close`: a loop that ends meanwhile waits for the backlog to be taken, and serves it. None: another close
-        // has taken it.
+        // Before `close`: a loop that ends meanwhile waits for the backlog to be taken, and serves it. `None`: another
+        // close has taken it.
         let taker = core.backlog.begin();
         if wait_for == WaitFor::Requests
             && core.transport.close_when() == CloseWhen::RequestsHaveEnded
         {
-            // Before the loops are told: the last one looks at it when it leaves.
-            // Never cleared: another close, which waits for nothing, must not close the socket before this one.
+            // Set before the loops are told: the last loop reads it when it leaves. Never cleared: another close, which
+            // waits for nothing, must not close the socket before this one.
             core.closed_late.store(true, Ordering::SeqCst);
         }
         // From here on no loop accepts a further request.
         let closer = core.context.runs.close();
         core.context.live.tell_of_stop();
         match closer {
-            // The loop may be away: this thread closes the listener, and the loop serves what is taken here.
+            // The loop may be busy: this thread closes the listener, and the loop serves the clients that are taken
+            // here.
             Closer::Loop => taker.map_or(0, |taker| core.stop_listening(taker)),
             Closer::Caller => {
                 core.loops_have_ended();
@@ -174,11 +175,11 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
     }
 
-    /// Steps 3 to 5. Returns the requests that were cut off at the deadline.
+    /// Takes steps 3 to 5 of `server_close_within`. Returns the requests that were cut off at the deadline.
     fn wait_and_force(&self, first_reads: Instant, deadline: Instant) -> Vec<LiveRequest> {
         let context = &self.core.context;
         let mut forced = Vec::new();
-        // Twice, because the mixin tells its children by the second call that first reads are over.
+        // Twice, because with the second call the mixin tells its children that first reads are over.
         self.drain_until(first_reads);
         context.end_first_reads();
         // The end of the wait for loops and threads. Without requests they have the rest of the grace.
@@ -205,7 +206,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         forced
     }
 
-    /// Waits until no request is left, or the deadline has passed. True: none is left.
+    /// Waits until no request is left, or the deadline has passed. Returns true if none is left.
     ///
     /// The mixin drains first: it reaps children and resumes coroutines, and without that the list never gets empty.
     fn drain_until(&self, deadline: Instant) -> bool {
@@ -216,8 +217,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 
 impl<T: Transport> Core<T> {
     /// Closes the mixin for a close that waits for nothing, once the loop has handed the backlog to the mixin. Called by
-    /// that close and at the end of each loop; the later of the two does it. The deadline has passed, so that the mixin
-    /// joins no thread.
+    /// that close and at the end of each loop; the later of the two calls does it. The mixin joins no thread, because
+    /// its deadline has passed already.
     pub(super) fn close_mixin_after_loops(&self, mixin: &impl Mixin) {
         let due = self.mixin_closed_late.load(Ordering::SeqCst);
         if due && !self.context.runs.is_accepting() {
@@ -227,14 +228,14 @@ impl<T: Transport> Core<T> {
 }
 
 impl ServerContext {
-    /// Ends the waits for the first request of a connection, from here on. The flag comes before the look at the list: a
-    /// request that begins such a wait meanwhile sees the flag, or is seen here.
+    /// Ends the waits for the first request of a connection, from here on. The flag is set before the list is looked
+    /// at: a request that begins such a wait in the meantime sees the flag, or is seen here.
     fn end_first_reads(&self) {
         self.runs.end_first_reads();
         self.live.end_input_of_idle(FirstReads::Over);
     }
 
-    /// The same, at a later moment: on a thread, if one may be started and there are first reads to end.
+    /// Ends these waits at a later moment: on a thread, if one may be started and there are first reads to end.
     fn end_first_reads_at(self: &Arc<Self>, when: Instant) {
         let context = Arc::clone(self);
         let end = move || {

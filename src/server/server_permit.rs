@@ -23,7 +23,8 @@ pub(super) struct ServerPermit<T: Transport> {
 impl<T: Transport> ServerPermit<T> {
     /// Takes a permit, if there is one.
     pub(super) fn try_enter(core: &Arc<Core<T>>) -> Option<Self> {
-        // Only then is the reference counted: a refused attempt costs one look, and a server that is full refuses many.
+        // The reference is counted only with a permit: a refused attempt costs one look, and a server that is full
+        // refuses many.
         core.context.gate.enter().then(|| Self { core: Arc::clone(core) })
     }
 
@@ -43,7 +44,7 @@ impl<T: Transport> Deref for ServerPermit<T> {
 
 impl<T: Transport> Drop for ServerPermit<T> {
     fn drop(&mut self) {
-        // Any thread; it takes no lock, and makes a system call only for a loop that waits.
+        // On any thread: this takes no lock, and makes a system call only for a loop that waits.
         self.core.context.gate.leave();
     }
 }

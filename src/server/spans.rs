@@ -158,7 +158,7 @@ pub(super) struct RequestSpan {
     place: SpanPlace,
 }
 
-/// Where the span of a request is.
+/// How a running request has its span.
 enum SpanPlace {
     /// There is no span.
     Off,
@@ -173,7 +173,7 @@ enum SpanPlace {
 }
 
 impl SpanPlace {
-    /// On the thread that runs the request, at its very beginning.
+    /// Makes the span and enters it, on the thread that runs the request, before anything else of the request.
     #[cold]
     fn enter(context: &ServerContext, entry: &Entry) -> Self {
         let span = tracing::info_span!(
@@ -207,7 +207,7 @@ impl SpanPlace {
 }
 
 impl RequestSpan {
-    /// Updates the client's address, which a proxy may have named meanwhile.
+    /// Updates the client's address, which a proxy may have named by now.
     pub(super) fn name_client(&self, entry: &Entry) {
         if let (Some(span), Some(proxy)) = (self.place.span(), entry.proxy_address()) {
             run_catching(|| {
@@ -229,7 +229,7 @@ impl RequestSpan {
         }
     }
 
-    /// Leaves it, which its drop does.
+    /// Leaves the span: its drop does that.
     pub(super) fn leave(self) {}
 }
 
@@ -242,8 +242,8 @@ impl Drop for RequestSpan {
     }
 }
 
-/// Reports an event of the server: the observer that `Builder::tracing` adds. On the thread of the event, and so in the
-/// span of its request if that has one.
+/// Reports an event of the server: the observer that `Builder::tracing` adds. It runs on the thread of the event, and
+/// so in the span of its request if that has one.
 fn tell(event: &ServerEvent<'_>, transport: &'static str) {
     match event {
         ServerEvent::RequestStarted { id, client_address, handler } => {
@@ -262,13 +262,13 @@ fn tell(event: &ServerEvent<'_>, transport: &'static str) {
         ServerEvent::LimitReached { limit } => {
             warn!(target: "socketserver", limit = limit.name(), "limit reached");
         }
-        // Of the server as a whole: ready, stopping, and so on.
+        // Events of the server as a whole: ready, stopping, and so on.
         _ => info!(target: "socketserver", "{event}"),
     }
 }
 
-/// Reports the end of a request. The fields of its span stand here again: under `Forking` this event comes from the parent,
-/// which has no span.
+/// Reports the end of a request. The event repeats the fields of the request's span: under `Forking` it comes from the
+/// parent, which has no span.
 fn tell_end(event: &ServerEvent<'_>, transport: &'static str) {
     let ServerEvent::RequestEnded { id, client_address, handler, reason, refused, limit, .. } =
         event

@@ -44,45 +44,47 @@ use crate::wait::{self, Event};
 /// The part of a server's `Core` that lets workers accept.
 #[derive(Debug, Default)]
 pub(super) struct WorkerAcceptor {
-    /// The mixin and the builder allow it.
+    /// Whether the mixin and the builder allow workers to accept.
     allowed: bool,
-    /// Made when a worker accepts for the first time. The inner `None`: it cannot be made, and only the loop accepts.
+    /// Made when a worker accepts for the first time. It holds `None` if it cannot be made: then only the loop accepts.
     point: OnceLock<Option<AcceptPoint>>,
-    /// A limit or a failure holds the loop back, and workers leave every client to it.
+    /// Whether a limit or a failure holds the loop back. Workers then leave every client to the loop.
     suspended: AtomicBool,
     listener: Mutex<ListenerCopy>,
 }
 
-/// A duplicate of the listener's descriptor, by which it is in both epoll sets. The transport may close its own at any
-/// time; a worker that waits here still wakes, and its accept fails.
+/// A duplicate of the listener's descriptor, which is in both epoll sets. The transport may close its own descriptor at
+/// any time; a worker that waits here still wakes, and its accept fails.
 #[derive(Debug, Default)]
 struct ListenerCopy {
-    /// None before the first worker accepts, and after the close.
+    /// `None` before the first worker accepts, and after the close.
     fd: Option<OwnedFd>,
-    /// No copy may be made from here on, because a copy would keep the address in use.
+    /// Set at the close: from then on no copy may be made, because a copy would keep the address in use.
     closed: bool,
 }
 
-/// Where a worker and the loop wait for the same listener. Made once; it goes with the server.
+/// The epoll sets in which a worker and the loop wait for the same listener. Made once, and dropped with the server.
 #[derive(Debug)]
 struct AcceptPoint {
     /// One set for the worker, one for the loop.
     epoll: ExclusiveEpoll,
     /// Makes the worker leave. The mixin notifies it under the lock of its queue, and clears it when the worker has left.
     interrupt: Event,
-    /// The lock of the diagram above. Its value counts how often in a row a worker has accepted nothing.
+    /// The lock of the diagram at the top of the file. Its value counts how often in a row a worker has accepted
+    /// nothing.
     failures: Mutex<u32>,
     /// The process in which the epoll sets were made.
     owner: OwnerProcess,
 }
 
 impl WorkerAcceptor {
-    /// `allowed`: the mixin's workers may accept, and the program has not forbidden it. It takes no descriptor yet.
+    /// `allowed`: whether the mixin's workers may accept, and the program has not forbidden it. This takes no descriptor
+    /// yet.
     pub(super) fn new(allowed: bool) -> Self {
         Self { allowed, ..Self::default() }
     }
 
-    /// The descriptor that the loop waits for in place of the listener. None: the listener itself.
+    /// The descriptor that the loop waits for in place of the listener. `None` if it waits for the listener itself.
     pub(super) fn loop_fd(&self) -> Option<BorrowedFd<'_>> {
         self.point().map(|point| point.epoll.loop_fd())
     }
@@ -92,8 +94,9 @@ impl WorkerAcceptor {
         self.point.get()?.as_ref()
     }
 
-    /// For a forked child that serves: gives it epoll sets of its own. `stop`: the event of the run's stop, the child's own by
-    /// now. Nothing is to be done if no worker has accepted before the fork, or if this process has done it already.
+    /// Gives a forked child that serves epoll sets of its own. `stop` is the event of the run's stop, which is the
+    /// child's own by now. Does nothing if no worker has accepted before the fork, or if this process has done it
+    /// already.
     ///
     /// # Errors
     ///
@@ -104,7 +107,7 @@ impl WorkerAcceptor {
         let (Some(point), Some(listener)) = (inherited, &self.listener.lock().fd) else {
             return Ok(());
         };
-        // The parent's loop was held back when it forked, and this process's is not.
+        // The parent's loop may have been held back when it forked, and this process's loop is not.
         self.suspend(false);
         point.interrupt.own()?;
         point.epoll.renew(listener.as_fd(), [stop, point.interrupt.waiting().fd])?;
@@ -112,17 +115,18 @@ impl WorkerAcceptor {
         Ok(())
     }
 
-    /// For the loop, before it accepts: waits until no worker is about to accept. None: no worker ever accepts.
+    /// Waits until no worker is about to accept, and keeps workers from accepting until the guard is dropped. The loop
+    /// calls this before it accepts. `None` if no worker has ever accepted.
     pub(super) fn lock(&self) -> Option<MutexGuard<'_, u32>> {
         self.point().map(|point| point.failures.lock())
     }
 
-    /// Closes the duplicate, for good. A worker that waits is not woken by it; the stop wakes it, which came before.
+    /// Closes the duplicate, for good. This wakes no worker that waits: the stop, which came before, has done that.
     pub(super) fn close_listener(&self) {
         *self.listener.lock() = ListenerCopy { fd: None, closed: true };
     }
 
-    /// Whether workers are to leave every client to the loop from now on. The loop says so before each of its waits; a
+    /// Sets whether workers leave every client to the loop from now on. The loop calls this before each of its waits; a
     /// worker that has looked just before takes one client more.
     pub(super) fn suspend(&self, suspended: bool) {
         // Most calls change nothing, and a load is cheaper than a store.
@@ -165,18 +169,18 @@ impl<T: Transport> Core<T> {
         self.worker_acceptor.point.get_or_init(make).as_ref()
     }
 
-    /// Whether an accept has to be decided by the loop now. With a rate always: the loop alone takes tokens.
+    /// Whether only the loop may accept now: it is held back, or there is a rate, whose tokens the loop alone takes.
     fn loop_decides(&self) -> bool {
         self.worker_acceptor.suspended.load(Ordering::SeqCst) || self.context.rate.is_on()
     }
 
-    /// Accepts a client, if one is there, as the loop does. In a worker that was just woken.
+    /// Accepts a client, if one is there, as the loop does. Called in a worker that was just woken.
     fn accept_in_worker(
         self: &Arc<Self>,
         point: &AcceptPoint,
         room: &mut dyn FnMut() -> bool,
     ) -> Accepted {
-        // Once more: the loop may have been held back while this worker waited.
+        // Asked once more: the loop may have been held back while this worker waited.
         if self.loop_decides() {
             return self.leave_to_loop(point);
         }
@@ -219,7 +223,7 @@ impl<T: Transport> Core<T> {
 
 impl<T: Transport> WorkerAccept for Core<T> {
     fn accept(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Accepted {
-        // Before the wait nobody has been woken for this worker, and so it wakes nobody.
+        // The worker has not waited yet, so it was not woken for a client that it would have to leave to the loop.
         if self.loop_decides() {
             return Accepted::Leave;
         }
@@ -233,7 +237,7 @@ impl<T: Transport> WorkerAccept for Core<T> {
         run_catching(|| accepted = Some(self.accept_in_worker(point, room)));
         // A transport that has panicked here does so once more in the loop, where the panic ends the run.
         let accepted = accepted.unwrap_or_else(|| self.leave_to_loop(point));
-        // The next accept waits for the stop's event again: see `StopLatch`. (One that leaves waits for nothing.)
+        // The next accept waits for the stop's event again: see `StopLatch`. (A worker that leaves waits for nothing.)
         if matches!(accepted, Accepted::TryAgain) {
             self.context.runs.settle();
         }

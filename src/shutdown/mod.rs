@@ -41,8 +41,8 @@ pub(crate) use self::runs::{Claim, Closer, Runs};
 
 /// Stops a server from anywhere: another thread, one of its handlers, a signal's handler.
 ///
-/// Clones are handles to the same server. A handle keeps only the state of its runs alive; if it outlives the server
-/// it does nothing.
+/// Clones are handles to the same server. A handle keeps only the state of the server's runs alive; if it outlives the
+/// server it does nothing.
 ///
 /// ```
 /// use socketserver::{ThreadingTcpServer, stream_fn};
@@ -71,8 +71,8 @@ impl ShutdownHandle {
         &self.runs
     }
 
-    /// Asks the server to stop accepting, and returns at once. An atomic store and one `write`, so
-    /// that a signal's handler may call it.
+    /// Asks the server to stop accepting, and returns at once. It makes an atomic store and one `write`, so that a
+    /// signal's handler may call it.
     ///
     /// A call before the first run makes that run return at once. Between two later runs a call does nothing: each
     /// stop is for its own run. The listener stays open, and requests that are running go on.
@@ -96,7 +96,7 @@ impl ShutdownHandle {
 
     /// Like [`wait`](Self::wait), but no longer than `timeout`. Returns whether accepting has ended.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        // Longer than the clock can count is without a deadline.
+        // A timeout that is longer than the clock can count is no deadline.
         self.runs.wait_until_ended(Instant::now().checked_add(timeout))
     }
 

@@ -23,11 +23,11 @@ use crate::wait::{Event, Waiting};
 pub(crate) struct Orders {
     /// Made by `run`. Without it no order can be given.
     event: OnceLock<Event>,
-    /// A reload was ordered, and has not been taken. Two orders before one look are one reload.
+    /// Whether a reload was ordered, and not taken yet. Two orders before one look are one reload.
     reload: AtomicBool,
-    /// The same for a lame duck and the close after it.
+    /// Whether a lame duck with the close after it was ordered, and not taken yet.
     retire: AtomicBool,
-    /// The thread that closes the server obeys the orders, and not the loop.
+    /// Whether the thread that closes the server obeys the orders, and not the loop.
     closer_obeys: AtomicBool,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct TakenOrders {
 }
 
 impl Orders {
-    /// Before a `run`: from here on orders can be given. Forgets those of an earlier run.
+    /// Makes it possible to give orders, and forgets those of an earlier run. Called before each `run`.
     pub(crate) fn open(&self) -> io::Result<()> {
         let event = match self.event.get() {
             Some(event) => event,
@@ -51,10 +51,10 @@ impl Orders {
                 self.event.get_or_init(|| new)
             }
         };
-        // In a forked child it was its parent's.
+        // In a forked child the event is still its parent's.
         event.own()?;
         event.clear();
-        // Until the run says that there is no such thread: see `leave_to_loop`.
+        // The thread that closes obeys, until the run says that there is none: see `leave_to_loop`.
         self.closer_obeys.store(true, Ordering::SeqCst);
         self.reload.store(false, Ordering::SeqCst);
         self.retire.store(false, Ordering::SeqCst);
@@ -72,10 +72,10 @@ impl Orders {
         self.event.get().map(Event::notify).unwrap_or_default();
     }
 
-    /// Asks for a lame duck and a close after it. False: nobody obeys orders.
+    /// Asks for a lame duck and a close after it. Returns false if no `run` obeys orders.
     pub(super) fn give_retire(&self) -> bool {
         let Some(event) = self.event.get() else { return false };
-        // Before the event: a thread that wakes finds it.
+        // Before the event: a thread that wakes finds the order.
         self.retire.store(true, Ordering::SeqCst);
         event.notify();
         true
@@ -84,7 +84,7 @@ impl Orders {
     /// Takes the orders that were given.
     pub(super) fn take(&self) -> TakenOrders {
         let Some(event) = self.event.get() else { return TakenOrders::default() };
-        // Before the flags are looked at: an order that is given in between leaves it readable.
+        // Before the flags are looked at: an order that is given in between leaves the event readable.
         event.clear();
         TakenOrders {
             reload: self.reload.swap(false, Ordering::SeqCst),
@@ -92,10 +92,9 @@ impl Orders {
         }
     }
 
-    /// As [`take`](Self::take), for the loop. Empty if the thread that closes obeys. Without an order this is two
-    /// loads.
+    /// Takes the orders for the loop; none if the thread that closes obeys them. Without an order this costs two loads.
     pub(crate) fn take_in_loop(&self) -> TakenOrders {
-        // Without the event: to ask it is a system call, and this runs after each request.
+        // Without the event: to ask the event is a system call, and this runs after each request.
         let is_given = self.reload.load(Ordering::SeqCst) || self.retire.load(Ordering::SeqCst);
         if !is_given || self.closer_obeys.load(Ordering::SeqCst) {
             return TakenOrders::default();
@@ -103,12 +102,12 @@ impl Orders {
         self.take()
     }
 
-    /// A wait for an order.
+    /// A wait for an order; `None` if no `run` has begun yet.
     pub(super) fn waiting(&self) -> Option<Waiting<'_>> {
         self.event.get().map(Event::waiting)
     }
 
-    /// A wait for the loop. None, if the thread that closes obeys.
+    /// A wait for the loop; `None` if the thread that closes obeys.
     pub(crate) fn waiting_in_loop(&self) -> Option<Waiting<'_>> {
         self.waiting().filter(|_| !self.closer_obeys.load(Ordering::SeqCst))
     }

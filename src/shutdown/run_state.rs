@@ -1,6 +1,6 @@
 //! [`RunState`]: whether a server runs, accepts, or has run; and [`DrainPhase`].
 
-/// How far the run of a server is.
+/// The progress of a server's runs.
 ///
 /// | from | by | to |
 /// |---|---|---|
@@ -11,9 +11,9 @@
 /// | `Finishing(OneRequest)`, `Finishing(StopReported)` | `end` | `Idle` |
 /// | `Accepting(_)`, `Finishing(_)` | `enter_process`, in a forked child | `Idle` |
 ///
-/// Only `begin` leads to `Accepting`. Loops are only in that state, except for the last one, which may just be leaving. A
-/// run of `serve_forever` leaves `Over` behind, by which a handler that outlives it knows that nothing is accepted any
-/// more; a `handle_request` leaves `Idle`, as the next one follows.
+/// Only `begin` leads to `Accepting`. Loops exist only in that state, except for the last one, which may just be
+/// leaving. A run of `serve_forever` leaves `Over` behind, by which a handler that outlives the run knows that nothing
+/// is accepted any more; a `handle_request` leaves `Idle`, because the next one follows.
 ///
 /// `begin` fails in `Accepting`, waits for the end of `Finishing`, and fails for good once `close` has been called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(super) enum RunState {
     Idle,
     /// A run goes on. It has loops that accept, or is about to have them.
     Accepting(RunKind),
-    /// Its last loop has ended; the mixin may still run requests.
+    /// The last loop of the run has ended; the mixin may still run requests.
     Finishing(RunKind),
     /// The last `serve_forever` has ended, and no run has begun since.
     Over,
@@ -65,8 +65,8 @@ pub(super) enum StopBetweenRuns {
     Forgotten,
 }
 
-/// How far a drain is. In the order of time, as numbers: a drain that is begun twice, by a signal and by a close say, keeps the
-/// later phase.
+/// The progress of a drain. The phases are numbered in the order of time: a drain that is begun twice (by a signal and
+/// by a close, say) keeps the later phase.
 #[derive(Clone, Copy)]
 #[repr(u8)]
 pub(super) enum DrainPhase {

@@ -17,7 +17,7 @@
 //! | `end` | no loop and no worker is listed | `leave_loop` of the last one |
 //! | `wait_until_ended` | the run does not accept, or the caller does itself | `end_accepting` |
 //!
-//! None of them is woken by the stop itself: that wakes the loops, and the loops wake these.
+//! The stop itself ends none of these waits: it wakes the loops, and the loops end them.
 
 mod claim;
 mod lame_duck;
@@ -52,9 +52,9 @@ pub(crate) struct Runs {
     pub(crate) orders: Orders,
     /// The phase that the hooks are told. Signals' actions read it.
     pub(crate) phase: PhaseCell,
-    /// `Limits::lame_duck` is not zero. Signals' actions read it.
+    /// Whether `Limits::lame_duck` is not zero. Signals' actions read it.
     has_lame_duck: AtomicBool,
-    /// `Server::run` or `run_all` serves: it takes SIGINT and SIGTERM, and has raised the limit of descriptors.
+    /// Whether `Server::run` or `run_all` serves: it takes SIGINT and SIGTERM, and has raised the limit of descriptors.
     served_by_run: AtomicBool,
     /// A signal's action must not lock this: the thread that it interrupts may hold the lock.
     state: Mutex<RunsState>,
@@ -76,7 +76,8 @@ struct RunsState {
     /// The thread of a `Server::run`. No other thread may begin a run, and this one closes the server as soon as its
     /// run stops.
     claimed: Option<ThreadId>,
-    /// Notified at the end of accepting: a thread that closes waits for the end of the lame duck.
+    /// The event of a thread that waits in the lame duck. Notified at the end of accepting, which also ends the lame
+    /// duck.
     lame_duck: Option<Arc<Event>>,
     /// The error of the run that goes on: its `end` returns it.
     failure: Option<Error>,
@@ -92,14 +93,14 @@ pub(crate) enum Closer {
 }
 
 impl RunsState {
-    /// Whether a thread accepts.
+    /// Whether the given thread accepts.
     fn has_loop_of(&self, thread: ThreadId) -> bool {
         self.loops.iter().any(|(id, _)| *id == thread)
     }
 }
 
 impl Runs {
-    /// Without a run, a stop or a drain. Fails if there is no descriptor for the stop's event.
+    /// The runs of a new server: no run, no stop and no drain. Fails if there is no descriptor for the stop's event.
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             stop: StopLatch::new()?,
@@ -113,8 +114,8 @@ impl Runs {
         })
     }
 
-    /// For a forked child that becomes a server of its own: the runs of its parent are not its own. A requested stop
-    /// stays requested. Not to be called within a loop, which the fork has copied as well.
+    /// Forgets the runs of the parent, in a forked child that becomes a server of its own. A requested stop stays
+    /// requested. It is not called within a loop, which the fork has copied too.
     pub(crate) fn enter_process(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         // The other threads of the parent, and so its other loops, do not exist here.
@@ -145,7 +146,7 @@ impl Runs {
         self.stop.settle();
     }
 
-    /// One atomic load: loops ask before each request.
+    /// Whether a stop is requested. One atomic load, because loops ask before each request.
     #[inline]
     pub(crate) fn stop_requested(&self) -> bool {
         self.stop.is_requested()
@@ -163,13 +164,12 @@ impl Runs {
         self.stop_requested() || self.state.lock().run == RunState::Over
     }
 
-    /// Lets handlers see a drain. In a forked child a drain is nothing more than this, and a signal's action calls
-    /// it.
+    /// Lets handlers see a drain. In a forked child a drain is nothing more than this, and a signal's action calls it.
     pub(crate) fn begin_drain(&self) {
         self.drain.fetch_max(DrainPhase::FirstReads as u8, Ordering::SeqCst);
     }
 
-    /// From here on the drain does not wait for first reads either.
+    /// Notes that the drain waits for first reads no longer.
     pub(crate) fn end_first_reads(&self) {
         self.drain.fetch_max(DrainPhase::FirstReadsOver as u8, Ordering::SeqCst);
     }
@@ -185,12 +185,13 @@ impl Runs {
         self.drain.load(Ordering::SeqCst) >= DrainPhase::FirstReadsOver as u8
     }
 
-    /// See the field.
+    /// Notes that `run` or `run_all` serves: see the field.
     pub(crate) fn set_served_by_run(&self) {
         self.served_by_run.store(true, Ordering::SeqCst);
     }
 
-    /// Asked by warnings, which tell an operator what to do, and before the first fork.
+    /// Whether `run` or `run_all` serves. Asked before the first fork, and by warnings, which tell an operator the
+    /// remedy.
     pub(crate) fn is_served_by_run(&self) -> bool {
         self.served_by_run.load(Ordering::SeqCst)
     }
@@ -199,8 +200,8 @@ impl Runs {
     ///
     /// # Errors
     ///
-    /// The server is closed, serves already, or belongs to another thread's `run`; or a handler's `Fatal` came after
-    /// the last run.
+    /// If the server is closed, serves already, or belongs to another thread's `run`; or if a handler's `Fatal` came
+    /// after the last run.
     pub(crate) fn begin(&self, address: &dyn Display, kind: RunKind) -> Result<()> {
         let mut state = self.wait_while_finishing();
         // First, because it is for good: after the other errors a later call may succeed.
@@ -218,7 +219,7 @@ impl Runs {
         // A `handle_request` heeds every stop: a program's own loop may be anywhere when it is requested.
         if kind == RunKind::Forever {
             if state.between_runs == StopBetweenRuns::Forgotten {
-                // There is no loop, so nobody misses it.
+                // There is no loop, so none misses the stop.
                 self.stop.forget();
             }
             state.between_runs = StopBetweenRuns::Forgotten;
@@ -241,8 +242,8 @@ impl Runs {
     pub(crate) fn end(&self, close_listener: impl FnOnce()) -> Result<()> {
         let mut state = self.state.lock();
         if !state.loops.is_empty() {
-            // A worker may accept beside a loop that has ended by an error, and does not know of that error. This
-            // stop tells it. The wait is short, because the worker only accepts, and it must be over before the stop
+            // A worker may accept beside a loop that has ended by an error, and does not know of that error. This stop
+            // ends its accept. The wait is short, because the worker only accepts, and it must be over before the stop
             // is forgotten.
             self.request_stop();
             self.changed.wait_while(&mut state, |state| !state.loops.is_empty());
@@ -251,8 +252,8 @@ impl Runs {
         // The error ends this run, and the next run begins without it.
         let failure = state.failure.take();
         let kind = state.run.kind();
-        // The stop of a close stays: a handler that still runs may ask for it. So does one that came during a `handle_request`
-        // and was not reported by it: the program's next call reports it.
+        // The stop of a close stays: a handler that still runs may ask for it. A stop that came during a
+        // `handle_request` and was not reported by it stays too: the program's next call reports it.
         if !state.closing && (kind != Some(RunKind::OneRequest) || failure.is_some()) {
             self.stop.forget();
         }
@@ -283,8 +284,8 @@ impl Runs {
         self.request_stop();
     }
 
-    /// The error with which the run would end. A forked child tells it to its parent. A thread that has closed the
-    /// server asks for it if the run has ended before.
+    /// Takes the error with which the run would end. A forked child sends it to its parent. A thread that has closed
+    /// the server asks for it, if the run has ended before.
     pub(crate) fn take_failure(&self) -> Option<Error> {
         self.state.lock().failure.take()
     }
@@ -298,7 +299,7 @@ impl Runs {
         // All under the lock: a loop that ends meanwhile finds `closing`, or has ended before it was set.
         self.begin_drain();
         self.request_stop();
-        // In `Finishing` the caller closes, too: the last loop has looked for `closing` already.
+        // In `Finishing` the caller closes the listener too: the last loop has looked for `closing` already.
         if state.run.is_accepting() { Closer::Loop } else { Closer::Caller }
     }
 

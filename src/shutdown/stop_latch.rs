@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::wait::{Event, Waiting};
 
-/// A stop is requested from anywhere, at any time; a run forgets it when it has obeyed.
+/// A requested stop. It may be requested from anywhere, at any time; a run forgets it when it has obeyed.
 ///
 /// Invariant: from a request until the stop is forgotten the event is readable, and nothing clears it. So it wakes
 /// every loop of the run, however many there are, and also a loop that begins its wait afterwards.
@@ -31,12 +31,13 @@ pub(super) struct StopLatch {
     requested: AtomicBool,
     /// Part of every wait of a loop.
     pub(super) event: Event,
-    /// The event has been notified since the last clear. Without this flag each `settle` would need a system call.
+    /// Whether the event has been notified since the last clear. Without this flag each `settle` would need a system
+    /// call.
     is_set: AtomicBool,
 }
 
 impl StopLatch {
-    /// Without a requested stop. Takes one descriptor, and two on systems without eventfd.
+    /// A latch without a requested stop. Takes one descriptor, and two on systems without eventfd.
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             requested: AtomicBool::new(false),
@@ -52,19 +53,19 @@ impl StopLatch {
         self.is_set.store(true, Ordering::SeqCst);
     }
 
-    /// One atomic load.
+    /// Whether a stop is requested. One atomic load.
     #[inline]
     pub(super) fn is_requested(&self) -> bool {
         self.requested.load(Ordering::SeqCst)
     }
 
-    /// Becomes ready with a request. A call of [`settle`](Self::settle) must follow the wait.
+    /// The wait for a stop, which ends with a request. A call of [`settle`](Self::settle) must follow the wait.
     #[inline]
     pub(super) fn waiting(&self) -> Waiting<'_> {
         self.event.waiting()
     }
 
-    /// After each wait: clears an event that is readable without a requested stop.
+    /// Clears an event that is readable without a requested stop. Called after each wait.
     pub(super) fn settle(&self) {
         // With a requested stop the event has to stay readable: every loop has to see it.
         if self.is_requested() || !self.is_set.load(Ordering::SeqCst) {
@@ -90,8 +91,7 @@ impl StopLatch {
         self.event.clear();
     }
 
-    /// For a forked child that becomes a server of its own: gives it an event of its own. A requested stop stays
-    /// requested.
+    /// Gives a forked child that becomes a server of its own an event of its own. A requested stop stays requested.
     pub(super) fn enter_process(&self) -> io::Result<()> {
         self.event.own()?;
         // In this order: a request that comes meanwhile has either found the new event, or is found here.

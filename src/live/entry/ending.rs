@@ -41,31 +41,31 @@ impl Entry {
         }
     }
 
-    /// Whether this side has ended the connection, for whatever reason. For the path of each receive, which does not need
-    /// the reason.
+    /// Whether this side has ended the connection. Each receive asks this, and does not need the reason.
     #[inline]
     pub(crate) fn is_cut(&self) -> bool {
         self.marks.cut.load(Ordering::SeqCst) != 0
     }
 
-    /// Notes that its handler has been told of the stop: a read has failed with `Stopping`. Only the worker calls it.
+    /// Notes that the handler has been told of the stop: a read has failed with `Stopping`. Only the worker calls this.
     pub(crate) fn stop(&self) {
         self.marks.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// Whether its handler has been told of the stop.
+    /// Whether the handler has been told of the stop.
     #[inline]
     pub(crate) fn is_stopped(&self) -> bool {
         self.marks.stopped.load(Ordering::Relaxed)
     }
 
-    /// Whether both directions of its connection were ended from this side: nothing more can be sent, and its linked connections
-    /// end as well. After the other cuts (a drain between two requests, a silent peer) the handler may still answer.
+    /// Whether this side has ended both directions of the connection: nothing more can be sent, and the request's
+    /// linked connections end too. After the other cuts (a drain between two requests, a silent peer) the handler may
+    /// still answer.
     pub(crate) fn is_cut_off(&self) -> bool {
         matches!(self.cut(), Some(Cut::Forced | Cut::Closed | Cut::Crowded))
     }
 
-    /// Whether the reaper has ended its wait.
+    /// Whether the reaper has ended the request's wait.
     pub(crate) fn is_silent(&self) -> bool {
         self.cut() == Some(Cut::Silent)
     }
@@ -75,10 +75,10 @@ impl Entry {
         self.marks.ended.load(Ordering::SeqCst) || self.is_cut_off()
     }
 
-    /// Ends the request for `close_live`, also if a child serves it. False if there is nothing to end.
+    /// Ends the request for `close_live`, even if a child serves it. Returns false if there is nothing to end.
     pub(in crate::live) fn close(&self) -> bool {
-        // Without a connection there is nothing to end. A stored cut would then explain an end that it has not
-        // caused.
+        // Without a connection there is nothing to end, and no cut may be stored: it would explain an end that it has
+        // not caused.
         let closed = match self.marks.process.load(Ordering::Relaxed) {
             // Served here. A request that leaves at this moment may have given its connection back.
             0 => self.connection.lock().is_some(),
@@ -86,32 +86,32 @@ impl Entry {
             // child has been reaped meanwhile, `signal` sends nothing: the number may be a stranger's.
             child => sys::child_process::signal(child, libc::SIGKILL),
         };
-        // In a parent this stores the reason and wakes the tokens: the connection is the child's alone.
+        // In a parent this only stores the reason and wakes the tokens: the connection is the child's alone.
         if closed {
             self.shut_down(Cut::Closed, Shutdown::Both);
         }
         closed
     }
 
-    /// From here on an end from outside leaves the output open, so that the worker can send the wrapper's farewell (the
-    /// `close_notify` of TLS). Called when the wrapper is in its place, and never taken back.
+    /// Makes every later end from outside leave the output open, so that the worker can send the wrapper's farewell
+    /// (the `close_notify` of TLS). Called when the wrapper is in its place, and never undone.
     pub(crate) fn set_wrapped(&self) {
         self.marks.wrapped.store(true, Ordering::SeqCst);
     }
 
-    /// The worker is about to wait for room to write, and looks for a cut after this call. Ordered with the cut: see the
-    /// top of the file.
+    /// Notes that the worker is about to wait for room to write. The worker looks for a cut after this call: see the
+    /// second diagram at the top of the file.
     pub(crate) fn begin_write_wait(&self) {
         self.marks.waits_to_write.store(true, Ordering::SeqCst);
     }
 
-    /// The wait is over: from here on the worker itself looks for a cut.
+    /// Notes that the wait is over: from here on the worker itself looks for a cut.
     pub(crate) fn end_write_wait(&self) {
         self.marks.waits_to_write.store(false, Ordering::SeqCst);
     }
 
     /// Stores the reason and ends one or both directions. Below a wrapper only the input is ended, because the worker
-    /// has to send the wrapper's farewell; the worker finds the cut at its next read or write. If it waits in a
+    /// has to send the wrapper's farewell; the worker finds the cut at its next read or write. If the worker waits in a
     /// write, both directions are ended: a peer that takes nothing gets no farewell either.
     ///
     /// Any thread may call it, but no signal handler, because it takes locks. It does not wait.
@@ -137,14 +137,14 @@ impl Entry {
         }
     }
 
-    /// Whether a drain may end its wait. It may if the wait is for the beginning of a request; for the first request
-    /// of a connection only when first reads are over.
+    /// Whether a drain may end the request's wait. It may if the wait is for the beginning of a request; for the first
+    /// request of a connection only when first reads are over.
     pub(in crate::live) fn may_be_ended(&self, first_reads: FirstReads) -> bool {
         self.activity() == Activity::Idle && (first_reads == FirstReads::Over || !self.is_unheard())
     }
 
-    /// Ends its wait for the beginning of a request, if it is in one. A signal handler may call this, so it only
-    /// tries the lock: a thread that holds the lock is ending the connection, or giving it up.
+    /// Ends the wait for the beginning of a request, if the worker is in one. A signal handler may call this, so it
+    /// only tries the lock: a thread that holds the lock is ending the connection, or giving it up.
     pub(crate) fn end_input_if_idle(&self, first_reads: FirstReads) {
         if !self.may_be_ended(first_reads) {
             return;
@@ -154,16 +154,17 @@ impl Entry {
         self.try_shut_connection(Shutdown::Read);
     }
 
-    /// For signal handlers: if the lock is taken, the connection is about to end anyway.
+    /// Ends one or both directions, for signal handlers. Does nothing if the lock is taken: the connection is then
+    /// about to end anyway.
     pub(in crate::live) fn try_shut_connection(&self, how: Shutdown) {
         if let Some(fd) = self.connection.try_lock().as_deref().and_then(Option::as_ref) {
             let _ = sys::shutdown(fd.as_fd(), how);
         }
     }
 
-    /// It has left the list. Called by the list, before the slot is free.
+    /// Notes that the request has left the list. The list calls this before the slot is free.
     pub(in crate::live) fn end(&self) {
-        // Before the slot is free: the row belongs to the slot.
+        // The row belongs to the slot, and is cleared before the next request gets the slot.
         if let Some(proxied_client) = &self.arrival.proxied_client {
             proxied_client.end();
         }
@@ -173,7 +174,7 @@ impl Entry {
         self.forget_connection();
     }
 
-    /// Lets go of the connection. If this was the last share of it, it is closed.
+    /// Gives up this reference to the connection. The last reference closes it.
     pub(in crate::live) fn forget_connection(&self) {
         // Datagrams, of which there are many a second, take no lock.
         if !self.marks.has_connection {

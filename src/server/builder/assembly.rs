@@ -61,7 +61,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         // Before anything is made that an error would have to undo.
         mixin.check()?;
         let address = transport.server_address();
-        // As long as the server lives: whether it may start threads, and whether it has children.
+        // The role holds for the life of the server. It says whether the server may start threads, and whether it has
+        // children.
         let role = if mixin.forks() { Role::Parent } else { Role::Alone };
         let waits = mixin.block_on_close();
         let mut context =
@@ -96,7 +97,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         // From here on a child that another server forks closes this one's sockets. Before the bind, so that no socket that
         // listens is ever unknown.
         fork::register(&core);
-        // The console opens its descriptor of a terminal now: reports have to be written also when none is left.
+        // The console opens its descriptor of a terminal now: reports have to be written even when no descriptor is left.
         console::prepare();
         let mixin = Arc::new(mixin);
         // Weak: the context is a part of the core, and must not keep it.
@@ -141,7 +142,7 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
         address: impl Into<BindAddress>,
         handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
-        // The builder has done it, too; a program may have closed one since.
+        // `Builder::new` has filled them too, but the program may have closed one since then.
         sys::fill_standard_descriptors();
         let transport = T::unbound(&address.into(), &self.settings.options)?;
         self.make(transport, handler)
@@ -161,7 +162,7 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
     ) -> Result<Server<T, M>> {
         let transport = T::from_fd(fd.into(), &self.settings.options)?;
         let server = self.make(transport, handler)?;
-        // There is no bind, which would tell it.
+        // There is no bind, which would set the address.
         server.core.context.set_address(server.core.transport.server_address());
         server.server_activate()?;
         Ok(server)

@@ -8,15 +8,15 @@
 //!                      failed: told why   failed: told why, and watched until it ends (left_behind.rs)
 //! ```
 //!
-//! All of it has the time of `Handover::within`, but a process that has connected has only five seconds for its Hello, because
-//! others wait behind it. Any mistake of a candidate ends this one attempt, and the server goes on.
+//! The whole attempt has the time of `Handover::within`, but a process that has connected has only five seconds for its
+//! Hello, because others wait behind it. Any mistake of a candidate ends this one attempt, and the server goes on.
 //!
-//! There is one candidate at a time: two that serve the same sockets would each take half of the clients. A process that
-//! connects meanwhile waits in the queue of the listener.
+//! There is one candidate at a time: two that serve the same sockets would each take half of the clients. Another
+//! process that connects waits in the queue of the listener.
 //!
-//! From the moment at which the sockets are passed until the candidate has ended, both processes may have them. So this one
-//! removes no file of a Unix socket meanwhile (`Holders::Both`), and takes the sockets back only when it has seen the
-//! other one's end.
+//! From the moment at which the sockets are passed until the candidate has ended, both processes may have them. So for
+//! that time this process removes no file of a Unix socket (`Holders::Both`), and it takes the sockets back only when
+//! it has seen the applicant's end.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -31,10 +31,11 @@ use super::own_sockets::Target;
 use crate::sys::child_process;
 use crate::wait::moment_after;
 
-/// How long a process may take for its first message after it has connected. Others wait meanwhile.
+/// How long a process may take for its first message after it has connected. Others that have connected wait for that
+/// time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a process may take, when it ends, to close all of its sockets after the connection. The kernel closes the
+/// How long an ending process may take to close its sockets after it has closed the connection. The kernel closes the
 /// descriptors of an ending process one after the other, which takes microseconds each.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(20);
 
@@ -42,30 +43,32 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(20);
 /// anew.
 pub(super) struct Candidate {
     pub(super) channel: Channel,
-    /// The process, if this one has started it. It is reaped by its number: here, or by a look at those left behind.
+    /// The process, if this one has started it. It is reaped here, or by `left_behind.rs`.
     pub(super) child: Option<Child>,
-    /// Its process number, where that is known.
+    /// The applicant's process number, where that is known.
     process: Option<i32>,
-    /// When this attempt is over. Moved once: when one that has connected by itself says Hello.
+    /// The end of this attempt. It is moved once: when an applicant that has connected by itself says Hello.
     pub(super) deadline: Instant,
-    /// When it was started, or has connected. `Handover::within` counts from here.
+    /// When the applicant was started, or has connected. `Handover::within` counts from here.
     began: Instant,
-    /// The sockets that it was passed, in the order of their numbers. None before it asks.
+    /// The sockets that the applicant was passed, in the order of their numbers. `None` before it asks.
     pub(super) passed: Option<Vec<Target>>,
 }
 
 /// The result of one look at the candidate.
 pub(super) enum CandidateStep {
-    /// It has said nothing more. The next step is due when it does, or at the deadline.
+    /// The applicant has said nothing more. The next step is due at its next message, or at the deadline.
     Wait,
-    /// The attempt has failed, and the operator was told why. If it may have the sockets, `Coordinator::left` watches it.
+    /// The attempt has failed, and the operator was told why. If the applicant may have the sockets, `Coordinator::left`
+    /// watches it.
     Failed,
-    /// It serves, and has taken the sockets with these numbers.
+    /// The applicant serves, and has taken the sockets with these numbers.
     Ready { process: u32, taken: Vec<u16> },
 }
 
 impl Candidate {
-    /// A candidate that this process has started. It may take as long as a program needs to begin.
+    /// A candidate that this process has started. It has the whole time of the attempt, because a program may take
+    /// long to begin.
     pub(super) fn started(child: Child, channel: Channel, coordinator: &Coordinator) -> Self {
         let began = Instant::now();
         let process = i32::try_from(child.id()).ok();
@@ -73,22 +76,22 @@ impl Candidate {
         Self { channel, child: Some(child), process, deadline, began, passed: None }
     }
 
-    /// A candidate that has connected by itself, and whose user was found to be this process's. `process`: its number, where
-    /// the kernel tells it.
+    /// A candidate that has connected by itself, and whose user was found to be this process's. `process`: its number,
+    /// where the kernel tells it.
     pub(super) fn asking(process: Option<i32>, socket: Arc<OwnedFd>) -> Self {
         let began = Instant::now();
         let (channel, deadline) = (Channel::new(socket), began + HELLO_TIMEOUT);
         Self { channel, child: None, process, deadline, began, passed: None }
     }
 
-    /// Reads all of its messages that have come, and answers them. Waits only while it passes the sockets: see
-    /// `own_sockets.rs`.
+    /// Reads all messages of the applicant that have come, and answers them. Waits only while it passes the sockets:
+    /// see `own_sockets.rs`.
     pub(super) fn step(&mut self, coordinator: &Coordinator) -> CandidateStep {
         loop {
             let message = match self.channel.receive() {
                 Ok(None) if Instant::now() < self.deadline => return CandidateStep::Wait,
                 Ok(None) => {
-                    // Told as the limit that has passed: the time of a Hello, or the whole.
+                    // The text names the limit that has passed: the time for a Hello, or that of the whole attempt.
                     let limit = self.deadline.saturating_duration_since(self.began).as_secs_f64();
                     let what = if self.passed.is_some() { "ready" } else { "heard of" };
                     return self
@@ -101,7 +104,7 @@ impl Candidate {
                 Err(error) => return self.fail(coordinator, &error.to_string()),
             };
             match (message, &self.passed) {
-                // From here on it has the whole time: it is a program of this user, and it starts.
+                // From here on the applicant has the whole time: it is a program of this user, and it starts.
                 (HandoverMessage::Hello, None) => match coordinator.sockets.pass(&self.channel) {
                     Ok(passed) => {
                         self.passed = Some(passed);
@@ -131,8 +134,8 @@ impl Candidate {
         }
     }
 
-    /// It has closed its end. Usually its process has ended, and its copies of the sockets are closed. So it is not watched
-    /// any more, unlike one that has failed.
+    /// Ends the attempt of an applicant that has closed its end of the channel. Usually its process has ended, and its
+    /// copies of the sockets are closed. So it is not watched any more, unlike one that has failed.
     fn gone(&mut self, coordinator: &Coordinator) -> CandidateStep {
         if self.passed.is_some() {
             coordinator.take_back();
@@ -143,8 +146,8 @@ impl Candidate {
         CandidateStep::Failed
     }
 
-    /// The attempt has failed, and this process goes on alone. The candidate may still have the sockets: its channel is kept
-    /// until it closes.
+    /// Ends the attempt with a failure: this process goes on alone. The candidate may still have the sockets, so its
+    /// channel is kept until it closes.
     fn fail(&mut self, coordinator: &Coordinator, why: &str) -> CandidateStep {
         self.dismiss(why);
         if self.passed.is_some() {
@@ -154,8 +157,8 @@ impl Candidate {
         CandidateStep::Failed
     }
 
-    /// Tells it that it must not serve. If this process has started it, it also gets a signal to end: a program that hangs
-    /// before its run would read nothing.
+    /// Tells the applicant that it must not serve. If this process has started it, it also gets a signal to end: a
+    /// program that hangs before its run would read nothing.
     pub(super) fn dismiss(&self, why: &str) {
         let why = format!("the attempt is over: {why}");
         // An error is ignored: the successor may have ended, or does not read.
@@ -165,12 +168,13 @@ impl Candidate {
         }
     }
 
-    /// Whether it has the sockets and was started by others: then it goes on when this process stops.
+    /// Whether the applicant has the sockets and was started by others. Such a process goes on when this one stops.
     pub(super) fn is_left_to_itself(&self) -> bool {
         self.child.is_none() && self.passed.is_some()
     }
 
-    /// Waits, until the deadline at most, until it has ended, or has said by the end of the connection that it goes on.
+    /// Waits until the applicant has closed its connection and, if this process has started it, has ended; at most
+    /// until the deadline.
     pub(super) fn wait_for_end(&mut self, deadline: Instant) {
         self.channel.wait_until_closed(deadline);
         match &mut self.child {
@@ -180,7 +184,7 @@ impl Candidate {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
-            // Its end cannot be waited for.
+            // The end of a process that is no child cannot be waited for.
             None => std::thread::sleep(CLOSE_TIMEOUT),
         }
     }

@@ -1,13 +1,13 @@
 //! The connection of two processes in a handover: whole messages, and descriptors with them.
 //!
-//! Both ends are non-blocking, because the coordinator of a server that forks takes its turns in the accept loop. A peer's mistake
-//! ends the attempt, and never more: all that it can send is bounded before it is kept.
+//! Both ends are non-blocking, because the coordinator of a server that forks takes its turns in the accept loop. A peer's
+//! mistake ends the attempt and nothing more: everything that a peer can send is bounded before it is kept.
 //!
-//! | bound | of |
+//! | resource | bound |
 //! |---|---|
-//! | one message, `HEADER_BYTES` + `MAX_PAYLOAD_BYTES` | bytes that are no whole message yet |
-//! | two messages, [`MAX_PENDING_FDS`] | descriptors that no message has named yet |
-//! | the deadline of the caller | time, whatever comes meanwhile |
+//! | bytes that are no whole message yet | one message: `HEADER_BYTES` + `MAX_PAYLOAD_BYTES` |
+//! | descriptors that no message has named yet | those of two messages: [`MAX_PENDING_FDS`] |
+//! | time, whatever the peer sends | the deadline of the caller |
 //!
 //! The kernel gives descriptors out together with the first byte that they were sent with. So they come in the order of the
 //! messages, and a message that is whole has all of its descriptors.
@@ -92,8 +92,8 @@ impl Channel {
         Ok(())
     }
 
-    /// The next message, with the descriptors that came with it, which are then the caller's. None: no whole message has
-    /// come yet. Never waits.
+    /// The next message, with the descriptors that came with it, which are then the caller's. `None` if no whole
+    /// message has come yet. Never waits.
     ///
     /// # Errors
     ///
@@ -116,7 +116,7 @@ impl Channel {
                 return Ok(Some((message, fds)));
             }
             let mut buffer = [0; 4_096];
-            // Never zero: with that many bytes the message is whole, and was returned above.
+            // Never zero: with that many bytes the message would be whole, and was returned above.
             let room = buffer.len().min(HEADER_BYTES + MAX_PAYLOAD_BYTES - self.received.len());
             match receive_fds(self.socket.as_fd(), &mut buffer[..room]) {
                 Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -140,7 +140,7 @@ impl Channel {
     /// Whether the other side has closed: mostly its process has ended. Everything that it has sent is thrown away,
     /// descriptors as well. Never waits.
     pub(super) fn is_closed(&self) -> bool {
-        // More than the kernel holds for one connection: a side that sends without end is there.
+        // These reads take more than the kernel holds for one connection: a side that has sent more is still there.
         for _ in 0..256 {
             match receive_fds(self.socket.as_fd(), &mut [0; 4_096]) {
                 Ok((0, _)) => return true,
@@ -162,7 +162,7 @@ impl Channel {
         }
     }
 
-    /// As [`receive`](Self::receive), waiting for it.
+    /// Receives the next message, and waits for it until the deadline.
     ///
     /// # Errors
     ///
@@ -171,7 +171,7 @@ impl Channel {
         &mut self,
         deadline: Instant,
     ) -> io::Result<(HandoverMessage, Vec<OwnedFd>)> {
-        // Also for messages that are there: a side that sends without end gets no more time.
+        // Checked before each message, even one that is there: a side that sends without end gets no more time.
         while Instant::now() < deadline {
             if let Some(received) = self.receive()? {
                 return Ok(received);

@@ -8,10 +8,10 @@
 //!      Over <------------------ ready, or a stop ----------- Applying ----------------------+
 //! ```
 //!
-//! A turn looks at everything once. It waits only for a successor that reads its sockets (`own_sockets.rs`). A thread of its
-//! own takes the turns (`serve`); in a server that forks, the accept loop takes them, because a fork wants a process of one
-//! thread. Turns are taken by one thread at a time, so a transition needs no lock. The lock of the state is there for the
-//! other threads that ask for the descriptor of the next wait, and for the end of the run.
+//! A turn looks at everything once. It waits only for a successor that reads its sockets (`own_sockets.rs`). A thread
+//! of the desk's own takes the turns (`serve`); in a server that forks, the accept loop takes them, because a fork
+//! wants a process of one thread. Turns are taken by one thread at a time, so a transition needs no lock. The lock of
+//! the state is there for the other threads that ask for the descriptor of the next wait, and for the end of the run.
 //!
 //! ```text
 //! this process                  this coordinator                              the other process
@@ -62,21 +62,22 @@ pub(crate) struct Coordinator {
     pub(super) sockets: OwnSockets,
     /// The program for SIGUSR2 to start.
     program: Program,
-    /// SIGUSR2 has come: see [`Signal`].
+    /// Whether SIGUSR2 has come: see [`Signal`].
     signalled: Arc<AtomicBool>,
-    /// Ends a wait: SIGUSR2 has come, or a server has begun to serve.
+    /// Wakes the thread that takes the turns: SIGUSR2 has come, or a server has begun to serve.
     wake: Arc<Wake>,
-    /// Handles of the servers of the run. They stop when the successor serves, and if this process may not serve.
+    /// Handles of the servers of the run. They are told to stop when the successor serves, or if this process may not
+    /// serve.
     handles: Vec<ShutdownHandle>,
     /// Handles of servers that are not part of the run. They are told when the successor serves, and are not waited for.
     told: Vec<ShutdownHandle>,
     /// How many servers of the run have begun to serve. Before all do, this process neither says that it is
     /// ready nor takes a candidate.
     serving: AtomicUsize,
-    /// None during a turn. A turn calls hooks, so it holds no lock and takes the state out.
+    /// `None` during a turn: a turn calls hooks, so it holds no lock and takes the state out.
     state: Mutex<Option<State>>,
-    /// The state is `Idle` or `Over`, and no successor is left behind. The loop of a server that forks looks only at
-    /// this for each request, because a turn would write to pages that its child then has to copy.
+    /// Whether the state is `Idle` or `Over`, and no successor is left behind. The loop of a server that forks looks
+    /// only at this for each request, because a turn would write to pages that its child then has to copy.
     at_rest: AtomicBool,
     /// Why this process may not serve. `run_all` returns it when its servers have stopped.
     pub(super) failure: Mutex<Option<Error>>,
@@ -84,10 +85,10 @@ pub(crate) struct Coordinator {
     pub(super) left: LeftBehind,
 }
 
-/// The state of the coordinator: see the picture above.
+/// The state of the coordinator: see the diagram at the top of the file.
 enum State {
-    /// This process is a successor. Its predecessor has not said yet that it accepts no more.
-    /// `told`: it knows that this process is ready.
+    /// This process is a successor. Its predecessor has not said yet that it accepts no more. `told`: whether the
+    /// predecessor knows that this process is ready.
     Succeeding { predecessor: Predecessor, told: bool },
     /// This process serves, and no successor is starting.
     Idle,
@@ -97,16 +98,17 @@ enum State {
     Over,
 }
 
-/// The result of one look: the next state.
+/// The next state, with the time for its next look.
 enum Step {
-    /// There may be something to do in it at once.
+    /// At once: there may be something to do in this state.
     Again(State),
-    /// There is nothing to do before the next wake-up.
+    /// At the next wake-up: there is nothing to do before.
     Wait(State),
 }
 
 impl Coordinator {
-    /// The coordinator of servers that are about to be run. The signal is given back: it is taken for as long as the caller keeps it.
+    /// The coordinator of servers that are about to be run, and the signal, which stays taken for as long as the caller keeps
+    /// it.
     pub(super) fn open(servers: &[Box<dyn BaseServer + '_>], handover: Handover) -> (Self, Signal) {
         let Handover { within, listener, predecessor, program, signal, beside } = handover;
         let found = servers.iter().filter_map(|server| fork::find(server.context()));
@@ -134,15 +136,16 @@ impl Coordinator {
         (coordinator, signal)
     }
 
-    /// Makes the coordinator known to its servers. They tell it when they serve, and a server that forks takes its turns. Called
-    /// once, before any of them serves. Servers outside of the run do not know it: they may have served for long.
+    /// Makes the coordinator known to its servers. They tell it when they serve, and a server that forks takes the desk's
+    /// turns. Called once, before any of them serves. Servers outside of the run do not know the desk: they may have
+    /// been serving for long.
     pub(super) fn introduce(self: &Arc<Self>) {
         for server in self.sockets.servers().take(self.handles.len()) {
             server.meet_desk(self);
         }
     }
 
-    /// A server has begun to serve. Called by its loop, once for each run; it does not wait.
+    /// Notes that a server has begun to serve. The server's loop calls this once for each run; it does not wait.
     pub(crate) fn serves(&self) {
         self.serving.fetch_add(1, Ordering::SeqCst);
         self.wake.notify();
@@ -158,8 +161,9 @@ impl Coordinator {
         self.all_serve() && self.handles.iter().all(ShutdownHandle::is_shutdown)
     }
 
-    /// The thread that hands over, until the run is over: `over` is notified by the thread of the run, which then joins this
-    /// one. An error of a wait ends it as well, because it could only turn without rest; the servers go on.
+    /// The body of the thread that hands over, until the run is over. `over` is notified by the thread of the run,
+    /// which then joins this one. An error of a wait ends this thread too, because its turns would follow each other
+    /// without rest; the servers go on.
     pub(super) fn serve(&self, over: &Event) {
         loop {
             let (fd, deadline) = self.waits();
@@ -184,8 +188,9 @@ impl Coordinator {
         }
     }
 
-    /// The descriptor and the deadline that end the wait for the next turn, beside [`wake`](Self::wake_event). Both are of the
-    /// present state, so they are asked for anew before each wait. The share keeps the descriptor open during the wait.
+    /// The descriptor and the deadline that end the wait for the next turn, beside [`wake`](Self::wake_event). Both
+    /// belong to the present state, so they are asked for anew before each wait. The reference keeps the descriptor
+    /// open during the wait.
     pub(crate) fn waits(&self) -> (Option<Arc<OwnedFd>>, Option<Instant>) {
         if self.is_unasked() {
             return (None, None);
@@ -223,14 +228,14 @@ impl Coordinator {
         }
         self.look_after_the_left();
         loop {
-            // None: this process is a child, and has left the state to its parent.
+            // `None`: this process is a child, and has left the state to its parent.
             let Some(state) = self.state.lock().take() else { return };
             let step = self.step(state);
             let again = matches!(step, Step::Again(_));
             let (Step::Again(next) | Step::Wait(next)) = step;
             let at_rest = matches!(next, State::Idle | State::Over) && self.left.is_empty();
             *self.state.lock() = Some(next);
-            // After the state. The other threads that read it only save work by it: see `waits`.
+            // Stored after the state. Other threads read it only to save work: see `waits`.
             self.at_rest.store(at_rest, Ordering::SeqCst);
             if !again {
                 return;
@@ -238,9 +243,9 @@ impl Coordinator {
         }
     }
 
-    /// The next state.
+    /// Does once what a state has to do, and returns the next state.
     fn step(&self, state: State) -> Step {
-        // A stop has precedence: a candidate is dismissed, or goes on alone.
+        // A stop comes before everything else: a candidate is dismissed, or goes on alone.
         if !matches!(state, State::Over) && self.is_stopped() {
             self.wait_until_closed();
             return Step::Wait(self.stop(state));
@@ -266,7 +271,7 @@ impl Coordinator {
         }
     }
 
-    // As a successor. (`handing_over.rs` has the other side.)
+    // The part of a successor. (`handing_over.rs` has that of a predecessor.)
 
     /// Tells the predecessor when all servers serve, and reads its answer.
     fn succeed(&self, mut predecessor: Predecessor, mut told: bool) -> Step {
@@ -295,12 +300,11 @@ impl Coordinator {
         Step::Wait(self.fail(error))
     }
 
-    /// Closes the predecessor's sockets that no server here has taken. Only when all servers are bound it is known which
-    /// ones are left.
+    /// Closes the predecessor's sockets that no server here has taken. They are known only when all servers are bound.
     ///
     /// # Errors
     ///
-    /// If none was taken: see `successor::judge_left`.
+    /// If no server has taken one: see `successor::judge_left`.
     fn close_left(&self) -> io::Result<()> {
         let has_taken = self.sockets.has_inherited_of_a_server();
         if let Some(text) = successor::judge_left(&predecessor::close_the_rest(), has_taken)? {
@@ -309,15 +313,15 @@ impl Coordinator {
         Ok(())
     }
 
-    /// The predecessor goes on, so the servers of this process are closed: two processes that know nothing of each other
-    /// would share the clients.
+    /// Closes the servers of this process, because the predecessor goes on: otherwise two processes that know nothing
+    /// of each other would share the clients.
     fn fail(&self, error: io::Error) -> State {
         *self.failure.lock() = Some(Error::io("take over from", "the server that runs", error));
         self.handles.iter().for_each(ShutdownHandle::shutdown);
         State::Over
     }
 
-    /// The predecessor has stopped: the sockets are this process's from now on.
+    /// Makes the sockets this process's own, because the predecessor has stopped.
     fn take_over(&self) -> State {
         // Not all servers may serve yet: the predecessor has ended, or was told to stop.
         predecessor::close_the_rest();
@@ -325,20 +329,20 @@ impl Coordinator {
         State::Idle
     }
 
-    /// The run is over, or could not begin: nobody asks here any more. Called once, by the thread of the run.
+    /// Ends the desk's work: the run is over, or could not begin. Called once, by the thread of the run.
     pub(super) fn close(&self) {
         let state = self.state.lock().take();
         if let Some(state) = state.filter(|state| !matches!(state, State::Over)) {
             self.stop(state);
         }
         *self.state.lock() = Some(State::Over);
-        // In every case: a run that could not begin has a listener as well.
+        // In every case: a run that could not begin has a listener too.
         self.close_listener();
         self.look_after_the_left();
     }
 
-    /// In a child that serves one request: closes its copies of the listener at the path and of the connection to the
-    /// other process. Kept open, they would outlive a parent that ends suddenly: a process that asks at the path would
+    /// Closes a child's copies of the listener at the path and of the connection to the other process; the child serves
+    /// one request. Kept open, they would outlive a parent that ends suddenly: a process that asks at the path would
     /// wait for an answer, and the other side of the connection would not see its end.
     #[inline]
     pub(crate) fn close_in_child(&self) {
@@ -357,14 +361,14 @@ impl Coordinator {
         drop(self.state.lock().take());
     }
 
-    /// Closes the listener at the path, and removes its file if it is this process's. May be called again.
+    /// Closes the listener at the path, and removes its file if that is this process's. May be called again.
     fn close_listener(&self) {
         if let Some(listener) = &self.sockets.listener {
             listener.server_close();
         }
     }
 
-    /// Tells the operator, by the hook of the first server. A hook that panics ends nothing here.
+    /// Tells the operator, through the hook of the first server. A hook that panics ends nothing here.
     pub(super) fn warn(&self, text: &str) {
         if let Some(server) = self.sockets.servers().next() {
             run_catching(|| server.warn(text));

@@ -1,8 +1,8 @@
 //! Successors that have failed and have not ended: they may still have the sockets.
 //!
-//! As long as one of them may have a socket, a file of a Unix socket is not removed at its close, and the coordinator is not at
-//! rest: each turn looks. The two lists are apart, because the two questions are: an ended child has to be reaped even if
-//! it never got the sockets, and a process that has connected by itself is nobody's child here.
+//! As long as one of them may have a socket, a file of a Unix socket is not removed at its close, and the coordinator is not
+//! at rest: each turn looks. There are two lists for two questions: an ended child has to be reaped even if it never
+//! got the sockets, and a process that has connected by itself may have the sockets and is nobody's child here.
 
 use std::process::Child;
 
@@ -21,7 +21,7 @@ pub(super) struct LeftBehind {
 }
 
 impl LeftBehind {
-    /// Adds a successor that this process has started, if it has. It is reaped by a later look.
+    /// Adds a successor, if this process has started it. A later look reaps it.
     pub(super) fn add_child(&self, child: Option<Child>) {
         self.children.lock().extend(child);
     }
@@ -31,20 +31,20 @@ impl LeftBehind {
         self.channels.lock().push(channel);
     }
 
-    /// Whether there is nothing to look at.
+    /// Whether there are no successors to look for.
     pub(super) fn is_empty(&self) -> bool {
         self.children.lock().is_empty() && !self.may_have_sockets()
     }
 
-    /// Whether one of them may have the sockets.
+    /// Whether one of the failed successors may have the sockets.
     pub(super) fn may_have_sockets(&self) -> bool {
         !self.channels.lock().is_empty()
     }
 
-    /// Looks for their ends, without waiting. True: the last one that had the sockets has ended, so this process alone has
-    /// them now.
+    /// Looks which successors have ended, without waiting. Returns true if the last one that had the sockets has ended,
+    /// so that this process alone has them now.
     pub(super) fn look(&self) -> bool {
-        // An error means that others have waited for it.
+        // An error means that others have waited for the child.
         self.children.lock().retain_mut(|child| matches!(child.try_wait(), Ok(None)));
         let mut channels = self.channels.lock();
         let were_there = !channels.is_empty();

@@ -33,8 +33,8 @@ use std::os::unix::ffi::OsStrExt;
 /// The first bytes of each message. Any other program at the other end begins with something else.
 const MAGIC: [u8; 4] = *b"skho";
 
-/// The version of the protocol. Both sides have to speak the same. From the first release on it changes with every change of
-/// the messages: a program with another one is restarted without a handover, once.
+/// The version of the protocol. Both sides have to speak the same. From the first release on it changes with every
+/// change of the messages: a program with another version is restarted without a handover, once.
 pub(super) const VERSION: u8 = 1;
 
 /// The bytes before the payload. They never change, so that each version can name the other one.
@@ -48,7 +48,7 @@ pub(super) const MAX_PAYLOAD_BYTES: usize = u16::MAX as usize;
 pub(super) enum HandoverMessage {
     /// The successor is there, and asks for the sockets.
     Hello,
-    /// All sockets of the predecessor; with `more`, the first of them.
+    /// All sockets of the predecessor; with `more` a part of them, and another such message follows.
     Sockets { sockets: Vec<Socket>, more: bool },
     /// The successor serves. It has taken the sockets with these numbers, and has closed its copies of all others.
     Ready { process: u32, taken: Vec<u16> },
@@ -66,11 +66,11 @@ pub(super) struct Socket {
     pub(super) is_coordinator: bool,
 }
 
-/// Only the process that describes the socket has it.
+/// A flag: only the process that describes the socket has it.
 const ALONE: u8 = 1;
-/// The predecessor has to remove the socket's file.
+/// A flag: the predecessor has to remove the socket's file.
 const REMOVES_FILE: u8 = 2;
-/// Successors ask at it.
+/// A flag: successors ask at the socket.
 const IS_COORDINATOR: u8 = 4;
 
 /// The device and inode of a socket without a file: no file has the inode zero.
@@ -104,13 +104,13 @@ impl HandoverMessage {
         [&MAGIC[..], &[VERSION, kind], &length(payload.len()), &payload].concat()
     }
 
-    /// Reads the first message of `bytes`, and returns its length as well. None: the message is not whole yet.
+    /// Reads the first message of `bytes`, and returns its length too; `None` if the message is not whole yet.
     ///
     /// # Errors
     ///
     /// If it is no message of this protocol and version.
     pub(super) fn decode(bytes: &[u8]) -> io::Result<Option<(Self, usize)>> {
-        // As soon as one byte is wrong: another program may never send eight.
+        // Refused as soon as one byte is wrong: another program may never send the eight bytes of a header.
         let begins = bytes.len().min(MAGIC.len());
         if bytes[..begins] != MAGIC[..begins] {
             return Err(nonsense("what it sends is no message of a handover"));
@@ -130,7 +130,8 @@ impl HandoverMessage {
         }
     }
 
-    /// The message of a kind. None: it cannot be understood. `decode` refuses one that leaves bytes unread.
+    /// Reads the payload of a message of this kind; `None` if it cannot be understood. `decode` refuses a message that
+    /// leaves bytes unread.
     fn read(kind: u8, payload: &mut Reader<'_>) -> Option<Self> {
         Some(match kind {
             1 => Self::Hello,
@@ -167,7 +168,7 @@ fn length(len: usize) -> [u8; 2] {
 }
 
 impl Socket {
-    /// Appends it. The descriptor itself goes beside the bytes, at the same place in its list.
+    /// Appends the description of the socket. The descriptor itself goes beside the bytes, in the same order.
     fn encode(&self, into: &mut Vec<u8>) {
         let SocketDescription { kind, asked, activated, bound, file, alone } = &self.description;
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
@@ -191,7 +192,7 @@ impl Socket {
         }
     }
 
-    /// Reads what [`encode`](Self::encode) has written. None: it is something else.
+    /// Reads a description that [`encode`](Self::encode) has written; `None` if the bytes are something else.
     fn read(from: &mut Reader<'_>) -> Option<Self> {
         let kind = *SOCKET_KINDS.get(usize::from(from.u8()?).checked_sub(1)?)?;
         let flags = from.u8()?;
@@ -217,8 +218,8 @@ const SOCKET_KINDS: [SocketKind; 4] = [
     SocketKind::UnixDatagram,
 ];
 
-/// Appends an address in the form that [`Reader::address`] reads. One of a foreign transport becomes none: such a socket is
-/// never passed.
+/// Appends an address in the form that [`Reader::address`] reads. An address of a foreign transport is written as
+/// unnamed: such a socket is never passed.
 fn encode_address(address: &Address, into: &mut Vec<u8>) {
     match address {
         Address::Inet(inet) => encode_tagged(b'i', inet.to_string().as_bytes(), into),
@@ -235,7 +236,8 @@ fn encode_tagged(tag: u8, bytes: &[u8], into: &mut Vec<u8>) {
     into.extend(bytes);
 }
 
-/// Reads the parts of a payload, one after the other. Each returns None at the end of the payload, and takes nothing then.
+/// Reads the parts of a payload, one after the other. Each method returns `None` at the end of the payload, and takes
+/// nothing then.
 struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -264,7 +266,7 @@ impl Reader<'_> {
         Some((tag, bytes))
     }
 
-    /// The name of a socket of the service manager. The inner `None`: it is none of those.
+    /// The name of a socket of the service manager; `Some(None)` if the socket is not one of those.
     fn activated(&mut self) -> Option<Option<ActivatedAs>> {
         let (tag, bytes) = self.tagged()?;
         let text = std::str::from_utf8(bytes).ok()?;

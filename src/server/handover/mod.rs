@@ -10,7 +10,7 @@
 //! | `program.rs` | the program that SIGUSR2 starts, and how that finds its starter |
 //! | `channel.rs`, `message.rs` | whole messages over a Unix socket, and their bytes |
 //!
-//! A process is a successor first and a predecessor later, mostly. The two ways to find each other, by the path and by
+//! Mostly a process is a successor first and a predecessor later. The two ways to find each other, by the path and by
 //! SIGUSR2, end in the same connection, and everything after that is the same.
 
 mod candidate;
@@ -69,7 +69,7 @@ use successor::Predecessor;
 pub struct Handover {
     /// How long a successor of this process may take to be ready.
     within: Duration,
-    /// The socket at which successors ask. None: only SIGUSR2 starts one.
+    /// The socket at which successors ask. `None` if only SIGUSR2 starts one.
     listener: Option<UnixStream>,
     /// The server whose place this process takes.
     predecessor: Option<Predecessor>,
@@ -84,20 +84,21 @@ pub struct Handover {
 /// A server that another part of the program serves.
 #[derive(Debug)]
 struct Beside {
-    /// Without its types. The coordinator does not keep it alive.
+    /// The server without its types. The coordinator does not keep it alive.
     server: Weak<dyn AnyServer>,
-    /// To stop it when the successor serves.
+    /// Stops the server when the successor serves.
     handle: ShutdownHandle,
 }
 
-/// SIGUSR2, taken from the beginning on: one that comes before the servers serve is kept.
+/// SIGUSR2, taken from the beginning on: a signal that comes before the servers serve is kept.
 #[derive(Debug)]
 struct Signal {
-    /// The signal has come, and no successor was started since.
+    /// Whether the signal has come, and no successor was started since then.
     came: Arc<AtomicBool>,
     /// Wakes the thread that takes the turns.
     wake: Arc<Wake>,
-    /// Gives the signal back when it is dropped. None: the process was started with the signal ignored, and keeps that.
+    /// Gives the signal back when it is dropped. `None` if the process was started with the signal ignored, which it
+    /// keeps.
     _taken: Option<SignalGuard>,
 }
 
@@ -158,14 +159,14 @@ impl Handover {
         Ok(this)
     }
 
-    /// For a process whose successors are started by SIGUSR2 alone: no path, and no file.
+    /// Prepares a process whose successors are started by SIGUSR2 alone: there is no path, and no file.
     ///
     /// # Errors
     ///
     /// If this process was started as a successor and its predecessor refuses; if the signal cannot be handled; and if
     /// the system does not tell which program runs.
     pub fn by_signal() -> Result<Self> {
-        // Before there is a socket that could take their numbers.
+        // Before there is a socket, which could take the number of a closed standard stream.
         sys::fill_standard_descriptors();
         let signal =
             Signal::take().map_err(|error| Error::io("take the signal", "SIGUSR2", error))?;
@@ -181,16 +182,16 @@ impl Handover {
         Ok(Self { within, listener: None, predecessor, program, signal, beside })
     }
 
-    /// How long a successor of this process may take, from its start until it is ready. Then this process goes on by
-    /// itself, and says why. Default: 30 s.
+    /// Sets how long a successor of this process may take, from its start until it is ready. If it takes longer, this
+    /// process goes on by itself, and says why. Default: 30 s.
     pub fn within(mut self, limit: Duration) -> Self {
         self.within = limit;
         self
     }
 
     /// Also hands over the socket of a server that is not part of the run: one that [serves in the
-    /// background](crate::Server::serve_in_background), for the program's operator say. When the successor serves,
-    /// this server is told to [`shutdown`](crate::Server::shutdown). The program has to close it.
+    /// background](crate::Server::serve_in_background), for example for the program's operator. When the successor
+    /// serves, this server is told to [`shutdown`](crate::Server::shutdown). The program has to close it.
     pub fn beside(mut self, server: &dyn BaseServer) -> Self {
         // A server of another crate has no socket that could be passed.
         self.beside.extend(fork::find(server.context()).map(|found| Beside {
@@ -206,20 +207,20 @@ impl Handover {
         self.predecessor.is_some()
     }
 
-    /// [`Server::run`](super::Server::run) of a process in the line: when it serves, its predecessor stops; and it stops
-    /// when its own successor serves.
+    /// Does [`Server::run`](super::Server::run) in a line of processes: when this process serves, its predecessor
+    /// stops; and it stops when its own successor serves.
     ///
     /// # Errors
     ///
-    /// As [`run_all`](Self::run_all).
+    /// Those of [`run_all`](Self::run_all).
     pub fn run(self, server: &dyn BaseServer) -> Result<DrainReport> {
         let grace = server.context().limits().drain;
         let mut reports = self.run_all(&[Box::new(server)], grace, || ())?;
         Ok(reports.remove(0))
     }
 
-    /// [`run_all`](crate::run_all()) of a process in the line: when all servers serve, the predecessor stops; and they
-    /// stop when the successor serves. The predecessor is told after `ready` has returned.
+    /// Does [`run_all`](crate::run_all()) in a line of processes: when all servers serve, the predecessor stops; and
+    /// they stop when the successor serves. The predecessor is told after `ready` has returned.
     ///
     /// A thread hands over beside the servers; a server that [forks](crate::Forking) does it in its loop.
     ///
@@ -238,7 +239,7 @@ impl Handover {
         // The coordinator shares the flag and the event. The signal itself is taken until this returns.
         let (coordinator, _signal) = Coordinator::open(servers, self);
         let coordinator = Arc::new(coordinator);
-        // The servers keep it for longer than the run, so its drop would close nothing.
+        // The servers keep the desk for longer than the run, so its own drop would close nothing in time.
         let open = OpenDesk(&coordinator);
         coordinator.introduce();
         let reports = if servers.iter().any(|server| server.context().role().is_parent()) {
@@ -265,8 +266,8 @@ impl Handover {
     /// Gets the sockets of the server that answers at the path, unless the process that has started this one has
     /// passed them already. Then binds the path, so that the next process is answered here.
     ///
-    /// Each round ends in one of three ways: a predecessor's listener is taken over; the path is bound, and this process is
-    /// the first; or somebody else has the path, and the next round asks that one.
+    /// Each round ends in one of three ways: a predecessor's listener is taken over; the path is bound, and this
+    /// process is the first; or another process has the path, and the next round asks that one.
     fn open_desk(&mut self, path: &Path) -> Result<()> {
         let options = SocketOptions::default().unix_mode(0o600).unlink_on_close(true);
         let began = Instant::now();

@@ -20,7 +20,7 @@ use crate::transport::{HandoverSocket, Holders, Transport, UnixStream};
 pub(super) struct OwnSockets {
     /// The servers of the run, and then those that are not part of it. The program owns them: a dropped one is passed over.
     pub(super) servers: Vec<Weak<dyn AnyServer>>,
-    /// The socket at which successors ask. None: only SIGUSR2 starts one.
+    /// The socket at which successors ask. `None` if only SIGUSR2 starts one.
     pub(super) listener: Option<UnixStream>,
 }
 
@@ -44,8 +44,8 @@ impl OwnSockets {
         (0..self.servers.len()).map(Target::Server).chain([Target::Listener])
     }
 
-    /// Acts on a socket, if it can be handed over. None: its server is gone, its transport has no socket to pass, or there is
-    /// no listener.
+    /// Acts on a socket, if it can be handed over. Returns `None` if its server is gone, if its transport has no socket
+    /// to pass, or if there is no listener.
     pub(super) fn with<R>(
         &self,
         target: Target,
@@ -60,7 +60,7 @@ impl OwnSockets {
         }
     }
 
-    /// Notes which processes have the sockets from now on.
+    /// Tells all sockets which processes have them from now on.
     pub(super) fn set_holders(&self, holders: Holders) {
         for target in self.targets() {
             self.with(target, |socket| socket.set_holders(holders));
@@ -102,8 +102,8 @@ impl OwnSockets {
             targets.push(target);
             found.push((Socket { description, is_coordinator }, fd));
         }
-        // Before they are sent: a close must not end what the successor has. If the sending
-        // fails, they stay so until the successor has ended.
+        // Before they are sent: a close must not end a socket that the successor has. If the sending fails, they stay
+        // `Both` until the successor has ended.
         self.set_holders(Holders::Both);
         // At least one message, even if there is no socket: the last one says that it is the last.
         let (mut rest, deadline) = (&found[..], Instant::now() + PASS_TIMEOUT);
@@ -125,6 +125,6 @@ impl OwnSockets {
 /// 7 times 2 times 4,096 bytes, and the rest of each socket, are less than 65,535.
 const SOCKETS_PER_MESSAGE: usize = 7;
 
-/// How long a successor may take to read the sockets. It waits for them, so a moment is enough. Meanwhile the loop of
-/// a server that forks stands still.
+/// How long a successor may take to read the sockets. It waits for them, so a moment is enough. During that time the
+/// loop of a server that forks stands still.
 const PASS_TIMEOUT: Duration = Duration::from_secs(1);

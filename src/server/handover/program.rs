@@ -22,9 +22,9 @@ use std::sync::Arc;
 use super::channel::Channel;
 use crate::sys::{self, pass_fds};
 
-/// The variable by which a successor finds its end of the connection: `DESCRIPTOR:PROCESS`, the number of the descriptor
-/// and the process that has started it. It is not removed, because other threads may read the environment at that
-/// moment. So [`starter`] proves what it says.
+/// The variable by which a successor finds its end of the connection: `DESCRIPTOR:PROCESS`, the number of the
+/// descriptor and the process that has started it. It is not removed, because other threads may read the environment at
+/// that moment. So [`starter`] checks whether it is true.
 const VARIABLE: &str = "SOCKETSERVER_HANDOVER";
 
 /// A program's path and its arguments.
@@ -33,7 +33,7 @@ pub(super) struct Program {
     /// The path that the program was started by. It is kept as it was, because an upgrade puts another file there, or
     /// turns a link.
     pub(super) path: PathBuf,
-    /// Without the first one, which is its name.
+    /// The arguments without the first one, which is the program's name.
     arguments: Vec<OsString>,
 }
 
@@ -42,7 +42,7 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// If the system does not tell which file runs: `/proc` is not mounted, for one.
+    /// If the system does not tell which file runs, for example because `/proc` is not mounted.
     pub(super) fn of_this_process() -> io::Result<Self> {
         let mut arguments = env::args_os();
         let name = arguments.next().unwrap_or_default();
@@ -54,7 +54,7 @@ impl Program {
     }
 
     /// Starts the program with this process's arguments, environment and standard descriptors, and with one end of a
-    /// new connection. Its sockets come later, as messages. The caller reaps the child.
+    /// new connection. The sockets to serve come later, as messages. The caller reaps the child.
     ///
     /// # Errors
     ///
@@ -66,7 +66,8 @@ impl Program {
         command.args(&self.arguments).env(VARIABLE, told);
         // A service manager watches the next process in the place of this one.
         command.env_remove("WATCHDOG_PID");
-        // The successor gets its sockets from this process. Its own process id may happen to be this number.
+        // The successor gets its sockets from this process, and not from the service manager, even if its process id
+        // happens to be the one in this variable.
         command.env_remove("LISTEN_PID");
         // The successor raises the limit itself, and has to start from the original one.
         sys::restore_descriptors(&mut command);
@@ -75,10 +76,10 @@ impl Program {
     }
 }
 
-/// The path behind the name that the program was started by. None if another file runs: the first argument is the
+/// The path behind the name that the program was started by. `None` if another file runs: the first argument is the
 /// program's name only by convention.
 fn started_by(name: &OsString) -> Option<PathBuf> {
-    // The link in /proc leads to the running file, also after its name was given to another file.
+    // The link in /proc leads to the running file, even after its name was given to another file.
     let running = fs::metadata("/proc/self/exe").ok()?;
     let is_running = |path: &PathBuf| {
         let found = fs::metadata(path);
@@ -93,8 +94,8 @@ fn started_by(name: &OsString) -> Option<PathBuf> {
     env::split_paths(&folders).map(|folder| folder.join(name)).find(is_running)
 }
 
-/// The connection to the process that has started this one as its successor. None: there is no such process, or the
-/// connection was taken before.
+/// The connection to the process that has started this one as its successor. `None` if there is no such process, or if
+/// the connection was taken before.
 pub(super) fn starter() -> Option<Channel> {
     let told = env::var(VARIABLE).ok()?;
     let (number, process) = told.split_once(':')?;
@@ -102,8 +103,8 @@ pub(super) fn starter() -> Option<Channel> {
     // The variable may be older than this process: programs that a successor starts inherit it.
     let socket: OwnedFd = pass_fds::take_from_starter(number, |fd| {
         let starter = sys::credentials(fd)?;
-        // A socket pair keeps the credentials of the process that has made it, also behind an exec. Where the system tells
-        // no number, the user and the kind have to do.
+        // A socket pair keeps the credentials of the process that has made it, even after an exec. Where the system
+        // tells no number, the user and the kind have to be enough.
         let is_ours = starter.pid.is_none_or(|pid| pid == process)
             && starter.uid == sys::user()
             && socket2::SockRef::from(&fd).r#type()? == socket2::Type::STREAM;

@@ -37,22 +37,22 @@ use crate::transport::predecessor::{self, PredecessorsSocket};
 /// How long to wait for the sockets. Another successor may be starting, which may take thirty seconds by default.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// More sockets than any server has.
+/// The most sockets that are taken from a predecessor: more than any server has.
 const MAX_SOCKETS: usize = 4_096;
 
 /// A predecessor that has passed its sockets, and waits for this process to be ready.
 #[derive(Debug)]
 pub(super) struct Predecessor {
     pub(super) channel: Channel,
-    /// The number of the socket at which successors ask, if the predecessor has passed it. None for one that was started
-    /// without a path.
+    /// The number of the socket at which successors ask, if the predecessor has passed it. `None` for a predecessor
+    /// that was started without a path.
     pub(super) coordinator: Option<usize>,
 }
 
 /// How long to wait between two attempts to connect to a server whose accept queue is full.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
-/// Connects to the server that answers at `path`; none if no process does.
+/// Connects to the server that answers at `path`; `None` if no process does.
 ///
 /// # Errors
 ///
@@ -68,7 +68,8 @@ pub(super) fn connect(path: &Path, deadline: Instant) -> Result<Option<Channel>>
         }
         Err(error) => return Err(cannot(error)),
     };
-    // In a folder that others may write to, the socket could be anybody's, and the sockets that come by it too.
+    // In a folder that others may write to, the socket could be another user's, and so could the sockets that are
+    // passed over it.
     let server = sys::credentials(socket.as_fd()).map_err(cannot)?;
     if server.uid != sys::user() {
         let text = format!(
@@ -85,7 +86,7 @@ pub(super) fn connect(path: &Path, deadline: Instant) -> Result<Option<Channel>>
 /// Fails if the file at the path is no socket. Such a file is never replaced, so waiting for the path would be in
 /// vain.
 fn no_other_file(path: &Path) -> io::Result<()> {
-    // It may have gone since. And a link is not followed: the bind would replace the link, not its target.
+    // The file may be gone by now. A link is not followed: the bind would replace the link, not its target.
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     let kind = found.file_type();
     if kind.is_socket() {
@@ -120,8 +121,8 @@ fn connect_until(path: &Path, deadline: Instant) -> io::Result<Socket> {
     }
 }
 
-/// Asks for the sockets, and keeps them for the servers that are bound from here on: `transport::predecessor` has them then.
-/// None: the other process has ended before it passed any. `whom` is for messages.
+/// Asks for the sockets, and keeps them for the servers that are bound from here on: `transport::predecessor` has them
+/// then. Returns `None` if the other process has ended before it passed all of them. `whom` is for messages.
 ///
 /// # Errors
 ///
@@ -134,7 +135,7 @@ pub(super) fn ask(
 ) -> Result<Option<Predecessor>> {
     let cannot = |error| Error::io("get the sockets of", whom, error);
     match channel.send(&HandoverMessage::Hello) {
-        // It has ended since it accepted the connection.
+        // The predecessor has ended since it accepted the connection.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(None),
         sent => sent.map_err(cannot)?,
     }
@@ -174,8 +175,8 @@ pub(super) fn ask(
     Ok(Some(Predecessor { channel, coordinator }))
 }
 
-/// Judges the predecessor's addresses that no server here has taken, and returns a warning about them. Nobody serves
-/// them any more; an operator who has changed the addresses knows that.
+/// Judges the predecessor's addresses that no server here has taken, and returns a warning about them. No process
+/// serves them any more; an operator who has changed the addresses knows that.
 ///
 /// # Errors
 ///

@@ -52,7 +52,8 @@ pub(super) struct Handles {
 pub(super) struct CounterHandles(Vec<Counter>);
 
 impl CounterHandles {
-    /// Counts one more. Without such a place nothing is counted: the lists are made from the same tables as the numbers.
+    /// Counts one more. A place beyond the list would count nothing; none comes, because lists and places are made from
+    /// the same tables.
     pub(super) fn count(&self, place: usize) {
         if let Some(counter) = self.0.get(place) {
             counter.increment(1);
@@ -60,8 +61,8 @@ impl CounterHandles {
     }
 }
 
-/// A gauge, and a second one for its maximum, by the same name and `_max`. Each is made when it is first set: a level that
-/// nobody knows must have no series, because that would say zero.
+/// A gauge, and a second one for its maximum, with the same name and `_max`. Each is made when it is first set: a level
+/// that nobody knows must have no series, because a series would say zero.
 pub(super) struct Level {
     name: &'static str,
     labels: Vec<Label>,
@@ -94,7 +95,8 @@ impl Level {
 }
 
 impl Handles {
-    /// Registers all figures with the recorder that the program has installed by now. Without one they lead nowhere.
+    /// Registers all figures with the recorder that the program has installed by now. Without a recorder they lead
+    /// nowhere.
     pub(super) fn register(server: &str, transport: &'static str) -> Self {
         describe();
         let base = vec![

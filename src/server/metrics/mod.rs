@@ -93,8 +93,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
 /// observers; one that has ended is taken out at the next update.
 static METERS: Mutex<Vec<Weak<Meter>>> = Mutex::new(Vec::new());
 
-/// Updates the gauges of all servers with [`Builder::metrics`](crate::Builder::metrics), and their bytes. For a collector,
-/// just before it renders: `examples/metrics` does it in the handler of `/metrics`. Feature `metrics`.
+/// Updates the gauges of all servers with [`Builder::metrics`](crate::Builder::metrics), and their bytes. A collector
+/// calls this just before it renders: `examples/metrics` does it in the handler of `/metrics`. Feature `metrics`.
 pub fn update_metrics() {
     let mut meters = Vec::new();
     METERS.lock().retain(|meter| {
@@ -113,7 +113,7 @@ pub fn update_metrics() {
 struct Meter {
     /// The label `server`.
     server: String,
-    /// For the figures.
+    /// Has the figures.
     context: Weak<ServerContext>,
     /// Registered at the first event, because the program has installed its recorder by then.
     handles: OnceLock<Handles>,
@@ -125,8 +125,8 @@ struct Meter {
     /// of the file about the order.
     ended_in: AtomicU64,
     ended_out: AtomicU64,
-    /// Bytes of datagrams that belong to no request any more. The meter has a share of the count, because the context
-    /// may be gone before the last of them are reported.
+    /// Bytes of datagrams that belong to no request any more. The meter has a reference to the count, because the
+    /// context may be gone before the last of them are reported.
     sent_by_senders: Arc<AtomicU64>,
     /// Held while gauges are set, so that an older number does not replace a newer one.
     told: Mutex<Told>,
@@ -145,7 +145,7 @@ impl Meter {
     fn new(server: String, context: &Arc<ServerContext>) -> Self {
         Self {
             server,
-            // The context's observers have this meter.
+            // Weak, because the context's observers have this meter.
             context: Arc::downgrade(context),
             handles: OnceLock::new(),
             made: Instant::now(),
@@ -162,11 +162,11 @@ impl Meter {
         self.handles.get_or_init(|| Handles::register(&self.server, context.transport()))
     }
 
-    /// Called with each event, by the thread that tells it: a worker, the accept loop, or another one. It may look at all
-    /// requests once a second. Otherwise it takes locks at the end of a request alone, for moments: that of the live list, to
-    /// see whether this was the last one, and then that of `told`.
+    /// Called with each event, by the thread that tells it: a worker, the accept loop, or another one. Once a second at
+    /// most it looks at all requests. Otherwise it takes locks only at the end of a request, for moments: that of the
+    /// live list, to see whether this was the last one, and then that of `told`.
     fn note(&self, event: &ServerEvent<'_>) {
-        // Only an event of a server that is being dropped finds it gone.
+        // The context is gone only for an event of a server that is being dropped.
         let Some(context) = self.context.upgrade() else { return };
         let handles = self.handles(&context);
         let mut is_last = false;
@@ -189,7 +189,7 @@ impl Meter {
         let (next, relaxed) = (now + MIN_UPDATE_INTERVAL.as_millis() as u64, Ordering::Relaxed);
         let set = || self.next_update.compare_exchange(due, next, relaxed, relaxed);
         if now >= due && set().is_ok() {
-            // If another thread updates them now, it knows as much.
+            // If another thread is updating the gauges now, its numbers are as new.
             if let Some(mut told) = self.told.try_lock() {
                 self.update(&mut told);
             }
@@ -246,7 +246,7 @@ impl Meter {
             (ended_out + live_out + by_senders, &mut told.bytes_out, &handles.bytes_out),
         ];
         for (all, told, counter) in parts {
-            // Less, while a request is in neither sum.
+            // The sum may be smaller than before, while a request is in neither part of it.
             if all > *told {
                 counter.increment(all - *told);
                 *told = all;
@@ -255,7 +255,7 @@ impl Meter {
     }
 }
 
-/// Counts the end of a request, by its reason and its times. Its bytes are the meter's.
+/// Counts the end of a request, by its reason and its times. Its bytes are counted in the meter.
 fn count_end(handles: &Handles, event: &ServerEvent<'_>) {
     let ServerEvent::RequestEnded { reason, refused, limit, age, times, .. } = event else {
         return;

@@ -1,5 +1,5 @@
-//! Tests of a program's own parkers: waits that end as the parker has it, and requests that change hands meanwhile. Safe code
-//! that reaches the library's `unsafe`; all of them run under Miri as well.
+//! Tests of a program's own parkers: waits that end as the parker has it, and requests that change hands meanwhile.
+//! They are safe code that reaches the library's `unsafe`; all of them run under Miri too.
 
 #![allow(clippy::unit_arg, reason = "a step of a script is one line")]
 
@@ -32,7 +32,7 @@ struct Made {
     connections: Shared<OwnedFd>,
     /// Always readable.
     ready: Arc<OwnedFd>,
-    /// Requests that were kept when their handlers had ended, while that is asked for.
+    /// Requests that are kept when their handlers have ended, while `keeps` is set.
     kept: Shared<StreamRequest>,
     keeps: Arc<AtomicBool>,
 }
@@ -146,7 +146,7 @@ impl Fixture {
 
 type Step = Box<dyn FnOnce(&Script) -> io::Result<()>>;
 
-/// A parker that does the next step of its script at each wait. When there is none it returns at once.
+/// A parker that does the next step of its script at each wait. When no step is left, it returns at once.
 #[derive(Default)]
 struct Script {
     steps: RefCell<VecDeque<Step>>,

@@ -9,8 +9,9 @@ use crate::wait::{any, install};
 /// The place where handlers leave their requests for others.
 type Place = Arc<Mutex<Option<StreamRequest>>>;
 
-/// Answers lines with the name of its handler, which the first line says. "lend" leaves the request in the place, with a kept
-/// one instead of it, waits, and takes back what is there then. "swap" changes the request with the one in the place.
+/// A handler that answers each line with its own name, which the first line says. The line "lend" leaves the request in
+/// the place, puts a kept one in its stead, waits, and takes the request that is in the place then. "swap" exchanges
+/// the request with the one in the place.
 fn named(
     place: &Place,
     kept: &Shared<StreamRequest>,
@@ -42,8 +43,8 @@ fn named(
     }
 }
 
-/// Two requests, of which one is begun while the other waits, change hands; each handler ends with the other's, by a return or by
-/// a panic.
+/// Two requests change hands; one of them begins while the other waits. Each handler ends with the other's request, by
+/// a return or by a panic.
 #[test]
 fn requests_are_swapped_while_a_handler_waits() {
     for (last_of_b, last_of_a) in
@@ -52,7 +53,7 @@ fn requests_are_swapped_while_a_handler_waits() {
         let place = Place::default();
         let kept = Shared::default();
         let fixture = Fixture::with_kept(Arc::clone(&kept), named(&place, &kept));
-        // One is kept at its end, and no other.
+        // The first request is kept at its end, and no other.
         let (client, job) = fixture.connect();
         client.shutdown(Shutdown::Write).unwrap();
         fixture.keeps.store(true, Ordering::SeqCst);

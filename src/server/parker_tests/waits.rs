@@ -54,7 +54,7 @@ fn an_error_and_a_panic_of_a_parker_end_one_request() {
         assert!(failures.len() == 1 && failures[0].contains(told), "{failures:?}");
         assert_eq!(read_to_end(&client), "3\n");
     }
-    // Nothing of them is left on this thread.
+    // Nothing of these two requests is left on this thread.
     let (client, job) = fixture.connect();
     let _installed = install(Script::new(vec![sends(&client, "three\n")]));
     client.shutdown(Shutdown::Read).unwrap();
@@ -117,7 +117,8 @@ fn the_halves_of_a_request_wait_beside_each_other() {
         Ok(write!(request, "{text}")?)
     });
     let all = [Spawns::AtOnce, Spawns::Later, Spawns::Never];
-    // The last one is a plain thread, which would wait in a call for an end that has come with bytes: see `read_to_end`.
+    // The last of them is a plain thread, which would wait in a call for an end that has come with bytes: see
+    // `read_to_end`.
     for spawns in all.into_iter().take(if cfg!(miri) { 2 } else { 3 }) {
         let (client, job) = fixture.connect();
         (&client).write_all(b"some bytes").unwrap();

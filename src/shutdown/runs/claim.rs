@@ -29,7 +29,7 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// From here on the runs are for the calling thread. `run_all` claims all servers on one thread, so that it begins all or
+    /// Passes the claim to the calling thread. `run_all` claims all servers on one thread, so that it begins all or
     /// none, and serves each on a thread of its own.
     pub(crate) fn take_over(&self) {
         self.runs.state.lock().claimed = Some(thread::current().id());
@@ -44,8 +44,9 @@ impl Drop for Claim {
 }
 
 impl Runs {
-    /// For `Server::run`, which closes the server as soon as its run stops: until the claim is dropped, no other thread
-    /// begins a run. Fails, and changes nothing, if there is another claim or a run goes on.
+    /// Claims the runs for the calling thread: until the claim is dropped, no other thread begins a run. `Server::run`
+    /// needs this, because it closes the server as soon as its run stops. Fails, and changes nothing, if there is
+    /// another claim or a run goes on.
     pub(crate) fn claim(self: &Arc<Self>, address: &dyn Display) -> Result<Claim> {
         // A run that finishes is as good as over: its end is near, and its thread may be the one that calls.
         let mut state = self.wait_while_finishing();

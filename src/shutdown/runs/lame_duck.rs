@@ -31,7 +31,7 @@ impl Runs {
     /// Orders the lame duck and the close after it, if the server is ready and has a lame duck; otherwise requests a
     /// stop. A signal's action may call it.
     pub(crate) fn request_retire(&self) {
-        // In a forked child it goes to the parent as a stop, by the exit status.
+        // In a forked child it becomes a stop, which the parent learns from the exit status.
         let is_lame_duck = self.has_lame_duck.load(Ordering::SeqCst)
             && self.phase.get() == RunPhase::Ready
             && self.stop.event.is_ours();
@@ -45,10 +45,10 @@ impl Runs {
         self.has_lame_duck.store(!time.is_zero(), Ordering::SeqCst);
     }
 
-    /// In a thread that closes: waits until the lame duck is over. A stop or the end of the run ends it early. If no
-    /// `serve_forever` accepts, there is no lame duck.
+    /// Waits until the lame duck is over; called in a thread that closes. A stop or the end of the run ends it early.
+    /// If no `serve_forever` accepts, there is no lame duck.
     pub(crate) fn wait_in_lame_duck(&self, until: Instant) {
-        // Without a descriptor the lame duck is skipped: the server closes, which it was asked for.
+        // Without a descriptor the lame duck is skipped: the server closes, as it was asked to.
         let Ok(over) = Event::new().map(Arc::new) else { return };
         {
             let mut state = self.state.lock();

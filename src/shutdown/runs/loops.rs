@@ -13,9 +13,10 @@
 //! end: waits until no loop is left
 //! ```
 //!
-//! Invariant when unlocked: while a loop is listed the run is `Accepting`, or the last loop is just leaving. So nobody
-//! accepts once `Finishing` was seen, and the listener is closed by exactly one of the two sides: by the last loop if
-//! `close` came before it looked, else by the thread that called `close`, which then got [`Closer::Caller`](super::Closer).
+//! Invariant when unlocked: while a loop is listed the run is `Accepting`, or the last loop is just leaving. So no
+//! thread accepts once `Finishing` was seen, and the listener is closed by exactly one of the two sides: by the last
+//! loop if `close` came before it looked, else by the thread that called `close`, which then got
+//! [`Closer::Caller`](super::Closer).
 
 use std::thread;
 
@@ -36,8 +37,8 @@ pub(super) enum Accepts {
 impl Runs {
     /// Notes that this thread accepts for the run that goes on.
     ///
-    /// Followed by [`leave_loop`](Self::leave_loop) on the same thread, also after a panic. False: no run accepts, and this
-    /// thread must not either.
+    /// Returns false if no run accepts: this thread must then not accept either. Otherwise
+    /// [`leave_loop`](Self::leave_loop) follows on the same thread, even after a panic.
     pub(crate) fn enter_loop(&self) -> bool {
         let mut state = self.state.lock();
         let may = state.run.is_accepting();
@@ -56,10 +57,10 @@ impl Runs {
     /// Notes that this thread, a worker, accepts beside the loop, if there is a loop that accepts until a stop. It
     /// counts as a loop, so accepting ends when the last of all has left.
     ///
-    /// False: the worker must not accept, and does not call [`leave_loop`](Self::leave_loop).
+    /// Returns false if the worker must not accept; it then does not call [`leave_loop`](Self::leave_loop).
     pub(crate) fn enter_worker(&self) -> bool {
         let mut state = self.state.lock();
-        // Without an accept loop nobody accepts. After a stop a further request would only delay the end.
+        // Without an accept loop no thread accepts. After a stop a further request would only delay the end.
         let may = state.run.kind() == Some(RunKind::Forever)
             && !state.loops.is_empty()
             && !self.stop_requested();
@@ -78,7 +79,7 @@ impl Runs {
         // Without a stop (after an error, or after one request) it is `end` that ends the accepting.
         let is_last = state.loops.iter().all(|(id, _)| *id == me) && self.stop_requested();
         if is_last {
-            // Still one of the loops: the thread that ends the run waits for the close.
+            // This thread is still listed, so that the thread that ends the run waits for the close of the listener.
             self.end_accepting(&mut state, close_listener);
         }
         if let Some(index) = state.loops.iter().position(|(id, _)| *id == me) {
@@ -89,8 +90,8 @@ impl Runs {
         }
     }
 
-    /// The run accepts no more: from here on it is `Finishing`. Closes the listener before, if `close` has been called.
-    /// Without the lock, because the transport may be the user's.
+    /// Ends the accepting: from here on the run is `Finishing`. If `close` has been called, closes the listener first,
+    /// and without the lock, because the transport may be the user's.
     pub(super) fn end_accepting(
         &self,
         state: &mut MutexGuard<'_, RunsState>,

@@ -30,8 +30,9 @@ const LAST_ANSWER_WAIT: Duration = Duration::from_secs(1);
 const LISTENER_CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 impl Coordinator {
-    /// The next candidate: SIGUSR2 starts one, or a process asks. The signal comes first: a process that asks can wait in the
-    /// queue, and the signal may not come again. None: nobody wants to succeed, or this one may not; the operator was told.
+    /// The next candidate: SIGUSR2 starts one, or a process asks. The signal comes first: a process that asks can wait
+    /// in the queue, and the signal may not come again. `None` if there is no applicant, or if it was refused, which
+    /// the operator was told.
     pub(super) fn next_applicant(&self) -> Option<Candidate> {
         if !self.all_serve() {
             return None;
@@ -47,7 +48,7 @@ impl Coordinator {
                 }
             }
         }
-        // An error is mostly that nobody is there.
+        // The usual error says that no process asks.
         let (connection, _) = self.sockets.listener.as_ref()?.get_request().ok()?;
         let socket = UnixStream::connection(&connection)?;
         match sys::credentials(socket.as_fd()) {
@@ -56,21 +57,21 @@ impl Coordinator {
                 self.warn(&format!("user {} may not have the sockets of this server", found.uid));
                 None
             }
-            // It has ended already.
+            // The process has ended already.
             Err(_) => None,
         }
     }
 
-    /// A successor that had the sockets has ended, and its copies are closed. If it was the last one, the sockets and their
-    /// files are this process's alone again.
+    /// Takes the sockets back from a successor that has ended, and whose copies are closed. If it was the last one that
+    /// had them, the sockets and their files are this process's alone again.
     pub(in crate::server::handover) fn take_back(&self) {
         if !self.left.may_have_sockets() {
             self.sockets.set_holders(Holders::Alone);
         }
     }
 
-    /// Looks whether successors that have failed have ended. Not while another candidate has the sockets, or after the
-    /// handover: then they are not this process's alone.
+    /// Looks whether successors that have failed have ended. Takes nothing back while another candidate has the
+    /// sockets, or after the handover: then they are not this process's alone.
     pub(super) fn look_after_the_left(&self) {
         let is_shared = || matches!(&*self.state.lock(), Some(State::Applying(_) | State::Over));
         if self.left.look() && !is_shared() {
@@ -78,13 +79,13 @@ impl Coordinator {
         }
     }
 
-    /// The successor serves: this process accepts no more. `taken`: the numbers of the sockets that it has, all of them
-    /// known. Its other copies it has closed.
+    /// Hands over to a successor that serves: this process accepts no more. `taken`: the numbers of the sockets that
+    /// the successor has taken, all of them known. It has closed its copies of the others.
     pub(super) fn hand_over(&self, candidate: &Candidate, process: u32, taken: &[u16]) {
-        // Each socket by itself: an operator may have taken an address out of the successor's command line.
+        // Each socket on its own: an operator may have taken an address out of the successor's command line.
         let passed = candidate.passed.iter().flatten();
         for (number, target) in passed.enumerate() {
-            // A socket that the successor did not take, it has closed.
+            // The successor has closed each socket that it did not take.
             let is_taken = taken.iter().any(|taken| usize::from(*taken) == number);
             let holders = if is_taken { Holders::Other } else { Holders::Alone };
             self.sockets.with(*target, |socket| socket.set_holders(holders));
@@ -108,16 +109,18 @@ impl Coordinator {
         self.handles.iter().chain(&self.told).for_each(ShutdownHandle::shutdown);
         // If the successor has ended meanwhile, its clients are lost in any case.
         let _ = candidate.channel.send(&HandoverMessage::Release);
-        // Last: if the successor is killed now, one that finds nobody here has to find the addresses free.
+        // Last: if the successor is killed now, a process that finds no server at the path has to find the addresses
+        // free.
         self.wait_until_closed();
         self.close_listener();
     }
 
-    /// The servers stop without a successor. A candidate that was started by others goes on alone, because nobody has told
-    /// it to stop; one that this process has started ends with it.
+    /// Ends the desk's work when the servers stop without a successor. A candidate that was started by others goes on
+    /// alone, because nobody has told it to stop; one that this process has started ends with it.
     pub(super) fn stop(&self, state: State) -> State {
         let State::Applying(mut candidate) = state else {
-            // A predecessor that hears the end of its connection goes on, if it was not told of a ready successor.
+            // If this process has a predecessor, that sees the end of the connection. It goes on, if it was not told of
+            // a ready successor.
             self.close_listener();
             return State::Over;
         };
@@ -138,7 +141,7 @@ impl Coordinator {
     }
 
     /// Waits until the addresses are free: before that, a process that asks would find them in use. A loop that takes
-    /// the turns itself does not wait.
+    /// the turns itself does not wait, because it would wait for its own end.
     pub(super) fn wait_until_closed(&self) {
         let deadline = Instant::now() + LISTENER_CLOSE_WAIT;
         for handle in &self.handles {
