@@ -220,8 +220,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         }
     }
 
-    /// The server's membership in the run of a [`RunGroup`]. Outside [`run`](Server::run) the server is a group of its own,
-    /// and has a membership only if it stops when it is idle.
+    /// The server's membership in the run of a [`ServiceGroup`]. Outside [`run`](Server::run) the server is a group of
+    /// its own, and has a membership only if it stops when it is idle.
     fn membership(&self) -> Option<Membership> {
         let context = &self.core.context;
         let alone = || {

@@ -328,8 +328,8 @@ pub(super) trait AnyServer: Send + Sync {
     fn context(&self) -> &ServerContext;
     /// See [`Transport::handover`].
     fn handover(&self) -> Option<&dyn HandoverSocket>;
-    /// Gives the server the desk of its run. The server tells the coordinator when it serves; if it forks, its loop also does
-    /// the desk's work.
+    /// Gives the server the coordinator of its run. The server tells the coordinator when it serves; if it forks, its
+    /// loop also does the coordinator's work.
     fn meet_desk(&self, coordinator: &Arc<Coordinator>);
     /// Calls the server's observers.
     fn tell(&self, event: &ServerEvent<'_>);

@@ -16,7 +16,7 @@
 //!
 //! From the moment at which the sockets are passed until the candidate has ended, both processes may have them. So for
 //! that time this process removes no file of a Unix socket (`Holders::Both`), and it takes the sockets back only when
-//! it has seen the applicant's end.
+//! it has seen the candidate's end.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -45,24 +45,24 @@ pub(super) struct Candidate {
     pub(super) channel: Channel,
     /// The process, if this one has started it. It is reaped here, or by `left_behind.rs`.
     pub(super) child: Option<Child>,
-    /// The applicant's process number, where that is known.
+    /// The candidate's process number, where that is known.
     process: Option<i32>,
-    /// The end of this attempt. It is moved once: when an applicant that has connected by itself says Hello.
+    /// The end of this attempt. It is moved once: when a candidate that has connected by itself says Hello.
     pub(super) deadline: Instant,
-    /// When the applicant was started, or has connected. `Handover::within` counts from here.
+    /// When the candidate was started, or has connected. `Handover::within` counts from here.
     began: Instant,
-    /// The sockets that the applicant was passed, in the order of their numbers. `None` before it asks.
+    /// The sockets that the candidate was passed, in the order of their numbers. `None` before it asks.
     pub(super) passed: Option<Vec<Target>>,
 }
 
 /// The result of one look at the candidate.
 pub(super) enum CandidateStep {
-    /// The applicant has said nothing more. The next step is due at its next message, or at the deadline.
+    /// The candidate has said nothing more. The next step is due at its next message, or at the deadline.
     Wait,
-    /// The attempt has failed, and the operator was told why. If the applicant may have the sockets, `Coordinator::left`
+    /// The attempt has failed, and the operator was told why. If the candidate may have the sockets, `Coordinator::left`
     /// watches it.
     Failed,
-    /// The applicant serves, and has taken the sockets with these numbers.
+    /// The candidate serves, and has taken the sockets with these numbers.
     Ready { process: u32, taken: Vec<u16> },
 }
 
@@ -84,7 +84,7 @@ impl Candidate {
         Self { channel, child: None, process, deadline, began, passed: None }
     }
 
-    /// Reads all messages of the applicant that have come, and answers them. Waits only while it passes the sockets:
+    /// Reads all messages of the candidate that have come, and answers them. Waits only while it passes the sockets:
     /// see `own_sockets.rs`.
     pub(super) fn step(&mut self, coordinator: &Coordinator) -> CandidateStep {
         loop {
@@ -104,7 +104,7 @@ impl Candidate {
                 Err(error) => return self.fail(coordinator, &error.to_string()),
             };
             match (message, &self.passed) {
-                // From here on the applicant has the whole time: it is a program of this user, and it starts.
+                // From here on the candidate has the whole time: it is a program of this user, and it starts.
                 (HandoverMessage::Hello, None) => match coordinator.sockets.pass(&self.channel) {
                     Ok(passed) => {
                         self.passed = Some(passed);
@@ -134,7 +134,7 @@ impl Candidate {
         }
     }
 
-    /// Ends the attempt of an applicant that has closed its end of the channel. Usually its process has ended, and its
+    /// Ends the attempt of a candidate that has closed its end of the channel. Usually its process has ended, and its
     /// copies of the sockets are closed. So it is not watched any more, unlike one that has failed.
     fn gone(&mut self, coordinator: &Coordinator) -> CandidateStep {
         if self.passed.is_some() {
@@ -157,7 +157,7 @@ impl Candidate {
         CandidateStep::Failed
     }
 
-    /// Tells the applicant that it must not serve. If this process has started it, it also gets a signal to end: a
+    /// Tells the candidate that it must not serve. If this process has started it, it also gets a signal to end: a
     /// program that hangs before its run would read nothing.
     pub(super) fn dismiss(&self, why: &str) {
         let why = format!("the attempt is over: {why}");
@@ -168,12 +168,12 @@ impl Candidate {
         }
     }
 
-    /// Whether the applicant has the sockets and was started by others. Such a process goes on when this one stops.
+    /// Whether the candidate has the sockets and was started by others. Such a process goes on when this one stops.
     pub(super) fn is_left_to_itself(&self) -> bool {
         self.child.is_none() && self.passed.is_some()
     }
 
-    /// Waits until the applicant has closed its connection and, if this process has started it, has ended; at most
+    /// Waits until the candidate has closed its connection and, if this process has started it, has ended; at most
     /// until the deadline.
     pub(super) fn wait_for_end(&mut self, deadline: Instant) {
         self.channel.wait_until_closed(deadline);

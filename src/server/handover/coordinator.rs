@@ -9,9 +9,10 @@
 //! ```
 //!
 //! A turn looks at everything once. It waits only for a successor that reads its sockets (`own_sockets.rs`). A thread
-//! of the desk's own takes the turns (`serve`); in a server that forks, the accept loop takes them, because a fork
-//! wants a process of one thread. Turns are taken by one thread at a time, so a transition needs no lock. The lock of
-//! the state is there for the other threads that ask for the descriptor of the next wait, and for the end of the run.
+//! of the coordinator's own takes the turns (`serve`); in a server that forks, the accept loop takes them, because a
+//! fork wants a process of one thread. Turns are taken by one thread at a time, so a transition needs no lock. The lock
+//! of the state is there for the other threads that ask for the descriptor of the next wait, and for the end of the
+//! run.
 //!
 //! ```text
 //! this process                  this coordinator                              the other process
@@ -53,8 +54,8 @@ use crate::shutdown::ShutdownHandle;
 use crate::transport::{Holders, Transport, predecessor};
 use crate::wait::{self, Event, Interest, Waiting};
 
-/// The handovers of one run. The servers of the run know their coordinator, and keep it for longer than the run: `close` leaves it
-/// without a socket.
+/// The handovers of one run. The servers of the run know their coordinator, and keep it for longer than the run:
+/// `close` leaves it without a socket.
 pub(crate) struct Coordinator {
     /// How long a successor may take.
     pub(super) within: Duration,
@@ -136,9 +137,9 @@ impl Coordinator {
         (coordinator, signal)
     }
 
-    /// Makes the coordinator known to its servers. They tell it when they serve, and a server that forks takes the desk's
-    /// turns. Called once, before any of them serves. Servers outside of the run do not know the desk: they may have
-    /// been serving for long.
+    /// Makes the coordinator known to its servers. They tell it when they serve, and a server that forks takes the
+    /// coordinator's turns. Called once, before any of them serves. Servers outside of the run do not know the
+    /// coordinator: they may have been serving for long.
     pub(super) fn introduce(self: &Arc<Self>) {
         for server in self.sockets.servers().take(self.handles.len()) {
             server.meet_desk(self);
@@ -218,8 +219,8 @@ impl Coordinator {
         self.at_rest.load(Ordering::SeqCst) && self.sockets.listener.is_none()
     }
 
-    /// Takes one turn: looks at everything once. Called after each wait, by one thread: the coordinator's own, or the accept loop of
-    /// a server that forks. It calls hooks and observers.
+    /// Takes one turn: looks at everything once. Called after each wait, by one thread: the coordinator's own, or the
+    /// accept loop of a server that forks. It calls hooks and observers.
     pub(crate) fn turn(&self) {
         // Cleared before the flags are read: a wake-up that comes later is for the next turn.
         self.wake.clear();
@@ -329,7 +330,7 @@ impl Coordinator {
         State::Idle
     }
 
-    /// Ends the desk's work: the run is over, or could not begin. Called once, by the thread of the run.
+    /// Ends the coordinator's work: the run is over, or could not begin. Called once, by the thread of the run.
     pub(super) fn close(&self) {
         let state = self.state.lock().take();
         if let Some(state) = state.filter(|state| !matches!(state, State::Over)) {

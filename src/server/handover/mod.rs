@@ -239,7 +239,7 @@ impl Handover {
         // The coordinator shares the flag and the event. The signal itself is taken until this returns.
         let (coordinator, _signal) = Coordinator::open(servers, self);
         let coordinator = Arc::new(coordinator);
-        // The servers keep the desk for longer than the run, so its own drop would close nothing in time.
+        // The servers keep the coordinator for longer than the run, so its own drop would close nothing in time.
         let open = OpenDesk(&coordinator);
         coordinator.introduce();
         let reports = if servers.iter().any(|server| server.context().role().is_parent()) {

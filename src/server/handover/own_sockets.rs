@@ -87,8 +87,8 @@ impl OwnSockets {
         (0..self.servers.len()).map(Target::Server).any(|target| is_inherited(target) == Some(true))
     }
 
-    /// Passes all sockets, in messages of [`SOCKETS_PER_MESSAGE`]. From here on both processes have them. Returns the target behind
-    /// each number of the list.
+    /// Passes all sockets, in messages of [`SOCKETS_PER_MESSAGE`]. From here on both processes have them. Returns the
+    /// target behind each number of the list.
     ///
     /// # Errors
     ///

@@ -31,7 +31,7 @@ const LISTENER_CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 impl Coordinator {
     /// The next candidate: SIGUSR2 starts one, or a process asks. The signal comes first: a process that asks can wait
-    /// in the queue, and the signal may not come again. `None` if there is no applicant, or if it was refused, which
+    /// in the queue, and the signal may not come again. `None` if there is no candidate, or if it was refused, which
     /// the operator was told.
     pub(super) fn next_applicant(&self) -> Option<Candidate> {
         if !self.all_serve() {
@@ -115,8 +115,8 @@ impl Coordinator {
         self.close_listener();
     }
 
-    /// Ends the desk's work when the servers stop without a successor. A candidate that was started by others goes on
-    /// alone, because nobody has told it to stop; one that this process has started ends with it.
+    /// Ends the coordinator's work when the servers stop without a successor. A candidate that was started by others
+    /// goes on alone, because nobody has told it to stop; one that this process has started ends with it.
     pub(super) fn stop(&self, state: State) -> State {
         let State::Applying(mut candidate) = state else {
             // If this process has a predecessor, that sees the end of the connection. It goes on, if it was not told of
