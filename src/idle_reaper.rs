@@ -26,8 +26,9 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::live::{LiveList, SHORTEST_REAPED};
 
-/// The reaper is late by at most this part of a limit: an eighth. With 60 s it looks every 7.5 s, and a peer's silence
-/// ends after 60 to 67.5 s. (Likewise `socket_io.rs` keeps an old `SO_RCVTIMEO` that is at most an eighth too long.)
+/// The reaper is late by at most this part of a limit: an eighth. With 60 s it looks every 7.5 s, and the connection of
+/// a silent peer ends after 60 to 67.5 s. (Likewise `socket_io.rs` keeps an old `SO_RCVTIMEO` that is at most an eighth
+/// too long.)
 const LATE: u32 = 8;
 
 /// A server's idle reaper. The thread ends when this is dropped.

@@ -113,19 +113,19 @@ enum FaultKind {
 }
 
 impl PeerFault {
-    /// The connection has failed. The kind of the error stays.
+    /// Makes the error for a connection that has failed. The kind of the system's error stays.
     pub(crate) fn gone(owner: RequestId, error: io::Error) -> io::Error {
         // A program that looks only at the kind sees that of the system's error.
         let kind = error.kind();
         io::Error::new(kind, Self { owner, kind: FaultKind::Gone(error) })
     }
 
-    /// The peer has ended its input in the middle of a message.
+    /// Makes the error for a peer that has ended its output in the middle of a message.
     pub(crate) fn ended_early(owner: RequestId) -> io::Error {
         io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, kind: FaultKind::EndedEarly })
     }
 
-    /// The peer has sent bytes that cannot be read.
+    /// Makes the error for a peer that has sent bytes that cannot be read.
     pub(crate) fn garbled(
         owner: RequestId,
         error: impl Into<Box<dyn StdError + Send + Sync>>,
@@ -134,7 +134,7 @@ impl PeerFault {
         io::Error::new(io::ErrorKind::InvalidData, Self { owner, kind })
     }
 
-    /// The two sides have no version, cipher or certificate that both accept.
+    /// Makes the error for two sides that have no version, cipher or certificate that both accept.
     #[cfg(feature = "tls")]
     pub(crate) fn not_agreed(
         owner: RequestId,
@@ -144,13 +144,13 @@ impl PeerFault {
         io::Error::new(io::ErrorKind::InvalidData, Self { owner, kind })
     }
 
-    /// The connection below TLS has ended without the farewell that TLS requires.
+    /// Makes the error for a connection that has ended without the farewell that TLS requires.
     #[cfg(feature = "tls")]
     pub(crate) fn truncated(owner: RequestId) -> io::Error {
         io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, kind: FaultKind::Truncated })
     }
 
-    /// The peer has sent a datagram that is shorter than what is read from it.
+    /// Makes the error for a datagram that is shorter than the read asks for.
     pub(crate) fn too_short(owner: RequestId) -> io::Error {
         // The kind is that of std's `read_exact`. But nothing has ended, so it is no departure (`is_gone`).
         let kind = FaultKind::Garbled("the datagram is too short".into());

@@ -73,7 +73,7 @@ impl Role {
 pub(crate) struct CurrentRole {
     /// The role that the mixin has chosen, when the server was made.
     at_first: Role,
-    /// Set in a child of this server whose parent is itself the child of another one: see [`SERVED`].
+    /// Set in a child of this server, if the server itself runs in a child of another server: see [`SERVED`].
     in_nested_child: AtomicBool,
 }
 

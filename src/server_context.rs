@@ -151,7 +151,7 @@ impl ServerContext {
     /// Keeps the number of live requests at or below a budget, which is stored in `place`. If this budget is lower than
     /// both the wanted limit and the other budget, returns it, and the lowered limit of one peer.
     fn lower_live(&self, place: &AtomicUsize, most: usize) -> Option<(usize, Option<usize>)> {
-        // A change of the limits comes as a whole before this, or after it.
+        // A change of the limits comes wholly before this, or wholly after it.
         let _changing = self.changing_limits.lock();
         let wanted = self.limits().live;
         // An earlier run may have left a budget here. The comparison below needs the limit without it.
@@ -241,7 +241,7 @@ impl ServerContext {
 
     /// Changes the limits of the live server. New requests get them; running ones keep theirs.
     pub fn set_limits(&self, limits: Limits) {
-        // A change by another thread comes as a whole before this one, or after it.
+        // A change by another thread comes wholly before this one, or wholly after it.
         let _changing = self.changing_limits.lock();
         self.apply_limits(limits);
     }

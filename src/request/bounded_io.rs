@@ -227,7 +227,7 @@ impl BoundedIo {
         self.received(result, buf, timeout)
     }
 
-    /// A receive has returned. Counts its bytes; if there are none, finds out why.
+    /// Handles the result of a receive: counts its bytes; if there are none, finds out why.
     #[inline(always)]
     pub(super) fn received(
         &mut self,
@@ -257,7 +257,7 @@ impl BoundedIo {
         }
     }
 
-    /// No bytes have come: the peer has ended its output, or this side has ended the input.
+    /// Finds out why no bytes have come: the peer has ended its output, or this side has ended the input.
     #[cold]
     fn receive_nothing(
         &mut self,

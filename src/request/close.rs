@@ -32,8 +32,8 @@ use crate::write_stall::{SendTimeout, earlier};
 const SHORT_REQUEST: u64 = 8 * 1024;
 
 impl BoundedIo {
-    /// The handler has ended. Sends the held-back output, unless that can leave together with the end of the
-    /// connection.
+    /// Called when the handler has ended. Sends the held-back output, unless that can leave together with the end of
+    /// the connection.
     #[inline]
     pub(super) fn finish_output(&mut self) {
         let is_stuck = self.connection.raw_status().is_some_and(|status| status.is_stuck());

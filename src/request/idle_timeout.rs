@@ -80,7 +80,7 @@ impl BoundedIo {
         }
     }
 
-    /// The timeout has passed, and the reaper has not ended the wait.
+    /// Whether the timeout has passed, and the reaper has not ended the wait.
     fn has_waited_in_vain(&self, error: &io::Error) -> bool {
         is_no_more_for_now(error) && !self.ticket.entry().is_silent()
     }

@@ -123,7 +123,7 @@ pub(super) fn limit_of_write(deadline: Option<Deadline>, write: Duration) -> (Ti
     }
 }
 
-/// A timeout of this crate has passed. (The kernel's ETIMEDOUT says that the peer's system has not answered for
+/// Whether a timeout of this crate has passed. (The kernel's ETIMEDOUT says that the peer's system has not answered for
 /// minutes.)
 pub(super) fn is_no_more_for_now(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) && !is_loss(error)

@@ -13,8 +13,8 @@
 //!                              its event and all sockets that are full
 //! ```
 //!
-//! The writer sets `sleeps` under the lock under which lists are handed over, so no wake-up is lost. It ends after
-//! five seconds without work, and the next list starts it again.
+//! The writer sets `sleeps` under the lock that a hand-over takes, so no wake-up is lost. The thread ends after five
+//! seconds without work, and the next list starts it again.
 
 use std::cell::RefCell;
 use std::os::fd::AsFd;

@@ -157,7 +157,7 @@ impl RawStatus {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// A wrapper is being made, until this moment at most.
+    /// Notes that a wrapper is being made, until this moment at most.
     pub(super) fn begin_handshake(&self, ahead: usize, until: Option<Instant>) {
         self.begin_call(SendTimeout::until(until));
         self.ahead.store(ahead, Ordering::Relaxed);
@@ -166,7 +166,8 @@ impl RawStatus {
         self.enter(WrapPhase::Handshake);
     }
 
-    /// The wrapper is in place: from here on the connection is its own, and ends with its farewell.
+    /// Notes that the wrapper is in place: from here on the connection belongs to the wrapper, and ends with its
+    /// farewell.
     pub(super) fn end_handshake(&self) {
         self.enter(WrapPhase::InPlace);
         self.entry.show_activity(Activity::Running);
@@ -174,13 +175,13 @@ impl RawStatus {
         self.entry.set_wrapped();
     }
 
-    /// The wrapper could not be made. The connection is the request's again, which only ends it.
+    /// Notes that the wrapper could not be made. The connection is the request's again, which only ends it.
     pub(super) fn fail_handshake(&self) {
         self.enter(WrapPhase::Failed);
         self.entry.show_activity(Activity::Running);
     }
 
-    /// A read or a write of the request begins. The end of an earlier call does not explain this one.
+    /// Notes that a read or a write of the request begins. The end of an earlier call does not explain this one.
     pub(super) fn begin_call(&self, timeout: SendTimeout) {
         // A lock, because the two bounds of a timeout belong together. Nobody waits for it: the request makes one call
         // at a time.
@@ -190,7 +191,7 @@ impl RawStatus {
         self.stopped.clear();
     }
 
-    /// A read begins whose wait is left to the idle reaper. The caller has shown it so in the live list.
+    /// Notes that a read begins whose wait is left to the idle reaper, as the caller has shown in the live list.
     pub(super) fn begin_reaped_read(&self) {
         self.begin_call(SendTimeout::until(None));
         self.note_first_wait(FirstWait::Reaped);

@@ -139,7 +139,7 @@ impl RawStream {
         count
     }
 
-    /// No bytes have come: the peer has ended its output, or this side has ended the input.
+    /// Finds out why no bytes have come: the peer has ended its output, or this side has ended the input.
     ///
     /// | the cut | the wrapper sees |
     /// |---|---|

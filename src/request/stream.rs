@@ -202,8 +202,8 @@ impl StreamRequest {
         self.io.shutdown_write()
     }
 
-    /// The handler has ended: held-back output is sent, or kept for the end of the connection. Called once, after
-    /// `finish`.
+    /// Sends held-back output, or keeps it for the end of the connection. Called once, when the handler has ended,
+    /// after `finish`.
     #[inline]
     pub(crate) fn finish_output(&mut self) {
         self.io.finish_output();
