@@ -187,8 +187,8 @@ fn run(wake_up: &Event) {
         if full.is_empty() && Instant::now() >= leave_at && leave() {
             return;
         }
-        // Shares of the descriptors: a request that ends meanwhile does not free a number that this thread polls.
-        // Outboxes that have ended have none, and leave below.
+        // Shares of the descriptors: a request that ends during the poll does not free a number that this thread polls.
+        // Outboxes that have ended have no descriptor, and leave the list below.
         let open: Vec<_> = full.iter().filter_map(|outbox| outbox.fd()).collect();
         let mut fds = vec![PollFd::readable(wake_up.as_fd())];
         fds.extend(open.iter().map(|fd| PollFd::writable(fd.as_fd())));
