@@ -9,7 +9,7 @@
 //! | a worker of `Green` | its connections, its inbox, what a coroutine waits for once | [`WatchFor`] |
 //! | `exclusive_epoll` | a listener and interrupts | EPOLLIN, with EPOLLEXCLUSIVE for the listener |
 //! | `exit_watch` | the pidfds of children, and an event | EPOLLIN |
-//! | `late_input` | one connection | EPOLLIN and EPOLLET |
+//! | `input_after_shutdown` | one connection | EPOLLIN and EPOLLET |
 //!
 //! **Numbers, and descriptors that come back.** The kernel returns with each event the number that the descriptor was
 //! added with, and nothing else: not the descriptor. An event may have been fetched before its descriptor is closed and

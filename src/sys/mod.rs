@@ -5,10 +5,10 @@
 //! | `fd` | descriptors as numbers; errors of system calls |
 //! | `poll`, `epoll`, `event` | waiting for descriptors, and the one that is made ready by `notify` |
 //! | `exclusive_epoll` | waiting for a listener, in several threads, so that one connection wakes one of them |
-//! | `late_input` | waiting for input that arrives after `shutdown(Read)` |
+//! | `input_after_shutdown` | waiting for input that arrives after `shutdown(Read)` |
 //! | `socket` | sends without a signal or a wait, options, unread bytes |
 //! | `recv_buf` | memory to receive into, which need not be cleared |
-//! | `uncancelled` | the calls of both, without what the C library adds to them |
+//! | `recv_send` | the calls of both, without what the C library adds to them |
 //! | `tcp_info` | how many bytes the peer's system has acknowledged |
 //! | `socket_figures` | what the kernel counts at a server's socket: its queues and its drops |
 //! | `error_queue`, `refuse_new_clients` | the error queue of a socket; the end of a listener's accept queue |
@@ -25,7 +25,7 @@
 //! | `stdio`, `activation` | the three standard descriptors; those that a service manager has passed |
 //! | `rlimit`, `thread_limit` | how many descriptors and threads there may be |
 //! | `clock` | the monotonic clock as a number |
-//! | `lent_once` | a closure with borrows, for a coroutine that its caller waits for |
+//! | `scoped_closure` | a closure with borrows, for a coroutine that its caller waits for |
 //! | `miri` | in tests under Miri: calls that it does not have |
 //! | `registers` | processor state that makes a thread switch slow |
 //!

@@ -5,7 +5,7 @@
 //!
 //! The last argument of both calls is left out. It would go over the stack, one more cache line of each coroutine.
 //!
-//! `portable/uncancelled.rs` has the C library's own functions, and stands in on Android, under Miri, and on other
+//! `portable/recv_send.rs` has the C library's own functions, and stands in on Android, under Miri, and on other
 //! processors, where the number of the call or the passing of arguments differs (32-bit x86 has one call,
 //! socketcall(2), for all of them).
 
