@@ -11,8 +11,9 @@
 //!
 //! An interruption lasts until `leave` takes it back. So it is not lost if it comes between `enter` and the wait.
 //!
-//! A worker that accepts saves the wake-up of a worker by the accept loop. It does so only while the queue is empty, and for
-//! the server whose job it has just run: it has that server at hand. The server's side is in `server/worker_accept.rs`.
+//! A worker that accepts saves the wake-up of a worker by the accept loop. A worker accepts only while the queue is empty,
+//! and only for the server whose job it has just run: it has that server at hand. The server's side is in
+//! `server/worker_accept.rs`.
 
 use std::sync::Arc;
 
@@ -20,8 +21,8 @@ use super::Job;
 
 /// Accepts requests on the thread of a worker. The server implements it, with its types erased.
 pub(crate) trait WorkerAccept: Send + Sync {
-    /// Waits for a request, on one thread at a time. `room` is called before a request is taken, and may reserve a
-    /// place for it. Without room the accept loop is woken, which refuses or waits.
+    /// Waits for a request, on one thread at a time. `room` is called before a request is taken, and may reserve a place
+    /// for it. If there is no room, the accept loop is woken; it refuses the request or waits.
     fn accept(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Accepted;
 
     /// Makes `accept` return, now or when it is called the next time.
@@ -41,7 +42,8 @@ pub(crate) enum Accepted {
     Request(Job),
     /// The client is gone or was turned away: accept again.
     TryAgain,
-    /// It was interrupted, or the server stops, or the next request is for the accept loop to judge.
+    /// The worker has to stop accepting: it was interrupted, or the server stops, or the accept loop has to judge the next
+    /// request.
     Leave,
 }
 
@@ -61,7 +63,7 @@ impl AcceptSlot {
         self.server.is_some()
     }
 
-    /// The calling worker is about to accept.
+    /// Notes that the calling worker is about to accept.
     pub(super) fn enter(&mut self, server: &Arc<dyn WorkerAccept>) {
         self.server = Some(Arc::clone(server));
     }
@@ -69,9 +71,10 @@ impl AcceptSlot {
     /// Calls the worker back to the queue. False if no worker accepts, or if it has been called already.
     pub(super) fn interrupt(&mut self) -> bool {
         match &self.server {
-            // Once: a second one would be cleared with the first, and the caller would count on a worker that comes once.
+            // A worker is called only once: a second interrupt would be cleared with the first, and its caller would count
+            // on a worker that comes only once.
             Some(server) if !self.interrupted => {
-                // Under the queue's lock, where nothing may wait: an interrupt is one write to an event.
+                // The queue is locked here, so nothing may wait: an interrupt is one write to an event.
                 server.interrupt();
                 self.interrupted = true;
                 true
@@ -83,7 +86,7 @@ impl AcceptSlot {
     /// Vacates the slot. True if the worker was interrupted; it may have accepted a request all the same.
     pub(super) fn leave(&mut self) -> bool {
         let server = self.server.take();
-        // Taken back here and not by the worker's next `enter`, which may be at another server.
+        // The interrupt is taken back here and not by the worker's next `enter`, which may be at another server.
         let interrupted = std::mem::take(&mut self.interrupted);
         if let (Some(server), true) = (server, interrupted) {
             server.clear_interrupt();

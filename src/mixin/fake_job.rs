@@ -17,7 +17,7 @@ use crate::sys::fork::SignalsHeld;
 
 /// Makes [`FakeJob`]s, and receives what they report.
 pub(super) struct FakeJobs {
-    /// Each job is a clone of it.
+    /// The prototype: each job is a clone of it.
     first: FakeJob,
     /// The threads of the jobs that run or have run.
     pub(super) ran: Receiver<ThreadId>,
@@ -38,7 +38,7 @@ impl FakeJobs {
         self.job_of(None)
     }
 
-    /// A job whose worker may accept afterwards.
+    /// A job whose worker may accept further requests of this server when the job has ended.
     pub(super) fn job_of(&self, server: Option<Arc<dyn WorkerAccept>>) -> Job {
         Job::new(Box::new(FakeJob { server, ..self.first.clone() }))
     }

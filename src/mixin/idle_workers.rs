@@ -10,9 +10,9 @@
 //!
 //! The timeout of a worker counts from its own `enter`, so that B may leave at once.
 //!
-//! Two ways off the list, besides leaving by itself: `call`, after which the worker has to come to the queue and the caller has
-//! noted `wake_pending`; and `dismiss`, at a close. A worker that has parked tells them apart by [`IdleWorker::is_called`].
-//! An unpark alone says neither: the worker looks under the lock, and parks again.
+//! A worker leaves the list by itself, or is taken off it: by `call`, whose caller notes `wake_pending` and expects the
+//! worker at the queue; or by `dismiss`, at a close. A worker that returns from its park tells the two apart by
+//! [`IdleWorker::is_called`]. An unpark alone means neither: the worker looks under the lock, and parks again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +35,7 @@ pub(super) struct IdleWorker {
 }
 
 impl IdleWorker {
-    /// The calling thread, which still has a job.
+    /// Makes the entry of the calling thread. It is not on the list yet.
     pub(super) fn of_this_thread() -> Arc<Self> {
         let (called, has_timeout) = (AtomicBool::new(false), AtomicBool::new(false));
         Arc::new(Self { thread: thread::current(), called, has_timeout })
@@ -65,31 +65,33 @@ impl IdleWorker {
 /// The fate of the last idle worker when its time is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LastIdle {
-    /// It stays. Otherwise the next request would pay for a new thread, in a server that gets one every few seconds.
+    /// The worker stays. Otherwise the next request would pay for a new thread, in a server that gets one every few
+    /// seconds.
     Stays,
-    /// It leaves as all others do, because another worker accepts.
+    /// The worker leaves as all others do, because another worker accepts.
     Leaves,
 }
 
-/// A stack: the worker that came last is called first. Its memory is in the caches, and the others stay idle for long
-/// enough to leave. A part of the state behind the lock of a [`WorkerQueue`](super::worker_queue).
+/// The idle workers of a queue, as a stack: the worker that came last is called first. Its memory is in the caches, and the
+/// others stay idle for long enough to leave. A part of the state behind the lock of a
+/// [`WorkerQueue`](super::worker_queue).
 #[derive(Debug, Default)]
 pub(super) struct IdleWorkers {
-    /// In the order of their coming: the first has waited longest.
+    /// In the order in which they came: the first has waited longest.
     list: Vec<Arc<IdleWorker>>,
     /// How long a worker stays. None: for good.
     keep: Option<Duration>,
 }
 
 impl IdleWorkers {
-    /// No worker yet.
+    /// Makes a list without workers.
     pub(super) fn new(keep: Option<Duration>) -> Self {
         Self { list: Vec::new(), keep }
     }
 
-    /// Puts a worker on the list. Returns when it may leave.
+    /// Puts a worker on the list. Returns the moment at which it may leave; None: never.
     pub(super) fn enter(&mut self, worker: &Arc<IdleWorker>) -> Option<Instant> {
-        // It may have been called before, in an earlier wait.
+        // The worker may have been called in an earlier wait.
         worker.called.store(false, Ordering::Relaxed);
         self.list.push(Arc::clone(worker));
         // A time that the clock cannot count to is as good as none.
@@ -99,7 +101,7 @@ impl IdleWorkers {
     /// Takes the last worker off the list. The caller unparks it after it has released the lock.
     pub(super) fn call(&mut self) -> Option<Arc<IdleWorker>> {
         let worker = self.list.pop()?;
-        // Under the lock, and before the unpark: a worker that wakes for another reason meanwhile finds it.
+        // The flag is set under the lock, before the unpark: a worker that wakes for another reason meanwhile finds it.
         worker.called.store(true, Ordering::Relaxed);
         Some(worker)
     }
@@ -109,7 +111,7 @@ impl IdleWorkers {
         self.list.retain(|other| !Arc::ptr_eq(other, worker));
     }
 
-    /// The first worker of the list leaves next.
+    /// The worker that leaves next: the first of the list, if one may leave.
     fn next_to_leave(&self, last: LastIdle) -> Option<&Arc<IdleWorker>> {
         let may_leave = self.keep.is_some() && (last == LastIdle::Leaves || self.list.len() > 1);
         self.list.first().filter(|_| may_leave)
@@ -118,7 +120,7 @@ impl IdleWorkers {
     /// Whether this worker is the next to leave, and so waits with a timeout.
     pub(super) fn is_next_to_leave(&self, worker: &Arc<IdleWorker>, last: LastIdle) -> bool {
         let is_next = self.next_to_leave(last).is_some_and(|next| Arc::ptr_eq(next, worker));
-        // Noted before it parks, under the lock: `give_timeout` need not wake one that has a timeout.
+        // This is noted under the lock, before the worker parks: `give_timeout` need not wake one that has a timeout.
         worker.has_timeout.store(is_next, Ordering::Relaxed);
         is_next
     }
@@ -126,14 +128,14 @@ impl IdleWorkers {
     /// Wakes the next to leave if it waits without a timeout, so that it waits with one.
     pub(super) fn give_timeout(&self, last: LastIdle) {
         if let Some(next) = self.next_to_leave(last) {
-            // Under the lock, unlike the unpark of a call: this is rare, and the worker is not needed soon.
+            // The lock is held, unlike at the unpark of a call: this is rare, and the worker is not needed soon.
             if !next.has_timeout.load(Ordering::Relaxed) {
                 next.thread.unpark();
             }
         }
     }
 
-    /// Takes all off the list and wakes them.
+    /// Takes all workers off the list and wakes them.
     ///
     /// They are not called: each sees by the queue's stage why it was woken.
     pub(super) fn dismiss(&mut self) {
@@ -142,7 +144,7 @@ impl IdleWorkers {
         }
     }
 
-    /// How many there are.
+    /// How many idle workers there are.
     pub(super) fn len(&self) -> usize {
         self.list.len()
     }

@@ -5,7 +5,7 @@
 //! | [`Inline`] | in the accept loop, one after the other: Python's plain server | short requests of well-behaved clients |
 //! | [`Threading`] | in a thread of its own | most servers |
 //! | [`Pool`] | in one of a fixed number of threads, first come first served | many short requests |
-//! | `Green` | in a coroutine, many on each of a few threads (feature `green`, on by default; where, [its page](Green) says) | thousands of clients that mostly wait |
+//! | `Green` | in a coroutine, many on each of a few threads (feature `green`, on by default; [its page](Green) names the systems) | thousands of clients that mostly wait |
 //! | [`Forking`] | in a child process | handlers that must not share memory |
 //!
 //! A mixin sees a request only as a [`Job`], which hides the transport and the handler. So each mixin works with all
@@ -104,7 +104,8 @@ use crate::events::CloseReason;
 pub use crate::figures::WorkerFigures;
 pub use crate::gate::{Gate, Permit};
 pub use crate::refused::Refused;
-// Here and not at the types: rustdoc forgets the aliases of a type that is re-exported from a private module.
+// The aliases of the mixins are here and not at the types: rustdoc forgets the aliases of a type that is re-exported from a
+// private module.
 pub(crate) use accept_slot::{Accepted, WorkerAccept};
 #[doc(alias = "ForkingMixIn")]
 pub use forking::Forking;
@@ -133,12 +134,12 @@ pub(crate) use worker_watch::WorkerWatch;
 /// 6. [`server_close`](Self::server_close), when the listener is closed and the requests have ended or were forced to
 ///    end; again at every further close, and never for a server that is only dropped.
 ///
-/// | method | on the thread |
+/// | method | thread |
 /// |---|---|
-/// | `check` | that makes the server |
-/// | `serve`, `ready`, `process_request`, `event_fd`, `service_actions` | of the loop |
+/// | `check` | the one that makes the server |
+/// | `serve`, `ready`, `process_request`, `event_fd`, `service_actions` | the loop's |
 /// | `figures` | any |
-/// | `drain`, `force`, `server_close` | that closes the server, or of the last loop; several closes may overlap |
+/// | `drain`, `force`, `server_close` | the one that closes the server, or the last loop's; several closes may overlap |
 ///
 /// A panic in one of the loop's methods ends the run, and is not hidden.
 pub trait Mixin: Send + Sync + 'static {
@@ -147,30 +148,31 @@ pub trait Mixin: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// One that names the setting and its value.
+    /// An error that names the setting and its value.
     fn check(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Makes what a run needs before its first request, and keeps. Called at the beginning of each run, before the server
-    /// looks how many descriptors are left for requests. A mixin around another one forwards the call. Default: nothing.
+    /// Makes everything that a run needs before its first request; the mixin keeps it. Called at the beginning of each run,
+    /// before the server looks how many descriptors are left for requests. A mixin around another one forwards the call.
+    /// Default: nothing.
     ///
     /// # Errors
     ///
-    /// If that fails. The run ends with it.
+    /// If something cannot be made. The run ends with this error.
     fn prepare(&self) -> Result<()> {
         Ok(())
     }
 
     /// Runs the accept loop: in the calling thread, on several threads, or in several processes.
     ///
+    /// `accept_loop` returns when the server stops. It may be called on several threads at the same time; when all calls
+    /// have returned, the run accepts nothing more, and `serve` returns. The closure owns all that it uses, so that it may
+    /// be given to a thread or a coroutine; called after its run it does nothing.
+    ///
     /// # Errors
     ///
-    /// Those of the loop, and those of starting it.
-    ///
-    /// `accept_loop` returns when the server stops. It may be called on several threads at the same time; when all calls
-    /// have returned, the run accepts nothing more, and `serve` returns. The closure owns all that it uses, so that it
-    /// may be given to a thread or a coroutine; called after its run it does nothing.
+    /// The errors of the loop, and those of its start.
     fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
         // One loop, in the thread that has called `serve_forever`.
         accept_loop()
@@ -186,8 +188,8 @@ pub trait Mixin: Send + Sync + 'static {
     /// Whether there is room for another request. If it returns false, [`event_fd`](Self::event_fd) must become
     /// readable as soon as there is room. Default: true.
     ///
-    /// Asked before every accept, and once more before a wait. So it has to be cheap, and the answer may have changed
-    /// when the request comes: at most one more request for each loop.
+    /// Called before every accept, and once more before a wait, so it has to be cheap. There may be no room any more when
+    /// the request comes: each loop may bring one request too many.
     fn ready(&self) -> bool {
         true
     }
@@ -224,16 +226,16 @@ pub trait Mixin: Send + Sync + 'static {
         false
     }
 
-    /// Its workers and its queue now, for operators. Any thread may call it, at any time: it must not wait. Default:
-    /// nothing is known, and the server counts its live requests that run and that wait for a worker.
+    /// The present state of the workers and of the queue, for operators. Any thread may call it, at any time: it must not
+    /// wait. Default: nothing is known, and the server counts its live requests that run and that wait for a worker.
     fn figures(&self) -> WorkerFigures {
         WorkerFigures::default()
     }
 
-    /// Helps running requests to end, until the deadline at most. Called when the server closes, before the server
-    /// waits until its live list is empty. For mixins whose requests end only with the help of a thread: it reaps
-    /// children, or resumes coroutines. Called first with the end of `Limits::first_read`, then with the deadline, and
-    /// once more after [`force`](Self::force), with a deadline a moment away. Default: nothing.
+    /// Helps running requests to end, until the deadline at most. Called when the server closes, before the server waits
+    /// until its live list is empty. For mixins whose requests end only with the help of a thread, which reaps children or
+    /// resumes coroutines. Called first with the end of `Limits::first_read`, then with the deadline, and once more after
+    /// [`force`](Self::force), with a deadline a moment away. Default: nothing.
     fn drain(&self, deadline: Instant) {
         let _ = deadline;
     }
@@ -287,7 +289,7 @@ pub(crate) trait Work: ServeInChild + Send {
 }
 
 impl Job {
-    /// Made by a server for each request that it does not reject.
+    /// Makes the job of a request. A server does this for each request that it does not reject.
     pub(crate) fn new(work: Box<dyn Work>) -> Self {
         Self { work: Some(work) }
     }
@@ -297,7 +299,7 @@ impl Job {
     pub fn run(mut self) -> CloseReason {
         match self.work.take() {
             Some(work) => work.run(),
-            // Not reached: each call that takes the work consumes the job as well.
+            // This is not reached: each call that takes the work consumes the job as well.
             None => CloseReason::Released,
         }
     }
@@ -305,7 +307,7 @@ impl Job {
     /// Ends the request without running it: the `overflow` hook may answer, or `handle_error` gets the reason, and the
     /// connection is closed in order.
     pub fn refuse(mut self, why: Refused) {
-        // Out of the job, whose drop then releases nothing.
+        // The work is taken out of the job, whose drop then releases nothing.
         if let Some(work) = self.work.take() {
             work.refuse(why);
         }
@@ -388,7 +390,7 @@ pub struct Inline;
 
 impl Mixin for Inline {
     fn process_request(&self, job: Job) {
-        // How it has ended is for the server to count.
+        // The server counts how the request has ended.
         job.run();
     }
 

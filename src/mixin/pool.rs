@@ -1,7 +1,8 @@
 //! A fixed number of threads, first come first served.
 //!
-//! The gate's maximum is threads and queue together. With `Pool::new(4).queue(64)` it is 68: four requests run, 64 wait in the
-//! pool's queue, and the accept loop then leaves the next one in the kernel's.
+//! A gate bounds the requests of a pool; its maximum is the number of threads plus the length of the queue. With
+//! `Pool::new(4).queue(64)` it is 68: four requests run, 64 wait in the pool's queue, and the accept loop then leaves the
+//! next one in the kernel's.
 
 use super::Mixin;
 use super::delegate::delegate;
@@ -12,7 +13,7 @@ use crate::gate::Gate;
 /// Runs requests in a fixed number of threads. Requests that come while all threads are busy wait in a queue, in the
 /// order in which they came. When the queue is full, the server stops accepting, or refuses requests.
 ///
-/// For requests that end by themselves soon. A client that keeps its connection keeps a thread: with as many idle
+/// Use it for requests that end by themselves soon. A client that keeps its connection keeps a thread: with as many idle
 /// clients as threads, no other client is served.
 ///
 /// ```
@@ -23,13 +24,13 @@ use crate::gate::Gate;
 /// ```
 #[derive(Debug)]
 pub struct Pool {
-    /// Its gate bounds the running and the waiting requests together.
+    /// The threads and their queue. The gate bounds the running and the waiting requests together.
     workers: Workers,
-    /// The number of threads. The gate's maximum is this number and the length of the queue.
+    /// The number of threads. The gate's maximum is this number plus the length of the queue.
     count: usize,
 }
 
-/// How many requests wait at most: as many as one worker serves in a second, at a millisecond each.
+/// The default of [`Pool::queue`]: as many requests as one worker serves in a second, at a millisecond each.
 const DEFAULT_QUEUE: usize = 1_024;
 
 impl Pool {
@@ -38,7 +39,7 @@ impl Pool {
     #[must_use]
     pub fn new(workers: usize) -> Self {
         let count = workers.max(1);
-        // `check` looks whether it is there.
+        // Without a gate, `check` fails.
         let gate = Gate::new(count.saturating_add(DEFAULT_QUEUE)).ok();
         Self { workers: Workers::new(Size::Fixed(count), gate), count }
     }
@@ -47,7 +48,7 @@ impl Pool {
     /// the kernel's queue; or, with [`WhenFull::Refuse`](super::WhenFull::Refuse), it is accepted and refused.
     #[must_use]
     pub fn queue(self, requests: usize) -> Self {
-        // Without one, `check` fails.
+        // Without a gate, `check` fails.
         if let Some(gate) = &self.workers.settings.gate {
             gate.set_max(self.count.saturating_add(requests));
         }

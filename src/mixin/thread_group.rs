@@ -10,8 +10,8 @@
 //!                                     notifies --------------> wait_until_gone returns at zero
 //! ```
 //!
-//! Nothing joins the threads: a join needs a handle of each, and waits without a deadline. The count is zero a moment before the
-//! last thread is gone: all of its own code has run by then, but for the drops of thread-locals.
+//! Nothing joins the threads: a join needs a handle of each, and waits without a deadline. The count is zero a moment
+//! before the last thread is gone: all of its own code has run by then, except for the drops of thread-locals.
 
 use std::fmt;
 use std::io;
@@ -26,15 +26,15 @@ use crate::error::{Error, Result};
 use crate::process::OwnerProcess;
 use crate::sys;
 
-/// Shared by all threads of the mixin, which may run it at the same time.
+/// Code of the program for each thread of a mixin. Several threads may run it at the same time.
 type Hook = Arc<dyn Fn() + Send + Sync>;
 
 /// Settings for the threads of a mixin.
 #[derive(Clone, Default)]
 pub(super) struct ThreadOptions {
-    /// The beginning of the names; none: after the handler.
+    /// The beginning of the threads' names. None: the handler's type name.
     pub(super) name: Option<String>,
-    /// At least [`MIN_STACK_BYTES`]; none: std's default.
+    /// The size of each stack, at least [`MIN_STACK_BYTES`]. None: std's default.
     pub(super) stack_bytes: Option<usize>,
     /// Runs on each thread before its first job.
     pub(super) on_start: Option<Hook>,
@@ -42,15 +42,15 @@ pub(super) struct ThreadOptions {
     pub(super) on_stop: Option<Hook>,
 }
 
-/// Enough, in any build, for the calls between the beginning of a thread and its handler, and for some calls of the
-/// handler.
+/// The smallest stack, in bytes. It is enough, in any build, for the calls between the beginning of a thread and its
+/// handler, and for some calls of the handler.
 pub(super) const MIN_STACK_BYTES: usize = 64 * 1024;
 
 impl ThreadOptions {
     /// Fails if a thread cannot have a stack of the size that was asked for. Only starting one shows it.
     pub(super) fn check(&self) -> Result<()> {
         let Some(bytes) = self.stack_bytes else { return Ok(()) };
-        // Once for each server, when it is made.
+        // This is done once for each server, when it is made.
         let started = thread::Builder::new().stack_size(bytes).spawn(|| ());
         started
             .map(|thread| drop(thread.join()))
@@ -74,7 +74,7 @@ pub(super) struct ThreadGroup {
     alive: Mutex<usize>,
     /// Notified by each thread that ends.
     ended: Condvar,
-    /// How many there have been: the number in the next name.
+    /// How many threads there have been: the number in the next name.
     started: AtomicU64,
     /// The process in which the last thread was started.
     owner: OwnerProcess,
@@ -85,7 +85,7 @@ impl ThreadGroup {
     ///
     /// # Errors
     ///
-    /// Those of the system. Also fails before the process has more threads than memory mappings for them.
+    /// The errors of the system. Also fails if the process has no memory mappings for one more thread.
     pub(super) fn spawn(
         self: &Arc<Self>,
         options: &ThreadOptions,
@@ -98,7 +98,8 @@ impl ThreadGroup {
         if let Some(bytes) = options.stack_bytes {
             builder = builder.stack_size(bytes);
         }
-        // Before the thread starts, so that it is never taken for a thread of the parent process (`is_left_behind`).
+        // This comes before the thread starts, so that it is never taken for a thread of the parent process
+        // (`is_left_behind`).
         self.owner.become_noted();
         // Moved into the thread. If the thread cannot be started, the closure is dropped with it. So the count is
         // right in any case, also after a panic.
@@ -122,7 +123,7 @@ impl ThreadGroup {
 
     /// Waits until no thread is left, or until the deadline.
     pub(super) fn wait_until_gone(&self, deadline: Instant) {
-        // They do not run here, and would be waited for in vain.
+        // The parent's threads do not run here, and would be waited for in vain.
         if self.is_left_behind() {
             return;
         }
@@ -133,11 +134,11 @@ impl ThreadGroup {
 
 /// A thread that is counted until this is dropped.
 struct AliveThread {
-    /// Counts it.
+    /// The group that counts the thread.
     group: Arc<ThreadGroup>,
 }
 
-/// The threads of all groups.
+/// The number of threads of all groups.
 ///
 /// Relaxed: it is a count and guards nothing.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
@@ -145,7 +146,7 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 impl AliveThread {
     /// Fails if the process has as many threads as it can have: starting one more would abort the process.
     fn new(group: Arc<ThreadGroup>) -> io::Result<Self> {
-        // Over all groups, because the limit is the process's.
+        // The count is over all groups, because the limit is the process's.
         let most = sys::most_threads();
         let one_more = |count: usize| (count < most).then_some(count + 1);
         if THREADS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
@@ -161,14 +162,14 @@ impl AliveThread {
 impl Drop for AliveThread {
     fn drop(&mut self) {
         THREADS.fetch_sub(1, Ordering::Relaxed);
-        // Under the lock of those that wait: the notification cannot come between their look and their wait.
+        // The waits look at the count under the same lock: the notification cannot come between their look and their wait.
         *self.group.alive.lock() -= 1;
-        // All: several closes may wait at once.
+        // All waits are woken: several closes may wait at once.
         self.group.ended.notify_all();
     }
 }
 
-/// `program::echo::Echo` is `Echo`: short enough for 15 bytes, and distinct.
+/// The last part of a type name, which mostly fits into the 15 bytes that Linux shows: `Echo` of `program::echo::Echo`.
 ///
 /// A closure has the name of the function that it is written in. Generic arguments are cut off.
 fn short_name(label: &str) -> &str {

@@ -1,8 +1,9 @@
 //! A thread for each live request: Python's `ThreadingMixIn`.
 //!
-//! The type has settings only. Threads come and go in `worker_queue.rs`, as [`Size::Growing`]: one is started when a request
-//! comes and no thread is free, up to `max_threads`, and leaves when it has been idle for [`keep`](Threading::keep). A gate,
-//! if there is a maximum, stops the accept loop at it; without one only `Limits::live` does.
+//! The type has settings only. Threads come and go in `worker_queue.rs`, as [`Size::Growing`]: one is started when a
+//! request comes and no thread is free, up to `max_threads`, and leaves when it has been idle for
+//! [`keep`](Threading::keep). If there is a maximum, a gate stops the accept loop at it; otherwise only `Limits::live`
+//! does.
 
 use std::time::Duration;
 
@@ -32,7 +33,8 @@ pub struct Threading {
     workers: Workers,
 }
 
-/// The fate of a request for which no worker is free. [`Threading::when_full`], [`Pool::when_full`](crate::Pool::when_full).
+/// The fate of a request for which no worker is free: the argument of [`Threading::when_full`] and
+/// [`Pool::when_full`](crate::Pool::when_full).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhenFull {

@@ -31,8 +31,8 @@
 //!    queue.len()`.
 //! 4. All workers run jobs, and no thread may be started. The next one to finish takes a job.
 //!
-//! [`wake`](WorkerQueue::wake) restores it, and takes the lock's guard to say so: a change that may break the invariant (a job
-//! is sent; a job is taken and others stay; a worker leaves) ends with it.
+//! [`wake`](WorkerQueue::wake) restores the invariant, and takes the guard of the lock for that. Each change that may break
+//! the invariant (a job is sent; a job is taken and others stay; a worker leaves) ends with a call of it.
 //!
 //! *A wake-up is not lost*: each of the three ways is noted under the lock before the lock is free, and the note is taken back by
 //! the worker that it is for, under the lock again. An unpark that comes before the park makes the park return at once, and
@@ -93,7 +93,7 @@ pub(super) struct QueueSettings {
     pub(super) gate: Option<Arc<Gate>>,
     /// Has no effect without a gate.
     pub(super) when_full: WhenFull,
-    /// Those of every worker.
+    /// The settings of every worker's thread.
     pub(super) threads: ThreadOptions,
 }
 
@@ -112,11 +112,11 @@ struct QueuedJob {
 pub(super) struct WorkerQueue {
     /// Read without the lock: they do not change.
     settings: QueueSettings,
-    /// Its threads, for the close to wait for. A thread outlives its place in `QueueState::workers` by its
+    /// The threads of the workers, for which the close waits. A thread outlives its place in `QueueState::workers` by its
     /// `on_thread_stop`.
     pub(super) group: Arc<ThreadGroup>,
-    /// First in, first out. Jobs are sent and taken under the lock, so that the invariant at the top of this file
-    /// always holds when the lock is free. Unlike a deque the channel frees its memory after a rush. Workers do not
+    /// The queue: first in, first out. Jobs are sent and taken under the lock, so that the invariant at the top of this
+    /// file always holds when the lock is free. Unlike a deque the channel frees its memory after a rush. Workers do not
     /// wait in `recv`: it yields the processor many times before it sleeps, and on one core a connection took 39
     /// microseconds instead of 21.
     sender: Sender<QueuedJob>,
@@ -145,7 +145,7 @@ struct QueueState {
     accept_slot: AcceptSlot,
 }
 
-/// Where the queue is in its life.
+/// The stage of a queue in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Stage {
     /// The workers of a fixed size have not been started.
@@ -159,11 +159,11 @@ enum Stage {
 }
 
 impl WorkerQueue {
-    /// No thread yet: the first job starts them.
+    /// Makes a queue without threads: the first job starts them.
     pub(super) fn new(settings: QueueSettings) -> Self {
         let (sender, receiver) = unbounded();
         let keep = match settings.size {
-            // They stay for good: a pool that has served a rush is ready for the next.
+            // The workers stay for good: a pool that has served a rush is ready for the next.
             Size::Fixed(_) => None,
             Size::Growing { keep, .. } => Some(keep),
         };
@@ -177,7 +177,7 @@ impl WorkerQueue {
     /// It does not wait, apart from the start of a thread.
     pub(super) fn process_request(self: &Arc<Self>, job: Job) {
         let mut state = self.state.lock();
-        // Before `admit`, which may start threads.
+        // The label is set before `admit`, which may start threads.
         state.label = job.label();
         match self.admit(&mut state) {
             Ok(permit) => {
@@ -185,7 +185,7 @@ impl WorkerQueue {
                 let _ = self.sender.send(QueuedJob { job, permit });
                 self.wake(state);
             }
-            // Without the lock, because a refusal runs the `overflow` hook.
+            // The lock is released before a refusal, because that runs the `overflow` hook.
             Err(why) => {
                 drop(state);
                 job.refuse(why);
@@ -193,8 +193,8 @@ impl WorkerQueue {
         }
     }
 
-    /// Finds a place for a job, and starts the workers of a fixed size with the first. None: it has no place of its own,
-    /// without a gate or past the limit.
+    /// Finds a place for a job, and starts the workers of a fixed size with the first. None: the job has no place of its
+    /// own, because there is no gate, or because it comes past the limit.
     ///
     /// An error says why the job is refused; nothing has been counted or started for it then.
     fn admit(self: &Arc<Self>, state: &mut QueueState) -> Result<Option<Permit>, Refused> {
@@ -209,7 +209,7 @@ impl WorkerQueue {
         if is_full && self.settings.when_full == WhenFull::Refuse {
             return Err(Refused::Busy);
         }
-        // Last: a job that is refused starts no thread.
+        // This comes last: a job that is refused starts no thread.
         if let (Stage::NotStarted, Size::Fixed(count)) = (state.stage, self.settings.size) {
             self.start_all(state, count).map_err(Refused::CannotStart)?;
         }
@@ -243,7 +243,8 @@ impl WorkerQueue {
     fn spawn(self: &Arc<Self>, label: &str) -> io::Result<()> {
         let queue = Arc::clone(self);
         self.group.spawn(&self.settings.threads, label, move || {
-            // Before the hook: a hook that panics drops the worker, which takes it out of the count.
+            // The worker is made before the hook runs: a hook that panics drops the worker, which takes it out of the
+            // count.
             let worker = QueueWorker { queue: Arc::clone(&queue), has_come: false, permit: None };
             let ThreadOptions { on_start, on_stop, .. } = &queue.settings.threads;
             if let Some(hook) = on_start {
@@ -277,7 +278,7 @@ impl WorkerQueue {
             if state.starting >= most_starting || !self.may_grow(&state) {
                 return;
             }
-            // Counted before the lock is free: another loop that looks meanwhile finds the worker on its way.
+            // The worker is counted before the lock is free: another loop that looks meanwhile finds the worker on its way.
             state.workers += 1;
             state.starting += 1;
             let label = state.label;
@@ -312,8 +313,8 @@ impl WorkerQueue {
         self.state.lock()
     }
 
-    /// Takes a worker out of the count, and wakes or starts another one if the queue needs it. Called on the worker's thread, in
-    /// its drop: also after a panic of `on_thread_start`, for whose worker a job may wait.
+    /// Takes a worker out of the count, and wakes or starts another one if the queue needs it. Called on the worker's
+    /// thread, in its drop: also after a panic of `on_thread_start`, when a job may be waiting for that worker.
     fn worker_ended(self: &Arc<Self>, has_come: bool) {
         let mut state = self.state.lock();
         state.workers -= 1;
@@ -363,8 +364,8 @@ impl WorkerQueue {
             if leaves {
                 state.idle.leave(me);
             }
-            // The list or the slot may have changed, and with them the worker that leaves next: it parks without a timeout, and
-            // would stay for good.
+            // The list or the slot may have changed, and with them the worker that leaves next. That one may park without a
+            // timeout, and would then stay for good.
             state.idle.give_timeout(last);
             if leaves {
                 return None;
@@ -386,7 +387,7 @@ impl WorkerQueue {
         }
     }
 
-    /// Its workers and its jobs now. The limits are the mixin's to add.
+    /// The present numbers of workers and jobs. The mixin adds the limits.
     pub(super) fn figures(&self) -> WorkerFigures {
         let state = self.state.lock();
         // A worker that accepts is free as well.

@@ -1,7 +1,7 @@
 //! [`Workers`]: the common part of [`Threading`](super::Threading) and [`Pool`](super::Pool).
 //!
-//! Both are a [`WorkerQueue`] of another [`Size`], and forward every method to the `Workers` in them (`delegate.rs`). The setters
-//! that both have are written once, as a macro: a trait would have to be imported to call them.
+//! Each is a [`WorkerQueue`] with a [`Size`] of its own, and forwards every method to the `Workers` in it (`delegate.rs`).
+//! The setters that both have are written once, as a macro: a trait would have to be imported to call them.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -21,17 +21,18 @@ pub(super) struct Workers {
     pub(super) settings: QueueSettings,
     /// Python's `block_on_close`: whether a close waits for running requests.
     pub(super) block_on_close: bool,
-    /// Python's `daemon_threads`: the close does not wait either. [`Pool`](super::Pool) never sets it.
+    /// Python's `daemon_threads`: if true, a close does not wait for running requests either. [`Pool`](super::Pool) never
+    /// sets it.
     pub(super) daemon_threads: bool,
-    /// Not made by the setters, whose values it copies, nor by a server that never gets a request.
+    /// Made by the first request, or by a close. Not by a setter, because it copies the values of all of them.
     queue: OnceLock<Arc<WorkerQueue>>,
 }
 
-/// A fixed number of workers start at once. No usual machine gives a process this many.
+/// The most workers of a pool, which all start at once. No usual machine gives a process as many threads.
 const MAX_POOL_WORKERS: usize = 65_536;
 
 impl Workers {
-    /// With the defaults of all other settings. Starts no thread.
+    /// Workers of this size and with this gate, and with the defaults of all other settings. Starts no thread.
     pub(super) fn new(size: Size, gate: Option<Arc<Gate>>) -> Self {
         let (when_full, threads) = (WhenFull::default(), ThreadOptions::default());
         let settings = QueueSettings { size, gate, when_full, threads };
@@ -52,7 +53,7 @@ impl Mixin for Workers {
                 let error = io::Error::new(io::ErrorKind::InvalidInput, "65,536 are the most");
                 Err(Error::io("make", format!("a pool of {workers} workers (Pool::new)"), error))
             }
-            // `Pool::new` could not make it, and returns no error.
+            // `Pool::new` could not make the gate, and cannot return an error.
             Size::Fixed(_) if self.settings.gate.is_none() => {
                 let error = io::Error::from_raw_os_error(libc::EMFILE);
                 Err(Error::io("make an event for", "the queue of a pool (Pool::new)", error))
@@ -61,8 +62,9 @@ impl Mixin for Workers {
         }
     }
 
-    /// A forked child makes the gate its own. It cannot go on if the threads are its parent's: they are not in this process,
-    /// and a job in the queue would wait for ever. Looked at here, once for each run, and not for each request.
+    /// Runs the loop in this thread. In a forked child it first makes the gate the child's own; and it fails there if the
+    /// parent had started threads before the fork: they are not in the child, and its jobs would wait for ever. This is
+    /// checked once for each run, and not for each request.
     fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
         let cannot = |error| Error::io("go on in", "a forked child", error);
         if self.queue.get().is_some_and(|queue| queue.group.is_left_behind()) {
@@ -79,14 +81,14 @@ impl Mixin for Workers {
     }
 
     fn process_request(&self, job: Job) {
-        // The first one makes the queue, and its threads.
+        // The first request makes the queue, and its threads.
         self.queue().process_request(job);
     }
 
     /// With `Refuse` the loop accepts at the limit too, so that clients hear of it.
     fn ready(&self) -> bool {
         let QueueSettings { gate, when_full, .. } = &self.settings;
-        // The gate notes that a loop waits only when it is asked and is closed.
+        // Under `Refuse` the gate is not asked: a closed gate that is asked notes that a loop waits.
         *when_full == WhenFull::Refuse || gate.as_ref().is_none_or(|gate| gate.is_open())
     }
 
@@ -104,7 +106,7 @@ impl Mixin for Workers {
         self.block_on_close && !self.daemon_threads
     }
 
-    /// Not if each request has a new thread: such a worker ends after its first job.
+    /// Yes, unless each request has a new thread: such a worker ends after its first job.
     fn workers_accept(&self) -> bool {
         !matches!(self.settings.size, Size::Growing { keep, .. } if keep.is_zero())
     }
@@ -112,12 +114,12 @@ impl Mixin for Workers {
     /// Before the first request there is no queue, and this call does not make one: the settings would be fixed by it.
     fn figures(&self) -> WorkerFigures {
         let QueueSettings { size, gate, .. } = &self.settings;
-        // Without a maximum `Limits::live` is the only one, which the server knows.
+        // Without a maximum of the mixin only `Limits::live` applies, which the server knows.
         let max_busy = match size {
             Size::Fixed(count) => Some(*count),
             Size::Growing { max, .. } => Some(*max).filter(|max| *max < usize::MAX),
         };
-        // The gate of a pool bounds those that run and those that wait together.
+        // The gate of a pool bounds the requests that run and those that wait together.
         let max_queued = match (size, gate) {
             (Size::Fixed(count), Some(gate)) => Some(gate.max().saturating_sub(*count)),
             _ => None,
@@ -190,8 +192,8 @@ macro_rules! worker_setters {
 
         /// Runs in each thread before its first request: to open a database connection, say.
         ///
-        /// A panic in it ends the thread. [`Threading`](crate::Threading) then refuses the request for which the thread
-        /// was started; [`Pool`](crate::Pool) refuses requests when all of its threads have ended so.
+        /// A panic in it ends the thread. [`Threading`](crate::Threading) then refuses the request for which the thread was
+        /// started; [`Pool`](crate::Pool) refuses requests when all of its threads have ended in this way.
         ///
         /// ```
         /// use std::cell::Cell;

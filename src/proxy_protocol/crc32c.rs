@@ -1,10 +1,10 @@
 //! [`crc32c`]: the checksum of a PROXY header.
 //!
-//! By a table, one byte at a time: the sum is taken over some hundred bytes once in a connection, so neither larger
-//! tables nor the processor's own instruction are worth their code.
+//! It is computed by a table, one byte at a time: the sum is taken over some hundred bytes once in a connection, so neither
+//! larger tables nor the processor's own instruction are worth their code.
 
-/// CRC-32 with Castagnoli's polynomial (RFC 3720, appendix B.4), as iSCSI and SCTP have it, of these bytes one part after
-/// the other.
+/// Returns the CRC-32 of the parts, one after the other, with Castagnoli's polynomial (RFC 3720, appendix B.4), as in iSCSI
+/// and SCTP.
 pub(super) fn crc32c(parts: &[&[u8]]) -> u32 {
     let mut state = !0;
     for byte in parts.iter().copied().flatten() {

@@ -1,6 +1,6 @@
 //! [`Header`]: the content of a PROXY header.
 //!
-//! The reader (`request/proxy_header.rs`) and the parser share one rule: no byte behind the header is read.
+//! The reader (`request/proxy_header.rs`) and the parser share one rule: no byte after the header is read.
 //!
 //! ```text
 //! bytes = []            parse: Partial { missing: 15 }    receive at most 15
@@ -14,7 +14,7 @@ use super::tlv::{self, Ssl, Tlvs};
 use super::{v1, v2};
 use crate::address::Address;
 
-/// A PROXY header: the connection that the proxy forwards, in the proxy's words.
+/// A PROXY header: the proxy's description of the connection that it forwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     version: Version,
@@ -22,7 +22,7 @@ pub struct Header {
     /// The client's address, and the address that the client has connected to.
     ends: Option<(Address, Address)>,
     pub(super) transport: ProxiedTransport,
-    /// Whole fields, checked.
+    /// The TLVs: whole fields, which have been checked.
     pub(super) tlvs: Vec<u8>,
     /// The header has a checksum, and it is right.
     pub(super) is_checked: bool,
@@ -38,13 +38,13 @@ pub enum Version {
     V2,
 }
 
-/// On whose behalf the connection is.
+/// On whose behalf the proxy has made the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Command {
-    /// The proxy's own: a health check, for example.
+    /// On its own: for a health check, for example.
     Local,
-    /// A client's.
+    /// On a client's.
     Proxy,
 }
 
@@ -64,9 +64,9 @@ pub enum ProxiedTransport {
 pub enum HeaderProgress {
     /// The header is whole.
     Whole {
-        /// Its content.
+        /// The header's content.
         header: Box<Header>,
-        /// Its length in bytes. All bytes behind it belong to the protocol that follows.
+        /// The length of the header in bytes. All bytes after it belong to the protocol that follows.
         length: usize,
     },
     /// These bytes are the beginning of a header.
@@ -105,8 +105,8 @@ impl Header {
             let both = bytes.len().min(beginning.len());
             bytes[..both] == beginning[..both]
         };
-        // The fewest bytes of both versions: with them the first byte tells the version, and no more than a header
-        // is read.
+        // Every header of either version has at least this many bytes. So a reader that receives them learns the version,
+        // and none of them lies after the header.
         if bytes.is_empty() {
             return Ok(HeaderProgress::Partial { missing: v1::MIN_LINE.min(v2::FIXED_BYTES) });
         }
@@ -119,7 +119,7 @@ impl Header {
         }
     }
 
-    /// A header of a stream, without TLVs; `ends` are the client's address and the one that it has connected to.
+    /// Makes a header of a stream, without TLVs; `ends` are the client's address and the one that it has connected to.
     pub(super) fn new(
         version: Version,
         command: Command,
@@ -135,7 +135,7 @@ impl Header {
         self.version
     }
 
-    /// On whose behalf the connection is.
+    /// On whose behalf the proxy has made the connection.
     #[must_use]
     pub fn command(&self) -> Command {
         self.command
@@ -148,7 +148,7 @@ impl Header {
         self.command == Command::Local
     }
 
-    /// The client's address. None if the header has none: `LOCAL`, or `UNKNOWN` or an unspecified family.
+    /// The client's address. None if the header has none: its command is `LOCAL`, or its family `UNKNOWN` or unspecified.
     #[must_use]
     pub fn source(&self) -> Option<&Address> {
         self.ends.as_ref().map(|(source, _)| source)

@@ -3,12 +3,12 @@
 //! The kinds are for the operator of a proxy that is set up wrongly. The peer hears none of them: the connection
 //! closes.
 
-/// Why bytes are no PROXY header. The connection that has brought them is closed: the specification forbids to guess
-/// what its sender may have meant.
+/// Why bytes are no PROXY header. The connection that has brought them is closed: the specification forbids guesses at the
+/// meaning of its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidHeader {
-    /// The bytes begin as neither version does. Probably their sender is no proxy, or sends no header.
+    /// The bytes do not begin as a header of either version. Probably their sender is no proxy, or sends no header.
     #[error("it begins as no PROXY header does")]
     Unknown,
     /// Version 1: no end of the line within 107 bytes.
@@ -17,7 +17,7 @@ pub enum InvalidHeader {
     /// Version 1: the line is wrong.
     #[error("its line is wrong: {why}")]
     Line {
-        /// Its mistake, in words.
+        /// The mistake in the line, in words.
         why: &'static str,
     },
     /// Version 2: a version or a command that does not exist, in the 13th byte.
@@ -32,13 +32,13 @@ pub enum InvalidHeader {
     /// Version 2: the length is less than its addresses take.
     #[error("it is shorter than its addresses")]
     TooShort,
-    /// Version 2: a TLV ends behind the header or behind the TLV that contains it, or bytes are left.
+    /// Version 2: a TLV ends beyond the header or beyond the TLV that contains it, or bytes are left.
     #[error("a TLV does not end where the header ends")]
     TlvLength,
     /// Version 2: the value of this type of TLV has the wrong form.
     #[error("its TLV {0:#04x} has the wrong form")]
     TlvValue(u8),
-    /// Version 2: this type of TLV may come once.
+    /// Version 2: a TLV of this type comes twice, and may come only once.
     #[error("its TLV {0:#04x} comes twice")]
     TlvTwice(u8),
     /// Version 2: the checksum does not fit the bytes.

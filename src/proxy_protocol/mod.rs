@@ -1,8 +1,8 @@
 //! The client's true address behind a proxy: the PROXY protocol, versions 1 and 2.
 //!
-//! A server behind a TCP proxy (HAProxy, nginx, a cloud's balancer) sees the proxy as the peer of every connection. By
-//! the [PROXY protocol](https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt) the proxy sends a header before
-//! the first byte of its client, with the client's address:
+//! A server behind a TCP proxy (HAProxy, nginx, a cloud's balancer) sees the proxy as the peer of every connection. With
+//! the [PROXY protocol](https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt) the proxy sends a header before the
+//! first byte of its client. The header contains the client's address:
 //!
 //! ```text
 //! PROXY TCP4 203.0.113.9 198.51.100.1 56324 443\r\n      version 1: one line
@@ -29,8 +29,8 @@
 //! # }
 //! ```
 //!
-//! and the proxy is told to send it: `server app 127.0.0.1:9999 send-proxy-v2` in HAProxy, `proxy_protocol on;` in a
-//! `stream` block of nginx.
+//! The proxy has to be told to send the header: `server app 127.0.0.1:9999 send-proxy-v2` in HAProxy, `proxy_protocol on;`
+//! in a `stream` block of nginx.
 //!
 //! # Whom to trust
 //!
@@ -53,9 +53,8 @@
 //!
 //! # What changes
 //!
-//! The header is read in the worker, before TLS and before the hook
-//! [`wrap_request`](crate::ServerHooks::wrap_request), within
-//! [`Limits::proxy_header`](field@crate::Limits::proxy_header). Not one byte behind the header is read: those bytes
+//! The header is read in the worker, before TLS and before the hook [`wrap_request`](crate::ServerHooks::wrap_request),
+//! within [`Limits::proxy_header`](field@crate::Limits::proxy_header). Not one byte after the header is read: those bytes
 //! belong to TLS or to the handler. From then on:
 //!
 //! | | is |
@@ -66,10 +65,10 @@
 //! | [`Limits::per_peer`](field@crate::Limits::per_peer), [`peer_rate`](field@crate::Limits::peer_rate) | count the true address when it is known, and never the proxy's |
 //! | [`ServerEvent::ClientKnown`](crate::monitor::ServerEvent::ClientKnown) | is sent when the address is known; `RequestEnded` has both |
 //!
-//! A header without an address keeps the proxy's: `LOCAL` (a health check of version 2; see [`Header::is_local`]) and
-//! `UNKNOWN` (a health check of version 1, or a client that the proxy cannot describe). So does a header that names the
-//! proxy's own end of the connection, as HAProxy's health checks of version 1 do. Limits per peer do not count such a
-//! connection. HAProxy ends its checks by a reset: a handler that reads sees a
+//! If a header has no address, the proxy's address stays: `LOCAL` (a health check of version 2; see [`Header::is_local`])
+//! and `UNKNOWN` (a health check of version 1, or a client that the proxy cannot describe). It also stays if the header
+//! names the proxy's own end of the connection, as HAProxy's health checks of version 1 do. Limits per peer do not count
+//! such a connection. HAProxy ends its checks by a reset: a handler that reads sees a
 //! [`PeerFault`](crate::request::PeerFault), which is quiet.
 //!
 //! The hook [`verify_request`](crate::ServerHooks::verify_request) runs in the loop, before the header, and sees the
@@ -94,8 +93,8 @@
 //! A header that is wrong, cut short, late or missing is the peer's fault. Nothing is printed, the request ends as
 //! [`BadProxyHeader`](crate::monitor::CloseReason::BadProxyHeader), and the hook
 //! [`handle_error`](crate::ServerHooks::handle_error) gets the cause. A connection from elsewhere ends as
-//! [`Rejected`](crate::monitor::CloseReason::Rejected). Both are closed at once. If all connections end like this, the proxy
-//! sends no header, or its address is not in the list.
+//! [`Rejected`](crate::monitor::CloseReason::Rejected). Both connections are closed at once. If all connections end like
+//! this, the proxy sends no header, or its address is not in the list.
 //!
 //! Under [`Inline`](crate::Inline) the loop reads the header, and a proxy that is silent keeps all other clients waiting
 //! for as long as `Limits::proxy_header`. The other mixins serve them meanwhile.
@@ -108,9 +107,9 @@
 //! # Bounds
 //!
 //! A header of version 1 has at most 107 bytes, as specified; a header of version 2 has at most [`MAX_BYTES`], TLVs
-//! included. TLVs have to fill the header exactly. A known TLV (ALPN, authority, CRC32c, unique ID, SSL, namespace)
-//! may come only once, because of two copies two readers could choose differently. A wrong checksum is refused.
-//! [`Header::parse`] is the parser alone, for transports of your own.
+//! included. TLVs have to fill the header exactly. A known TLV (ALPN, authority, CRC32c, unique ID, SSL, namespace) may
+//! come only once: if it came twice, one reader might believe the first copy, and another the second. A wrong checksum is
+//! refused. [`Header::parse`] is the parser alone, for transports of your own.
 //!
 //! [`serve_others`]: ProxyProtocol::serve_others
 
@@ -152,7 +151,7 @@ pub const MAX_BYTES: usize = 4_096;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct ProxyProtocol {
-    /// Looked through for each connection: an operator names a handful.
+    /// Searched for each connection, from the beginning: an operator names only a few.
     networks: Vec<Network>,
     /// Whether a peer in none of them is served as if there were no proxy. Otherwise it is refused.
     serves_others: bool,

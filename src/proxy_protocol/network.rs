@@ -1,8 +1,8 @@
 //! [`Network`]: the peers that a proxy connects from.
 //!
-//! A peer is compared with each network by the first bits of its address: `10.1.2.3` is in `10.0.0.0/8`, because
-//! its first eight bits are those of `10.0.0.0`. Addresses are kept in their canonical form, so that a peer has one
-//! form whichever socket it came by.
+//! A peer is compared with each network by the first bits of its address: `10.1.2.3` is in `10.0.0.0/8`, because its first
+//! eight bits are those of `10.0.0.0`. Addresses are kept in their canonical form, so that a peer has the same form on
+//! every kind of socket.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 /// let peer: std::net::SocketAddr = "10.1.2.3:80".parse().unwrap();
 /// assert!(network.contains(&peer.into()));
 ///
-/// // Bits behind the prefix are a mistake, and the error says what was probably meant.
+/// // Bits after the prefix are a mistake, and the error says what was probably meant.
 /// let error = "10.1.2.3/16".parse::<Network>().unwrap_err();
 /// assert!(error.to_string().contains("10.1.0.0/16"));
 /// # Ok(())
@@ -58,7 +58,7 @@ impl Network {
     ///
     /// # Errors
     ///
-    /// If `first` is shorter than `bits`, or has other bits set behind them.
+    /// If `first` is shorter than `bits`, or has other bits set after them.
     pub fn new(first: IpAddr, bits: u32) -> Result<Self> {
         let text = format!("{first}/{bits}");
         // A network whose addresses are all mapped is a network of IPv4.
@@ -74,7 +74,7 @@ impl Network {
         if bits > most {
             return Err(Error::address(text, format!("it has at most {most} bits")));
         }
-        // A bit behind the prefix is a slip: `10.1.2.3/16` may mean the network or the host.
+        // A bit after the prefix is a slip: `10.1.2.3/16` may mean the network or the host.
         let begins = first_of(first, bits);
         if begins != first {
             let why = format!("the network is {begins}/{bits}, the address alone {first}");
@@ -89,7 +89,7 @@ impl Network {
         match (self.peers, peer) {
             (PeerSet::Unix, Address::Unix(_) | Address::Abstract(_) | Address::Unnamed) => true,
             (PeerSet::Inet { first, bits }, Address::Inet(peer)) => {
-                // A peer that comes through a socket of both versions counts as the version that it speaks.
+                // On a socket of both versions an IPv4 peer has a mapped address; it counts as IPv4.
                 let peer = peer.ip().to_canonical();
                 peer.is_ipv4() == first.is_ipv4() && first_of(peer, bits) == first
             }
@@ -123,7 +123,7 @@ impl FromStr for Network {
         if text == "unix" {
             return Ok(Self::UNIX);
         }
-        // Without a slash: this address alone.
+        // A text without a slash means this address alone.
         let (ip, bits) = text.split_once('/').map_or((text, None), |(ip, bits)| (ip, Some(bits)));
         let why = "write a network as 10.0.0.0/8, 2001:db8::/32, an address alone, or unix";
         let ip: IpAddr = ip.parse().map_err(|_| Error::address(text, why))?;

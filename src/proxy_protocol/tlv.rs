@@ -5,15 +5,15 @@
 //!                                                               client: 1 byte   verify: 4 bytes   TLVs 0x21 to 0x27
 //! ```
 //!
-//! All bytes are checked once, when the header is whole ([`check`]). The getters that follow find nothing wrong any
-//! more, so they return options, and no errors.
+//! All bytes are checked once, when the header is whole ([`check`]). So the getters can find no mistake any more: they
+//! return options, and no errors.
 
 use std::fmt;
 
 use super::crc32c::crc32c;
 use super::invalid::InvalidHeader;
 
-// The types that the specification names, but for 0x04: it only fills room, and may come often.
+// The types that the specification names, except for 0x04, which is padding and may come often.
 pub(super) const ALPN: u8 = 0x01;
 pub(super) const AUTHORITY: u8 = 0x02;
 pub(super) const CRC32C: u8 = 0x03;
@@ -28,9 +28,9 @@ const MAX_UNIQUE_ID: usize = 128;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tlv<'a> {
-    /// Its type.
+    /// The type of the field.
     pub kind: u8,
-    /// Its value, of at most some 4,000 bytes.
+    /// The value of the field, of at most some 4,000 bytes.
     pub value: &'a [u8],
 }
 
@@ -64,7 +64,7 @@ impl<'a> Iterator for Tlvs<'a> {
 
     fn next(&mut self) -> Option<Tlv<'a>> {
         let ([kind, high, low], rest) = self.rest.split_first_chunk()?;
-        // A length that points behind the header ends the list, and `check` sees that bytes are left.
+        // A length that points beyond the header ends the list, and `check` sees that bytes are left.
         let length = usize::from(u16::from_be_bytes([*high, *low]));
         let (value, rest) = rest.split_at_checked(length)?;
         self.rest = rest;
@@ -122,8 +122,8 @@ impl<'a> Ssl<'a> {
         self.tlvs.clone().text(0x21)
     }
 
-    /// The common name of the client's certificate. It is the client's own word unless it
-    /// [is verified](Self::is_verified).
+    /// The common name of the client's certificate. It is the client's own claim, unless the certificate [is
+    /// verified](Self::is_verified).
     #[must_use]
     pub fn common_name(&self) -> Option<&'a str> {
         self.tlvs.clone().text(0x22)
@@ -186,7 +186,7 @@ fn has_its_form(tlv: Tlv<'_>) -> Result<bool, InvalidHeader> {
         CRC32C => value.len() == 4,
         UNIQUE_ID => value.len() <= MAX_UNIQUE_ID,
         NETNS => value.is_ascii(),
-        // The fields within have their own lengths, and must fill this one exactly as well.
+        // The fields within this one have lengths of their own, and must fill it exactly.
         SSL => {
             let Some(mut ssl) = Ssl::new(value) else { return Ok(false) };
             for inner in &mut ssl.tlvs {

@@ -6,9 +6,9 @@
 //! PROXY UNKNOWN anything\r\n                           no addresses: a health check, or a client that has none
 //! ```
 //!
-//! Fields are separated by single blanks, and numbers have no leading zero: of two ways to read a line, two readers might
-//! choose differently. A line has at most 107 bytes. The reader must not take a byte that follows it, so the parser says how
-//! many bytes are surely missing, counted from the shortest line that the bytes so far may become.
+//! Fields are separated by single blanks, and numbers have no leading zero, so that no two readers understand a line
+//! differently. A line has at most 107 bytes. The reader must not take a byte that follows the line. So the parser says how
+//! many bytes are missing at least, counted to the end of the shortest line that the bytes so far may become.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -53,7 +53,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
         let header = whole(&line[..end])?;
         return Ok(HeaderProgress::Whole { header: Box::new(header), length: end + 2 });
     }
-    // At least one byte, or `whole` would have found the end.
+    // At least one byte is missing: otherwise the end of the line would have been found above.
     let missing = missing(line)?;
     if line.len() + missing > MAX_LINE {
         return Err(InvalidHeader::LineTooLong);
@@ -104,14 +104,14 @@ fn port(text: &str) -> Option<u16> {
 /// ".. 443\r"          the last byte of the end
 /// ```
 fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
-    // The end of the line has begun, and one byte of it is there.
+    // A `\r` is the first of the two bytes that end the line.
     let (line, end) = match line.split_last() {
         Some((b'\r', line)) => (line, 1),
         _ => (line, 2),
     };
     let bad = |why| InvalidHeader::Line { why };
     let Some(rest) = line.strip_prefix(PREFIX) else {
-        // The caller has compared the bytes that have come with the beginning.
+        // The caller has found that these bytes are a part of the beginning.
         return if end == 2 { Ok(MIN_LINE - line.len()) } else { Err(InvalidHeader::Unknown) };
     };
     // A field is whole once another one follows it. The last one is still open.
@@ -147,8 +147,8 @@ fn missing(line: &[u8]) -> Result<usize, InvalidHeader> {
     if end == 1 && missing > 1 { Err(bad("it ends too early")) } else { Ok(missing) }
 }
 
-/// The length of the shortest address that may follow. While the word may still become TCP4 or TCP6, this is the
-/// shortest of both.
+/// The length of the shortest address that may follow. While the word may still become TCP4 or TCP6, this is the shorter of
+/// the two.
 fn shortest_address(word: &[u8], kind: ConnectionKind) -> Option<usize> {
     if b"TCP".starts_with(word) && !word.is_empty() {
         return KIND_WORDS.iter().filter_map(|kind| kind.shortest_address).min();
@@ -182,7 +182,7 @@ fn missing_of(field: &[u8], shortest: usize) -> Option<usize> {
             let is_open = field.last().is_none_or(|last| *last == b'.');
             3_usize.checked_sub(dots)? * 2 + usize::from(is_open)
         }
-        // One digit is an address of IPv6 only behind two colons.
+        // An IPv6 address has at least two bytes, a port at least one.
         shortest => shortest.saturating_sub(field.len()),
     })
 }

@@ -29,7 +29,7 @@ const UNIX_ADDRESS_BYTES: usize = 108;
 
 /// Parses a header. The caller has compared the first bytes with those of a header.
 pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
-    // A wrong byte is told as soon as it is there, and not when the header is whole: a peer that is no proxy may
+    // A wrong byte is an error as soon as it has come, and not only when the header is whole: a peer that is no proxy may
     // never send more.
     let command = match bytes.get(12) {
         None => return Ok(HeaderProgress::Partial { missing: FIXED_BYTES - bytes.len() }),
@@ -41,12 +41,12 @@ pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
         return Ok(HeaderProgress::Partial { missing: FIXED_BYTES - bytes.len() });
     };
     let length = FIXED_BYTES + usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
-    // Before room for it is made, so that two bytes of a peer cannot ask for 64 KiB.
+    // The length is checked before memory for the header is taken, so that two bytes of a peer cannot ask for 64 KiB.
     if length > MAX_BYTES {
         return Err(InvalidHeader::TooLong(length));
     }
-    // Before the rest is waited for. "The receiver must [..] discard the protocol block including the family which is
-    // ignored" if the connection is the proxy's own.
+    // The family is checked before the rest of the header has come. For a connection of the proxy's own, "the receiver must
+    // [..] discard the protocol block including the family which is ignored".
     let proxied_as = match command {
         Command::Local => None,
         Command::Proxy => Some(family(fixed[13]).ok_or(InvalidHeader::Family(fixed[13]))?),
@@ -64,7 +64,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
     Ok(HeaderProgress::Whole { header: Box::new(header), length })
 }
 
-/// Where addresses come from.
+/// The family of both addresses.
 #[derive(Clone, Copy)]
 enum Family {
     Unspecified,
@@ -85,7 +85,7 @@ impl Family {
     }
 }
 
-/// The 14th byte. The specification names these seven values. All others must be refused.
+/// The meaning of the 14th byte. The specification names these seven values. All others must be refused.
 fn family(byte: u8) -> Option<(ProxiedTransport, Family)> {
     let family = match byte >> 4 {
         // 0x01 and 0x02, a transport without a family, are not among the seven.
@@ -103,7 +103,7 @@ fn family(byte: u8) -> Option<(ProxiedTransport, Family)> {
     }
 }
 
-/// A whole header for a client.
+/// Makes the header of a client's connection.
 ///
 /// `whole` is the header from its signature on, and exactly as long as it says. The TLVs are copied out, because
 /// the bytes are the reader's.
@@ -123,16 +123,16 @@ fn proxied(
             unix(&take::<UNIX_ADDRESS_BYTES>(&mut rest)?),
         )),
     };
-    // With the fixed part, because the checksum is of the whole header.
+    // The check includes the fixed part, because the checksum is of the whole header.
     let is_checked = tlv::check(whole, whole.len() - rest.len())?;
     let mut header = Header::new(Version::V2, Command::Proxy, ends);
     (header.transport, header.tlvs, header.is_checked) = (transport, rest.to_owned(), is_checked);
     Ok(header)
 }
 
-/// Takes the next bytes out of the rest.
+/// Takes the next bytes out of `rest`.
 ///
-/// The caller has compared the length of the header with that of its family, so it never fails in fact.
+/// The caller has compared the length of the header with that of its family, so in practice it never fails.
 fn take<const LEN: usize>(rest: &mut &[u8]) -> Result<[u8; LEN], InvalidHeader> {
     let (taken, behind) = rest.split_first_chunk().ok_or(InvalidHeader::TooShort)?;
     *rest = behind;
@@ -145,15 +145,16 @@ where
     Ip: From<[u8; LEN]> + Into<IpAddr>,
 {
     let ips = [Ip::from(take(rest)?), Ip::from(take(rest)?)];
-    // In network order, as everything in the header.
+    // The ports are in network byte order, like everything in the header.
     let ports = [take(rest)?, take(rest)?].map(u16::from_be_bytes);
     let [source, destination] = ips.map(Ip::into);
     let end = |ip: IpAddr, port| Address::from(SocketAddr::new(ip, port));
     Ok((end(source, ports[0]), end(destination, ports[1])))
 }
 
-/// The address of a Unix socket, as `sun_path` has it. A path ends at a zero byte. Behind a leading zero byte follows
-/// an abstract name; its length is not told, so zeros at its end do not count. Or there is no name.
+/// The address of a Unix socket, from the bytes of `sun_path`. A path ends at a zero byte. An abstract name follows a
+/// leading zero byte; the header does not tell its length, so zeros at its end do not count. If all bytes are zero, there
+/// is no name.
 fn unix(bytes: &[u8]) -> Address {
     let until = |end: Option<usize>| &bytes[..end.unwrap_or(bytes.len())];
     // The proxy fills all 108 bytes, so the length of a path or a name has to be found.

@@ -2,8 +2,8 @@
 //! [sd_listen_fds(3)](https://man7.org/linux/man-pages/man3/sd_listen_fds.3.html)
 //!
 //! The manager opens the listeners, forks, moves them to the numbers from 3 on, sets LISTEN_PID, LISTEN_FDS and
-//! LISTEN_FDNAMES, and executes the server. `transport/inherited.rs` reads the variables once and calls this once. A
-//! descriptor may be of any kind: that it is a socket of the right kind is looked at when a transport takes it.
+//! LISTEN_FDNAMES, and executes the server. `transport/inherited.rs` reads the variables and calls [`take_passed`], once. A
+//! descriptor may be of any kind: whether it is a socket of the right kind is checked when a transport takes it.
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};

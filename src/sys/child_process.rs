@@ -12,11 +12,11 @@ use super::{check, uninterrupted};
 /// The state of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChildState {
-    /// It has not ended, or is stopped.
+    /// The child has not ended, or is stopped.
     Running,
-    /// It has ended by itself, with this status (0 to 255).
+    /// The child has ended by itself, with this status (0 to 255).
     Exited(i32),
-    /// A signal, of this number, has ended it.
+    /// The signal of this number has ended the child.
     Killed(i32),
     /// Another part of the program has waited for it, or the kernel has.
     ///
@@ -26,9 +26,9 @@ pub(crate) enum ChildState {
 
 /// Reaps a child, if it has ended. [waitpid(2)](https://man7.org/linux/man-pages/man2/waitpid.2.html)
 ///
-/// One call for one child, with its number: it takes no other child's status. It is asked after `ExitWatch` has told of
-/// an end, and for each child where the watch cannot say which. After `Exited` or `Killed` the number must not be used
-/// any more.
+/// One call for one child, with its number: it takes no other child's status. It is called for a child whose end
+/// `ExitWatch` has reported, and for each child where the watch cannot say which one has ended. After `Exited` or `Killed`
+/// the number must not be used any more.
 pub(crate) fn reap(child: i32) -> ChildState {
     // WNOHANG: the accept loop calls this, and must not wait for a child.
     let mut status = 0;
@@ -52,8 +52,8 @@ pub(crate) fn ended_child() -> Option<i32> {
 
 /// Sends a signal to a child. False if the child has been reaped: its number may be a stranger's by then.
 ///
-/// [kill(2)](https://man7.org/linux/man-pages/man2/kill.2.html). A child keeps its number until it is reaped, also
-/// when it ends between the look and the signal.
+/// [kill(2)](https://man7.org/linux/man-pages/man2/kill.2.html). A child keeps its number until it is reaped, also when it
+/// ends between the check and the signal.
 pub(crate) fn signal(child: i32, signal: libc::c_int) -> bool {
     let is_running = |id| ended(libc::P_PID, id).is_ok_and(|pid| pid == 0);
     libc::id_t::try_from(child).is_ok_and(is_running) && {
@@ -65,8 +65,8 @@ pub(crate) fn signal(child: i32, signal: libc::c_int) -> bool {
 /// The number of an ended child among those that are asked for. Zero if all of them run.
 /// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html)
 ///
-/// WNOWAIT leaves a child that has ended to [`reap`], WNOHANG leaves the number zero if none has. If there are no such
-/// children, it is an error (ECHILD).
+/// WNOWAIT leaves a child that has ended to [`reap`]; with WNOHANG the number is zero if none has ended. If there are no
+/// such children, the call fails (ECHILD).
 fn ended(of: libc::idtype_t, id: libc::id_t) -> io::Result<i32> {
     let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: all zeros is a valid siginfo_t, which the call fills in if there is such a child, and leaves

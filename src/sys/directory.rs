@@ -21,7 +21,7 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// If the directory does not exist, or this process may not enter it, this is no error yet.
+    /// Opens a directory, if it can. A directory that does not exist, or that this process may not enter, is no error yet.
     pub(crate) fn new(name: &Path) -> Self {
         let opened = open_path::directory(name).ok();
         Self { name: name.to_owned(), opened: opened.filter(|file| of_descriptor(file).exists()) }
@@ -49,8 +49,8 @@ fn of_descriptor(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// Sets the permissions of a socket that is not bound yet, so that the file its `bind` makes never
-/// has more of them, not even for a moment. Linux only: elsewhere the file's mode follows at once.
+/// Sets the permissions of a socket that is not bound yet, so that the file its `bind` makes never has more of them, not
+/// even for a moment. Linux only: elsewhere the mode is set right after the bind.
 ///
 /// [bind(2)](https://man7.org/linux/man-pages/man2/bind.2.html) on Linux gives the file the mode of the socket's own
 /// inode, less the umask.
@@ -61,7 +61,7 @@ pub(crate) fn set_mode_before_bind(fd: BorrowedFd<'_>, mode: u32) -> io::Result<
     Ok(())
 }
 
-/// See the Linux form.
+/// Does nothing here; see the form for Linux above.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn set_mode_before_bind(_fd: BorrowedFd<'_>, _mode: u32) -> io::Result<()> {
     Ok(())
@@ -73,8 +73,8 @@ pub(crate) fn set_mode_before_bind(_fd: BorrowedFd<'_>, _mode: u32) -> io::Resul
 /// `WouldBlock` if another open file description has the lock. Copies of the descriptor, also those in forked
 /// children, share the lock, and the last one to be closed releases it.
 ///
-/// It never waits. The lock is advisory: it holds among servers of this crate, which all ask for it before they replace
-/// a socket's file.
+/// Never waits. The lock is advisory: it holds among servers of this crate, which all ask for it before they replace a
+/// socket's file.
 pub(crate) fn try_lock(file: &File) -> io::Result<()> {
     // SAFETY: no pointers.
     super::check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })?;

@@ -1,8 +1,8 @@
 //! An epoll set: several descriptors that are waited for as one.
 //!
-//! A fork shares the set itself and makes no copy: a change by one process holds for both. So a child that goes on
-//! for itself renews the set before it adds or removes anything. A closed descriptor leaves the set only when its
-//! last copy is closed, in any process. So descriptors that may have been inherited are removed explicitly.
+//! A fork shares the set itself and makes no copy: a change by one process holds for both. So a child that goes on to use
+//! the set renews it before it adds or removes anything. A closed descriptor leaves the set only when its last copy is
+//! closed, in any process. So descriptors that may have been inherited are removed explicitly.
 //!
 //! | user | set | events |
 //! |---|---|---|
@@ -11,10 +11,10 @@
 //! | `exit_watch` | the pidfds of children, and an event | EPOLLIN |
 //! | `input_after_shutdown` | one connection | EPOLLIN and EPOLLET |
 //!
-//! **Numbers, and descriptors that come back.** The kernel returns with each event the number that the descriptor was
-//! added with, and nothing else: not the descriptor. An event may have been fetched before its descriptor is closed and
-//! be looked at after the same number has been given to another file. A user that closes descriptors has to be able to
-//! tell: a worker puts a token of the connection into the number (`mixin/green/registrations.rs`).
+//! **Numbers, and descriptors that come back.** The kernel returns with each event the number that the descriptor was added
+//! with, and nothing else: not the descriptor. An event may be fetched before its descriptor is closed, and handled after
+//! the same number has been given to another file. A user that closes descriptors has to be able to tell such an event: a
+//! worker puts a token of the connection into the number (`mixin/green/registrations.rs`).
 //!
 //! **Errors.** EPOLL_CTL_ADD fails with ENOSPC at `fs.epoll.max_user_watches`, a bound for all sets of a user, and with
 //! ENOMEM; `epoll_create1` with EMFILE or ENFILE, as every call that makes a descriptor. A wait fails with EINTR alone.
@@ -31,7 +31,7 @@ use super::socket::Mode;
 /// [epoll(7)](https://man7.org/linux/man-pages/man7/epoll.7.html)
 #[derive(Debug)]
 pub(crate) struct Epoll {
-    /// Its number stays, also after [`renew`](Self::renew).
+    /// The descriptor of the set. Its number stays, also after [`renew`](Self::renew).
     set: OwnedFd,
 }
 
@@ -43,10 +43,10 @@ impl Epoll {
         Ok(Self { set: super::owned(fd) })
     }
 
-    /// In a forked child: makes it an empty set of its own, under the same number. Until then the child shares the
-    /// parent's set, and every change would hold in the parent as well.
+    /// In a forked child: replaces the set by an empty one of the child's own, under the same number. Until then the child
+    /// shares the parent's set, and every change would hold in the parent as well.
     ///
-    /// Takes one descriptor for a moment. Nothing is in the new set: its user adds again what the child still has.
+    /// Takes one descriptor for a moment. The user of the set adds the descriptors again that the child still has.
     pub(super) fn renew(&self) -> io::Result<()> {
         super::replace(&self.set, Self::new()?.set)
     }
@@ -64,7 +64,7 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_ADD, fd, events, number)
     }
 
-    /// One epoll_ctl(2) with an event. [epoll_ctl(2)](https://man7.org/linux/man-pages/man2/epoll_ctl.2.html)
+    /// Makes one call of epoll_ctl(2) with an event. [epoll_ctl(2)](https://man7.org/linux/man-pages/man2/epoll_ctl.2.html)
     fn control(
         &self,
         operation: libc::c_int,
@@ -171,14 +171,14 @@ impl Epoll {
 /// The readiness that a descriptor is watched for.
 ///
 /// A connection is watched once, by edges, for as long as it lives: a wait on it then costs no system call. An edge is
-/// told once, so its reader has to go on until a call says `WouldBlock` before it may wait again. A descriptor that is
+/// reported once, so the reader has to go on until a call says `WouldBlock` before it may wait again. A descriptor that is
 /// waited for once is watched by level: whatever is there already is reported.
 #[cfg(has_green)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WatchFor {
     /// Input that arrives, and the end of the input. Each is reported once.
     Arrivals,
-    /// The same, and also room to write that comes back.
+    /// As `Arrivals`, and also room to write that comes back.
     ArrivalsAndRoom,
     /// Input or clients. Reported for as long as there are some.
     Input,
@@ -207,7 +207,7 @@ impl WatchFor {
 /// A worker makes it once and uses it for every wait.
 #[cfg(has_green)]
 pub(crate) struct ReadyEvents {
-    /// The first `count` are those of the last wait. Those behind them are left from earlier ones.
+    /// The first `count` events are those of the last wait. The others are left from earlier waits.
     room: Box<[libc::epoll_event]>,
     /// How many events the last wait has found.
     count: usize,
@@ -215,13 +215,13 @@ pub(crate) struct ReadyEvents {
 
 #[cfg(has_green)]
 impl ReadyEvents {
-    /// Room for so many.
+    /// Room for `most` events.
     pub(crate) fn new(most: usize) -> Self {
         let none = libc::epoll_event { events: 0, u64: 0 };
         Self { room: vec![none; most].into_boxed_slice(), count: 0 }
     }
 
-    /// How many there are.
+    /// How many events there are.
     pub(crate) fn len(&self) -> usize {
         self.count
     }

@@ -1,7 +1,7 @@
 //! A descriptor that is readable from the first `notify` until a `clear`.
 //! [eventfd(2)](https://man7.org/linux/man-pages/man2/eventfd.2.html)
 //!
-//! By it a thread or a signal's handler wakes a wait on descriptors: for a shutdown, or for a message to a worker.
+//! With it a thread or a signal's handler wakes a wait for descriptors: for a shutdown, or for a message to a worker.
 //! `wait::Event` is the public form, which adds the process that the event belongs to.
 //!
 //! ```text
@@ -21,7 +21,7 @@ pub(crate) type Ends = OwnedFd;
 
 /// An event that is not notified.
 ///
-/// EMFILE or ENFILE without a free descriptor; ENOMEM.
+/// Fails with EMFILE or ENFILE if no descriptor is free, and with ENOMEM.
 pub(crate) fn new() -> io::Result<Ends> {
     // SAFETY: no pointers; a descriptor or -1 comes back.
     // EFD_NONBLOCK: neither `notify` nor `clear` may ever wait.

@@ -42,7 +42,7 @@ pub(crate) struct ExclusiveEpoll {
 }
 
 impl ExclusiveEpoll {
-    /// `interrupts`: events that wake the worker as well.
+    /// Makes both sets. `interrupts`: events that wake the worker as well.
     ///
     /// The descriptor must be a listening socket, because for a listener the kernel wakes a thread for each client.
     /// An event may be notified once for many requests, and the worker would take only one of them.
@@ -64,7 +64,8 @@ impl ExclusiveEpoll {
         Ok(sets)
     }
 
-    /// The order is the contract: the listener goes into the worker's set first, so that the worker is woken first.
+    /// Adds the descriptors to both sets. The order matters: the listener goes into the worker's set first, so that the
+    /// worker is woken first.
     fn fill(&self, listener: BorrowedFd<'_>, interrupts: [BorrowedFd<'_>; 2]) -> io::Result<()> {
         self.worker.add(listener, CLIENT_EVENTS, 0)?;
         for interrupt in interrupts {
@@ -75,7 +76,7 @@ impl ExclusiveEpoll {
 
     /// In a forked child: replaces the sets, which the parent shares, with sets of its own.
     ///
-    /// The order in which both sets get the listener is that of a new pair: it comes first in the worker's.
+    /// As in a new pair, the listener is added to the worker's set first.
     pub(crate) fn renew(
         &self,
         listener: BorrowedFd<'_>,
@@ -103,11 +104,12 @@ impl ExclusiveEpoll {
     /// For a worker that was woken for a client and cannot take it: wakes the loop, if the client is still in the
     /// queue.
     ///
-    /// An exclusive wake-up is spent once a thread has returned with it. Without this the client would wait until the
+    /// An exclusive wake-up is spent once a thread has returned with it. Without this call the client would wait until the
     /// next one comes.
     pub(crate) fn wake_loop(&self, listener: BorrowedFd<'_>) {
         self.accept_loop.remove(listener);
-        // The kernel looks at a descriptor that is added to a set. This cannot fail: there was room for it before.
+        // When a descriptor is added to a set, the kernel checks whether it is ready, and wakes the thread that waits. This
+        // cannot fail: the set had room for the listener before.
         let _ = self.accept_loop.add(listener, CLIENT_EVENTS, 0);
     }
 }

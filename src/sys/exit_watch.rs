@@ -29,21 +29,21 @@ use crate::process::OwnerProcess;
 /// caller looks for ended children, so that a child that ends after the look notifies it again.
 #[derive(Debug)]
 pub(crate) struct ExitWatch {
-    /// Its numbers are those of the children, and [`SIGCHLD_EVENT`].
+    /// The epoll set. Its numbers are those of the children, and [`SIGCHLD_EVENT`].
     set: Epoll,
-    /// In the set from the beginning, but notified only after `sigchld` is there.
+    /// The event that SIGCHLD notifies. It is in the set from the beginning, but is notified only after `sigchld` is there.
     sigchld_event: Arc<event::Ends>,
     /// Set by [`watch_by_signal`](Self::watch_by_signal), and for good.
     sigchld: OnceLock<Sigchld>,
-    /// The process whose children they are. A forked child inherits the action of SIGCHLD, and must not notify its parent's
-    /// event.
+    /// The process whose children are watched. A forked child inherits the action of SIGCHLD, and must not notify its
+    /// parent's event.
     owner: Arc<OwnerProcess>,
 }
 
 /// How one child is watched.
 #[derive(Debug)]
 pub(crate) enum Watched {
-    /// Its pidfd, which is readable from its end on. It says nothing about the status.
+    /// The child's pidfd, which is readable from the child's end on. It says nothing about the status.
     ByDescriptor(OwnedFd),
     /// SIGCHLD says that a child has ended, and not which one.
     BySignal,
@@ -53,7 +53,7 @@ pub(crate) enum Watched {
 const SIGCHLD_EVENT: u64 = 0;
 
 impl ExitWatch {
-    /// Watches nothing yet, and leaves SIGCHLD alone.
+    /// Makes a watch, which watches nothing yet and leaves SIGCHLD alone.
     pub(crate) fn new() -> io::Result<Self> {
         let (set, sigchld_event) = (Epoll::new()?, Arc::new(event::new()?));
         set.add(event::reader(&sigchld_event), libc::EPOLLIN, SIGCHLD_EVENT)?;
@@ -65,7 +65,7 @@ impl ExitWatch {
         })
     }
 
-    /// In a forked child that goes on for itself: makes the watch its own. It watches no child yet.
+    /// In a forked child that goes on to run the server itself: makes the watch the child's own. It watches no child yet.
     ///
     /// The action of SIGCHLD that was inherited writes to the same number, which is the new event from here on.
     pub(crate) fn renew(&self) -> io::Result<()> {
@@ -91,10 +91,10 @@ impl ExitWatch {
         }
     }
 
-    /// [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html), Linux 5.3.
+    /// Watches a child by a pidfd: [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html), Linux 5.3.
     ///
-    /// ESRCH: it has been reaped. ENOSYS, EPERM: the kernel or a filter has no pidfds. EMFILE, ENFILE, ENOMEM: none is
-    /// left; also ENOSPC, by the set.
+    /// ESRCH: the child has been reaped. ENOSYS, EPERM: the kernel has no pidfds, or a filter refuses them. EMFILE, ENFILE,
+    /// ENOMEM: no descriptor or no memory is left; ENOSPC: the set takes no more.
     fn add_descriptor(&self, child: i32) -> io::Result<OwnedFd> {
         // SAFETY: no pointers; a descriptor or -1 comes back.
         // glibc has a function for it since 2.36 only. The kernel makes it close-on-exec.
@@ -108,7 +108,7 @@ impl ExitWatch {
         Ok(pidfd)
     }
 
-    /// From here on each SIGCHLD notifies the event, whether the child is watched or not.
+    /// Makes each SIGCHLD notify the event from here on, whether the child is watched or not.
     ///
     /// Called on one thread at a time, the loop's. Fails if the system refuses the action.
     pub(crate) fn watch_by_signal(&self) -> io::Result<()> {
@@ -120,7 +120,7 @@ impl ExitWatch {
         Ok(())
     }
 
-    /// Whether SIGCHLD notifies.
+    /// Whether SIGCHLD notifies the event.
     pub(crate) fn watches_by_signal(&self) -> bool {
         self.sigchld.get().is_some()
     }

@@ -16,7 +16,7 @@ pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// The same for a call that returns a number of bytes.
+/// As [`check`], for a call that returns a number of bytes.
 ///
 /// Any negative number counts as a failure; there is only -1.
 #[inline]
@@ -69,19 +69,20 @@ pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
     replace_by(old, new.as_fd()).map(|()| drop(new))
 }
 
-/// The same by a file that keeps its own descriptor.
+/// As [`replace`], by a file whose own descriptor stays open.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[inline]
 pub(crate) fn replace_by(old: &impl AsFd, new: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: no pointers. `old` stays an open descriptor of its owner.
-    // The old file is closed and the number given its new one in one step: no other thread can take it in between.
-    // By the number of the call: a forked child makes two calls in this way, and maps the C library's code for it once.
+    // SAFETY: no pointers. `old` stays an open descriptor of its owner. The old file is closed and the number given its new
+    // one in one step: no other thread can take it in between. The call is made by its number: a forked child makes two
+    // calls in this way, and maps the C library's code for that only once.
     let done =
         unsafe { libc::syscall(libc::SYS_dup3, new.as_raw_fd(), number(old), libc::O_CLOEXEC) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// See the Linux form. In the moment before the flag is set a program that another thread starts inherits the number.
+/// See the form for Linux above. In the moment before the flag is set, a program that another thread starts inherits the
+/// number.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn replace_by(old: &impl AsFd, new: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers. `old` stays an open descriptor of its owner.

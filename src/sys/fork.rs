@@ -42,8 +42,8 @@ pub(crate) enum Forked {
 #[inline]
 pub(crate) fn fork() -> io::Result<Forked> {
     no_other_threads()?;
-    // The processor's features are found out here, and not in each child again: to ask it takes many microseconds on a
-    // virtual machine.
+    // The processor's features are found out here, and not in each child again: to ask the processor takes many
+    // microseconds on a virtual machine.
     super::registers::empty();
     // SAFETY: there is one thread, as has just been seen, and only this thread could start another
     // one; so the child is a whole copy, in which everything may be called.
@@ -97,12 +97,13 @@ impl Drop for SignalsHeld {
     #[inline]
     fn drop(&mut self) {
         let (set, none) = (&raw const self.before, std::ptr::null_mut::<libc::sigset_t>());
-        // By the number of the call: `syscall` lies beside other calls that a child makes, `pthread_sigmask` does not.
+        // The call is made by its number: the C library's `syscall` lies on a page that a child needs anyway, and
+        // `pthread_sigmask` does not.
         // SAFETY: the set is the one that `hold` was given, and is at least as long as the kernel's.
         let done = unsafe {
             libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, set, none, KERNEL_SET)
         };
-        // Where the kernel's set is longer.
+        // The call fails on processors where the kernel's set is longer.
         if done != 0 {
             // SAFETY: as above.
             unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, set, none) };
@@ -125,11 +126,11 @@ pub(crate) fn no_other_threads() -> io::Result<()> {
 
 /// The names of the process's threads, if it has more than one.
 ///
-/// None also if all but one have ended while they were counted. Without `/proc` it is an error, unless the first
-/// question has found one thread.
+/// None also if all but one have ended while they were counted. Without `/proc` this fails, unless the first check has
+/// found one thread.
 fn other_threads() -> io::Result<Option<String>> {
-    // The first question is one system call. The second takes several and needs /proc; it is for a process whose filter
-    // refuses the first. A directory has two links, and one for each directory in it: with one thread, three.
+    // The first check is one system call. The second takes several and needs /proc; it is for a process whose filter
+    // refuses the first one. A directory has two links, and one for each directory in it: with one thread, three.
     if has_one_thread() || fs::metadata("/proc/self/task")?.nlink() == 3 {
         return Ok(None);
     }
@@ -143,7 +144,7 @@ fn other_threads() -> io::Result<Option<String>> {
     if names.len() < 2 {
         return Ok(None);
     }
-    // Threads of a pool often have one name, which the message then has once.
+    // Threads of a pool often share one name, which the message then shows once.
     names.sort();
     names.dedup();
     Ok(Some(names.join(", ")))

@@ -1,9 +1,9 @@
 //! How often this process has forked, by which it can tell whether another process may have its descriptors; and whether it is
 //! itself a child that a marked thread has forked.
 //!
-//! A listener asks for the first before it tells the kernel to refuse clients: that holds for every process that has
-//! the socket, and another one may still serve (`transport/server_socket.rs`). A worker of `Green` asks for the second:
-//! its thread, copied by a fork in a handler, must not run the parent's coroutines (`mixin/green/worker.rs`).
+//! A listener asks for the count before it tells the kernel to refuse clients: that holds for every process that has the
+//! socket, and another one may still serve (`transport/server_socket.rs`). A worker of `Green` asks whether it is in a
+//! child: its thread, copied by a fork in a handler, must not run the parent's coroutines (`mixin/green/worker.rs`).
 //!
 //! fork(3) runs the handlers that were registered by pthread_atfork(3). They cannot be taken back, so each is
 //! registered once and for all, and decides itself whether it has anything to do.
@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Atomic, because any thread of the program may fork.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// This process, and how often it has forked since the first question. If two moments are equal, a descriptor that
-/// was made at the first has come into no other process by a fork until the second.
+/// This process, and how often it has forked since the first call of [`now`](Self::now). If two moments are equal, a
+/// descriptor that was made at the first has come into no other process by a fork until the second.
 ///
 /// Programs that are started by [posix_spawn(3)](https://man7.org/linux/man-pages/man3/posix_spawn.3.html), as
 /// `std::process::Command` mostly does, do not count, because they do not inherit descriptors that are close-on-exec.
@@ -31,14 +31,15 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
-    /// The first call registers the handler by
-    /// [pthread_atfork(3)](https://man7.org/linux/man-pages/man3/pthread_atfork.3.html), which fork(3) runs.
-    /// posix_spawn(3) does not run it, nor does a bare clone(2).
+    /// The present moment. The first call registers the handler by
+    /// [pthread_atfork(3)](https://man7.org/linux/man-pages/man3/pthread_atfork.3.html), which fork(3) runs. posix_spawn(3)
+    /// does not run it, nor does a bare clone(2).
     pub(crate) fn now() -> Self {
         static COUNTS: Once = Once::new();
         COUNTS.call_once(|| {
-            // SAFETY: the function is one that may run in the parent after any fork: it is an atomic addition. There is
-            // no other handler. Without memory for it the forks are not counted, which an allocation would not survive.
+            // SAFETY: the function is one that may run in the parent after any fork: it is an atomic addition. There is no
+            // other handler. Without memory for the handler forks are not counted; but then the program's next allocation
+            // fails and ends it.
             unsafe { libc::pthread_atfork(None, Some(count), None) };
         });
         Self { process: std::process::id(), forks: FORKS.load(Ordering::SeqCst) }
@@ -53,11 +54,11 @@ extern "C" fn count() {
 }
 
 thread_local! {
-    /// This thread is about to fork a child that closes all descriptors that it should not have.
+    /// Whether this thread is about to fork a child that closes all descriptors that it should not have.
     static UNCOUNTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a fork that does not count. The count stays unwritten, because each write copies its page.
+/// Runs a fork that is not counted. The count is then not written to, which would make the kernel copy its page.
 ///
 /// `fork` must be one fork at most, on this thread. The mark is a thread-local, so that a fork of another thread
 /// meanwhile is counted. In the child it is set back as well.
@@ -77,15 +78,15 @@ thread_local! {
     static IS_IN_CHILD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Has [`is_in_child`] tell a child that this thread forks from its parent. The child is noted as a process of its own, too.
+/// Makes [`is_in_child`] true in each child that this thread forks. The child is noted as a process of its own, too.
 ///
 /// By [pthread_atfork(3)](https://man7.org/linux/man-pages/man3/pthread_atfork.3.html): a bare clone(2) is not seen.
 #[cfg(has_green)]
 pub(crate) fn mark_children_of_this_thread() {
     static MARKS: Once = Once::new();
     MARKS.call_once(|| {
-        // SAFETY: the function is one that may run in the child after any fork: it takes no lock and no memory. Without memory
-        // for the handler children are not told apart, which an allocation would not survive.
+        // SAFETY: the function is one that may run in the child after any fork: it takes no lock and no memory. Without
+        // memory for the handler children are not marked; but then the program's next allocation fails and ends it.
         unsafe { libc::pthread_atfork(None, None, Some(mark)) };
     });
     IS_MARKED.set(true);

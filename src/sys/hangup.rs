@@ -23,23 +23,24 @@ use super::signal::{SignalGuard, on_signal_with_info};
 /// The terminal that this process was started from, if there was one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StartTerminal {
-    /// The first sign. It never changes: a terminal that is acquired later has not started this server.
+    /// The first of the three signs: there was a controlling terminal at the start. It never changes: a terminal that is
+    /// acquired later has not started this server.
     was_there: bool,
 }
 
 impl StartTerminal {
-    /// Looks for it. Called when the server begins.
+    /// Looks for the terminal. Called when the server begins.
     pub(crate) fn look() -> Self {
         Self { was_there: is_there() == Some(true) }
     }
 
-    /// Whether this signal tells of its end. For signal handlers.
+    /// Whether this signal tells of the terminal's end. For signal handlers.
     fn is_its_end(self, info: &libc::siginfo_t) -> bool {
         self.was_there && is_from_terminal(info) && is_there() == Some(false)
     }
 }
 
-/// Runs `action` at each SIGHUP, as [`on_signal`](super::on_signal) does. It is told whether the terminal has ended.
+/// Runs `action` at each SIGHUP, as [`on_signal`](super::on_signal) does. Its argument is whether the terminal has ended.
 pub(crate) fn on_hangup(
     terminal: StartTerminal,
     action: impl Fn(bool) + Send + Sync + 'static,
@@ -59,7 +60,7 @@ fn is_there() -> Option<bool> {
             unsafe { libc::close(fd) };
             Some(true)
         }
-        // EIO: it is ending at this moment.
+        // EIO: the terminal is ending at this moment.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENXIO | libc::EIO)) => Some(false),
         Err(_) => None,
     }

@@ -1,7 +1,7 @@
 //! Waiting for input that arrives after this side has shut the input down (`shutdown(Read)`).
 //!
-//! A drain needs it: it has ended the input of a connection whose request had begun at just that moment. The request
-//! still has to be read, within the grace.
+//! A drain needs this. It may end the input of a connection whose request begins at just that moment, and the request still
+//! has to be read, within the grace.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -6,8 +6,8 @@ use std::slice;
 
 use libc::{c_int, c_void, epoll_event, nfds_t, pollfd, rlimit};
 
-/// poll(2), over epoll. Miri knows edge-triggered sets only. But a set reports each descriptor that is added to it once
-/// as it stands, and this one is for one call.
+/// poll(2), over epoll. Miri knows edge-triggered sets only. But such a set reports the present state of each descriptor
+/// that is added to it, once; and this set is made for one call.
 // SAFETY: nothing else defines it under Miri.
 #[unsafe(no_mangle)]
 extern "C" fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {

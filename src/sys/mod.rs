@@ -3,14 +3,14 @@
 //! | file | content |
 //! |---|---|
 //! | `fd` | descriptors as numbers; errors of system calls |
-//! | `poll`, `epoll`, `event` | waiting for descriptors, and the one that is made ready by `notify` |
+//! | `poll`, `epoll`, `event` | waiting for descriptors; a descriptor that `notify` makes ready |
 //! | `exclusive_epoll` | waiting for a listener, in several threads, so that one connection wakes one of them |
 //! | `input_after_shutdown` | waiting for input that arrives after `shutdown(Read)` |
 //! | `socket` | sends without a signal or a wait, options, unread bytes |
 //! | `recv_buf` | memory to receive into, which need not be cleared |
-//! | `recv_send` | the calls of both, without what the C library adds to them |
+//! | `recv_send` | recv(2) and send(2), without the C library's points of cancellation |
 //! | `tcp_info` | how many bytes the peer's system has acknowledged |
-//! | `socket_figures` | what the kernel counts at a server's socket: its queues and its drops |
+//! | `socket_figures` | the kernel's figures of a server's socket: its queues and its drops |
 //! | `error_queue`, `refuse_new_clients` | the error queue of a socket; the end of a listener's accept queue |
 //! | `pass_fds` | descriptors that another process gives or gets |
 //! | `peer_credentials` | the process at the other end of a Unix socket |
@@ -19,14 +19,14 @@
 //! | `directory` | a directory that is held open; modes and locks of files |
 //! | `nonblocking_write` | writing to a standard stream without waiting for its reader |
 //! | `fork`, `fork_count` | forking, in a process of one thread; whether others may have a descriptor |
-//! | `child_process`, `exit_watch`, `orphan_reaper` | how a child has ended, hearing of it, and processes that a child leaves |
+//! | `child_process`, `exit_watch`, `orphan_reaper` | how a child has ended, how its parent learns of that, and the processes that it leaves |
 //! | `shared_memory`, `shared_fd` | counters shared with children; a descriptor with several owners |
 //! | `signal`, `hangup` | actions of signals; SIGHUP, and whether it tells of the terminal's end |
 //! | `stdio`, `activation` | the three standard descriptors; those that a service manager has passed |
 //! | `rlimit`, `thread_limit` | how many descriptors and threads there may be |
 //! | `clock` | the monotonic clock as a number |
 //! | `scoped_closure` | a closure with borrows, for a coroutine that its caller waits for |
-//! | `miri` | in tests under Miri: calls that it does not have |
+//! | `miri` | in tests under Miri: calls that Miri does not have |
 //! | `registers` | processor state that makes a thread switch slow |
 //!
 //! **Unsafe code** stands in this folder and nowhere else in the library; DESIGN.md (section 6) names the files. Each block
@@ -151,5 +151,5 @@ pub(crate) use socket_figures::socket_figures;
 pub(crate) use stdio::{fill_standard_descriptors, inherit_only_stdio};
 pub(crate) use thread_limit::most_threads;
 
-// For the files of this folder.
+// These are for the files of this folder.
 use fd::{check, check_len, owned, uninterrupted};

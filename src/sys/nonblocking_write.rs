@@ -3,7 +3,7 @@
 //! A log reader that has stopped reading must not stop the server. So text that does not fit is lost, and
 //! `console.rs` counts the losses.
 //!
-//! Callers are `console.rs` and all that prints by it, on any thread and in forked children. It takes at most a few
+//! Callers are `console.rs` and all that prints by it, on any thread and in forked children. A write takes at most a few
 //! system calls, no lock that it would wait for, and memory only to open a pipe or a terminal once more.
 
 use std::io::{self, IsTerminal};
@@ -71,8 +71,8 @@ pub(crate) fn write_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
 
 /// Writes piece by piece until a piece does not fit. A piece ends at the end of a line, if there is one in it.
 ///
-/// Lines of several processes that share a log so stay whole as far as the file lets them. An error ends it as a full
-/// pipe does: there is nobody to tell.
+/// So lines of several processes that share a log stay whole, as far as the file allows it. An error ends the loop as a
+/// full pipe does: there is nobody to tell.
 fn in_pieces(bytes: &[u8], most: usize, write: impl Fn(&[u8]) -> io::Result<usize>) -> usize {
     let mut done = 0;
     while done < bytes.len() {
@@ -93,13 +93,13 @@ fn in_pieces(bytes: &[u8], most: usize, write: impl Fn(&[u8]) -> io::Result<usiz
     done
 }
 
-/// [write(2)](https://man7.org/linux/man-pages/man2/write.2.html), once; possibly not all of it.
+/// Writes once, possibly not all of the bytes. [write(2)](https://man7.org/linux/man-pages/man2/write.2.html)
 fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: the pointer and the length are those of one live slice.
     check_len(unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) })
 }
 
-/// Asks poll(2) first. The write may still wait if another process fills the same pipe in between.
+/// Writes once, if poll(2) reports room. The write may still wait if another process fills the same pipe in between.
 fn write_if_ready(fd: BorrowedFd<'_>, piece: &[u8]) -> io::Result<usize> {
     let now = Some(std::time::Instant::now());
     if poll(&mut [PollFd::writable(fd)], now)? { write(fd, piece) } else { Ok(0) }
@@ -144,7 +144,7 @@ mod own_description {
     pub(super) fn keep(own: File, file: Option<libc::stat>) {
         let now = file.map(|file| (which(&file), Arc::new(own)));
         let before = TERMINAL.try_lock().map(|mut kept| std::mem::replace(&mut *kept, now));
-        // Closed after the lock is released.
+        // The earlier description is closed after the lock is released.
         drop(before);
     }
 
@@ -180,7 +180,7 @@ mod own_description {
         None
     }
 
-    /// Other systems duplicate the descriptor instead, with its mode.
+    /// Refuses: on other systems such an open would only duplicate the descriptor, with its mode.
     pub(super) fn open(_fd: BorrowedFd<'_>) -> io::Result<File> {
         Err(io::ErrorKind::Unsupported.into())
     }

@@ -41,13 +41,13 @@ impl OrphanMark {
             return None;
         }
         let number = MARK_COUNT.fetch_add(1, Ordering::Relaxed);
-        // A handler of another server may have started this one, which then has the other's mark.
+        // A handler of another server may have started this process, which then has that server's mark.
         let own = limit_of(0).ok()?.rlim_cur as u64;
         let locks = FIRST_MARK + number;
         Some(Self { locks: if locks == own { locks + 0x1_0000 } else { locks } })
     }
 
-    /// Its number; never zero.
+    /// The number of the mark; never zero.
     pub(crate) fn number(self) -> u64 {
         self.locks
     }
@@ -63,7 +63,7 @@ impl OrphanMark {
     pub(crate) fn put(self) {
         let Ok(mut limit) = limit_of(0) else { return };
         limit.rlim_cur = self.locks as libc::rlim_t;
-        // A failure leaves it unmarked, and its orphans are not waited for.
+        // After a failure the process is unmarked, and its orphans are not reaped.
         // SAFETY: the pointer is to a live structure.
         unsafe { libc::setrlimit(libc::RLIMIT_LOCKS, &raw const limit) };
     }
@@ -79,7 +79,7 @@ impl OrphanMark {
     }
 }
 
-/// The limit of a process, this one by 0, whether it has ended or not.
+/// The limit of a process, whether it has ended or not; 0 stands for this process.
 /// [prlimit(2)](https://man7.org/linux/man-pages/man2/prlimit.2.html)
 fn limit_of(process: i32) -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -3,16 +3,17 @@
 //! Over a socket the kernel makes new descriptors of the same open files in the receiver. It makes them while the
 //! receiver receives. So all of them are owned from the first moment on, even if nobody has asked for them.
 //!
-//! The handover of a server's sockets to the next process uses both ways (`server/handover`): the successor inherits
-//! one end of a socket pair across exec, or connects to a Unix socket; the listeners come over that as SCM_RIGHTS.
+//! The handover of a server's sockets to the next process uses both ways (`server/handover`): the successor inherits one
+//! end of a socket pair across exec, or connects to a Unix socket; the listeners come over that socket as SCM_RIGHTS.
 //!
 //! ```text
 //! sendmsg  [bytes] + SCM_RIGHTS 5, 7      the kernel holds the files while they are on the way
 //! recvmsg  [bytes] + SCM_RIGHTS 4, 9      new numbers here; the open files, their modes and queues are the sender's
 //! ```
 //!
-//! Descriptors come with the first byte of their send. A receive may begin with bytes of earlier sends, and ends with
-//! that one. A receive without room for control messages would have the kernel close them.
+//! Descriptors come with the first byte of their send. A receive may begin with bytes of earlier sends, and never goes
+//! beyond the send that has brought descriptors. A receive without room for control messages would have the kernel close
+//! them.
 
 use std::io;
 use std::mem;
@@ -77,7 +78,7 @@ pub(crate) fn send_fds(
         let (whole, filled) = unsafe { (libc::CMSG_SPACE(len), libc::CMSG_LEN(len)) };
         header.msg_controllen = whole as _;
         let message = control.0.as_mut_ptr().cast::<libc::cmsghdr>();
-        // SAFETY: `control` is aligned for a header, and has room for `MAX_FDS` numbers behind it; there are no more of
+        // SAFETY: `control` is aligned for a header, and has room for `MAX_FDS` numbers after it; there are no more of
         // them (asserted above). CMSG_DATA only computes.
         unsafe {
             (*message).cmsg_level = libc::SOL_SOCKET;
@@ -147,7 +148,7 @@ fn descriptors_of(header: &libc::msghdr) -> Vec<OwnedFd> {
             // SAFETY: it computes with its argument.
             let before = unsafe { libc::CMSG_LEN(0) } as usize;
             for index in 0..len.saturating_sub(before) / mem::size_of::<RawFd>() {
-                // SAFETY: the message has as many numbers behind its header, which need not be aligned; each is that of a
+                // SAFETY: the message has as many numbers after its header, which need not be aligned; each is that of a
                 // new descriptor, which the kernel has given to this call and nobody else.
                 fds.push(unsafe {
                     let numbers = libc::CMSG_DATA(message).cast::<RawFd>();

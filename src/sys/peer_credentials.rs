@@ -21,7 +21,7 @@ pub struct Credentials {
     pub gid: u32,
 }
 
-/// [SO_PEERCRED](https://man7.org/linux/man-pages/man7/unix.7.html)
+/// The credentials of a Unix socket's peer: [SO_PEERCRED](https://man7.org/linux/man-pages/man7/unix.7.html)
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn credentials(fd: BorrowedFd<'_>) -> io::Result<Credentials> {
     // The kernel answers pid 0 and uid -1 for sockets that have no peer credentials, TCP for one.
@@ -41,7 +41,7 @@ pub(crate) fn user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// getpeereid(3)
+/// The credentials of a Unix socket's peer: getpeereid(3)
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn credentials(fd: BorrowedFd<'_>) -> io::Result<Credentials> {
     let (mut uid, mut gid) = (0, 0);

@@ -83,7 +83,7 @@ impl PeerName {
         }
     }
 
-    /// Its port, if it is an internet address.
+    /// The port, if the name is an internet address.
     #[inline]
     pub(crate) fn port(&self) -> Option<u16> {
         match self {

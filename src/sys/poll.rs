@@ -22,7 +22,7 @@ use super::{check, error_queue};
 ///
 /// # Errors
 ///
-/// ENOMEM; and EINVAL for more descriptors than RLIMIT_NOFILE, which the few places of a wait never are.
+/// ENOMEM; and EINVAL for more descriptors than RLIMIT_NOFILE, which no wait of this crate has.
 pub(crate) fn poll(fds: &mut [PollFd], deadline: Option<Instant>) -> io::Result<bool> {
     loop {
         // Computed anew in each round: a signal has used up a part of the time.
@@ -39,7 +39,7 @@ pub(crate) fn poll(fds: &mut [PollFd], deadline: Option<Instant>) -> io::Result<
         // SAFETY: the pointer and the length are those of one live slice, and `PollFd` is a
         // `pollfd` (repr(transparent)).
         match check(unsafe { libc::poll(fds.as_mut_ptr().cast(), count, timeout) }) {
-            // 25 days have passed, the longest wait of one call, and not the deadline.
+            // The longest wait of one call, 25 days, is over, and the deadline has not come yet.
             Ok(0) if timeout == libc::c_int::MAX => {}
             Ok(ready) => {
                 fds.iter().for_each(PollFd::forget_queued_errors);
@@ -70,12 +70,12 @@ pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
 pub(crate) struct PollFd(libc::pollfd);
 
 impl PollFd {
-    /// Ready when there is something to read, to accept, or the end of the input.
+    /// A place for a descriptor that is ready when there is something to read or to accept, or when the input has ended.
     pub(crate) fn readable(fd: BorrowedFd<'_>) -> Self {
         Self(libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
     }
 
-    /// Ready when there is room to write to.
+    /// A place for a descriptor that is ready when there is room to write.
     pub(crate) fn writable(fd: BorrowedFd<'_>) -> Self {
         Self(libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 })
     }
@@ -100,7 +100,7 @@ impl PollFd {
         error_queue::empty(fd);
     }
 
-    /// Whether the last poll has found it ready, or in error.
+    /// Whether the last poll has found the descriptor ready, or in error.
     ///
     /// An error counts as ready, because the call that follows returns it.
     pub(crate) fn is_ready(&self) -> bool {

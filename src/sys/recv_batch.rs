@@ -14,10 +14,9 @@
 //! The kernel fills slot 0 first. `take` returns the datagrams in this order, and borrows from the buffers until the
 //! next call.
 //!
-//! A datagram server makes one batch and uses it for as long as it serves (`transport/datagram_socket.rs`). One call
-//! takes the datagrams that are there, up to the batch's size, and waits for no more: a batch costs one datagram's
-//! latency, and under load one call serves many. An error that comes behind the first datagram is kept by the kernel
-//! for the next call.
+//! A datagram server makes one batch and uses it for as long as it serves (`transport/datagram_socket.rs`). One call takes
+//! the datagrams that are there, up to the batch's size, and waits for no more: a batch costs one datagram's latency, and
+//! under load one call serves many. An error that comes after the first datagram is kept by the kernel for the next call.
 
 use std::io;
 use std::iter;
@@ -41,13 +40,13 @@ struct mmsghdr {
 
 /// One datagram of a [`RecvBatch`].
 pub(crate) struct Received<'a> {
-    /// Its bytes, at most the batch's size. The next batch uses the buffer again.
+    /// The bytes of the datagram, at most as many as a slot may use. The next batch uses the buffer again.
     pub(crate) bytes: &'a [u8],
-    /// Its sender: where a reply goes.
+    /// The sender: where a reply goes.
     pub(crate) peer: PeerName,
-    /// The address that it was sent to, if the kernel tells.
+    /// The address that the datagram was sent to, if the kernel tells.
     pub(crate) destination: Destination,
-    /// The datagram was longer than the buffer, and its end is lost.
+    /// Whether the datagram was longer than the buffer, and its end is lost.
     pub(crate) truncated: bool,
 }
 
@@ -55,7 +54,8 @@ pub(crate) struct Received<'a> {
 /// that size, and the system's usual limit of those (`net.core.wmem_max`) is less than a fiftieth of this.
 pub(crate) const MAX_DATAGRAM_BYTES: usize = 16 * 1024 * 1024;
 
-/// The most memory of all slots together, if there is more than one: as for 64 datagrams of 65,535 bytes.
+/// The most memory of all slots together, in bytes: that of 64 slots for datagrams of 65,535 bytes. (A single slot may be
+/// larger.)
 const BATCH_BYTES: usize = 64 * stride(65_535);
 
 /// Room for the control messages of one datagram. The kernel writes those of SOL_SOCKET first, then the address that is
@@ -67,9 +67,9 @@ const CONTROL_BYTES: usize = 320;
 /// Whether the kernel says where each datagram was sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Destinations {
-    /// It does, because [`tell_local_address`](super::send_cmsg::tell_local_address) has asked for it.
+    /// The kernel says so, because [`tell_local_address`](super::send_cmsg::tell_local_address) has asked it to.
     Told,
-    /// It does not: nobody has asked for it.
+    /// The kernel does not say so: nobody has asked it to.
     Unknown,
 }
 
@@ -156,7 +156,7 @@ impl RecvBatch {
         self.taken = 0;
         let size = self.size;
         let slots = self.buffers.chunks_exact_mut(stride(size)).map(|slot| &mut slot[..size]);
-        // Made for each call and not kept: headers hold pointers, and the buffers may move with their owner.
+        // These are made for each call and not kept: headers hold pointers, and the buffers may move with their owner.
         let mut parts: Vec<libc::iovec> = slots
             .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() })
             .collect();
@@ -201,7 +201,7 @@ const fn stride(size: usize) -> usize {
     size.next_multiple_of(LINE) + 3 * LINE
 }
 
-/// [recvmmsg(2)](https://man7.org/linux/man-pages/man2/recvmmsg.2.html)
+/// Receives a batch. [recvmmsg(2)](https://man7.org/linux/man-pages/man2/recvmmsg.2.html)
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn receive_batch(fd: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usize> {
     // SAFETY: every header points to live buffers of the lengths it names, and none of them overlaps another.

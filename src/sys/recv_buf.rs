@@ -1,8 +1,8 @@
 //! Memory to receive into.
 //!
-//! It lives for one read, on the reader's thread, and borrows its memory (`request/read_buffer.rs`). A stream that has
-//! only `Read`, such as one of TLS or of the program's own, gets the bytes cleared by [`RecvBuf::bytes`]; a socket
-//! never needs it.
+//! It lives for one read, on the reader's thread, and borrows its memory (`request/read_buffer.rs`). A stream that has only
+//! `Read`, such as one of TLS or of the program's own, gets the bytes cleared by [`RecvBuf::bytes`]; a receive from a
+//! socket never needs that.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -38,7 +38,7 @@ impl<'a> RecvBuf<'a> {
     ///
     /// # Panics
     ///
-    /// If fewer have been received.
+    /// If fewer bytes have been received.
     pub(crate) fn received(&self, count: usize) -> &[u8] {
         assert!(count <= self.written, "only received bytes can be read");
         // SAFETY: the first `written` bytes have been written and lie within the memory, and `count` is no more.
@@ -60,8 +60,8 @@ impl<'a> RecvBuf<'a> {
 
     /// Receives once.
     ///
-    /// [recv(2)](https://man7.org/linux/man-pages/man2/recv.2.html), to the beginning of the memory. Zero means the
-    /// end of the input, or a memory without room. A signal ends it with `Interrupted`.
+    /// [recv(2)](https://man7.org/linux/man-pages/man2/recv.2.html), to the beginning of the memory. Zero means the end of
+    /// the input, or that the memory has no room. A signal ends it with `Interrupted`.
     ///
     /// The receive goes to the beginning of the memory each time: a caller that keeps bytes makes a new `RecvBuf` of
     /// the rest. EINTR is returned and not repeated, because a blocking receive has a timeout, which the caller counts.

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The lengths are the kernel's, and are checked all the same. The reader does without CMSG_NXTHDR: it takes a slice,
-//! copies each number out of it, and so needs no alignment and no pointers. Bytes that cannot be a message end it,
+//! copies each number out of it, and so needs no alignment and no pointers. Bytes that cannot be a message end the list,
 //! without an error: the destination is then unknown, and a reply leaves from the address that the route chooses.
 
 use std::mem::offset_of;
@@ -43,14 +43,14 @@ struct ControlMessage<'a> {
     level: libc::c_int,
     /// The message's number within its protocol, such as IP_PKTINFO.
     kind: libc::c_int,
-    /// The bytes behind the header, without the padding.
+    /// The bytes after the header, without the padding.
     data: &'a [u8],
 }
 
 impl ControlMessage<'_> {
-    /// [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html), IP_PKTINFO, and
-    /// [ipv6(7)](https://man7.org/linux/man-pages/man7/ipv6.7.html), IPV6_PKTINFO. None for any other message, and
-    /// for one that is too short.
+    /// The destination, if this message has it: [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html), IP_PKTINFO, and
+    /// [ipv6(7)](https://man7.org/linux/man-pages/man7/ipv6.7.html), IPV6_PKTINFO. None for any other message, and for one
+    /// that is too short.
     fn destination(&self) -> Option<Destination> {
         match (self.level, self.kind) {
             #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
@@ -110,7 +110,7 @@ impl<'a> Iterator for ControlMessages<'a> {
             [a, b, c, d] => usize::try_from(u32::from_ne_bytes([a, b, c, d])).ok()?,
             ref len => usize::from_ne_bytes(len.try_into().ok()?),
         };
-        // Neither shorter than its header nor longer than the rest.
+        // None if the length is shorter than the header, or longer than the rest.
         let data = self.rest.get(DATA..len)?;
         let next = len.checked_next_multiple_of(ALIGNMENT);
         self.rest = next.and_then(|next| self.rest.get(next..)).unwrap_or_default();
@@ -192,10 +192,10 @@ mod tests {
         let whole = info_message("fe80::a", 3);
         let data = info("fe80::a", 3);
         for len in 0..DATA + data.len() {
-            // As the kernel cuts it: the length is that of the buffer.
+            // The message is cut as the kernel cuts it: the length is that of the buffer.
             let cut = message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &data, len);
             assert_eq!(destination(&cut), Destination::default(), "the length is {len}");
-            // And with a length that goes beyond the end.
+            // A length that goes beyond the end gives none either.
             assert_eq!(destination(&whole[..len]), Destination::default(), "{len} bytes are there");
         }
     }

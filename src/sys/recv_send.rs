@@ -3,11 +3,12 @@
 //! With these points a call in a process with threads takes two locked operations and some fifty instructions more, and Rust
 //! cancels no threads.
 //!
-//! The last argument of both calls is left out. It would go over the stack, one more cache line of each coroutine.
+//! The last argument of both calls is left out. It would be passed on the stack, which is one more cache line of each
+//! coroutine.
 //!
 //! `portable/recv_send.rs` has the C library's own functions, and stands in on Android, under Miri, and on other
-//! processors, where the number of the call or the passing of arguments differs (32-bit x86 has one call,
-//! socketcall(2), for all of them).
+//! processors, where the number of the call or the passing of arguments differs (32-bit x86 has one call, socketcall(2),
+//! for all of them).
 
 use std::ptr;
 
@@ -15,7 +16,7 @@ use std::ptr;
 ///
 /// # Safety
 ///
-/// As of recv(2).
+/// The conditions of recv(2).
 #[inline(always)]
 pub(super) unsafe fn recv(
     fd: libc::c_int,
@@ -34,7 +35,7 @@ pub(super) unsafe fn recv(
 ///
 /// # Safety
 ///
-/// As of send(2).
+/// The conditions of send(2).
 #[inline(always)]
 pub(super) unsafe fn send(
     fd: libc::c_int,

@@ -14,7 +14,7 @@ use socket2::{SockFilter, SockRef};
 /// once.
 pub(crate) fn refuse_clients(listener: BorrowedFd<'_>) {
     let socket = SockRef::from(&listener);
-    // A listener over TCP has no such half: shutdown(2) would end the listening, and reset the clients in the queue.
+    // On a TCP listener shutdown(2) would also end the accept queue, and reset the clients in it.
     let is_unix = socket.local_addr().is_ok_and(|address| address.is_unix());
     // If it fails, clients that arrive before the close are reset by it.
     let _ = if is_unix {

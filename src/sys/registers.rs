@@ -5,8 +5,8 @@
 //! in AVX-512's zmm16 to zmm31: a kilobyte that every later switch of the thread writes and reads. In a ping-pong among
 //! a thousand threads this costs about 3 %: `bench/WHERE-THE-TIME-GOES.md` has the measurement.
 //!
-//! It is called where a thread is about to leave the processor: before a receive that may wait, and before a fork. The
-//! kernel tracks by XINUSE whether a part of the state is empty, and XSAVEOPT and XSAVES skip such parts.
+//! [`empty`] is called where a thread is about to leave the processor: before a receive that may wait, and before a fork.
+//! The kernel tracks by XINUSE whether a part of the state is empty, and XSAVEOPT and XSAVES skip such parts.
 
 /// Empties zmm16 to zmm31, which hold no value across a call. It takes some nanoseconds. A processor without these
 /// registers does nothing.
@@ -40,7 +40,7 @@ pub(super) fn empty() {
     }
 }
 
-/// See the form above.
+/// Does nothing: other processors have no such registers.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn empty() {}
 

@@ -24,7 +24,7 @@ static RAISED: Mutex<Option<Raised>> = Mutex::new(None);
 struct Raised {
     /// The soft limit that programs get back.
     from: libc::rlim_t,
-    /// The limit that [`raise_descriptors`] has set. If the limit is another one by now, the program has decided
+    /// The limit that [`raise_descriptors`] has set. If the process has another limit by now, the program itself has set
     /// that, and it stays.
     to: libc::rlim_t,
 }
@@ -47,9 +47,9 @@ pub(crate) fn raise_descriptors() -> io::Result<u64> {
 pub(crate) fn descriptors() -> Option<(u64, u64)> {
     let limit = descriptor_limit().ok()?;
     let open = match std::fs::read_dir("/proc/self/fd") {
-        // One less than there are entries: reading the folder has it open as well.
+        // One less than the entries: the read itself has the folder open.
         Ok(entries) => entries.count().saturating_sub(1) as u64,
-        // None is left for the folder.
+        // No descriptor is left to open the folder with, so all are in use.
         Err(error) if error.raw_os_error() == Some(libc::EMFILE) => limit.rlim_cur as u64,
         Err(_) => return None,
     };
@@ -82,8 +82,8 @@ pub(crate) fn spare_descriptor() -> io::Result<OwnedFd> {
     File::open("/dev/null").map(Into::into)
 }
 
-/// [setrlimit(2)](https://man7.org/linux/man-pages/man2/setrlimit.2.html). A soft limit up to the hard one needs no
-/// privilege.
+/// Sets both limits: [setrlimit(2)](https://man7.org/linux/man-pages/man2/setrlimit.2.html). A soft limit up to the hard
+/// one needs no privilege.
 fn set_descriptor_limit(limit: &libc::rlimit) -> io::Result<()> {
     // SAFETY: the pointer is to a live structure.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const *limit) }).map(drop)
@@ -91,7 +91,8 @@ fn set_descriptor_limit(limit: &libc::rlimit) -> io::Result<()> {
 
 /// Makes a program begin with the limit from before [`raise_descriptors`], if the process still has the raised one.
 pub(crate) fn restore_descriptors(command: &mut Command) {
-    // Copied out of the lock here: the closure runs in the child, where another thread may have held it for ever.
+    // The limits are copied out of the lock here: the closure runs in the child, where the lock may stay held for ever by a
+    // thread that is not there.
     let Some(Raised { from, to }) = *RAISED.lock() else { return };
     let restore = move || {
         let mut limit = descriptor_limit()?;

@@ -30,10 +30,10 @@ pub(crate) fn lend_once<'a, X>(
     wait: impl Fn(),
 ) -> X {
     let ended = Rc::new(Cell::new(false));
-    // SAFETY: only the lifetime changes. `work` is dropped, or consumed by its call, before `ended` is set: `Lent` holds both
-    // in this order. Every way out of this function leads through the loop below, which ends when `ended` is set, so `work`
-    // is not used after `'a`. The closure is not `Send`, so `Cell` is seen by this thread alone; a closure that is forgotten
-    // never sets it, and this function never returns.
+    // SAFETY: only the lifetime changes. `work` is dropped, or consumed by its call, before `ended` is set: `Lent` holds
+    // both in this order. Every way out of this function leads through the loop below, which ends when `ended` is set, so
+    // `work` is not used after `'a`. The closure is not `Send`, so `Cell` is seen by this thread alone; if the closure is
+    // forgotten, `ended` is never set, and this function never returns.
     let work = unsafe { mem::transmute::<Box<dyn FnOnce() + 'a>, Box<dyn FnOnce()>>(work) };
     let lent = Lent { work, _end: LentEnd { ended: Rc::clone(&ended), on_end } };
     let result = panic::catch_unwind(AssertUnwindSafe(|| within(Box::new(move || lent.call()))));
@@ -54,7 +54,7 @@ pub(crate) fn lend_once<'a, X>(
 
 /// The closure, and the note of its end. They are dropped in the order of the fields.
 ///
-/// On the borrower's side. A drop without a call is a borrower that has given up, which ends the loan as well.
+/// The borrower has it. A drop without a call means that the borrower has given up, which ends the loan as well.
 struct Lent {
     work: Box<dyn FnOnce()>,
     _end: LentEnd,
@@ -68,7 +68,7 @@ impl Lent {
     }
 }
 
-/// Its drop notes that the closure is gone.
+/// The part of a [`Lent`] whose drop notes that the closure is gone.
 struct LentEnd {
     ended: Rc<Cell<bool>>,
     on_end: Rc<dyn Fn()>,

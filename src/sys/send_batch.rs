@@ -27,7 +27,7 @@ use super::socket::SEND_FLAGS;
 /// One datagram to send: its receiver, the local address that it leaves from, and its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OutgoingDatagram<'a> {
-    /// Its receiver.
+    /// The receiver.
     pub(crate) peer: &'a PeerName,
     /// The local address. None leaves it to the route.
     pub(crate) local: Option<LocalAddress>,
@@ -38,8 +38,8 @@ pub(crate) struct OutgoingDatagram<'a> {
 impl OutgoingDatagram<'_> {
     /// Sends it at once; `WouldBlock` if there is no room.
     ///
-    /// EMSGSIZE: it is longer than the protocol or the route takes. ENETUNREACH, EHOSTUNREACH, EPERM (a firewall): the
-    /// peer cannot be reached. A success says that it has left, not that it has arrived.
+    /// EMSGSIZE: the datagram is longer than the protocol or the route takes. ENETUNREACH, EHOSTUNREACH, EPERM (a
+    /// firewall): the peer cannot be reached. A success says that the datagram has left, not that it has arrived.
     pub(crate) fn send(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         let mut control = ControlBuf::new();
         let mut part = self.part();
@@ -109,9 +109,9 @@ impl SendBatch {
     ///
     /// # Panics
     ///
-    /// If there are fewer.
+    /// If there are fewer datagrams.
     pub(crate) fn get(&self, index: usize) -> OutgoingDatagram<'_> {
-        // It begins where the one before it ends.
+        // A datagram begins where the one before it ends.
         let start = index.checked_sub(1).map_or(0, |before| self.heads[before].2);
         let (peer, local, end) = &self.heads[index];
         OutgoingDatagram { peer, local: *local, bytes: &self.bytes[start..*end] }
@@ -120,8 +120,8 @@ impl SendBatch {
     /// One message of the batch, and how many datagrams it stands for. That is datagram number `first` alone, or,
     /// with GSO, also the following ones that are as long and go the same way.
     ///
-    /// The bytes of a burst need not be copied: datagrams lie one behind the other, so the burst is the slice from the
-    /// first to the last.
+    /// The bytes of a burst need not be copied: datagrams lie one after the other, so the burst is the slice from the first
+    /// to the last.
     fn message(&self, first: usize, gso: Gso) -> (OutgoingDatagram<'_>, usize) {
         let one = self.get(first);
         let len = one.bytes.len();
@@ -151,8 +151,8 @@ pub(crate) enum Gso {
     Off,
 }
 
-/// Whether the kernel can do this for the socket. If it cannot (Linux before 4.18), such a message would leave as one
-/// long datagram.
+/// Whether the kernel can cut bursts for the socket. If it cannot (Linux before 4.18), a burst would leave as one long
+/// datagram.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn gso_of(fd: BorrowedFd<'_>) -> Gso {
     let mut value: libc::c_int = 0;
@@ -160,7 +160,7 @@ pub(crate) fn gso_of(fd: BorrowedFd<'_>) -> Gso {
     if asked.is_ok() { Gso::On } else { Gso::Off }
 }
 
-/// Other systems do not have it.
+/// Other systems have no GSO.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn gso_of(_fd: BorrowedFd<'_>) -> Gso {
     Gso::Off
@@ -172,7 +172,7 @@ pub(crate) fn gso_of(_fd: BorrowedFd<'_>) -> Gso {
 ///
 /// # Errors
 ///
-/// That of the first datagram, or of its burst. The datagrams after it were not tried.
+/// The error of the first datagram, or of its burst. The datagrams after it were not tried.
 ///
 /// [sendmmsg(2)](https://man7.org/linux/man-pages/man2/sendmmsg.2.html)
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -182,7 +182,7 @@ pub(crate) fn send_batch(
     first: usize,
     gso: Gso,
 ) -> io::Result<usize> {
-    // All messages first: `parts` and `controls` have their final length before a header points into them.
+    // All messages are made first: so `parts` and `controls` have their final length before a header points into them.
     let mut messages = Vec::with_capacity(batch.len() - first);
     let mut next = first;
     while next < batch.len() {

@@ -50,14 +50,14 @@ fn tell_local_ipv4(_fd: BorrowedFd<'_>) -> io::Result<()> {
 pub(super) struct ControlBuf([u8; ControlBuf::LEN]);
 
 impl ControlBuf {
-    /// The larger of the two structures for an address, and the length of the datagrams in a burst.
+    /// Room for the larger of the two structures for an address, and for the length of the datagrams in a burst.
     // SAFETY: `CMSG_SPACE` computes with its argument and touches no memory.
     pub(super) const LEN: usize = unsafe {
         libc::CMSG_SPACE(mem::size_of::<libc::in6_pktinfo>() as libc::c_uint)
             + libc::CMSG_SPACE(mem::size_of::<u16>() as libc::c_uint)
     } as usize;
 
-    /// Without a message.
+    /// A buffer without messages.
     pub(super) fn new() -> Self {
         Self([0; Self::LEN])
     }
@@ -91,11 +91,11 @@ impl ControlBuf {
         self.push(header, libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
     }
 
-    /// Adds a message behind those that the header has.
+    /// Adds a message after those that the header has.
     ///
     /// # Panics
     ///
-    /// If there is no room, which [`LEN`](Self::LEN) has for one message of each kind.
+    /// If there is no room: [`LEN`](Self::LEN) has room for one message of each kind.
     fn push(&mut self, header: &mut libc::msghdr, level: i32, kind: i32, bytes: &[u8]) {
         let used: usize = header.msg_controllen as _;
         // SAFETY: they compute with their arguments and touch no memory.
@@ -113,7 +113,7 @@ impl ControlBuf {
             (*message).cmsg_len = len as _;
             ptr::copy_nonoverlapping(bytes.as_ptr(), libc::CMSG_DATA(message), bytes.len());
         }
-        // Set again for each message: the first one makes it valid.
+        // The pointer is set again for each message: the first one makes it valid.
         header.msg_control = self.0.as_mut_ptr().cast();
         header.msg_controllen = (used + space as usize) as _;
     }

@@ -14,12 +14,12 @@ pub(crate) struct SharedFd {
 }
 
 impl SharedFd {
-    /// Reads the number once.
+    /// Becomes an owner of the descriptor, and notes its number.
     pub(crate) fn new(owned: Arc<OwnedFd>) -> Self {
         Self { number: owned.as_raw_fd(), owned }
     }
 
-    /// One more owner.
+    /// Makes one more owner.
     pub(crate) fn share(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.owned)
     }

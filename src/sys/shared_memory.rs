@@ -32,9 +32,10 @@ unsafe impl<const NUMBERS: usize> Send for Common<NUMBERS> {}
 unsafe impl<const NUMBERS: usize> Sync for Common<NUMBERS> {}
 
 impl<const NUMBERS: usize> Common<NUMBERS> {
-    /// [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html)
+    /// Maps memory for `count` rows. [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html)
     ///
-    /// ENOMEM if the address space or what Linux may promise is used up. A mapping of no rows is refused (EINVAL).
+    /// ENOMEM if the address space, or the memory that Linux may promise, is used up. A mapping of no rows is refused
+    /// (EINVAL).
     pub(crate) fn new(count: usize) -> io::Result<Self> {
         let (bytes, access) = (Self::bytes(count), PROT_READ | PROT_WRITE);
         // Miri has one process, and no memory that several share.
@@ -56,15 +57,15 @@ impl<const NUMBERS: usize> Common<NUMBERS> {
     /// All rows. Only the atomics order the writes of several processes.
     #[inline]
     pub(crate) fn rows(&self) -> &[[AtomicU64; NUMBERS]] {
-        // SAFETY: the memory holds so many rows, begins at a page, is zero at first, which is a valid atomic,
-        // and is unmapped when this is dropped.
+        // SAFETY: the memory holds this many rows, begins at a page, is zero at first, which is a valid atomic, and is
+        // unmapped when this is dropped.
         unsafe { slice::from_raw_parts(self.rows.as_ptr(), self.count) }
     }
 }
 
 impl<const NUMBERS: usize> Drop for Common<NUMBERS> {
     fn drop(&mut self) {
-        // SAFETY: it is the mapping that `new` has made, and no reference into it is left, since `rows` borrows this.
+        // SAFETY: it is the mapping that `new` has made, and no reference into it is left, because `rows` borrows this.
         unsafe { libc::munmap(self.rows.as_ptr().cast(), Self::bytes(self.count)) };
     }
 }

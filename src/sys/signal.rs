@@ -1,7 +1,7 @@
 //! Actions of signals in this process, added to those that were there before.
 //!
-//! signal-hook-registry runs all actions of a signal, in the order in which they were registered, after the handler that was
-//! there before. So a signal that this crate takes has this way:
+//! signal-hook-registry runs all actions of a signal, in the order in which they were registered, after the handler that
+//! was there before. So a signal that this crate takes goes this way:
 //!
 //! ```text
 //! the kernel -> the registry's handler -> the program's own handler, if there was one
@@ -13,11 +13,11 @@
 //! atomics, and at most tries a lock.
 //!
 //! A signal to the process goes to one of the threads that do not block it, whichever the kernel finds first. A fork's
-//! child inherits actions and the mask; an exec keeps the mask and what is ignored, and sets handlers back to the
+//! child inherits actions and the mask; an exec keeps the mask and the ignored signals, and sets handlers back to the
 //! default.
 //!
-//! **Locks.** `TAKEN` is taken by ordinary code alone, never by an action: a signal may interrupt its holder, which
-//! could then never go on. GUARDS and CHILD_TAKES are what actions read.
+//! **Locks.** `TAKEN` is taken by ordinary code alone, never by an action: a signal may interrupt its holder, which could
+//! then never go on. Actions read `GUARDS` and `CHILD_TAKES` alone.
 
 use std::io;
 use std::mem;
@@ -29,8 +29,8 @@ use parking_lot::Mutex;
 use super::check;
 use super::clock::monotonic_micros;
 
-/// Runs `action` whenever the process gets `signal`, beside the handler that was there before. While any guard
-/// exists, of any signal, no signal has its default effect.
+/// Runs `action` whenever the process gets `signal`, beside the handler that was there before. While any guard exists, of
+/// any signal, none of the signals that were ever taken in this way has its default effect.
 ///
 /// `action` runs in the signal's handler: it may only store to atomics, write to or shut down a descriptor, try a lock,
 /// and end the process.
@@ -52,9 +52,10 @@ pub(super) fn on_signal_with_info(
     action: impl Fn(&libc::siginfo_t) + Send + Sync + 'static,
 ) -> io::Result<SignalGuard> {
     bring_back_default(signal)?;
-    // SAFETY: the callers, all within this crate, do no more in `action` than the sentence above allows.
+    // SAFETY: the callers, all within this crate, do no more in `action` than the page of `on_signal` allows.
     let id = unsafe { signal_hook_registry::register_sigaction(signal, action) }?;
-    // After the registration, so that a failure leaves the count as it was. A signal in between does its default.
+    // The guard is counted after the registration, so that a failure leaves the count as it was. A signal in between has
+    // its default effect.
     GUARDS.fetch_add(1, Ordering::SeqCst);
     Ok(SignalGuard { id })
 }
@@ -86,7 +87,7 @@ static GUARDS: AtomicUsize = AtomicUsize::new(0);
 /// The registry never gives a signal back: when its last action is gone, the signal is ignored. So before the first
 /// action one more is registered for good, which produces the default effect while there is no guard.
 fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
-    // Once for each signal: a second action for the default would do it twice.
+    // This is done once for each signal: a second such action would produce the default effect twice.
     let mut taken = TAKEN.lock();
     if taken.iter().any(|(other, _)| *other == signal) {
         return Ok(());
@@ -111,8 +112,8 @@ fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// The effect of a signal on a process without an action for it. A signal's action calls it. A signal that ends the process
-/// does so here.
+/// Produces the effect that a signal has on a process without an action for it. A signal's action calls it; if the effect
+/// is the end of the process, this call ends it.
 fn default_effect(signal: libc::c_int) {
     match signal {
         // Without an action these do nothing: see signal(7).
@@ -121,16 +122,17 @@ fn default_effect(signal: libc::c_int) {
         _ => {
             // SAFETY: `SIG_DFL` is an action of any signal, and both calls may be made in a signal's handler.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
-            // It is blocked while its own handler runs.
+            // The signal is blocked while its own handler runs.
             change_mask(libc::SIG_UNBLOCK, &[signal]);
             raise(signal);
         }
     }
 }
 
-/// [raise(3)](https://man7.org/linux/man-pages/man3/raise.3.html) fails only for a number that is no signal.
+/// Sends a signal to this thread. [raise(3)](https://man7.org/linux/man-pages/man3/raise.3.html) fails only for a number
+/// that is no signal.
 ///
-/// It goes to this thread, and has come when the call returns, unless it is blocked.
+/// Unless it is blocked, the signal has come when the call returns.
 fn raise(signal: libc::c_int) {
     // SAFETY: the call has no conditions.
     unsafe { libc::raise(signal) };
@@ -156,7 +158,7 @@ pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
     action_of(signal).is_ok_and(|action| action.sa_sigaction == libc::SIG_IGN)
 }
 
-/// Whether a signal has its default effect but for the actions of this crate: the program has no handler for it.
+/// Whether a signal has its default effect, except for the actions of this crate: the program has no handler for it.
 pub(crate) fn is_default(signal: libc::c_int) -> bool {
     let taken = TAKEN.lock().iter().find(|(other, _)| *other == signal).copied();
     taken.map_or_else(
@@ -184,8 +186,8 @@ pub(crate) fn keep_from_file_size_signal() {
     extern "C" fn nothing(_signal: libc::c_int) {}
     let is_default = |action: libc::sigaction| action.sa_sigaction == libc::SIG_DFL;
     if action_of(libc::SIGXFSZ).is_ok_and(is_default) {
-        // SAFETY: the action is all zeros, which is valid, but for a function that may be called at any time, since it does
-        // nothing, and flags; the pointer is to a live local. A failure leaves the signal as it is.
+        // SAFETY: all zeros is a valid action. Its handler does nothing, so it may be called at any time, and the flags are
+        // valid; the pointer is to a live local. A failure leaves the signal as it is.
         unsafe {
             let mut action = mem::zeroed::<libc::sigaction>();
             action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
@@ -199,7 +201,7 @@ pub(crate) fn keep_from_file_size_signal() {
 /// Unblocks signals for this thread, until this is dropped, in the same thread.
 ///
 /// A process inherits the mask of its starter across exec. A signal that the starter has blocked would stay pending for
-/// ever, and Ctrl-C do nothing.
+/// ever, and Ctrl-C would do nothing.
 #[derive(Debug)]
 pub(crate) struct LetThrough {
     /// The signals that were blocked before.
@@ -207,7 +209,8 @@ pub(crate) struct LetThrough {
 }
 
 impl LetThrough {
-    /// A mask belongs to one thread: signals to the process may reach another thread that does not block them.
+    /// Unblocks these signals. A mask belongs to one thread: a signal to the process may also reach another thread that
+    /// does not block it.
     pub(crate) fn new(signals: &[libc::c_int]) -> Self {
         let before = change_mask(libc::SIG_UNBLOCK, signals);
         // SAFETY: the set is one that the system has given.
@@ -255,9 +258,9 @@ impl Drop for SignalGuard {
     }
 }
 
-/// The signals that ask for one and the same, and which of them has come.
+/// Signals that give the same order, and when the first of them has come.
 ///
-/// A second one, by which a user loses patience, is told from an echo of the first: timeout(1) signals its program and
+/// A second order, of a user who has lost patience, is told from an echo of the first: timeout(1) signals its program and
 /// then the group that the program is in, and a wrapper passes on the Ctrl-C that the terminal has sent to both.
 #[derive(Debug, Default)]
 pub(crate) struct Repeats {
@@ -265,10 +268,10 @@ pub(crate) struct Repeats {
     first: AtomicU64,
 }
 
-/// See [`Repeats`].
+/// The place of a signal among [`Repeats`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
-    /// It begins the drain, or a like order.
+    /// The first signal: it begins the drain, or carries out another order.
     First,
     /// The same order by another way: nothing more is done.
     Echo,
@@ -276,14 +279,14 @@ pub(crate) enum Repeat {
     Second,
 }
 
-/// An echo follows within microseconds, but both sides of it may lose the processor on a busy machine. Somebody who is
-/// faster presses the keys once more.
+/// An echo follows within microseconds, but both sides of it may lose the processor on a busy machine. A user who repeats
+/// the order sooner than this has to repeat it again.
 const ECHO_MICROS: u64 = 300_000;
 
 impl Repeats {
     /// Takes note of a signal. For signal handlers: an atomic and the clock.
     pub(crate) fn note(&self) -> Repeat {
-        // Zero is taken.
+        // Zero stands for no signal.
         let now = monotonic_micros().max(1);
         match self.first.compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => Repeat::First,

@@ -10,10 +10,10 @@
 //! | Unix stream listener | accept queue | netlink, sock_diag |
 //! | Unix datagram | none: its senders wait | |
 //!
-//! `ServerContext` asks when a program or a metric wants the figures: seldom, and on any thread. A figure is a
-//! moment's: the next client may have changed it. Drops are counted since the socket was made and never go back; they
-//! are the sign of a backlog or of a receive buffer that is too small, which nothing else tells, because the server
-//! never sees those clients.
+//! `ServerContext` asks when a program or a metric wants the figures: seldom, and on any thread. A figure tells of one
+//! moment: the next client may change it. Drops are counted since the socket was made and never go back; they are the sign
+//! of a backlog or of a receive buffer that is too small, which nothing else tells, because the server never sees those
+//! clients.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -57,7 +57,7 @@ pub(crate) fn socket_figures(fd: BorrowedFd<'_>) -> SocketFigures {
                 ..SocketFigures::default()
             }
         }
-        // Its drops are none: a client that finds the queue full is told so at once.
+        // There are no drops: a client that finds the queue full is told so at once.
         Ok((Domain::UNIX, Type::STREAM)) => SocketFigures {
             accept_queue: unix_accept_queue(fd).ok().flatten(),
             ..SocketFigures::default()
@@ -72,7 +72,8 @@ const RECEIVED: usize = 0;
 const RECEIVE_BUFFER: usize = 1;
 const DROPS: usize = 8;
 
-/// [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), SO_MEMINFO: since Linux 4.12.
+/// The memory that a socket uses, and its drops: [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html),
+/// SO_MEMINFO, since Linux 4.12.
 ///
 /// The kernel writes an array of 32-bit numbers, and may know more of them than are asked for here. The drops are the
 /// last, so an older kernel with a shorter array tells none of the three.
@@ -102,7 +103,7 @@ fn unix_accept_queue(fd: BorrowedFd<'_>) -> io::Result<Option<Used>> {
     const QUEUES: u16 = 4;
     const SHOW_QUEUES: u32 = 0x10;
     const REQUEST_BYTES: usize = 40;
-    /// The length of the answer's header and the socket's structure, behind which attributes follow.
+    /// The length of the answer's header and of the socket's structure. Attributes follow them.
     const ATTRIBUTES: usize = 32;
 
     let inode = u32::try_from(File::from(fd.try_clone_to_owned()?).metadata()?.ino())
@@ -152,7 +153,7 @@ fn short(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-/// The same for four.
+/// Four bytes in the machine's own order. None beyond the end.
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }

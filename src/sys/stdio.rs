@@ -11,8 +11,8 @@ use super::rlimit::descriptor_limit;
 
 /// Makes a program begin with the first three descriptors of this process and no others.
 ///
-/// The mark is set in the child between fork and exec, where only calls that signal-safety(7) allows may be made: other
-/// threads of the parent may have held any lock.
+/// The other descriptors are marked as close-on-exec in the child, between fork and exec, where only calls that
+/// signal-safety(7) allows may be made: other threads of the parent may have held any lock.
 pub(crate) fn inherit_only_stdio(command: &mut Command) {
     // SAFETY: the closure only makes system calls. It closes nothing, but marks descriptors to be closed by the exec, in a
     // child that has its own table of descriptors and does nothing else before that exec.
@@ -22,11 +22,12 @@ pub(crate) fn inherit_only_stdio(command: &mut Command) {
 /// The first descriptor after the standard ones.
 const FIRST_AFTER_STDIO: libc::c_int = 3;
 
-/// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html), where there is one (Linux 5.11).
+/// Marks all descriptors from 3 on, by [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html) if the
+/// kernel has it (Linux 5.11).
 #[cfg(target_os = "linux")]
 fn close_on_exec_from_3() -> io::Result<()> {
-    // SAFETY: three numbers; nothing is closed now.
-    // A kernel without the call or without the flag, or a filter, refuses: then by the slow way.
+    // SAFETY: three numbers; nothing is closed now. A kernel without the call or without the flag refuses it, and so may a
+    // filter. Then each descriptor is marked by itself.
     let marked = unsafe {
         libc::syscall(
             libc::SYS_close_range,
@@ -65,8 +66,8 @@ pub(crate) fn fill_standard_descriptors() {
         if unsafe { libc::fcntl(number, libc::F_GETFD) } != -1 {
             continue;
         }
-        // It takes the lowest free number, which is this one. It stays open across `exec`, as the standard descriptors do.
-        // Where there is no such file they stay closed.
+        // The file gets the lowest free number, which is this one. It stays open across `exec`, as the standard descriptors
+        // do. Where there is no such file, the standard descriptors stay closed.
         // SAFETY: the path is a string with a NUL at its end.
         let fd = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
         if fd > 2 {

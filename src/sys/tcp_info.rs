@@ -4,8 +4,8 @@
 //! A send buffer still takes bytes when the peer is gone. Only acknowledgements show that the peer is there. The idle
 //! reaper asks for them, and sends that wait for space do.
 //!
-//! All of these are questions: one system call each, which never waits and changes nothing. An error, or None, means
-//! that the system does not tell, and the callers then go by their own counts.
+//! Each function asks by one system call, which never waits and changes nothing. An error, or None, means that the system
+//! does not tell, and the callers then go by their own counts.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -35,14 +35,14 @@ pub(crate) fn bytes_transferred(_fd: BorrowedFd<'_>) -> Option<u64> {
 }
 
 /// How long ago a connection was established, if nothing has been sent over it. For a connection that has just been
-/// accepted, this is its time in the accept queue. `None` as above. The kernel counts in its own ticks, of 1 to 10
-/// ms.
+/// accepted, this is its time in the accept queue. `None` as for [`bytes_transferred`]. The kernel counts in its own ticks,
+/// of 1 to 10 ms.
 ///
 /// `tcpi_last_data_sent`: the kernel sets the moment of the last send when it makes the socket, at the last packet of
 /// TCP's handshake.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn since_connected(fd: BorrowedFd<'_>) -> Option<Duration> {
-    /// Its offset, in words of four bytes.
+    /// The offset of `tcpi_last_data_sent`, in words of four bytes.
     const LAST_DATA_SENT: usize = 11;
     let mut info = [0u32; 26];
     let len = super::socket::get_option(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).ok()?;
@@ -75,7 +75,7 @@ pub(super) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
 /// How many sent bytes the peer's system has not acknowledged. On a Unix socket: how much memory they take until they
 /// are received. [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), SIOCOUTQ
 ///
-/// A UDP socket tells its own send buffer. EINVAL for a listener.
+/// On a UDP socket: the bytes in its own send buffer. EINVAL for a listener.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let mut count: libc::c_int = 0;

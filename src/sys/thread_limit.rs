@@ -1,6 +1,6 @@
 //! The number of threads that a process can have.
 //!
-//! `Threading` without `max_threads` could reach it in a rush of slow clients. A request beyond it is refused, as if
+//! `Threading` without `max_threads` could reach that number in a rush of slow clients. Further requests are refused, as if
 //! no thread could be started.
 
 use std::sync::OnceLock;

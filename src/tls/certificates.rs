@@ -22,7 +22,7 @@ pub(super) struct ByName {
 }
 
 impl ByName {
-    /// `all` must not be empty.
+    /// Makes the value of at least one certificate: `all` must not be empty.
     pub(super) fn new(all: Vec<Arc<CertifiedKey>>) -> Self {
         Self { all }
     }
@@ -30,7 +30,8 @@ impl ByName {
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // An ECDSA certificate is of no use to a client that knows RSA alone, and so the other way round.
+        // An ECDSA certificate is of no use to a client that knows only RSA, nor an RSA certificate to one that knows only
+        // ECDSA.
         let usable =
             |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
@@ -38,7 +39,7 @@ impl ResolvesServerCert for ByName {
         let named = name
             .filter(|_| self.all.len() > 1)
             .and_then(|name| self.all.iter().filter(usable).find(|key| has_name(key, &name)));
-        // A client may know only RSA, or only ECDSA. If it knows neither, rustls says so to it.
+        // If the client can check none of the keys, rustls tells it so.
         let any = || self.all.iter().find(usable).or(self.all.first());
         named.or_else(any).map(Arc::clone)
     }
@@ -46,8 +47,8 @@ impl ResolvesServerCert for ByName {
 
 /// Whether a certificate is for that name, also by a wildcard.
 fn has_name(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
-    // For each handshake anew: rustls keeps no parsed form, and the names take some microseconds beside a
-    // signature.
+    // The certificate is parsed for each handshake: rustls keeps no parsed form, and parsing takes some microseconds,
+    // little beside a signature.
     let parsed = key.cert.first().and_then(|first| ParsedCertificate::try_from(first).ok());
     parsed.is_some_and(|parsed| verify_server_name(&parsed, name).is_ok())
 }

@@ -24,7 +24,7 @@ use super::tickets::{KEY_PERIOD, Tickets};
 use crate::error::{Error, Result};
 
 /// TLS for [`Builder::tls`](crate::Builder::tls): certificates, and what clients have to show. All clones share one
-/// configuration: a [`reload`](Self::reload) of one changes it for all. The [module](crate::tls) has the rest.
+/// configuration: a [`reload`](Self::reload) of one changes it for all. The page of the [module](crate::tls) says more.
 ///
 /// Make the settings first, then clone: each setting returns a value of its own.
 ///
@@ -69,11 +69,11 @@ struct SharedConfig {
 struct Source {
     /// The files of each certificate: the chain and the key.
     certificates: Vec<(PathBuf, PathBuf)>,
-    /// None: no client is asked for a certificate.
+    /// How clients' certificates are checked. None: no client is asked for a certificate.
     clients: Option<Clients>,
-    /// In the order of preference. Empty: none is offered.
+    /// The protocols of ALPN, the preferred one first. Empty: none is offered.
     alpn: Vec<Vec<u8>>,
-    /// Makes the keys usable, and has the cipher suites.
+    /// The provider that makes the keys usable, and has the cipher suites.
     provider: Arc<CryptoProvider>,
 }
 
@@ -105,8 +105,8 @@ impl Tls {
     }
 
     /// Adds a certificate for other names, or for the same names with another kind of key. A client gets the first
-    /// certificate that has the name that it asks for (SNI; wildcards match) and whose key it can check; without such
-    /// a certificate, the first of all.
+    /// certificate that has the name that it asks for (SNI; wildcards match) and whose key it can check; if there is none,
+    /// the first certificate whose key it can check.
     ///
     /// # Errors
     ///
@@ -187,8 +187,8 @@ impl Tls {
         // With clients' certificates a ticket stands for a check by the old authorities, so its key goes.
         let kept = self.shared.tickets.read().clone().filter(|_| source.clients.is_none());
         let (config, tickets) = source.config(kept)?;
-        // The order of the two does not matter: a configuration has its own keys, and `prepare` only looks whether
-        // the present ones are due.
+        // The order of the two writes does not matter: a configuration has its own keys, and `prepare` only checks whether
+        // the present keys are due.
         *self.shared.tickets.write() = Some(tickets);
         *self.shared.config.write() = Arc::new(config);
         Ok(())
@@ -237,13 +237,13 @@ impl Tls {
 }
 
 impl Source {
-    /// The first reading of the files, with keys of tickets of its own.
+    /// Reads the files for the first time, and makes new keys of tickets.
     fn into_tls(self) -> Result<Tls> {
         let (config, tickets) = self.config(None)?;
         Ok(Tls::new(config.into(), Some(self), Some(tickets)))
     }
 
-    /// Reads the files.
+    /// Reads the files, and makes a configuration. `tickets`: the keys to go on with; None makes new ones.
     fn config(&self, tickets: Option<Arc<Tickets>>) -> Result<(ServerConfig, Arc<Tickets>)> {
         let keys: Result<Vec<_>> = self
             .certificates
@@ -253,7 +253,7 @@ impl Source {
         let versions = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::io("use", "the crypto provider", io::Error::other(error)))?;
-        // The file of the authorities is read here, so a reload takes revoked ones out.
+        // The file of the authorities is read here, so a reload drops those that are no longer in it.
         let builder = match &self.clients {
             None => versions.with_no_client_auth(),
             Some(clients) => {
@@ -269,7 +269,7 @@ impl Source {
             }
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByName::new(keys?)));
-        // After everything that may fail for a mistake in the files: keys are made in the end.
+        // The keys of tickets are made last, when a mistake in the files can no longer cause an error.
         let tickets = tickets.map_or_else(|| Tickets::new(KEY_PERIOD), Ok)?;
         config.alpn_protocols.clone_from(&self.alpn);
         config.ticketer = Arc::clone(&tickets) as _;
@@ -288,7 +288,7 @@ impl From<Arc<ServerConfig>> for Tls {
     }
 }
 
-/// As from an `Arc`.
+/// The same as the conversion from an `Arc`.
 impl From<ServerConfig> for Tls {
     fn from(config: ServerConfig) -> Self {
         Self::from(Arc::new(config))
@@ -303,7 +303,7 @@ fn unsupported(operation: &'static str, why: &'static str) -> Error {
 
 /// Refuses early data. It would reach no handler: rustls keeps it apart, because an attacker may have repeated it.
 fn without_early_data(mut config: Arc<ServerConfig>) -> Arc<ServerConfig> {
-    // Copied only if it must be changed and the program has kept a reference.
+    // The configuration is copied only if it must be changed and the program has kept a reference.
     if config.max_early_data_size > 0 {
         Arc::make_mut(&mut config).max_early_data_size = 0;
     }

@@ -1,6 +1,6 @@
 //! [`TlsInfo`]: what a handshake has agreed on.
 //!
-//! They are taken once, when the handshake ends, and cost a copy of the names and certificates. A later renewal of
+//! The facts are taken once, when the handshake ends, and cost a copy of the names and certificates. A later renewal of
 //! keys changes none of them.
 
 use std::fmt;
@@ -12,12 +12,13 @@ use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConnection};
 /// one line for a log.
 #[derive(Clone)]
 pub struct TlsInfo {
-    /// Copied out of the session, which belongs to the stream: a handler may look while it writes.
+    /// These values are copied out of the session, which belongs to the stream, so that a handler may read them while it
+    /// writes.
     version: ProtocolVersion,
     cipher_suite: CipherSuite,
     alpn: Option<Vec<u8>>,
     server_name: Option<String>,
-    /// The client's own first. Empty without one.
+    /// The client's certificates, its own first. Empty if the client has sent none.
     certificates: Vec<CertificateDer<'static>>,
     resumed: bool,
 }
@@ -63,8 +64,9 @@ impl TlsInfo {
     }
 
     /// The client's certificates, its own first, each as DER. They were checked against the authorities of
-    /// [`require_client_certificates`](crate::tls::Tls::require_client_certificates). A resumed session has those of
-    /// its first handshake. Empty if none was asked for, or the client has given none.
+    /// [`require_client_certificates`](crate::tls::Tls::require_client_certificates) or
+    /// [`request_client_certificates`](crate::tls::Tls::request_client_certificates). A resumed session has those of its
+    /// first handshake. Empty if none was asked for, or the client has given none.
     #[must_use]
     pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
         &self.certificates

@@ -22,9 +22,9 @@ pub(super) enum TlsStage {
     Established,
 }
 
-/// The error of a session as one of its request.
+/// The error of a session as an error of its request.
 pub(super) fn of_session(owner: RequestId, stage: TlsStage, error: Error) -> io::Error {
-    // rustls has one list of errors for both sides. These are sorted by the side that can do something about them.
+    // rustls has one list of errors for both sides. Here they are sorted by the side that can do something about them.
     match error {
         Error::InappropriateMessage { .. }
         | Error::InappropriateHandshakeMessage { .. }
@@ -37,7 +37,7 @@ pub(super) fn of_session(owner: RequestId, stage: TlsStage, error: Error) -> io:
             PeerFault::gone(owner, io::Error::new(io::ErrorKind::ConnectionAborted, error))
         }
         Error::AlertReceived(_)
-        // Here the alert comes in the handshake: this side's certificate does not please the peer, usually.
+        // An alert in the handshake mostly says that the peer does not accept this side's certificate.
         | Error::PeerIncompatible(_)
         | Error::NoCertificatesPresented
         | Error::InvalidCertificate(_)
@@ -45,7 +45,7 @@ pub(super) fn of_session(owner: RequestId, stage: TlsStage, error: Error) -> io:
         | Error::NoApplicationProtocol
         | Error::InvalidEncryptedClientHello(_)
         | Error::UnsupportedNameType => PeerFault::not_agreed(owner, error),
-        // Randomness, the clock, a certificate that cannot sign: this side's.
+        // Randomness, the clock, a certificate that cannot sign: the fault is this side's.
         _ => io::Error::other(OwnFault(error)),
     }
 }

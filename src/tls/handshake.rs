@@ -43,8 +43,8 @@ impl Preface<StreamRequest> for Tls {
 impl StreamRequest {
     /// The TLS of this connection: version, cipher, names and certificates. None in the clear.
     ///
-    /// It is lent, so that a choice by name or protocol copies nothing. To write it to the same request, take what is
-    /// written out of the loan first:
+    /// The result is borrowed from the request, so that a choice by name or protocol copies nothing. To write a part of it
+    /// to the same request, copy that part first:
     ///
     /// ```
     /// use std::io::Write;
@@ -66,8 +66,8 @@ impl StreamRequest {
         self.seal_facts()?.downcast_ref()
     }
 
-    /// Starts TLS in the middle of a protocol that begins in the clear (STARTTLS). A server that speaks TLS from the
-    /// first byte on has [`Builder::tls`](crate::Builder::tls) instead.
+    /// Starts TLS in the middle of a protocol that begins in the clear (STARTTLS). A server that speaks TLS from the first
+    /// byte on uses [`Builder::tls`](crate::Builder::tls) instead.
     ///
     /// As for [`wrap_stream`](Self::wrap_stream), bytes that were written before leave first, in the clear. An outbox
     /// that was made before takes no more messages; a new [`outbox`](Self::outbox) is encrypted. Bytes that the peer
@@ -76,11 +76,10 @@ impl StreamRequest {
     ///
     /// # Errors
     ///
-    /// Those of the handshake. They are the peer's fault ([`PeerFault`](crate::request::PeerFault)), unless the
-    /// machine has no randomness. `TimedOut` after [`Limits::handshake`](crate::Limits::handshake). If the handshake
-    /// had to make room for others ([`Limits::handshakes`](field@crate::Limits::handshakes)), the error ends the
-    /// request as [`Refused`](crate::monitor::CloseReason::Refused), and is not reported. After an error the connection
-    /// is gone.
+    /// The errors of the handshake. They are the peer's fault ([`PeerFault`](crate::request::PeerFault)), unless the
+    /// machine has no randomness. `TimedOut` after [`Limits::handshake`](crate::Limits::handshake). If the handshake had to
+    /// make room for others ([`Limits::handshakes`](field@crate::Limits::handshakes)), the error ends the request as
+    /// [`Refused`](crate::monitor::CloseReason::Refused), and is not reported. After an error the connection is gone.
     ///
     /// ```
     /// use std::io::Write;
@@ -122,7 +121,7 @@ impl StreamRequest {
             Ok((Box::new(stream), Box::new(info)))
         });
         drop(unfinished);
-        // It has left the list of the unfinished by now, so this look is final.
+        // The handshake has left the list of the unfinished ones by now, so this answer is final.
         if entry.is_crowded_out() {
             return Err(io::Error::other(BeyondLimit { limit: Limit::Handshakes }));
         }
@@ -134,11 +133,11 @@ impl StreamRequest {
 fn shake_hands(config: Arc<ServerConfig>, mut base: SealBase) -> io::Result<(TlsStream, TlsInfo)> {
     let owner = base.entry.owner();
     let own_fault = |error| fault::of_session(owner, TlsStage::Handshake, error);
-    // Without randomness it fails, or with a configuration that cannot work: this side's fault.
+    // This fails without randomness, or with a configuration that cannot work: the fault is this side's.
     let mut tls = ServerConnection::new(config).map_err(own_fault)?;
     tls.set_buffer_limit(Some(SEALED_AT_ONCE));
     loop {
-        // First, because each side waits for the other's last flight. In TLS 1.3 the tickets leave here as well,
+        // This comes first, because each side waits for the other's last flight. In TLS 1.3 the tickets leave here as well,
         // after the handshake.
         while tls.wants_write() {
             tls.write_tls(&mut base.raw)?;
@@ -147,7 +146,7 @@ fn shake_hands(config: Arc<ServerConfig>, mut base: SealBase) -> io::Result<(Tls
             break;
         }
         if tls.read_tls(&mut base.raw)? == 0 {
-            // `RawStatus::explain` replaces it by the cause, if that is known.
+            // `RawStatus::explain` replaces this error by its cause, if that is known.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if let Err(error) = tls.process_new_packets() {

@@ -31,8 +31,8 @@
 //!
 //! # The handler
 //!
-//! Reads and writes are in clear; deadlines, limits, [`Outbox`](crate::Outbox), `set_wbufsize`, drain and `close_live` are
-//! as without TLS. [`request.tls()`](crate::StreamRequest::tls) says what was agreed on. Three things differ:
+//! Reads and writes are of plaintext; deadlines, limits, [`Outbox`](crate::Outbox), `set_wbufsize`, drain and `close_live`
+//! are as without TLS. [`request.tls()`](crate::StreamRequest::tls) says what was agreed on. Three things differ:
 //!
 //! - An end of input is `Ok(None)` or zero bytes only if the client has said so (close_notify). If the connection ends
 //!   without, somebody may have cut it, and the read fails with `UnexpectedEof`, a
@@ -41,16 +41,16 @@
 //!   goes on. (Many clients answer a close_notify by closing.)
 //! - A write that times out may have been encrypted already, and leaves later, before the next one.
 //!
-//! Every orderly end sends close_notify: the return of the handler, a drain, and, as far as it does not wait, `close_live`
-//! and the deadline of a drain.
+//! Every orderly end sends close_notify: the return of the handler, and a drain. `close_live` and the deadline of a drain
+//! send it too, if that needs no wait.
 //!
 //! # The handshake
 //!
-//! It runs in the worker, within [`Limits::handshake`](field@crate::Limits::handshake), so that a client that stalls
-//! in it delays no other client. A failed handshake is the client's fault, and is not reported on stderr.
-//! [`CloseReason`](crate::monitor::CloseReason) is `TimedOut` for silence, `Garbled` for bytes that are no TLS, `Disconnected`
-//! if the client has left, and `HandshakeFailed` for a version, cipher or certificate that does not suit. If TLS has
-//! an alert for it, the alert is sent.
+//! It runs in the worker, within [`Limits::handshake`](field@crate::Limits::handshake), so that a client that stalls in it
+//! delays no other client. A failed handshake is the client's fault, and is not reported on stderr.
+//! [`CloseReason`](crate::monitor::CloseReason) is `TimedOut` for silence, `Garbled` for bytes that are no TLS,
+//! `Disconnected` if the client has left, and `HandshakeFailed` for a version, cipher or certificate that does not suit.
+//! The client is sent an alert, if TLS has one for the case.
 //!
 //! # Certificates
 //!
@@ -58,19 +58,19 @@
 //!   the certificates themselves, and the first is for everybody else.
 //! - Clients' certificates: [`require_client_certificates`](Tls::require_client_certificates) and
 //!   [`request_client_certificates`](Tls::request_client_certificates).
-//! - New certificates on a running server: keep a clone, and call [`reload`](Tls::reload), from any thread, on SIGHUP for
-//!   one. The files are read anew, all or nothing, for connections from then on.
+//! - New certificates on a running server: keep a clone, and call [`reload`](Tls::reload) from any thread, on SIGHUP for
+//!   example. The files are read anew, all or nothing, for connections from then on.
 //!
 //! # Resumption
 //!
-//! A client that comes again shows a ticket and skips the costly part of the handshake. The tickets need no memory
-//! here: the server encrypts its state into them, with a key that is in no file. Each key makes tickets for six hours
-//! and is accepted for six more. Then it is gone, and nobody can use it to decrypt old sessions. A new key is made
-//! when the first connection comes after the six hours, by the process that accepts. Under
-//! [`Forking`](crate::Forking) that is the parent, before the fork, so that a ticket of one child is good in every
-//! other. (With STARTTLS the first handshake after that time makes the key; under `Forking` such a server keeps its
-//! first key, because the parent sees no handshake.) A restart makes new keys, and so does a [`reload`](Tls::reload)
-//! if clients have to show certificates. TLS 1.2 and 1.3 have the same tickets. Early data (0-RTT) is never accepted.
+//! A client that comes again shows a ticket and skips the costly part of the handshake. The tickets need no memory here:
+//! the server encrypts its state into them, with a key that is in no file. Each key makes tickets for six hours and is
+//! accepted for six more. Then it is gone, and nobody can use it to decrypt old sessions. A new key is made when the first
+//! connection comes after the six hours, by the process that accepts. Under [`Forking`](crate::Forking) that is the parent,
+//! before the fork, so that a ticket of one child is good in every other. (With STARTTLS the first handshake after that
+//! time makes the key; under `Forking` such a server keeps its first key, because the parent sees no handshake, and tickets
+//! that it gives after the six hours cannot be resumed.) A restart makes new keys, and so does a [`reload`](Tls::reload) if
+//! clients have to show certificates. TLS 1.2 and 1.3 have the same tickets. Early data (0-RTT) is never accepted.
 //!
 //! # The crypto provider
 //!

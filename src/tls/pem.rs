@@ -19,8 +19,7 @@ use crate::error::{Error, Result};
 
 /// A certificate with its chain and its key.
 ///
-/// Fails with an error that names one of the two files, and what is wrong in it. Nothing is kept of a failed
-/// attempt.
+/// Fails with an error that names one of the two files, and the mistake in it. Nothing is kept of a failed attempt.
 pub(super) fn certified_key(
     certificates: &Path,
     key: &Path,
@@ -28,7 +27,7 @@ pub(super) fn certified_key(
 ) -> Result<Arc<CertifiedKey>> {
     let chain = read_certificates(certificates, "read the certificates in")?;
     let private = read_key(key)?;
-    // Each error names the file at fault, which is the key's for all mistakes between the two.
+    // Each error names the file at fault. If the two files do not fit together, that is the key's.
     let wrong_key = |why: String| bad("use the private key in", key, why);
     let signing = provider.key_provider.load_private_key(private).map_err(|error| {
         wrong_key(format!(
@@ -94,10 +93,10 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     })
 }
 
-/// All authorities of the world take a quarter of a mebibyte.
+/// The longest file, in bytes. All public authorities together take a quarter of a mebibyte.
 const MAX_PEM_BYTES: u64 = 16 << 20;
 
-/// The text of a file, for whose error `operation` is the beginning.
+/// Reads a file. An error begins with `operation`.
 fn read(path: &Path, operation: &'static str) -> Result<Vec<u8>> {
     read_small_file(path, MAX_PEM_BYTES)
         .map_err(|error| Error::io(operation, path.display(), error))

@@ -38,16 +38,16 @@ pub(super) struct Session {
 impl Session {
     /// Encrypts the first of these bytes, and returns how many.
     pub(super) fn seal(&mut self, plain: &[u8]) -> io::Result<usize> {
-        // A peer ignores everything behind the farewell, so a write must not seem to succeed.
+        // A peer ignores everything after close_notify, so a write must not seem to succeed.
         if self.ended {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         self.tls.writer().write(&plain[..plain.len().min(SEALED_AT_ONCE)])
     }
 
-    /// Queues the farewell, once.
+    /// Queues close_notify, once.
     pub(super) fn end_output(&mut self) {
-        // Also if the farewell is there already: rustls queues one only.
+        // A close_notify may be queued already: rustls queues only one.
         self.ended = true;
         self.tls.send_close_notify();
     }
@@ -83,7 +83,7 @@ impl Write for Unwaiting<'_> {
 pub(super) struct SharedSession {
     /// Held for one call at a time, and never across a wait.
     session: Mutex<Session>,
-    /// For the count of bytes on the wire: what the outbox sends passes no raw stream.
+    /// The request, for the count of bytes on the wire: the bytes that the outbox sends pass no raw stream.
     entry: Arc<Entry>,
 }
 
@@ -116,7 +116,7 @@ impl Seal for SharedSession {
 
 /// The worker's hold on its session. Without an outbox there is no lock on its path.
 pub(super) enum Hold {
-    /// No other thread has it. Boxed, so that the other variant does not need its room.
+    /// No other thread has it. The session is boxed, so that the other variants do not need its room.
     Alone(Box<Session>),
     /// An outbox has it as well, or had it: a session never goes back.
     Shared(Arc<SharedSession>),
@@ -137,7 +137,7 @@ impl Hold {
 
     /// Shares the session: from here on others have it as well.
     ///
-    /// For good: from the second call on it only returns the same value again.
+    /// The session stays shared for good: later calls return the same value.
     pub(super) fn share(&mut self, entry: &Arc<Entry>) -> Arc<SharedSession> {
         let shared = match std::mem::replace(self, Self::Moving) {
             Self::Alone(session) => {

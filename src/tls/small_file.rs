@@ -1,7 +1,7 @@
 //! [`read_small_file`]: a file that an operator names, such as a certificate, a key or a password, read whole.
 //!
 //! A path that was given by mistake may lead to anything. So nothing is opened that is neither a file nor a pipe (some
-//! devices act when they are opened), no open waits, and no more is read than a bound.
+//! devices act when they are opened), no open waits, and no more is read than a given number of bytes.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read};
@@ -15,8 +15,8 @@ use crate::sys::{self, PollFd};
 /// Reads a file of at most `most_bytes` whole, for programs that are told the path of a certificate, a key or a password:
 /// [`Tls`](super::Tls) reads its own files by it.
 ///
-/// A pipe, such as that of a shell's `<(pass show key)`, is read to its end, which has to come within 30 s. It can be read
-/// once. A pipe that no program has open for writing is an error, and not waited for.
+/// A pipe, such as that of a shell's `<(pass show key)`, is read to its end, which has to come within 30 s. Such a pipe can
+/// be read only once. A pipe that no program has open for writing is an error, and not waited for.
 ///
 /// ```no_run
 /// use socketserver::tls::read_small_file;
@@ -29,25 +29,26 @@ use crate::sys::{self, PollFd};
 ///
 /// # Errors
 ///
-/// Those of the system; if it is a folder, a device or a socket; if it is longer; and if it is a pipe whose end does not
-/// come. The text is a sentence without the path, as those of the system are.
+/// The errors of the system. Also if the path leads to a folder, a device or a socket; if the file is longer than
+/// `most_bytes`; and if it is a pipe whose end does not come in time. The text is a sentence without the path, as those of
+/// the system are.
 pub fn read_small_file(path: impl AsRef<Path>, most_bytes: u64) -> io::Result<Vec<u8>> {
     let path = path.as_ref();
-    // Before the open, because that alone may act: the open of a watchdog starts it.
+    // This comes before the open, because the open alone may act: that of a watchdog device starts the watchdog.
     refuse_others(path.metadata()?.file_type())?;
-    // Without waiting for the other end of a pipe.
+    // So that the open does not wait for the other end of a pipe.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     // Another thing may have the name by now.
     let found = file.metadata()?.file_type();
     refuse_others(found)?;
-    // One byte more shows that a file is too long, and no more than that is read of one without an end.
+    // One byte more than allowed shows that a file is too long, and no more than that is read of a file without an end.
     let bound = most_bytes.saturating_add(1);
     let text = if found.is_fifo() {
         read_pipe(&file, bound)?
     } else {
         let mut text = Vec::new();
-        // Not by the length that the system tells: a file of /proc has none.
+        // The length that the system tells is not used: a file of /proc has none.
         (&mut file).take(bound).read_to_end(&mut text)?;
         text
     };
@@ -76,8 +77,7 @@ fn refuse_others(found: FileType) -> io::Result<()> {
 /// `bound` is one more than the caller allows. The end has to come within [`PIPE_WAIT`], however fast bytes come.
 fn read_pipe(mut pipe: &File, bound: u64) -> io::Result<Vec<u8>> {
     let (mut text, mut block, deadline) = (Vec::new(), [0; 4_096], Instant::now() + PIPE_WAIT);
-    // A block at a time, and not to the end at once: a pipe gives what is there, and the time is looked at in
-    // between.
+    // A block at a time, so that the time can be checked in between.
     while (text.len() as u64) < bound {
         match pipe.read(&mut block) {
             Ok(0) if text.is_empty() => {
@@ -89,7 +89,7 @@ fn read_pipe(mut pipe: &File, bound: u64) -> io::Result<Vec<u8>> {
             Ok(count) => text.extend(&block[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // Its result is not needed: the read or the clock below says the same.
+                // The result of the poll is not needed: the next read or the clock below says the same.
                 sys::poll(&mut [PollFd::readable(pipe.as_fd())], Some(deadline))?;
             }
             Err(error) => return Err(error),

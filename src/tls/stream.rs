@@ -25,8 +25,8 @@ use crate::live::Entry;
 use crate::peer_fault::PeerFault;
 use crate::request::{Chunk, Seal, SealBase, SealedStream, Stream};
 
-/// The length of a receive for a shared session. It goes through the stack, because rustls' own buffer is behind the
-/// lock.
+/// The length of a receive for a shared session. The bytes go into memory on the stack, because rustls' own buffer is
+/// behind the lock.
 const SMALL_RECEIVE: usize = 1024;
 /// A receive of this many bytes shows that the peer sends a stream. It is the size of rustls' own buffer.
 const STREAM_RECEIVE: usize = 4096;
@@ -48,7 +48,8 @@ pub(super) struct TlsStream {
     much: u8,
     /// How the session has failed. Plaintext from before the failure is read first.
     failed: Option<rustls::Error>,
-    /// Nobody else encrypts by the shared session any more. So its records may be taken out before they are sent.
+    /// Whether nobody else encrypts by the shared session any more, so that its records may be taken out before they are
+    /// sent.
     is_last: bool,
     /// Records of that session that the socket has not taken.
     unsent: Vec<u8>,
@@ -80,7 +81,7 @@ impl TlsStream {
     /// | shared, and nobody else encrypts any more | out of the session into `unsent`, and from there to the raw stream, which may wait |
     fn send_pending(&mut self) -> io::Result<()> {
         match &mut self.session {
-            // Straight to the raw stream. The rest stays in rustls' buffer for the next call.
+            // The bytes go straight to the raw stream. The rest stays in rustls' buffer for the next call.
             Hold::Alone(session) => {
                 while session.tls.wants_write() {
                     session.tls.write_tls(&mut self.raw)?;
@@ -89,19 +90,19 @@ impl TlsStream {
             }
             Hold::Shared(shared) if self.is_last => {
                 shared.take_records(&mut self.unsent)?;
-                // Without the lock, because this waits. An error keeps the rest for the next call.
+                // The session is not locked here, because this waits. An error keeps the rest for the next call.
                 while !self.unsent.is_empty() {
                     let count = self.raw.write(&self.unsent)?;
                     self.unsent.drain(..count);
                 }
                 Ok(())
             }
-            // Without waiting, because others may need the lock. The rest leaves before their next message.
+            // This does not wait, because others may need the lock. The rest leaves before their next message.
             Hold::Shared(shared) => match self.fd.as_ref().map(|fd| shared.transmit(fd.as_fd())) {
                 Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
                 _ => Ok(()),
             },
-            // Never seen: `share` sets it and replaces it within one call.
+            // This is never found here: `share` sets it and replaces it within one call.
             Hold::Moving => Ok(()),
         }
     }
@@ -120,7 +121,7 @@ impl TlsStream {
                     self.ahead = Chunk::receive_large(|room| raw.read(room))?;
                     self.ahead.len()
                 }
-                // Into rustls' own buffer, which it has anyway.
+                // The bytes go into rustls' own buffer, which it has anyway.
                 Hold::Alone(session) => session.tls.read_tls(raw)?,
                 Hold::Shared(_) | Hold::Moving => {
                     let mut small = [0; SMALL_RECEIVE];
@@ -129,13 +130,12 @@ impl TlsStream {
                     count
                 }
             };
-            // The end of TCP. Whether it is an honest one, close_notify decides: rustls' reader gives zero then,
-            // before this call.
+            // TCP has ended without a close_notify: after one, rustls' reader returns zero, and this is not called.
             if count == 0 {
                 return Ok(false);
             }
             let enough = if much || self.ahead.is_empty() { STREAM_RECEIVE } else { SMALL_RECEIVE };
-            // Only a second short receive in a row ends it: a stream may have one.
+            // Only two short receives in a row end the use of blocks: a stream may have a single one.
             self.much = if count >= enough { 2 } else { self.much.saturating_sub(1) };
         }
         self.decrypt();
@@ -144,23 +144,22 @@ impl TlsStream {
 
     /// Decrypts the received bytes, until there is plaintext.
     ///
-    /// Stops there, and the rest waits in `ahead`: a peer that sends faster than the handler reads does not fill
-    /// the memory with plaintext. A failure is noted in `failed`, and told when the plaintext before it has been
-    /// read.
+    /// Stops there, and the rest waits in `ahead`: a peer that sends faster than the handler reads does not fill the memory
+    /// with plaintext. A failure is noted in `failed`, and reported when the plaintext before it has been read.
     fn decrypt(&mut self) {
         let ahead = &mut self.ahead;
         let result = self.session.with(|session| {
             loop {
-                // First, because bytes of an earlier call may still be in rustls' buffer.
+                // This comes first, because bytes of an earlier call may still be in rustls' buffer.
                 let state = session.tls.process_new_packets()?;
                 if ahead.is_empty() || state.plaintext_bytes_to_read() > 0 {
                     return Ok(());
                 }
                 let mut rest: &[u8] = ahead;
-                // From memory, into rustls' buffer, which has room for a record.
+                // The bytes go from memory into rustls' buffer, which has room for a record.
                 match session.tls.read_tls(&mut rest) {
                     Ok(count) if count > 0 => ahead.consume(count),
-                    // After the peer's farewell nothing counts any more.
+                    // Bytes after the peer's close_notify are ignored.
                     _ => ahead.consume(usize::MAX),
                 }
             }
@@ -199,7 +198,7 @@ impl Read for TlsStream {
             return Ok(0);
         }
         loop {
-            // One visit under the lock for both questions.
+            // Both questions are asked in one call, because a shared session is locked for each call.
             let (read, pending) = self.session.with(|session| {
                 let read = session.tls.reader().read(buf);
                 (read, session.tls.wants_write())
@@ -210,13 +209,13 @@ impl Read for TlsStream {
                 // The end of the connection was seen by an earlier call.
                 Err(_) => return Err(PeerFault::truncated(self.entry.owner())),
             }
-            // After the plaintext that came before the failure, so that no whole message is lost.
+            // The error comes after the plaintext from before the failure, so that no whole message is lost.
             if let Some(error) = &self.failed {
                 let owner = self.entry.owner();
                 return Err(fault::of_session(owner, TlsStage::Established, error.clone()));
             }
             if pending {
-                // A peer whose renewal of keys is not answered may wait for that.
+                // A peer that has renewed its keys may wait for the answer to that.
                 self.send_pending().map_err(|error| self.lose(error))?;
             }
             if !self.receive()? {
@@ -230,7 +229,7 @@ impl Write for TlsStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // The rest of an earlier call goes first.
         self.send_pending()?;
-        // At most 64 KiB: the caller comes again with the rest, as with any short write.
+        // A call takes at most 64 KiB: the caller comes again with the rest, as with any short write.
         let count = self.session.with(|session| session.seal(bytes))?;
         self.send_pending()?;
         Ok(count)
@@ -250,7 +249,7 @@ impl Stream for TlsStream {
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
         // close_notify goes before the end of TCP, which alone anybody on the way could have sent.
         if how != Shutdown::Read {
-            // Nothing is encrypted after it.
+            // Nothing is encrypted after close_notify.
             self.session.with(Session::end_output);
             self.is_last = true;
             self.send_pending()?;

@@ -1,8 +1,8 @@
 //! [`Tickets`]: the keys of session tickets, and when they change.
 //!
-//! rustls' own rotation looks at the clock when a ticket is made or read. Under `Forking` that is in a child, and a
-//! key that the child makes would end with it. So here making or reading a ticket changes nothing. Instead the
-//! process that accepts looks before each connection (`rotate_if_due`): the parent, before the fork.
+//! rustls' own rotation looks at the clock when a ticket is made or read. Under `Forking` that is in a child, and a key
+//! that the child makes would end with it. So here neither the making nor the reading of a ticket changes a key. Instead
+//! the process that accepts checks before each connection (`rotate_if_due`): under `Forking` the parent, before the fork.
 //!
 //! ```text
 //! time      0h          6h          12h
@@ -39,7 +39,7 @@ pub(super) struct Tickets {
     period: Duration,
 }
 
-/// Changed together, so that no ticket falls between the two.
+/// The two keys. They change together, so that no ticket falls between them.
 #[derive(Debug)]
 struct Keys {
     /// Makes tickets, and reads its own.
@@ -58,7 +58,7 @@ impl Tickets {
 
     /// Makes a new key if its time has come. If the machine has no randomness, the old key stays.
     pub(super) fn rotate_if_due(&self) {
-        // For almost every connection this is all: a clock and a load.
+        // Almost every connection ends here, after a look at the clock and a load.
         let now = self.began.elapsed().as_secs();
         let due = self.due.load(Ordering::Relaxed);
         if now < due {
@@ -69,7 +69,7 @@ impl Tickets {
         if self.due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return;
         }
-        // Made before the lock is taken: handshakes go on with the old keys meanwhile.
+        // The key is made before the lock is taken: handshakes go on with the old keys meanwhile.
         if let Ok(key) = new_key() {
             let keys = &mut *self.keys.write();
             // If the server had no clients for two periods, even the current key is too old to become the previous
@@ -80,7 +80,7 @@ impl Tickets {
         }
     }
 
-    /// Makes the next key due, until it is made.
+    /// Makes the next key due at once.
     #[cfg(test)]
     pub(super) fn set_due(&self) {
         self.due.store(0, Ordering::Relaxed);
@@ -114,13 +114,15 @@ impl ProducesTickets for Tickets {
     }
 }
 
-/// A key that rustls makes. rustls' own rotation of it is slower than ours.
+/// Makes a key, by rustls. It also rotates by itself, six hours after it was made: by then ours has replaced it, and as the
+/// previous key it still reads the tickets that it has made. Only where nothing calls `rotate_if_due` (STARTTLS under
+/// `Forking`) does each child make a key of its own from then on, which ends with the child.
 fn new_key() -> Result<Arc<dyn ProducesTickets>> {
     let key = ring::Ticketer::new().map_err(|error| {
         Error::io("make a key for", "session tickets", std::io::Error::other(error))
     })?;
-    // The key accepts no ticket that is longer than the longest it has made. So it makes one here: in a child that
-    // has made none, it would accept none.
+    // The key accepts no ticket that is longer than the longest it has made. In a child it has made none, and would accept
+    // none. So it makes a long one here.
     let _ = key.encrypt(&[0; LONGEST_STATE]);
     Ok(key)
 }

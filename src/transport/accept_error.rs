@@ -1,9 +1,9 @@
 //! Accept failures: what the loop does after an error of `get_request`. One table, for every transport and every mixin.
 //!
-//! The decision is pure, and the loop acts on it (`server/accept_failure.rs`): so each row can be tested without a
-//! socket that fails in this way. Errors that look alike differ in whose they are. EMFILE is this process's own
-//! limit, and a descriptor can be made free; ENFILE is the system's, where a free one goes to anybody. ECONNABORTED
-//! is the end of one client, EBADF the end of the listener.
+//! The decision is pure, and the loop acts on it (`server/accept_failure.rs`): so each row can be tested without a socket
+//! that fails in this way. Errors that look alike differ in their cause. EMFILE is this process's own limit, and the
+//! process can free a descriptor; ENFILE is the limit of the system, where any process may take a descriptor that is freed.
+//! ECONNABORTED is the end of one client, EBADF the end of the listener.
 
 use std::io;
 
@@ -52,9 +52,9 @@ pub fn accept_action(error: &io::Error) -> AcceptAction {
         ) => Skip,
         // This process's own limit.
         Some(libc::EMFILE) => Shed,
-        // The whole system's.
+        // Errors of the whole system.
         Some(libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => BackOff,
-        // The listener's: it is closed, or something else has its number, or it does not listen.
+        // Errors of the listener: it is closed, or something else has its number, or it does not listen.
         Some(libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT) => Fatal,
         _ => BackOff,
     }

@@ -54,11 +54,12 @@ pub(super) struct DatagramSocket {
     pub(super) socket: ServerSocket,
     /// See [`bound_address`](Self::bound_address).
     bound: OnceLock<Address>,
-    /// In bytes. `RecvBatch` takes zero for one, and 16 MiB for anything above.
+    /// The most bytes that a datagram keeps. `RecvBatch` takes zero for one, and anything above 16 MiB for 16 MiB.
     max_packet_size: usize,
     /// Datagrams that were received and not taken yet. The queue outlives a run: nothing that was received is lost.
     queue: Mutex<ReceiveQueue>,
-    /// Locked to gather a reply, and to take all of them out for a flush. Never held while they are sent.
+    /// The replies that wait to leave together. Locked to gather a reply, and to take all of them out for a flush, and
+    /// never while they are sent.
     replies: Mutex<ReplyQueue>,
     /// The server closes, and receives nothing more.
     closing: AtomicBool,
@@ -66,7 +67,7 @@ pub(super) struct DatagramSocket {
     batch_has_more: AtomicBool,
     /// How many more replies are sent without being gathered: see [`UNGATHERED_REPLIES`].
     ungathered: AtomicU32,
-    /// Found out with the first batch.
+    /// Whether the kernel cuts bursts into datagrams. Found out with the first batch of replies.
     gso: OnceLock<Gso>,
 }
 
@@ -110,7 +111,7 @@ impl ReceiveQueue {
 /// The replies that wait to leave together.
 #[derive(Default)]
 struct ReplyQueue {
-    /// In the order of the replies. A flush takes it, and puts the empty batch back for its memory.
+    /// The gathered replies, in their order. A flush takes the batch out, and puts it back empty, which keeps its memory.
     gathered: SendBatch,
     /// The number of the thread that has promised to flush before it waits. Only this thread gathers.
     promised: Option<usize>,
@@ -169,15 +170,15 @@ impl DatagramSocket {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             queue.last_taken = None;
-            // With the first batch, because the socket is bound by then: its address says whether the kernel has to
-            // tell destinations.
+            // The buffers are made with the first batch, because the socket is bound by then: its address says whether the
+            // kernel has to tell destinations.
             let make = || {
                 let is_any = self.bound_address().ip().is_some_and(|ip| ip.is_unspecified());
                 let destinations = if is_any { Destinations::Told } else { Destinations::Unknown };
                 RecvBatch::new(BATCH, self.max_packet_size, destinations)
             };
             let receiver = queue.receiver.get_or_insert_with(make);
-            // Under the lock of the queue, which is no wait: recvmmsg does not block here.
+            // The queue is locked here, which is no wait: recvmmsg does not block.
             self.socket.with(|fd| receiver.receive(fd.as_fd()))?;
             queue.guard.get_or_insert_with(|| ReplyLoopGuard::new(self.socket.local_name()));
         }
@@ -198,7 +199,7 @@ impl DatagramSocket {
                 None => break None,
             }
         };
-        // For `reply`, which must not take the lock of the queue.
+        // This is for `reply`, which must not take the lock of the queue.
         self.batch_has_more.store(receiver.len() != 0, Ordering::Relaxed);
         packet
     }
@@ -217,8 +218,9 @@ impl DatagramSocket {
         if !wait::is_in_loop() {
             return self.send(reply);
         }
-        // Coroutines run when the loop has taken the whole batch, and their thread flushes when it has run all of them. To a
-        // Unix socket they send at once: only there a reply tells the handler of a peer that is gone or does not read.
+        // Coroutines run when the loop has taken the whole batch, and their thread flushes when it has run all of them. To
+        // a Unix socket they send at once: only over Unix sockets does a send tell the handler that the peer is gone or
+        // does not read.
         let others_follow = wait::is_parked_here() && !matches!(reply.peer, PeerName::Other(_));
         let batch_has_more = self.batch_has_more.load(Ordering::Relaxed) || others_follow;
         // `may_gather` counts, so it is asked last.
@@ -237,7 +239,7 @@ impl DatagramSocket {
 
     /// Gathers a reply, if this thread may and if another datagram follows. Returns how many replies are gathered.
     ///
-    /// None: it has to be sent at once, after the gathered ones. The bytes are copied, so the handler may use its
+    /// None: the reply has to be sent at once, after the gathered ones. The bytes are copied, so the handler may use its
     /// buffer again.
     fn gather(
         self: &Arc<Self>,
@@ -245,13 +247,13 @@ impl DatagramSocket {
         batch_has_more: bool,
     ) -> Option<usize> {
         let mut replies = self.replies.lock();
-        // A batch of one gains nothing. If some are gathered already, this one follows them.
+        // A batch of one gains nothing. If replies are gathered already, this reply follows them.
         if replies.gathered.len() == 0 && !batch_has_more {
             return None;
         }
         let me = wait::number_of_thread();
         if replies.promised.is_none() {
-            // Asked for by the first reply of a batch. A thread without a `FlushPromise` is refused, and sends at
+            // The first reply of a batch asks for the flush. A thread without a `FlushPromise` is refused, and sends at
             // once.
             let flush: Arc<dyn Flush> = Arc::clone(self) as _;
             replies.promised = wait::flush_before_waiting(&flush).then_some(me);
@@ -289,7 +291,7 @@ impl DatagramSocket {
                         return Err(error);
                     }
                     let room = Waiting { fd: fd.as_fd(), interest: Interest::Write, slot: None };
-                    // It may come back early: the loop looks again.
+                    // The wait may return early: the loop tries again.
                     wait::any(&[room], Some(deadline))?;
                 }
                 result => return result,
@@ -299,8 +301,8 @@ impl DatagramSocket {
 
     /// See [`Transport::refuse_new`](super::Transport::refuse_new). The rest of the batch is still handed out.
     pub(super) fn refuse_new(&self) -> bool {
-        // Before the lock: a receive that has passed the look has its batch in the queue by the time the lock is
-        // ours.
+        // The flag is set before the lock is taken: a receive that has not seen it has put its batch into the queue by
+        // then.
         self.closing.store(true, Ordering::SeqCst);
         !self.queue.lock().is_empty()
     }
@@ -317,8 +319,8 @@ const ROOM_WAIT: Duration = Duration::from_millis(100);
 
 impl Flush for DatagramSocket {
     fn flush(&self) {
-        // Taken out under the lock and sent without it: a send may wait for room, and a handler on another thread
-        // may reply meanwhile.
+        // The replies are taken out under the lock and sent without it: a send may wait for room, and a handler on another
+        // thread may reply meanwhile.
         let mut batch = {
             let mut replies = self.replies.lock();
             replies.promised = None;
@@ -327,7 +329,7 @@ impl Flush for DatagramSocket {
             }
             std::mem::take(&mut replies.gathered)
         };
-        // After the close they are lost, as on the wire.
+        // After the close the replies are lost, as datagrams on the wire may be.
         let Some(fd) = self.socket.fileno() else { return };
         let mut gso = *self.gso.get_or_init(|| gso_of(fd.as_fd()));
         let mut sent = 0;
@@ -336,8 +338,8 @@ impl Flush for DatagramSocket {
                 Ok(count) => sent += count,
                 // The route to some peer takes no bursts, or none of datagrams that long.
                 Err(_) if gso == Gso::On => gso = Gso::Off,
-                // The first of the rest failed. It is tried once more alone, and is lost if that fails as well; those
-                // behind it go on.
+                // The first of the rest failed. It is tried once more alone, and is lost if that fails as well; the replies
+                // after it are sent all the same.
                 Err(_) => {
                     let _ = self.send(batch.get(sent));
                     sent += 1;

@@ -13,7 +13,7 @@ pub trait HandoverSocket: Send + Sync {
     #[doc(hidden)]
     fn describe(&self) -> Option<(SocketDescription, Arc<OwnedFd>)>;
 
-    /// The number of the socket, if another process has given it to this one.
+    /// The number of the socket in the predecessor's list, if this process has it from a predecessor.
     #[doc(hidden)]
     fn inherited_as(&self) -> Option<usize>;
 
@@ -21,8 +21,8 @@ pub trait HandoverSocket: Send + Sync {
     #[doc(hidden)]
     fn set_holders(&self, holders: Holders);
 
-    /// The socket is closed here, and the process that shared it has ended: removes the socket's file, if it has one and
-    /// no process has the socket.
+    /// Removes the socket's file, if it has one and no process has the socket any more. Called when the socket is closed
+    /// here, and the process that shared it has ended.
     #[doc(hidden)]
     fn remove_file_as_the_last(&self);
 }
@@ -42,8 +42,8 @@ pub trait HandoverSocket: Send + Sync {
 pub enum Holders {
     /// This process alone: a close ends the accept queue, and removes the name.
     Alone,
-    /// This process and another one. A close may accept clients, but leaves the listener alone, and its name unless
-    /// the other process has closed it before.
+    /// This process and another one. A close may accept clients, but leaves the accept queue open. It removes the name only
+    /// if the other process has closed the socket before.
     Both,
     /// The other process is responsible: a close leaves the clients in the queue to it.
     Other,

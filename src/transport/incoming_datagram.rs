@@ -25,27 +25,27 @@ use crate::sys::send_batch::OutgoingDatagram;
 /// It is boxed when it is taken out of the batch, so that it moves to its handler as one pointer.
 #[derive(Debug)]
 pub struct IncomingDatagram {
-    /// Taken out when the request is made: from then on only the way back is used.
+    /// The content. Taken out when the request is made: from then on only the way back is used.
     bytes: Vec<u8>,
-    /// Its end is lost, because it was longer than `max_packet_size`.
+    /// Whether its end is lost, because it was longer than `max_packet_size`.
     truncated: bool,
     /// The sender, in the form in which the kernel has named it: a reply needs no conversion.
     peer: PeerName,
     /// The address and the interface that it came to, if the server is bound to every interface. A reply leaves
     /// from there.
     local: Option<LocalAddress>,
-    /// Decided with the request, when its client's address is at hand.
+    /// Whether a reply reaches the sender. It is decided when the request is made: the client's address is at hand then.
     reply_to: ReplyTo,
     /// The moment at which it was taken out of its batch.
     pub(super) taken: Instant,
-    /// Keeps the batches, but not the descriptor: a reply after the close fails.
+    /// The socket. This keeps the batches alive, but not the descriptor: a reply after the close fails.
     socket: Arc<DatagramSocket>,
     /// The server's socket, once the handler has asked for it.
     fd: OnceLock<Option<Arc<OwnedFd>>>,
 }
 
 impl IncomingDatagram {
-    /// Copies the bytes out of the batch, whose buffer is used again. `taken` is the time of its age.
+    /// Copies the bytes out of the batch, whose buffer is used again. `taken` is the moment from which its age counts.
     pub(super) fn new(
         received: Received<'_>,
         taken: Instant,
@@ -68,7 +68,7 @@ impl IncomingDatagram {
         self.peer.to_inet().map_or_else(Address::from_socket, Address::from)
     }
 
-    /// The address it was sent to, over UDP.
+    /// The address that it was sent to, if the kernel has told it (over UDP); otherwise the address of the socket.
     pub(super) fn local_address(&self) -> Address {
         // The kernel tells the address of a datagram and not its port, which is the socket's own.
         let bound = self.socket.bound_address();
@@ -85,7 +85,7 @@ impl IncomingDatagram {
         ticket: Ticket,
     ) -> DatagramRequest {
         self.reply_to = ReplyTo::at(ticket.client_address());
-        // They move, and are not copied again.
+        // The bytes move, and are not copied again.
         let bytes = std::mem::take(&mut self.bytes);
         DatagramRequest::new(bytes, self.truncated, local, self, ticket)
     }

@@ -67,7 +67,7 @@ impl SocketKind {
             return Self::Other;
         }
         match (kind, is_inet) {
-            // A connection first: it does not listen either, and has the better message.
+            // A connection first: it does not listen either, but the message for it says more.
             (Type::STREAM, _) if socket.peer_addr().is_ok() => Self::Connection,
             (Type::STREAM, _) if !socket.is_listener().unwrap_or(false) => Self::NotListening,
             (Type::STREAM, true) => Self::TcpListener,
@@ -83,7 +83,7 @@ impl SocketKind {
         matches!(self, Self::UnixListener | Self::UnixDatagram)
     }
 
-    /// Streams or datagrams. (Only for the four kinds that a server takes.)
+    /// The type of the socket: streams or datagrams. (Only for the four kinds that a server takes.)
     pub(super) fn socket_type(self) -> Type {
         match self {
             Self::UdpSocket | Self::UnixDatagram => Type::DGRAM,
@@ -128,13 +128,13 @@ impl fmt::Display for SocketKind {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ActivatedSocket {
-    /// Its place among the passed sockets, counted from 0.
+    /// The socket's place among the passed ones, counted from 0.
     /// [`BindAddress::activated_number`](super::BindAddress::activated_number) takes it.
     pub number: usize,
-    /// Its name: `FileDescriptorName=` of the unit, or the unit's own name. Several sockets may have one name.
-    /// `unknown` if the service manager has given no names.
+    /// The socket's name: `FileDescriptorName=` of the unit, or the unit's own name. Several sockets may have the same
+    /// name. `unknown` if the service manager has given no names.
     pub name: String,
-    /// Its kind, which decides the transport.
+    /// The socket's kind, which decides the transport.
     pub kind: SocketKind,
     /// The address that it is bound to.
     pub address: Address,
@@ -157,8 +157,8 @@ impl fmt::Display for ActivatedSocket {
 /// In a process that [takes another one's place](crate::handover) they are known as soon as it has its
 /// [`Handover`](crate::handover::Handover). A successor gets the sockets on which its predecessor has served.
 ///
-/// For programs that choose their transports by the sockets that they get. A program that knows its sockets binds to
-/// [`BindAddress::activated`](super::BindAddress::activated).
+/// This is for programs that choose their transports by the sockets that they get. A program that knows its sockets binds
+/// to [`BindAddress::activated`](super::BindAddress::activated).
 ///
 /// # Errors
 ///
@@ -171,7 +171,7 @@ pub fn activated_sockets() -> Result<Vec<ActivatedSocket>> {
     Ok(table.entries.iter().map(|entry| entry.shown.clone()).collect())
 }
 
-/// All sockets of this kind that the process has, or has had.
+/// All sockets that were passed to this process, those that servers have taken included.
 static SOCKET_TABLE: Mutex<SocketTable> =
     Mutex::new(SocketTable { asked: None, entries: Vec::new() });
 
@@ -179,14 +179,14 @@ static SOCKET_TABLE: Mutex<SocketTable> =
 struct SocketTable {
     /// The result of reading the environment, once it was read. An error stays.
     asked: Option<Result<(), String>>,
-    /// Those of the environment first, in the order of their numbers. An entry stays when its socket is taken.
+    /// The sockets of the environment first, in the order of their numbers. An entry stays when its socket is taken.
     entries: Vec<PassedSocket>,
 }
 
 /// One line of the table.
 struct PassedSocket {
-    /// Its facts, as `activated_sockets` lists them. They stay when a server has taken the socket, for the messages
-    /// of later ones.
+    /// The facts that `activated_sockets` lists. They stay when a server has taken the socket, for the error messages of
+    /// servers that ask for it later.
     shown: ActivatedSocket,
     /// None once a server has it.
     fd: Option<OwnedFd>,
@@ -208,9 +208,9 @@ pub(crate) struct ActivatedAs {
 pub(super) struct TakenSocket {
     /// The taker owns it from here on.
     pub(super) fd: OwnedFd,
-    /// Its place, which the next handover passes on.
+    /// The socket's place, which the next handover passes on.
     pub(super) activated: ActivatedAs,
-    /// Its number in the predecessor's list, if it comes from a predecessor.
+    /// The socket's number in the predecessor's list, if it comes from a predecessor.
     pub(super) inherited_as: Option<usize>,
 }
 
@@ -224,7 +224,7 @@ pub(super) fn add(activated: &ActivatedAs, fd: OwnedFd, inherited_as: usize) {
     table.add(activated, fd, inherited_as);
 }
 
-/// Takes a predecessor's socket of this kind that is bound to one of these addresses. For a server that does not ask
+/// Takes a predecessor's socket of this kind that is bound to one of these addresses. Called for a server that does not ask
 /// for an activated socket.
 pub(super) fn take_at(kind: SocketKind, addresses: &[Address]) -> Option<(TakenSocket, Address)> {
     let mut table = SOCKET_TABLE.lock();
@@ -276,7 +276,7 @@ fn cannot_take(what: &dyn fmt::Display, why: String) -> Error {
 impl SocketTable {
     /// Takes over the sockets that the environment names, at the first call.
     fn ask(&mut self) -> Result<(), String> {
-        // Once: at a second look the descriptors that were taken would be errors.
+        // The environment is read once: at a second reading the descriptors that were taken would be errors.
         if self.asked.is_none() {
             let passed = passed_by_environment();
             self.asked = Some(passed.map(|all| {
@@ -296,8 +296,8 @@ impl SocketTable {
         let is_same = |shown: &ActivatedSocket| {
             (&shown.name, &shown.kind, &shown.address) == (name, kind, address)
         };
-        // Only against those: each socket that a predecessor passes is another one, even if two look alike
-        // (SO_REUSEPORT).
+        // Compared with those of the environment alone: each socket that a predecessor passes is another one, even if two
+        // look alike (SO_REUSEPORT).
         let is_of_environment = |entry: &&PassedSocket| entry.inherited_as.is_none();
         if self.entries.iter().filter(is_of_environment).any(|entry| is_same(&entry.shown)) {
             return;
@@ -329,7 +329,7 @@ impl SocketTable {
         if let Some(taken) = named.iter_mut().find(|entry| fits(entry)).and_then(|e| e.take()) {
             return Ok(taken);
         }
-        // From no socket at all to one that nearly fits, so that the reader learns the nearest mistake.
+        // The cases go from no socket at all to one that nearly fits, so that the reader learns the nearest mistake.
         Err(match (&named[..], which) {
             ([], _) if all.is_empty() => no_socket(),
             ([], Activated::Name(name)) => format!(
@@ -351,12 +351,13 @@ impl SocketTable {
 }
 
 impl PassedSocket {
-    /// Asks the system for kind and address, once.
+    /// Makes the entry of a descriptor, whose kind and address the system tells here, once.
     fn new(activated: ActivatedAs, fd: OwnedFd, inherited_as: Option<usize>) -> Self {
         let ActivatedAs { number, name } = activated;
         let address = SockRef::from(&fd).local_addr();
         let address = address.map_or(Address::Unnamed, |address| Address::from_socket(&address));
-        // Asked also for a predecessor's socket: the table shows what it is, and not what was told of it.
+        // Asked also for a predecessor's socket: the table shows its real kind, and not the one that the predecessor has
+        // told.
         let kind = SocketKind::of(&fd);
         let shown = ActivatedSocket { number, name, kind, address, is_taken: false };
         Self { shown, fd: Some(fd), inherited_as }
@@ -374,8 +375,8 @@ impl PassedSocket {
 
 /// Says how a program gets sockets, and why it has none.
 ///
-/// LISTEN_PID tells the two usual mistakes apart: a program that was started by hand, and one that a shell script
-/// of the unit has started, whose number the variable has.
+/// LISTEN_PID tells the two usual mistakes apart: a program that was started by hand, and one that a shell script of the
+/// unit has started. In the second case the variable has the number of the script's process.
 fn no_socket() -> String {
     let why = match variable("LISTEN_PID") {
         Some(process) => {
@@ -401,7 +402,7 @@ fn passed_by_environment() -> Result<Vec<(String, OwnedFd)>, String> {
         },
         None => Ok(None),
     };
-    // Without it, or with another number, they are for the process that has started this one.
+    // Without LISTEN_PID, or with the number of another process in it, the descriptors are not for this process.
     if number("LISTEN_PID")? != usize::try_from(std::process::id()).ok() {
         return Ok(Vec::new());
     }
@@ -411,7 +412,7 @@ fn passed_by_environment() -> Result<Vec<(String, OwnedFd)>, String> {
         // An old manager, or a unit without names: sd_listen_fds_with_names(3) uses this word.
         None => vec!["unknown".to_owned(); count.min(MAX_PASSED_FDS)],
     };
-    // A name that contains a colon, say: the names behind it would belong to the wrong sockets.
+    // A name that contains a colon, say: the names after it would belong to the wrong sockets.
     if names.len() != count {
         return Err(format!("LISTEN_FDS is {count}, and LISTEN_FDNAMES has {} names", names.len()));
     }
@@ -421,7 +422,7 @@ fn passed_by_environment() -> Result<Vec<(String, OwnedFd)>, String> {
     Ok(names.into_iter().zip(fds).collect())
 }
 
-/// More descriptors than a process may have: a larger number is no number of sockets, and must cost no memory.
+/// More descriptors than a process may have. A larger LISTEN_FDS is nonsense, and must cost no memory.
 const MAX_PASSED_FDS: usize = 1 << 20;
 
 #[cfg(test)]

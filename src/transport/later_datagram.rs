@@ -75,12 +75,13 @@ impl LastingReply for LaterDatagram {
         if ReplyTo::at(to) == ReplyTo::Nobody {
             return Ok(false);
         }
-        // The route chooses the address that it leaves from: the one of the request may not reach there.
+        // No local address: the route chooses the one that the datagram leaves from. The address that the request came to
+        // may not reach this peer.
         let sent = self.name(to).and_then(|name| {
             self.send(OutgoingDatagram { peer: &PeerName::of(&name), local: None, bytes })
         });
-        // The kind stays, so that a program can tell a full buffer from a wrong address; the text gets the address,
-        // which the system's error has not.
+        // The error keeps its kind, so that a program can tell a full buffer from a wrong address. Its text gets the
+        // address, which the system's error lacks.
         let named =
             |error: io::Error| io::Error::new(error.kind(), Error::io("send to", to, error));
         sent.map(|()| true).map_err(named)

@@ -30,7 +30,7 @@ pub struct SocketDescription {
     pub(crate) kind: SocketKind,
     /// The address that its server was asked to bind to: with port 0, if any free port was wanted.
     pub(crate) asked: Address,
-    /// Its place among those of the service manager, if the service manager has made it.
+    /// The socket's place among those that the service manager has passed, if it is one of them.
     pub(crate) activated: Option<ActivatedAs>,
     /// The address that it is bound to. The path of a Unix socket is absolute.
     pub(crate) bound: Address,
@@ -43,20 +43,20 @@ pub struct SocketDescription {
 /// A socket that a predecessor has passed.
 #[derive(Debug)]
 pub(crate) struct PredecessorsSocket {
-    /// Its place in the list of the process that has passed it.
+    /// The socket's place in the list of the process that has passed it.
     pub(crate) number: usize,
-    /// In the predecessor's words.
+    /// The predecessor's description of it.
     pub(crate) description: SocketDescription,
-    /// This process's copy. It closes with the value, and the predecessor's stays.
+    /// This process's copy. It closes with the value; the predecessor's copy stays open.
     pub(crate) fd: OwnedFd,
 }
 
 impl PredecessorsSocket {
-    /// Closes it. If the predecessor has closed it before, its file is left to this process, which removes it if the
-    /// predecessor was to remove it.
+    /// Closes the socket, and returns its address. If the predecessor has closed its copy before, this process also removes
+    /// the socket's file, if the predecessor was to do so.
     fn close(self) -> Address {
         let Self { fd, description: SocketDescription { bound, file, .. }, .. } = self;
-        // First, because a socket whose copy is open here is never without a process.
+        // This comes first: while a copy is open here, the file never looks stale.
         drop(fd);
         if let (Some(file), Address::Unix(path)) = (file, &bound) {
             let options = SocketOptions::default().unlink_on_close(file.removed_at_close);
@@ -81,9 +81,9 @@ pub(crate) fn keep(sockets: Vec<PredecessorsSocket>) {
 
 /// Takes the socket that a server of this kind would bind to this address.
 ///
-/// This is the socket that is bound to such an address. Or, if the server asks for any free port, one that was bound
-/// to any free port of the same address. If there are several, the first. A server that asks for an activated socket
-/// finds it in `inherited`.
+/// That is a socket that is bound to the address; or, if the server asks for any free port, a socket that was bound to any
+/// free port of the same address. Of several, it is the first. A server that asks for an activated socket finds it in
+/// `inherited`.
 ///
 /// # Errors
 ///
@@ -113,7 +113,7 @@ pub(super) fn take(kind: SocketKind, address: &BindAddress) -> Result<Option<Pre
     if let Some(at) = passed.iter().position(is_wanted) {
         return Ok(Some(passed.remove(at)));
     }
-    // A successor may be told the address itself, and no longer the name of the socket.
+    // A successor's program may ask for the address of a service manager's socket, and no longer for its name.
     Ok(inherited::take_at(kind, &wanted).and_then(|(taken, bound)| {
         // The file of a manager's socket is the manager's, and nobody here removes it.
         let (asked, activated) = (bound.clone(), Some(taken.activated));
@@ -167,7 +167,7 @@ mod tests {
             server.server_bind(&|_| Ok(())).unwrap();
             let (description, shared) = server.describe().unwrap();
             let fd = shared.try_clone().unwrap();
-            // The predecessor is killed: its descriptors close, and nothing else is done.
+            // As if the predecessor were killed: its descriptors close, and nothing else is done.
             drop((server, shared));
             let bound = PredecessorsSocket { number: 0, description, fd }.close();
             assert_eq!(bound, Address::Unix(path.clone()));

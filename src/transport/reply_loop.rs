@@ -21,16 +21,16 @@ use crate::sys::recv_batch::Received;
 
 /// The address of a socket, and the other addresses that are known to be this machine's.
 pub(super) struct ReplyLoopGuard {
-    /// None for a Unix socket.
+    /// The port of the socket; none for a Unix socket.
     port: Option<u16>,
     /// Unspecified if the server is bound to every interface: then each address of the machine is its own address.
     ip: IpAddr,
     /// The name of a Unix socket. No other socket can send from this name. But a peer may have replaced its own file
     /// by a link to ours, and an answer to that peer then comes here.
     name: Option<SockAddr>,
-    /// Whether an address is one of this machine's, as found out since `since`.
+    /// The addresses that were looked up since `since`, and whether each is one of this machine's.
     asked: HashMap<SocketAddr, bool>,
-    /// When the oldest of these answers was found out. All of them expire together.
+    /// When the oldest of the look-ups was made. All of them expire together.
     since: Option<Instant>,
 }
 
@@ -40,7 +40,7 @@ const ANSWER_HOLDS: Duration = Duration::from_secs(1);
 const MAX_ANSWERS: usize = 1_024;
 
 impl ReplyLoopGuard {
-    /// For a socket that is bound to `name`.
+    /// A guard for a socket that is bound to `name`.
     pub(super) fn new(name: Option<SockAddr>) -> Self {
         let address = name.as_ref().map_or(Address::Unnamed, Address::from_socket);
         // `None` is no peer's port, so a Unix socket never comes to the checks of internet addresses.
@@ -99,9 +99,9 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     Address::from(address).as_inet().unwrap_or(address)
 }
 
-/// Whether an address is this machine's. When a socket is connected, the system chooses its source address, and it
-/// chooses the destination itself only if that belongs to the machine. Nothing is sent. (A bind to the address proves
-/// less: the system may allow it for addresses that do not exist.)
+/// Whether an address is this machine's. When a socket is connected, the system chooses its source address, and it chooses
+/// the address of the destination only if that belongs to the machine. Nothing is sent. (A bind to the address proves less:
+/// the system may allow it for addresses that do not exist.)
 fn is_of_this_machine(address: SocketAddr) -> bool {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

@@ -1,10 +1,10 @@
 //! A server's socket, of any of the four kinds: its descriptor, its address, its file, and the processes that have it.
 //!
-//! A thread that used a bare number could meet another socket after a close, which has got the same number since. So
-//! each use is one of two:
+//! A thread that used the bare number of a descriptor could, after a close, use another socket that has got the same
+//! number. So there are two ways to use a server's socket:
 //!
 //! - [`ServerSocket::with`], for a call that does not wait: a close waits until it has returned.
-//! - [`ServerSocket::fileno`], a share, for a wait: the descriptor stays open until the share is dropped.
+//! - [`ServerSocket::fileno`], a share of the descriptor, for a wait: the descriptor stays open until the share is dropped.
 //!
 //! ```text
 //! bind("localhost:80")  unbound: looks up [::1]:80 and 127.0.0.1:80, say; a socket for the first, with its options
@@ -21,7 +21,7 @@
 //! | made here, closed in a forked child | the child, if no other process listens any more |
 //! | from a service manager, or by `from_fd` | nobody here |
 //! | from a predecessor, not taken over yet | the last of the two that closes it |
-//! | from a predecessor, taken by no server | the same, if the predecessor was to remove it |
+//! | from a predecessor, taken by no server | the last of the two that closes it, if the predecessor was to remove it |
 //! | taken over | this process |
 //! | handed to a successor that is not ready | the last of the two that closes it |
 //! | handed to a successor that serves | the successor |
@@ -53,9 +53,9 @@ use crate::sys::fork_count::Moment;
 pub(super) struct ServerSocket {
     /// None after the close. The close waits for the calls of [`with`](Self::with) that use the socket.
     fd: RwLock<Option<Arc<OwnedFd>>>,
-    /// Decides the transport, and the options that count.
+    /// The kind of the socket, which decides the transport and the options that count.
     pub(super) kind: SocketKind,
-    /// Decides whether the socket is bound here, and whose it is.
+    /// The origin of the socket: it decides whether the socket is bound here, and which processes may have it.
     origin: Origin,
     /// The socket's place among those of the service manager, if the service manager has made it. Then it listens already,
     /// and the length of its accept queue is not this server's affair.
@@ -68,9 +68,10 @@ pub(super) struct ServerSocket {
     /// The absolute path of a Unix socket, from the bind on. Empty for all other addresses.
     bound: OnceLock<Address>,
     /// The close takes it, so that only the first close removes the file. None for an address without a file, and for a
-    /// file that another process has to remove. It is put back if the other process that has the socket may still remove it.
+    /// file that another process has to remove. It is put back if another process still has the socket: this one may have
+    /// to remove the file later.
     file: Mutex<Option<SocketFile>>,
-    /// Changed by forks of this process, and by handovers.
+    /// The processes that have the socket. Forks of this process and handovers change this.
     sharing: Mutex<Sharing>,
 }
 
@@ -81,7 +82,8 @@ struct Sharing {
     holders: Holders,
     /// The moment at which this process alone had the socket, if it ever had. Until it forks, no other process has it.
     alone: Option<Moment>,
-    /// The predecessor that has passed the socket alone had it. So when that process has closed it, this one alone has it.
+    /// Whether the predecessor that has passed the socket was the only process that had it. If so, this process alone has
+    /// the socket once the predecessor has closed it.
     predecessor_was_alone: bool,
 }
 
@@ -92,7 +94,7 @@ impl ServerSocket {
         address: &BindAddress,
         options: &SocketOptions,
     ) -> Result<Self> {
-        // First, because a new socket could not be bound to an address that a predecessor still has.
+        // This look comes first, because a new socket could not be bound to an address that a predecessor still has.
         if let Some(found) = FoundSocket::look_for(kind, address)? {
             return Self::over(found, options);
         }
@@ -101,7 +103,7 @@ impl ServerSocket {
         Ok(Self::new(kind, Origin::Made, socket, asked, options))
     }
 
-    /// With a socket that has no file and that no predecessor has passed: `over` adds what is known beyond that.
+    /// Makes the value for a socket that has no file and comes from no predecessor; `over` adds these things.
     fn new(
         kind: SocketKind,
         origin: Origin,
@@ -129,12 +131,12 @@ impl ServerSocket {
         Self::over(FoundSocket::adopted(kind, fd, Origin::Adopted, None)?, options)
     }
 
-    /// Owns a socket that came bound. It gets the options that accepted connections inherit; those that count before the
-    /// bind were the affair of the process that has made it.
+    /// Takes over a socket that came bound, and sets the options that accepted connections inherit. The options that count
+    /// before the bind were set by the process that has made the socket.
     pub(super) fn over(found: FoundSocket, options: &SocketOptions) -> Result<Self> {
         let FoundSocket { socket, origin, description } = found;
         let SocketDescription { kind, asked, activated, bound, file, alone } = description;
-        // Also a predecessor's, because the options of this program may be other ones.
+        // The options are also set on a predecessor's socket, because this program's options may differ.
         if kind == SocketKind::TcpListener {
             options
                 .prepare_tcp(&socket)
@@ -173,14 +175,14 @@ impl ServerSocket {
         self.with(|fd| Ok(Address::from_socket(&SockRef::from(fd).local_addr()?)))
     }
 
-    /// The same as a name that the kernel takes. None if the socket is closed.
+    /// The address that it is bound to, in the kernel's form. None if the socket is closed.
     pub(super) fn local_name(&self) -> Option<SockAddr> {
         self.with(|fd| SockRef::from(fd).local_addr()).ok()
     }
 
     /// See [`Transport::server_address`](super::Transport::server_address).
     pub(super) fn server_address(&self) -> Address {
-        // Before the bind and after the close there is only the wish.
+        // Before the bind and after the close only the address that was asked for is known.
         let name = self.bound.get().unwrap_or(&self.asked[0]);
         let told = match name {
             // The kernel may have chosen the port. Port 0: the socket is not bound yet.
@@ -253,15 +255,15 @@ impl ServerSocket {
     /// that process may still listen; and so may a successor that was never ready. In both cases this process closes its
     /// copy first, and then sees whether another process still listens.
     pub(super) fn server_close(&self) {
-        // Of two threads that close at once only one finds it.
+        // Of two threads that close at once only one finds the file.
         let mut file = self.file.lock().take();
         let is_shared = self.holders() == Holders::Both;
         if let Some(ours) = file.take_if(|file| file.owner.is_this_process() && !is_shared) {
-            // Without a look for forked children: the process that has made the file decides.
+            // Forked children are not looked for: the process that has made the file decides.
             ours.close();
         }
         self.close();
-        // For `remove_file_as_the_last`, when the other process has ended.
+        // A file that stays is for `remove_file_as_the_last`, when the other process has ended.
         if let Some(left) = file.and_then(SocketFile::close_as_the_last) {
             *self.file.lock() = Some(left);
         }
@@ -270,7 +272,8 @@ impl ServerSocket {
 
 impl HandoverSocket for ServerSocket {
     fn describe(&self) -> Option<(SocketDescription, Arc<OwnedFd>)> {
-        // Before the descriptor is taken: a close in between gives none, and the description is dropped.
+        // The description is made before the descriptor is taken: if the socket closes in between, there is no descriptor,
+        // and the description is dropped.
         let description = SocketDescription {
             kind: self.kind,
             asked: self.asked[0].clone(),

@@ -49,8 +49,8 @@ pub(super) struct SocketFile {
 pub(crate) struct DescribedFile {
     /// Device and inode.
     pub(crate) identity: (u64, u64),
-    /// Whether that process removes the file. A successor on the same socket goes by its own options; they say nothing about
-    /// a socket that it does not take.
+    /// Whether that process removes the file. A successor that takes the socket goes by its own options; for a socket that
+    /// no successor takes, this value counts.
     pub(crate) removed_at_close: bool,
 }
 
@@ -65,14 +65,14 @@ impl SocketFile {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "0o7777 is the most");
             return Err(name_option("unix_mode", format_args!("{mode:#o}"), &error));
         }
-        // First, so that a path that is too long fails before anything in the file system is touched.
+        // This comes first, so that a path that is too long fails before anything in the file system is touched.
         let (whole, address) = whole_path(path)?;
         let entry = DirectoryEntry::new(&whole);
-        // Until the bind: no other server takes the path between the look and the bind.
+        // The lock is held until the bind: no other server takes the path between the look and the bind.
         let _lock = entry.lock();
         if options.replace_stale {
-            // Its errors stop the bind: they say why the old file cannot go (no right to write, say), and
-            // EADDRINUSE would hide that.
+            // An error stops the bind: it says why the old file cannot go (no right to write, say), and EADDRINUSE would
+            // hide that.
             entry.remove_if_stale()?;
         }
         if let Some(mode) = options.unix_mode {
@@ -87,7 +87,7 @@ impl SocketFile {
         }
         // Without the identity the file could not be removed safely, so the server must not start as if it could.
         let removed_at_close = options.unlink_on_close;
-        // Under the lock still, so it is the file that the bind has made.
+        // The lock is still held, so this is the file that the bind has made.
         let found = match fs::symlink_metadata(entry.file()) {
             Ok(found) => found,
             Err(error) if removed_at_close => return Err(error),
@@ -112,7 +112,7 @@ impl SocketFile {
         }
     }
 
-    /// The part that a successor has to know.
+    /// The description of the file that a successor needs.
     pub(super) fn describe(&self) -> DescribedFile {
         DescribedFile { identity: self.identity, removed_at_close: self.removed_at_close }
     }
@@ -159,16 +159,16 @@ fn whole_path(path: &Path) -> io::Result<(PathBuf, SockAddr)> {
 
 /// The path from the root.
 pub(super) fn absolute(path: &Path) -> PathBuf {
-    // It fails if the working directory has been removed.
+    // `path::absolute` fails if the working directory has been removed.
     path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A name in a directory.
 #[derive(Debug)]
 struct DirectoryEntry {
-    /// The folder. It is held open, if the system can open a folder without rights on it.
+    /// The directory. It is held open, if the system can open a directory without rights on it.
     directory: Directory,
-    /// The file's name in it. The whole path of a path without a name.
+    /// The file's name in the directory; for a path without a file name, the whole path.
     name: OsString,
 }
 
@@ -190,8 +190,8 @@ impl DirectoryEntry {
         self.directory.file(&self.name)
     }
 
-    /// Locks the directory against other servers that start there. None if it cannot be opened; the bind then fails,
-    /// and its error says why.
+    /// Locks the directory against other servers that start there. None if the directory cannot be opened; the bind then
+    /// fails, and its error says why.
     ///
     /// The lock ends with the result. It is on the directory, because the file itself may not be there yet, or be
     /// removed meanwhile.
@@ -221,12 +221,12 @@ impl DirectoryEntry {
     /// `EADDRINUSE`.
     fn remove_if_stale(&self) -> io::Result<()> {
         let file = self.file();
-        // The link itself: one that leads to a socket is never replaced.
+        // This looks at a link itself: a link that leads to a socket is never replaced.
         match fs::symlink_metadata(&file) {
             Ok(found) if found.file_type().is_socket() => {}
             _ => return Ok(()),
         }
-        // A path too long for a connect: it stays.
+        // The path is too long for a connect, so the file stays.
         let Ok(address) = SockAddr::unix(&file) else { return Ok(()) };
         if !is_without_socket(&address)? {
             return Ok(());
@@ -245,15 +245,15 @@ impl DirectoryEntry {
 /// would refuse it, and a server that listens would accept it.
 fn is_without_socket(address: &SockAddr) -> io::Result<bool> {
     let probe = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-    // It cannot block: a datagram connect only looks the name up.
+    // The connect cannot block: for a datagram socket it only looks the name up.
     let refused = probe.connect(address).err().and_then(|error| error.raw_os_error());
     // Other errors prove nothing (no permission to write, say), and only a file that is known to be stale is
     // replaced.
     Ok(refused == Some(libc::ECONNREFUSED))
 }
 
-/// Names the file that is in the way of a bind. The system says `EADDRINUSE` for any file, and its reader would look
-/// for another server. If the file was replaced meanwhile, only the message is wrong.
+/// Names the file that is in the way of a bind. The system says `EADDRINUSE` for any file, and a reader of that error would
+/// look for another server. If the file was replaced meanwhile, only the message is wrong.
 ///
 /// Any other error, and that of a socket's file, is returned as it is.
 fn explain(error: io::Error, path: &Path) -> io::Error {

@@ -7,7 +7,7 @@
 //! | `datagram_methods!` | `datagrams`, an `Arc` of a [`DatagramSocket`](super::datagram_socket::DatagramSocket) |
 //! | `socket_methods!` | either: the two above call it |
 //!
-//! `bind_methods!` are those of [`Bind`](super::Bind).
+//! `bind_methods!` has the methods of [`Bind`](super::Bind).
 
 /// The methods of [`Bind`](super::Bind), for the kind of socket that the transport serves on. `$over` makes the transport
 /// of a [`ServerSocket`](super::server_socket::ServerSocket).
@@ -88,7 +88,7 @@ macro_rules! listener_methods {
         }
 
         fn connection(raw: &Self::Raw) -> Option<std::sync::Arc<std::os::fd::OwnedFd>> {
-            // The live list shuts it down to end the request, and never closes it.
+            // The live list shuts the descriptor down to end the request, and never closes it.
             Some(std::sync::Arc::clone(&raw.fd))
         }
 
@@ -118,7 +118,7 @@ macro_rules! listener_methods {
 
         #[inline]
         fn close_in_child(&self) {
-            // The reserve keeps no port, and closes when the child ends.
+            // The reserve descriptor keeps no port, and closes when the child ends.
             self.listener.socket.close();
         }
 
@@ -144,8 +144,8 @@ macro_rules! datagram_methods {
 
         fn get_request(&self) -> std::io::Result<(Self::Raw, crate::address::Address)> {
             let datagram = self.datagrams.get_request()?;
-            // Beside the datagram, because the loop decides by it (limits, `verify_request`) before a request is
-            // made.
+            // The address goes beside the datagram, because the loop decides by it (limits, `verify_request`) before a
+            // request is made.
             let peer = datagram.client_address();
             Ok((datagram, peer))
         }

@@ -79,7 +79,7 @@ pub struct SocketOptions {
     pub unlink_on_close: bool,
 }
 
-/// The values that each field names.
+/// The default values that the docs of the fields name.
 impl Default for SocketOptions {
     fn default() -> Self {
         Self {
@@ -141,10 +141,10 @@ impl SocketOptions {
     /// If the process is out of descriptors, or the system refuses an option. The error names the option, if the program
     /// has chosen its value.
     pub(super) fn socket(&self, kind: SocketKind, address: &Address) -> io::Result<Socket> {
-        // A server that is asked for no internet address is one of a Unix socket.
+        // An address that is no internet address is one of a Unix socket.
         let domain = address.as_inet().map_or(Domain::UNIX, Domain::for_address);
         let socket = Socket::new(domain, kind.socket_type(), None)?;
-        // Refused by newer kernels on a Unix socket, and without a meaning there.
+        // SO_REUSEPORT has no meaning on a Unix socket, and newer kernels refuse it there.
         if !kind.is_unix() && self.allow_reuse_port {
             socket.set_reuse_port(true)?;
         }
@@ -152,8 +152,8 @@ impl SocketOptions {
         if let (Some(only), true) = (self.only_v6, domain == Domain::IPV6) {
             socket.set_only_v6(only)?;
         }
-        // Before `listen`, or accepted connections do not get them. The kernel reads an int, and lowers it to what it
-        // allows.
+        // The sizes are set before `listen`; otherwise accepted connections do not get them. The kernel reads an int, and
+        // lowers it to what it allows.
         let as_int = |bytes: usize| bytes.min(libc::c_int::MAX as usize);
         if let Some(bytes) = self.recv_buffer_bytes {
             let set = socket.set_recv_buffer_size(as_int(bytes));
@@ -164,7 +164,7 @@ impl SocketOptions {
             set.map_err(|error| name_option("send_buffer_bytes", bytes, &error))?;
         }
         if kind == SocketKind::TcpListener {
-            // Not for UDP, where it would let two servers share a port.
+            // SO_REUSEADDR is not set for UDP, where it would let two servers share a port.
             if self.allow_reuse_address {
                 socket.set_reuse_address(true)?;
             }

@@ -1,5 +1,5 @@
-//! [`FoundSocket`]: a socket that came bound. Every transport looks in this order: a predecessor, a service manager, or
-//! else it makes one.
+//! [`FoundSocket`]: a socket that came bound. Every transport first looks for a predecessor's socket, then for one of a
+//! service manager, and otherwise makes a new one.
 //!
 //! ```text
 //! bind(address) -> a predecessor's, bound to it already?  -> FoundSocket   Origin::Predecessor
@@ -24,10 +24,10 @@ use crate::error::{Error, Result};
 pub(super) enum Origin {
     /// This process has made it: until it forks, no other process has it.
     Made,
-    /// It was handed over, open and bound, by the program (`from_fd`) or by a service manager. Other processes may have it
-    /// as well, and this server must not remove its name.
+    /// The socket was handed over, open and bound, by the program (`from_fd`) or by a service manager. Other processes may
+    /// have it as well, and this server must not remove its name.
     Adopted,
-    /// It comes from a predecessor, whose place this process takes, and had this number there. It is ours when the
+    /// The socket comes from a predecessor, whose place this process takes, and had this number there. It is ours when the
     /// predecessor has closed it.
     Predecessor(usize),
 }
@@ -47,8 +47,8 @@ pub(super) struct FoundSocket {
     /// Open and bound. It closes with this value, if no server takes it.
     pub(super) socket: Socket,
     pub(super) origin: Origin,
-    /// Its kind, addresses and file. For an adopted one this process has found them out; a predecessor has told its
-    /// own.
+    /// The kind, the addresses and the file of the socket. For an adopted socket this process has found them out; for a
+    /// predecessor's socket the predecessor has told them.
     pub(super) description: SocketDescription,
 }
 
@@ -111,7 +111,7 @@ impl FoundSocket {
     }
 }
 
-/// The predecessor's word for it counts: it has served on this socket.
+/// Takes the predecessor's description without a check: the predecessor has served on this socket.
 impl From<PredecessorsSocket> for FoundSocket {
     fn from(found: PredecessorsSocket) -> Self {
         let PredecessorsSocket { number, description, fd } = found;

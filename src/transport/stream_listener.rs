@@ -73,8 +73,8 @@ impl StreamListener {
             }
             // An accept must never block: a client may leave between the wait and the accept.
             socket.set_nonblocking(true)?;
-            // Accepted connections start with a copy of it, where the system copies options. A listener that was handed
-            // over may have a timeout.
+            // Where the system copies options, accepted connections start with the listener's timeout. A listener that was
+            // handed over may have one.
             socket.set_read_timeout(None)
         });
         // An adopted socket need not be bound, and then `listen` may fail for that.
@@ -86,8 +86,8 @@ impl StreamListener {
 
     /// Accepts one connection; `WouldBlock` if there is none.
     ///
-    /// Never blocks, and may be called by several threads. The caller owns the connection: it has no live entry
-    /// yet, and a drop closes it without a farewell.
+    /// Never blocks, and may be called by several threads. The caller owns the connection: it has no live entry yet, and a
+    /// drop closes it at once.
     pub(super) fn get_request(&self) -> io::Result<(AcceptedConnection, Address)> {
         // The same call sets close-on-exec: between two calls a fork could leak the connection to a child.
         // Two threads may accept at the same time. The kernel gives each client to one of them, and the other one
@@ -97,12 +97,12 @@ impl StreamListener {
             // `SocketIo` relies on blocking mode. On Linux an accepted socket never has O_NONBLOCK from its
             // listener, so the call is saved there.
             connection.set_nonblocking(false)?;
-            // On Linux a connection has the options of its listener as well.
+            // On Linux a connection also has the options of its listener.
             if self.socket.kind == SocketKind::TcpListener {
                 self.socket.options.prepare_tcp(&connection)?;
             }
         }
-        // The live list gets a share of it, to shut the connection down from another thread.
+        // The live list gets a share of the descriptor, to shut the connection down from another thread.
         let fd = Arc::new(OwnedFd::from(connection));
         Ok((AcceptedConnection { fd }, Address::from_socket(&peer)))
     }
@@ -127,8 +127,8 @@ impl StreamListener {
             return 0;
         }
         let mut shed = 0;
-        // Each accepted connection closes here, and frees its descriptor for the next.
-        // An error ends it as well: the queue is empty, or the free descriptor is gone.
+        // Each accepted connection closes here, and frees its descriptor for the next. An error ends the loop: the queue is
+        // empty, or the free descriptor is gone.
         while shed < MAX_SHED && self.get_request().is_ok() {
             shed += 1;
         }
@@ -136,10 +136,10 @@ impl StreamListener {
         shed
     }
 
-    /// Refuses new clients, if no other process has this listener. Returns whether this server has to serve the
-    /// clients in the accept queue.
-    /// Called by the thread that closes the server, while others may be in `get_request`. That thread then accepts
-    /// the clients that are in the queue, and closes the listener when none is left (`server/drain_backlog.rs`).
+    /// Refuses new clients, if no other process has this listener. Returns whether this server has to serve the clients in
+    /// the accept queue. Called by the thread that closes the server, while others may be in `get_request`. The thread that
+    /// closes then accepts the clients that are in the queue, and closes the listener when none is left
+    /// (`server/drain_backlog.rs`).
     pub(super) fn refuse_new(&self) -> bool {
         match self.socket.holders() {
             Holders::Alone => {}

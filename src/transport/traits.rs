@@ -90,8 +90,8 @@ pub trait Transport: Send + Sync + 'static {
         None
     }
 
-    /// When a request arrived, for its age. Default: the time of the call, right after `get_request` has returned the
-    /// value.
+    /// The moment at which a request arrived, from which its age counts. Default: the time of the call, right after
+    /// `get_request` has returned the value.
     fn received(raw: &Self::Raw) -> Instant {
         let _ = raw;
         Instant::now()
@@ -122,8 +122,9 @@ pub trait Transport: Send + Sync + 'static {
     /// datagrams do.
     fn close_in_child(&self) {}
 
-    /// Whether [`close_in_child`](Self::close_in_child) does nothing but close [`fileno`](Self::fileno). A forked child then
-    /// does not call it, and gives the number another file, which costs less. Default: false.
+    /// Whether [`close_in_child`](Self::close_in_child) does nothing but close [`fileno`](Self::fileno). A forked child
+    /// then does not call `close_in_child`, but opens another file under the descriptor's number, which costs less.
+    /// Default: false.
     fn closes_descriptor_alone(&self) -> bool {
         false
     }
@@ -184,14 +185,14 @@ pub type BeforeBind<'a> = &'a dyn Fn(BorrowedFd<'_>) -> io::Result<()>;
 /// A transport that a server can make by itself, from an address or from an open socket.
 /// [`Server::bind`](crate::Server::bind) and [`Builder::from_fd`](crate::Builder::from_fd) need one.
 pub trait Bind: Transport + Sized {
-    /// A transport that is not bound yet. Its socket exists.
+    /// Makes a transport that is not bound yet. Its socket is open already.
     ///
     /// # Errors
     ///
     /// If the address is not of this transport's kind, or the process is out of descriptors.
     fn unbound(address: &BindAddress, options: &SocketOptions) -> Result<Self>;
 
-    /// A transport over a socket that is already bound. From then on the socket belongs to the server, and is closed
+    /// Makes a transport over a socket that is already bound. From then on the socket belongs to the server, and is closed
     /// with it.
     ///
     /// # Errors

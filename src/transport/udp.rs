@@ -1,8 +1,8 @@
 //! UDP: Python's `UDPServer`, for IPv4, IPv6 and both.
 //!
-//! A server has one socket for all its peers, so requests share what connections have for themselves: the send
-//! buffer, the address that replies leave from, and the close, which has to wait for the last reply.
-//! `datagram_socket.rs` has all that is the same over Unix sockets.
+//! A server has one socket for all its peers, so requests share what connections have for themselves: the send buffer, the
+//! address that replies leave from, and the close, which has to wait for the last reply. `datagram_socket.rs` has the parts
+//! that are the same for Unix datagram sockets.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -27,10 +27,11 @@ use crate::sys::send_cmsg::tell_local_address;
 /// - **Loops.** Two servers that answer everything answer each other for ever, once one datagram tells one of them that
 ///   it comes from the other. A protocol in which no answer is a request is safe from such loops. The old internet
 ///   protocols `echo` and `time` are not safe, and are for closed networks only.
-/// - Datagrams from the server's own address are dropped, so that it never answers itself: a datagram is dropped if it
-///   comes from the server's port and from the address that the server is bound to, or from any address of the machine
-///   if the server is bound to every interface. Datagrams to a multicast group are not dropped, because several members
-///   of a group may share one address and port.
+///
+/// The server never answers itself, because datagrams from its own address are dropped: those that come from the
+/// server's port and from the address that the server is bound to, or from any address of the machine if the server is
+/// bound to every interface. Datagrams to a multicast group are not dropped, because several members of a group may
+/// share one address and port.
 #[derive(Debug)]
 pub struct Udp {
     /// Shared with every datagram that is on its way to its handler.

@@ -40,7 +40,7 @@ pub struct UnixStream {
 }
 
 impl UnixStream {
-    /// Over a predecessor's socket.
+    /// Serves on a predecessor's socket.
     pub(crate) fn over_predecessors(
         found: PredecessorsSocket,
         options: &SocketOptions,

@@ -15,28 +15,28 @@ use crate::process::OwnerProcess;
 use crate::sys::child_process;
 use crate::sys::exit_watch::{ExitWatch, Watched};
 
-/// The table and the reports of one mixin. Only the thread of the loop forks and reaps; `active_children` may be
-/// asked from any.
+/// The children of one [`Forking`](super::Forking), and the means by which it learns of their ends. Only the thread of the
+/// loop forks and reaps; any thread may ask for `active_children`.
 #[derive(Debug, Default)]
 pub(super) struct Children {
     /// Children from their fork until they are reaped.
     pub(super) table: Mutex<Table>,
-    /// Made when the first run begins: a mixin alone needs no descriptors.
+    /// Made when the first run begins: a mixin that serves nothing takes no descriptors.
     pub(super) reports: OnceLock<Reports>,
 }
 
-/// Searched from its beginning: `max_children` keeps it short.
+/// Children by their process numbers, in no order. It is searched from its beginning: `max_children` keeps it short.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// The first few, beside the lock: the memory of a vector is one more page that the parent writes to between two forks,
-    /// and that the kernel copies.
+    /// The first few children, stored beside the lock. The memory of a vector would be one more page that the parent writes
+    /// to between two forks, and that the kernel then copies.
     near: [Option<Child>; 8],
-    /// The others, in no order.
+    /// The other children, in no order.
     more: Vec<Child>,
 }
 
 impl Table {
-    /// All of them: a free place of the near ones is skipped.
+    /// All children; the free places of `near` are skipped.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Child> {
         self.near.iter().flatten().chain(&self.more)
     }
@@ -68,16 +68,18 @@ impl Table {
 
 /// A child that has not been reaped.
 pub(super) struct Child {
-    /// Reaped by `collect_one` alone.
+    /// The process number. Only `collect_one` reaps it.
     pub(super) pid: i32,
-    /// Ended when the child is reaped. None for a job that was taken before.
+    /// The request that the child serves: it is told when the child is reaped. Always there in practice, as a job without
+    /// its work starts no child.
     pub(super) request: Option<Box<dyn RequestOfChild>>,
-    /// None until the loop first waits: to watch costs more than to look.
+    /// How the end of the child is reported. None until the loop first waits: to watch a child costs more than to ask after
+    /// each request which child has ended.
     pub(super) watched: Option<Watched>,
 }
 
 impl Child {
-    /// Whether its descriptor tells of its end.
+    /// Whether a descriptor of its own reports its end.
     pub(super) fn is_watched(&self) -> bool {
         matches!(self.watched, Some(Watched::ByDescriptor(_)))
     }
@@ -90,12 +92,12 @@ impl std::fmt::Debug for Child {
 }
 
 impl Children {
-    /// A copy: nothing is called with the table locked.
+    /// The process numbers of all children. A copy, so that the caller does not work with the table locked.
     pub(super) fn pids(&self) -> Vec<i32> {
         self.table.lock().iter().map(|child| child.pid).collect()
     }
 
-    /// Those that are known to run, and those whose end has not been noticed yet.
+    /// The number of children that have not been reaped: those that run, and those whose end has not been noticed yet.
     pub(super) fn len(&self) -> usize {
         self.table.lock().iter().count()
     }
@@ -105,29 +107,30 @@ impl Children {
         self.table.lock().push(Child { pid, request, watched: None });
     }
 
-    /// Makes the reports at the first call, which takes six descriptors. Before the first fork of a run, so that a lack of
-    /// descriptors ends the run with an error and refuses no request.
+    /// The reports. The first call makes them, and takes six descriptors. It comes before the first fork of a run, so that
+    /// a lack of descriptors ends the run with an error and refuses no request.
     pub(super) fn reports(&self) -> io::Result<&Reports> {
         if let Some(reports) = self.reports.get() {
             return Ok(reports);
         }
-        // One after the other, and no lock: only the thread of the loop gets here. All or nothing: a set without the other parts
-        // is dropped again.
+        // No lock: only the thread of the loop gets here. All or nothing: if one part fails, those that were made before it
+        // are dropped.
         let (exits, owner) = (ExitWatch::new()?, OwnerProcess::noted());
         let (fatal, steps) = (TextPipe::new()?, TextPipe::new()?);
-        // Before the first fork: the memory that is shared has to be there then.
+        // The memory that children share with this process has to exist before the first fork.
         console::share_with_children();
         let mark = AtomicU64::new(report_orphans(&exits)?);
         Ok(self.reports.get_or_init(|| Reports { exits, fatal, steps, owner, mark }))
     }
 
-    /// Before a run. In a forked child that goes on for itself, the children so far are its parent's.
+    /// Called before a run. If this process is a forked child that goes on to run the server itself, the children in the
+    /// table are its parent's: they are forgotten, and the reports are renewed.
     pub(super) fn enter_process(&self) -> io::Result<()> {
         let reports = self.reports()?;
         if reports.owner.is_noted() {
             return Ok(());
         }
-        // Neither the watch of a child nor its permit is this process's to give back.
+        // Forgotten, and not dropped: the watches and the permits of these children are the parent's to give back.
         std::mem::forget(std::mem::take(&mut *self.table.lock()));
         // The owner last: if one of these fails, the next run tries all of them again.
         reports.exits.renew()?;
@@ -138,7 +141,7 @@ impl Children {
         Ok(())
     }
 
-    /// Readable while a child that is watched has ended.
+    /// A descriptor that is readable while a watched child has ended and is not reaped. None before the first run.
     pub(super) fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         self.reports.get().map(|reports| reports.exits.as_fd())
     }

@@ -3,12 +3,12 @@
 //! | status | from | means |
 //! |---|---|---|
 //! | 0, 1, 101 | a child of ours, or the handler by `exit` | completed, failed, panicked |
-//! | 160 to 223 | a child of ours | one of [`ENDS`], a stop or not, a text or not |
+//! | 160 to 223 | a child of ours | one of [`ENDS`], with or without a stop, with or without a text |
 //! | any other | the handler, by `exit` | failed |
 //!
-//! A child has eight bits to say it, and shares them with the program: a handler may call `exit`, and a shell's or a panic's
-//! status has a meaning of its own. For example 167: it is 7 above 160, so its end is the second of [`ENDS`] (7 / 4 is 1:
-//! `Failed`); of the rest, 3, both bits are set: the handler has requested a stop, and a text is in the pipe.
+//! A status has eight bits, and the program uses them too: a handler may call `exit`, and the statuses of shells and of
+//! panics have meanings of their own. An example is 167. It is 160 + 7, and 7 / 4 is 1: the entry of [`ENDS`] with index 1,
+//! `Failed`. The remainder is 3, so both bits are set: the handler has requested a stop, and a text is in the pipe.
 
 use super::ChildEnd;
 use crate::events::CloseReason;
@@ -18,13 +18,13 @@ const COMPLETED: i32 = 0;
 const FAILED: i32 = 1;
 pub(super) const PANICKED: i32 = 101;
 
-/// The other ends have statuses from here on, 160 to 223, four for each of [`ENDS`]: one more if the handler has requested a
-/// stop of its server as well, and two more if there is a text. A handler is unlikely to call `exit` with one of them:
-/// programs stay below, and shells use the numbers just above 128. The page of `Forking` says so.
+/// The first of the statuses for all other ends, 160 to 223. Each of [`ENDS`] has four: the first of them, plus one if the
+/// handler has requested a stop of its server, plus two if there is a text. A handler is unlikely to call `exit` with one
+/// of them: programs use lower numbers, and shells those just above 128. The page of `Forking` warns of it.
 const FIRST_OWN_STATUS: u8 = 160;
 const STATUSES_PER_END: usize = 4;
-/// The ends that a child can tell. The order is the protocol between a parent and its own children, and nothing else
-/// reads it. `Killed` and `Released` are the parent's to say.
+/// The ends that a child can tell. The order is the protocol between a parent and its own children, and nothing else reads
+/// it. Only the parent can tell `Killed` and `Released`.
 const ENDS: [CloseReason; 16] = [
     CloseReason::Completed,
     CloseReason::Failed,
@@ -47,7 +47,7 @@ const ENDS: [CloseReason; 16] = [
 /// The status for an end.
 #[inline]
 pub(super) fn status(end: &ChildEnd) -> i32 {
-    // Apart from the others, which need a jump table: to read it is one more page that each child maps.
+    // The usual end is tested first: the others need a jump table, which is one more page for each child to map.
     let is_usual = end.reason == CloseReason::Completed && !end.stop && end.text.is_none();
     if is_usual { COMPLETED } else { other_status(end) }
 }
@@ -60,7 +60,7 @@ fn other_status(end: &ChildEnd) -> i32 {
         (reason, stop, has_text) => {
             let all = || (FIRST_OWN_STATUS..).step_by(STATUSES_PER_END).zip(ENDS);
             let status_of = |reason| all().find(|(_, end)| *end == reason);
-            // No other reason comes from a child.
+            // A reason without an entry never comes from a child.
             let found = status_of(reason).or_else(|| status_of(CloseReason::Failed));
             let more = i32::from(stop) + 2 * i32::from(has_text);
             found.map_or(FAILED, |(status, _)| i32::from(status) + more)
@@ -79,24 +79,24 @@ pub(super) struct Status {
     pub(super) reason: CloseReason,
     /// The handler has requested a stop.
     pub(super) stop: bool,
-    /// There is more in the pipe.
+    /// The child has put a text into the pipe.
     pub(super) has_text: bool,
 }
 
-/// The end for a status.
+/// The meaning of an exit status.
 pub(super) fn end_of(status: i32) -> Status {
     let alone = |reason| Status { reason, stop: false, has_text: false };
     let ours = usize::try_from(status - i32::from(FIRST_OWN_STATUS)).ok();
     match (status, ours) {
         (COMPLETED, _) => alone(CloseReason::Completed),
         (PANICKED, _) => alone(CloseReason::Panicked),
-        // Below 160 `ours` is none, and beyond 223 there is no end for it.
+        // Below 160 `ours` is None, and above 223 `ENDS` has no entry for it.
         (_, Some(ours)) if ours / STATUSES_PER_END < ENDS.len() => Status {
             reason: ENDS[ours / STATUSES_PER_END],
             stop: ours & 1 != 0,
             has_text: ours & 2 != 0,
         },
-        // `FAILED`, and a status by which a handler has left the process itself.
+        // `FAILED`, and any status with which the handler itself has called `exit`.
         _ => alone(CloseReason::Failed),
     }
 }

@@ -3,7 +3,7 @@
 //! | process | does | must not |
 //! |---|---|---|
 //! | the parent: its loop, which is its only thread | forks (`children.rs`), watches and reaps (`reaper.rs`); tells `RequestOfChild` of each end | wait for a child, except in a drain |
-//! | the child | runs one request by [`ServeInChild`], sends its text, then its status (`text_pipe.rs`, `exit_status.rs`) | return into the loop's frames, or write to what it shares with its parent, but for the rows of its request |
+//! | the child | runs one request by [`ServeInChild`], sends its text, if it has one, and exits with its status (`text_pipe.rs`, `exit_status.rs`) | return into the loop's frames, or write to memory that it shares with its parent, except for the rows of its request |
 //!
 //! The permit and the slot of a request stay with the parent from the fork until the child is reaped. So the limits hold
 //! for processes as they hold for threads, and a child that is killed gives everything back.
@@ -32,17 +32,17 @@ use crate::sys;
 use crate::sys::fork::{self, Forked, SignalsHeld};
 use crate::wait;
 
-/// Runs each request in a process of its own: it may leak, crash, or change its user, and nothing of it is
-/// left when it has ended. Changes to memory are seen by no other request.
+/// Runs each request in a process of its own. The request may leak, crash, or change its user: nothing of it is left when
+/// it has ended, and no other request sees its changes to memory.
 ///
-/// Forking is only right in a process with one thread, so the server has to run in the main thread of a
-/// program that has started no other thread. Otherwise `serve_forever` fails, and the error names the threads. The work of
-/// another thread beside the server can be done by the hook
-/// [`ServerHooks::service_actions`](crate::ServerHooks::service_actions), in the loop.
+/// Forking is only right in a process with one thread, so the server has to run in the main thread of a program that has
+/// started no other thread. Otherwise `serve_forever` fails, and the error names the threads. Work that would need a thread
+/// beside the server can be done by the hook [`ServerHooks::service_actions`](crate::ServerHooks::service_actions), in the
+/// loop.
 ///
-/// The child closes its copy of the listener, runs the request, and leaves by `_exit` with status 0, 1 if the
-/// handler failed, 101 if it panicked, and others for the other ends of a request: the parent's observer and
-/// counts know it. A [`Fatal`](crate::Fatal) reaches the parent with its text.
+/// The child closes its copy of the listener, runs the request, and exits by `_exit`. Its status is 0 for a request that
+/// has completed, 1 if the handler failed, 101 if it panicked, and another one for each other end, so that the parent's
+/// observer and counts know how the request has ended. A [`Fatal`](crate::Fatal) reaches the parent with its text.
 ///
 /// ```
 /// use socketserver::Forking;
@@ -51,27 +51,29 @@ use crate::wait;
 /// # let _ = mixin;
 /// ```
 ///
-/// As the first process of a container (PID 1), or as a subreaper, the server's process has to wait for the orphans of
-/// the handlers' programs. It does, at once, and tells them from the children of [`std::process::Command`] that the
+/// As the first process of a container (PID 1), or as a subreaper, the server's process has to wait for the orphans of the
+/// handlers' programs. The server reaps them at once, and leaves alone the children of [`std::process::Command`], which the
 /// program waits for itself. (The other mixins wait for no orphans: start the container with an init, as by `docker run
 /// --init`.)
 ///
-/// Under TLS a silent client has a process until its handshake times out. Such clients have at most three quarters of the
-/// places that other requests leave, and never the last one, or fewer by
-/// [`Limits::handshakes`](field@crate::Limits::handshakes): at that number the parent ends the oldest unfinished handshake when
-/// the next client comes. Only where other requests have all places but one, a silent client keeps that one until it times
-/// out; and so do connections that begin TLS late (STARTTLS, or a slow PROXY header) when no client has come since.
+/// Under TLS a silent client occupies a process until its handshake times out. Unfinished handshakes have at most three
+/// quarters of the places that other requests leave, never the last place, and never more than
+/// [`Limits::handshakes`](field@crate::Limits::handshakes): when a client comes that would exceed this, the parent ends the
+/// oldest unfinished handshake. In two cases a silent client keeps its place until it times out. Either other requests have
+/// all places but one, and it has that one. Or all places are taken by connections that began TLS late (STARTTLS, or a slow
+/// PROXY header): then no client comes for which the parent would make room.
 ///
-/// A handler that ends its process by `exit` takes a status below 160: those from 160 to 223 tell its parent how a request
-/// has ended.
+/// A handler that ends its process by `exit` should use a status below 160: those from 160 to 223 tell its parent how a
+/// request has ended.
 ///
-/// A child outlives its parent if that is ended by a second signal or by SIGKILL. It is then not forced after
-/// `Limits::drain`, and ends by its request's own limits. Send the signal to the process group to end all; systemd does
-/// (`KillMode=control-group`, its default).
+/// A child outlives its parent if a second signal or SIGKILL ends the parent. Nothing then forces the child after
+/// `Limits::drain`: it ends by its request's own limits. Send the signal to the process group to end all of them; systemd
+/// does (`KillMode=control-group`, its default).
 ///
 /// A handler that fails or panics is reported by its child, in the child. A child that is ended by a signal (a crash,
-/// `abort`, `kill -9`) reports nothing, and no hook is called for it in the server's process either: there it is an
-/// event with [`CloseReason::Killed`], and one more in [`Counts::killed`](crate::monitor::Counts::killed). An observer prints it:
+/// `abort`, `kill -9`) reports nothing, and no hook is called for it in the server's process either: there it is an event
+/// with [`CloseReason::Killed`], and it is counted in [`Counts::killed`](crate::monitor::Counts::killed). An observer
+/// prints it:
 ///
 /// ```
 /// use socketserver::monitor::{CloseReason, ServerEvent};
@@ -85,11 +87,11 @@ use crate::wait;
 /// ```
 #[derive(Debug)]
 pub struct Forking {
-    /// At least one.
+    /// The most children at once; at least one.
     max_children: usize,
     /// Whether `server_close` signals the children and waits, or only signals them.
     block_on_close: bool,
-    /// Those that this process has forked and not reaped.
+    /// The children that this process has forked and not reaped.
     children: Children,
 }
 
@@ -131,7 +133,7 @@ impl Forking {
         self.children.pids()
     }
 
-    /// Forks. The child never returns from here.
+    /// Forks a child for a request. The child never returns from here.
     #[inline]
     fn fork(&self, mut job: Job) {
         let Some(work) = &mut job.work else { return };
@@ -144,20 +146,20 @@ impl Forking {
         let _ = io::stdout().flush();
         wait::flush();
         let mark = reports.orphan_mark();
-        // From here until the child has noted its request: a signal in between would be taken as the parent's. The parent lets
-        // them through when `held` is dropped, at the end of this function.
+        // Signals are held back from here until the child has noted its request: one in between would run the parent's
+        // action in the child. The parent lets them through when `held` is dropped, at the end of this function.
         let held = SignalsHeld::hold();
         match fork::fork() {
-            // Most likely EAGAIN, a limit of processes: the client is refused, and a later one may be served.
+            // This is most likely EAGAIN, from a limit of processes: the client is refused, and a later one may be served.
             Err(error) => job.refuse(Refused::CannotStart(error)),
             Ok(Forked::Child) => {
-                // First: a panic that nothing has caught ends the process here. The frames beyond are the parent's, and
-                // their destructors must not run twice.
+                // This comes first: a panic that nothing has caught ends the process here. The frames beyond are the
+                // parent's, and their destructors must not run twice.
                 let _leaves = OnDrop(|| sys::exit_now(PANICKED));
                 if let Some(mark) = mark {
                     mark.put();
                 }
-                // Always there. Out of the job, so that the job's drop does nothing in the child.
+                // The work is always there. It is taken out, so that the job's drop does nothing in the child.
                 if let Some(work) = job.work.take() {
                     work.run_in_child(listener, held, &|end| {
                         let _ = io::stdout().flush();
@@ -168,7 +170,7 @@ impl Forking {
                 }
             }
             Ok(Forked::Parent { child }) => {
-                // First: the peer of a short request sees the end of input only when both processes have closed.
+                // This comes first: the peer of a short request sees the end of input only when both processes have closed.
                 let request = job.work.take().map(|work| work.leave_to_child(child));
                 self.children.add(child, request);
             }
@@ -177,7 +179,7 @@ impl Forking {
 }
 
 impl Mixin for Forking {
-    /// Watching the children takes some descriptors.
+    /// Refuses a process with several threads, and makes the descriptors by which children are watched.
     fn prepare(&self) -> Result<()> {
         // A fork copies one thread; a lock that another one holds, the allocator's say, would stay locked in the child for ever.
         let ready = fork::no_other_threads().and_then(|()| self.children.enter_process());
@@ -185,7 +187,7 @@ impl Mixin for Forking {
     }
 
     fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
-        // Once more for `handle_request`, whose run is not prepared, and for threads since.
+        // Once more: `handle_request` does not prepare its run, and the program may have started threads since `prepare`.
         self.prepare()?;
         accept_loop()
     }
@@ -196,8 +198,8 @@ impl Mixin for Forking {
     }
 
     fn ready(&self) -> bool {
-        // At the maximum only: a child that has ended is found by the watch's own look, and makes room at once.
-        // Ended children count until the loop notices, so a look comes before a `false`.
+        // Ended children count until they are reaped. So at the maximum, and only there, `watch` asks for the newest ones
+        // before this says `false`: those that have ended make room at once.
         let is_room = || self.children.len() < self.max_children;
         is_room() || {
             self.children.watch();
@@ -205,7 +207,7 @@ impl Mixin for Forking {
         }
     }
 
-    /// Called just before the loop waits, and only then have the children to be watched.
+    /// Called just before the loop waits: only then do the children have to be watched.
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         self.children.watch();
         self.children.event_fd()
@@ -233,7 +235,7 @@ impl Mixin for Forking {
         }
     }
 
-    /// Tells the children, and waits for them.
+    /// Sends SIGTERM to the children, and waits for them until the deadline.
     fn drain(&self, deadline: Instant) {
         self.children.watch();
         self.children.signal_all(libc::SIGTERM);
@@ -244,7 +246,7 @@ impl Mixin for Forking {
         self.children.signal_all(libc::SIGKILL);
     }
 
-    /// Signals the children, which no drain has done without `block_on_close`.
+    /// Signals the children: without `block_on_close` no drain has done so.
     fn server_close(&self, _deadline: Instant) {
         self.children.watch();
         self.children.signal_all(libc::SIGTERM);
@@ -252,16 +254,16 @@ impl Mixin for Forking {
     }
 }
 
-/// The part of a [`Work`](super::Work) that takes two processes: the server implements it, in `server/fork.rs`, where
-/// the order of the calls is shown.
+/// The steps of a [`Work`](super::Work) that a child process serves. The server implements them in `server/fork.rs`, which
+/// shows the order of the calls.
 pub(crate) trait ServeInChild {
-    /// In the parent, before the fork: makes what children inherit. Gives the listener's descriptor, if that is all that
-    /// a child has to close. `most`: how many children there may be at once.
+    /// In the parent, before the fork: makes everything that children inherit. Returns the listener's descriptor, if the
+    /// child has to close nothing else. `most`: how many children there may be at once.
     fn prepare_fork(&mut self, most: usize) -> Option<Arc<OwnedFd>>;
 
-    /// In the child, which has nothing else to do: serves the request, and leaves. It does not return, so that nothing
-    /// is given back that the end of the process gives back. The signals are held back until they are taken for what
-    /// they mean to a child.
+    /// In the child, which has nothing else to do: serves the request, and leaves. It does not return, so that nothing is
+    /// freed one by one that the end of the process frees at once. `signals` are held back until the child has its own
+    /// actions for them.
     fn run_in_child(
         self: Box<Self>,
         listener: Option<Arc<OwnedFd>>,
@@ -276,20 +278,21 @@ pub(crate) trait ServeInChild {
 
 /// A request that a child serves, in its parent.
 pub(crate) trait RequestOfChild: Send {
-    /// Called once, when the child is reaped, and without a lock. Dropped without it, the request counts as
-    /// `Released`.
+    /// Ends the request. Called once, when the child is reaped, and without a lock. A request that is dropped without this
+    /// call counts as `Released`.
     fn ended(self: Box<Self>, end: ChildEnd);
 }
 
 /// How a request ended in a child.
 #[derive(Clone, Debug)]
 pub(crate) struct ChildEnd {
-    /// As the child has told by its status, or the signal that ended it.
+    /// The reason, from the child's exit status or from the signal that has ended it.
     pub(crate) reason: CloseReason,
     /// The text of a `Fatal`, or else of the step before the handler that has failed.
     pub(crate) text: Option<String>,
     /// The handler has requested a stop of its server.
     pub(crate) stop: bool,
-    /// It did not end by itself: if its server has cut it off, that was why.
+    /// The child did not end by itself, and its server may be the cause: SIGKILL has ended it, or it was reaped elsewhere.
+    /// If the server has cut the request off, this is the result of that.
     pub(crate) cut_off: bool,
 }

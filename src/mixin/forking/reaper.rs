@@ -1,8 +1,8 @@
 //! How the parent learns that a child has ended, and reaps it: Python's `collect_children`.
 //!
 //! A busy loop does not watch its children. It asks after each request which child has ended
-//! ([`collect`](Children::collect)), and mostly finds all of them. Only before it waits has the end of each child to
-//! make a descriptor readable ([`watch`](Children::watch)):
+//! ([`collect`](Children::collect)), and mostly finds all of them. Only before the loop waits does it have each child
+//! watched, so that the child's end makes a descriptor readable ([`watch`](Children::watch)):
 //!
 //! ```text
 //! fork, add --> not watched --+-- collect: one waitid for all of these --> reaped
@@ -15,12 +15,14 @@
 //!
 //! `watch` ends by looking at each child that it has begun to watch: one that ended before would wake nothing.
 //!
-//! **Only our own.** The program may have children of its own, by `std::process::Command` say, and so may another server of the
-//! process. So no call reaps whatever has ended: `waitid` is asked to leave what it finds (WNOWAIT), and a child is reaped by its
-//! number, if the table has it. If the one that is found is foreign, it hides ours, and each of ours is asked for.
+//! **Only our own.** The program may have children of its own, by `std::process::Command` say, and so may another server of
+//! the process. So no call reaps whatever has ended: `waitid` is asked to leave what it finds (WNOWAIT), and a child is
+//! reaped by its number, if the table has it. A foreign child that `waitid` finds hides ours; then each of ours is asked
+//! for by its number.
 //!
-//! **The lock** is held for looks at the table alone: not for a system call that reaps, and not for the end of a request, which
-//! calls the observer. If two calls find the same child, the one that takes it out of the table ends its request.
+//! **The lock** is held only while the table is read or changed: not for a system call that reaps, and not for the end of a
+//! request, which calls the observer. If two calls find the same child, the one that takes it out of the table ends its
+//! request.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,24 +41,26 @@ use crate::sys::exit_watch::{Ended, ExitWatch};
 use crate::sys::orphan_reaper::{self, OrphanMark};
 use crate::wait::{self, Interest, Waiting};
 
-/// By what the parent learns of its children's ends.
+/// The means by which the parent learns of its children's ends.
 #[derive(Debug)]
 pub(super) struct Reports {
     /// Readable while a watched child has ended.
     pub(super) exits: ExitWatch,
-    /// The texts of those that stop the server. Children write to it.
+    /// The texts of ends that stop the server (`Fatal`). Children write to it.
     pub(super) fatal: TextPipe,
-    /// The texts of steps that have failed before a handler, which peers cause: they never take the room of the others.
+    /// The texts of steps that have failed before a handler. Peers cause these, so they have a pipe of their own and never
+    /// fill that of the fatal ones.
     pub(super) steps: TextPipe,
-    /// The process whose children they are.
+    /// The process that has forked the children.
     pub(super) owner: OwnerProcess,
-    /// The number of an [`OrphanMark`], or zero if this process adopts no orphans. An atomic, because a fork lies
-    /// between two looks at it, and a lock would be written to.
+    /// The number of an [`OrphanMark`], or zero if this process adopts no orphans. An atomic and not a lock: to take a lock
+    /// between two forks would write to its page, which the kernel would then copy.
     pub(super) mark: AtomicU64,
 }
 
-/// Where orphans are adopted by this process, their ends are reported as those of children are. That is so as process 1 of a
-/// container, or as a "subreaper": a handler's own children become this process's when the handler's process ends.
+/// If this process adopts orphans, has their ends reported as those of children are. Returns the number of the mark, or
+/// zero if it adopts none. A process adopts orphans as process 1 of a container, or as a "subreaper": the children of a
+/// handler's process become its own when the handler's process ends.
 pub(super) fn report_orphans(exits: &ExitWatch) -> io::Result<u64> {
     let Some(mark) = OrphanMark::if_orphans_come() else { return Ok(0) };
     exits.watch_by_signal()?;
@@ -82,7 +86,7 @@ impl Reports {
         let Status { reason, stop, has_text } = end_of(status);
         let texts = self.texts(reason);
         let receive = || texts.receive_from(child, |other| table.lock().has(other));
-        // The status says that there was one, and the pipe had no room for it.
+        // The status says that there was a text, but the pipe had no room for it.
         let lost = || "a child process could not say more".to_owned();
         let text = has_text.then(|| receive().unwrap_or_else(lost));
         ChildEnd { reason, text, stop, cut_off: false }
@@ -95,8 +99,9 @@ impl Reports {
 }
 
 impl Children {
-    /// From here on the end of each child wakes a wait for [`event_fd`](Self::event_fd). Called before waits, and before
-    /// children are signalled: the number of a child that another part of the program has reaped may be a stranger's.
+    /// Watches all children: from here on the end of each wakes a wait for [`event_fd`](Self::event_fd). Called before
+    /// waits, and before children are signalled: the number of a child that another part of the program has reaped may be a
+    /// stranger's.
     pub(super) fn watch(&self) {
         let Some(reports) = self.reports.get() else { return };
         // Most waits find nothing new, and an empty vector takes no memory.
@@ -104,7 +109,7 @@ impl Children {
         for child in self.table.lock().iter_mut().filter(|child| child.watched.is_none()) {
             // A child that cannot be watched stays unwatched, and `collect` asks for it after each request.
             child.watched = reports.exits.add(child.pid).ok();
-            // Also one that cannot be watched: it may have ended.
+            // A child that cannot be watched is on this list as well: it may have ended.
             new.push(child.pid);
         }
         for pid in new {
@@ -136,8 +141,8 @@ impl Children {
         // The end of an orphan is told by SIGCHLD alone, so without one there is none to reap.
         let mark = if signalled { reports.orphan_mark() } else { None };
         let reap_orphan = |pid| mark.is_some_and(|mark| mark.reap(pid));
-        // One call asks for all of them. If it names a foreign child, which hides ours until it is reaped, each is asked
-        // for.
+        // One call asks for all children. If it names a foreign child, that one hides ours until it is reaped, so each of
+        // ours is asked for.
         while mark.is_some() || is_any(|child| !child.is_watched()) {
             // None: no child has ended, this server's or another's.
             let Some(pid) = child_process::ended_child() else { return };
@@ -163,14 +168,14 @@ impl Children {
         }
     }
 
-    /// Reaps a child, if it is in the table and has ended, and ends its request. Says whether that is so. A child that another
-    /// part of the program has reaped is `Gone`, and its request counts as `Released`.
+    /// Reaps a child, if it is in the table and has ended, and ends its request. Returns whether it has. A child that
+    /// another part of the program has reaped is `Gone`, and its request counts as `Released`.
     fn collect_one(&self, reports: &Reports, pid: i32) -> bool {
         // The table decides: a foreign child's status is not this server's to take.
         if !self.table.lock().has(pid) {
             return false;
         }
-        // Without the lock: it is a system call, and `active_children` may be asked meanwhile.
+        // The table is not locked here: this is a system call, and `active_children` may be asked meanwhile.
         let end = match child_process::reap(pid) {
             ChildState::Running => return false,
             ChildState::Exited(status) => reports.end(pid, status, &self.table),
@@ -183,22 +188,22 @@ impl Children {
         let child = self.table.lock().take(pid);
         // Another call has ended its request meanwhile.
         let Some(child) = child else { return false };
-        // Before the pidfd is closed by its drop: see `ExitWatch::remove`.
+        // This comes before the drop that closes the pidfd: see `ExitWatch::remove`.
         if let Some(watched) = child.watched {
             reports.exits.remove(watched);
         }
-        // Without the lock: an observer is told, and may ask for the children.
+        // The table is not locked here: an observer is told, and may ask for the children.
         if let Some(request) = child.request {
             request.ended(end);
         }
         true
     }
 
-    /// Waits for the children to end, until the deadline. In a drain, when the loop does not wait for them any more.
+    /// Waits for the children to end, until the deadline. Called in a drain, when the loop does not wait for them any more.
     pub(super) fn wait_until_none(&self, deadline: Instant) {
         let Some(exits) = self.event_fd() else { return };
         loop {
-            // In this order: a child that is not watched yet must not be waited for.
+            // The order counts: no child may be unwatched when the wait begins.
             self.watch();
             self.collect();
             if self.len() == 0 || Instant::now() >= deadline {

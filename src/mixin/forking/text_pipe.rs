@@ -1,5 +1,5 @@
-//! [`TextPipe`]: a child's last words to its parent: the text of a [`Fatal`](crate::Fatal), or of the step
-//! before the handler that has failed. An exit status has no room for it.
+//! [`TextPipe`]: a child's last words to its parent: the text of a [`Fatal`](crate::Fatal), or of the step before the
+//! handler that has failed. An exit status has no room for it.
 
 use std::io::{self, Read, Write};
 use std::mem;
@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use crate::sys;
 
-/// One socket for the texts of one kind, of all children of a process. A child writes its text before it exits, and the
-/// parent reads when it has reaped a child whose status says that there is one.
+/// One pair of sockets for the texts of one kind, of all children of a process. A child writes its text before it exits,
+/// and the parent reads when it has reaped a child whose status says that there is one.
 ///
 /// ```text
 /// child 71                      child 72                      the parent
@@ -27,11 +27,12 @@ pub(super) struct TextPipe {
     reader: UnixStream,
     /// The children's end. The parent keeps it open, so that the reader never meets an end of input.
     writer: UnixStream,
-    /// Texts that came together with another one, of children that are not reaped yet.
+    /// Texts that were read together with another one, and whose children are not reaped yet.
     read_ahead: Mutex<Vec<(i32, String)>>,
 }
 
-/// The most that one write puts into a socket's buffer as a whole; longer texts are cut.
+/// The longest message, in bytes: one write puts a message of this length into the socket's buffer as a whole or not at
+/// all. Longer texts are cut.
 const LONGEST_TEXT: usize = 2_048;
 
 impl TextPipe {
@@ -43,7 +44,8 @@ impl TextPipe {
         Ok(Self { reader, writer, read_ahead: Mutex::default() })
     }
 
-    /// In a forked child that goes on for itself: parts it from its parent's, under the same numbers.
+    /// In a forked child that goes on to run the server itself: replaces the sockets, which it shares with its parent, by
+    /// new ones with the same numbers.
     pub(super) fn renew(&self) -> io::Result<()> {
         let Self { reader, writer, read_ahead: _ } = Self::new()?;
         self.read_ahead.lock().clear();
@@ -51,22 +53,23 @@ impl TextPipe {
         sys::replace(&self.writer, writer.into())
     }
 
-    /// In the child. A text that does not fit, because the parent is far behind, is lost.
+    /// Sends a text, in the child. One that does not fit, because the parent is far behind, is lost.
     pub(super) fn send(&self, text: &str) {
         // A zero ends the message: a text may have any length and any line breaks.
         let mut message =
             format!("{} {}", std::process::id(), text.replace('\0', " ")).into_bytes();
         message.truncate(LONGEST_TEXT);
         message.push(0);
-        // One write: those of two children do not mix. Without the text the parent still knows by the status that there was one.
+        // One write, so that the texts of two children do not mix. Without the text the parent still knows by the status
+        // that there was one.
         let _ = (&self.writer).write_all(&message);
     }
 
-    /// In the parent, which has reaped this child: its text, unless it was lost. `has` says which processes are children
-    /// that will be reaped: the texts of others are dropped.
+    /// The text of a child that the parent has reaped. None: it was lost. `has` says which processes are children that will
+    /// be reaped: the texts of others are dropped.
     pub(super) fn receive_from(&self, child: i32, has: impl Fn(i32) -> bool) -> Option<String> {
         let mut bytes = Vec::new();
-        // Non-blocking: all that a child that has ended has written is there.
+        // The read does not block: all that an ended child has written is there already.
         let _ = (&self.reader).read_to_end(&mut bytes);
         let mut all = mem::take(&mut *self.read_ahead.lock());
         for message in String::from_utf8_lossy(&bytes).split_terminator('\0') {
@@ -75,7 +78,7 @@ impl TextPipe {
         }
         // The last one: an earlier process of the same number may have been killed before its end.
         let at = all.iter().rposition(|(process, _)| *process == child);
-        // In their order: the next child looks for its last one as well.
+        // The others keep their order, by which the last text of the next child is found.
         let text = at.map(|at| all.remove(at).1);
         all.retain(|(process, _)| *process != child && has(*process));
         *self.read_ahead.lock() = all;
@@ -124,7 +127,7 @@ mod tests {
         for _ in 0..10_000 {
             pipe.send(&"x".repeat(LONGEST_TEXT));
         }
-        // Those that have fitted are whole.
+        // The texts that have fitted are whole.
         assert_eq!(
             pipe.receive_from(this(), |_| true).unwrap().len(),
             LONGEST_TEXT - 1 - this().to_string().len()

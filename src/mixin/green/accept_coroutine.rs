@@ -23,40 +23,40 @@ use crate::sys::sync::{AtomicBool, Condvar, Mutex, Ordering};
 /// The name of the coroutine, for the report of an overflow: hooks of the loop run in it.
 const LABEL: &str = "the accept loop";
 
-/// The coroutine. It belongs to its worker, as any other.
+/// The coroutine of an accept loop. It belongs to its worker, as any other coroutine does.
 pub(super) struct AcceptCoroutine {
-    /// Never dropped before its end, as any coroutine: a loop that is retired has still to be resumed once.
+    /// Never dropped before its end, like any coroutine: a loop that is retired still has to be resumed once.
     coroutine: Coroutine,
     shared: Arc<Shared>,
 }
 
-/// Another thread's hold on it. Clones are for the same one.
+/// A handle by which other threads retire an [`AcceptCoroutine`]. Clones are handles of the same one.
 #[derive(Clone)]
 pub(super) struct AcceptHandle(Arc<Shared>);
 
-/// The part that several threads have.
+/// The state that the handles share with the coroutine.
 struct Shared {
     /// Written by the worker, around each resume. Held for moments, never while the coroutine runs.
     state: Mutex<AcceptState>,
-    /// Notified when it does not run any more.
+    /// Notified when the coroutine does not run any more.
     changed: Condvar,
-    /// Set under the lock of `state`, while that is `Suspended`, and never taken back. Read without the lock, by the coroutine:
-    /// the lock of its next resume has ordered it.
+    /// Set under the lock of `state`, while that is `Suspended`, and never taken back. The coroutine reads it without the
+    /// lock: the lock that its next resume takes orders the two.
     is_retired: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AcceptState {
-    /// It has not begun, or waits, or has given way.
+    /// The loop has not begun, or waits, or has given way.
     Suspended,
-    /// Its worker runs it. A hook may hold it there for long.
+    /// The loop's worker runs it. A hook may hold it there for long.
     Running,
     /// The loop has returned or panicked.
     Ended,
 }
 
 impl AcceptCoroutine {
-    /// One that has not begun. A panic that leaves `body` ends the process.
+    /// A coroutine that has not begun. A panic that leaves `body` ends the process.
     pub(super) fn new(stack: SlabStack, body: impl FnOnce(&AcceptHandle) + 'static) -> Self {
         let (state, changed) = (Mutex::new(AcceptState::Suspended), Condvar::new());
         let shared = Arc::new(Shared { state, changed, is_retired: AtomicBool::new(false) });
@@ -64,7 +64,7 @@ impl AcceptCoroutine {
         Self { coroutine: Coroutine::new(stack, LABEL, move || body(&handle)), shared }
     }
 
-    /// For the threads that may retire it, and for its own [`Task`](super::tasks::Task).
+    /// A handle, for the threads that may retire the loop, and for its own [`Task`](super::tasks::Task).
     pub(super) fn handle(&self) -> AcceptHandle {
         AcceptHandle(Arc::clone(&self.shared))
     }
@@ -86,13 +86,13 @@ impl AcceptCoroutine {
 }
 
 impl AcceptHandle {
-    /// If the loop is suspended, has it end before it does anything more. False: it runs, or has ended.
+    /// Retires the loop if it is suspended: it ends before it does anything more. False: it runs, or has ended.
     pub(super) fn retire(&self) -> bool {
         let state = self.0.state.lock();
         self.retire_from(*state)
     }
 
-    /// Waits until the loop waits or ends, and then retires it. Blocks the thread.
+    /// Waits until the loop is suspended or has ended, and then retires it. Blocks the thread. False: it has ended.
     pub(super) fn retire_when_it_waits(&self) -> bool {
         let mut state = self.0.state.lock();
         self.0.changed.wait_while(&mut state, |state| *state == AcceptState::Running);

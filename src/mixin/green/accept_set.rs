@@ -12,21 +12,24 @@ use super::worker::{ACCEPTOR, Worker};
 use crate::sys::epoll::{Epoll, WatchFor};
 use crate::wait::Waiting;
 
-/// The descriptors that the accept loop waits for, in an epoll set of their own: it is disabled when the loop waits for
-/// others, so that none of them has to be open then.
+/// An epoll set of the descriptors that an accept loop waits for. It is disabled while the loop waits for others, so that
+/// those in the set may be closed then.
 ///
-/// Connections keep their descriptors registered because they have a slot to say so. The descriptors of the accept loop have
-/// none; but they are the same at each wait as a rule, and to add and remove four of them would be eight system calls.
+/// A connection stays in the worker's own set between its waits, and has a slot that says so. The accept loop's descriptors
+/// have no slots; but as a rule they are the same at each wait, and to add and remove four of them each time would be eight
+/// system calls.
 pub(super) struct AcceptSet {
-    /// In the worker's set, by [`ACCEPTOR`] and the number of the coroutine.
+    /// A member of the worker's set, under [`ACCEPTOR`] and the number of the coroutine.
     set: Epoll,
-    /// The descriptors of the last wait, in its order. Compared, and not used: one may be closed by now. None: disabled.
+    /// The descriptors of the last wait, in its order. Only compared, never used: one may be closed by now. Empty: the set
+    /// is disabled.
     fds: Vec<RawFd>,
     /// The place of a datagram socket in `fds`. It is in the set only while the acceptor waits.
     datagrams: Option<usize>,
-    /// The coroutine that waits by it.
+    /// The coroutine that waits by means of this set.
     acceptor: Rc<Task>,
-    /// The acceptor waits. An event that comes while it runs wakes nobody, and is reported again as long as it holds.
+    /// Whether the acceptor waits. An event that comes while the acceptor runs wakes nobody, and is reported again as long
+    /// as it holds.
     waits: Cell<bool>,
 }
 
@@ -40,12 +43,13 @@ impl AcceptSet {
         let set = Epoll::new()?;
         let mut datagrams = None;
         for (at, one) in waiting.iter().enumerate() {
-            // Each datagram that the socket sends would call back into a set that has it: so it is added for each wait.
+            // A datagram socket is added for each wait alone: while it is in a set, each datagram that it sends costs a
+            // call-back into the set.
             if matches!(SockRef::from(&one.fd).r#type(), Ok(Type::DGRAM)) {
                 datagrams = Some(at);
             } else {
-                // For as long as there is a client, unlike a connection's arrivals: the loop may leave some in the queue.
-                // Which of them is ready does not matter, as the loop looks at all.
+                // Reported as long as there is a client (level-triggered, unlike connections): the loop may leave some in
+                // the accept queue. Which descriptor is ready does not matter, as the loop looks at all of them.
                 set.watch(one.fd, WatchFor::Input, 0)?;
             }
         }
@@ -55,15 +59,16 @@ impl AcceptSet {
         Ok(Self { set, fds, datagrams, acceptor, waits })
     }
 
-    /// Takes it out of the worker's set until it is thrown away, at the loop's next wait for clients. Its descriptor stays
-    /// taken: in a pause because none is free, the next client must not find one that the loop needs itself.
+    /// Takes this set out of the worker's. The loop's next wait for clients drops it and makes a new one. Until then it
+    /// keeps its descriptor: if the loop pauses because no descriptor is free, the next client must not take the one that
+    /// the loop itself needs.
     pub(super) fn disable(&mut self, worker: &Worker) {
         if !std::mem::take(&mut self.fds).is_empty() {
             worker.epoll.remove(self.set.as_fd());
         }
     }
 
-    /// The acceptor begins to wait.
+    /// Begins the acceptor's wait.
     pub(super) fn begin_wait(&self, waiting: &[Waiting<'_>]) -> io::Result<()> {
         if let Some(at) = self.datagrams {
             self.set.watch(waiting[at].fd, WatchFor::Input, 0)?;
@@ -80,13 +85,13 @@ impl AcceptSet {
         }
     }
 
-    /// Whether it is for these descriptors.
+    /// Whether this is the acceptor's set, with exactly these descriptors.
     pub(super) fn is_for(&self, acceptor: &Rc<Task>, waiting: &[Waiting<'_>]) -> bool {
         self.is_of(acceptor)
             && self.fds.iter().copied().eq(waiting.iter().map(|one| one.fd.as_raw_fd()))
     }
 
-    /// Whether it belongs to this coroutine.
+    /// Whether the set belongs to this coroutine.
     pub(super) fn is_of(&self, acceptor: &Rc<Task>) -> bool {
         Rc::ptr_eq(&self.acceptor, acceptor)
     }

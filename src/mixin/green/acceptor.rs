@@ -9,14 +9,14 @@
 //!   returns its result
 //! ```
 //!
-//! One loop runs at any time, so that hooks of the loop are called by one thread at a time, as with every other mixin.
-//! Its worker may be held by a handler that does not wait. Then the loop is suspended somewhere, and is *retired* there: when
-//! its worker goes on, it unwinds and does nothing more (`accept_coroutine.rs`). After that
+//! One loop runs at any time, so that hooks of the loop are called by one thread at a time, as with every other mixin. A
+//! handler that does not wait may hold the loop's worker. The loop is then suspended, and can be *retired*: when its worker
+//! goes on, it unwinds and does nothing more (`accept_coroutine.rs`). There are two reasons to retire a loop:
 //!
-//! - another worker starts the loop anew, if it was the watchdog that **moves** it;
-//! - the thread that serves returns, if it was `server_close` that **abandons** it, at its deadline.
+//! - The watchdog **moves** it: another worker starts it anew.
+//! - `server_close` **abandons** it, because it has not ended by the deadline: the thread that serves returns.
 //!
-//! So a loop may be on its stack for long after the server has gone. It owns all that it uses, as a handler does.
+//! So a retired loop may stay on its stack long after the server has gone. It owns all that it uses, as a handler does.
 //!
 //! ```text
 //! watchdog             thread that serves          worker 0, held             worker 1
@@ -30,13 +30,14 @@
 //!
 //! | call | thread | takes the lock of the run |
 //! |---|---|---|
-//! | [`run`](Acceptors::run), `drive` | that serves | yes, and waits for `changed` |
-//! | [`into_coroutine`](AcceptorStart::into_coroutine), the coroutine's end | of the worker | yes, for moments |
-//! | [`move_away`](Acceptors::move_away) | of the watchdog | yes, for a moment |
-//! | [`abandon`](Acceptors::abandon) | that closes | yes, for a moment |
+//! | [`run`](Acceptors::run), `drive` | the one that serves | yes, and waits for `changed` |
+//! | [`into_coroutine`](AcceptorStart::into_coroutine), the coroutine's end | the worker's | yes, for moments |
+//! | [`move_away`](Acceptors::move_away) | the watchdog's | yes, for a moment |
+//! | [`abandon`](Acceptors::abandon) | the one that closes | yes, for a moment |
 //!
-//! *Invariant*: a run has at most one coroutine that is not retired. A start has a number; a worker makes a coroutine only for
-//! the newest one, under the lock; and the number rises only when the coroutine before is retired, or was not made yet.
+//! *Invariant*: a run has at most one coroutine that is not retired. Each start has a number. A worker makes a coroutine
+//! only for the newest start, under the lock; and the number rises only when the coroutine of the start before is retired,
+//! or was never made.
 
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
@@ -57,7 +58,7 @@ type LoopFunction = Arc<dyn Fn() -> Result<()> + Send + Sync>;
 /// How the loop has ended: with its result, or by a panic.
 type LoopEnd = std::thread::Result<Result<()>>;
 
-/// One call of `serve`.
+/// The state of one call of `serve`, shared by the threads of the table above.
 struct Run {
     /// Never held while the loop runs: hooks run in it, and may close the server.
     state: Mutex<AcceptorRun>,
@@ -70,19 +71,19 @@ struct Run {
 struct AcceptorRun {
     /// The loop's result, until the thread that serves takes it.
     ended: Option<LoopEnd>,
-    /// Nobody waits for the end of the loop any longer.
+    /// Whether the thread that serves has stopped waiting for the end of the loop.
     is_abandoned: bool,
     /// The worker that has to start the loop. Taken by the thread that serves.
     start_at: Option<usize>,
     /// The worker that runs the loop.
     worker: usize,
-    /// Tells a start from those before it.
+    /// The number of the newest start. An order with a lower number is void.
     start: u64,
-    /// The coroutine of that start, once there is one.
+    /// The coroutine of the newest start, once there is one.
     coroutine: Option<AcceptHandle>,
 }
 
-/// The order to run the accept loop. It lies in the inbox of a worker, which may be held, for as long as that takes.
+/// The order to run the accept loop. It may lie in a worker's inbox for long, if a handler holds the worker.
 pub(super) struct AcceptorStart {
     accept_loop: LoopFunction,
     run: Arc<Run>,
@@ -97,7 +98,7 @@ impl AcceptorStart {
         stack: impl FnOnce() -> io::Result<SlabStack>,
     ) -> Option<AcceptCoroutine> {
         let Self { accept_loop, run, start } = self;
-        // Under the lock: the loop either was moved before, or has a coroutine that can be retired.
+        // The lock is held to the end: so the loop either was moved before, or has a coroutine that can be retired.
         let mut state = run.state.lock();
         if state.start != start || state.is_abandoned {
             return None;
@@ -105,7 +106,7 @@ impl AcceptorStart {
         let stack = match stack() {
             Ok(stack) => stack,
             Err(error) => {
-                // No memory for it: the call of `serve` fails with this.
+                // There is no memory for a stack: the call of `serve` fails with this error.
                 run.finish(
                     &mut state,
                     Ok(Err(Error::io("start the accept loop of", "Green", error))),
@@ -119,7 +120,7 @@ impl AcceptorStart {
             // Dropped before the end is reported. After an abandoned loop this is the last owner of the server's hooks.
             catch_and_drop(|| drop(accept_loop));
             if handle.is_retired() {
-                // It has no result: the loop goes on elsewhere, or nobody waits for it.
+                // A retired coroutine has no result: the loop goes on elsewhere, or nobody waits for it.
                 catch_and_drop(|| drop(ended));
             } else {
                 at_end.finish(&mut at_end.state.lock(), ended);
@@ -131,14 +132,14 @@ impl AcceptorStart {
 }
 
 impl Run {
-    /// The loop has ended. One that is retired ends without a result.
+    /// Notes that the loop has ended. A loop that is retired ends without a result.
     fn finish(&self, state: &mut AcceptorRun, ended: LoopEnd) {
         state.ended = Some(ended);
         self.changed.notify_all();
     }
 
-    /// Takes the loop away from a worker, if it is suspended there. True: the loop that is there has to end. False: it runs at
-    /// this moment (so its worker is not held by another coroutine), has ended, or is on its way already.
+    /// Takes the loop away from a worker, if it is suspended there. True: it is retired there, and still has to unwind.
+    /// False: it runs at this moment (so its worker is not held by another coroutine), has ended, or is on its way already.
     fn move_away(&self, from: usize, to: usize) -> bool {
         let mut state = self.state.lock();
         // Nothing is to be done if a move is under way already, or if the loop is not on this worker.
@@ -159,11 +160,11 @@ impl Run {
         is_moved
     }
 
-    /// Starts the loop wherever it has to run, and waits for its end. None: it is abandoned.
+    /// Starts the loop wherever it has to run, and waits for its end. None: the loop is abandoned.
     fn drive(self: &Arc<Self>, group: &Group, accept_loop: &LoopFunction) -> Option<LoopEnd> {
         let mut state = self.state.lock();
         loop {
-            // First: a loop that has ended by itself has a result, also where it was about to be abandoned.
+            // This comes first: a loop that has ended by itself has a result, also where it was about to be abandoned.
             if state.ended.is_some() {
                 return state.ended.take();
             }
@@ -171,12 +172,12 @@ impl Run {
                 // From here on no other coroutine is started.
                 let (coroutine, worker) = (state.coroutine.take(), state.worker);
                 drop(state);
-                // Without the lock, because a running loop takes it at its end.
+                // The lock is not held here, because a running loop takes it at its end.
                 if coroutine.is_some_and(|coroutine| coroutine.retire_when_it_waits()) {
                     drop(group.workers[worker].inbox.send(Message::Retire));
                     return None;
                 }
-                // It has ended meanwhile, or there was none.
+                // The coroutine has ended in the meantime, or there was none.
                 return self.state.lock().ended.take();
             }
             match state.start_at.take() {
@@ -198,7 +199,7 @@ impl Run {
 /// The runs of a group: one at a time, unless its mixin serves several servers.
 #[derive(Default)]
 pub(super) struct Acceptors {
-    /// Each is in it for as long as its call of `serve` lasts. Locked for moments; a run's own lock may be taken within.
+    /// One for each call of `serve` that has not returned. Locked for moments; a run's own lock may be taken meanwhile.
     running: Mutex<Vec<Arc<Run>>>,
 }
 
@@ -213,15 +214,16 @@ impl Acceptors {
         let _listed = OnDrop(|| self.running.lock().retain(|other| !Arc::ptr_eq(other, &run)));
         match run.drive(group, accept_loop) {
             Some(Ok(result)) => result,
-            // A panic of the transport or of a mixin ends the run, and goes on where the program has called.
+            // A panic of the transport or of a mixin ends the run, and goes on in the thread that serves.
             Some(Err(payload)) => panic::resume_unwind(payload),
             None => Ok(()),
         }
     }
 
-    /// A worker is held: its accept loops go on elsewhere, and end there when the worker goes on.
+    /// Moves the accept loops of a held worker to another worker. The loops that are retired by this unwind when the held
+    /// worker goes on.
     pub(super) fn move_away(&self, group: &Group, from: usize) {
-        // A clone: the list is not locked while a message is sent.
+        // The list is cloned, so that it is not locked while a message is sent.
         let runs = self.running.lock().clone();
         let Some(to) = group.least_loaded_but(from) else { return };
         for run in runs {

@@ -1,4 +1,4 @@
-//! [`Cancellation`]: how a request is ended that does not end by itself.
+//! [`Cancellation`]: how a request that does not end by itself is ended.
 //!
 //! ```text
 //! the deadline of a drain     the server shuts down the connections
@@ -9,10 +9,11 @@
 //!
 //! A handler that swallows the error, and each unwinding, is left behind; the server closes in time, and its report names
 //! the request. Its waits pause, so that a handler which waits again and again takes neither its worker from others that
-//! are about to end, nor the processor from a process that goes on. Nothing unwinds while the thread is panicking (`wait::any`
-//! does not wait then), nor in a section of `park::shield`, nor with `panic = "abort"`, which has no unwinding. The unwinding
-//! is our own, from within the coroutine: one from outside, which corosensei has, goes on through every `catch_unwind`, and a
-//! handler that catches in a loop would never end.
+//! are about to end, nor the processor from a process that goes on. Nothing unwinds while the thread is panicking
+//! (`wait::any` does not wait then), nor in a section of `park::shield`, nor with `panic = "abort"`, which has no
+//! unwinding. The unwinding is a panic of our own that starts in the coroutine. corosensei can unwind a coroutine from
+//! outside, but repeats that until the coroutine has ended: with a handler that catches panics in a loop it would never
+//! return.
 
 use std::cell::Cell;
 use std::io;
@@ -22,10 +23,10 @@ use std::time::Duration;
 use crate::wait::{Cancelled, CancelledUnwind};
 
 /// How long a handler has to return after its wait has failed. Well below the time that a close waits after it has forced
-/// the rest.
+/// the requests that are left.
 pub(super) const GRACE: Duration = Duration::from_millis(25);
 
-/// How long a wait of a handler lasts that is left behind, before it fails.
+/// How long each wait of a handler that is left behind lasts before it fails.
 pub(super) const ABANDONED_WAIT: Duration = Duration::from_millis(10);
 
 /// How far the end of a request has come.
@@ -33,11 +34,11 @@ pub(super) const ABANDONED_WAIT: Duration = Duration::from_millis(10);
 pub(super) enum CancelPhase {
     #[default]
     None,
-    /// Its next wait fails.
+    /// The request's next wait fails.
     Asked,
-    /// One has failed.
+    /// One wait has failed.
     Told,
-    /// Its waits unwind, so many times.
+    /// The request's waits unwind, this many times more. At zero each wait fails.
     Unwinds(u8),
 }
 
@@ -50,12 +51,12 @@ impl CancelPhase {
 #[derive(Default)]
 pub(super) struct Cancellation {
     pub(super) phase: Cell<CancelPhase>,
-    /// How many sections of `park::shield` it is in.
+    /// How many sections of `park::shield` the coroutine is in.
     pub(super) shields: Cell<u32>,
 }
 
 impl Cancellation {
-    /// For a coroutine that begins when the cancellation of all requests has come to this phase.
+    /// Makes the value for a coroutine that begins when the cancellation of all requests has come to this phase.
     pub(super) fn new(phase: CancelPhase) -> Self {
         Self { phase: Cell::new(phase), shields: Cell::new(0) }
     }
@@ -66,7 +67,7 @@ impl Cancellation {
         if self.phase.get() == CancelPhase::None { Ok(()) } else { self.act() }
     }
 
-    /// Whether all its waits fail from here on.
+    /// Whether all waits of the request fail from here on.
     #[inline]
     pub(super) fn is_over(&self) -> bool {
         self.phase.get() == CancelPhase::Unwinds(0) && self.shields.get() == 0
@@ -80,14 +81,14 @@ impl Cancellation {
             return Ok(());
         }
         match self.phase.get() {
-            // It has been told once, and may clean up: for GRACE its waits work as ever.
+            // The request has been told once, and may clean up: for GRACE its waits work as ever.
             CancelPhase::None | CancelPhase::Told => return Ok(()),
             CancelPhase::Asked => self.phase.set(CancelPhase::Told),
             CancelPhase::Unwinds(0) => {}
             CancelPhase::Unwinds(left) => {
                 self.phase.set(CancelPhase::Unwinds(left - 1));
                 if cfg!(panic = "unwind") {
-                    // Not `panic!`: no hook prints it.
+                    // This is not `panic!`, so that no hook prints it.
                     panic::resume_unwind(Box::new(CancelledUnwind));
                 }
             }

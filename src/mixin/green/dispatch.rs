@@ -1,14 +1,15 @@
 //! How the accept loop deals requests to the workers: to the least loaded one, and ties to its own.
 //!
-//! The loop is a coroutine among the worker's others. So it gives way after some requests that came without a wait: they
-//! were put into the run queue, and would else begin only when the accept queue is empty. The load of a worker counts a
-//! request from the moment it is dealt, not when the worker takes it: a burst spreads over all of them.
+//! The loop is a coroutine among the worker's others: requests that it deals to its own worker lie in the run queue until
+//! it waits or gives way. So it gives way after some requests that came without a wait; otherwise they would begin only
+//! when the accept queue is empty. The load of a worker counts a request from the moment it is dealt, not from when the
+//! worker takes it, so that a burst spreads over all workers.
 
 use super::worker::Worker;
 use crate::mixin::Job;
 
-/// How many requests the acceptor takes before others have their turn. A wait of the acceptor begins the count anew: only an
-/// accept queue that is never empty gets so far.
+/// How many requests the acceptor takes before other coroutines have their turn. A wait of the acceptor begins the count
+/// anew, so the count is reached only if the accept queue does not get empty.
 pub(super) const ACCEPTED_AT_ONCE: u32 = 64;
 
 impl Worker {
@@ -18,7 +19,7 @@ impl Worker {
         let least = self.group.least_loaded();
         // Ties go to this worker: a request that stays costs no wake-up.
         if job.stays_with_acceptor() || load(self.number) <= load(least) {
-            // Neither a message nor a wake-up: it begins when the loop next waits or gives way.
+            // This takes neither a message nor a wake-up: the request begins when the loop next waits or gives way.
             self.group.begin_request(self.number);
             self.start(job);
         } else {

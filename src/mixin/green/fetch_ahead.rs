@@ -3,13 +3,15 @@
 use super::worker::Worker;
 use crate::sys::epoll::ReadyEvents;
 
-/// With more coroutines than this, what an event needs is fetched before its turn. With fewer it is in the cache already.
+/// If there are more coroutines than this, the memory that an event needs is fetched before the event's turn. With fewer it
+/// is in the cache already.
 const PREFETCH_FROM: usize = 400;
 
-/// The entries of so many events are fetched at once, two groups ahead; and the pages that they name, one group ahead.
+/// The events of a group. Their registrations are fetched two groups ahead of their turn, and the pages that those name one
+/// group ahead.
 const FETCH_GROUP: usize = 16;
 
-/// The coroutine of an event is fetched so many events ahead.
+/// How many events ahead the coroutine of an event is fetched.
 const FETCH_READER: usize = 2;
 
 impl Worker {
@@ -20,16 +22,16 @@ impl Worker {
     }
 
     /// Has the processor fetch what the next events need, in three steps, each of which needs the one before. The first two
-    /// come in groups: a fetch whose page is not known to the processor stalls, and several at once look for their pages
-    /// together.
+    /// come in groups: a fetch from a page that is not in the TLB stalls, and several in a row look up their pages at the
+    /// same time.
     #[inline]
     pub(super) fn fetch(&self, events: &ReadyEvents, at: usize) {
-        // With so few there is no time between a fetch and its use.
+        // With so few events there is no time between a fetch and its use.
         if events.len() <= FETCH_READER {
             return;
         }
         if at % FETCH_GROUP == 0 {
-            // No earlier group has fetched the first ones.
+            // The first events have no earlier group that could have fetched for them.
             let after = |groups: usize| if at == 0 { 0 } else { at + groups * FETCH_GROUP };
             for later in after(2)..at + 3 * FETCH_GROUP {
                 if let Some(event) = events.get(later) {

@@ -6,8 +6,8 @@
 //!   it was the first: notify  ------->  epoll_wait returns
 //! ```
 //!
-//! The worker clears the event before it takes the messages: one that is pushed behind its back notifies again. When the
-//! worker ends it closes the inbox, under the lock, and only if that is empty: no message is lost unseen.
+//! The worker clears the event before it takes the messages, so that a message that is pushed afterwards notifies again.
+//! When the worker ends it closes the inbox, under the lock, and only if that is empty, so that no message is lost.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,7 +17,7 @@ use crate::mixin::Job;
 use crate::sys::sync::Mutex;
 use crate::wait::Event;
 
-/// Something that a worker is told.
+/// A message to a worker.
 pub(super) enum Message {
     /// Serve this request.
     Job(Job),
@@ -44,10 +44,11 @@ impl Inbox {
         Ok(Self { messages: Mutex::new(Some(Vec::new())), wake_up: Event::new()? })
     }
 
-    /// Tells the worker, from any thread. One that has ended gives the message back: a job has to be refused, and the caller
-    /// knows how.
+    /// Sends the worker a message, from any thread. A worker that has ended gives it back: a job has to be refused, and the
+    /// caller knows how.
     pub(super) fn send(&self, message: Message) -> Option<Message> {
-        // Only the first of several notifies: the event stays readable until the worker clears it, and then it takes all.
+        // Only the first of several messages notifies: the event stays readable until the worker clears it, and then it
+        // takes all.
         let is_first = match &mut *self.messages.lock() {
             Some(messages) => {
                 messages.push(message);
@@ -55,14 +56,15 @@ impl Inbox {
             }
             None => return Some(message),
         };
-        // Without the lock, for which the worker that wakes would wait.
+        // The lock is released before, because the worker that wakes takes it.
         if is_first {
             self.wake_up.notify();
         }
         None
     }
 
-    /// For the worker that ends: from here on messages go back to their senders. False: there are some, and nothing is changed.
+    /// For the worker that ends: from here on messages go back to their senders. False: there are messages, and nothing is
+    /// changed.
     pub(super) fn close(&self) -> bool {
         let mut messages = self.messages.lock();
         let is_empty = messages.as_ref().is_none_or(Vec::is_empty);
@@ -74,7 +76,7 @@ impl Inbox {
 
     /// For the worker: all messages, in their order.
     pub(super) fn take(&self) -> Vec<Message> {
-        // In this order: see the top of this file.
+        // The order counts: see the top of this file.
         self.wake_up.clear();
         self.messages.lock().as_mut().map(std::mem::take).unwrap_or_default()
     }

@@ -18,7 +18,7 @@
 //! | `tasks`, `registrations`, `timers` | coroutines; which waits for which descriptor; until when |
 //! | `inbox` | what other threads tell a worker |
 //! | `acceptor` | the accept loop in a worker |
-//! | `cancellation` | how requests are ended that do not end by themselves |
+//! | `cancellation` | how requests that do not end by themselves are ended |
 //! | `worker_status`, `watchdog` | a worker as others see it; noticing a request that holds it |
 
 mod accept_coroutine;
@@ -61,11 +61,12 @@ use worker_thread::WorkerStart;
 /// Runs each request in a coroutine: ten thousand of them on one thread, and the handler is the same blocking code.
 ///
 /// A read, a write or any other wait of this crate suspends the coroutine, and its worker goes on with another one. So a
-/// connection that waits costs some 5 KiB and no thread, and a request 1.0 to 1.2 of the CPU time of an event loop written by
-/// hand. There is a worker for each processor, by default; a request stays on its worker for life.
+/// connection that waits costs some 5 KiB and no thread, and a request costs 1.0 to 1.2 times the CPU time that it costs in
+/// an event loop written by hand. There is a worker for each processor, by default; a request stays on its worker for life.
 ///
-/// For many clients that mostly wait. A handler that computes for long is better in [`Pool`](crate::Pool), one that calls
-/// code that blocks in [`Threading`](crate::Threading): there the system shares the processor among them.
+/// Use it for many clients that mostly wait. [`Pool`](crate::Pool) is better for handlers that compute for long, and
+/// [`Threading`](crate::Threading) for those that call code that blocks: there the system shares the processors among the
+/// threads.
 ///
 /// ```
 /// use std::io::Write;
@@ -79,39 +80,40 @@ use worker_thread::WorkerStart;
 /// # }
 /// ```
 ///
-/// # Where there is one
+/// # Where `Green` exists
 ///
-/// On Linux and Android, on processors whose stacks the crate corosensei can switch: x86-64, x86, AArch64, ARM, RISC-V and
-/// LoongArch. On others, s390x and POWER among them, the feature `green` does nothing and the names with `Green` do not exist;
-/// the compiler then says that they are configured out. The same handler runs with another word, `Threading` for instance.
+/// `Green` exists on Linux and Android, on processors whose stacks the crate corosensei can switch: x86-64, x86, AArch64,
+/// ARM, RISC-V and LoongArch. On others, s390x and POWER among them, the feature `green` does nothing and the names with
+/// `Green` do not exist; the compiler then says that they are configured out. The same handler runs under another mixin,
+/// `Threading` for instance.
 ///
 /// One `Green` is for one server: when that closes, its workers end. A mixin of your own that gives the requests of several
-/// servers to the same `Green` has to keep it from the first `server_close`, and what the watchdog tells goes to the server
-/// whose request came first.
+/// servers to the same `Green` must forward only the last `server_close` to it. The watchdog's reports then go to the
+/// server whose request came first.
 ///
 /// # What a green handler must not do
 ///
-/// Hold its worker: all other requests of the worker wait as long. The [watchdog](Self::watchdog) tells the observer of a
-/// handler that does. And it must hold nothing across a wait that belongs to the *thread*, because the next coroutine finds it
-/// there.
+/// A handler must not hold its worker: all other requests of the worker wait for as long. The [watchdog](Self::watchdog)
+/// tells the observer of a handler that does. And across a wait it must hold nothing that belongs to the *thread*, because
+/// the next coroutine finds it there.
 ///
 /// | not in a green handler | because | but |
 /// |---|---|---|
 /// | `std::thread::sleep` | the worker sleeps | [`sleep`](crate::sleep) |
-/// | `std::net`, a client library | its reads and look-ups block | [`connect`](crate::outgoing::connect), for a library of your own protocol; else [`offload`](crate::offload) |
+/// | `std::net`, a client library | its reads and look-ups block | [`connect`](crate::outgoing::connect), for a protocol of your own; else [`offload`](crate::offload) |
 /// | a large or remote file, a database | the disk or the network is waited for | [`offload`](crate::offload). A small file that was read before is in memory: read it |
 /// | `std::io::stdin`, `Command::output`, `Child::wait` | nobody knows for how long | [`offload`](crate::offload); for minutes or for ever a thread of its own, and an [`Event`](crate::park::Event) |
 /// | a channel's `recv`, a `Condvar`, a thread's `join` | the sender may be a coroutine of the same worker: they wait for ever | an [`Event`](crate::park::Event), an [`Outbox`](crate::Outbox), [`join`](crate::join) |
 /// | a `Mutex`, a `RefCell` of a thread-local, `stdout().lock()` held across a read or a write | the next one that locks it blocks the thread that could unlock it, or panics | hold it for some lines without a wait. [`Console`](crate::monitor::Console) prints without waiting |
-/// | a thread-local as the state of a request | it is that of all requests of the worker | a field of the handler; [`extension`](crate::StreamRequest::extension) |
+/// | a thread-local as the state of a request | all requests of the worker share it | a field of the handler; [`extension`](crate::StreamRequest::extension) |
 /// | recursion by the depth of the input, `[0; 1 << 20]` | the stack has [256 KiB](Self::stack_bytes): an overflow ends the process, with a message | a `Vec`, a bound on the depth, a larger stack |
-/// | a loop that computes for long | as the first | [`offload`](crate::offload), or [`sleep`](crate::sleep) with `Duration::ZERO` now and then |
+/// | a loop that computes for long | it holds the worker | [`offload`](crate::offload), or [`sleep`](crate::sleep) with `Duration::ZERO` now and then |
 /// | waits that go on after one has failed, with values whose drop panics | a request that is cut off is unwound if it waits on, and a panic in an unwinding ends the process, as anywhere | return at the first error |
-/// | `catch_unwind` in a loop that goes on in any case | a request that is cut off ends by an error and then by a panic of this crate's own; one that swallows both is left behind, and named | end the loop after an error of the request |
+/// | `catch_unwind` in a loop that goes on in any case | a request that is cut off ends by an error and then by a panic of this crate's own; one that swallows both is left behind, and the report names it | end the loop after an error of the request |
 /// | a bare `fork` whose child goes on | the child has the handler's thread alone; all other requests, and the worker's set of descriptors, are the parent's | `Command`, also with `pre_exec`. Else end the child by `_exit` |
 ///
-/// A child of a bare `fork` in a handler is as one that a thread has forked: its waits block it, and it ends when the handler
-/// returns in it, with status 0. The connection is its parent's as well.
+/// A child of a bare `fork` in a handler behaves as if a thread had forked it: its waits block it, and when the handler
+/// returns in it, it ends with status 0. Its parent still has the connection too.
 ///
 /// # With `panic = "abort"`
 ///
@@ -122,25 +124,25 @@ use worker_thread::WorkerStart;
 pub struct Green {
     /// None: as many as there are processors.
     workers: Option<usize>,
-    /// Of each coroutine. `check` tells whether there can be stacks of this size.
+    /// The size of each coroutine's stack, in bytes. `check` refuses a size that stacks cannot have.
     stack_bytes: usize,
     /// How long a handler may hold its worker before the server is told.
     watchdog: Duration,
-    /// Made with the first run or request.
+    /// The workers, started with the first run or request.
     group: OnceLock<Arc<Group>>,
-    /// In a forked child of the process that has made that one.
+    /// The workers in a forked child of the process that has started those of `group`.
     group_of_child: Mutex<Option<Arc<Group>>>,
 }
 
-/// More threads than any machine has processors. They are started with the first run, all at once.
+/// The most workers. They are threads, all started with the first run; no machine has as many processors.
 const MAX_GREEN_WORKERS: usize = 1_024;
 
-/// The default of [`Green::watchdog`]. Shorter in a debug build: a handler that blocks is found by its author.
+/// The default of [`Green::watchdog`]. Shorter in a debug build, so that the author of a handler that blocks notices it.
 const WATCHDOG: Duration =
     if cfg!(debug_assertions) { Duration::from_millis(100) } else { Duration::from_secs(1) };
 
 impl Green {
-    /// As many workers as the process may use processors, and stacks of 256 KiB.
+    /// Makes a mixin with as many workers as the process may use processors, and with stacks of 256 KiB.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -152,8 +154,8 @@ impl Green {
         }
     }
 
-    /// How many threads run requests. Default: as many as the process may use processors; more gain nothing, unless handlers
-    /// compute for long or block. Zero is one; with more than 1,024 `bind` fails.
+    /// How many threads run requests. Default: as many as the process may use processors; more gain nothing, unless
+    /// handlers compute for long or block. Zero counts as one; with more than 1,024 `bind` fails.
     #[must_use]
     pub fn workers(mut self, count: usize) -> Self {
         self.workers = Some(count.max(1));
@@ -182,10 +184,10 @@ impl Green {
     /// On Linux before 6.13 a process has room for about 28,000 stacks (`vm.max_map_count`), of which requests have 26,800.
     /// If [`Limits::live`](crate::Limits::live) is higher, it is lowered with the first request, and the hook
     /// [`warning`](crate::ServerHooks::warning) says so: clients beyond it wait in the accept queue.
-    /// [`Figures::busy`](crate::monitor::Figures::busy) shows the number. It is that of the whole process: where several
-    /// servers together have more, a request for which there is no stack is refused.
+    /// [`Figures::busy`](crate::monitor::Figures::busy) shows the number of requests. The room is that of the whole
+    /// process: where several servers together need more stacks, a request for which there is none is refused.
     ///
-    /// With any other size `bind` fails.
+    /// With a size below 64 KiB or above 1 GiB `bind` fails.
     #[must_use]
     pub fn stack_bytes(mut self, bytes: usize) -> Self {
         self.stack_bytes = bytes;
@@ -193,8 +195,8 @@ impl Green {
     }
 
     /// For how long a handler may run without a wait before the server is told: see
-    /// [`ServerEvent::WorkerHeld`](crate::monitor::ServerEvent::WorkerHeld). Default: 1 s, in a debug build 100 ms. At least 1
-    /// ms; [`Duration::MAX`] is never.
+    /// [`ServerEvent::WorkerHeld`](crate::monitor::ServerEvent::WorkerHeld). Default: 1 s, in a debug build 100 ms. At
+    /// least 1 ms; with [`Duration::MAX`] the server is never told.
     #[must_use]
     pub fn watchdog(mut self, limit: Duration) -> Self {
         self.watchdog = limit.max(Duration::from_millis(1));
@@ -206,7 +208,7 @@ impl Green {
         self.workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
     }
 
-    /// The workers, started if they are not yet. Asked for each request: as a rule without a lock.
+    /// The workers, which this starts if need be. Called for each request; as a rule it takes no lock.
     fn group(&self) -> io::Result<Arc<Group>> {
         self.started().map_or_else(|| self.start(), Ok)
     }
@@ -224,7 +226,7 @@ impl Green {
     /// The workers, which this starts if there are none yet, or only those of a parent process.
     #[cold]
     fn start(&self) -> io::Result<Arc<Group>> {
-        // Held until the workers are there: two first requests start them once.
+        // The lock is held until the workers are there, so that two first requests do not both start them.
         let mut of_child = self.group_of_child.lock();
         let first = self.group.get();
         // Another request has started them meanwhile.
@@ -236,7 +238,7 @@ impl Green {
         if first.is_none() {
             return Ok(Arc::clone(self.group.get_or_init(|| new)));
         }
-        // The threads of the others are a parent's, and their things are neither touched nor dropped.
+        // The threads of the group before are a parent's: it is forgotten, so that nothing of it is touched.
         std::mem::forget(of_child.replace(Arc::clone(&new)));
         Ok(new)
     }
@@ -259,7 +261,8 @@ impl fmt::Debug for Green {
 
 /// Tells a server how many stacks the system has room for, where that is bounded.
 fn told_of_bound(server: Weak<dyn WorkerWatch>) -> Weak<dyn WorkerWatch> {
-    // Before the request runs, so that the warning comes before the first client that has to wait for it.
+    // The server is told before the request runs, so that the warning comes before the first client that has to wait for a
+    // stack.
     if let (Some(server), Some(bound)) = (server.upgrade(), stack_bound()) {
         server.requests_are_bounded(bound.requests(), &bound);
     }
@@ -268,9 +271,9 @@ fn told_of_bound(server: Weak<dyn WorkerWatch>) -> Weak<dyn WorkerWatch> {
 
 /// The workers of one [`Green`], as other threads see them. Kept alive by the mixin and by each worker.
 struct Group {
-    /// By their numbers. A worker that has ended stays in the list, with a closed inbox.
+    /// The workers, by their numbers. A worker that has ended stays in the list, with a closed inbox.
     workers: Vec<WorkerHandle>,
-    /// Their threads, for the close to wait for.
+    /// The threads of the workers, for which the close waits.
     threads: Arc<ThreadGroup>,
     /// The accept loops that run in the workers.
     acceptors: Acceptors,
@@ -309,7 +312,7 @@ impl Group {
             let worker = WorkerStart::new(&group, number)?;
             group.threads.spawn(&options, "green", move || worker.run())
         };
-        // Those that have been started end again if one cannot be.
+        // If one worker cannot be started, those before it end again.
         (0..group.workers.len()).try_for_each(start).inspect_err(|_| group.quit())?;
         Ok(group)
     }
@@ -325,9 +328,10 @@ impl Group {
         others.min_by_key(|number| self.workers[*number].status.load())
     }
 
-    /// A request is about to be given to a worker. Counted now, not when the worker takes it: the next one goes to another.
+    /// Counts a request that is about to be given to a worker. It is counted now, and not when the worker takes it, so that
+    /// the next request goes to another worker.
     fn begin_request(self: &Arc<Self>, worker: usize) {
-        // Only for the first: the watchdog looks for as long as there is a request.
+        // The watchdog is told only if the worker had none: while there are requests, it is awake.
         if self.workers[worker].status.begin_request() {
             self.watchdog.begin(self);
         }
@@ -380,7 +384,7 @@ impl Mixin for Green {
         })
     }
 
-    /// Each worker has a few descriptors.
+    /// Starts the workers, each of which takes a thread and a few descriptors.
     fn prepare(&self) -> Result<()> {
         self.group().map(drop).map_err(|error| Error::io("start the workers of", "Green", error))
     }
@@ -407,8 +411,8 @@ impl Mixin for Green {
         }
     }
 
-    /// The requests of all workers, whether they run or wait: none is queued. Beside `Limits::live` the number of stacks may
-    /// bound them.
+    /// The requests of all workers, whether they run or wait: none is queued. `Limits::live` bounds them, and so may the
+    /// number of stacks.
     fn figures(&self) -> WorkerFigures {
         let workers = self.started();
         let workers = workers.iter().flat_map(|group| &group.workers);
@@ -426,7 +430,7 @@ impl Mixin for Green {
 
     fn server_close(&self, deadline: Instant) {
         let Some(group) = self.started() else { return };
-        // First the loops: a worker quits only when it has no coroutine left.
+        // The loops end first: a worker quits only when it has no coroutine left.
         group.acceptors.abandon();
         group.quit();
         group.threads.wait_until_gone(deadline);
@@ -435,7 +439,8 @@ impl Mixin for Green {
 
 impl Drop for Green {
     fn drop(&mut self) {
-        // Nothing waits for them: each ends with its last request. A forked child that has none of the threads sends nothing.
+        // Nothing waits for the workers: each ends with its last request. A forked child that has none of the threads sends
+        // nothing.
         if let Some(group) = self.started() {
             group.quit();
         }

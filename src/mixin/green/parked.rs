@@ -4,10 +4,11 @@
 //! |---|---|---|
 //! | a connection | with its first wait, until it is closed | once for each arrival: see `registrations.rs` |
 //! | the accept loop's descriptors | in a set of their own, as long as they stay the same | as long as one is ready |
-//! | a datagram socket, by the accept loop | for one wait: in the set, each datagram that is *sent* would cost a call-back | the same |
-//! | anything else | for one wait | the same |
+//! | a datagram socket, by the accept loop | for one wait: in the set, each datagram that is *sent* would cost a call-back | as long as it is ready |
+//! | anything else | for one wait | as long as it is ready |
 //!
-//! A coroutine has tried its system call in vain before it waits here. A wait for input of a connection then goes so:
+//! A coroutine has tried its system call in vain before it waits here. A wait for input of a connection then goes like
+//! this:
 //!
 //! ```text
 //! coroutine                             registrations.rs                the loop
@@ -22,7 +23,7 @@
 //! recv
 //! ```
 //!
-//! No arrival is lost between the call in vain and the note. Events are taken by the loop alone, so none comes in between on
+//! No arrival is lost between the failed call and the note. Events are taken by the loop alone, so none comes in between on
 //! this thread; one that came while the coroutine did something else was noted as seen; and a descriptor that is ready when
 //! it enters the set is reported at once.
 
@@ -44,11 +45,12 @@ use crate::sys::fork_count::is_in_child;
 use crate::sys::poll;
 use crate::wait::{self, Interest, Parker, RetiredUnwind, Slot, Waiting};
 
-/// The size of the counts that lie before the content of an [`Rc`]: std does not promise it. A hint to the caches hangs on it,
-/// nothing more.
+/// The size of the counts that lie before the content of an [`Rc`]. std does not promise it, and only a hint to the caches
+/// depends on it.
 const RC_COUNT_BYTES: usize = 2 * size_of::<usize>();
 
-/// The loop waits for clients or for room, and for a stop. Its pauses have the stop alone, and hooks mostly one descriptor.
+/// The least number of descriptors in the accept loop's wait for clients: a listener and the stop event. A pause of the
+/// loop has the stop event alone, and a wait of a hook mostly one descriptor.
 const MIN_LOOP_WAITS: usize = 2;
 
 impl Worker {
@@ -62,10 +64,10 @@ impl Worker {
         may_go_on(task)
     }
 
-    /// The end of a wait that is cancelled before it has begun.
+    /// Ends a wait that is cancelled before it has begun.
     #[cold]
     fn fail(&self, task: &Rc<Task>, cancelled: io::Error) -> io::Result<()> {
-        // A handler that swallows everything, in a loop: without the pause it would take the processor for good.
+        // Without the pause a handler that ignores all errors in a loop would take the processor for good.
         if task.cancellation.is_over() {
             self.switch(task, Instant::now().checked_add(ABANDONED_WAIT));
         }
@@ -79,7 +81,7 @@ impl Worker {
         if let Some(at) = deadline {
             self.timers.set(task, at);
         }
-        // By the coroutine itself: it alone knows whether it waits, or has queued itself to give way.
+        // The coroutine itself sets the state: it alone knows whether it waits, or has queued itself to give way.
         task.state.set(TaskState::Waiting);
         switch::suspend();
         // The entry among the timers stays: it is moved or dropped when it comes up.
@@ -88,7 +90,7 @@ impl Worker {
         }
     }
 
-    /// A wait for a connection, which has a slot. The usual wait: neither a system call nor an allocation.
+    /// Waits for a connection, which has a slot. This is the usual wait: it takes neither a system call nor an allocation.
     #[inline(always)]
     fn park_connection(
         &self,
@@ -115,10 +117,10 @@ impl Worker {
         may_go_on(task)
     }
 
-    /// The addresses of what an arrival needs first, if they are worth to be noted.
+    /// The addresses of the memory that an arrival needs first, if they are worth noting.
     #[inline(always)]
     fn near(&self, task: &Rc<Task>, slot: &Slot, interest: Interest) -> Option<Near> {
-        // Its address stands for the frames of this wait.
+        // The address of this local variable stands for the frames of this wait.
         let frame = 0_u8;
         (self.fetches() && interest == Interest::Read).then(|| Near {
             frame: std::ptr::from_ref(&frame).addr(),
@@ -128,7 +130,7 @@ impl Worker {
         })
     }
 
-    /// The rest of the beginning of a wait, where more has to be done than to note it.
+    /// The slow path of [`park_connection`](Worker::park_connection): the registration has not simply noted the wait.
     #[inline(never)]
     fn begin_first_wait(
         &self,
@@ -142,7 +144,7 @@ impl Worker {
         match look {
             WaiterLook::Ready => {}
             WaiterLook::Waits(other) => {
-                // One waiter for each direction: the earlier one looks, and waits again if it has to.
+                // There is one waiter for each direction: the earlier one looks, and waits again if it has to.
                 if let Some(other) = other.filter(|other| !Rc::ptr_eq(other, task)) {
                     self.wake(&other);
                 }
@@ -175,7 +177,7 @@ impl Worker {
         Ok(())
     }
 
-    /// A wait of the accept loop. It has several descriptors, the same ones each time as a rule.
+    /// Waits for the accept loop, which has several descriptors: as a rule the same ones each time.
     #[inline(never)]
     fn park_acceptor(
         &self,
@@ -183,12 +185,14 @@ impl Worker {
         waiting: &[Waiting<'_>],
         deadline: Option<Instant>,
     ) -> io::Result<()> {
-        // A hook may have caught the unwinding. `join` waits on, because its other half may need this worker.
+        // A loop that is retired and still waits is in a hook that has caught the unwinding. In a `join` (a shield) the
+        // wait goes on all the same, because the other half may need this worker.
         if task.is_retired() && task.cancellation.shields.get() == 0 {
             return retire();
         }
-        // A hook waits, or the loop pauses. The set knows descriptors by their numbers, and waits for input alone, so it is for
-        // the waits for clients. And it must not wake the worker while the loop does not accept.
+        // Here a hook waits, or the loop pauses. The set is for waits for clients alone, because it compares descriptors by
+        // their numbers and waits for input only. It is disabled, so that it does not wake the worker while the loop does
+        // not accept.
         let is_input = |one: &Waiting<'_>| one.interest == Interest::Read && one.slot.is_none();
         if waiting.len() < MIN_LOOP_WAITS || !waiting.iter().all(is_input) {
             let mut sets = self.accept_sets.borrow_mut();
@@ -197,20 +201,20 @@ impl Worker {
             return self.park_watched(task, waiting, deadline);
         }
         if !self.accept_sets.borrow().iter().any(|set| set.is_for(task, waiting)) {
-            // Before the new one is made: its descriptor may be the last.
+            // The old set is dropped before the new one is made: no other descriptor may be free.
             self.accept_sets.borrow_mut().retain(|set| !set.is_of(task));
             match AcceptSet::new(self, task, waiting) {
                 Ok(set) => self.accept_sets.borrow_mut().push(set),
                 // A file that cannot be waited for is always ready, as for poll(2).
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
-                // Out of descriptors: a wait of its own takes none.
+                // Out of descriptors: `park_watched` takes none.
                 Err(_) => return self.park_watched(task, waiting, deadline),
             }
         }
         if let Some(set) = self.accept_sets.borrow().iter().find(|set| set.is_of(task)) {
             set.begin_wait(waiting)?;
         }
-        // Also where the wait unwinds: the set must not count a coroutine as waiting that has gone.
+        // This also happens where the wait unwinds: the set must not count a coroutine as waiting that has gone.
         let _end = OnDrop(|| {
             if let Some(set) = self.accept_sets.borrow().iter().find(|set| set.is_of(task)) {
                 set.end_wait(waiting);
@@ -219,8 +223,8 @@ impl Worker {
         self.suspend(task, deadline)
     }
 
-    /// Any other wait: an event, a server elsewhere, a sleep (which has no descriptor). In the set for this wait alone, at two
-    /// system calls for each descriptor or more.
+    /// Waits for anything else: an event, a server elsewhere, or a sleep (which has no descriptor). The descriptors are in
+    /// the worker's set for this wait alone, at two or more system calls for each.
     #[inline(never)]
     fn park_watched(
         &self,
@@ -233,7 +237,8 @@ impl Worker {
         for one in waiting {
             watched.add(one, WATCHED | task.number)?;
         }
-        // By its number, which events bring back. A task that has ended meanwhile is not found, and its number is no other's.
+        // Listed by its number, which events bring back. A task that has ended by then is not found, and no other has its
+        // number.
         self.watched.borrow_mut().insert(task.number, Rc::clone(task));
         let _end = OnDrop(|| drop(self.watched.borrow_mut().remove(&task.number)));
         self.suspend(task, deadline)
@@ -244,7 +249,7 @@ impl Worker {
 ///
 /// # Errors
 ///
-/// As of [`Worker::suspend`].
+/// As for [`Worker::suspend`].
 #[inline(always)]
 fn may_go_on(task: &Task) -> io::Result<()> {
     if task.is_retired() {
@@ -305,18 +310,19 @@ impl Drop for WatchedForOnce<'_, '_> {
 impl Parker for Worker {
     fn park(&self, waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()> {
         let Some(task) = self.current() else {
-            // A flush of the worker itself: there is nothing to switch from.
+            // A flush of the worker itself: no coroutine runs that could be suspended.
             return poll_for(waiting, deadline);
         };
         if is_in_child() {
             return block_in_child(waiting, deadline);
         }
-        // Before the wait: one that was cancelled while the coroutine ran must not begin.
+        // This is checked before the wait: a coroutine that was cancelled while it ran must not begin one.
         if let Err(cancelled) = task.cancellation.check() {
             return self.fail(&task, cancelled);
         }
         match waiting {
-            // By far the most waits. A second descriptor beside a connection, an outbox's event say, makes it one of the last.
+            // These are by far the most waits. With a second descriptor beside the connection, an outbox's event say, the
+            // last arm applies.
             [Waiting { fd, interest, slot: Some(slot) }] if task.acceptor.is_none() => {
                 self.park_connection(&task, *fd, *interest, slot, deadline)
             }
@@ -325,8 +331,8 @@ impl Parker for Worker {
         }
     }
 
-    /// Closing takes it out of the set. If somebody else keeps the file open, events of it come under a token that no
-    /// registration has any more.
+    /// Removes the registration; the close of the descriptor, which follows, takes it out of the epoll set. If somebody
+    /// else keeps the file open, its events carry a token that no registration has any more.
     fn forget(&self, fd: BorrowedFd<'_>, slot: &Slot) {
         self.registrations.remove(fd.as_raw_fd(), slot.get());
     }
@@ -369,7 +375,7 @@ fn block_in_child(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
     poll_for(waiting, deadline)
 }
 
-/// A wait that blocks the thread.
+/// Waits, and blocks the thread meanwhile.
 fn poll_for(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()> {
     let mut fds: Vec<_> = waiting.iter().map(Waiting::poll_fd).collect();
     poll(&mut fds, deadline).map(drop)

@@ -5,16 +5,18 @@
 //! - A **connection** has a slot. It is registered by its first wait and stays in the set until it is closed; the
 //!   kernel reports each arrival once (edge-triggered), so that a request costs no system call but its receive and its
 //!   send. An arrival while nobody waits is noted in [`WaitRegistration::seen`].
-//! - **Everything else** (listeners, events) is watched for one wait, by the worker itself: see `worker.rs`.
+//! - **Everything else** has no registration here. Events and other single descriptors are watched for one wait, and the
+//!   accept loop's descriptors have a set of their own: see `parked.rs`.
 //!
 //! The table is indexed by the descriptor's number. A number is used again once its descriptor is closed, perhaps by
 //! another thread that cannot tell this worker. So the slot has a **token** that no other registration has had, of this
 //! worker or of another: a registration is the slot's own only if both tokens are the same. A request that is moved
 //! to another worker is therefore registered anew there.
 //!
-//! The same holds for events. A turn of the loop takes many at once, and an early one may close a connection for which a later
-//! one of the same batch has come; a new connection may even have its number by then. A part of the token goes into the set
-//! with each descriptor and comes back with its events: one for an earlier owner finds another token, and is dropped.
+//! The same holds for events. A turn of the loop takes a batch of them. While it handles one event, a connection may be
+//! closed for which the batch has another event, and a new connection may even get the descriptor's number. So a part of
+//! the token goes into the set with each descriptor, and comes back with its events. An event for an earlier owner of the
+//! number does not match the token of the present one, and is dropped.
 //!
 //! ```text
 //! token, in the slot               | number of the worker: 12 bits | count: 52 bits, or 20 where an address has 32 |
@@ -39,7 +41,7 @@ use crate::wait::Interest;
 pub(super) struct Seen {
     /// Input has come. The next wait for input returns at once, and takes this back.
     pub(super) readable: bool,
-    /// Room has come. The same for room.
+    /// Room to write has come. The next wait for room returns at once, and takes this back.
     pub(super) writable: bool,
     /// No more input will come: from here on a receive never finds nothing, so this is not taken back.
     pub(super) ended: bool,
@@ -49,10 +51,10 @@ pub(super) struct Seen {
 #[derive(Default)]
 #[repr(align(64))]
 pub(super) struct WaitRegistration {
-    /// That of the slot; zero while there is none.
+    /// The token of the slot; zero while the entry is free.
     pub(super) token: Cell<usize>,
     pub(super) seen: Cell<Seen>,
-    /// Room to write is reported as well.
+    /// Whether room to write is reported too.
     pub(super) reports_room: Cell<bool>,
     /// The coroutine that waits for input. Its `is_noted` is set meanwhile.
     pub(super) reader: Cell<Option<Rc<Task>>>,
@@ -63,10 +65,10 @@ pub(super) struct WaitRegistration {
 }
 
 /// Addresses that a coroutine which waits for input will need, as hints to the processor; zero is no hint. By now they may
-/// be unmapped, or be something else's: they are only prefetched, which cannot fault, and never read.
+/// be unmapped, or belong to something else: they are only prefetched, which cannot fault, and never read.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Near {
-    /// A frame of its wait. The others lie above.
+    /// One of the stack frames of the coroutine's wait. The others lie above it.
     pub(super) frame: usize,
     /// The slot, in the middle of its request.
     pub(super) slot: usize,
@@ -76,16 +78,17 @@ pub(super) struct Near {
     pub(super) task: usize,
 }
 
-/// How many cache lines of each are fetched, and how far before the address they begin. Found by trying: more gain
-/// nothing, and fewer leave a miss for each request.
+/// For each of these: how many cache lines are fetched, and how many of them lie before the address. Found by trying: more
+/// gain nothing, and fewer leave a miss for each request.
 const TASK_LINES: (usize, usize) = (3, 0);
 const FRAME_LINES: (usize, usize) = (7, 1);
 const REQUEST_LINES: (usize, usize) = (3, 1);
 
-/// Where pages are larger, another line than the last is fetched, in vain.
+/// The page size that the hints assume. Where pages are larger, one of the fetches is of the wrong line, which costs
+/// nothing else.
 const SMALLEST_PAGE: usize = 4096;
 
-/// From the first of the numbers that a request writes in its entry of the live list to the last.
+/// The distance in bytes between the first and the last number that a request writes in its entry of the live list.
 const ENTRY_BYTES: usize = 24;
 
 /// Prefetches `lines` cache lines, of which the first `before` lie below the address.
@@ -97,8 +100,9 @@ fn fetch(address: usize, (lines, before): (usize, usize)) {
 
 /// The table of a worker.
 pub(super) struct Registrations {
-    /// By descriptor numbers. Borrowed for moments, never across a wait. It grows up to the highest number that a connection of
-    /// this worker has had, 64 bytes for each, and does not shrink: the limit of descriptors bounds it.
+    /// The registrations, by descriptor numbers. Borrowed for moments, never across a wait. It grows up to the highest
+    /// number that a connection of this worker has had, 64 bytes for each, and does not shrink: the limit of descriptors
+    /// bounds it.
     entries: RefCell<Vec<WaitRegistration>>,
     /// The token that was given last. Its upper bits are the worker's number.
     last_token: Cell<usize>,
@@ -149,7 +153,7 @@ impl Registrations {
         let mut entries = self.entries.borrow_mut();
         let at = usize::try_from(fd).unwrap_or_default();
         if at >= entries.len() {
-            // No further: the room that the vector has beyond it takes no memory until it is written to.
+            // No further: the spare capacity of the vector takes no memory until it is written to.
             entries.resize_with(at + 1, WaitRegistration::default);
         }
         let token = self.next_token();
@@ -157,8 +161,8 @@ impl Registrations {
         token
     }
 
-    /// The task is about to wait for input, or for room to write. With the answer `Waits` it is noted, and an arrival will
-    /// give it back; with any other it is not. `near`: hints for the arrival, if there are any.
+    /// Begins the wait of a task for input, or for room to write. If the answer is `Waits`, the task is noted, and an
+    /// arrival will give it back; otherwise it is not. `near`: hints for the arrival, if there are any.
     #[inline(always)]
     pub(super) fn begin_wait(
         &self,
@@ -179,7 +183,7 @@ impl Registrations {
             } else {
                 (&mut seen.readable, &entry.reader)
             };
-            // Taken: the caller looks now, and what it leaves in the socket is known to it.
+            // The mark is taken back: the caller tries now, and knows whether it leaves anything in the socket.
             let has_come = std::mem::take(has_come) || (seen.ended && !for_room);
             if has_come {
                 entry.seen.set(seen);
@@ -194,7 +198,7 @@ impl Registrations {
         self.with(fd, token, look).unwrap_or(WaiterLook::Unknown)
     }
 
-    /// From here on room to write is reported, and the task waits for it.
+    /// Notes that room to write is reported from here on, and that the task waits for it.
     pub(super) fn report_room(&self, fd: RawFd, token: usize, task: &Rc<Task>) {
         self.with(fd, token, |entry| {
             entry.reports_room.set(true);
@@ -203,25 +207,26 @@ impl Registrations {
         });
     }
 
-    /// A wait has ended by something else than an arrival: takes the note back. An arrival that comes now is noted as seen.
+    /// Takes back the note of a wait that has ended by something else than an arrival. An arrival that comes now is noted
+    /// as seen.
     #[cold]
     pub(super) fn end_wait(&self, fd: RawFd, token: usize, interest: Interest, task: &Rc<Task>) {
         task.is_noted.set(false);
         self.with(fd, token, |entry| {
             let for_room = interest == Interest::Write;
             let waiter = if for_room { &entry.writer } else { &entry.reader };
-            // Another task may wait for the same since.
+            // By now another task may wait in this direction.
             waiter.set(waiter.take().filter(|noted| !Rc::ptr_eq(noted, task)));
         });
     }
 
-    /// An event has come. Gives the tasks to wake, the reader and the writer; an arrival that nobody waits for is noted. The
-    /// tasks may have been woken by something else before: the caller looks at their states.
+    /// Takes an event, and gives the tasks to wake: the reader and the writer. An arrival that nobody waits for is noted.
+    /// The tasks may have been woken by something else before: the caller looks at their states.
     #[inline]
     pub(super) fn arrived(&self, event: ReadyEvent) -> (Option<Rc<Task>>, Option<Rc<Task>>) {
         let fd = fd_of(event);
         let entries = self.entries.borrow();
-        // Of an earlier owner of the number, or of one that is closed: dropped.
+        // An event for an earlier owner of the number, or for a connection that is closed, is dropped.
         let token = (event.number >> 32) as u32;
         let is_for = |entry: &&WaitRegistration| entry.token.get() as u32 & TOKEN_PART == token;
         let Some(entry) = entries.get(fd).filter(is_for) else { return (None, None) };
@@ -231,7 +236,7 @@ impl Registrations {
         let writer = if event.writable { entry.writer.take() } else { None };
         // A receive ends before urgent data, so that one more is due.
         seen.readable |= event.readable && (reader.is_none() || event.urgent);
-        // The end may share its event with the last bytes, and is then reported once.
+        // The end is reported once, perhaps in one event with the last bytes.
         seen.ended |= event.ended;
         seen.writable |= event.writable && writer.is_none();
         entry.seen.set(seen);
@@ -259,7 +264,7 @@ impl Registrations {
         }
     }
 
-    /// Prefetches the rest. The processor should know the pages by now.
+    /// Prefetches the other lines that the waiting coroutine needs. Their pages should be in the TLB by now.
     pub(super) fn fetch_reader(&self, event: ReadyEvent) {
         if let Some(near) = self.near(event) {
             fetch(near.frame, FRAME_LINES);
@@ -267,7 +272,7 @@ impl Registrations {
             // The bottom of its stack, which each switch writes to. Most coroutines use no other page.
             prefetch(near.frame | (SMALLEST_PAGE - CACHE_LINE));
             fetch(near.task, TASK_LINES);
-            // It may lie across two lines.
+            // The numbers of the entry may lie across two lines.
             prefetch(near.entry);
             prefetch(near.entry.wrapping_add(ENTRY_BYTES));
         }
@@ -281,33 +286,33 @@ impl Registrations {
         (near.frame != 0).then_some(near)
     }
 
-    /// The connection is about to be closed. A token that is not its own any more, because the request was moved, changes
-    /// nothing.
+    /// Removes the registration of a connection that is about to be closed. If the request was moved to another worker, its
+    /// token does not match here, and nothing changes.
     pub(super) fn remove(&self, fd: RawFd, token: usize) {
         self.with(fd, token, |entry| {
             // From here on events for this connection find no owner.
             entry.token.set(0);
-            // No coroutine waits for it: one of its request is closing it.
+            // No coroutine waits for the connection now: a coroutine of its own request is closing it.
             drop((entry.reader.take(), entry.writer.take()));
         });
     }
 }
 
-/// The number by which a connection is in the epoll set: its descriptor, and a part of its token, by which an event for an
-/// earlier owner of the descriptor's number is told from its own.
+/// The number of a connection in the epoll set: its descriptor, and a part of its token. The token tells its events from
+/// those of earlier owners of the descriptor's number.
 pub(super) fn event_number(fd: RawFd, token: usize) -> u64 {
     (u64::from(token as u32 & TOKEN_PART) << 32) | u64::from(fd.unsigned_abs())
 }
 
 /// The result of a look at a connection's registration, before a wait.
 pub(super) enum WaiterLook {
-    /// Something has arrived since the last wait: try again.
+    /// Something has arrived since the last wait, so the caller tries again.
     Ready,
-    /// The wait is noted. The other one waited for the same, and has to look again.
+    /// The wait is noted. A task in here waited in the same direction before, and has to look again.
     Waits(Option<Rc<Task>>),
     /// Room to write is not reported yet.
     NeedsRoomReports,
-    /// It is not registered here.
+    /// The connection is not registered here.
     Unknown,
 }
 

@@ -26,8 +26,8 @@ impl Body {
     }
 }
 
-/// The one owner of the answer to "may it run?": two wake-ups for one wait must not resume it twice. An event and a deadline may
-/// come in the same turn, and a cancellation right after both.
+/// The state of a coroutine. It alone decides whether a wake-up resumes the coroutine: an event and a deadline may come in
+/// the same turn, and a cancellation right after both, and they must not resume it twice for one wait.
 ///
 /// ```text
 /// Queued --resume--> Running --park--> Waiting --event, deadline, message--> resumed, or Queued
@@ -35,31 +35,32 @@ impl Body {
 ///   +------------------+    Running --returns--> Ended
 /// ```
 ///
-/// A wake-up acts in `Waiting` alone. In the other states it is not lost: `Queued` goes on anyway, and `Running` is seen by the
-/// coroutine itself alone, because wake-ups come from the loop or from the coroutine that runs.
+/// A wake-up acts in `Waiting` alone. In the other states none is lost: a `Queued` coroutine goes on anyway; and wake-ups
+/// come from the loop or from the coroutine that runs, so only a coroutine that wakes itself meets `Running`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TaskState {
     /// In the worker's run queue. Set by the one that puts it there.
     Queued,
     /// Resumed, and not suspended since. Set by [`Task::resume`].
     Running,
-    /// It waits for a descriptor, for a moment, or for another task. Set by the coroutine, right before it suspends itself.
+    /// The task waits for a descriptor, for a moment, or for another task. The coroutine sets this right before it suspends
+    /// itself.
     Waiting,
-    /// Its body has returned. A note of it that is left somewhere wakes nothing.
+    /// The body has returned. A note of the task that is left somewhere wakes nothing.
     Ended,
 }
 
 /// A coroutine. It belongs to one thread, and is kept alive by those who may wake it.
 ///
-/// In the order of its use: all that a wake-up needs lies side by side at the beginning.
+/// The fields stand in the order of their use: all that a wake-up needs lies side by side at the beginning.
 #[repr(C)]
 pub(super) struct Task {
     pub(super) state: Cell<TaskState>,
-    /// A registration has it as the one that waits.
+    /// A registration notes it as its reader or its writer.
     pub(super) is_noted: Cell<bool>,
     /// Looked at before and after each wait.
     pub(super) cancellation: Cancellation,
-    /// If it runs the accept loop.
+    /// The handle of the accept loop, if this coroutine runs one.
     pub(super) acceptor: Option<AcceptHandle>,
     /// The number of the request that it serves, or serves a part of, plus one; zero for the accept loop.
     request: u64,
@@ -69,9 +70,9 @@ pub(super) struct Task {
     pub(super) deadline: Cell<Option<Instant>>,
     /// The time of its entry among the timers, if it has one: never later than `deadline`, while there is one.
     pub(super) armed: Cell<Option<Instant>>,
-    /// Its place in [`Tasks`].
+    /// The task's place in [`Tasks`].
     place: Cell<usize>,
-    /// No other task of the worker has had it.
+    /// The task's number, which no other task of the worker has had.
     pub(super) number: u64,
 }
 
@@ -81,7 +82,7 @@ impl Task {
         self.request.checked_sub(1)
     }
 
-    /// Whether it is an accept loop that has to end.
+    /// Whether the task is an accept loop that has to end.
     #[inline]
     pub(super) fn is_retired(&self) -> bool {
         self.acceptor.as_ref().is_some_and(AcceptHandle::is_retired)
@@ -107,19 +108,19 @@ impl Task {
 /// All coroutines of a worker.
 #[derive(Default)]
 pub(super) struct Tasks {
-    /// In no order.
+    /// All tasks, in no order.
     all: RefCell<Vec<Rc<Task>>>,
-    /// How many there have been: the number of the last one.
+    /// How many tasks there have been: the number of the last one.
     made: Cell<u64>,
 }
 
 impl Tasks {
-    /// A new one, which waits in no queue yet.
+    /// Adds a task, which is in no queue yet.
     pub(super) fn add(&self, body: Body, request: Option<u64>, phase: CancelPhase) -> Rc<Task> {
         self.add_with(Some(body), request, phase)
     }
 
-    /// One without a coroutine, for the tests of what notes tasks and never runs them.
+    /// Adds a task without a coroutine, for tests of tables that note tasks and never run them.
     #[cfg(test)]
     pub(super) fn add_empty(&self) -> Rc<Task> {
         self.add_with(None, None, CancelPhase::None)
@@ -148,23 +149,24 @@ impl Tasks {
         task
     }
 
-    /// One has ended. The last one takes its place, so that each knows its own without a search.
+    /// Removes a task that has ended, without a search: each task knows its place. The last one of the list moves to the
+    /// free place.
     pub(super) fn remove(&self, task: &Task) {
         let mut all = self.all.borrow_mut();
         let place = task.place.get();
-        // In it for certain: `add` has put it there, and its end comes once.
+        // The task is in the list: `add` has put it there, and it ends only once.
         all.swap_remove(place);
         if let Some(moved) = all.get(place) {
             moved.place.set(place);
         }
     }
 
-    /// All of them now, in a list of its own: nothing is borrowed while the caller goes through it.
+    /// All tasks at this moment, in a new list: nothing is borrowed while the caller goes through it.
     pub(super) fn snapshot(&self) -> Vec<Rc<Task>> {
         self.all.borrow().clone()
     }
 
-    /// How many there are.
+    /// How many tasks there are.
     pub(super) fn len(&self) -> usize {
         self.all.borrow().len()
     }

@@ -1,7 +1,7 @@
 //! [`Timers`]: the deadlines of a worker's coroutines.
 //!
-//! A coroutine has one entry at most. A deadline that moves into the future leaves the entry where it is: the entry comes
-//! up too early, and is then moved on. So a handler that sets a later deadline at each read costs one comparison.
+//! A coroutine has one entry at most. A deadline that becomes later leaves the entry where it is: the entry comes up too
+//! early, and is then moved on. So a handler that sets a later deadline at each read costs one comparison.
 //!
 //! ```text
 //! the coroutine waits until                the deadline    its entry
@@ -31,7 +31,7 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// The task waits until this moment at the most.
+    /// Has a task wait until this moment at the most.
     #[inline]
     pub(super) fn set(&self, task: &Rc<Task>, at: Instant) {
         task.deadline.set(Some(at));
@@ -51,7 +51,7 @@ impl Timers {
         entries.insert((at, task.number), Rc::clone(task));
     }
 
-    /// The task has ended.
+    /// Forgets the entry of a task that has ended.
     pub(super) fn forget(&self, task: &Task) {
         if let Some(armed) = task.armed.take() {
             self.entries.borrow_mut().remove(&(armed, task.number));
@@ -115,10 +115,10 @@ mod tests {
         timers.set(&two, at(7));
         assert_eq!(due(&timers, at(6)), [one.number]);
         assert_eq!(timers.next(), Some(at(7)));
-        // It waits without a deadline, and its entry comes up in vain.
+        // Task two waits without a deadline, and its entry comes up in vain.
         two.deadline.set(None);
         assert_eq!((due(&timers, at(8)), timers.next()), (vec![], None));
-        // It has ended, and nothing keeps it.
+        // Task one has ended, and nothing keeps it.
         timers.set(&one, at(9));
         timers.forget(&one);
         timers.forget(&one);
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(Rc::strong_count(&one), 2, "the list of tasks and this test");
     }
 
-    /// The same as a list of deadlines that is searched, over many steps.
+    /// Compares the timers with a list of deadlines that is searched, over many steps.
     #[test]
     fn it_is_the_same_as_a_list_that_is_searched() {
         let (rounds, steps) = if cfg!(miri) { (2, 150) } else { (50, 2_000) };
@@ -168,7 +168,7 @@ mod tests {
                 found.sort_unstable();
                 assert_eq!(found, expected, "round {round}");
                 let next = model.iter().flatten().min().map(|deadline| at(*deadline));
-                // It may be too early, for a deadline that has moved on; never too late.
+                // The first timer may be too early, for a deadline that has moved on, and never too late.
                 assert!(next.is_none_or(|next| timers.next().is_some_and(|now| now <= next)));
             }
         }

@@ -10,8 +10,8 @@
 //! look n   the same, for as long as the limit            worker_is_held, once
 //! ```
 //!
-//! A look is two loads for each worker. It finds the request that runs and a count of switches; if both are the same as at the
-//! look before, nothing else has run in between. The accept loop counts as nothing that runs: its hooks are not watched.
+//! A look is two loads for each worker. It finds the request that runs and a count of switches; if both are the same as at
+//! the look before, nothing else has run in between. The accept loop does not count as running: its hooks are not watched.
 //!
 //! It looks often only while requests run: a look that finds every worker as it was doubles the pause, and without a
 //! request it sleeps until there is one. That wake-up is ordered as in every sleep: the sleeper notes that it sleeps and
@@ -34,7 +34,7 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
 /// The watchdog of a group.
 pub(super) struct Watchdog {
-    /// A request that runs for this long without a wait is told.
+    /// A request that runs for this long without a wait is reported to the server.
     limit: Duration,
     /// The thread sleeps, because there is no request.
     sleeps: AtomicBool,
@@ -59,7 +59,7 @@ struct WorkerLook {
     running: Option<RunningRequest>,
     /// The first look that found `running`. It may have run before that, for a pause at most.
     since: Option<Instant>,
-    /// The server was told of this one.
+    /// The server was told of this request.
     told: bool,
 }
 
@@ -69,7 +69,7 @@ impl Watchdog {
         Self { limit, sleeps: AtomicBool::new(true), state, changed }
     }
 
-    /// A first request begins on some worker, whose load says so already. Starts the thread, or wakes it.
+    /// Starts the thread, or wakes it: a first request begins on some worker, whose load says so already.
     #[inline]
     pub(super) fn begin(&self, group: &Arc<Group>) {
         if self.sleeps.load(Ordering::SeqCst) {
@@ -115,8 +115,8 @@ impl Watchdog {
         !state.quits
     }
 
-    /// The pause while something happens. With a limit of 1 s and several workers it is 25 ms: two looks after the first one that
-    /// has found a request, MOVE_AFTER is over. With one worker there is none to move to, and it is 250 ms.
+    /// The pause while something happens. With a limit of 1 s and several workers it is 25 ms: `MOVE_AFTER` is over at the second
+    /// look after the one that has first found the request. With one worker there is none to move to, and it is 250 ms.
     fn shortest_pause(&self, workers: usize) -> Duration {
         let quarter = self.limit / 4;
         let pause = if workers > 1 { quarter.min(MOVE_AFTER / 2) } else { quarter };

@@ -6,8 +6,8 @@
 //!   └─────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Where lines for many outboxes are due, a turn looks at epoll once more before it flushes, and goes on without a flush if
-//! something has come: lines of many senders leave together, in one send for each receiver.
+//! If lines of many outboxes are due, a turn polls epoll once more before it flushes. If something has come, it goes on
+//! without a flush, so that lines of many senders leave together, in one send for each receiver.
 //!
 //! A coroutine that a turn of the loop adds to the run queue runs in the next turn, so that a handler which gives way
 //! again and again starves nobody.
@@ -20,11 +20,11 @@
 //!
 //! - **The loop alone resumes.** A coroutine that wakes another one puts it into the run queue. So coroutines do not nest: a
 //!   chain of wake-ups, however long, takes no stack.
-//! - **No borrow of a cell lasts across a switch.** The next coroutine borrows the same cells. So a value is cloned or taken
-//!   out in a statement of its own before a call that may switch. (A coroutine's own body is borrowed while it runs: nothing
-//!   but the loop, which has called it, resumes one.)
+//! - **No borrow of a cell lasts across a switch.** The next coroutine borrows the same cells. So a value is cloned or
+//!   taken out in a statement of its own before a call that may switch. (There is one exception: the body of the coroutine
+//!   that runs stays borrowed. The loop alone borrows bodies, and is in its call of this one.)
 //! - **`current` is a coroutine only while it runs.** A wait on the thread's own stack finds none, and polls: the deferred
-//!   output of [`wait::flush`] may meet a full socket, and has nothing to switch from.
+//!   output of [`wait::flush`] may meet a full socket where no coroutine runs that could be suspended.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -55,20 +55,20 @@ use crate::wait::{self, RetiredUnwind};
 /// Marks the events of the inbox.
 pub(super) const INBOX: u64 = u64::MAX;
 
-/// Marks the events of an accept loop's descriptors. The rest is the number of its task.
+/// Marks the events of an accept loop's descriptors. The other bits are the number of its task.
 pub(super) const ACCEPTOR: u64 = 0b11 << 62;
 
-/// Marks the events of waits without a slot. The rest is the number of the task.
+/// Marks the events of waits without a slot. The other bits are the number of the task.
 pub(super) const WATCHED: u64 = 1 << 63;
 
-/// How many events one wait takes. More that are ready come with the next one. Their memory, 12 to 16 KiB, is taken
-/// once for each worker.
+/// How many events one wait takes. Further ones come with the next wait. The memory for them, 12 to 16 KiB, is taken once
+/// for each worker.
 const EVENTS: usize = 1_024;
 
-/// How often a worker looks for more before it flushes what is deferred, while each look finds something.
+/// How often a worker polls for more events before it flushes deferred output, as long as each poll finds some.
 ///
-/// A client that sends eight lines wakes the worker with the first. Without a second look that one leaves alone, and the others
-/// with the next flush: twice as many sends.
+/// A client that sends eight lines wakes the worker with the first. Without a second poll the first line would leave alone,
+/// and the others with the next flush: twice as many sends.
 const MAX_EXTRA_POLLS: u32 = 8;
 
 /// A worker. It never leaves its thread.
@@ -76,7 +76,7 @@ pub(super) struct Worker {
     /// Shared with the mixin, the other workers and the watchdog. It lives until its last worker has ended, also when the
     /// `Green` is dropped before.
     pub(super) group: Arc<Group>,
-    /// Its place in `Group::workers`.
+    /// The worker's place in `Group::workers`.
     pub(super) number: usize,
     /// All descriptors that the thread waits for. `parked.rs` says which of them are in it for how long.
     pub(super) epoll: Epoll,
@@ -84,7 +84,8 @@ pub(super) struct Worker {
     stacks: RefCell<StackSlab>,
     /// All coroutines that have not ended, so that all can be cancelled. The worker ends when there is none.
     pub(super) tasks: Tasks,
-    /// Those that can go on, in the order in which they run. Each is in it once: its state is `Queued` meanwhile.
+    /// The coroutines that can go on, in the order in which they run. Each is in the queue once, and its state is `Queued`
+    /// meanwhile.
     queue: RefCell<VecDeque<Rc<Task>>>,
     pub(super) registrations: Registrations,
     pub(super) timers: Timers,
@@ -99,16 +100,17 @@ pub(super) struct Worker {
     pub(super) budget: Cell<u32>,
     /// The group has been closed: the thread ends when its last coroutine has.
     quits: Cell<bool>,
-    /// How often it has looked for more since the last flush. At most [`MAX_EXTRA_POLLS`].
+    /// How often the worker has polled for more events since the last flush. At most [`MAX_EXTRA_POLLS`].
     looks: Cell<u32>,
     /// How far the cancellation of all requests has come. A request that begins now begins in this phase.
     cancels: Cell<CancelPhase>,
-    /// When requests whose waits have failed are unwound: [`GRACE`] after the message. None before it, and afterwards.
+    /// When requests whose waits have failed are unwound: [`GRACE`] after the message. None before the message, and after
+    /// the unwinding has begun.
     unwinds_at: Cell<Option<Instant>>,
 }
 
 impl Worker {
-    /// For the thread that it stays on.
+    /// Makes the worker, on the thread that it stays on.
     pub(super) fn new(start: WorkerStart) -> Self {
         let WorkerStart { group, number, epoll } = start;
         Self {
@@ -140,7 +142,7 @@ impl Worker {
     pub(super) fn run(&self) {
         let mut events = ReadyEvents::new(EVENTS);
         loop {
-            // First: what the last turn's events have woken or begun.
+            // The first to run are the coroutines that the last turn's events have woken or begun.
             self.run_queue();
             self.handle().status.switch_to(None);
             // The close comes last: a message that came before it keeps the worker, a later one goes back to its sender.
@@ -159,7 +161,8 @@ impl Worker {
                     self.dispatch(event);
                 }
             }
-            // After the events: a wait for which both are due has found what it waited for.
+            // Deadlines come after the events: if an event and the deadline of one wait are both due, the wait has
+            // succeeded.
             while let Some(task) = self.timers.take_due(now) {
                 self.wake_now(&task);
             }
@@ -170,7 +173,7 @@ impl Worker {
         }
     }
 
-    /// Has all requests, and those that still begin, come to an end.
+    /// Moves the cancellation of all requests, and of those that still begin, to this phase.
     fn cancel(&self, phase: CancelPhase) {
         self.cancels.set(phase);
         for task in self.tasks.snapshot() {
@@ -182,7 +185,8 @@ impl Worker {
         }
     }
 
-    /// Waits for events. Output that the requests have deferred leaves before, once nothing more has come that may go along.
+    /// Waits for events. Before that it sends the output that requests have deferred, unless further events have come whose
+    /// output may go along.
     fn wait(&self, events: &mut ReadyEvents) {
         let looks = self.looks.get();
         if looks < MAX_EXTRA_POLLS && wait::gathers() {
@@ -204,11 +208,11 @@ impl Worker {
         self.epoll.wait_for_events(events, timeout);
     }
 
-    /// Resumes each that is in the queue now. Those that they add have the next turn.
+    /// Resumes each coroutine that is in the queue now. Those that are added meanwhile run in the next turn.
     fn run_queue(&self) {
         let count = self.queue.borrow().len();
         for _ in 0..count {
-            // In braces: the borrow ends before the coroutine runs, which may queue others.
+            // The braces end the borrow before the coroutine runs, which may queue others.
             let Some(task) = ({ self.queue.borrow_mut().pop_front() }) else { return };
             self.resume(&task);
         }
@@ -219,7 +223,7 @@ impl Worker {
         match event.number {
             INBOX => self.read_inbox(),
             number if number >= ACCEPTOR => {
-                // None waits if an earlier event of this batch has ended its wait, or the loop itself.
+                // No acceptor is found if an earlier event of this batch has ended its wait, or the accept loop itself.
                 let number = number & !ACCEPTOR;
                 let task = self.accept_sets.borrow().iter().find_map(|set| set.waiting(number));
                 if let Some(task) = task {
@@ -228,7 +232,7 @@ impl Worker {
                 }
             }
             number if number & WATCHED != 0 => {
-                // Not there any more, if an earlier event of this batch has ended its wait.
+                // No task is found if an earlier event of this batch has ended its wait.
                 let task = self.watched.borrow().get(&(number & !WATCHED)).cloned();
                 if let Some(task) = task {
                     self.wake_now(&task);
@@ -252,7 +256,7 @@ impl Worker {
 
     #[inline(never)]
     fn read_inbox(&self) {
-        // A refused job runs code of the program, on the thread's own stack. The request that ran before is not to blame.
+        // A job that is refused runs code of the program here. The watchdog must not blame the request that ran before.
         self.handle().status.switch_to(None);
         for message in self.handle().inbox.take() {
             match message {
@@ -265,7 +269,7 @@ impl Worker {
                     self.unwinds_at.set(Some(Instant::now() + GRACE));
                 }
                 Message::Cancel => {}
-                // Its requests go on to their ends: `run` looks at this when none is left.
+                // The worker's requests go on to their ends: `run` looks at this flag when none is left.
                 Message::Quit => self.quits.set(true),
             }
         }
@@ -278,13 +282,13 @@ impl Worker {
         }
     }
 
-    /// A new coroutine begins in this turn or the next.
+    /// Adds a coroutine, which begins in this turn or the next.
     fn add(&self, body: Body, request: Option<u64>, phase: CancelPhase) {
         let task = self.tasks.add(body, request, phase);
         self.queue.borrow_mut().push_back(task);
     }
 
-    /// A request of this worker begins; it runs in this turn or the next.
+    /// Begins a request of this worker; it runs in this turn or the next.
     pub(super) fn start(&self, job: Job) {
         let stack = self.stacks.borrow_mut().take();
         let stack = match stack {
@@ -298,22 +302,23 @@ impl Worker {
         let (request, label) = (Some(job.id()), job.label());
         let (group, number) = (Arc::clone(&self.group), self.number);
         let body = move || {
-            // Panics of the program end in the job. One of ours must not end the process: the request is lost.
+            // The job itself catches the panics of the program. A panic of this crate must not end the process either: only
+            // the request is lost.
             catch_and_drop(|| job.run());
-            // After the job's own drops: until then the worker has the request.
+            // This comes after the job's own drops: until then the worker has the request.
             group.workers[number].status.end_request();
         };
         let body = Body::Request(switch::Coroutine::new(stack, label, body));
         self.add(body, request, self.cancels.get());
     }
 
-    /// A part of the request that runs, in a coroutine of its own, which begins in the next turn. Given back: there is no
-    /// request, or no memory for a stack.
+    /// Starts a coroutine for a part of the request that runs. It begins in the next turn. The closure is given back if no
+    /// request runs, or if there is no memory for a stack.
     pub(super) fn spawn(&self, run: Box<dyn FnOnce()>) -> Result<(), Box<dyn FnOnce()>> {
-        // The watchdog counts its switches as the request's. The load of the worker does not count it.
+        // The watchdog counts the part's switches as the request's. The load of the worker does not count the part.
         let Some(part_of) = self.current() else { return Err(run) };
         let Ok(stack) = ({ self.stacks.borrow_mut().take() }) else { return Err(run) };
-        // It catches its own panics; see `start`.
+        // Panics of the part are caught here, as in `start`.
         let body = move || _ = catch_and_drop(run);
         let body = Body::Request(switch::Coroutine::new(stack, switch::label(), body));
         self.add(body, part_of.request(), self.cancels.get());
@@ -335,7 +340,7 @@ impl Worker {
         }
     }
 
-    /// `resume_inlined`, as a call. It is inlined only at the place that most wake-ups come by.
+    /// `resume_inlined`, as a call: it is inlined only where most wake-ups pass.
     fn resume(&self, task: &Rc<Task>) {
         self.resume_inlined(task);
     }
@@ -343,7 +348,7 @@ impl Worker {
     /// Runs a coroutine until it waits or ends. Called by the loop alone.
     #[inline(always)]
     fn resume_inlined(&self, task: &Rc<Task>) {
-        // For the watchdog: plain stores, for a switch takes some nanoseconds.
+        // This is for the watchdog: by plain stores, because a switch takes only some nanoseconds.
         let status = &self.handle().status;
         status.switch_to(task.request());
         self.current.replace(Some(Rc::clone(task)));
@@ -353,13 +358,13 @@ impl Worker {
             end_child();
         }
         self.current.replace(None);
-        // It counts as running until the next one does, or the turn's end: nothing in between takes time.
+        // For the watchdog the request goes on until the next switch or the end of the turn: nothing in between takes time.
         if let SwitchEnd::Ended(stack) = progress {
             self.end(task, stack);
         }
     }
 
-    /// A coroutine has returned: everything that knows it forgets it, and its stack is free.
+    /// Cleans up after a coroutine whose body has returned: nothing refers to it any more, and its stack is free.
     #[inline(never)]
     fn end(&self, task: &Rc<Task>, stack: SlabStack) {
         self.stacks.borrow_mut().give_back(stack);
@@ -378,7 +383,7 @@ impl Worker {
             return;
         }
         if let Some(worker) = worker_of_thread() {
-            // The other one is not dropped here: that would run the program's code outside its requests.
+            // The handler's parker is leaked, and not dropped: its drop would run the program's code outside its requests.
             std::mem::forget(wait::install(worker));
         }
     }
@@ -388,7 +393,7 @@ impl Worker {
         self.current.borrow().clone()
     }
 
-    /// Has an accept loop end that is retired.
+    /// Wakes the accept loops that are retired, so that they end.
     fn retire(&self) {
         for task in self.tasks.snapshot() {
             if task.is_retired() {
@@ -410,8 +415,8 @@ impl Worker {
     }
 }
 
-/// The handler that has forked this process has returned in it as well. A thread would end here, and the process with its last
-/// thread: going on, the worker would take the parent's events.
+/// Ends the child of a bare `fork`, in which the handler has now returned. (A thread that had forked would end here, and
+/// the child with it.) If the worker went on in the child, it would take the parent's events.
 #[cold]
 fn end_child() -> ! {
     exit_now(0)

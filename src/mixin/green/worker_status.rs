@@ -1,8 +1,7 @@
 //! [`WorkerStatus`]: what other threads may know of a worker.
 //!
 //! The worker writes without a lock and without waiting, at each switch; the others read. A reader may see the state of a
-//! moment ago, which each of them allows for: the dealer by a worker that is less busy than it seems, the watchdog by
-//! looking twice.
+//! moment ago. At worst the dealer chooses a worker that is a little busier than another; and the watchdog looks twice.
 
 use crate::sys::sync::{AtomicU64, AtomicUsize, Ordering};
 
@@ -31,12 +30,12 @@ impl WorkerStatus {
         self.load.load(Ordering::Relaxed)
     }
 
-    /// A request is on its way to the worker. True: it is the first.
+    /// Counts a request that is on its way to the worker. True: the worker had none.
     pub(super) fn begin_request(&self) -> bool {
         self.load.fetch_add(1, Ordering::SeqCst) == 0
     }
 
-    /// A request has ended, or did not arrive.
+    /// Counts down: a request has ended, or did not arrive.
     pub(super) fn end_request(&self) {
         self.load.fetch_sub(1, Ordering::SeqCst);
     }
@@ -46,20 +45,21 @@ impl WorkerStatus {
         self.load.load(Ordering::SeqCst) == 0
     }
 
-    /// The worker switches to a request, or to none.
+    /// Notes that the worker switches to a request, or to none.
     #[inline]
     pub(super) fn switch_to(&self, request: Option<u64>) {
         self.running.store(request.map_or(0, |number| number.wrapping_add(1)), Ordering::Relaxed);
-        // Only this thread writes it, so load and store need not be one step.
+        // Only this thread writes the count, so load and store need not be one step.
         let switches = self.switches.load(Ordering::Relaxed).wrapping_add(1);
-        // After the number: a reader never has a count whose number is still to come. Between the two stores it has the
-        // count before, so one look may name a request that only begins; the watchdog looks again, some milliseconds later.
+        // The count is stored after the number, so that no reader finds the new count with the old number. Between the two
+        // stores a reader finds the new number with the old count, so one look may name a request that has only begun; the
+        // watchdog looks again, some milliseconds later.
         self.switches.store(switches, Ordering::Release);
     }
 
     /// The request that runs now.
     pub(super) fn running(&self) -> Option<RunningRequest> {
-        // Before the number, in the opposite order of the writer.
+        // Loaded before the number: the opposite of the writer's order.
         let switches = self.switches.load(Ordering::Acquire);
         let request = self.running.load(Ordering::Relaxed).checked_sub(1)?;
         Some(RunningRequest { request, switches })

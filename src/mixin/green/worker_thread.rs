@@ -23,7 +23,8 @@ use crate::sys::epoll::{Epoll, WatchFor};
 use crate::sys::fork_count::mark_children_of_this_thread;
 use crate::wait::{self, FlushPromise, Parker};
 
-/// The parts of a worker that may be lacking. Made by the thread that starts it, so that a lack of descriptors is its error.
+/// The parts of a worker that are made before its thread. The thread that starts the worker makes them, so that it gets the
+/// error if there are no descriptors.
 pub(super) struct WorkerStart {
     pub(super) group: Arc<Group>,
     pub(super) number: usize,
@@ -46,7 +47,7 @@ impl WorkerStart {
 
     /// The life of the thread.
     pub(super) fn run(self) {
-        // Without memory for it an overflow ends the process without a message.
+        // Without memory for the watch, an overflow ends the process without a message.
         let _watch = watch_for_overflows();
         mark_children_of_this_thread();
         let worker = Rc::new(Worker::new(self));
@@ -65,7 +66,8 @@ pub(super) fn worker_of_thread() -> Option<Rc<Worker>> {
     WORKER.with_borrow(Clone::clone)
 }
 
-/// The same, if it is one of this group: a mixin over several of them may give a request to another one than runs the loop.
+/// The worker that runs on this thread, if it belongs to this group. A mixin around several `Green`s may give a request to
+/// one of them while a worker of another runs the loop.
 pub(super) fn here(group: &Arc<Group>) -> Option<Rc<Worker>> {
     worker_of_thread().filter(|worker| Arc::ptr_eq(&worker.group, group))
 }

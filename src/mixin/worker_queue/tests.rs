@@ -27,7 +27,7 @@ fn threads_with(on_start: impl Fn() + Send + Sync + 'static) -> ThreadOptions {
     ThreadOptions { on_start: Some(Arc::new(on_start)), ..ThreadOptions::default() }
 }
 
-/// Queues so many requests at once, and ends them when all run. Returns their threads.
+/// Queues this many requests at once, and ends them when all run. Returns their threads.
 fn serve(queue: &Arc<WorkerQueue>, at_once: usize) -> Vec<ThreadId> {
     let jobs = FakeJobs::new();
     for _ in 0..at_once {
@@ -179,7 +179,7 @@ fn a_worker_that_is_called_and_comes_with_a_request_leaves_the_queue_to_another(
     let (queue, server) = (queue(SOON), FakeServer::new());
     let accepts = have_one_accept(&server, &queue);
     let jobs = FakeJobs::new();
-    // Under the lock, so that the thread cannot be back between the two.
+    // The queue is locked, so that the thread cannot be back between the two calls.
     let state = queue.state.lock();
     server.bring(jobs.job_of(server.erased()));
     queue.sender.send(QueuedJob { job: jobs.job_of(server.erased()), permit: None }).unwrap();
@@ -208,7 +208,7 @@ impl WorkerAccept for ClientGone {
     fn accept(self: Arc<Self>, room: &mut dyn FnMut() -> bool) -> Accepted {
         assert!(room());
         self.has_room.send(()).unwrap();
-        // The second time the test says nothing any more.
+        // At the second call the test has dropped its end of the channel.
         if self.is_gone.recv().is_err() { Accepted::Leave } else { Accepted::TryAgain }
     }
 
@@ -259,7 +259,7 @@ impl WorkerAccept for LastOfServer {
 
 impl Drop for LastOfServer {
     fn drop(&mut self) {
-        // With it go the user's hooks and handlers, whose drops may wait for a thread that closes the queue.
+        // With the server go the user's hooks and handlers, whose drops may wait for a thread that closes the queue.
         self.found_free.send(self.queue.state.try_lock().is_some()).unwrap();
     }
 }

@@ -53,12 +53,12 @@ impl QueueWorker {
             matches!(queue.settings.size, Size::Growing { keep: Duration::ZERO, .. });
         let mut server = None;
         let mut state = queue.state.lock();
-        // Under the lock in which the queue is looked at below: a job that was sent before is found.
+        // The lock is held from here to the look into the queue below, so that a job that was sent before is found.
         state.starting -= 1;
         self.has_come = true;
         loop {
             while let Ok(QueuedJob { job, permit }) = queue.receiver.try_recv() {
-                // Before the job runs: it may be long, and others may be behind it.
+                // This comes before the job runs: the job may be long, and other jobs may wait behind it.
                 queue.wake(state);
                 let_go(&mut server);
                 server = job.worker_accept();
@@ -107,16 +107,17 @@ impl QueueWorker {
             && state.stage == Stage::Open
             && !state.accept_slot.is_taken()
         {
-            // From here on `wake` may interrupt it; an interrupt that comes before the accept begins is kept.
+            // From here on `wake` may interrupt this worker; an interrupt that comes before the accept begins is kept.
             state.accept_slot.enter(server);
             // While this worker accepts, all idle workers may leave, the last of them too.
             state.idle.give_timeout(LastIdle::Leaves);
             drop(state);
             self.permit = None;
-            // Without the lock, because `accept` waits and runs hooks.
+            // The lock is not held here, because `accept` waits and runs hooks.
             let accepted = Arc::clone(server).accept(&mut || self.has_room());
             if !matches!(accepted, Accepted::Request(_)) {
-                // Taken by `has_room` for a client that is gone. Back before the lock: a job may wait for the place.
+                // Gives back the place that `has_room` has taken for a client that is gone. Before the lock is taken: a job
+                // may wait for the place.
                 self.permit = None;
             }
             state = queue.state.lock();
@@ -152,7 +153,7 @@ impl QueueWorker {
 
 impl Drop for QueueWorker {
     fn drop(&mut self) {
-        // First: the worker that is woken below may need the place.
+        // This comes first: the worker that is woken below may need the place.
         self.permit = None;
         self.queue.worker_ended(self.has_come);
     }

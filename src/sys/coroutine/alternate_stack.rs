@@ -13,17 +13,17 @@ use crate::sys::check;
 
 /// The alternate stack of the thread that has made it, until it is dropped.
 ///
-/// A thread of std has one, and then this is nothing: unless the program had an action for SIGSEGV when it started (a
-/// sanitizer, for one), or was not started by Rust.
+/// std gives each of its threads such a stack, and then this value holds nothing. It gives none if the program had an
+/// action for SIGSEGV when it started (a sanitizer's, for one), or was not started by Rust.
 ///
-/// The kernel has one setting for each thread, and switches to it for handlers with SA_ONSTACK when a signal comes. A
-/// new thread begins with none, and a forked child has its parent's. The memory must stay until the thread has none set
-/// or another one: hence a guard, which the thread drops at its end.
+/// The kernel has one setting for each thread, and switches to it for handlers with SA_ONSTACK when a signal comes. A new
+/// thread begins with none, and a forked child has its parent's. The memory must stay mapped for as long as the thread has
+/// it set: hence this guard, which the thread drops at its end.
 #[derive(Debug)]
 pub(crate) struct AlternateStack {
-    /// The mapping, if std has none for this thread.
+    /// The mapping, if std has made none for this thread.
     own: Option<*mut libc::c_void>,
-    /// It belongs to its thread.
+    /// The alternate stack belongs to its thread.
     _not_send: PhantomData<*const ()>,
 }
 
@@ -33,18 +33,19 @@ pub(crate) struct AlternateStack {
 const ALTERNATE_STACK_BYTES: usize = 64 * 1024;
 
 impl AlternateStack {
-    /// Makes sure that this thread has one. [sigaltstack(2)](https://man7.org/linux/man-pages/man2/sigaltstack.2.html)
+    /// Makes sure that this thread has an alternate stack.
+    /// [sigaltstack(2)](https://man7.org/linux/man-pages/man2/sigaltstack.2.html)
     ///
     /// # Errors
     ///
-    /// ENOMEM, without memory for it or without a mapping. Overflows of this thread are then faults without a message.
+    /// ENOMEM, if there is no memory or no mapping for it. Overflows of this thread are then faults without a message.
     pub(super) fn ensure() -> io::Result<Self> {
         let own = if is_there()? { None } else { Some(make()?) };
         Ok(Self { own, _not_send: PhantomData })
     }
 }
 
-/// Whether this thread has one.
+/// Whether this thread has an alternate stack.
 fn is_there() -> io::Result<bool> {
     Ok(current()?.ss_flags & libc::SS_DISABLE == 0)
 }
@@ -57,7 +58,7 @@ fn current() -> io::Result<libc::stack_t> {
     Ok(found)
 }
 
-/// Maps one with an inaccessible page below, and gives it to the thread.
+/// Maps an alternate stack with an inaccessible page below it, and sets it for this thread.
 fn make() -> io::Result<*mut libc::c_void> {
     let (page, flags) = (page_size(), MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
     // SAFETY: the kernel chooses an unused place, so no other memory changes.

@@ -7,8 +7,8 @@
 //!       limit         top: a stack grows down from here
 //! ```
 //!
-//! Address space only is reserved. A page takes memory when it is touched, and a stack has no guard before it is handed
-//! out for the first time.
+//! Only address space is reserved. A page takes memory when it is touched, and a stack has no guard before it is handed out
+//! for the first time.
 //!
 //! The mapping is private and anonymous ([mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html)): its pages are
 //! zero when they are first read, and a forked child has a copy of those that were written, made page by page when one
@@ -25,9 +25,9 @@ use libc::{
 
 use super::guard::{self, GuardKind, page_size};
 
-/// MAP_NORESERVE: Linux counts the whole mapping as promised otherwise, and may refuse it, though most of it is never touched
-/// (with `vm.overcommit_memory = 2` it counts it all the same). MAP_STACK is a remark only; since Linux 6.7 it also keeps large
-/// pages out. Miri knows only the first two.
+/// The flags of the mapping. Without MAP_NORESERVE Linux counts the whole mapping as promised memory and may refuse it,
+/// though most of it is never touched (with `vm.overcommit_memory = 2` Linux counts it all the same). MAP_STACK is only a
+/// hint; since Linux 6.7 it also keeps large pages out. Miri knows only MAP_PRIVATE and MAP_ANONYMOUS.
 const MMAP_FLAGS: libc::c_int =
     MAP_PRIVATE | MAP_ANONYMOUS | if cfg!(miri) { 0 } else { MAP_NORESERVE | MAP_STACK };
 
@@ -41,10 +41,11 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Of stacks of so many bytes, rounded up to whole pages. None: they would be larger than the address space.
+    /// The layout for stacks of this many bytes, rounded up to whole pages. None: such a stack is larger than the address
+    /// space.
     ///
     /// The distance between stacks is an odd number of pages. The memory that is in use lies at the top of each stack; at
-    /// distances of a power of two all those pages would compete for few places of the processor's tables of pages.
+    /// distances of a power of two all those pages would compete for a few places of the TLB.
     pub(super) fn new(stack_bytes: usize) -> Option<Self> {
         let page = page_size();
         let stack_bytes = stack_bytes.checked_next_multiple_of(page)?;
@@ -54,13 +55,13 @@ impl Layout {
         (stride < isize::MAX as usize).then_some(Self { stack_bytes, stride })
     }
 
-    /// How many stacks a mapping of so many bytes holds.
+    /// How many stacks a mapping of this many bytes holds.
     pub(super) fn fit_in(&self, bytes: usize) -> usize {
         bytes / self.stride
     }
 }
 
-/// See the [module](self).
+/// The memory of many stacks: see the [module](self).
 ///
 /// It owns the memory. Dropping it unmaps the memory, so each stack that is in use keeps its chunk alive.
 #[derive(Debug)]
@@ -71,8 +72,8 @@ pub(super) struct StackChunk {
     layout: Layout,
     /// The kind of all its guards: light ones, unless the first try has shown that the kernel has none.
     guards: GuardKind,
-    /// How many classic guards were installed.
-    /// The process's count goes down by so many when the chunk is unmapped.
+    /// How many classic guards were installed. The count of the process goes down by this number when the chunk is
+    /// unmapped.
     classic: std::cell::Cell<usize>,
 }
 
@@ -80,14 +81,14 @@ impl StackChunk {
     /// Maps memory for `count` stacks, at least one, with guards of the best kind that the system has.
     /// [mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html)
     ///
-    /// Three system calls. ENOMEM is the expected error: the address space of the process is bounded, or
-    /// vm.max_map_count is reached. A chunk takes one mapping, and with classic guards two for each stack that was
-    /// handed out.
+    /// Takes three system calls. ENOMEM is the expected error: the address space of the process is bounded, or
+    /// vm.max_map_count is reached. A chunk takes one mapping, and with classic guards two for each stack that was handed
+    /// out.
     pub(super) fn map(count: usize, layout: Layout) -> io::Result<Self> {
         let mut chunk = Self::map_with(count, layout, GuardKind::Light)?;
         // The first stack's guard shows whether the kernel knows light guards. Nobody uses the new chunk yet.
         match chunk.install_guard(0) {
-            // A Linux before 6.13, or a process that has locked its memory: without light guards.
+            // This is a Linux before 6.13, or the process has locked its memory: there are no light guards.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 chunk.guards = GuardKind::Classic;
             }
@@ -97,7 +98,7 @@ impl StackChunk {
         Ok(chunk)
     }
 
-    /// The same with guards of this kind.
+    /// Maps memory as [`map`](Self::map) does, with guards of this kind.
     ///
     /// `InvalidInput` for no stacks, or for more than the address space has.
     pub(super) fn map_with(count: usize, layout: Layout, guards: GuardKind) -> io::Result<Self> {
@@ -119,7 +120,7 @@ impl StackChunk {
 
     /// Whether this system has light guards.
     ///
-    /// It maps a chunk of one stack and looks. None: not even that could be mapped.
+    /// It maps a chunk of one stack to find that out. None: not even that could be mapped.
     pub(super) fn has_light_guards() -> Option<bool> {
         Self::map(1, Layout::new(1)?).ok().map(|chunk| chunk.guards == GuardKind::Light)
     }
@@ -138,8 +139,8 @@ impl StackChunk {
         self.guard_start(index) + self.layout.stride
     }
 
-    /// The lowest address that belongs to a stack. The address of the mapping is exposed: the frames of a coroutine are
-    /// written to by a stack pointer, and no Rust value of this crate ever points to them by this chunk.
+    /// The lowest address that belongs to a stack. The provenance of the mapping is exposed: the frames of a coroutine are
+    /// reached by the stack pointer, and by no Rust pointer that this crate derives from the chunk.
     fn guard_start(&self, index: usize) -> usize {
         assert!(index < self.count, "the chunk has {} stacks, and none {index}", self.count);
         self.start.as_ptr().expose_provenance() + index * self.layout.stride
@@ -147,8 +148,7 @@ impl StackChunk {
 
     /// The addresses of a stack's guard.
     ///
-    /// It begins where the stack below ends, so a guard keeps a coroutine from its neighbour and not only from its own
-    /// end.
+    /// It begins where the stack below ends, so that an overflow cannot reach that stack.
     pub(super) fn guard(&self, index: usize) -> Range<usize> {
         self.guard_start(index)..self.top(index) - self.layout.stack_bytes
     }

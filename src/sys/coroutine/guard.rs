@@ -9,7 +9,7 @@
 //! The kernel bounds the mappings of a process (`vm.max_map_count`, 65,530 by default), so with classic guards the number
 //! of stacks is bounded: see [`StackBound`].
 //!
-//! A touch of either kind is SIGSEGV, with the address in the signal's information, by which `overflow.rs` finds whose
+//! A touch of either kind raises SIGSEGV. The signal's information has the address, by which `overflow.rs` finds whose
 //! guard it was. A forked child inherits both kinds, and `MADV_DONTNEED`, by which a chunk gives memory back, removes
 //! neither.
 //!
@@ -28,11 +28,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::sys::check;
 
 /// The longest guard, and that of all but small stacks. Rust's functions touch each page of a large frame in turn, and
-/// would meet a guard of one page; functions in C may reach over it. glibc's threads have as much on machines where C
-/// has no such probes.
+/// would meet a guard of one page; functions in C may reach beyond it. The threads of glibc have a guard of this length on
+/// machines where C has no such probes.
 pub(super) const LARGEST_GUARD: usize = 64 * 1024;
 
-/// See the [module](self).
+/// The kind of a guard: see the [module](self).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GuardKind {
     /// Preferred. [`StackChunk::map`](super::chunk::StackChunk::map) tries it first.
@@ -51,14 +51,14 @@ pub(super) fn page_size() -> usize {
     usize::try_from(size).expect("the system knows the size of its pages")
 }
 
-/// The length of the guard of a stack of so many bytes: a quarter of it, in whole pages.
+/// The length of the guard of a stack of this many bytes: a quarter of that, in whole pages.
 ///
 /// A stack of 64 KiB has one of 16 KiB; from 256 KiB on it is [`LARGEST_GUARD`]. It is address space only.
 pub(super) fn guard_bytes(stack_bytes: usize) -> usize {
     (stack_bytes / 4).clamp(1, LARGEST_GUARD).next_multiple_of(page_size())
 }
 
-/// Not in every version of the C library's headers.
+/// The advice that installs a light guard. Not every version of the C library's headers has it.
 const MADV_GUARD_INSTALL: libc::c_int = 102;
 
 /// Makes pages inaccessible, until they are unmapped. EINVAL: the kernel has no light guards, or none for memory that is
@@ -66,20 +66,20 @@ const MADV_GUARD_INSTALL: libc::c_int = 102;
 ///
 /// # Safety
 ///
-/// They are whole pages of memory that the caller owns and nobody uses.
+/// The range must be whole pages of memory that the caller owns and nobody uses.
 pub(super) unsafe fn install_light(start: usize, bytes: usize) -> io::Result<()> {
     let start = std::ptr::with_exposed_provenance_mut(start);
     // SAFETY: nothing uses the memory, says the caller.
     check(unsafe { libc::madvise(start, bytes, MADV_GUARD_INSTALL) }).map(drop)
 }
 
-/// The same with memory of its own right, which takes two mappings.
+/// Makes pages inaccessible by a change of their access rights, which takes two mappings.
 /// [mprotect(2)](https://man7.org/linux/man-pages/man2/mprotect.2.html)
 ///
 /// # Errors
 ///
-/// `OutOfMemory`, with a text for the operator, when as many guards are there as the bound allows, or when the kernel has no
-/// mapping left (ENOMEM): other parts of the program may have taken those that the bound has kept for them.
+/// `OutOfMemory`, with a text for the operator, when there are as many guards as the bound allows, or when the kernel has
+/// no mapping left (ENOMEM): other parts of the program may have taken more mappings than the bound keeps for them.
 ///
 /// # Safety
 ///
@@ -115,7 +115,7 @@ static CLASSIC_GUARDS: AtomicUsize = AtomicUsize::new(0);
 /// How many stacks this process can have, where that is bounded. Its text is for the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StackBound {
-    /// At most so many stacks, of all workers together.
+    /// At most this many stacks, of all workers together.
     pub(crate) stacks: usize,
     /// `vm.max_map_count` of this system.
     mappings: usize,
@@ -128,13 +128,13 @@ impl StackBound {
         Self { stacks: (mappings - mappings / 8).saturating_sub(in_use) / 2, mappings }
     }
 
-    /// How many of them requests may have. A sixteenth is for accept loops, for the halves of `join`, and for a worker that has
-    /// more than its share.
+    /// How many of the stacks requests may have. A sixteenth is for accept loops, for the halves of `join`, and for a
+    /// worker that has more than its share.
     pub(crate) fn requests(&self) -> usize {
         (self.stacks - self.stacks / 16).max(1)
     }
 
-    /// The error when there are as many.
+    /// The error when the bound is reached.
     fn reached(self) -> io::Error {
         io::Error::new(io::ErrorKind::OutOfMemory, format!("all stacks are in use: {self}"))
     }
@@ -152,8 +152,8 @@ impl fmt::Display for StackBound {
     }
 }
 
-/// Has this process use classic guards, whatever the kernel has, and room for so many stacks: for tests, in a process of their
-/// own.
+/// If set, this process uses classic guards, whatever the kernel has, and has room for this many stacks. For tests, in a
+/// process of their own.
 #[cfg(test)]
 pub(crate) static FORCED_BOUND: OnceLock<usize> = OnceLock::new();
 
@@ -171,7 +171,7 @@ pub(crate) fn stack_bound() -> Option<StackBound> {
 
 /// See [`StackBound::of`]. Counted once, before the first classic guard: later a count would take milliseconds.
 ///
-/// The parts of the program that map memory later are what the eighth is for: the bound does not follow them.
+/// The bound does not follow parts of the program that map memory later: the eighth is kept for them.
 fn stack_bound_of_classic_guards() -> StackBound {
     static STACK_BOUND: OnceLock<StackBound> = OnceLock::new();
     *STACK_BOUND.get_or_init(|| {

@@ -24,56 +24,57 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// So many free stacks keep their memory, whatever the load was: a burst of as many connections meets warm memory. An echo
-/// handler's stack holds 4 KiB, so this is 4 MiB for each worker.
+/// This many free stacks keep their memory, whatever the load was: a burst of as many connections finds warm stacks. An
+/// echo handler's stack holds 4 KiB, so this is 4 MiB for each worker.
 pub(super) const WARM_STACKS: usize = 1_024;
 
-/// A release goes on over so many stacks that are cold already. To pass one costs about a tenth of a call.
+/// A release goes on across this many stacks in a row that are cold already. To pass one costs about a tenth of a separate
+/// call.
 const MAX_COLD_GAP: usize = 8;
 
 /// A stack of a slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct StackId {
-    /// Which chunk of the slab it belongs to.
+    /// The chunk of the slab that the stack belongs to.
     pub(super) chunk: usize,
-    /// Which stack of that chunk it is.
+    /// The number of the stack in that chunk.
     pub(super) index: usize,
 }
 
 /// The result of [`Ledger::take`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// It was used before, and has its guard.
+    /// The stack was used before, and has its guard.
     Used(StackId),
-    /// Nobody has used it, and it has no guard yet.
+    /// Nobody has used the stack, and it has no guard yet.
     Fresh(StackId),
 }
 
-/// See the picture on the module's page.
+/// The state of a stack: see the diagram at the top of this file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StackState {
     /// Nobody has used it. It has no guard, and its pages have no memory.
     Fresh,
     /// A coroutine has it, or had it and was leaked.
     Live,
-    /// Free, and its pages still have memory, with the remains of its last coroutine in them.
-    /// With its place in the order in which stacks became free: see [`Ledger::first`].
+    /// Free, and its pages still have memory, with the remains of its last coroutine in them. The number is its place in
+    /// the order in which stacks became free: see [`Ledger::first`].
     Warm(u64),
     /// Free, and the system has its memory again. Its guard is still there.
     Cold,
 }
 
-/// See the [module](self).
+/// The states of all stacks of a slab: see the [module](self).
 #[derive(Debug)]
 pub(super) struct Ledger {
-    /// [`WARM_STACKS`]; fewer in tests.
+    /// [`WARM_STACKS`], or fewer in tests.
     keep: usize,
     /// The states of all stacks, chunk by chunk.
     /// A stack's state is the truth about it; `order`, `cold` and `fresh` are ways to find one in that state.
     chunks: Vec<Vec<StackState>>,
     /// Stacks that were taken and not given back.
     live: usize,
-    /// How many states are `Warm`.
+    /// How many stacks are `Warm`.
     warm: usize,
     /// The warm stacks by the time at which they became free, the oldest first. None: it was released with a neighbour.
     order: VecDeque<Option<StackId>>,
@@ -86,7 +87,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// No stacks yet. `keep` is [`WARM_STACKS`].
+    /// A ledger without stacks. `keep` is [`WARM_STACKS`], except in tests.
     pub(super) fn new(keep: usize) -> Self {
         Self {
             keep,
@@ -100,7 +101,7 @@ impl Ledger {
         }
     }
 
-    /// Adds a chunk of so many fresh stacks. Only if [`take`](Self::take) has found none.
+    /// Adds a chunk of this many fresh stacks. Called only if [`take`](Self::take) has found none.
     pub(super) fn add_chunk(&mut self, stacks: usize) {
         debug_assert!(self.fresh.is_empty(), "fresh stacks are left");
         self.chunks.push(vec![StackState::Fresh; stacks]);
@@ -115,8 +116,8 @@ impl Ledger {
     /// A stack that nobody has. The one that became free last comes first: its memory is in the processor's caches. None:
     /// a chunk has to be added.
     ///
-    /// A warm stack costs no fault of a page, a cold one some of them, a fresh one its guard besides: that is the
-    /// order.
+    /// Warm stacks come first, because they cost no page faults; then cold ones, which cost some; then fresh ones, which
+    /// also need a guard.
     pub(super) fn take(&mut self) -> Option<Taken> {
         let taken = if let Some(id) = self.youngest() {
             Taken::Used(id)
@@ -151,7 +152,7 @@ impl Ledger {
         self.live -= 1;
     }
 
-    /// A stack is free again.
+    /// Notes that a stack is free again.
     pub(super) fn give_back(&mut self, id: StackId) {
         let state = &mut self.chunks[id.chunk][id.index];
         debug_assert_eq!(*state, StackState::Live);
@@ -161,8 +162,9 @@ impl Ledger {
         self.live -= 1;
     }
 
-    /// How many free stacks may be warm: as many as are in use, so that a load that goes up and down costs no memory that
-    /// is given back and fetched again, and the slab never holds more than twice of what is in use; and [`WARM_STACKS`].
+    /// How many free stacks may be warm: as many as are in use, and at least [`WARM_STACKS`]. So a load that goes up and
+    /// down does not give memory back and fetch it again; and beyond `WARM_STACKS` the slab holds at most twice the memory
+    /// that is in use.
     ///
     /// For 10,000 requests that end one after the other, with none to follow: while more than 5,000 are live, all free
     /// stacks stay warm. From then on the oldest ones become cold, neighbours in one call, and about [`WARM_STACKS`] are warm
@@ -177,8 +179,8 @@ impl Ledger {
     /// It begins with the oldest one, and takes its neighbours along, up to one that is in use or among the youngest. One call
     /// for a whole chunk costs a tenth of one for each of its stacks.
     ///
-    /// The caller must then give the memory back, or leave it: a stack that is cold by the books and has memory in fact
-    /// costs that memory, and nothing else goes wrong.
+    /// The caller should then give the memory back. If it does not, a stack that counts as cold still holds memory, and
+    /// nothing else goes wrong.
     pub(super) fn next_release(&mut self) -> Option<(usize, Range<usize>)> {
         if self.warm <= self.most_warm() {
             return None;
@@ -197,8 +199,8 @@ impl Ledger {
         Some((id.chunk, below..above.unwrap_or(id.index) + 1))
     }
 
-    /// Makes the stacks cold that come one after the other on one side of a released one, up to one that has to stay as it
-    /// is. Gives the last one that was warm.
+    /// Goes along one side of a released stack and makes warm stacks cold, up to one that has to stay as it is. Returns the
+    /// last one that was warm.
     fn cool(&mut self, chunk: usize, side: impl Iterator<Item = usize>) -> Option<usize> {
         // The youngest stacks stay in any case, because they are taken next.
         let end = (self.first + self.order.len() as u64).saturating_sub(self.keep as u64);
@@ -319,7 +321,7 @@ mod tests {
         }
     }
 
-    /// Every sequence of so many steps, each of which takes a stack or gives any live one back.
+    /// Tries every sequence of this many steps, each of which takes a stack or gives any live one back.
     fn all_sequences(model: &mut Vec<usize>, steps: usize, tried: &mut usize) {
         let mut now = Model::new(1, &[2, 3]);
         for step in &*model {

@@ -1,8 +1,8 @@
 //! The overflow of a coroutine's stack: a message that says which handler's it was, and the end of the process.
 //!
-//! A function that finds no room on its stack touches the guard below (`guard.rs`), which is SIGSEGV, or SIGBUS. There is no
-//! way back: the handler's destructors cannot run without a stack. So the process aborts, as Rust's does when a thread
-//! overflows, and the message says why.
+//! A function that finds no room on its stack touches the guard below (`guard.rs`), which raises SIGSEGV, or SIGBUS. There
+//! is no way back: the handler's destructors cannot run without a stack. So the process aborts, as Rust's does when a
+//! thread overflows, and the message says why.
 //!
 //! ```text
 //! the kernel -> on_fault, on the alternate stack of the thread
@@ -17,10 +17,9 @@
 //! Each worker calls [`watch_for_overflows`] at its start, before it takes a stack, and keeps the result for as long as
 //! it runs. The action is the process's, so a fault of any other thread comes through here as well and is passed on.
 //!
-//! Everything below `on_fault` runs in a signal's handler, after a fault in code that nobody knows: a lock may be held,
-//! the allocator may be in the middle of its work. So it reads a thread-local and atomics, formats into memory on its
-//! own stack, and makes system calls. See
-//! [signal-safety(7)](https://man7.org/linux/man-pages/man7/signal-safety.7.html).
+//! Everything below `on_fault` runs in a signal's handler, after a fault in unknown code: a lock may be held, the allocator
+//! may be in the middle of its work. So it reads a thread-local and atomics, formats into memory on its own stack, and
+//! makes system calls. See [signal-safety(7)](https://man7.org/linux/man-pages/man7/signal-safety.7.html).
 //!
 //! **Limits.** A function in C with a frame longer than the guard may step over it. A fault in the guard of another
 //! coroutine than the one that runs, by a wild pointer, is an ordinary fault.
@@ -45,7 +44,7 @@ use crate::sys::check;
 ///
 /// # Errors
 ///
-/// Without memory for the thread's alternate stack.
+/// If there is no memory for the thread's alternate stack.
 pub(crate) fn watch_for_overflows() -> io::Result<AlternateStack> {
     static INSTALL: Once = Once::new();
     INSTALL.call_once(|| {
@@ -57,7 +56,7 @@ pub(crate) fn watch_for_overflows() -> io::Result<AlternateStack> {
     AlternateStack::ensure()
 }
 
-/// The signals of a fault. Linux reports a guard by the first; the second belongs to it on other systems, and in std.
+/// The signals of a fault. Linux reports a guard by SIGSEGV. Other systems may use SIGBUS, and std takes both.
 const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
 /// The actions before ours, in the order of `SIGNALS`; null before the handler is installed. They are never freed, so that
@@ -65,12 +64,12 @@ const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 static PREVIOUS_ACTIONS: [AtomicPtr<libc::sigaction>; 2] =
     [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
-/// Where the action before is kept.
+/// The place of the action that was there before.
 fn before(signal: c_int) -> &'static AtomicPtr<libc::sigaction> {
     &PREVIOUS_ACTIONS[usize::from(signal != SIGNALS[0])]
 }
 
-/// [sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html)
+/// Installs `on_fault` for a signal. [sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html)
 ///
 /// Reads the action that is there, stores it, and replaces it by ours. These are three steps; so if another thread has
 /// installed a handler between the first and the last, the round is repeated with the handler that was in fact
@@ -78,7 +77,8 @@ fn before(signal: c_int) -> &'static AtomicPtr<libc::sigaction> {
 fn install(signal: c_int) -> io::Result<()> {
     let mut found = crate::sys::signal::action_of(signal)?;
     loop {
-        // Stored before the handler is installed: a fault may come at once, and is passed to this action.
+        // The earlier action is stored before the handler is installed: a fault may come at once, and is passed to this
+        // action.
         before(signal).store(Box::leak(Box::new(found)), Ordering::Release);
         let mut ours = found;
         ours.sa_sigaction = on_fault as extern "C" fn(c_int, *mut siginfo_t, *mut c_void) as usize;
@@ -118,7 +118,7 @@ extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, context: *mut c_void
     }
 }
 
-/// Has the action before do its work, as it was registered.
+/// Passes a signal on to the action that was there before, in the way in which that action was registered.
 ///
 /// | the action before | how |
 /// |---|---|
@@ -126,7 +126,7 @@ extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, context: *mut c_void
 /// | ignored, and a process has sent the signal | nothing |
 /// | the default; ignored; a handler that runs on the interrupted stack, or once | put back, and the signal comes again |
 ///
-/// After the last one overflows are no longer reported, which matters only if the process lives on.
+/// In the last case overflows are no longer reported afterwards, which matters only if the process lives on.
 fn pass_on(
     action: &libc::sigaction,
     signal: c_int,
@@ -184,10 +184,10 @@ fn errno() -> *mut c_int {
     }
 }
 
-/// One message on standard error, in one write.
+/// Writes the message to standard error, in one write.
 fn report(label: &str, stack_bytes: usize) {
     let mut text = Text { bytes: [0; 512], length: 0 };
-    // Never fails: `Text` leaves out bytes that have no room.
+    // This never fails: `Text` leaves out bytes that have no room.
     let _ = write!(
         text,
         "\nstack overflow in {label:.300}: its coroutine has a stack of {stack_bytes} bytes; \

@@ -1,7 +1,7 @@
 //! Hints to the processor.
 
-/// Has the cache line at an address fetched, while the program goes on. A hint only: any address will do, and on processors
-/// without such an instruction nothing happens.
+/// Fetches the cache line at an address while the program goes on. It is only a hint: any address will do, and on
+/// processors without such an instruction nothing happens.
 ///
 /// A worker knows from one wait which coroutines it resumes next. While it runs one, the lines that the next ones begin
 /// with come from memory, which takes some hundred cycles otherwise (`mixin/green/registrations.rs`).

@@ -7,10 +7,10 @@
 //! request's coroutine has ended. A used stack costs no system call; a fresh one costs one, for its guard; and a new
 //! chunk costs three more, which the doubling of chunks makes rare.
 //!
-//! Two faults of the system may come up here, and both refuse one request and leave the worker as it is: no address
-//! space for another chunk (ENOMEM of mmap), and no mapping left for a guard (ENOMEM of mprotect). Memory itself is not
-//! asked for: pages come when the coroutine touches them, and a system without any left ends a process then, as for
-//! every other memory that Linux has promised.
+//! Two errors of the system are possible here. Both refuse one request and leave the worker as it is: no address space for
+//! another chunk (ENOMEM of mmap), and no mapping left for a guard (ENOMEM of mprotect). Memory itself is not asked for:
+//! pages come when the coroutine touches them, and if none is left, the system ends a process, as with all memory that
+//! Linux has promised.
 
 use std::fmt;
 use std::io;
@@ -50,8 +50,8 @@ const FIRST_CHUNK: usize = 16;
 
 /// The most address space of one chunk that has more than one stack.
 ///
-/// Stacks of 1 MiB come by 960 a chunk, those of the default size by 1,024. A single larger request might not find a
-/// gap, and a chunk with one long-lived stack keeps all of it mapped.
+/// A chunk has 960 stacks of 1 MiB, or 1,024 of the default size. A larger mapping might find no gap in the address space;
+/// and one long-lived stack keeps its whole chunk mapped.
 const LARGEST_MAPPING: usize = if usize::BITS > 32 { 1 << 30 } else { 1 << 25 };
 
 /// The stacks of one worker. See the [module](self).
@@ -60,12 +60,12 @@ const LARGEST_MAPPING: usize = if usize::BITS > 32 { 1 << 30 } else { 1 << 25 };
 pub(crate) struct StackSlab {
     /// The size that was asked for, for messages.
     stack_bytes: usize,
-    /// None: no stack can be so large.
+    /// How chunks are divided. None: no stack can be so large.
     layout: Option<Layout>,
-    /// In the order in which they were mapped. None is taken out while the slab lives, so that a [`StackId`] stays
-    /// right.
+    /// The chunks, in the order in which they were mapped. None is taken out while the slab lives, so that a [`StackId`]
+    /// stays right.
     chunks: Vec<Rc<StackChunk>>,
-    /// It knows a stack of `chunks` by its two indices.
+    /// The states of the stacks. The ledger names a stack of `chunks` by its two indices.
     ledger: Ledger,
     /// Guards of one kind, whatever the kernel has.
     #[cfg(test)]
@@ -73,9 +73,9 @@ pub(crate) struct StackSlab {
 }
 
 impl StackSlab {
-    /// A slab of stacks of so many bytes, rounded up to whole pages, and to [`SMALLEST_STACK`]. The guards are extra.
+    /// A slab of stacks of this many bytes, rounded up to whole pages, and to [`SMALLEST_STACK`]. The guards are extra.
     ///
-    /// Takes no memory yet.
+    /// Makes a slab, which takes no memory yet.
     pub(crate) fn new(stack_bytes: usize) -> Self {
         let layout = Layout::new(stack_bytes.max(SMALLEST_STACK));
         Self {
@@ -92,7 +92,7 @@ impl StackSlab {
     ///
     /// # Errors
     ///
-    /// They say what has run out: the mappings of the process, with classic guards, or its memory.
+    /// If the memory of the process has run out, or with classic guards its mappings; the error says which.
     ///
     /// A fresh stack that gets no guard is not lost: the next call tries the same one again. Its caller reports the
     /// error as the reason why the request was not started.
@@ -164,7 +164,8 @@ impl StackSlab {
             return;
         }
         self.ledger.give_back(stack.into_id());
-        // Two, because each stack that is given back makes one more free, and may make one less that may be warm.
+        // Two, because each stack that is given back is one more free stack, and may lower by one the number of those that
+        // may be warm.
         for _ in 0..2 {
             let Some((chunk, stacks)) = self.ledger.next_release() else { break };
             // SAFETY: the ledger releases free stacks only, and a stack is free when its `SlabStack` has come back: nobody
@@ -191,7 +192,7 @@ impl fmt::Debug for StackSlab {
 pub(crate) struct SlabStack {
     /// Keeps the memory mapped.
     chunk: Rc<StackChunk>,
-    /// Its [`StackId`], in half the memory: there are fewer chunks than that, and no chunk is so large.
+    /// The [`StackId`] of the stack, in half the memory: no slab has so many chunks, and no chunk so many stacks.
     id: (u32, u32),
     /// The address after its last byte: each switch asks for it.
     top: StackPointer,
@@ -214,7 +215,7 @@ impl Extent {
 }
 
 impl SlabStack {
-    /// The only ones that call it have just taken `id` in the ledger of the chunk's slab.
+    /// Makes the value for a stack that was just taken in the ledger of the chunk's slab.
     fn new(chunk: &Rc<StackChunk>, id: StackId) -> Self {
         let half = |number| u32::try_from(number).expect("so many stacks fit into no memory");
         let short = (half(id.chunk), half(id.index));
@@ -225,12 +226,12 @@ impl SlabStack {
         StackId { chunk: self.id.0 as usize, index: self.id.1 as usize }
     }
 
-    /// Its addresses.
+    /// The addresses of the stack.
     pub(crate) fn extent(&self) -> Extent {
         Extent { guard: self.chunk.guard(self.id().index), top: self.top.get() }
     }
 
-    /// Ends it without keeping its memory for ever.
+    /// Ends the value without its drop, which would keep the memory for ever.
     ///
     /// This is the one way to the end of a `SlabStack` that lets its chunk be unmapped: `Drop` keeps the chunk for
     /// ever, because it also runs for a stack whose frames somebody may still read.
@@ -272,11 +273,11 @@ fn address(at: usize) -> StackPointer {
     StackPointer::new(at).expect("no mapping ends at address zero")
 }
 
-/// Whether there can be stacks of so many bytes.
+/// Fails if there can be no stacks of this many bytes.
 ///
 /// # Errors
 ///
-/// One that names the bounds.
+/// An error that names the bounds.
 pub(crate) fn check_stack_bytes(stack_bytes: usize) -> io::Result<()> {
     if (SMALLEST_STACK..=LARGEST_STACK).contains(&stack_bytes) {
         return Ok(());

@@ -11,8 +11,9 @@
 //! A coroutine never leaves its thread: the type is neither `Send` nor `Sync`. One that is dropped before its end is
 //! leaked with its stack, and its destructors never run: another thread may still look at what lies there.
 //!
-//! A switch is a handful of instructions of corosensei's: they save what the code needs again, exchange the stack
-//! pointers, and jump. No system call is made, and the kernel knows nothing of it. To the thread it is all one flow, so:
+//! A switch is a handful of instructions of corosensei's: they save the registers that the code needs again, exchange the
+//! stack pointers, and jump. No system call is made, and the kernel knows nothing of it. For the thread all of this is one
+//! flow of control, so:
 //!
 //! - Thread-locals are those of the worker, and change under a handler's feet while it is suspended.
 //! - A lock that is held across a suspension is held by the thread: another coroutine of the worker that waits for it
@@ -35,24 +36,25 @@ use super::stack::{Extent, SlabStack};
 pub(crate) struct Coroutine {
     /// Never dropped before its end: that would unwind the stack, through code of the program that may catch it.
     switch: ManuallyDrop<Switch<(), (), (), SlabStack>>,
-    /// Its parts at the bottom of its stack; nulls before the first resume.
+    /// Pointers to its parts at the bottom of its stack; nulls before the first resume.
     bottom: Bottom,
-    /// It has returned, and must not be resumed.
+    /// The coroutine has returned, and must not be resumed.
     ended: bool,
 }
 
-/// The parts of a coroutine that lie at the bottom of its own stack, for as long as its body runs. Two pointers, and not one to
-/// both: a suspension then touches one cache line less.
+/// Pointers to the parts of a coroutine that lie at the bottom of its own stack, for as long as its body runs. There are
+/// two pointers, and not one to a pair, because a suspension then touches one cache line less.
 #[derive(Clone, Copy)]
 struct Bottom {
-    /// By which the body suspends itself. corosensei keeps it there from the first resume until the body returns.
+    /// The handle by which the body suspends itself. corosensei keeps it there from the first resume until the body
+    /// returns.
     yielder: *const Yielder<(), ()>,
-    /// For the report of an overflow.
+    /// The data for the report of an overflow.
     running: *const RunningCoroutine,
 }
 
 impl Bottom {
-    /// That of a thread's own stack.
+    /// The value on a thread's own stack.
     const NONE: Self = Self { yielder: ptr::null(), running: ptr::null() };
 }
 
@@ -68,9 +70,9 @@ pub(super) struct RunningCoroutine {
 /// How far a resumed coroutine has come.
 #[derive(Debug)]
 pub(crate) enum SwitchEnd {
-    /// It waits.
+    /// The coroutine waits.
     Suspended,
-    /// It has returned. Its stack is free.
+    /// The coroutine has returned. Its stack is free.
     Ended(SlabStack),
 }
 
@@ -117,7 +119,7 @@ impl Coroutine {
     #[inline(always)]
     pub(crate) fn resume(&mut self) -> SwitchEnd {
         assert!(!self.ended, "a coroutine that has ended cannot be resumed");
-        // In the first resume the body itself sets it.
+        // At the first resume the body itself sets `RUNNING`.
         let outer = RUNNING.replace(self.bottom);
         let result = self.switch.resume(());
         self.bottom = RUNNING.replace(outer);
@@ -142,15 +144,15 @@ pub(super) fn running() -> Option<RunningCoroutine> {
     unsafe { RUNNING.get().running.as_ref() }.cloned()
 }
 
-/// The name that the coroutine was made with which runs on this thread; empty outside of one.
+/// The label of the coroutine that runs on this thread; empty outside of one.
 pub(crate) fn label() -> &'static str {
     running().map_or("", |running| running.label)
 }
 
-/// Suspends the coroutine that runs on this thread, until it is resumed. Outside of one it does nothing.
+/// Suspends the coroutine that runs on this thread, until it is resumed. Outside of a coroutine it does nothing.
 ///
-/// The caller must have arranged to be resumed (a registration, a timer, a message to its worker), or it sleeps for
-/// ever. It may not hold a lock or a borrow that the worker's loop takes.
+/// The caller must have arranged to be resumed (a registration, a timer, a message to its worker), or it sleeps for ever.
+/// It must not hold a lock or a borrow that the worker's loop takes.
 #[inline]
 pub(crate) fn suspend() {
     let yielder = RUNNING.with(|running| running.get().yielder);

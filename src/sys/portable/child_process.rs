@@ -1,16 +1,16 @@
 //! Children, on systems where this crate forks none.
 //!
-//! `Forking` is refused at its start (`fork.rs`), so no number of a child ever reaches these functions. The live list
-//! and the handover call them on every system: they hear that the child is gone.
+//! `Forking` is refused at its start (`fork.rs`), so no number of a child ever reaches these functions. The live list and
+//! the handover call them on every system, and learn that the child is gone.
 
-/// See the Linux form.
+/// See the form for Linux, in `sys/child_process.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChildState {
-    /// Never told here.
+    /// Never returned here.
     Running,
-    /// Never told here.
+    /// Never returned here.
     Exited(i32),
-    /// Never told here.
+    /// Never returned here.
     Killed(i32),
     /// The only state here.
     Gone,

@@ -4,5 +4,5 @@
 
 use std::os::fd::BorrowedFd;
 
-/// Nothing to do.
+/// Does nothing: these systems have no error queues.
 pub(super) fn empty(_fd: BorrowedFd<'_>) {}

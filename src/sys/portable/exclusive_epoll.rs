@@ -6,12 +6,12 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-/// See the Linux form. It is never made.
+/// See the form for Linux, in `sys/exclusive_epoll.rs`. It is never made.
 #[derive(Debug)]
 pub(crate) enum ExclusiveEpoll {}
 
 impl ExclusiveEpoll {
-    /// Fails.
+    /// Always fails, so that the other methods are never called.
     pub(crate) fn new(
         _listener: BorrowedFd<'_>,
         _interrupts: [BorrowedFd<'_>; 2],
@@ -19,7 +19,7 @@ impl ExclusiveEpoll {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// See the Linux form.
+    /// See the form for Linux, in `sys/exclusive_epoll.rs`.
     pub(crate) fn renew(
         &self,
         _listener: BorrowedFd<'_>,
@@ -28,17 +28,17 @@ impl ExclusiveEpoll {
         match *self {}
     }
 
-    /// See the Linux form.
+    /// See the form for Linux, in `sys/exclusive_epoll.rs`.
     pub(crate) fn wait(&self) -> io::Result<()> {
         match *self {}
     }
 
-    /// See the Linux form.
+    /// See the form for Linux, in `sys/exclusive_epoll.rs`.
     pub(crate) fn loop_fd(&self) -> BorrowedFd<'_> {
         match *self {}
     }
 
-    /// See the Linux form.
+    /// See the form for Linux, in `sys/exclusive_epoll.rs`.
     pub(crate) fn wake_loop(&self, _listener: BorrowedFd<'_>) {
         match *self {}
     }

@@ -1,18 +1,18 @@
 //! The ends of children, on systems where this crate forks none.
 //!
-//! The parts of `Forking` above this folder are compiled for every system, and so these names have to be there. `new`
-//! fails first, with the text that the operator reads.
+//! The parts of `Forking` above this folder are compiled for every system, so these names have to exist. `new` fails before
+//! anything else is called, with the text that the operator reads.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::fork::unsupported;
 
-/// See the Linux form.
+/// See the form for Linux, in `sys/exit_watch.rs`.
 #[derive(Debug)]
 pub(crate) struct ExitWatch;
 
-/// See the Linux form.
+/// See the form for Linux, in `sys/exit_watch.rs`.
 #[derive(Debug)]
 #[expect(dead_code, reason = "there are no children to watch")]
 pub(crate) enum Watched {
@@ -57,7 +57,7 @@ impl ExitWatch {
     }
 }
 
-/// See the Linux form.
+/// See the form for Linux, in `sys/exit_watch.rs`.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) signalled: bool,

@@ -1,12 +1,12 @@
 //! Forking, on systems that do not tell how many threads a process has: it is refused.
 //!
-//! A fork itself would work there. But the child of a process with other threads may hang in a lock that nobody holds
-//! any more, and `Forking` promises that it does not: so it is refused, before the first client, with an error that
-//! says where it runs.
+//! A fork itself would work there. But the child of a process with other threads may hang in a lock that nobody holds any
+//! more, and `Forking` promises that this does not happen. So `Forking` is refused, before the first client, with an error
+//! that names the system on which it runs.
 
 use std::io;
 
-/// See the Linux form.
+/// See the form for Linux, in `sys/fork.rs`.
 pub(crate) enum Forked {
     Parent { child: i32 },
     Child,
@@ -27,7 +27,7 @@ pub(super) fn unsupported() -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, "forking servers run on Linux only")
 }
 
-/// See the Linux form.
+/// See the form for Linux, in `sys/fork.rs`.
 pub(crate) struct SignalsHeld;
 
 impl SignalsHeld {

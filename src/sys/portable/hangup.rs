@@ -1,13 +1,14 @@
 //! SIGHUP, on systems where its sender is not asked for: it is an order in any case.
 //!
-//! The fields that tell a sender differ among systems, and a wrong guess would have a server end that was told to read
-//! its certificates. A server there that has something to reload outlives its terminal; it ends by SIGTERM, or by SIGINT.
+//! The fields that name the sender differ among systems, and a wrong guess would end a server that was only told to read
+//! its certificates again. A server there that has something to reload outlives its terminal; it ends by SIGTERM, or by
+//! SIGINT.
 
 use std::io;
 
 use super::signal::{SignalGuard, on_signal};
 
-/// Nothing is known of it.
+/// The terminal of the start, of which nothing is known here.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StartTerminal;
 

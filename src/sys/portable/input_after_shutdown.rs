@@ -5,12 +5,12 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// See the Linux form. It is never made.
+/// See the form for Linux, in `sys/input_after_shutdown.rs`. It is never made.
 #[derive(Debug)]
 pub(crate) enum InputAfterShutdown {}
 
 impl InputAfterShutdown {
-    /// `Unsupported`, always.
+    /// Always `Unsupported`.
     pub(crate) fn new(_connection: BorrowedFd<'_>) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }

@@ -1,9 +1,9 @@
 //! Orphans, on systems where no child serves a request.
 //!
-//! Only descendants of such a child carry a mark. Without one no process is waited for that the program has started by
-//! itself.
+//! Only descendants of such a child carry a mark. So no process is reaped here, and those that the program has started are
+//! left to it.
 
-/// See the Linux form.
+/// See the form for Linux, in `sys/orphan_reaper.rs`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum OrphanMark {}
 
@@ -17,7 +17,7 @@ impl OrphanMark {
         match self {}
     }
 
-    /// There was none to take the number of.
+    /// None: no process is ever marked here.
     pub(crate) fn of_number(_number: u64) -> Option<Self> {
         None
     }

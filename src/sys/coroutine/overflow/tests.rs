@@ -196,7 +196,7 @@ fn take_alternate_stack_away() {
     assert_eq!(unsafe { libc::sigaltstack(&raw const none, ptr::null_mut()) }, 0);
 }
 
-/// Sets the action of SIGSEGV, and gives the one before.
+/// Sets the action of SIGSEGV, and returns the one before.
 fn set(handler: usize, flags: c_int) -> libc::sigaction {
     // SAFETY: all zeros is a valid action but for the handler, which is one of this file's; the pointers are to live ones.
     unsafe {

@@ -29,7 +29,7 @@ fn run_on(stack: SlabStack, body: impl FnOnce() + 'static) -> SlabStack {
     }
 }
 
-/// Uses about so many bytes of stack.
+/// Uses about this many bytes of stack.
 #[inline(never)]
 fn use_stack(bytes: usize) -> usize {
     let block = std::hint::black_box([1_u8; 1_024]);
@@ -172,7 +172,7 @@ fn after_a_peak_memory_goes_back_and_guards_stay() {
 
 #[test]
 fn a_stack_that_is_lost_stays_mapped_and_the_others_do_not() {
-    // In a process of its own: another test could map something at the same place.
+    // This runs in a process of its own: another test could map something at the same place.
     if !is_child() {
         return in_child("a_stack_that_is_lost_stays_mapped_and_the_others_do_not");
     }
@@ -325,7 +325,7 @@ fn memory_goes_back_of_free_stacks_only() {
             }
             live.push((stack, mark));
         }
-        // Most of them, in an order that is different in each round.
+        // Gives most of them back, in an order that is different in each round.
         for step in 0..FIRST_CHUNK + 2 {
             let (stack, mark) = live.swap_remove((step * 7 + round) % live.len());
             // SAFETY: as above.
