@@ -114,11 +114,7 @@ fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool
     let torn = losses[TORN].swap(0, Ordering::Relaxed) != 0;
     // Ends a line that was cut off: the note, or the text itself, is a line of its own.
     let newline = if torn { "\n" } else { "" };
-    let before = match lost {
-        0 => newline.to_owned(),
-        1 => format!("{newline}(one text before this one is lost: nobody read it)\n"),
-        _ => format!("{newline}({lost} texts before this one are lost: nobody read them)\n"),
-    };
+    let before = format!("{newline}{}", notice_of(lost));
     let whole: Cow<'_, str> =
         if before.is_empty() { text.into() } else { format!("{before}{text}").into() };
     let count = write(whole.as_bytes());
@@ -134,6 +130,15 @@ fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool
         losses[TORN].store(1, Ordering::Relaxed);
     }
     false
+}
+
+/// The line that says how many texts are lost; empty if none is.
+fn notice_of(lost: u64) -> String {
+    match lost {
+        0 => String::new(),
+        1 => "(one text before this one is lost: nobody read it)\n".to_owned(),
+        _ => format!("({lost} texts before this one are lost: nobody read them)\n"),
+    }
 }
 
 #[cfg(test)]

@@ -230,12 +230,7 @@ impl LiveList {
         if let (Some(peers), Some(key)) =
             (&mut slots.peers, registration.entry.counted_address().and_then(PeerKey::of))
         {
-            if let Some(count) = peers.counts.get_mut(&key) {
-                *count -= 1;
-                if *count == 0 {
-                    peers.counts.remove(&key);
-                }
-            }
+            peers.count_off(key);
         }
         if slots.len() == 0 {
             self.emptied.notify_all();

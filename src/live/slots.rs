@@ -12,7 +12,7 @@
 //! the number again, and not before it has reaped the child. So a row has one writer at a time. (Only the state of a
 //! handshake has two: see the table in `clear_counters.rs`.)
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -80,6 +80,18 @@ pub(super) struct Peers {
     pub(super) max: usize,
     /// The number of requests of each peer. Peers over Unix sockets have no key and are not counted.
     pub(super) counts: HashMap<PeerKey, usize>,
+}
+
+impl Peers {
+    /// A request of this peer has left the list. A peer that has no other is forgotten.
+    pub(super) fn count_off(&mut self, peer: PeerKey) {
+        if let hash_map::Entry::Occupied(mut count) = self.counts.entry(peer) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
 }
 
 impl Slots {

@@ -200,7 +200,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         if orders.reload {
             core.reload();
         }
-        if let Some(coordinator) = self.desk_of_parent() {
+        if let Some(coordinator) = self.coordinator_of_parent() {
             coordinator.turn();
         }
         if orders.retire {
@@ -238,7 +238,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
     }
 
     /// The coordinator of handovers, if this loop has to serve it: a server that forks has no thread for that.
-    fn desk_of_parent(&self) -> Option<&Coordinator> {
+    fn coordinator_of_parent(&self) -> Option<&Coordinator> {
         if self.core.context.role().is_parent() { self.core.coordinator() } else { None }
     }
 
@@ -343,7 +343,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         // A loop that waits on a copy does not keep the listener itself open, however long it is suspended.
         let listener = listener.filter(|_| duplicate.is_none());
         let listens = duplicate.or_else(|| listener.as_ref().map(|fd| fd.as_fd()));
-        let coordinator = self.desk_of_parent();
+        let coordinator = self.coordinator_of_parent();
         let (asks, limit) = coordinator.map_or((None, None), Coordinator::waits);
         let deadline = earlier(deadline, limit);
         // `wait::any` returns whether the first of its descriptors is ready: the listener, or in a wait for room the

@@ -330,7 +330,7 @@ pub(super) trait AnyServer: Send + Sync {
     fn handover(&self) -> Option<&dyn HandoverSocket>;
     /// Gives the server the coordinator of its run. The server tells the coordinator when it serves; if it forks, its
     /// loop also does the coordinator's work.
-    fn meet_desk(&self, coordinator: &Arc<Coordinator>);
+    fn meet_coordinator(&self, coordinator: &Arc<Coordinator>);
     /// Calls the server's observers.
     fn tell(&self, event: &ServerEvent<'_>);
     /// Calls the server's hook `warning`.
@@ -351,7 +351,7 @@ impl<T: Transport> AnyServer for Core<T> {
         self.transport.handover()
     }
 
-    fn meet_desk(&self, coordinator: &Arc<Coordinator>) {
+    fn meet_coordinator(&self, coordinator: &Arc<Coordinator>) {
         // A server is run once, because its run closes it: so this is the first coordinator that it meets, and the only one.
         let _ = self.coordinator.set(Arc::clone(coordinator));
     }

@@ -81,12 +81,8 @@ impl<T: Transport> TypedJob<T> {
         let connection = T::connection(&raw);
         let received = T::received(&raw);
         // One system call, only if the program has asked for this figure.
-        let in_accept_queue = match &connection {
-            Some(connection) if core.times_accept_queue => {
-                tcp_info::since_connected(connection.as_fd())
-            }
-            _ => None,
-        };
+        let timed = connection.as_ref().filter(|_| core.times_accept_queue);
+        let in_accept_queue = timed.and_then(|timed| tcp_info::since_connected(timed.as_fd()));
         // Most servers have no preface, and this then does nothing.
         let is_proxy = core.prefaces.name_client(&peer);
         let peer_is = if is_proxy { PeerIs::Proxy } else { PeerIs::Client };

@@ -15,7 +15,7 @@ pub(super) struct LoopClock {
     next: Option<Instant>,
     /// `Builder::poll_interval`, and when the next `service_actions` is due.
     tick: Option<(Duration, Instant)>,
-    /// How often the loop has to tell its run group that it lives, and when it has to do so next.
+    /// How often the loop has to tell its service group that it lives, and when it has to do so next.
     beat: Option<(Duration, Instant)>,
     /// The end of a lame duck that this loop keeps itself, because no thread closes the server.
     lame_duck: Option<Instant>,
@@ -26,14 +26,14 @@ pub(super) struct LoopClock {
 pub(super) struct Due {
     /// The hook `service_actions` is due.
     pub(super) tick: bool,
-    /// The run group wants a sign of life from this loop.
+    /// The service group wants a sign of life from this loop.
     pub(super) beat: bool,
     /// The lame duck has ended.
     pub(super) lame_duck: bool,
 }
 
 impl LoopClock {
-    /// A clock for a loop that begins now. `beat_every` is `None` if no run group wants to hear of the loop.
+    /// A clock for a loop that begins now. `beat_every` is `None` if no service group wants to hear of the loop.
     pub(super) fn new(poll_interval: Option<Duration>, beat_every: Option<Duration>) -> Self {
         let now = Instant::now();
         // An interval that the clock cannot count is none. The first moment is a whole interval away.

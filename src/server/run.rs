@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! the calling thread                  thread "close"                       a signal's action
-//! claim, prepare_process, seated
+//! claim, prepare_process, join_service
 //! serve_forever                       wait_for_stop
 //!   Ready                               reloads <------------------------- SIGHUP: an order, or a stop
 //!   ..                                  .. <------------------------------ handle.retire(): an order, or a stop
@@ -17,7 +17,7 @@
 //! has ended.
 //!
 //! A run changes its process in this order: the claim of each server (first, so that nothing is changed for a run that
-//! cannot begin), the process's limits, the signals' actions, their unblocking, the memberships in the run group. Its guards
+//! cannot begin), the process's limits, the signals' actions, their unblocking, the memberships in the service group. Its guards
 //! undo these changes in the reverse order. The raised limit of descriptors and the default of SIGCHLD stay.
 //!
 //! A signal's action runs on whichever thread the kernel picks, in the middle of anything. It only stores to atomics,
@@ -93,7 +93,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let _claim = claim(self)?;
         let servers: [&dyn BaseServer; 1] = [self];
         let _signals = prepare_process(&servers)?;
-        let _seated = seated(&servers);
+        let _members = join_service(&servers);
         let (served, report) = serve_and_close(self, || self.server_close());
         served.map(|()| report)
     }
@@ -125,7 +125,7 @@ pub fn run_all(
     let claims = servers.iter().map(|server| claim(&**server)).collect::<Result<Vec<_>>>()?;
     let all: Vec<&dyn BaseServer> = servers.iter().map(|server| &**server).collect();
     let _signals = prepare_process(&all)?;
-    let _seated = seated(&all);
+    let _members = join_service(&all);
     // The signals are taken by now. A panic of `ready` gives everything back, and nothing was served.
     ready();
     // In this thread, so that a server that forks runs in the main thread.
@@ -187,7 +187,7 @@ fn stopping_others<R>(stop_all: impl Fn(), run: impl FnOnce() -> Result<R>) -> R
 
 /// Gives the servers of a run their memberships in its group, until this is dropped. A later run of the same server begins
 /// without a membership of this one.
-fn seated<'a>(servers: &'a [&'a dyn BaseServer]) -> OnDrop<impl FnMut() + 'a> {
+fn join_service<'a>(servers: &'a [&'a dyn BaseServer]) -> OnDrop<impl FnMut() + 'a> {
     let named =
         |server: &&dyn BaseServer| (server.server_address().to_string(), server.shutdown_handle());
     let memberships =

@@ -116,10 +116,8 @@ impl Coordinator {
         let found = found.map(|server| Arc::downgrade(&server));
         let (beside, told): (Vec<_>, Vec<_>) =
             beside.into_iter().map(|one| (one.server, one.handle)).unzip();
-        let state = match predecessor {
-            Some(predecessor) => State::Succeeding { predecessor, told: false },
-            None => State::Idle,
-        };
+        let succeeding = |predecessor| State::Succeeding { predecessor, told: false };
+        let state = predecessor.map_or(State::Idle, succeeding);
         let coordinator = Self {
             within,
             sockets: OwnSockets { servers: found.chain(beside).collect(), listener },
@@ -142,7 +140,7 @@ impl Coordinator {
     /// coordinator: they may have been serving for long.
     pub(super) fn introduce(self: &Arc<Self>) {
         for server in self.sockets.servers().take(self.handles.len()) {
-            server.meet_desk(self);
+            server.meet_coordinator(self);
         }
     }
 
@@ -253,7 +251,7 @@ impl Coordinator {
         }
         match state {
             State::Succeeding { predecessor, told } => self.succeed(predecessor, told),
-            State::Idle => match self.next_applicant() {
+            State::Idle => match self.next_candidate() {
                 Some(candidate) => Step::Again(State::Applying(candidate)),
                 None => Step::Wait(State::Idle),
             },

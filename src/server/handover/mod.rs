@@ -155,7 +155,7 @@ impl Handover {
     /// bound; and as [`by_signal`](Self::by_signal).
     pub fn at(path: impl AsRef<Path>) -> Result<Self> {
         let mut this = Self::by_signal()?;
-        this.open_desk(path.as_ref()).inspect_err(|_| drop(predecessor::close_the_rest()))?;
+        this.open_socket(path.as_ref()).inspect_err(|_| drop(predecessor::close_the_rest()))?;
         Ok(this)
     }
 
@@ -247,9 +247,9 @@ impl Handover {
         } else {
             let cannot = |error| Error::io("start", "the thread that waits for SIGUSR2", error);
             let over = Arc::new(Event::new().map_err(cannot)?);
-            let (its_desk, until) = (Arc::clone(&coordinator), Arc::clone(&over));
+            let (its_coordinator, until) = (Arc::clone(&coordinator), Arc::clone(&over));
             let thread = thread::Builder::new().name("handover".to_owned());
-            let serving = thread.spawn(move || its_desk.serve(&until)).map_err(cannot)?;
+            let serving = thread.spawn(move || its_coordinator.serve(&until)).map_err(cannot)?;
             let reports = {
                 let _over = OnDrop(|| over.notify());
                 run::run_all(servers, grace, ready)
@@ -268,7 +268,7 @@ impl Handover {
     ///
     /// Each round ends in one of three ways: a predecessor's listener is taken over; the path is bound, and this
     /// process is the first; or another process has the path, and the next round asks that one.
-    fn open_desk(&mut self, path: &Path) -> Result<()> {
+    fn open_socket(&mut self, path: &Path) -> Result<()> {
         let options = SocketOptions::default().unix_mode(0o600).unlink_on_close(true);
         let began = Instant::now();
         let (deadline, mut until) = (began + successor::ASK_TIMEOUT, began + PREDECESSOR_GAP);

@@ -72,13 +72,10 @@ impl Runs {
     /// `over` follows.
     pub(crate) fn wait_for_stop(&self, over: &Event, obey: impl Fn(TakenOrders)) {
         loop {
-            let (stop, over_waiting) = (self.stop.waiting(), over.waiting());
+            let mut events = vec![self.stop.waiting(), over.waiting()];
+            events.extend(self.orders.waiting());
             // An error of the wait counts as a stop: a lame duck that ends early harms less than one that never ends.
-            let waited = match self.orders.waiting() {
-                Some(orders) => wait::any(&[stop, over_waiting, orders], None),
-                None => wait::any(&[stop, over_waiting], None),
-            };
-            if waited.is_err() || over.is_set() {
+            if wait::any(&events, None).is_err() || over.is_set() {
                 return;
             }
             if self.stop_requested() {

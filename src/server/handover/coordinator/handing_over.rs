@@ -33,7 +33,7 @@ impl Coordinator {
     /// The next candidate: SIGUSR2 starts one, or a process asks. The signal comes first: a process that asks can wait
     /// in the queue, and the signal may not come again. `None` if there is no candidate, or if it was refused, which
     /// the operator was told.
-    pub(super) fn next_applicant(&self) -> Option<Candidate> {
+    pub(super) fn next_candidate(&self) -> Option<Candidate> {
         if !self.all_serve() {
             return None;
         }
