@@ -1,4 +1,4 @@
-//! A pool of two threads. The third client at a time is told that the server is busy.
+//! A pool of two threads. A third client at the same time is told that the server is busy.
 //!
 //! Try it in three terminals: `nc 127.0.0.1 9999`.
 
@@ -11,7 +11,7 @@ use socketserver::{HandlerResult, Pool, PoolTcpServer, ServerHooks, StreamReques
 struct SayBusy;
 
 impl ServerHooks for SayBusy {
-    // It runs in the loop, so its writes never wait: an answer that fits into the socket's buffer is sent.
+    // The accept loop calls this, so its writes never wait: an answer that fits into the socket's buffer is sent.
     fn overflow(&self, request: &mut StreamRequest, why: &Refused) -> HandlerResult {
         writeln!(request, "{why}; please come again in a minute")?;
         Ok(())

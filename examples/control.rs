@@ -1,4 +1,4 @@
-//! A server with a control socket, where its own user lists and ends requests, changes limits, and stops it.
+//! A server with a control socket, through which its own user lists and ends requests, changes limits, and stops it.
 //! Try it: `nc 127.0.0.1 9999`; beside it, in the same folder, `nc -U control.sock`: `live`, `close 1`, `drain`.
 
 use std::{env, io::Write, sync::Arc};

@@ -12,7 +12,7 @@ struct Capitals;
 impl DatagramRequestHandler for Capitals {
     fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
         let text = String::from_utf8_lossy(request.packet()).to_uppercase();
-        // False says that the datagram had no address to answer to, as one from an unbound Unix socket.
+        // `reply` returns false if the datagram came without an address, as from a Unix socket that is not bound.
         let _replied = request.reply(text.as_bytes())?;
         Ok(())
     }

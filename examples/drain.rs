@@ -11,7 +11,7 @@ use socketserver::{HandlerResult, Limits, StreamRequest, ThreadingTcpServer, str
 
 fn handle(request: &mut StreamRequest) -> HandlerResult {
     let mut line = String::new();
-    // A client that has typed nothing loses nothing: it is let go at once when the server stops.
+    // A client that has typed nothing loses nothing: this read ends at once when the server stops.
     let Some(word) = request.next_line(&mut line)? else { return Ok(()) };
     let looks_up = word == "work";
     writeln!(request, "begun")?;

@@ -1,8 +1,8 @@
 //! The same handler under every mixin, chosen by a word: `cargo run --example every_mixin -- forking`. The words are
 //! inline, threading, pool, forking and green.
 //!
-//! Try it in two terminals: `nc 127.0.0.1 9999`. Under inline the second client waits for the first; the others show in which
-//! process and thread each client is served; under green all of them by a few threads.
+//! Try it in two terminals: `nc 127.0.0.1 9999`. Each answer names the process and the thread that serve the client. Under
+//! inline the second client waits for the first; under green a few threads serve all clients.
 
 use std::io::Write;
 use std::{env, process, thread};

@@ -1,7 +1,7 @@
 //! A server that can be restarted without losing a client: `cargo run --example handover`.
 //!
-//! Try it with `nc 127.0.0.1 9999`, which says which process has answered. Start the example again in another terminal: it
-//! takes the place of the one before. `kill -USR2 PID` starts the next one as well.
+//! Try it with `nc 127.0.0.1 9999`, which shows which process has answered. Start the example again in another terminal: the
+//! new process takes the place of the old one. `kill -USR2 PID` makes a process start its successor itself.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ use socketserver::{ThreadingTcpServer, stream_fn};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9999".into());
     let path = std::env::temp_dir().join("socketserver.handover");
-    // First: the sockets of a server that runs are fetched here, and the bind takes its own from among them.
+    // This comes first: it fetches the sockets of the server that runs, and `bind` finds its own among them.
     let handover = Handover::at(std::env::args_os().nth(2).unwrap_or_else(|| path.into()))?;
     let server = ThreadingTcpServer::bind(
         address,

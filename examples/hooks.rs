@@ -11,7 +11,7 @@ use socketserver::{HandlerError, ServerHooks, ThreadingTcpServer, stream_fn};
 struct Hooks;
 
 impl ServerHooks for Hooks {
-    // The loop calls it: no other client is accepted until it returns.
+    // The accept loop calls this, and accepts no other client until it returns.
     fn verify_request(&self, incoming: &Incoming<'_>) -> Result<bool, HandlerError> {
         Ok(incoming.client_address().ip() != Some("127.0.0.2".parse()?))
     }
@@ -19,7 +19,7 @@ impl ServerHooks for Hooks {
         let (fault, phase, peer) = (failure.fault(), failure.phase(), failure.client_address());
         eprintln!("{fault:?} failed in {phase} for {peer}: {}", failure.error());
     }
-    // After every request, and once a second because of `poll_interval`.
+    // Called after every request, and at least once a second because of `poll_interval`.
     fn service_actions(&self) {
         eprintln!("tick");
     }

@@ -26,7 +26,7 @@ fn main() -> socketserver::Result<()> {
     let chat = stream_fn(move |request| {
         let mut line = String::new();
         room.lock().unwrap().insert(request.id(), request.outbox()?);
-        // An error, as an end of input, means that the client leaves.
+        // An error, like the end of input, means that the client leaves.
         while let Ok(Some(text)) = request.next_line(&mut line) {
             tell_others(&room, request, text);
         }

@@ -9,7 +9,7 @@ use socketserver::{TcpServer, stream_fn};
 struct Lanes([Pool; 2]);
 
 impl Mixin for Lanes {
-    // The accept loop calls this. Any thread may run, refuse or release the job later, and one of them has to.
+    // The accept loop calls this. Any thread may run, refuse or release the job later, but one of them must.
     fn process_request(&self, job: Job) {
         let is_reserved = job.peer().to_string().starts_with("127.0.0.2:");
         self.0[usize::from(!is_reserved)].process_request(job);

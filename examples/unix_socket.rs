@@ -11,7 +11,7 @@ use socketserver::{
 };
 
 fn greet(request: &mut StreamRequest) -> HandlerResult {
-    // The kernel's word, which the client cannot forge.
+    // The credentials come from the kernel, so the client cannot forge them.
     let client = request.peer_credentials()?;
     writeln!(request, "you are user {}", client.uid)?;
     Ok(())

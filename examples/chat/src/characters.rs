@@ -2,7 +2,7 @@
 
 use unicode_normalization::char::is_combining_mark;
 
-/// Whether it controls a terminal or changes the direction of text: by such characters a line could pass for another
+/// Whether it controls a terminal or changes the direction of text: with such characters a line could pass for another
 /// one.
 pub fn is_unsafe(character: char) -> bool {
     character.is_control()

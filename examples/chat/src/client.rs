@@ -57,7 +57,7 @@ pub fn run(endpoint: &Endpoint, tls: &ClientTls, name: Option<&str>) -> Result<(
     }
 }
 
-/// How the sending ended.
+/// The state of the sending.
 enum Sending {
     Goes,
     /// The user leaves.
@@ -111,7 +111,7 @@ fn show_what_comes(connection: &Connection, output: &mut Output) -> Result<Strin
     loop {
         match (&mut reader).take(MOST as u64).read_until(b'\n', &mut line) {
             Ok(0) => return Ok(last),
-            // A line that the user has typed meanwhile may cause a reset.
+            // A line that the user has typed in the meantime may cause a reset.
             Err(_) if last == GOODBYE => return Ok(last),
             result => result.map_err(Ended::Connection)?,
         };

@@ -79,7 +79,7 @@ impl Hall {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Adds a client. If the hall is full, another one is ended.
+    /// Adds a client. If the hall is full, another client is ended.
     pub fn arrive(&self, address: Address, outbox: Outbox) -> Number {
         let mut state = self.state.lock();
         let number = state.next;
@@ -127,7 +127,7 @@ impl Hall {
         Turn::In(Duration::from_secs_f64(missing / PER_SECOND))
     }
 
-    /// The silent clients as a line for the operator. None if there are none.
+    /// The silent clients as a line for the operator. `None` if there are none.
     pub fn list(&self) -> Option<String> {
         let state = self.state.lock();
         let all = state.silent.len();

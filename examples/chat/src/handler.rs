@@ -17,7 +17,7 @@ pub struct Chat {
     patience: Duration,
     pace: Pace,
     place: Place,
-    /// The room has been told that this client knows lines.
+    /// Whether the room has been told that this client knows lines.
     told_lines: bool,
     /// For a client without lines that listens: the moment at which it gets an answer even if nobody has said
     /// anything.
@@ -89,7 +89,7 @@ impl Chat {
         }
     }
 
-    /// Waits for input. None if the time for the first word is over.
+    /// Waits for input. Returns `None` if the time for the first word is over.
     fn receive(
         &mut self,
         request: &mut StreamRequest,
@@ -161,7 +161,7 @@ impl Chat {
         }
     }
 
-    /// Waits until the client may join. False if it was ended before that.
+    /// Waits until the client may join. Returns false if it was ended before that.
     fn wait_for_turn(
         &mut self,
         request: &mut StreamRequest,
@@ -302,7 +302,7 @@ impl StreamRequestHandler for Chat {
 /// How fast a member may speak. Without a bound one fast member would fill the outboxes of the others, who would be dropped
 /// although they read as fast as their networks allow.
 struct Pace {
-    /// None for no limit.
+    /// `None` for no limit.
     interval: Option<Duration>,
     /// The moment at which all lines so far would have been said at the allowed pace.
     due: Instant,

@@ -31,7 +31,7 @@ use super::room::{Id, OUTBOX_BYTES};
 
 /// An outbox with more than this is crowded.
 pub const CROWDED_BYTES: usize = OUTBOX_BYTES / 2;
-/// One with more than this is watched: whether its member takes anything.
+/// An outbox with more than this is watched, to see whether its member takes anything.
 pub const WATCHED_BYTES: usize = CROWDED_BYTES / 16;
 /// How many bytes may be shown before the outboxes are looked at again: a part of the free half, so that a look for each
 /// line is spared. Much of the rest is for one long line of the bus's own, with the names of a lost server.
@@ -44,7 +44,7 @@ const RATE: u64 = 32 * 1024;
 /// How long the bus waits for all members together after a pause: less than `--bus-wait`, after which the authors are
 /// told that their lines may not have arrived.
 const MOST: Duration = Duration::from_secs(10);
-/// The bus waits at most one part in this many of the time, in the long run.
+/// In the long run the bus waits for at most one part in this many of the time.
 const SHARE: u32 = 10;
 
 /// How much was shown, and how long members may be awaited.
@@ -58,7 +58,7 @@ pub struct HoldBack {
 
 /// How long members may be awaited.
 pub struct Patience {
-    /// Those for whom lines waited at the last look.
+    /// The members for whom lines waited at the last look.
     slow: HashMap<Id, Slow>,
     /// How long members may be awaited from now on, and when that was counted.
     left: Duration,
@@ -74,11 +74,11 @@ pub struct Watched {
     pub is_crowded: bool,
 }
 
-/// Its history: since when it has taken nothing; or since when it is crowded, and may take a little.
+/// The history of such a member: since when it has taken nothing; or since when it is crowded, and may take a little.
 #[derive(Clone, Copy)]
 struct Slow {
     since: Instant,
-    /// How many bytes it had taken then.
+    /// How many bytes it had taken at that moment.
     taken: u64,
     is_crowded: bool,
 }
@@ -94,7 +94,7 @@ impl HoldBack {
         self.shown.load(Ordering::Relaxed) >= LOOK_BYTES
     }
 
-    /// The bus may go on.
+    /// Lets the bus go on, and counts the shown bytes from zero.
     pub fn go_on(&self) {
         self.shown.store(0, Ordering::Relaxed);
     }
@@ -107,10 +107,10 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Chooses a member to wait for among those whose outboxes are crowded, and how long at most. None if the bus may
-    /// go on.
+    /// Chooses a member to wait for among those whose outboxes are crowded, and how long at most. Returns `None` if the
+    /// bus may go on.
     pub fn awaited(&mut self, watched: &[Watched], now: Instant) -> Option<(Id, Duration)> {
-        // A new map, as all members of a large room may be watched at once, and those that are not any more are forgotten.
+        // A new map, so that members that are not watched any more are forgotten.
         let before = std::mem::take(&mut self.slow);
         self.slow
             .extend(watched.iter().map(|one| (one.id, one.since_last(before.get(&one.id), now))));
@@ -132,7 +132,7 @@ impl Patience {
 }
 
 impl Watched {
-    /// Its history, with that of the last look.
+    /// Its history, as a continuation of that of the last look.
     fn since_last(&self, last: Option<&Slow>, now: Instant) -> Slow {
         let &Self { taken, is_crowded, .. } = self;
         match last {
@@ -217,7 +217,7 @@ mod tests {
             assert_eq!(look(&mut patience, &mut now, 0, false), None);
         }
         assert_eq!(look(&mut patience, &mut now, 0, true), None);
-        // One that takes something is awaited as before, and again each time.
+        // A member that takes something is awaited as before, and again each time.
         let (mut patience, mut now) = fresh();
         for round in 0..3 {
             for looks in 0..5 {

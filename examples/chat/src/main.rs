@@ -17,9 +17,10 @@
 //! A client becomes a member with its first line. A client that has sent no newline yet is treated as one that knows no
 //! lines, and gets one answer for each message: see `protocol.rs`.
 //!
-//! Limits: names are not proven, and without `--tls-cert` nothing is encrypted. A name belongs to the member that has it, and a name that looks
-//! the same is refused only while that member is there (`name.rs`). Earlier lines are not kept for later members. A client
-//! without lines that sends an empty message has sent nothing; it waits for its answer until the room ends.
+//! Limits: names are not proven, and without `--tls-cert` nothing is encrypted. A name belongs to the member that has
+//! it, and a name that looks the same is refused only while that member is there (`name.rs`). Earlier lines are not kept
+//! for later members. A client without lines that sends an empty message has sent nothing; it waits for its answer until
+//! the room ends.
 
 mod bus;
 mod characters;

@@ -71,7 +71,7 @@ impl Members {
         }
     }
 
-    /// The beginning of the author's lines. None if it was dismissed: lines that it had sent before are then ignored.
+    /// The beginning of the author's lines. `None` if it was dismissed: lines that it had sent before are then ignored.
     pub fn prefix(&self, who: Who) -> Option<&str> {
         match who {
             Who::Member(id) => self.all.get(&id).map(|member| &*member.prefix),
@@ -111,12 +111,12 @@ impl Members {
     }
 
     pub fn guest_name(&self) -> String {
-        // At most as many as there are members are taken.
+        // At most as many of these names are taken as there are members.
         let mut names = (self.next..).map(|number| format!("guest-{number}"));
         names.find(|name| self.check_free(name, self.next).is_ok()).unwrap_or_default()
     }
 
-    /// Members whose outboxes have more than those of members that take all soon.
+    /// Members whose outboxes have more than [`WATCHED_BYTES`], which those of members that read seldom have.
     pub fn watched(&self) -> Vec<(Id, Outbox)> {
         let waits = |one: &Member| one.outbox.waiting_bytes() > WATCHED_BYTES;
         let watched = self.all.iter().filter(|(_, one)| waits(one));

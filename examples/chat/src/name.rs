@@ -105,7 +105,7 @@ pub fn fold(name: &str) -> String {
     folded.collect::<String>().nfkc().collect()
 }
 
-/// False for joiners, and for the sign that lengthens Arabic words: a name is compared without them.
+/// Whether a character counts when names are compared. Joiners do not, nor does the sign that lengthens Arabic words.
 fn is_told_apart(character: char) -> bool {
     !is_invisible(character) && character != '\u{640}'
 }

@@ -50,8 +50,8 @@ fn obey(room: &Room, hall: &Hall, screen: &Screen, text: &str) {
         // No name begins with `#`: it means connections without a name.
         Message::Kick(name) => match name.strip_prefix('#') {
             Some(which) => screen.show(&match hall.kick(which) {
-                1 => "* 1 that had not said a word was kicked\n".to_owned(),
-                count => format!("* {count} that had not said a word were kicked\n"),
+                1 => "* 1 client that had not said a word was kicked\n".to_owned(),
+                count => format!("* {count} clients that had not said a word were kicked\n"),
             }),
             None => room.kick(&name),
         },

@@ -19,7 +19,7 @@ pub fn hide(text: &str, words: impl Iterator<Item = OsString>) -> String {
     })
 }
 
-/// The word with stars in place of a user and a password. None if it has none.
+/// The word with stars in place of a user and a password. `None` if it has neither.
 fn without_password(word: &str) -> Option<String> {
     let (scheme, rest) = match word.find("://") {
         Some(at) => word.split_at(at + 3),

@@ -1,11 +1,10 @@
 //! The wire: how members' bytes are cut into messages, what a message means, and what the server sends to a client
 //! without lines.
 //!
-//! A message is a line of UTF-8, ended by `
-//! `. The tutorial's clients send no newline. So until its first newline a client counts as one of them, and the
-//! bytes before a silence of [`SILENCE`] are a message. After each of its messages such a client reads once, at most
-//! [`ANSWER_BYTES`], and then asks its user. So the server sends exactly one piece for each of its messages, when
-//! others have said something: see [`Waiting`].
+//! A message is a line of UTF-8, ended by `\n`. The tutorial's clients send no newline. So until its first newline a
+//! client counts as one of them, and the bytes before a silence of [`SILENCE`] are a message. After each of its messages
+//! such a client reads once, at most [`ANSWER_BYTES`], and then asks its user. So the server sends exactly one piece for
+//! each of its messages, when others have said something: see [`Waiting`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -187,7 +186,7 @@ impl Message {
     /// Reads a text. If it begins with two slashes, it is a line that begins with one slash.
     pub fn parse(text: &str) -> Self {
         let text = text.trim_end();
-        // Also at the wide blank of an East Asian keyboard.
+        // The wide blank of an East Asian keyboard separates words too.
         let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let rest = rest.trim_start();
         match (word, rest) {
@@ -212,7 +211,7 @@ fn is_one_word(text: &str) -> bool {
     !text.is_empty() && !text.contains(char::is_whitespace)
 }
 
-/// Names in a line, which is cut after so many bytes: other servers may announce more names than an outbox holds.
+/// Names in a line, which is cut after `most` bytes: other servers may announce more names than an outbox holds.
 pub fn listed(names: &[String], most: usize) -> String {
     let mut bytes = 0;
     let shown = names.iter().take_while(|name| {
@@ -236,8 +235,8 @@ pub enum Kind {
     News,
 }
 
-/// The text that waits for a client without lines. The client listens from its own message until it is sent a piece.
-/// A line of another member causes a piece; a line of its own, or news alone, does not.
+/// The text that waits for a client without lines. The client listens from its own message until it is sent a piece. A
+/// line of another member, or the server's answer to a question, causes a piece; news alone does not.
 #[derive(Debug, Default)]
 pub struct Waiting {
     /// The waiting lines, with their newlines. A part of the first line may have been sent.
@@ -253,8 +252,8 @@ impl Waiting {
     /// until then is sent together with them.
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// The client has sent a message, and listens. Returns the moment at which it gets the waiting text, if there is
-    /// some.
+    /// Notes that the client has sent a message, and listens. Returns the moment at which it gets the waiting text, if
+    /// there is some.
     pub fn listen(&mut self) -> Option<Instant> {
         let since = *self.listens.get_or_insert_with(Instant::now);
         self.lines.iter().any(|(kind, _)| *kind == Kind::Said).then(|| since + Self::PATIENCE)

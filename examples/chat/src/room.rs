@@ -175,7 +175,7 @@ impl Room {
                     }
                     None
                 }
-                // It cannot know who is there now.
+                // This server cannot know who is there now.
                 Err(why) => Some(match bus.cut_off() {
                     Some(cut_off) => format!("{why}; {cut_off}"),
                     None => why,
@@ -194,7 +194,7 @@ impl Room {
     }
 
     /// Says that no member here has this name, and how to address members of this name elsewhere. A private line is
-    /// never sent to one of those by guess.
+    /// never sent to one of those on a guess.
     fn says_nobody(&self, name: &str) -> String {
         let nobody = format!("nobody here is called {name}");
         match &self.bus.get().map_or(Vec::new(), |bus| bus.namesakes(name))[..] {
@@ -238,7 +238,7 @@ impl Room {
             names => format!("* {} here: {}\n", names.len(), listed(names, LISTED)),
         };
         if let Some(cut_off) = elsewhere.cut_off {
-            line += &format!("* {cut_off}: their members are those of before\n");
+            line += &format!("* {cut_off}: their members are listed as last known\n");
             if asks == Who::Operator {
                 line += &format!("* the last reason: {}\n", cut_off.why);
             }
@@ -246,7 +246,7 @@ impl Room {
         self.hand(&mut state, asks, Kind::Reply, &line);
     }
 
-    /// A line of the server's own, to one member.
+    /// Sends a line of the server's own to one member.
     pub fn note(&self, to: Who, text: &str) {
         self.hold_back.add(text.len());
         self.hand(&mut self.state.lock(), to, Kind::Reply, &format!("* {text}\n"));
@@ -270,19 +270,19 @@ impl Room {
         self.expel(&mut self.state.lock(), id, why);
     }
 
-    /// A client without lines has sent a message, and listens. Returns the moment at which it gets the waiting text,
-    /// if there is some.
+    /// Notes that a client without lines has sent a message, and listens. Returns the moment at which it gets the
+    /// waiting text, if there is some.
     pub fn listens(&self, id: Id) -> Option<Instant> {
         let mut state = self.state.lock();
         state.all.get_mut(&id).and_then(|member| member.waiting.as_mut()).and_then(Waiting::listen)
     }
 
-    /// A client without lines has sent nothing but its name.
+    /// Answers a client without lines that has sent nothing but its name.
     pub fn answer_at_once(&self, id: Id) {
         self.answer(&mut self.state.lock(), id, Waiting::answer);
     }
 
-    /// A client without lines has listened for long, and nobody has said anything.
+    /// Answers a client without lines that has listened for long, while nobody has said anything.
     pub fn answer_late(&self, id: Id) {
         self.answer(&mut self.state.lock(), id, Waiting::answer_late);
     }
@@ -301,7 +301,7 @@ impl Room {
         }
     }
 
-    /// A client turns out to know lines: it gets all waiting text, and from now on each line at once.
+    /// Notes that a client knows lines: it gets all waiting text, and from now on each line at once.
     pub fn has_lines(&self, id: Id) {
         let mut state = self.state.lock();
         let waiting = state.all.get_mut(&id).and_then(|member| member.waiting.take());
@@ -326,7 +326,7 @@ impl Room {
         self.screen.show(to_operator);
     }
 
-    /// Shows a line of another server, with its newline, to one member here. False if there is no such member.
+    /// Shows a line of another server, with its newline, to one member here. Returns false if there is no such member.
     pub fn hear_private(&self, to: Who, kind: Kind, line: &str) -> bool {
         self.hold_back.add(line.len());
         let mut state = self.state.lock();

@@ -1,9 +1,9 @@
 //! Ctrl-Z and `fg`: the line editor gives the terminal back to the user's shell, and takes it again.
 //!
 //! The editor's own Ctrl-Z sends the signal and goes on at once. With several threads it may therefore change the
-//! terminal again before the process has stopped, and it does not change it when the process goes on. So here the
-//! line is saved first, and edited anew after `fg`. If another process stops this one in the middle of a line, the
-//! terminal is changed again as soon as this process is in the foreground.
+//! terminal again before the process has stopped, and it does nothing when the process goes on. So here the line is
+//! saved first, and edited anew after `fg`. If another process stops this one in the middle of a line, the terminal is
+//! changed again as soon as this process is in the foreground.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -29,9 +29,9 @@ use signal_hook::low_level::pipe;
 /// The state of the editor's Ctrl-Z.
 pub struct Suspend {
     aside: Aside,
-    /// A line is being edited.
+    /// Whether a line is being edited.
     edits: Arc<AtomicBool>,
-    /// The process has been continued.
+    /// Receives a message when the process has been continued.
     continued: Receiver<()>,
 }
 

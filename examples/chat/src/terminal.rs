@@ -39,8 +39,8 @@ pub struct Mode(Option<Termios>);
 /// One input.
 pub enum Typed {
     Line(String),
-    /// A line that is being edited has got a byte that is no UTF-8: from a terminal with another encoding, or from a paste.
-    /// The editor gives nothing of it back.
+    /// A line that is being edited has got a byte that is no UTF-8: from a terminal with another encoding, or from a
+    /// paste. The editor discards the whole line.
     Unreadable,
     /// Ctrl-C, which sends no signal while a line is edited.
     Interrupt,

@@ -52,8 +52,8 @@ impl Endpoint {
         matches!(self, Self::Udp(_) | Self::Unixgram(_))
     }
 
-    /// Reads a word for a program of connections: its error names only the forms that such a program has. A word for a
-    /// datagram transport is read all the same, because the program knows better why it has none.
+    /// Reads a word for a program that serves connections alone: the error names only the forms of connections. A word
+    /// for a datagram transport is accepted nevertheless, because the program itself says best why it has none.
     ///
     /// # Errors
     ///
@@ -62,7 +62,8 @@ impl Endpoint {
         Self::read(text, |unix| format!("unix:{unix}"), "HOST:PORT or unix:PATH")
     }
 
-    /// `unix` and `forms` are what the error tells to write, for a word that begins with `@` and for any other one.
+    /// Reads a word. Its error tells the user to write the form that `unix` makes if the word begins with `@`, and one
+    /// of `forms` otherwise.
     fn read(text: &str, unix: fn(&str) -> String, forms: &str) -> Result<Self, BadEndpoint> {
         let (scheme, rest) = with_scheme(text).unwrap_or(("tcp", text));
         let owned = rest.to_owned();
@@ -72,7 +73,7 @@ impl Endpoint {
             "unixgram" => Self::Unixgram(owned),
             _ => Self::Tcp(owned),
         };
-        // The grammar is checked here, so that the command line is refused. `bind` looks up host names.
+        // The grammar is checked here, so that a wrong command line is refused. `bind` looks up host names.
         if let Self::Unix(_) | Self::Unixgram(_) = endpoint {
             BindAddress::from(rest).to_unix().map_err(|error| BadEndpoint(error.to_string()))?;
             return Ok(endpoint);

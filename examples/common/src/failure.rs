@@ -19,8 +19,8 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// A client cannot write to its own stdout: the reader has gone, or the disk is full, say. Nothing is wrong with the
-    /// server and the connection.
+    /// The failure of a client that cannot write to its own stdout, because the reader has gone or the disk is full, for
+    /// example. Neither the server nor the connection is at fault.
     pub fn of_stdout(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Self::Unread,
@@ -65,7 +65,7 @@ impl From<io::Error> for Failure {
 /// The status of a program that SIGPIPE has ended, as shells show it: 128 and the number of the signal.
 const BROKEN_PIPE: u8 = 141;
 
-/// The exit status of a result. A failure is one line on stderr, and the log is written out.
+/// Prints a failure as one line on stderr, writes the log out, and returns the exit status.
 pub fn exit(result: Result<(), Failure>) -> ExitCode {
     let (status, text) = match result {
         Ok(()) => {

@@ -4,8 +4,8 @@ use std::env::consts::{ARCH, OS};
 
 use socketserver::mixin::Mixin;
 
-/// With this many workers, or with as many as there are processors. None where there is no such mixin; the page of `Green`
-/// says where.
+/// Makes the mixin with this many workers, or with one for each processor. Returns `None` on systems and processors
+/// without it; the page of `Green` lists those that have it.
 #[allow(unreachable_code, unused_variables, reason = "only one of the two results is compiled")]
 pub(crate) fn green(workers: Option<usize>) -> Option<Box<dyn Mixin>> {
     #[cfg(all(

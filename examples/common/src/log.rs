@@ -31,8 +31,8 @@ use clap::ValueEnum;
 use rustix::event::{PollFd, PollFlags, poll};
 use socketserver::monitor::{Console, RunPhase, ServerEvent};
 
-/// How many bytes may wait for the reader of a stream, beside the same number that its thread is writing: some
-/// thousands of lines, which a busy server prints in more than a second.
+/// How many bytes may wait for the reader of a stream, beside the same number that its thread is writing. They are some
+/// thousands of lines, more than a busy server prints in a second.
 const QUEUE_BYTES: usize = 256 * 1024;
 
 /// How long the end of a program waits for the queues to be read.
@@ -60,7 +60,7 @@ impl fmt::Display for Level {
     }
 }
 
-/// The present level, as its number. Under `forking` a child has that of its parent at its start.
+/// The present level, as its number. Under `forking` a child keeps the level that its parent had at the fork.
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Normal as u8);
 
 /// How much is said at the moment.
@@ -80,8 +80,8 @@ pub fn set_level(level: Level) {
 
 /// An observer of servers: prints each event at [`Level::Verbose`].
 pub(crate) fn observe(event: &ServerEvent<'_>) {
-    // The first line of a program says where it listens. An address that is bound before that is no news after it.
-    // Both phases have events of their own.
+    // No event before the first line is printed, because that line comes first and says where the program listens. Both
+    // of these phases have events of their own.
     let is_said =
         matches!(event, ServerEvent::PhaseReached { phase: RunPhase::Bound | RunPhase::Ready, .. });
     if level() == Level::Verbose && !is_said && HOW.load(Ordering::SeqCst) != PLAINLY {
@@ -110,13 +110,13 @@ pub(crate) enum Writers {
     None,
 }
 
-/// From here on no line waits for a reader. This thread itself prints `first` on stdout, so that it comes before
-/// anything else that the caller writes to the terminal.
+/// Starts the log: from here on no line waits for a reader. The calling thread itself prints `first` on stdout, so that
+/// it comes before anything else that the caller writes to the terminal.
 pub(crate) fn start(first: &str, writers: Writers) {
     HOW.store(AT_ONCE, Ordering::SeqCst);
-    // The server catches and reports a panic; before that std prints it, which would wait for a reader.
+    // The server catches and reports a panic, but std prints it first and would wait for a reader.
     panic::set_hook(Box::new(|panic| warn(&panic.to_string())));
-    // At every level: those who start the program learn from it where it listens.
+    // Printed at every level: the first line says where the program listens.
     tell(&STDOUT, Console::Stdout, first);
     let has_threads = writers == Writers::Threads
         && start_writer("stdout", &STDOUT, io::stdout())
@@ -225,7 +225,7 @@ impl Queue {
         let mut lines = std::mem::take(&mut waiting.lines);
         let lost = std::mem::take(&mut waiting.lost);
         if lost > 0 {
-            // At the end: the lines in the queue are older than those that found it full.
+            // The notice comes last: the lines in the queue are older than those that found it full.
             lines.extend_from_slice(
                 format!("({lost} lines were lost here: nobody read them in time)\n").as_bytes(),
             );
@@ -236,10 +236,10 @@ impl Queue {
 
 /// Starts the thread that writes one stream. It ends with the process.
 fn start_writer(name: &str, queue: &'static Queue, stream: impl AsFd) -> bool {
-    // A descriptor of its own: that of `std` has a lock, for which every `println!` would wait.
+    // The thread has a descriptor of its own: std's streams have a lock, for which every `println!` would wait.
     let Ok(stream) = stream.as_fd().try_clone_to_owned() else { return false };
     let stream = File::from(stream);
-    // A failure of stderr cannot be told to anybody.
+    // A failure of stderr cannot be reported anywhere.
     let mut is_told = name != "stdout";
     let write = move || {
         loop {

@@ -14,7 +14,7 @@ use crate::green::{green, no_green};
 use crate::values::{count, lame_duck, rate, seconds};
 use crate::{Endpoint, Level, Place, Program};
 
-/// The mixins, by their words of the command line.
+/// The mixins, by their names on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum MixinName {
     /// One request after the other, in the loop itself
@@ -80,8 +80,8 @@ pub struct ServeOptions {
     /// How long running requests may take to end after Ctrl-C, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub grace: Duration,
-    /// How long the program goes on serving after a signal to stop, in seconds, while it says that it is not ready: so
-    /// that a balancer that asks for its health notices
+    /// How long the program goes on serving after a signal to stop, in seconds, while it reports that it is not ready,
+    /// so that a balancer that asks for its health notices
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = lame_duck)]
     pub lame_duck: Duration,
     /// Stop when nobody has been served for this time, in seconds: for a program that systemd starts with its first client
@@ -90,36 +90,37 @@ pub struct ServeOptions {
     /// How many clients each address serves at once; more have to wait
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count)]
     pub max_clients: usize,
-    /// How many of them may come from one address (IPv6: from one network); more are turned away. Behind a proxy
-    /// without --proxy-from all come from one: raise it there. Clients of a Unix socket have no address and no such limit [default: a tenth
-    /// of --max-clients, under inline, pool and forking at most half of what those serve at once, and at least 8]
+    /// How many of them may come from one address (IPv6: from one network); more are turned away. Behind a proxy,
+    /// without --proxy-from, all clients come from one address: raise this limit there. Clients of a Unix socket have no
+    /// address and no such limit [default: a tenth of --max-clients; under inline, pool and forking at most half of the
+    /// clients that those serve at once, and at least 8]
     #[arg(long, value_name = "COUNT", value_parser = count)]
     pub max_per_peer: Option<usize>,
-    /// How many connections a second one address may make in the long run, and ten times as many at once; more
-    /// are turned away. 0 is no limit
+    /// How many connections per second one address may make on average, with bursts of ten times as many; more are
+    /// turned away. 0 is no limit
     #[arg(long, value_name = "COUNT", default_value = "0", value_parser = rate)]
     pub rate_per_peer: u32,
     /// The networks of proxies that send a PROXY header, as HAProxy does with send-proxy-v2: 10.0.0.0/8, an address, or
     /// `unix` for a Unix socket. Clients then have their true addresses, and connections from elsewhere are refused
     #[arg(long, value_name = "NET[,NET..]")]
     pub proxy_from: Option<ProxyProtocol>,
-    /// A socket where this user lists and ends requests, changes limits and stops the program, while it serves
+    /// A socket through which this user lists and ends requests, changes limits and stops the program, while it serves
     #[arg(long, value_name = "unix:PATH", value_parser = crate::control::path)]
     pub control: Option<PathBuf>,
     /// How much is logged
     #[arg(long, value_enum, default_value_t)]
     pub log_level: Level,
-    /// Take over the sockets of the server that answers at this path, and answer there for the next one. SIGUSR2 starts
-    /// the next one, with this option or without it
+    /// Take over the sockets of the server that answers at this path, and then answer there for the next process.
+    /// SIGUSR2 starts the next process, with this option or without it
     #[arg(long, value_name = "PATH")]
     pub handover: Option<PathBuf>,
-    /// How long the next one may take to be ready, in seconds; then this one goes on
+    /// How long the next process may take to be ready, in seconds; after that this one goes on
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub handover_within: Duration,
 }
 
 impl ServeOptions {
-    /// The limits of a program with those of the command line.
+    /// The program's limits, with those of the command line in them.
     pub(crate) fn limits(&self, endpoint: &Endpoint, program: Limits) -> Limits {
         let limits = program.drain(self.grace).lame_duck(self.lame_duck).live(self.max_clients);
         // Datagrams are answered at once, so their senders never reach a limit per peer.
@@ -137,7 +138,7 @@ impl ServeOptions {
         self.mixin.make(self.workers)
     }
 
-    /// The reason why the options contradict each other; none if they do not.
+    /// The reason why the options contradict each other; `None` if they do not.
     pub(crate) fn contradiction(&self) -> Option<String> {
         let mixin = self.mixin;
         if mixin == MixinName::Green && green(None).is_none() {
@@ -145,7 +146,7 @@ impl ServeOptions {
         }
         (self.workers.is_some() && !mixin.has_workers()).then(|| {
             format!(
-                "--workers is for --mixin green and pool: under {mixin} their number is not chosen"
+                "--workers is for --mixin green and pool: under {mixin} the number of workers is not chosen"
             )
         })
     }
@@ -189,7 +190,7 @@ impl FirstWord {
         request.set_deadline(deadline);
     }
 
-    /// Ends the time for the first word: that has arrived, and the server's limits apply again.
+    /// Ends the time for the first word: the word has arrived, and the server's limits apply again.
     pub fn heard(request: &mut StreamRequest) {
         request.set_deadline(None);
     }

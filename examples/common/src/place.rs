@@ -37,7 +37,7 @@ impl Place {
                     SocketKind::UdpSocket => Endpoint::Udp(text),
                     SocketKind::UnixListener => Endpoint::Unix(text),
                     SocketKind::UnixDatagram => Endpoint::Unixgram(text),
-                    // A bind of another kind of server fails, and its error names the kind.
+                    // A socket of another kind makes the bind fail, with an error that names the kind.
                     _ => Endpoint::Tcp(text),
                 };
                 (endpoint, BindAddress::activated_number(number))
@@ -75,9 +75,9 @@ impl Places {
             }
             Ok(())
         };
-        // Checked first: a mistake in the addresses must begin nothing.
+        // This is checked first, so that a mistake in the addresses begins no handover.
         check(options.bind.len())?;
-        // The service manager's sockets may come from there.
+        // The handover may bring the service manager's sockets along.
         let handover = match &options.handover {
             Some(path) => Handover::at(path).map_err(|error| {
                 let advice =
@@ -109,7 +109,7 @@ impl FromStr for Place {
 }
 
 impl Place {
-    /// The place of a program of connections: see [`Endpoint::of_streams`].
+    /// The place of a program that serves connections alone: see [`Endpoint::of_streams`].
     pub(crate) fn of_streams(text: &str) -> Result<Self, BadEndpoint> {
         Self::read(text, Endpoint::of_streams)
     }

@@ -26,16 +26,16 @@ pub trait Program {
     /// The address when there is no `--bind`.
     const DEFAULT_BIND: &'static str;
 
-    /// The powers of a client, for the warning at the start on an address that other machines can reach.
+    /// The powers of a client, as a clause of the warning at the start on an address that other machines can reach.
     fn exposure(&self) -> String;
 
     /// Makes the handlers of connections.
     fn stream(&self) -> impl MakeHandler<StreamRequest>;
 
-    /// Makes the handlers of datagrams. None if the program needs connections.
+    /// Makes the handlers of datagrams. `None` if the program needs connections.
     fn datagram(&self) -> Option<impl MakeHandler<DatagramRequest>>;
 
-    /// Why the program does not run under a mixin. None if it does.
+    /// Why the program does not run under a mixin. `None` if it does.
     fn refuses(&self, mixin: MixinName) -> Option<String> {
         let _ = mixin;
         None
@@ -46,7 +46,7 @@ pub trait Program {
         Limits::default()
     }
 
-    /// TLS for all its connections. None if they are in the clear. See [`ServeTls`](crate::ServeTls).
+    /// TLS for all its connections. `None` if they are in the clear. See [`ServeTls`](crate::ServeTls).
     fn tls(&self) -> Option<&Tls> {
         None
     }
@@ -68,8 +68,8 @@ pub trait Program {
     fn ready(&self) {}
 
     /// Work to be done before its connections end, for a program that has to tell its clients something. It runs once
-    /// for each address, in several threads at once. New clients are still accepted meanwhile, and the grace period
-    /// begins after it. Not under `forking`.
+    /// for each address, in several threads at once. In the meantime new clients are still accepted, and the grace
+    /// period begins after it. It does not run under `forking`.
     fn stopping(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         None
     }
@@ -99,12 +99,12 @@ pub fn serve<P: Program>(program: &P, options: &ServeOptions) -> Result<(), Fail
     serve_at(program, Places::of(options)?, options)
 }
 
-/// Why the program cannot be served with these options. None if it can.
+/// Why the program cannot be served with these options. `None` if it can.
 fn refusal<P: Program>(program: &P, options: &ServeOptions) -> Option<String> {
     program.refuses(options.mixin).or_else(|| options.contradiction())
 }
 
-/// The same for a program that wants to know its places before.
+/// Serves like [`serve`], for a program that needs to know its places beforehand.
 pub fn serve_at<P: Program>(
     program: &P,
     places: Places,
@@ -135,7 +135,7 @@ pub fn serve_at<P: Program>(
         let workers = options.at_once();
         let share = options.max_per_peer();
         listening += &format!(
-            "a pool: each address serves {workers} at once, more have to wait; of one client's address {share} at most\n"
+            "a pool: each address serves {workers} clients at once, at most {share} of them from one address; more have to wait\n"
         );
     }
     let mut controlled = None;
@@ -152,7 +152,7 @@ pub fn serve_at<P: Program>(
     let servers: Vec<Box<dyn BaseServer>> =
         servers.into_iter().map(|server| Box::new(WithinItsLimits(server)) as _).collect();
     let reports = handover.run_all(&servers, options.grace, ready);
-    // Not earlier: while requests keep the program from ending, an operator may still end them.
+    // The control socket ends only now: while requests keep the program from ending, an operator may still end them.
     drop(controlled);
     in_turn.end();
     let reports = reports?;
@@ -174,7 +174,7 @@ fn operated<T: Transport, P: Program>(
 ) -> Builder<T, Box<dyn Mixin>> {
     let limits = options.limits(endpoint, program.limits());
     let mut builder = Builder::new(options.make_mixin()).limits(limits);
-    // Without a control socket nobody can raise the level later, and then no event is made.
+    // Without a control socket nobody can raise the level later, so no event has to be made.
     if options.control.is_some() || options.log_level == Level::Verbose {
         builder = builder.observer(log::observe).observer(control::observe);
     }
@@ -241,8 +241,8 @@ impl BaseServer for WithinItsLimits {
     }
 }
 
-/// The same for connections: it takes the clients' addresses from the headers of proxies, if the command line names
-/// proxies, and has the program's TLS.
+/// A builder for connections: that of [`operated`], which also takes the clients' addresses from the headers of proxies,
+/// if the command line names proxies, and has the program's TLS.
 fn of_streams<T: Transport<Request = StreamRequest>, P: Program>(
     program: &P,
     endpoint: &Endpoint,
@@ -268,17 +268,17 @@ fn warn_of_proxies_everywhere(options: &ServeOptions) {
     }
 }
 
-/// Why no proxy of the command line could ever reach this address. None if one could.
+/// Why no proxy of the command line could ever reach this address. `None` if one could.
 fn out_of_reach(endpoint: &Endpoint, options: &ServeOptions) -> Option<Failure> {
     let from = options.proxy_from.as_ref()?;
     let is_unix = |network: &Network| *network == Network::UNIX;
     let why = match endpoint {
         Endpoint::Udp(_) | Endpoint::Unixgram(_) => "a datagram has no PROXY header",
         Endpoint::Unix(_) if !from.networks().iter().any(is_unix) => {
-            "a proxy at a Unix socket is of no network; give --proxy-from unix"
+            "a proxy at a Unix socket belongs to no network; give --proxy-from unix"
         }
         Endpoint::Tcp(_) if from.networks().iter().all(is_unix) => {
-            "a proxy there is at no Unix socket; give --proxy-from its network"
+            "a proxy comes to this address over a network; give --proxy-from that network"
         }
         _ => return None,
     };

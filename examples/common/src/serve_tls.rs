@@ -26,7 +26,7 @@ pub struct ServeTls {
 }
 
 impl ServeTls {
-    /// Reads the files. None: the program serves in the clear.
+    /// Reads the files. Returns `None` if the program serves in the clear.
     ///
     /// # Errors
     ///
@@ -43,7 +43,8 @@ impl ServeTls {
     }
 }
 
-/// Adds the server's TLS, if it has any. SIGHUP exchanges the certificates for later connections, and reports it.
+/// Adds the server's TLS, if it has any. SIGHUP exchanges the certificates for later connections, and the program
+/// reports that.
 pub(crate) fn encrypted<T, M>(builder: Builder<T, M>, tls: Option<&Tls>) -> Builder<T, M>
 where
     T: Transport<Request = StreamRequest>,

@@ -1,4 +1,4 @@
-//! The figures of a program at a moment. The control socket tells them, and a page may show them.
+//! The figures of a program at a moment. The control socket reports them, and a page may show them.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
@@ -19,12 +19,12 @@ pub struct Status {
     pub program: String,
     /// Its process number.
     pub process: u32,
-    /// It has taken the place of another process.
+    /// Whether it has taken the place of another process.
     pub took_over: bool,
-    /// The process that has taken its own place: it serves new clients, and this one ends its requests. Known to a program
-    /// with a control socket.
+    /// The process that has taken this one's place: it serves the new clients, while this one ends its requests. Only a
+    /// program with a control socket knows it.
     pub successor: Option<u32>,
-    /// How long its servers have been there.
+    /// How long its servers have existed.
     pub uptime: Duration,
     /// How much it logs.
     pub level: log::Level,
@@ -39,13 +39,13 @@ pub struct ServerStatus {
     pub address: Address,
     /// `serving`, `stopping` or `stopped`.
     pub state: &'static str,
-    /// How far its run is.
+    /// The phase of its run.
     pub phase: RunPhase,
     /// How many requests are alive.
     pub live: usize,
     /// How many of them have each activity.
     pub activities: Vec<(Activity, usize)>,
-    /// Requests a second, lately.
+    /// Requests a second, over the last seconds.
     pub rates: Rates,
     /// Workers, queues, and what the kernel knows.
     pub figures: Figures,
@@ -73,7 +73,7 @@ pub struct Rates {
 /// A limit and how much of it is used.
 #[derive(Clone, Debug)]
 pub struct Use {
-    /// The name of the limit, or of something else that is used up.
+    /// The name of the limit, or of another resource that can be used up.
     pub limit: &'static str,
     /// How much is used.
     pub used: f64,
@@ -90,7 +90,7 @@ impl Use {
     }
 }
 
-/// A limit that is used to this part is near its end.
+/// A limit of which this share is used is nearly reached.
 pub const NEAR: f64 = 0.8;
 
 /// How many of the slowest requests are shown.
@@ -102,17 +102,17 @@ static SERVERS: OnceLock<Vec<Weak<dyn BaseServer>>> = OnceLock::new();
 /// Whether this process has taken another one's place.
 static TOOK_OVER: AtomicBool = AtomicBool::new(false);
 
-/// The process that has taken this one's place; zero: none.
+/// The process that has taken this one's place; zero if there is none.
 static SUCCESSOR: AtomicU32 = AtomicU32::new(0);
 
 /// Makes the servers known to [`Status::now`].
 pub(crate) fn watch(servers: &[Arc<dyn BaseServer>], took_over: bool) {
-    // A program serves once.
+    // An error is ignored: a program serves once.
     let _ = SERVERS.set(servers.iter().map(Arc::downgrade).collect());
     TOOK_OVER.store(took_over, Ordering::Relaxed);
 }
 
-/// Another process has taken this one's place.
+/// Notes that another process has taken this one's place.
 pub(crate) fn handed_over(process: u32) {
     SUCCESSOR.store(process, Ordering::Relaxed);
 }
@@ -217,7 +217,7 @@ impl ServerStatus {
         }
     }
 
-    /// Clients and datagrams that the kernel has dropped, where it tells.
+    /// Clients and datagrams that the kernel has dropped, as far as the kernel counts them.
     pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let Figures { accept_drops, datagram_drops, .. } = self.figures;
         let drops = [("accept_drops", accept_drops), ("datagram_drops", datagram_drops)];
@@ -303,7 +303,7 @@ static SAMPLES: Mutex<Vec<VecDeque<Sample>>> = Mutex::new(Vec::new());
 /// The longest time that rates are counted over, as far as there are samples.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// The shortest time that rates are counted over, so that one request more or less is no leap.
+/// The shortest time that rates are counted over, so that a single request changes a rate little.
 const LEAST: Duration = Duration::from_secs(1);
 
 /// The shortest time between two samples, however often the status is asked for.

@@ -28,15 +28,15 @@ pub fn count(text: &str) -> Result<usize, String> {
     digits(text).filter(|count| *count > 0).ok_or_else(|| "write a number of at least 1".to_owned())
 }
 
-/// Reads how many requests an operator wants to see: none is the count alone.
+/// Reads how many requests an operator wants to see: 0 asks for their count alone.
 pub(crate) fn rows(text: &str) -> Result<usize, String> {
     digits(text).ok_or_else(|| "write a number of requests; 0 is the count alone".to_owned())
 }
 
-/// Reads how many may come in a second. `0` and `none` are no limit, and 0.
+/// Reads how many may come in a second. Both `0` and `none` mean no limit, and give 0.
 pub fn rate(text: &str) -> Result<u32, String> {
     let read = if text == "none" { Some(0) } else { digits(text) };
-    read.ok_or_else(|| "write a number of each second; 0 or none is no limit".to_owned())
+    read.ok_or_else(|| "write a number per second; 0 or none is no limit".to_owned())
 }
 
 /// Reads a number of milliseconds.
@@ -55,7 +55,7 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     size.ok_or_else(|| "write a number of bytes, as 1500 or 64K or 2G".to_owned())
 }
 
-/// A number in digits alone; `parse` would take a sign. None: it is none, or larger than its type can hold.
+/// A number in digits alone; `parse` would take a sign. `None` if it is no number, or larger than its type can hold.
 fn digits<N: FromStr>(text: &str) -> Option<N> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
@@ -74,9 +74,8 @@ mod tests {
             (|text| count(text).is_err_and(|why| why == "write a number of at least 1"), "count"),
             (
                 |text| {
-                    rate(text).is_err_and(|why| {
-                        why.starts_with("write a number of each second; 0 or none")
-                    })
+                    rate(text)
+                        .is_err_and(|why| why.starts_with("write a number per second; 0 or none"))
                 },
                 "rate",
             ),

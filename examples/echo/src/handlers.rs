@@ -26,7 +26,7 @@ pub enum Mode {
 
 pub struct Echo {
     mode: Mode,
-    /// In a chat alone.
+    /// The client's place in the room, in a chat alone.
     membership: Option<Membership>,
 }
 
@@ -63,14 +63,14 @@ impl Membership {
 fn echo(request: &mut StreamRequest) -> HandlerResult {
     while let Some(chunk) = request.chunk()? {
         request.write_all(&chunk)?;
-        // All input is answered here, so that the server may stop.
+        // All input so far is answered, so a server that stops may end the connection here.
         request.between_requests();
     }
     Ok(())
 }
 
-// Not inlined, as `sink` and `chat`: their locals would lie in the frame of each coroutine that echoes, and memory is what a
-// thousand of them cost.
+// Not inlined, like `sink` and `chat`: their locals would lie in the frame of each coroutine that echoes, and a thousand
+// coroutines cost memory above all.
 #[inline(never)]
 fn line(request: &mut StreamRequest) -> HandlerResult {
     // The answer is held back, so that it leaves together with the end of the connection, in one packet.
@@ -95,7 +95,7 @@ fn sink(request: &mut StreamRequest) -> HandlerResult {
 
 impl StreamRequestHandler for Echo {
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
-        // In this way no table of jumps is made, which each child of a forking server would have to map.
+        // This form compiles to no jump table, which each child of a forking server would have to map.
         match (&self.membership, self.mode) {
             (Some(member), _) => member.chat(request),
             (None, Mode::Echo) => echo(request),

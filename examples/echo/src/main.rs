@@ -1,4 +1,4 @@
-//! Echo: sends back what it gets. `socketserver`'s own first example.
+//! Echo: sends back its input. It is the first example of `socketserver`.
 //!
 //! ```text
 //! cargo run --release --bin echo -- serve --bind 127.0.0.1:9999

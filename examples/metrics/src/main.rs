@@ -19,7 +19,7 @@ fn echo(request: &mut StreamRequest) -> HandlerResult {
     Ok(())
 }
 
-/// HTTP as far as a collector needs it: reads a request up to its empty line, and answers each with the figures.
+/// HTTP as far as a collector needs it: reads a request up to its empty line, and answers any request with the figures.
 fn page(request: &mut StreamRequest, figures: &PrometheusHandle) -> HandlerResult {
     let mut line = String::new();
     while request.next_line(&mut line)?.is_some_and(|line| !line.is_empty()) {}
@@ -31,7 +31,7 @@ fn page(request: &mut StreamRequest, figures: &PrometheusHandle) -> HandlerResul
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // Seconds. Without buckets a histogram is told as quantiles, which cannot be added up over several servers.
+    // In seconds. Without buckets a histogram is shown as quantiles, which cannot be added up over several servers.
     let buckets = [0.001, 0.01, 0.1, 1.0, 10.0, 100.0];
     let figures = PrometheusBuilder::new().set_buckets(&buckets)?.install_recorder()?;
     let address = |at, default: &str| std::env::args().nth(at).unwrap_or(default.to_owned());

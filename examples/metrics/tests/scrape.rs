@@ -57,7 +57,7 @@ fn the_page_has_what_the_echo_server_did() {
     assert_eq!(value("socketserver_accepted_total"), 4.0);
     assert_eq!([value("socketserver_live_requests"), value("socketserver_busy_workers")], [1.0; 2]);
     assert_eq!(value("socketserver_request_seconds_count"), 3.0);
-    // That of the one that lives as well.
+    // The bytes of the live request count as well.
     assert_eq!(value("socketserver_received_bytes_total"), 3.0 * 6.0 + 18.0);
     let bucket = format!("socketserver_queue_seconds_bucket{{{labels},le=\"+Inf\"}}");
     assert_eq!(series.get(&*bucket), Some(&3.0), "{body}");

@@ -57,7 +57,7 @@ pub struct Client {
     decoder: Decoder,
     seal: Seal,
     interrupts: Interrupts,
-    /// Ctrl-C was pressed while the last command ran.
+    /// Whether Ctrl-C was pressed while the last command ran.
     interrupted: bool,
     encoding: Option<&'static Encoding>,
 }
@@ -118,7 +118,7 @@ impl Client {
             (Some(_), _) => {
                 return Err(failed("speaks another protocol: is it a server of this program?"));
             }
-            // The server delays this end after a wrong secret.
+            // After a wrong secret the server delays the end, so an early end has another reason.
             (None, _) if asked.elapsed() < AT_ONCE => {
                 return Err(failed(
                     "ended the connection at once: it has too many clients, or stops",
@@ -138,7 +138,7 @@ impl Client {
             return Err(Failure::Other(why).into());
         }
         self.send(&Message::Run { line: line.to_vec(), has_input: input })?;
-        // How much of stdin may be sent now; none after its end, and without input.
+        // How much of stdin may be sent now; `None` after its end, and without input.
         let mut room = input.then_some(INPUT_WINDOW);
         let stdin = io::stdin();
         let mut screen = Screen::new(self.encoding);
@@ -180,8 +180,8 @@ impl Client {
         }
     }
 
-    /// Shows the messages that have come, for as long as the screen takes them. Adds the room that the server gives to
-    /// `room`. Returns the end of the command, if that has come.
+    /// Shows the messages that have come, for as long as the screen takes them. Adds to `room` what the server allows in
+    /// addition. Returns the end of the command, if that has come.
     fn show_answers(
         &mut self,
         screen: &mut Screen,
@@ -209,14 +209,14 @@ impl Client {
         Ok(None)
     }
 
-    /// Sends bytes of stdin, as many as the server allows. Returns how many it still allows; None at the end of
+    /// Sends bytes of stdin, as many as the server allows. Returns how many it still allows, or `None` at the end of
     /// stdin.
     fn feed(&mut self, room: usize) -> Result<Option<usize>, Leave> {
         let mut piece = vec![0; room.min(LONGEST_PAYLOAD)];
         let read = rustix::io::retry_on_intr(|| rustix::io::read(io::stdin(), &mut piece));
         let count = match read {
             Ok(count) => count,
-            // Another process may have made it non-blocking, and read the bytes.
+            // Another process may have made stdin non-blocking, and read the bytes.
             Err(rustix::io::Errno::AGAIN) => return Ok(Some(room)),
             Err(error) => {
                 let error = io::Error::from(error);
@@ -245,7 +245,7 @@ impl Client {
         (&self.socket).write_all(&frame(&sealed)).map_err(|error| self.broken(&error))
     }
 
-    /// Receives bytes; false at the end.
+    /// Receives bytes. Returns false at the end.
     fn hear(&mut self) -> Result<bool, Leave> {
         let mut bytes = [0; 65_536];
         let count = (&self.socket).read(&mut bytes).map_err(|error| self.broken(&error))?;
@@ -286,7 +286,7 @@ impl Session for Client {
         self.interrupted
     }
 
-    /// Waits for input, and watches the connection meanwhile.
+    /// Waits for input, and watches the connection at the same time.
     fn wait_for_input(&mut self, input: BorrowedFd<'_>) -> Result<Waited, Leave> {
         loop {
             let [interrupt, server, ready] = wait_for(
@@ -312,7 +312,7 @@ impl Session for Client {
     }
 }
 
-/// A closed stdout is no failure: the reader has gone, as in `| head`.
+/// How the client ends if it cannot show output. A closed stdout is no failure: the reader has gone, as in `| head`.
 pub fn cannot_show(error: &io::Error) -> Leave {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Leave::Silent(BROKEN_PIPE),

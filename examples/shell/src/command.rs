@@ -36,7 +36,7 @@ pub struct Running {
     pub input: Input,
     /// The supervisor's report: the body of one message.
     report: Vec<u8>,
-    /// The moment at which it has to have ended, after it was told to end.
+    /// When the supervisor must have ended, once it was told to end.
     until: Option<Instant>,
 }
 
@@ -47,7 +47,8 @@ impl Running {
     pub fn start(arguments: &[OsString], has_input: bool) -> io::Result<Self> {
         let (control, its_control) = UnixStream::pair()?;
         control.set_nonblocking(true)?;
-        // The pipe is not close-on-exec: a program that another thread starts meanwhile closes it (`inherit_only_stdio`).
+        // The pipe is not close-on-exec: a program that another thread starts in between closes it
+        // (`inherit_only_stdio`).
         let input = has_input.then(rustix::pipe::pipe).transpose()?;
         let (its_stdin, stdin) =
             input.map_or((None, None), |(read, write)| (Some(read), Some(write)));
@@ -75,20 +76,21 @@ impl Running {
     pub fn terminate(&mut self) {
         self.until.get_or_insert_with(|| Instant::now() + LONGEST_END);
         self.tell(TERMINATE);
-        // Its command may have stopped it, so that it reads nothing.
+        // The command may have stopped its supervisor, which then reads nothing.
         if let Some(supervisor) = self.supervisor_id() {
             let _ = kill_process(supervisor, Signal::CONT);
         }
     }
 
-    /// Failures are ignored: the supervisor has ended, or its socket is full of the same messages.
+    /// Sends a message to the supervisor. Failures are ignored: the supervisor has ended, or its socket is full of the
+    /// same messages.
     fn tell(&self, what: u8) {
         if let Some(control) = &self.control {
             let _ = (&*control).write(&[what]);
         }
     }
 
-    /// Readable when the supervisor reports or has ended. None after its end was seen.
+    /// The control socket, which is readable when the supervisor reports or has ended. `None` after its end was seen.
     pub fn control(&self) -> Option<&UnixStream> {
         self.control.as_ref()
     }
@@ -110,7 +112,7 @@ impl Running {
     /// Ends a supervisor that should have ended long ago.
     pub fn enforce_end(&mut self) {
         if self.control.is_some() && self.until.is_some_and(|until| until <= Instant::now()) {
-            // It may have ended in this moment.
+            // This fails if the supervisor has just ended.
             let _ = self.supervisor.kill();
         }
     }
@@ -128,7 +130,8 @@ impl Running {
             self.read_report();
             self.enforce_end();
         }
-        // Without reaping it: processes that it leaves are found by its number, which stays its own until then.
+        // The supervisor is not reaped here: processes that it leaves are found by its number, which stays its own until
+        // it is reaped.
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         let supervisor = self.supervisor_id();
         let ended = supervisor.and_then(|pid| waitid(WaitId::Pid(pid), look).ok().flatten());
@@ -141,7 +144,7 @@ impl Running {
     /// Kills the processes in the supervisor's session, after the supervisor was killed. Those that have left the session
     /// are not found.
     fn kill_session(&self) {
-        /// How long to go on: there are several rounds, because the processes may fork meanwhile. Processes of
+        /// How long the kills go on: there are several rounds, because the processes may fork in between. Processes of
         /// another user are left in the end.
         const PATIENCE: Duration = Duration::from_secs(1);
         let until = Instant::now() + PATIENCE;
@@ -151,7 +154,7 @@ impl Running {
                 return;
             }
             for process in left {
-                // It may have ended in this moment.
+                // This fails if the process has just ended.
                 let _ = kill_process(process, Signal::KILL);
             }
             thread::sleep(Duration::from_millis(2));

@@ -23,8 +23,8 @@ use crate::settings::{Settings, log_refusal, log_refused_command};
 /// The most bytes of one command. Linux accepts arguments of up to twice this.
 const LONGEST_COMMAND: usize = 64 * 1024;
 
-/// The silence that ends a command. All pieces of a `send` arrive over loopback within microseconds; the rest is for a busy
-/// machine.
+/// The silence that ends a command. All pieces of a `send` arrive over loopback within microseconds; the rest of this
+/// time is for a busy machine.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// How long one command may take to arrive. Without this bound, a byte now and then would keep a stopping server
@@ -110,7 +110,7 @@ fn check(line: &[u8]) -> Result<(), String> {
 /// An answer that is being collected.
 struct Answer {
     output: Vec<u8>,
-    /// Bytes that the client has sent meanwhile: its next command.
+    /// Bytes that the client has sent in the meantime: its next command.
     next: Vec<u8>,
 }
 

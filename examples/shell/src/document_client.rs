@@ -86,8 +86,8 @@ impl<'a> DocumentClient<'a> {
         stdout.write_all(&shown).and_then(|()| stdout.flush()).map_err(|error| cannot_show(&error))
     }
 
-    /// Reads one answer, and returns its output. None after Ctrl-C: the wire has no message that ends the command
-    /// alone, so Ctrl-C ends the client, and thereby the command.
+    /// Reads one answer, and returns its output. Returns `None` after Ctrl-C: the wire has no message that ends the
+    /// command alone, so Ctrl-C ends the client, and with it the command.
     fn read(&self) -> io::Result<Option<Vec<u8>>> {
         let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
         let mut answer = Vec::new();

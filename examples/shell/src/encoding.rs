@@ -9,7 +9,7 @@ pub fn by_label(label: &str) -> Result<&'static Encoding, String> {
     })
 }
 
-/// The same for writing: some encodings of the web can only be read.
+/// Finds an encoding for writing: some encodings of the web can only be read.
 pub fn writable_by_label(label: &str) -> Result<&'static Encoding, String> {
     let encoding = by_label(label)?;
     if encoding.output_encoding() != encoding {

@@ -9,7 +9,7 @@
 /// As long as the longest path of Linux (`PATH_MAX`).
 const LONGEST_PATH: usize = 4_096;
 
-/// The protocol of bytes that are no command, as the end of the sentence "it sent ..". None if they may be a command.
+/// The protocol of bytes that are no command, as the end of the sentence "it sent ..". `None` if they may be a command.
 pub fn kind_of(sent: &[u8]) -> Option<&'static str> {
     if sent.starts_with(b"\x16\x03") {
         return Some("a hello of TLS, which no user types");

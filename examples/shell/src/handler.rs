@@ -77,7 +77,7 @@ fn serve(request: &mut StreamRequest, link: Link, settings: &Settings) -> Handle
                 asked = Instant::now();
                 continue;
             }
-            // It arrives too late: the command has ended meanwhile.
+            // It comes too late: the command has ended.
             Some(Message::Interrupt | Message::Input(_)) => continue,
             Some(_) => return Err(Malformed::BadBody("command").into()),
             None => {}

@@ -9,17 +9,17 @@ use crate::protocol::{INPUT_WINDOW, Malformed};
 /// Input that the command has not read. The client sends at most as much as the server has allowed (a window). So the
 /// input is bounded, and the connection can always be read: a Ctrl-C may follow the input.
 pub struct Input {
-    /// None if the command gets no input, has closed it, or has read all of it.
+    /// `None` if the command gets no input, has closed it, or has read all of it.
     pipe: Option<File>,
     waiting: Vec<u8>,
-    /// The client has sent the end of the input.
+    /// Whether the client has sent the end of the input.
     ended: bool,
     /// How many bytes the command has read that the client has not been told of.
     taken: usize,
 }
 
 impl Input {
-    /// Input for a command that reads the other end of this pipe. None: the command gets no input.
+    /// Input for a command that reads the other end of this pipe. Without a pipe the command gets no input.
     pub fn new(pipe: Option<File>) -> io::Result<Self> {
         if let Some(pipe) = &pipe {
             rustix::io::ioctl_fionbio(pipe, true)?;

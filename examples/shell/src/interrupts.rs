@@ -18,7 +18,7 @@ impl Interrupts {
         Ok(Self { heard, other })
     }
 
-    /// From here on Ctrl-C is only noted here.
+    /// From here on Ctrl-C only makes this value readable.
     pub fn hear(&self) -> io::Result<()> {
         let other = self.other.try_clone()?;
         signal_hook::low_level::pipe::register(signal_hook::consts::SIGINT, other)?;

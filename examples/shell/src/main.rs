@@ -6,12 +6,12 @@
 //! cargo run --release --bin shell -- connect 127.0.0.1:8000 -- 'echo hello; exit 3'
 //! ```
 //!
-//! Over a network the wire is a session of Noise with a pre-shared key: encrypted, authenticated, and with new keys
-//! each time. The key is a file that the server makes at its first start. A client of the same user finds it; for any
-//! other user it has to be copied. Over a Unix socket the kernel's word about the user is the proof. Output arrives
-//! as it is printed, stdout and stderr apart, and the exit status becomes the client's. If a client was given a
-//! command, its stdin is the command's. Ctrl-C ends the command, and a second one the client. At the prompt Ctrl-C
-//! discards the typed line, and `exit` or Ctrl-D ends the client.
+//! Over a network the wire is a session of Noise with a pre-shared key: encrypted, authenticated, and with new keys each
+//! time. The key is a file that the server makes at its first start. A client of the same user finds it; for any other
+//! user it has to be copied. Over a Unix socket the proof is the client's user, as the kernel reports it. Output arrives
+//! as it is printed, stdout and stderr apart, and the exit status becomes the client's. If a client was given a command,
+//! its stdin is the command's. Ctrl-C ends the command, and a second one the client. At the prompt Ctrl-C discards the
+//! typed line, and `exit` or Ctrl-D ends the client.
 //!
 //! A command ends with its connection, its time, its output or its server, and all its processes end with it: those in the
 //! background, and those that have left its process group. They get SIGTERM, and a second later SIGKILL.
@@ -19,15 +19,15 @@
 //! `--wire document` speaks the wire of the tutorial's programs, which is a length and then the output: `document.rs` says
 //! what cannot be known on it.
 //!
-//! Limits: the command has no terminal, so that editors do not work, and the input of a command that is typed at the prompt
-//! is empty. Each line is a shell of its own: `cd` and variables end with it. A process of another user (`sudo`) cannot be
-//! ended and is left. So is, on other systems than Linux, a process that leaves its process group, and everywhere one that
-//! leaves its session and kills its supervisor. Commands have the server's folder and environment, and the rights of its
-//! user. Only `--allow` protects the server from its clients, and only as far as the allowed programs start no others, as
-//! `find` does. A shell that is starting a program when Ctrl-C arrives may react only when that has ended, as at any
-//! terminal. If a client's machine disappears, the server notices it within a quarter of an hour, and ends the command. A
-//! connection has one command at a time. `inline` serves one client after the other, and under `pool` silent clients
-//! occupy the workers for the ten seconds that a login may take.
+//! Limits: the command has no terminal, so that editors do not work, and the input of a command that is typed at the
+//! prompt is empty. Each line is a shell of its own: `cd` and variables end with it. Some processes cannot be ended and
+//! are left: those of another user (`sudo`), those that leave their session and kill their supervisor, and on other
+//! systems than Linux those that leave their process group. Commands have the server's folder and environment, and the
+//! rights of its user. Only `--allow` protects the server from its clients, and only as far as the allowed programs
+//! start no others, as `find` does. A shell that is starting a program when Ctrl-C arrives may react only when that
+//! program has ended, as at any terminal. If a client's machine disappears, the server notices it within a quarter of an
+//! hour, and ends the command. A connection has one command at a time. `inline` serves one client after the other, and
+//! under `pool` silent clients occupy the workers for the ten seconds that a login may take.
 
 mod answer;
 mod client;
@@ -133,7 +133,7 @@ struct EntryOptions {
     /// Without any proof, and in the open: over loopback and Unix sockets only
     #[arg(long, conflicts_with = "secret_file")]
     no_auth: bool,
-    /// The wire
+    /// The protocol between client and server
     #[arg(long, value_enum, default_value_t = WireName::Frames)]
     wire: WireName,
 }
@@ -203,8 +203,8 @@ fn connect(options: &Connect) -> Result<u8, Leave> {
     }
 }
 
-/// Fails if the server at the other end may not be trusted: words must not go to a server that somebody else may have
-/// put there, and words in the clear only to this machine.
+/// Fails if the server at the other end may not be trusted. Commands must not go to a server that another user may have
+/// put there, and commands in the clear must not leave this machine.
 fn check_server(socket: &Socket, address: &Endpoint, no_auth: bool) -> Result<(), Failure> {
     if let Some(peer) = socket.peer_addr()?.as_socket() {
         if no_auth && !peer.ip().to_canonical().is_loopback() {

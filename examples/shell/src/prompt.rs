@@ -53,7 +53,8 @@ pub fn prompt(session: &mut dyn Session) -> Result<u8, Leave> {
                 return Err(leave);
             }
         };
-        // Only compared without blanks: one at the end may be escaped, and is then a part of the line.
+        // The blanks are removed for the comparison alone: one at the end may be escaped, and is then a part of the
+        // line.
         match line.trim_ascii() {
             b"" => continue,
             b"exit" => return Ok(status),

@@ -51,7 +51,7 @@ pub enum Proof {
 /// One message, in either direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// The client's first. `noise` is the first message of the session, empty without a secret.
+    /// The client's first message. `noise` is the first message of the session, empty without a secret.
     Hello { version: u8, proof: Proof, noise: Vec<u8> },
     /// The server's answer to it. `noise` is the second message of the session.
     Welcome { version: u8, noise: Vec<u8> },
@@ -128,7 +128,7 @@ impl fmt::Display for Malformed {
             Self::Empty => f.write_str("an empty frame"),
             Self::UnknownKind(kind) => write!(f, "a message of the unknown kind {kind}"),
             Self::NoRoom => f.write_str("more input than there is room for"),
-            Self::BadBody(kind) => write!(f, "a {kind} that is none"),
+            Self::BadBody(kind) => write!(f, "an invalid {kind}"),
         }
     }
 }

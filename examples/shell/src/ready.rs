@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// The same, in a handler. Under `green` another thread waits, with duplicates of the descriptors.
+/// Waits as [`wait_for`] does, in a handler. Under `green` another thread waits, with duplicates of the descriptors.
 pub fn offloaded_wait<const N: usize>(
     sources: [Option<(BorrowedFd<'_>, PollFlags)>; N],
     time: Duration,

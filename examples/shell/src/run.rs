@@ -56,7 +56,7 @@ pub trait Wire {
 ///
 /// # Errors
 ///
-/// Errors of the connection. No process of the command is left then, either.
+/// Errors of the connection. In that case too, no process of the command is left.
 pub fn run(
     request: &mut StreamRequest,
     wire: &mut dyn Wire,
@@ -128,7 +128,7 @@ impl<'a> Run<'a> {
     }
 
     fn finish(mut self) -> Result<Ended, HandlerError> {
-        // Bytes that arrived together with the command.
+        // Bytes may have arrived together with the command.
         self.heed_wishes(&[])?;
         while !self.is_over() {
             let ready = self.wait()?;

@@ -78,7 +78,7 @@ impl Screen {
 
 /// Shows the user a line that is not output.
 pub fn say(text: &str) {
-    // If stderr is closed, the status still tells.
+    // If stderr is closed, the exit status still shows it.
     let _ = writeln!(io::stderr(), "{text}");
 }
 

@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 
 use common::Failure;
 
-/// Its length: a key of the session's cipher.
+/// The length of the secret: that of a key of the session's cipher.
 pub const BYTES: usize = 32;
 
 /// The secret. It has no `Debug`, so that no message shows it.
@@ -45,7 +45,7 @@ pub fn read_or_make(path: &Path) -> Result<Secret, Failure> {
 /// A file that other users can read, or that belongs to another user, is refused.
 pub fn read(path: &Path) -> Result<Secret, Failure> {
     let shown = path.display();
-    // Without it a named pipe without a writer would make this wait.
+    // Without NONBLOCK a named pipe without a writer would make this wait.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map(File::from);
     let file = file.map_err(io::Error::from).map_err(|error| {
@@ -94,7 +94,7 @@ fn make(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let mut secret = [0; BYTES];
     getrandom::fill(&mut secret).map_err(io::Error::other)?;
-    // Only its owner can read it from the beginning, and it is removed if this fails.
+    // From the beginning only its owner can read the draft, and it is removed if a step fails.
     let mut draft = NamedTempFile::new_in(folder)?;
     draft.write_all(&secret)?;
     draft.as_file().sync_all()?;

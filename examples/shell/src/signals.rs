@@ -7,10 +7,10 @@ use std::sync::atomic::AtomicBool;
 use signal_hook::consts::FORBIDDEN;
 use signal_hook::flag;
 
-/// Restores the default of all signals in the program that this process is about to start. Ignored signals are inherited:
-/// `nohup` ignores SIGHUP, and a script ignores SIGINT and SIGQUIT in its background jobs, so that Ctrl-C could not end a
-/// command. In this process the signals have no effect from here on. (`std` unblocks them. Only Linux can tell which
-/// are ignored.)
+/// Restores the default of all signals in the program that this process is about to start. Ignored signals are
+/// inherited: `nohup` ignores SIGHUP, and a script ignores SIGINT and SIGQUIT in its background jobs, so that Ctrl-C
+/// could not end a command. In this process the signals have no effect from here on. (Blocked signals are unblocked by
+/// `std`. Only Linux can tell which signals are ignored.)
 pub fn default_in_programs() {
     let ignored = ignored().unwrap_or(0);
     for signal in (1..64).filter(|signal| ignored >> (signal - 1) & 1 == 1) {

@@ -73,7 +73,7 @@ struct Supervisor<'a> {
     children: UnixStream,
     /// The command itself, the leader of its group.
     leader: Pid,
-    /// The leader has ended. It is reaped last, because its number could then belong to another process.
+    /// Whether the leader has ended. It is reaped last, because after that its number could belong to another process.
     over: bool,
     stage: Stage,
 }
@@ -89,7 +89,7 @@ enum Stage {
 /// The processes that are left of a command.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Left {
-    /// None: there is no child.
+    /// There is no child.
     Nothing,
     Something,
     /// A child was reaped that may have left children of its own after the last look.
@@ -106,7 +106,7 @@ impl<'a> Supervisor<'a> {
         take_orphans()?;
         signals::default_in_programs();
         let (program, rest) = arguments.split_first().ok_or(ErrorKind::InvalidInput)?;
-        // Sent before this process was started.
+        // The server sent it before it started this process.
         let stdin = handover::receive(control)?.ok_or(ErrorKind::UnexpectedEof)?;
         let command = Command::new(program)
             .args(rest)
@@ -158,7 +158,7 @@ impl<'a> Supervisor<'a> {
         // The pipe is emptied before the look: a later signal makes it readable again.
         while matches!((&self.children).read(&mut [0; 64]), Ok(1..)) {}
         if !self.over {
-            // Without reaping it: until then the number of its group stays its own.
+            // The leader is not reaped here: until it is, the number of its group stays its own.
             let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
             if let Some(status) = waitid(WaitId::Pid(self.leader), look)? {
                 self.over = true;
@@ -178,7 +178,7 @@ impl<'a> Supervisor<'a> {
     fn begin_end(&mut self) {
         if self.stage == Stage::Running {
             self.signal_all(Signal::TERM);
-            // A stopped process has to continue to receive it.
+            // A stopped process receives SIGTERM only when it continues.
             self.signal_all(Signal::CONT);
             self.stage = Stage::Asked { until: Instant::now() + PATIENCE };
         }

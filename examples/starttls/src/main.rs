@@ -29,8 +29,8 @@ impl StreamRequestHandler for Mail {
                 ("QUIT", _) => return Ok(write!(request, "221 goodbye\r\n")?),
                 ("STARTTLS", None) => {
                     write!(request, "220 go ahead\r\n")?;
-                    // Commands behind STARTTLS in the same packet came in the clear, from anybody. They are no
-                    // handshake, so it fails, and they never become words of the session.
+                    // Commands behind STARTTLS in the same packet came in the clear, from anybody. They are taken
+                    // for the handshake, which fails, so they never become commands of the session.
                     request.start_tls(&self.tls)?;
                     continue;
                 }

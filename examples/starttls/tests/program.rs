@@ -1,4 +1,4 @@
-//! STARTTLS as clients of others make it, and as an attacker does.
+//! STARTTLS with clients of other projects, and with an attacker.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -65,7 +65,7 @@ fn commands_in_the_clear_are_refused() {
     assert!(read_to_end(&mut client).is_empty());
 }
 
-/// An attacker between the two can add to the client's words until TLS begins. Nothing of that may be obeyed later.
+/// An attacker on the path can add commands to the client's until TLS begins. None of them may be obeyed later.
 #[test]
 fn commands_that_are_slipped_in_behind_starttls_are_never_obeyed() {
     let (server, address) = serve();
@@ -73,7 +73,7 @@ fn commands_that_are_slipped_in_behind_starttls_are_never_obeyed() {
     client.write_all(b"STARTTLS\r\nMAIL FROM:<attacker>\r\nQUIT\r\n").unwrap();
     assert_eq!(read_line(&mut client), "220 go ahead\r\n");
     let rest = read_to_end(&mut client);
-    // At most an alert of TLS.
+    // The rest is at most an alert of TLS.
     assert!(rest.len() <= 7 && !rest.starts_with(b"250"), "{rest:?}");
     server.send_signal(15);
     let ended = server.end();

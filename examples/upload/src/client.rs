@@ -131,8 +131,8 @@ impl Client {
         }
     }
 
-    /// Agrees with the server on the offset to begin at. Returns the digest of the bytes before it. None if the whole
-    /// file is stored.
+    /// Agrees with the server on the offset to begin at. Returns the digest of the bytes before it, or `None` if the
+    /// whole file is stored.
     fn agree(
         &mut self,
         file: &mut File,
@@ -140,7 +140,7 @@ impl Client {
         report: &Report,
     ) -> Result<Option<(blake3::Hasher, u64)>, Trouble> {
         let cannot_read = |error: io::Error| Trouble::File(format!("it cannot be read: {error}"));
-        // At most: an offer of a whole file, some of a part, and one of nothing.
+        // The most offers of a server: one of a whole file, some of a part, and one of nothing.
         let offers = if self.resume { OFFERS + 2 } else { 0 };
         for _ in 0..offers {
             let Message::Have { offset, whole } = self.answer()? else {
@@ -184,7 +184,7 @@ impl Client {
     ) -> Result<(), Trouble> {
         self.frame.resize(HEADER_BYTES + DATA_BYTES, 0);
         while left > 0 {
-            // The server has something to say before the end of the file.
+            // Before the end of the file the server answers only to refuse it.
             if self.connection.has_input() {
                 return self.answer().and_then(|_| Err(self.confused()));
             }
@@ -223,7 +223,7 @@ impl Client {
     fn answer(&self) -> Result<Message, Trouble> {
         match self.hear().map_err(|error| self.broken(&error))? {
             Message::Refused(refusal) => {
-                // The next file meets the same failure, if the server is gone.
+                // An error is ignored: if the server is gone, the next file meets the same failure.
                 let _ = self.say(&Message::Abort);
                 Err(Trouble::Refused(refusal))
             }

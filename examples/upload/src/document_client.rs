@@ -59,15 +59,15 @@ pub fn send(
             }
         }
     }
-    // The end of the connection is the only sign that the server has read everything. The tutorial's server fails
-    // when it sees that end, and resets the connection: no error here.
+    // The end of the connection is the only sign that the server has read everything. The tutorial's server fails when
+    // it sees that end, and resets the connection, which is no error here.
     if connection.shutdown(Shutdown::Write).is_ok() {
         let _ = io::copy(&mut (&connection).take(BLOCK as u64), &mut io::sink());
     }
     report.end()
 }
 
-/// Things that this wire cannot express.
+/// Refuses a file that this wire cannot express.
 fn check(source: &Source) -> Result<(), Failure> {
     let no_way = |why: &str| {
         Err(Failure::Other(format!(

@@ -6,12 +6,12 @@
 //! cargo run --release --bin upload -- connect --resume 127.0.0.1:8000 large.iso
 //! ```
 //!
-//! The bytes of a file are written to a temporary file in the folder, `.upload-KEY-SIZE.part`. When the BLAKE3 digest
-//! of the whole is right, the file is synced and renamed, and its folder is synced. Only then the client is told. A
-//! broken upload leaves its part, and `--resume` goes on after that part, if both sides compute the same digest of
-//! it. A file that is stored already is not sent again. A new upload does not touch the parts of others. Parts that
-//! no client has continued for a week (`--keep`) are removed when the next client connects. `--max-total` counts a
-//! file on its way with its whole size, and the part of a broken upload with its bytes.
+//! The bytes of a file are written to a temporary file in the folder, `.upload-KEY-SIZE.part`. When the BLAKE3 digest of
+//! the whole is right, the file is synced and renamed, and its folder is synced. Only then is the client told. A broken
+//! upload leaves its part, and `--resume` goes on after that part, if both sides compute the same digest of it. A file
+//! that is stored already is not sent again. A new upload does not touch the parts of others. Parts that no client has
+//! continued for a week (`--keep`) are removed when the next client connects. `--max-total` counts a file on its way
+//! with its whole size, and the part of a broken upload with the bytes that it has.
 //!
 //! A connection that begins with `post|` is one of the tutorial's client, and `connect --wire document` speaks that
 //! wire to the tutorial's server. The wire has no answer and no digest, and nothing ends its header. So a file that
@@ -19,11 +19,11 @@
 //! says how it is read then.
 //!
 //! Limits: 1024 clients at once (`--max-clients`). Names are UTF-8. Modes, times and links are not kept. The folder and
-//! those below it are one file system, with `renameat2` (ext4, xfs, btrfs, tmpfs). Clients are not asked for a name or a
-//! password; with `--tls-client-ca` they show a certificate. Without `--tls-cert` nothing is encrypted. Of the parts of one
-//! name, size and beginning the four longest are offered to a client that resumes, so that a stranger who knows all three
-//! can make another client begin anew. The folder is read once a minute, under `forking` at the beginning of each
-//! connection, and with `--max-total`, including all folders below it, for each file.
+//! those below it have to be one file system, with `renameat2` (ext4, xfs, btrfs, tmpfs). Clients are not asked for a
+//! name or a password; with `--tls-client-ca` they show a certificate. Without `--tls-cert` nothing is encrypted. Of the
+//! parts of one name, size and beginning the four longest are offered to a client that resumes, so that a stranger who
+//! knows all three can make another client begin anew. The folder is read once a minute, or under `forking` at the
+//! beginning of each connection. With `--max-total` it is also read for each file, with all folders below it.
 
 mod client;
 mod digest;
@@ -116,13 +116,13 @@ struct RuleOptions {
     /// The folder that files are stored in; made if it does not exist
     #[arg(long, value_name = "DIR", default_value = "model")]
     dir: PathBuf,
-    /// How a file is handled whose name is taken
+    /// What to do with a file whose name is taken
     #[arg(long, value_enum, default_value_t = Conflict::Rename)]
     conflict: Conflict,
     /// The largest file, in bytes, or with K, M, G or T
     #[arg(long, value_name = "BYTES", default_value = "64G", value_parser = common::bytes)]
     max_file: u64,
-    /// All files in the folder together, in bytes, or with K, M, G or T; else as much as the disk holds
+    /// The most bytes of all files in the folder together, or with K, M, G or T [default: as much as the disk holds]
     #[arg(long, value_name = "BYTES", value_parser = common::bytes)]
     max_total: Option<u64>,
     /// How long a client may be silent, or take for 64 KiB, in seconds

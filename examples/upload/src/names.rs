@@ -61,9 +61,9 @@ pub fn random_mark() -> String {
     format!("-{:016x}", u64::from_be_bytes(bytes))
 }
 
-/// A number whose name is free, and whose predecessor is taken (or zero). It looks at 1, 2, 4 and so on, and then
-/// halves the interval between the last taken and the first free number, so that thousands of files cost few looks.
-/// None if all numbers that it looks at are taken.
+/// A number whose name is free, and whose predecessor is taken (or zero). It tries 1, 2, 4 and so on, and then halves
+/// the interval between the last taken and the first free number, so that thousands of files cost few calls of
+/// `is_taken`. `None` if all numbers that it tries are taken.
 ///
 /// # Errors
 ///

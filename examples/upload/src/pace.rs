@@ -10,9 +10,9 @@ pub const PACE_BYTES: usize = 64 * 1024;
 /// Measures how long the server waits for a client's bytes, however these are cut into messages: a byte now and then does
 /// not count as activity.
 pub struct Pace {
-    /// The time that it may take for [`PACE_BYTES`].
+    /// The longest time for [`PACE_BYTES`].
     idle: Duration,
-    /// The time that it has taken. Time of the server's disk does not count.
+    /// The time that the waits for them have taken. The time of the server's disk does not count.
     taken: Duration,
     bytes: usize,
 }

@@ -24,7 +24,7 @@ const ENDING: &str = ".part";
 const KEY_LENGTH: usize = 32;
 
 /// How many parts of one key have a number, by which they are found again. A client can make more of them only on
-/// purpose. These are complete uploads, but cannot be resumed.
+/// purpose. Those can be completed, but not resumed.
 const NUMBERED: u32 = 64;
 
 /// Opens an existing file, and neither follows a link nor waits at a pipe.
@@ -82,11 +82,11 @@ pub fn left_of(root: &OwnedFd, put: &Put) -> Vec<Left> {
 }
 
 impl Partial {
-    /// A new part, which this connection alone writes to.
+    /// Makes a new part, which this connection alone writes to.
     ///
     /// # Errors
     ///
-    /// If that fails.
+    /// If the part cannot be made.
     pub fn create(root: &OwnedFd, put: &Put) -> io::Result<Self> {
         let names = numbered(put).chain(std::iter::repeat_with(|| name_of(put, &random_mark())));
         for name in names {
@@ -110,11 +110,12 @@ impl Partial {
         Err(io::ErrorKind::ResourceBusy.into())
     }
 
-    /// Takes over a part, or makes a new one if another connection still writes to it. None if it is gone.
+    /// Takes over a part, or makes a new one if another connection still writes to it. Returns `None` if the part is
+    /// gone.
     ///
     /// # Errors
     ///
-    /// If that fails.
+    /// If the part cannot be opened, or a new one cannot be made.
     pub fn take(root: &OwnedFd, left: &Left, put: &Put) -> io::Result<Option<Self>> {
         if let Some(file) = open_locked(root, &*left.name)? {
             let length = file.metadata()?.len();
@@ -130,7 +131,7 @@ impl Partial {
                 new.other = Some((File::from(other), left.length));
                 Ok(Some(new))
             }
-            // The upload was completed meanwhile.
+            // The upload was completed in the meantime.
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -153,7 +154,7 @@ impl Partial {
         Ok(self.digest())
     }
 
-    /// Begins with the offered bytes.
+    /// Makes the offered bytes the beginning of this part.
     ///
     /// # Errors
     ///
@@ -202,7 +203,7 @@ impl Partial {
         self.file.sync_all()
     }
 
-    /// Removes the other parts of this file, after it got its name. If a part is not a beginning of this file, it
+    /// Removes the other parts of this file, after it has got its name. If a part is not a beginning of this file, it
     /// belongs to another one, and stays.
     ///
     /// # Errors
@@ -258,7 +259,7 @@ fn key(put: &Put) -> String {
     let mut hasher = blake3::Hasher::new();
     for name in &put.path {
         hasher.update(name);
-        // No name contains it, so that no two paths make the same bytes.
+        // No name contains a slash, so that no two paths make the same bytes.
         hasher.update(b"/");
     }
     hasher.update(&put.size.to_be_bytes());
@@ -266,7 +267,8 @@ fn key(put: &Put) -> String {
     hasher.finalize().to_hex()[..KEY_LENGTH].to_owned()
 }
 
-/// Opens a file and locks it. None if another process or connection holds the lock, or if the file does not exist.
+/// Opens a file and locks it. Returns `None` if another process or connection holds the lock, or if the file does not
+/// exist.
 fn open_locked<P: rustix::path::Arg + Copy>(root: impl AsFd, name: P) -> io::Result<Option<File>> {
     let file = match fs::openat(&root, name, OPEN | OFlags::NONBLOCK, Mode::empty()) {
         Ok(file) => File::from(file),
@@ -287,7 +289,7 @@ fn is_there<P: rustix::path::Arg>(root: impl AsFd, name: P, file: &File) -> io::
     Ok(there.is_ok_and(|there| there.st_ino == ours.st_ino && there.st_dev == ours.st_dev))
 }
 
-/// The size in the name of a part; none for any other file in the folder.
+/// The size in the name of a part; `None` for any other file in the folder.
 pub fn size_in(name: &[u8]) -> Option<u64> {
     let name = std::str::from_utf8(name).ok()?;
     let rest = name.strip_prefix(OWN_PREFIX)?.strip_prefix('-')?.strip_suffix(ENDING)?;
@@ -313,7 +315,7 @@ pub fn remove_if_older(root: &OwnedFd, name: &CStr, age: Duration) {
     let is_old = |changed: SystemTime| {
         SystemTime::now().duration_since(changed).is_ok_and(|since| since >= age)
     };
-    // Only old files are opened: a lock of a younger one, however short, could meet its client's return.
+    // Only old files are opened: a lock on a younger one, however short, could keep out its returning client.
     let changed = |at: &fs::Stat| {
         let seconds = u64::try_from(at.st_mtime).unwrap_or(0);
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)

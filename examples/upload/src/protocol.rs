@@ -90,7 +90,7 @@ pub struct Put {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub code: Code,
-    /// The same in words, without control characters.
+    /// The reason in words, without control characters.
     pub text: String,
 }
 
@@ -115,7 +115,7 @@ pub enum Code {
     Idle = 8,
     /// The disk or the folder fails.
     Storage = 9,
-    /// The client has withdrawn it.
+    /// The client has withdrawn the file.
     Withdrawn = 10,
 }
 
@@ -205,7 +205,7 @@ impl Message {
         frame
     }
 
-    /// Reads a message. None at the end of the input. The caller reads the bytes after a `Data`.
+    /// Reads a message. Returns `None` at the end of the input. The caller reads the bytes after a `Data`.
     ///
     /// # Errors
     ///
@@ -338,7 +338,7 @@ impl<'a> Payload<'a> {
         match self.array()? {
             [0] => Ok(false),
             [1] => Ok(true),
-            _ => Err(malformed("a message is neither one nor the other")),
+            _ => Err(malformed("a yes or no in a message is neither")),
         }
     }
 

@@ -57,7 +57,7 @@ impl Report {
         report
     }
 
-    /// A file begins.
+    /// Notes that a file begins.
     pub fn begin(&self, path: &[Vec<u8>]) {
         self.under_way.set(0);
         let name = path.last().map_or(String::new(), |name| shown(std::slice::from_ref(name)));
@@ -69,7 +69,7 @@ impl Report {
         self.bar.inc(bytes);
     }
 
-    /// These bytes need not be sent.
+    /// Notes that these bytes need not be sent.
     pub fn skip(&self, bytes: u64) {
         self.bar.set_length(self.bar.length().unwrap_or(0).saturating_sub(bytes));
     }
@@ -85,13 +85,13 @@ impl Report {
         }
     }
 
-    /// An empty folder was made.
+    /// Reports that an empty folder was made.
     pub fn made(&mut self, path: &[Vec<u8>]) {
         self.folders += 1;
         self.say(&format!("made the folder {}", shown(path)));
     }
 
-    /// An empty folder was not made.
+    /// Reports that an empty folder was not made.
     pub fn not_made(&mut self, path: &[Vec<u8>], why: &str) {
         self.of += 1;
         self.failed(path, why);

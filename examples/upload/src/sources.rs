@@ -49,7 +49,7 @@ impl Sources {
     ///
     /// # Errors
     ///
-    /// If an entry that the user names does not exist, or is neither a file nor a folder. Nothing has been sent then.
+    /// If an entry that the user names does not exist, or is neither a file nor a folder. Nothing has been sent by then.
     pub fn find(asked: &[PathBuf]) -> Result<Self, Failure> {
         let mut sources = Self::default();
         for path in asked {

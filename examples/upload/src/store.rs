@@ -52,7 +52,7 @@ pub struct Store {
 /// How often old parts are removed; by each process, and so by each child under `forking`.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// How often a free name is tried, if other clients take it first. After that a random name is used.
+/// How many free names are tried, if other clients take them first. After that a random name is used.
 const TRIES: u32 = 16;
 
 /// How many of the first and of the last files of one name are compared with a file that is resumed. Bounded, because a
@@ -64,7 +64,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// If that fails.
+    /// If the folder cannot be opened, made or written to.
     pub fn open(folder: &Path, rules: Rules) -> io::Result<Self> {
         std::fs::create_dir_all(folder).map_err(|error| match error.kind() {
             // A file or a dangling link is in the way: the system's own message would be about making the folder.
@@ -75,10 +75,10 @@ impl Store {
         if !root.metadata()?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        // The operator learns here, and not from the first client, that it cannot be written to.
+        // The operator learns here, and not from the first client, that the folder cannot be written to.
         fs::accessat(&root, ".", fs::Access::WRITE_OK | fs::Access::EXEC_OK, AtFlags::EACCESS)?;
         let (root, swept) = (OwnedFd::from(root), Mutex::new(None));
-        // Permissions are not all: there are folders of the kernel, and file systems that cannot be written to.
+        // Permissions do not say everything: some folders are the kernel's own, and some file systems are read-only.
         partial::try_folder(&root)?;
         Ok(Self { folder: folder.to_owned(), root, rules, swept })
     }
@@ -97,7 +97,7 @@ impl Store {
                 return Ok(());
             }
             Ok(mut swept) => *swept = Some(now),
-            // No code panics while it is held.
+            // No code panics while the lock is held.
             Err(_) => {}
         }
         for entry in fs::Dir::read_from(&self.root)? {
@@ -182,7 +182,7 @@ impl Store {
         partial::left_of(&self.root, put)
     }
 
-    /// Takes over a part. None if it is gone.
+    /// Takes over a part. Returns `None` if the part is gone.
     ///
     /// # Errors
     ///
@@ -192,11 +192,11 @@ impl Store {
         partial.map_err(|error| storage("go on with", error))?.map(|it| self.count(it)).transpose()
     }
 
-    /// Whether the name of a file is free, or may be taken.
+    /// Checks that the name of a file is free, or that the rules have a way to store a file whose name is taken.
     ///
     /// # Errors
     ///
-    /// Why it cannot.
+    /// The refusal, if neither holds.
     pub fn check_name(&self, put: &Put) -> Result<(), Refusal> {
         let (name, folders) = put.path.split_last().ok_or_else(no_name)?;
         let folder = self.folder_of(folders, false)?;
@@ -310,7 +310,8 @@ impl Store {
         drop(partial);
     }
 
-    /// Opens the folder at the end of a path. With `make`, missing folders are made; otherwise the result is None.
+    /// Opens the folder at the end of a path. With `make`, missing folders are made; otherwise the result for one is
+    /// `None`.
     fn folder_of(&self, folders: &[Vec<u8>], make: bool) -> Result<Option<OwnedFd>, Refusal> {
         let mut folder =
             self.root.try_clone().map_err(|error| storage("open the folder of", error))?;
@@ -332,7 +333,7 @@ impl Store {
         Ok(Some(folder))
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -372,7 +373,7 @@ fn open_folder(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
 
 fn make_folder(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     match fs::mkdirat(parent, name, Mode::from_raw_mode(0o777)) {
-        // Another client has made it meanwhile.
+        // Another client has made it in the meantime.
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error),
     }

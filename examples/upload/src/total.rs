@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::partial;
 
-/// Clients cannot make deeper folders than this.
+/// The depth down to which folders are counted: clients cannot make deeper ones.
 const DEEPEST: usize = 64;
 
 /// The bytes of all files below a folder. A file on its way counts with its whole size.
@@ -54,7 +54,7 @@ impl Total {
                         Err(error @ (Errno::ACCESS | Errno::PERM)) => {
                             self.not_counted.push((path.join("/"), error.into()));
                         }
-                        // The entry was removed or replaced meanwhile.
+                        // The entry was removed or replaced in the meantime.
                         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                         Err(error) => return Err(error.into()),
                     }

@@ -84,7 +84,7 @@ impl Clock {
     }
 }
 
-/// A time as HTTP writes it. None before 1970 and after 9999: files may have such times.
+/// A time as HTTP writes it. `None` before 1970 and after 9999: files may have such times.
 pub fn http_date(time: SystemTime) -> Option<String> {
     /// The first second of the year 10000.
     const END: u64 = 253_402_300_800;
@@ -92,7 +92,7 @@ pub fn http_date(time: SystemTime) -> Option<String> {
     (seconds < END).then(|| httpdate::fmt_http_date(time))
 }
 
-/// A page that says what is wrong.
+/// A page that explains an error.
 pub fn error_page(status: Status, why: &str, about: &str) -> String {
     let (status, why) = (status.text(), escape(why));
     let about = match about {
@@ -122,7 +122,7 @@ pub fn escape(text: &str) -> String {
             '"' => html += "&quot;",
             '\'' => html += "&#39;",
             '\0'..='\x1f' => {
-                // The pictures of control characters stand in their order.
+                // Unicode has pictures of the control characters in the same order.
                 html.push(char::from_u32(0x2400 + u32::from(letter)).unwrap_or('\u{fffd}'));
             }
             '\x7f' => html.push('\u{2421}'),

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// For all listings together: enough for about a hundred that nobody reads, or thirty that are being made.
+/// The bytes of all listings together: enough for about a hundred that nobody reads, or thirty that are being made.
 const BYTES: usize = 64 * 1024 * 1024;
 
-/// For the listings of one address, so that other addresses get theirs.
+/// The bytes of one address's listings, so that other addresses get theirs.
 const BYTES_OF_ONE: usize = BYTES / 4;
 
 /// How long a request waits for memory before it is answered by 503.
@@ -26,7 +26,7 @@ pub struct Budget {
 #[derive(Default)]
 struct Used {
     all: usize,
-    /// Only addresses that use some.
+    /// The bytes of each address that uses any.
     of_one: HashMap<Peer, usize>,
 }
 
@@ -41,8 +41,8 @@ pub struct Share<'a> {
 }
 
 impl Budget {
-    /// Takes `bytes` of the budget. None if they do not become free in time. A request for more than the whole budget
-    /// succeeds when nothing else is in use.
+    /// Takes `bytes` of the budget. Returns `None` if they do not become free in time. A request for more than the whole
+    /// budget succeeds when nothing else is in use.
     pub fn take(&self, bytes: usize, peer: Option<IpAddr>) -> Option<Share<'_>> {
         let peer = peer.map(network);
         let until = Instant::now() + PATIENCE;

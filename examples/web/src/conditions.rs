@@ -10,7 +10,7 @@ use crate::protocol::{Head, Method};
 pub struct Version {
     /// The tag, with its quotes: the file's size and its time in nanoseconds.
     pub etag: String,
-    /// In whole seconds, as in HTTP; none for a time before 1970.
+    /// In whole seconds, as in HTTP; `None` for a time before 1970.
     pub modified: Option<SystemTime>,
 }
 

@@ -27,7 +27,7 @@ pub const NO_SNIFFING: (&str, &str) = ("X-Content-Type-Options", "nosniff");
 /// After how long a client that got 503 may ask again.
 const RETRY_AFTER_SECONDS: u32 = 5;
 
-/// For this server's own pages, which load nothing and run nothing, even if a file's name looks like a script.
+/// The policy of this server's own pages: they load nothing and run nothing, even if a file's name looks like a script.
 pub const POLICY: (&str, &str) =
     ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:");
 
@@ -50,9 +50,8 @@ pub struct Answered {
 impl Exchange<'_, '_> {
     /// Answers from a folder. The result says how much of the answer was sent, and is an error if the connection or the
     /// file failed in the middle.
-    ///
-    /// Folders that are opened on the way to a file or a listing are closed before it is sent. A client that takes an hour
-    /// for a file holds one descriptor beside its connection's.
+    /// Folders that are opened on the way to a file or a listing are closed before it is sent, so a client that takes an
+    /// hour for a file holds one descriptor beside its connection's.
     pub fn answer(mut self, folder: &Folder, budget: &Budget) -> (Answered, io::Result<()>) {
         let Some(target) = Target::read(self.head.target) else { return whole(self.not_found()) };
         let root = match folder.open() {
@@ -71,8 +70,8 @@ impl Exchange<'_, '_> {
         }
     }
 
-    /// A listing is sent before the next request is read, unless it is small. While it waits for its client, its memory
-    /// counts in the budget.
+    /// Answers with a listing. Unless it is small, it is sent before the next request is read. While it waits for its
+    /// client, its memory counts in the budget.
     fn listing(
         &mut self,
         root: Root<'_>,
@@ -221,7 +220,7 @@ impl Exchange<'_, '_> {
             | (_, Some(libc::ELOOP | libc::ENAMETOOLONG)) => self.not_found(),
             _ => {
                 let target = self.head.target;
-                common::warn(&format!("cannot read what {target:?} stands for: {error}"));
+                common::warn(&format!("cannot read the file or folder of {target:?}: {error}"));
                 self.error(Status::InternalServerError, "The server cannot read this now.")
             }
         }

@@ -13,8 +13,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_e
 /// A folder and everything below it.
 ///
 /// Two checks keep requests inside. A path with `..` or NUL in it is refused, however it is encoded. Then the path is
-/// opened, through any symbolic links, without the right to read (`O_PATH`), and the *kernel* is asked where the
-/// opened file is (`/proc/self/fd`). A look at the path before, or at its canonical form after, would be a race
+/// opened, through any symbolic links, without the right to read (`O_PATH`), and the *kernel* is asked where the opened
+/// file is (`/proc/self/fd`). A check of the path before it is opened, or of its canonical form afterwards, would race
 /// against a process that replaces a folder by a link at that moment; an opened file cannot be replaced. So links are
 /// followed as long as they stay inside.
 ///
@@ -37,7 +37,7 @@ pub struct Root<'a> {
     real: PathBuf,
 }
 
-/// A file or folder below it, and open, so that it stays the same until the answer.
+/// A file or folder below the served folder, and open, so that it stays the same until the answer.
 pub struct Thing {
     /// Open without the right to read.
     handle: File,
@@ -50,7 +50,7 @@ impl Folder {
     pub fn new(path: &Path, shows_dot_files: bool) -> io::Result<Self> {
         let folder = Self { path: std::path::absolute(path)?, shows_dot_files };
         let thing = folder.open()?.find(Path::new(""))?;
-        // The operator learns here, and not from the first client, that it cannot be read.
+        // The operator learns here, and not from the first client, that the folder cannot be read.
         thing.entries()?;
         Ok(folder)
     }
@@ -77,7 +77,7 @@ impl Folder {
 }
 
 impl Root<'_> {
-    /// Opens a relative path. Also `NotFound` if the path leads out of the folder.
+    /// Opens a relative path. A path that leads out of the folder is `NotFound` too.
     pub fn find(&self, path: &Path) -> io::Result<Thing> {
         if path.iter().any(|name| self.folder.hides(name)) {
             return Err(io::ErrorKind::NotFound.into());
@@ -132,7 +132,7 @@ pub struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Reads the target. None if no file can have such a path.
+    /// Reads the target. Returns `None` if no file can have such a path.
     pub fn read(target: &'a str) -> Option<Self> {
         let target = without_authority(target);
         let target = target.split('#').next().unwrap_or_default();

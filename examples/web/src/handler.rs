@@ -25,11 +25,11 @@ const KEPT_BYTES: usize = 8 * 1024;
 
 /// The site: its folder, its limits, its log.
 pub struct Site {
-    /// None: every path is answered by `Hello, World`.
+    /// `None` if every path is answered by `Hello, World`.
     pub folder: Option<Folder>,
     /// How long a request may take to arrive.
     pub header_timeout: Duration,
-    /// The same for the first request, counted from the connection's start. None if the idle limit is shorter.
+    /// The same for the first request, counted from the connection's start. `None` if the idle limit is shorter.
     pub first_timeout: Option<Duration>,
     /// The memory of listings that wait to be sent.
     pub listings: Budget,
@@ -237,7 +237,7 @@ impl Web {
     /// Answers a request that cannot be understood. The connection then ends, because the beginning of the next
     /// request is unknown.
     fn write_refusal(&mut self, request: &mut StreamRequest, bytes: &[u8], refusal: Refusal) {
-        // The client may be sending a body.
+        // The client may still be sending a body.
         request.expect_more_input();
         let line = first_line(bytes);
         let page = error_page(refusal.status, refusal.why, "");

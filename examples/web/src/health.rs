@@ -6,10 +6,10 @@ use crate::answer::{Answer, Clock, Connection};
 use crate::files::Answered;
 use crate::protocol::{Head, Method, Status};
 
-/// Answers a request for one of the two pages. None: the request is for something else.
+/// Answers a request for one of the two pages. Returns `None` if the request is for something else.
 ///
-/// `/healthz` says that the server answers at all. `/readyz` says whether it wants new clients. The answer is 503
-/// from the beginning of its lame duck on, and so before it refuses any client.
+/// `/healthz` says that the server answers at all. `/readyz` says whether the server wants new clients: it is 503 from
+/// the beginning of the lame duck on, and so before the server refuses any client.
 pub fn answer(
     request: &StreamRequest,
     head: &Head<'_>,

@@ -221,7 +221,7 @@ impl Total {
 }
 
 impl Entry {
-    /// Looks at an entry. None if a client could not open it.
+    /// Looks at an entry. Returns `None` if a client could not open it.
     fn read(root: &Root<'_>, folder: &Thing, entry: &DirEntry) -> io::Result<Option<Self>> {
         let name = entry.file_name();
         if root.hides(&name) {
@@ -234,7 +234,7 @@ impl Entry {
             Ok(metadata) => Some(metadata),
             // The folder allows its names to be read and nothing else: it counts as unreadable.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
-            // It has been removed meanwhile.
+            // It has been removed in the meantime.
             Err(_) => None,
         };
         let is_shown = |metadata: &Metadata| metadata.is_file() || metadata.is_dir();

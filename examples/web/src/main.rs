@@ -9,17 +9,17 @@
 //! Its clients are curl, browsers, and other programs that speak HTTP/1.1 or HTTP/1.0. Requests that arrive
 //! together are answered together, by one send. A body is read and discarded, up to 64 KiB.
 //!
-//! Under `inline`, `pool` and `forking`, which serves 40 clients at once, an idle connection keeps others waiting. There the
-//! default of `--idle-timeout` is a second.
+//! Under `inline`, `pool` and `forking` (which serves 40 clients at once) an idle connection keeps others waiting, so
+//! the default of `--idle-timeout` is a second there.
 //!
 //! A file's type depends on its name, and for text on its first kilobyte: source files and texts without a known name are
 //! shown as text, and a page that declares its charset keeps it. `--dir` is looked up for each request, so that it may be a
 //! symbolic link that changes.
 //!
-//! Limits: GET and HEAD; one range of a file at a time; no compression, no virtual hosts (`Host` has to be
-//! there, as HTTP/1.1 demands, and its value is ignored). Names that begin with a dot are served only with `--dot-files`. A
-//! listing has 100 pages of 1,000 entries. The listings that wait to be sent have 64 MiB together, those of one
-//! address a quarter of that, and another one is answered by 503. `--dir` needs Linux.
+//! Limits: GET and HEAD; one range of a file at a time; no compression, no virtual hosts (`Host` has to be there, as
+//! HTTP/1.1 demands, and its value is ignored). Names that begin with a dot are served only with `--dot-files`. A
+//! listing has 100 pages of 1,000 entries. The listings that wait to be sent may take 64 MiB together, and those of one
+//! address a quarter of that; a request beyond that is answered by 503. `--dir` needs Linux.
 
 mod answer;
 mod budget;
@@ -104,7 +104,7 @@ struct Serve {
     log: bool,
 }
 
-/// A longer time is as good as no limit, and some clocks cannot count so far.
+/// Reads a time of at most a day: a longer one is as good as no limit, and some clocks cannot count so far.
 fn up_to_a_day(text: &str) -> Result<Duration, String> {
     let time = common::seconds(text)?;
     let day = Duration::from_secs(86_400);

@@ -94,13 +94,13 @@ fn is_shown_as_itself(guess: &Mime) -> bool {
     }
 }
 
-/// Whether it begins as text: UTF-8 without control characters that no text has.
+/// Whether a file begins as text: UTF-8 without control characters that no text has.
 fn is_text(head: &[u8]) -> bool {
     let is_control = |byte: &u8| matches!(byte, 0..=8 | 11 | 14..=26 | 28..=31 | 127);
     is_utf8(head) && !head.iter().any(is_control)
 }
 
-/// Whether it is UTF-8; the last character may be cut off.
+/// Whether it is UTF-8; the last character may be incomplete.
 fn is_utf8(head: &[u8]) -> bool {
     str::from_utf8(head)
         .map_or_else(|error| error.error_len().is_none() && head.len() == LOOKED_AT, |_| true)

@@ -1,8 +1,7 @@
 //! [`SelfSigned`]: a certificate for one run, which no authority has signed.
 //!
 //! It is written here and not by a crate, because it always has the same twelve fields. The key is only in this
-//! process's memory and is gone with it. So no date is needed to end the certificate's life, and it has the date that
-//! means "none".
+//! process's memory and is gone with it. So the certificate needs no end date, and has the date that means "none".
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,14 +19,14 @@ use socketserver::tls::rustls::{Error, ServerConfig};
 /// A certificate, its key, and the part by which a client can recognise it.
 pub struct SelfSigned {
     certificate: Vec<u8>,
-    /// The part of the certificate that `curl --pinnedpubkey` looks at.
+    /// The part of the certificate that `curl --pinnedpubkey` compares.
     public_key: Vec<u8>,
     key: Vec<u8>,
     names: Vec<String>,
 }
 
 impl SelfSigned {
-    /// Makes one for this machine's own names and for the hosts that the program is bound to.
+    /// Makes a certificate for this machine's own names and for the hosts that the program is bound to.
     ///
     /// # Errors
     ///
@@ -66,7 +65,7 @@ impl SelfSigned {
     ///
     /// # Errors
     ///
-    /// If rustls cannot use it.
+    /// If rustls cannot use the certificate.
     pub fn tls(&self) -> Result<Tls, Failure> {
         let chain = vec![CertificateDer::from(self.certificate.clone())];
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.clone()));

@@ -22,11 +22,11 @@ pub enum Readers {
 /// Seconds between two loads of the page, without `?every=`.
 const EVERY: u32 = 2;
 
-/// At most an hour.
+/// The longest time between two loads, in seconds: an hour.
 const LONGEST: u32 = 3_600;
 
-/// Answers a request for one of the pages. None: the request is for something else; or the client may not read the
-/// pages, and is told the same as if there were no such pages.
+/// Answers a request for one of the pages. Returns `None` if the request is for something else, or if the client may not
+/// read the pages: it then gets the same answer as if there were no such pages.
 pub fn answer(
     readers: Readers,
     request: &StreamRequest,

@@ -2,7 +2,7 @@
 //! stop ends both.
 //!
 //! Try it: `cargo run --bin with-tokio`, then `nc 127.0.0.1 9999` for this crate's side, and `nc 127.0.0.1 9998` for
-//! tokio's. SIGTERM and Ctrl-C stop it.
+//! tokio's. SIGTERM and Ctrl-C stop both.
 
 use std::{env, io, io::Write, time::Duration};
 
@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let listener = TcpListener::bind(at(2, "127.0.0.1:9998")).await?;
     println!("listening on {} and {}", server.server_address(), listener.local_addr()?);
 
-    // `run` hears the signals, and drains; then tokio's side ends. If that fails, it stops the server and waits for it.
+    // `run` handles the signals and drains; then tokio's side ends. If tokio's side fails first, the server is stopped too.
     let stop = server.shutdown_handle();
     let mut serving = task::spawn_blocking(move || server.run());
     tokio::select! {

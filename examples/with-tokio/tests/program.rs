@@ -36,7 +36,7 @@ fn both_sides_answer_and_one_sigterm_ends_both() {
 fn a_request_that_waits_for_tokio_is_finished_before_the_end() {
     let (process, [server, _]) = start();
     let mut client = connect(server);
-    // The server has it before the signal: its answer is on its way.
+    // The answer to a later client shows that the server has accepted the first one before the signal.
     assert!(!read_line(&mut connect(server)).is_empty());
     process.send_signal(libc::SIGTERM);
     let mut answer = String::new();

@@ -1,5 +1,5 @@
-//! [`BusAddress`]: the address of the shared room and what opens it, read anew at each connection, so that a password, a
-//! certificate or a whole Redis can be exchanged under a running server. No message shows a password.
+//! [`BusAddress`]: the address of the shared room and the secrets that open it, read anew at each connection, so that a
+//! password, a certificate or a whole Redis can be exchanged under a running server. No message shows a password.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -16,7 +16,7 @@ use socketserver::tls::read_small_file;
 use super::address::{Place, Target};
 use super::options::BusArguments;
 
-/// Where the address and the password may be given beside the command line.
+/// The environment variables for the address and the password, if the command line does not give them.
 pub const ADDRESS_VARIABLE: &str = "CHAT_BUS";
 pub const PASSWORD_VARIABLE: &str = "CHAT_BUS_PASSWORD";
 
@@ -25,8 +25,8 @@ const FILE_BYTES: u64 = 64 * 1024;
 /// The names of secrets in the errors about their files.
 const PASSWORD: &str = "the password of the bus";
 const SENTINEL_PASSWORD: &str = "the password of the Sentinels";
-/// How many passwords are remembered, so that messages do not show them: those that were exchanged lately are still in
-/// errors that are on their way.
+/// How many passwords are remembered, so that messages do not show them: a password that was exchanged lately may still
+/// be in an error that is on its way.
 const PASSWORDS: usize = 16;
 
 /// The address of the shared room. Clones are the same one.
@@ -38,7 +38,7 @@ pub struct BusAddress {
 
 struct Access {
     address: Source,
-    /// Beside the one in the address, which it replaces.
+    /// Replaces the password in the address.
     password: Option<Source>,
     sentinel_user: Option<String>,
     sentinel_password: Option<Source>,
@@ -66,14 +66,14 @@ pub struct Entrance {
     pub target: Target,
     /// The user and the password of the Sentinels.
     pub sentinel: (Option<String>, Option<String>),
-    /// None: in the clear.
+    /// `None` for a connection in the clear.
     pub tls: Option<ClientTls>,
 }
 
 impl BusAddress {
     /// The address from the command line, a file, or the environment; the first of them counts. All users of the machine
-    /// can see its command lines, but neither of the other two. Everything is read once, so that a mistake is one at the
-    /// start.
+    /// can see its command lines, but neither of the other two. Everything is read once here, so that a mistake is found
+    /// at the start.
     pub fn given(arguments: &BusArguments) -> Result<Option<Self>, Failure> {
         let address = match (&arguments.bus, &arguments.bus_file) {
             (Some(text), _) => Source::Text { from: "--bus".to_owned(), text: text.clone() },
@@ -134,7 +134,7 @@ impl BusAddress {
         self.access.sentinel.load(Ordering::Relaxed)
     }
 
-    /// This one knows the master.
+    /// Notes that this Sentinel knows the master.
     pub fn found_by(&self, sentinel: usize) {
         self.access.sentinel.store(sentinel, Ordering::Relaxed);
     }
@@ -142,7 +142,7 @@ impl BusAddress {
     /// Removes the passwords from a text of Redis, which repeats words that it does not understand.
     pub fn without_password(&self, text: &str) -> String {
         let state = self.access.state.lock();
-        // One may begin with another one.
+        // The longest comes first, because one password may begin with another.
         let mut passwords: Vec<&String> = state.passwords.iter().collect();
         passwords.sort_by_key(|password| Reverse(password.len()));
         passwords.into_iter().fold(text.to_owned(), |text, password| hide(&text, password))
@@ -198,7 +198,7 @@ impl Access {
         let mut state = self.state.lock();
         shown.clone_into(&mut state.shown);
         for secret in secrets.into_iter().filter(|secret| !secret.is_empty()) {
-            // The last ones are those that are in use.
+            // The passwords in use come last.
             state.passwords.retain(|known| *known != secret);
             state.passwords.push(secret);
         }
@@ -213,7 +213,7 @@ impl Source {
         Some(Self::Text { from: name.to_owned(), text })
     }
 
-    /// A pipe, as that of a shell's `<(pass redis)`, can be read once, and its text is kept.
+    /// The source for a path. A pipe, such as a shell's `<(pass redis)`, can be read once, so its text is kept.
     fn file(path: &Path, what: &str) -> Result<Self, Failure> {
         if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
             let from = path.display().to_string();
@@ -250,14 +250,14 @@ impl Source {
     }
 }
 
-/// The text of a file, which may be any one, by mistake.
+/// The text of a small file. By mistake the path may name any file.
 fn read(path: &Path, what: &str) -> Result<String, Failure> {
     let text = read_small_file(path, FILE_BYTES).map_err(|error| error.to_string());
     text.and_then(|text| String::from_utf8(text).map_err(|_| "it is no text".to_owned()))
         .map_err(|why| Failure::Other(format!("cannot read {what} from {}: {why}", path.display())))
 }
 
-/// A text without a password, which may be cut: Redis repeats no more than the beginning of a long word.
+/// Removes a password from a text, in which it may be cut: Redis repeats no more than the beginning of a long word.
 fn hide(text: &str, password: &str) -> String {
     /// A shorter beginning of a password may be part of any word.
     const CHARACTERS: usize = 12;

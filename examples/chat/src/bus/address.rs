@@ -34,7 +34,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// A place of it that is connected to.
+    /// The address that is connected to first.
     pub fn first(&self) -> &str {
         match self {
             Self::Server(at) | Self::Unix(at) => at,
@@ -61,7 +61,7 @@ impl FromStr for Target {
         let (rest, room) = rest.rsplit_once('/').ok_or(USAGE)?;
         check_name(room).map_err(|why| format!("{USAGE}; the ROOM is like a name: {why}"))?;
         let (user, server) = rest.rsplit_once('@').unwrap_or(("", rest));
-        // Such a character would end the password, and its rest would be taken for a host.
+        // Such a character would end the password, and the rest of the password would be taken for a host.
         if user.contains(['/', '@', '?', '#']) || server.contains(['?', '#']) {
             return Err(USAGE.to_owned());
         }
@@ -87,7 +87,7 @@ impl FromStr for Target {
             }
             _ => return Err(USAGE.to_owned()),
         };
-        // The crate reads user and password, as for every other client of Redis.
+        // The crate `redis` reads user and password, as for every other client of Redis.
         let url = if user.is_empty() { String::new() } else { format!("{user}@") };
         let info = format!("redis://{url}localhost/{db}").into_connection_info();
         let info = info.map_err(|_| USAGE.to_owned())?;

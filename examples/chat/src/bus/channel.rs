@@ -1,6 +1,6 @@
 //! [`Channel`]: bytes to and from Redis, in the clear or with TLS, over TCP or a Unix socket. Each call is bounded by
-//! [`PATIENCE`], and all that follow a [`deadline_in`](Channel::deadline_in) together by that: a Redis that sends one byte
-//! now and then, or one record of TLS in small pieces, does not hold its reader for longer.
+//! [`PATIENCE`], and all calls after a [`deadline_in`](Channel::deadline_in) together by its time: a Redis that sends
+//! one byte now and then, or one record of TLS in small pieces, does not hold its reader for longer.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -23,7 +23,7 @@ impl Channel {
     /// Connects to `HOST:PORT` or to a path. A name with several addresses is tried at each of them, and one that does not
     /// answer delays the others by a quarter of a second. The error names the operation, the place, the cause and what to do.
     pub fn open(at: &str, tls: Option<&ClientTls>) -> Result<Self, String> {
-        // First the files of TLS: their faults have nothing to do with the server.
+        // The files of TLS come first: their faults have nothing to do with the server.
         let session = tls.map(|tls| tls.session(&Endpoint::Tcp(at.to_owned()))).transpose();
         let session = session.map_err(|failure: Failure| tls_words(&failure.to_string()))?;
         let mut stream = connect(at, PATIENCE).map_err(|error| {
@@ -44,7 +44,7 @@ impl Channel {
         let mut stream = Box::new(StreamOwned::new(session, stream));
         let StreamOwned { conn, sock } = &mut *stream;
         let shaken = conn.complete_io(sock).and_then(|_| {
-            // It makes no further progress, without an error.
+            // `complete_io` may return without an error before the handshake is complete.
             if conn.is_handshaking() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
         });
         shaken.map_err(|error| {
@@ -92,8 +92,9 @@ impl Write for Channel {
     }
 }
 
-/// An error of TLS itself in the words of an operator: with TLS 1.3 a refused certificate is told with the first answer.
-/// The end of the connection is the same with TLS's farewell and without: an answer that is cut off has no end.
+/// An error of TLS itself in the words of an operator: with TLS 1.3 the refusal of a certificate comes in place of the
+/// first answer. The end of the connection means the same with `close_notify` and without it: an answer that is cut off
+/// is incomplete in any case.
 fn in_words(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return io::Error::new(error.kind(), "it has ended the connection");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::GONE;
 
-/// A server whose announcement is old enough is watched for so long: it would have made another one.
+/// How long a server with an old announcement is watched: if it lived, it would make another one in this time.
 const WATCHED: Duration = Duration::from_secs(3);
 
 /// A watch over the server that has the name.
@@ -25,14 +25,15 @@ pub struct Claim {
 pub enum Holder {
     /// It has announced itself while it was watched.
     Beats,
-    /// It has not for this time.
+    /// It has not announced itself for this time.
     Silent(Duration),
     /// It is gone, and its name may be taken.
     Gone,
 }
 
 impl Claim {
-    /// Another server has the name. Its announcement has this age by Redis's clock, which may have been set meanwhile.
+    /// Notes that another server has the name, and returns what is known of that server. Its announcement has the age
+    /// `age` by Redis's clock, which may have been set in the meantime.
     pub fn watch(
         &mut self,
         holder: &str,
@@ -55,7 +56,7 @@ impl Claim {
         }
     }
 
-    /// The name is this server's.
+    /// Notes that the name is this server's.
     pub fn is_ours(&mut self) {
         self.holder = None;
     }
@@ -80,7 +81,7 @@ mod tests {
             claim.watch("a", "2", Duration::ZERO, after(19)),
             Holder::Silent(Duration::from_secs(9))
         );
-        // Another one has taken it meanwhile.
+        // Another server has taken the name.
         assert_eq!(
             claim.watch("b", "1", Duration::ZERO, after(20)),
             Holder::Silent(Duration::ZERO)

@@ -1,7 +1,7 @@
 //! The room's clock, as this server knows it by the answers to its announcements.
 //!
-//! A line is written with the time at which it was said, and not with its age: a request may wait in the kernel while the
-//! network is cut or Redis stands still, and its lines would seem younger than they are by as long.
+//! A line is written with the time at which it was said, and not with its age. A request may wait in the kernel while
+//! the network is cut or Redis stands still, and with an age its lines would seem younger by the length of that wait.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,15 @@ pub struct Clock {
     opened: Instant,
     /// The room's time at `opened`, in ms.
     offset: Option<i64>,
-    /// By how much it may be too large, in ms.
+    /// By how much the offset may be too large, in ms.
     error: i64,
     answers: u32,
 }
 
-/// An answer that took longer does not tell the room's time, in ms: another question is asked. Most networks take less.
+/// The longest wait for an answer that still tells the room's time, in ms. After a longer wait another question is
+/// asked. Most networks take less.
 const ROUGH: i64 = 100;
-/// So many answers are waited for at most, where each takes long.
+/// The most answers that are waited for, if each takes long.
 const ANSWERS: u32 = 3;
 
 impl Clock {
@@ -25,13 +26,14 @@ impl Clock {
         Self { opened: Instant::now(), offset: None, error: 0, answers: 0 }
     }
 
-    /// The room's time was this at some moment between the question and its answer. An answer that took long says little, and
-    /// changes nothing, unless the room's clock was set meanwhile.
+    /// Takes an answer: the room's time was `time` at some moment between the question and its answer. An answer that
+    /// took long says little, and changes nothing, unless the room's clock was set in between.
     pub fn answered(&mut self, time: i64, asked: Instant, answered: Instant) {
         // A false Redis may say anything.
         let time = time.clamp(0, 1 << 53);
         let (least, most) = (time - self.since(answered), time - self.since(asked));
-        // A line seems rather younger than it is: older than a server, it would not be shown there.
+        // The largest offset that the answer allows, so that a line seems younger rather than older: a line that seems
+        // older than a server would not be shown there.
         let offset = self.offset.map_or(most, |offset| offset.clamp(least, most));
         let before = self.offset.map_or(i64::MAX, |before| self.error - (before - offset));
         self.error = before.clamp(0, offset - least);
@@ -39,13 +41,13 @@ impl Clock {
         self.answers = self.answers.saturating_add(1);
     }
 
-    /// Whether another answer is worth its time before a line is written: Redis may have stood still before this one, and
-    /// lines would seem younger than they are by as long.
+    /// Whether another answer is worth its time before a line is written: Redis may have stood still before this one,
+    /// and lines would seem younger by the length of that pause.
     pub fn is_rough(&self) -> bool {
         self.error > ROUGH && self.answers < ANSWERS
     }
 
-    /// The room's time of a moment here, in ms; never before its beginning, of which a clock that was not set yet is short.
+    /// The room's time of a moment here, in ms. It is never negative: the clock of Redis may not have been set yet.
     pub fn at(&self, when: Instant) -> i64 {
         (self.offset.unwrap_or(0) + self.since(when)).max(0)
     }

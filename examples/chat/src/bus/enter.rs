@@ -8,8 +8,9 @@
 //!    +-- the next Sentinel, if this one does not answer, does not know, or names one that is none (any more)
 //! ```
 //!
-//! Sentinels are asked at each connection, so that the one after a failover leads to the new master. One of them may not know
-//! of the failover yet: then the server that it names says in its answer to ROLE that it is a replica, or does not answer.
+//! Sentinels are asked at each connection, so that the first connection after a failover leads to the new master. A
+//! Sentinel may not know of the failover yet: then the server that it names says in its answer to ROLE that it is a
+//! replica, or does not answer.
 //!
 //! The crate `redis` has clients for Sentinels and for TLS of its own. They keep answers of any size and wait for them without
 //! a deadline for the whole, which [`Wire`] does not.
@@ -145,7 +146,7 @@ fn log_in(
     if let Some(user) = user {
         login.arg(user);
     }
-    // A user that needs none is taken with any.
+    // A user that needs no password is accepted with any.
     login.arg(password.unwrap_or_default());
     login.exec(wire).map_err(|error| {
         let advice = match error.code() {
@@ -164,7 +165,7 @@ fn cannot_use(at: &str, is_tls: bool, error: &RedisError) -> String {
             "; give its password by --bus-password-file, or the user as well: redis://USER@HOST"
         }
         Some("NOPERM") => "; docs/operations.md has the rule of ACL that suffices",
-        // As Redis does when it waits for the handshake of TLS.
+        // Redis ends a connection like this when it waits for a handshake of TLS.
         _ if error.is_connection_dropped() && !is_tls => {
             "; if it speaks TLS there, write rediss://"
         }

@@ -24,10 +24,10 @@ pub struct Entry {
 pub enum What {
     /// A line to all.
     Say { name: String, text: String },
-    /// A line to the member `to`, who was called `shown`, at the server with the identifier `at`, which is called `tag`. The
-    /// last one is not written: that server knows it.
+    /// A line to the member `to`, who was called `shown`, at the server with the identifier `at`, which is called `tag`.
+    /// `tag` is not written: that server knows its own name.
     Tell { from: Who, name: String, to: Who, shown: String, at: String, tag: String, text: String },
-    /// News of a member: that it has joined, say. `now` is its name from now on; none if it has left.
+    /// News of a member: that it has joined, for example. `now` is its name from now on; `None` if it has left.
     News { member: Id, name: String, text: String, now: Option<String> },
     /// A line of the server itself to a member of another one: that a member is not there any more.
     Note { to: Who, at: String, text: String },
@@ -35,7 +35,7 @@ pub enum What {
     End { heard: String },
 }
 
-/// The largest number: that of Redis's scripts.
+/// The largest number of an entry: Redis's scripts cannot count further.
 const NUMBERS: u64 = 1 << 53;
 
 /// The fields of an entry, as Redis has them.
@@ -79,7 +79,7 @@ impl What {
         fields
     }
 
-    /// The one server that it is for; none if it is for all.
+    /// The one server that it is for; `None` if it is for all.
     pub fn at(&self) -> Option<&str> {
         match self {
             Self::Tell { at, .. } | Self::Note { at, .. } => Some(at),
@@ -87,7 +87,7 @@ impl What {
         }
     }
 
-    /// The line so that its author can send it again, shortened.
+    /// The line in the form in which its author can send it again, shortened.
     pub fn quote(&self) -> String {
         match self {
             Self::Say { text, .. } => quoted(text),
@@ -98,8 +98,8 @@ impl What {
 }
 
 impl Entry {
-    /// None for any other entry: every client of Redis can write to the stream. The caller has to clean the texts before
-    /// they are shown.
+    /// Reads an entry. Returns `None` for any other one: every client of Redis can write to the stream. The caller has
+    /// to clean the texts before they are shown.
     pub fn from_fields(fields: &Fields) -> Option<Self> {
         let text = |field: &str| {
             fields.get(field.as_bytes()).map(|bytes| clean(bytes)).unwrap_or_default()

@@ -12,23 +12,23 @@ use std::fmt::Write as _;
 
 /// Servers that are remembered. Each start is a new server, so this covers a long time.
 const SERVERS: usize = 1_000;
-/// Gaps of one sender that it is told of. More of them become one.
+/// The most gaps of one sender that it is told of. If there are more, the oldest two become one.
 const GAPS: usize = 8;
 
 /// The numbers of the other servers' lines.
 #[derive(Debug, Default)]
 pub struct Heard {
     senders: HashMap<String, Sender>,
-    /// Counts what was heard, to find the sender that was not heard for the longest time.
+    /// Counts the lines that were heard, to find the sender that was silent for the longest time.
     turn: u64,
 }
 
 #[derive(Debug, Default)]
 struct Sender {
-    /// All up to here was shown, or is known to be lost, or was said before this server started.
+    /// All lines up to this number were shown, or are known to be lost, or were said before this server started.
     last: u64,
     gaps: Vec<Gap>,
-    /// A line of it was read, and its number was not only taken over from Redis.
+    /// Whether a line of it was read. If not, `last` was only taken over from Redis.
     was_read: bool,
     turn: u64,
 }
@@ -63,12 +63,14 @@ impl Heard {
             return Number::New;
         }
         sender.miss(gap);
-        // The first ones may have been said before this server started. Their sender knows whether it had to hear them.
+        // The first lines may have been said before this server started. Their sender knows whether this server had to
+        // hear them.
         if was_read { Number::After(gap) } else { Number::New }
     }
 
-    /// The stream has been read up to a place at which Redis knew these last numbers. Returns the gaps: lines of known
-    /// senders that were not read. Those of senders that were not read at all are only known to them.
+    /// Notes that the stream has been read up to a place at which Redis knew these last numbers. Returns the gaps: lines
+    /// of known senders that were not read. The gaps of a sender of which no line was read are known to that sender
+    /// alone.
     pub fn has_read_up_to<'a>(
         &mut self,
         numbers: impl IntoIterator<Item = (&'a str, u64)>,
@@ -97,7 +99,8 @@ impl Heard {
         numbers.len() == SERVERS || numbers.into_iter().all(has_read)
     }
 
-    /// The news for these servers: `SERVER:LAST`, and with lines that are missing, `SERVER:LAST:FROM-TO:FROM-TO`.
+    /// The acknowledgements for these servers: `SERVER:LAST`, and with lines that are missing,
+    /// `SERVER:LAST:FROM-TO:FROM-TO`.
     pub fn acknowledgements<'a>(&self, servers: impl IntoIterator<Item = &'a str>) -> String {
         let mut text = String::new();
         for server in servers {
@@ -139,7 +142,7 @@ impl Sender {
     }
 }
 
-/// The lines of another server that a server has heard, as it has announced them: the last number, and the gaps.
+/// The lines of `server` that another server has heard, as that one has announced them: the last number, and the gaps.
 pub fn acknowledged(text: &str, server: &str) -> Option<(u64, Vec<Gap>)> {
     let numbers = text.split(' ').find_map(|word| word.strip_prefix(server)?.strip_prefix(':'))?;
     let mut parts = numbers.split(':');
@@ -158,7 +161,7 @@ mod tests {
     #[test]
     fn each_number_is_new_once_and_a_missing_one_is_a_gap() {
         let mut heard = Heard::default();
-        // Of lines before the first one of a sender, the sender judges.
+        // Whether the lines before the first one are lost, their sender decides.
         assert_eq!(heard.hear("a", 7), Number::New);
         assert_eq!(heard.hear("a", 8), Number::New);
         assert_eq!(heard.hear("a", 7), Number::Again);
@@ -191,7 +194,8 @@ mod tests {
         let mut heard = Heard::default();
         assert_eq!(heard.has_read_up_to([("a", 5)]), []);
         assert_eq!(heard.acknowledgements(["a"]), " a:5:1-5");
-        // Its next line may have been said before, and is no gap for the members here.
+        // The next line of a sender whose lines were not read yet may follow lines from before this server's start. For
+        // the members here that is no gap.
         assert_eq!(heard.hear("a", 8), Number::New);
         assert_eq!(heard.acknowledgements(["a"]), " a:8:1-7");
         assert!(

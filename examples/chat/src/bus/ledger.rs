@@ -1,5 +1,5 @@
-//! The lines of this server and the other servers, held against each other: each thing that is learned of another server
-//! settles lines, and may be something to tell their authors.
+//! The lines of this server, compared with what the other servers have: news of another server settles lines, and may be
+//! something to tell their authors.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -19,8 +19,8 @@ impl Ledger {
         Self { own, lines, others: Others::default() }
     }
 
-    /// Takes note of an answer of Redis: the last number that it has of this server, and what the others have heard. None if
-    /// that number is not true.
+    /// Takes note of an answer of Redis: the last number that it has of this server, and what the others have heard.
+    /// Returns `None` if that number cannot be true.
     #[must_use]
     pub fn answered<'a>(
         &mut self,
@@ -53,7 +53,7 @@ impl Ledger {
         (looked, told)
     }
 
-    /// A server has ended, and has heard so much. None if it was not there.
+    /// Notes that a server has ended, and what it had heard. Returns `None` if it was not there.
     pub fn end(&mut self, id: &str, heard: &str) -> Option<Vec<Told>> {
         let mut told = self.miss([(id, heard)]);
         let other = self.others.end(id)?;
@@ -87,7 +87,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// A server, one other called b, and a time.
+    /// A server called a, another one called b, and a time.
     struct Pair {
         ledger: Ledger,
         now: Instant,
@@ -177,7 +177,7 @@ mod tests {
         assert!(pair.ledger.lines.are_done());
         // Nobody is told of them later.
         assert_eq!((0..60).flat_map(|_| pair.beat(false)).collect::<Vec<_>>(), []);
-        // It has no line that was not said.
+        // Redis cannot have a line that was not said.
         assert!(!pair.ledger.lines.redis_has(3, pair.now));
     }
 
@@ -190,7 +190,7 @@ mod tests {
         pair.b_has("1-0 a:2");
         pair.redis_has(1);
         assert_eq!(pair.waiting(), [2, 3, 4]);
-        // The other server knows what it has, also if Redis does not know it any more.
+        // The other server knows what it has, even if Redis does not know it any more.
         pair.b_has("0-0");
         pair.redis_has(4);
         assert_eq!(pair.b_has("9-0 a:4"), []);
@@ -263,12 +263,12 @@ mod tests {
     #[test]
     fn a_server_is_waited_for_from_its_first_announcement_on() {
         let mut pair = Pair::new();
-        // It has said nothing of what it has heard, and other hands take the line from the stream.
+        // b has not announced what it has heard, and somebody else removes the line from the stream.
         pair.say(1, "x");
         pair.redis_has(1);
         assert!(!pair.ledger.lines.are_done());
         assert_eq!(pair.b_has("1-0 a:1:1-1"), [told(1, "x", "bee")]);
-        // Or it never says anything.
+        // Or b never announces anything.
         pair.say(2, "y");
         pair.redis_has(2);
         let gone: Vec<Told> = (0..12).flat_map(|_| pair.beat(false)).collect();

@@ -14,8 +14,9 @@
 //! A line has a number. Redis knows the last one that it has; if that is less than it was before, the lines after it wait
 //! again. So nothing is remembered about single writes, and each of them may be done twice.
 //!
-//! A line is for each server that had started when it was said, also for one that this server learns of later. So it has an
-//! author as long as it is kept, whatever has arrived where: the other server may miss it.
+//! A line is for each server that had started when it was said, also for one that this server learns of later. So a line
+//! keeps its author as long as it is kept, even if it has arrived at all known servers: one that is learned of later may
+//! lack it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -25,8 +26,9 @@ use super::heard::Gap;
 use super::others::{Other, Others};
 use crate::room::Who;
 
-/// A line stays so long after it was appended, if there is room, to be written again when Redis has lost it: for a server
-/// that has just started and is not known yet, and for one that is cut off, as long as the stream is kept for it.
+/// How long a line is kept after it was appended, if there is room, so that it can be written again when Redis has lost
+/// it: for a server that has just started and is not known yet, and for one that is cut off. The stream is kept for such
+/// a server for about as long.
 const KEPT: Duration = Duration::from_secs(300);
 
 /// The lines that are kept, in the order of their numbers, without a gap.
@@ -36,7 +38,8 @@ pub struct Lines {
     last: u64,
     /// Redis has the lines up to this one.
     appended: u64,
-    /// The lines up to this one have arrived. Later ones may have as well: a private line waits for one server alone.
+    /// The lines up to this one have arrived. Later ones may have arrived as well: a private line waits for one server
+    /// alone.
     arrived: u64,
     most: usize,
     patience: Duration,
@@ -53,7 +56,7 @@ pub struct Line {
     wait: Wait,
 }
 
-/// The wait for the other servers.
+/// The state of the wait for the other servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
     Open,
@@ -79,7 +82,7 @@ impl Lines {
         Self { kept, last: 0, appended: 0, arrived: 0, most, patience }
     }
 
-    /// Adds a line. False if too many are kept already.
+    /// Adds a line. Returns false if too many are kept already.
     pub fn say(&mut self, from: Option<Who>, what: What, now: Instant) -> bool {
         if self.kept.len() >= self.most {
             self.forget(None, now);
@@ -120,8 +123,8 @@ impl Lines {
         self.arrived >= self.last
     }
 
-    /// Redis has the lines of this server up to a number. It may be less than before, when Redis has lost the last of them,
-    /// and more, when an answer was lost. False if no such line was said.
+    /// Notes that Redis has the lines of this server up to a number. It may be less than before, when Redis has lost the
+    /// last of them, and more, when an answer was lost. Returns false if no such line was said.
     #[must_use]
     pub fn redis_has(&mut self, number: u64, now: Instant) -> bool {
         if number > self.last {
@@ -152,11 +155,12 @@ impl Lines {
                 line.wait = Wait::GivenUp;
             }
         }
-        // A line that Redis did not take is not written late: an old line does not come as a new one. So its number is a gap.
+        // A line that Redis did not take in time is not written any more, because an old line would seem new. So its
+        // number is a gap.
         if late > appended {
             self.appended = self.base() - 1 + late as u64;
             self.arrived = self.arrived.max(self.appended);
-            // One that had arrived may be lacking at a server that was not known then.
+            // A line that had arrived may be missing at a server that was not known at that time.
             let late = self.kept.drain(..late);
             let late = late.filter(|line| line.wait != Wait::Arrived || !line.is_at_all(others));
             told.extend(late.filter_map(|mut line| line.tell("")));
@@ -168,13 +172,14 @@ impl Lines {
     /// Takes note of the lines that all have.
     fn acknowledge(&mut self, others: &Others) {
         let open = self.index_after(self.arrived)..self.index_after(self.appended);
-        // Each server has its lines in their order: the first one to all that has not arrived is the last one to be looked at.
+        // Each server hears the lines in their order. So after a line to all that some server lacks, no other line to
+        // all is at all servers.
         let mut lacks = false;
         for line in self.kept.range_mut(open.start.min(open.end)..open.end) {
             let has_arrived = line.wait == Wait::Arrived
                 || match line.what.at() {
                     None => !lacks && others.all_have(line),
-                    // Nobody waits for one that has no author, or whose author was told.
+                    // Nobody waits for a private line that has no author, or whose author was told.
                     Some(at) => {
                         others.has(at, line.number) || line.from.is_none() && !others.awaits(at)
                     }
@@ -189,7 +194,7 @@ impl Lines {
         self.arrived = self.arrived.max(self.base() - 1) + arrived as u64;
     }
 
-    /// A server is known from now on: lines that had arrived at all others wait for it.
+    /// Notes a server that was not known: lines that had arrived at all others now wait for it.
     pub fn wait_for(&mut self, other: &Other) {
         let after = self.index_after(other.heard);
         let lacks = |line: &&mut Line| {
@@ -202,7 +207,8 @@ impl Lines {
         }
     }
 
-    /// Lines did not arrive at a server. One that was said before it started was not for it.
+    /// Notes that lines did not arrive at a server, and returns their authors. A line that was said before the server
+    /// started was not for it.
     pub fn miss(&mut self, gap: Gap, server: &Other) -> Vec<Told> {
         let range = self.index_after(gap.from.saturating_sub(1))..self.index_after(gap.to);
         let lines = self.kept.range_mut(range.start.min(range.end)..range.end);
@@ -211,7 +217,8 @@ impl Lines {
         lines.filter_map(|line| line.tell(&server.tag)).collect()
     }
 
-    /// A server is gone: the authors of the lines that it does not have are told. They may still reach it, if it comes back.
+    /// Notes that a server is gone, and returns the authors of the lines that it does not have. It may still get them,
+    /// if it comes back.
     pub fn lose(&mut self, other: &Other) -> Vec<Told> {
         let after = self.index_after(other.heard);
         let lost = |line: &&mut Line| match line.what.at() {
@@ -222,15 +229,15 @@ impl Lines {
         lines.filter_map(|line| line.tell(&other.tag)).collect()
     }
 
-    /// This server stops: the authors of all lines that not all have are told.
+    /// Gives up, because this server stops: returns the authors of all lines that not all have.
     pub fn give_up(&mut self) -> Vec<Told> {
         let after = self.index_after(self.arrived);
         let lines = self.kept.range_mut(after..).filter(|line| line.wait != Wait::Arrived);
         lines.filter_map(|line| line.tell("")).collect()
     }
 
-    /// Forgets what has arrived: all that is old, and the rest where room is needed. A line that Redis has lost, or that a
-    /// server lacks which has come since, is not old.
+    /// Forgets lines that have arrived: the old ones, and younger ones where room is needed. A line does not count as
+    /// old if Redis has lost it, or if a server lacks it that has come since it arrived.
     fn forget(&mut self, others: Option<&Others>, now: Instant) {
         while let Some(line) = self.kept.front() {
             let (is_done, is_appended) = match line.wait {
@@ -257,12 +264,12 @@ impl Lines {
 }
 
 impl Line {
-    /// Whether no server lacks it, also of those that have come since it arrived.
+    /// Whether all servers have it, including those that have come since it arrived.
     fn is_at_all(&self, others: &Others) -> bool {
         self.what.at().is_some() || others.all_have(self)
     }
 
-    /// Its author is told that it may not have arrived; of each line once.
+    /// Returns its author, to be told that the line may not have arrived; once for each line.
     fn tell(&mut self, server: &str) -> Option<Told> {
         let to = self.from.take()?;
         Some(Told { to, quote: self.what.quote(), server: server.to_owned() })

@@ -37,7 +37,7 @@ pub enum Side {
     Reader = 1,
 }
 
-/// Takes note of whether a side works.
+/// A function that takes note of whether a side works.
 pub type Report<'a> = dyn Fn(Result<(), &RedisError>) + 'a;
 
 struct Health {
@@ -45,10 +45,11 @@ struct Health {
     told: News,
     /// When both sides last worked; at first, the start.
     since: Instant,
-    /// Why they do not work now: the last error, for the operator; and the one that was shown, and when.
+    /// Why they do not work now: the last error, for the operator. `shown` is the error that was shown, and when.
     why: String,
     shown: (String, Instant),
-    /// The runs of Redis that they are connected to, empty if they are not; and since when they are two.
+    /// The runs of Redis that the two sides are connected to, empty for a side that is not. `apart` is since when they
+    /// differ.
     runs: [String; 2],
     apart: Option<Instant>,
 }
@@ -76,7 +77,7 @@ impl Link {
         Self { address, room, queue, health: Arc::new(Mutex::new(health)) }
     }
 
-    /// For how long the other servers cannot be reached, and the last reason; none if they can.
+    /// For how long the other servers cannot be reached, and the last reason; `None` if they can.
     pub fn cut_off(&self) -> Option<CutOff> {
         let health = self.health.lock();
         let cut_off = || CutOff { time: health.since.elapsed(), why: health.why.clone() };
@@ -109,7 +110,8 @@ impl Link {
         }
     }
 
-    /// Fails if the two sides are at two Redises for some time: after a failover one of them may still reach the old one.
+    /// Fails if the two sides have been connected to two different Redises for some time: after a failover one of them
+    /// may still reach the old one.
     pub fn check_runs(&self) -> RedisResult<()> {
         const TIME: Duration = Duration::from_secs(5);
         let mut health = self.health.lock();
@@ -124,8 +126,8 @@ impl Link {
         }
     }
 
-    /// Tells authors which of their lines may not have arrived, and where. The bus waits for crowded outboxes meanwhile, but
-    /// not so long that it would be taken for gone: then an author is told of many lines at once.
+    /// Tells authors which of their lines may not have arrived, and where. In between the bus waits for crowded
+    /// outboxes, but not so long that it would be taken for gone: after that an author is told of many lines at once.
     pub fn tell(&self, told: &[Told]) {
         /// Notices between looks at the outboxes, and how long each look waits for those that are crowded.
         const AT_ONCE: usize = 50;
@@ -159,10 +161,10 @@ impl Link {
         }
     }
 
-    /// Announces that the bus is lost or back, once for both sides. Only the operator learns the address and the error, and
-    /// also that there is another error now.
+    /// Announces that the bus is lost or back, once for both sides. Only the operator learns the address and the error,
+    /// and also learns when the error changes.
     fn set_health(&self, side: Side, now: Result<(), &RedisError>) {
-        /// Two sides may fail for two reasons, again and again.
+        /// The least time between two reasons: the sides may fail for different reasons, again and again.
         const BETWEEN_REASONS: Duration = Duration::from_secs(10);
         let mut health = self.health.lock();
         if health.works == [true; 2] {
@@ -206,7 +208,7 @@ impl Link {
     }
 }
 
-/// A part of a line: Redis repeats words of a command, and others may say anything.
+/// Cuts a part of a line: Redis repeats words of a command, and others may say anything.
 fn cut(text: &str) -> String {
     match text.char_indices().nth(500) {
         Some((end, _)) => format!("{}..", &text[..end]),

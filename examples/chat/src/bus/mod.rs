@@ -11,8 +11,8 @@
 //! between them: each counts its lines, and keeps them until all others have acknowledged them. Redis is a pipe that may
 //! lose what it has confirmed. The protocol, its reasons and its limits are in `DESIGN.md` of this program.
 //!
-//! Read it in this order: `lines.rs` (the states of a line), `heard.rs`, `others.rs`, `ledger.rs` and `place.rs` (which hold
-//! them against each other), `store.rs` with the scripts, `writer.rs`, `reader.rs`.
+//! Read it in this order: `lines.rs` (the states of a line), `heard.rs`, `others.rs`, `ledger.rs` (which compares them),
+//! `place.rs`, `store.rs` with the scripts, `writer.rs`, `reader.rs`.
 //!
 //! Members elsewhere are always called `name@server`, so that servers need not agree about names. Answers of Redis are
 //! bounded before they are kept (`wire.rs`). The address and the password are hidden from the members (`access.rs`).
@@ -90,7 +90,7 @@ impl fmt::Display for Remote {
 pub struct Elsewhere {
     /// As `name@server`, sorted.
     pub names: Vec<String>,
-    /// If they cannot be reached now.
+    /// Set if they cannot be reached now.
     pub cut_off: Option<CutOff>,
 }
 
@@ -139,15 +139,15 @@ impl Bus {
         Ok(Self { queue, link })
     }
 
-    /// Refuses a name that a running server of the room has. Where Redis does not answer, or the server that had the name does
-    /// not announce itself any more, this one starts, and takes the name later.
+    /// Refuses a name that a running server of the room has. If Redis does not answer, or if the server that had the
+    /// name does not announce itself any more, this server starts, and takes the name later.
     pub fn check_name(options: &BusOptions) -> Result<(), Failure> {
-        /// No start waits for longer: the system's resolver takes what time it likes.
+        /// The longest wait of a start: the system's resolver takes what time it likes.
         const TIME: Duration = Duration::from_secs(5);
         let Some(tag) = options.server.clone() else { return Ok(()) };
         let (address, (send, receive)) = (options.address.clone(), mpsc::channel());
         let watch = move || {
-            // Nobody waits for it any more, perhaps.
+            // An error is ignored: nobody may wait for it any more.
             let _ = send.send(is_taken(&address, &tag).then(|| {
                 Failure::Other(format!(
                     "another server of {address} is called {tag}, and it is running: give this one another \
@@ -225,9 +225,9 @@ impl Relay {
         self.push(from, What::Tell { from, name, to, shown, at, tag, text })
     }
 
-    /// Relays news of a member: that it has joined, say. `now` is its name from now on, and none if it has left: other
-    /// servers can address it by that at once, without the next announcement. If the news are lost, nobody is told: they
-    /// have no author, and the announcement makes the others' lists right.
+    /// Relays news of a member: that it has joined, for example. `now` is its name from now on, and `None` if it has
+    /// left: other servers can address it by that name at once, without the next announcement. If the news is lost,
+    /// nobody is told: they have no author, and the announcement makes the others' lists right.
     pub fn announce(&self, member: Id, name: &str, news: &str, now: Option<&str>) {
         let (name, text, now) = (name.to_owned(), news.to_owned(), now.map(str::to_owned));
         self.queue.push(None, What::News { member, name, text, now });
@@ -264,7 +264,7 @@ impl Relay {
         Elsewhere { names, cut_off }
     }
 
-    /// The error says why the line is refused, to be followed by the line.
+    /// Queues an entry. The error says why the line is refused; the caller adds the line.
     fn push(&self, from: Who, what: What) -> Result<(), String> {
         if self.queue.push(Some(from), what) {
             return Ok(());

@@ -15,9 +15,9 @@ use crate::name::{check_name, normal};
 pub struct BusArguments {
     /// Share the room with other servers, through a Redis that all of them reach: redis://HOST:PORT/ROOM,
     /// rediss://HOST:PORT/ROOM for TLS, redis+unix:///PATH/ROOM for a Unix socket, or
-    /// redis+sentinel://HOST:PORT,HOST:PORT/MASTER/ROOM (rediss+sentinel:// for TLS) for the master that Sentinels know. USER@ before the host logs in
-    /// as a user of its ACL, and the number of a database may stand before /ROOM. Without this option and --bus-file it is
-    /// the value of CHAT_BUS in the environment
+    /// redis+sentinel://HOST:PORT,HOST:PORT/MASTER/ROOM (rediss+sentinel:// for TLS) for the master that Sentinels know.
+    /// USER@ before the host logs in as a user of its ACL, and the number of a database may stand before /ROOM. Without
+    /// this option and --bus-file it is the value of CHAT_BUS in the environment
     #[arg(long, value_name = "redis://HOST:PORT/ROOM")]
     pub(super) bus: Option<String>,
     /// A file that has the address of the bus in it, which may be redis://USER:PASSWORD@HOST:PORT/ROOM. It is read again at
@@ -36,11 +36,12 @@ pub struct BusArguments {
     #[arg(long, value_name = "FILE")]
     pub(super) bus_sentinel_password_file: Option<PathBuf>,
     /// A file with the certificates to trust where the bus has TLS, in PEM: those of authorities, or the server's own.
-    /// Without it those that this system trusts. This file and those of the next options are read again at each connection
+    /// Without it, those that this system trusts. This file and those of the next options are read again at each
+    /// connection
     #[arg(long, value_name = "FILE")]
     bus_ca: Option<PathBuf>,
-    /// The name that certificates of the bus have to be for [default: the host of the address, or the one that the Sentinels
-    /// say]
+    /// The name that certificates of the bus must have [default: the host of the address, or the one that the Sentinels
+    /// name]
     #[arg(long, value_name = "NAME")]
     bus_tls_name: Option<String>,
     /// This server's certificate for the bus and those of its issuers, in PEM, for a Redis that asks for one, as it does
@@ -50,7 +51,7 @@ pub struct BusArguments {
     /// The key of that certificate, in PEM
     #[arg(long, value_name = "FILE", requires = "bus_tls_cert")]
     bus_tls_key: Option<PathBuf>,
-    /// The name of this server there: its members are NAME@SERVER [default: four random digits]
+    /// The name of this server in the room: its members are NAME@SERVER [default: four random digits]
     #[arg(long, value_name = "SERVER", value_parser = server_name)]
     server: Option<String>,
     /// How long a line waits for a lost Redis before its sender is told, in seconds: 2 at least
@@ -58,10 +59,11 @@ pub struct BusArguments {
     bus_wait: Duration,
     /// About how many lines Redis keeps for servers that are cut off or slow. At 200 lines a second 10,000 are 50
     /// seconds; each takes some 200 bytes of Redis's memory, and its text. All servers of a room should have the same
+    /// number
     #[arg(long, value_name = "LINES", default_value = "10000", value_parser = common::count)]
     bus_length: usize,
-    /// How many lines of this server wait for the others; at more the sender is told at once. At 200 lines a second 10,000
-    /// are 50 seconds; each takes some 300 bytes of this server's memory, and its text of at most 8 KiB
+    /// How many lines of this server may wait for the others; beyond that the sender is told at once. At 200 lines a
+    /// second 10,000 are 50 seconds; each takes some 300 bytes of this server's memory, and its text of at most 8 KiB
     #[arg(long, value_name = "LINES", default_value = "10000", value_parser = common::count)]
     bus_queue: usize,
 }
@@ -70,7 +72,7 @@ pub struct BusArguments {
 #[derive(Clone)]
 pub struct BusOptions {
     pub address: BusAddress,
-    /// The name of this server; none is a random one.
+    /// The name of this server; `None` for a random one.
     pub server: Option<String>,
     /// How long a line may take to reach the others before its author is told.
     pub wait: Duration,
@@ -98,7 +100,7 @@ impl BusArguments {
         }))
     }
 
-    /// An option that says nothing without a bus, and its meaning.
+    /// An option that has no effect without a bus, and its meaning.
     fn for_a_bus(&self) -> Option<(&'static str, &'static str)> {
         let opens = "opens the Redis of a bus";
         [
@@ -113,7 +115,7 @@ impl BusArguments {
         .find_map(|(is_given, option, does)| is_given.then_some((option, does)))
     }
 
-    /// The options of TLS, which are those of a client; whether there is any, the address says.
+    /// The options of TLS, which are those of a client. The address says whether TLS is used.
     pub(super) fn tls(&self) -> ClientTls {
         ClientTls {
             tls: true,
@@ -125,8 +127,8 @@ impl BusArguments {
     }
 }
 
-/// Other servers acknowledge a line within a second or so. With less than twice that the authors would be told of lines that
-/// everybody has.
+/// Reads the time of `--bus-wait`. Other servers acknowledge a line within a second or so. With less than twice that the
+/// authors would be told of lines that everybody has.
 fn bus_wait(text: &str) -> Result<Duration, String> {
     const LEAST: Duration = Duration::from_secs(2);
     match common::seconds(text)? {

@@ -5,7 +5,7 @@
 //!                   +--its end is read--> ended
 //! ```
 //!
-//! Only time in which this server could look is counted, so that nobody is gone because Redis was.
+//! Only the time in which this server could look is counted, so that no server seems gone because Redis was.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -21,7 +21,8 @@ use crate::room::Id;
 const SERVERS: usize = 1_000;
 const ID_BYTES: usize = 64;
 const MEMBERS: usize = 100_000;
-/// News of its members that are remembered of one server, until its next announcement: ten seconds of a crowd's arrival.
+/// The most news of its members that are remembered of one server, until its next announcement: ten seconds of a crowd's
+/// arrival.
 const NEWS: usize = 1_000;
 
 /// The other servers, by their identifiers.
@@ -38,27 +39,27 @@ pub struct Other {
     pub tag: String,
     /// It has all lines of this server up to this number.
     pub heard: u64,
-    /// When it started: lines that were said before are not for it. None until its first announcement is seen.
+    /// When it started: lines that were said before are not for it. `None` until its first announcement is seen.
     start: Option<Instant>,
     /// When it came, or came back.
     pub since: Instant,
     /// Whether it was ever taken for live.
     pub was_live: bool,
     members: Vec<(Id, String)>,
-    /// The number of its last line when it announced these members; none before the first.
+    /// The number of its last line when it announced these members; `None` before the first.
     version: Option<u64>,
     /// The news of its members in its later lines: the number of the line, the member, and its name from now on.
     news: VecDeque<(u64, Id, Option<String>)>,
-    /// Its last announcement counted so far. A Redis that has lost its last data shows an earlier one.
+    /// Its last announcement counted so far. A Redis that has lost its newest data shows an earlier one.
     beat: u64,
-    /// For how long it has not changed.
+    /// For how long `beat` has not changed.
     silent: Duration,
     state: State,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Its first announcement that is seen is some seconds old: it may be the last of one that was killed.
+    /// The first announcement that was seen is some seconds old: it may be the last one of a server that was killed.
     Seen,
     Live,
     Gone,
@@ -104,11 +105,11 @@ impl Others {
             }
             other.beat = record.beat;
             other.silent = Duration::ZERO;
-            // A request that was delayed makes it seem younger.
             if !other.was_live || other.start.is_none() {
                 looked.came.push(id.clone());
             }
-            // An announcement that seems old was made before Redis's clock was set: it says nothing of the start.
+            // The earliest start counts, because a request that was delayed makes the server seem younger. An
+            // announcement that seems old was made before Redis's clock was set, and says nothing of the start.
             let start = if record.age(time) > GONE { now } else { record.start(time, now) };
             other.start = Some(other.start.map_or(start, |known| known.min(start)));
             match other.state {
@@ -127,7 +128,7 @@ impl Others {
         for (id, other) in &mut self.servers {
             other.silent += since_last.min(2 * BEAT);
             if other.silent > GONE && other.is_there() {
-                // Nobody here has taken one for live that did not beat once.
+                // A server that has never beaten was never taken for live here.
                 let gone = if other.was_live { &mut looked.gone } else { &mut looked.faded };
                 gone.push(id.clone());
                 other.state = State::Gone;
@@ -143,7 +144,7 @@ impl Others {
 
     fn see(&mut self, id: &str, record: Record, time: u64, now: Instant, looked: &mut Looked) {
         let age = record.age(time);
-        // One that was killed long ago has an announcement still.
+        // A server that was killed long ago still has an announcement.
         if age > GONE {
             return;
         }
@@ -155,7 +156,7 @@ impl Others {
         }
     }
 
-    /// A line of a server was read, which may be sooner than its announcement.
+    /// Notes that a line of a server was read, which may be sooner than its announcement.
     pub fn meet(&mut self, id: &str, tag: &str, now: Instant) {
         if !self.servers.contains_key(id) {
             self.add(id, tag.to_owned(), 0, State::Live, None, now);
@@ -212,7 +213,8 @@ impl Others {
         }
     }
 
-    /// Learns from news what a member is called from now on, until the next announcement of its server. None: it has left.
+    /// Learns from news what a member is called from now on, until the next announcement of its server. `now` is `None`
+    /// if it has left.
     pub fn learn(&mut self, id: &str, number: u64, member: Id, now: Option<String>) {
         let all: usize = self.servers.values().map(|other| other.members.len()).sum();
         let Some(other) = self.servers.get_mut(id) else { return };
@@ -236,14 +238,14 @@ impl Others {
         for (id, text) in heard {
             let Some(other) = self.servers.get_mut(id) else { continue };
             let (last, missing) = acknowledged(text, own).unwrap_or_default();
-            // A Redis that has lost its last data shows less than it did; the other server has it nevertheless.
+            // A Redis that has lost its newest data shows less than before; the other server has the lines nevertheless.
             other.heard = other.heard.max(last);
             gaps.extend(missing.into_iter().map(|gap| (gap, id.to_owned())));
         }
         gaps
     }
 
-    /// A server has ended.
+    /// Notes that a server has ended. Returns it if it was there.
     pub fn end(&mut self, id: &str) -> Option<&Other> {
         let other = self.servers.get_mut(id)?;
         let was_there = other.is_there();
@@ -255,7 +257,7 @@ impl Others {
         self.servers.get(id)
     }
 
-    /// All that are known, also those that are gone.
+    /// The identifiers of all servers that are known, also of those that are gone.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.servers.keys().map(|id| &**id)
     }
@@ -288,7 +290,8 @@ impl Others {
         self.get(id).is_some_and(|other| other.heard >= number)
     }
 
-    /// The name of a server that has to have a line, and had time enough.
+    /// The name of a server that should have a line by now, and does not; empty if the server of a private line is not
+    /// known any more.
     pub fn still_lacks(&self, line: &Line, now: Instant, patience: Duration) -> Option<&str> {
         let lacks = |other: &&Other| {
             other.heard < line.number && now.duration_since(other.since) > patience
@@ -301,7 +304,7 @@ impl Others {
                 .map(|other| &*other.tag),
             Some(at) => match self.get(at) {
                 Some(other) => Some(other).filter(lacks).map(|other| &*other.tag),
-                // It was gone before.
+                // It is not known any more.
                 None => Some(""),
             },
         }
@@ -358,7 +361,7 @@ impl Record {
         Duration::from_millis(time.saturating_sub(self.time))
     }
 
-    /// When its server started, if it is looked at now, at this time of Redis.
+    /// When its server started. `time` is Redis's time at the moment `now`.
     fn start(&self, time: u64, now: Instant) -> Instant {
         let up = Duration::from_millis(self.uptime).saturating_add(self.age(time));
         now.checked_sub(up).unwrap_or(now)
@@ -379,7 +382,7 @@ mod tests {
         let (mut others, start) = (Others::default(), Instant::now());
         let after = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(look(&mut others, 1, start).changed, ["b"]);
-        // Nobody could look for a minute.
+        // For a minute nobody could look.
         assert_eq!(look(&mut others, 1, after(60)).gone, [""; 0]);
         let gone: Vec<_> = (61..80).flat_map(|at| look(&mut others, 1, after(at)).gone).collect();
         assert_eq!(gone, ["b"]);

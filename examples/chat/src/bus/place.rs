@@ -16,13 +16,14 @@ use super::heard::{Gap, Heard, Number};
 
 /// Before the first entry of a stream.
 const BEGINNING: &str = "0-0";
-/// A server that starts reads the stream from so long before its start, in ms: the entries have the times of their writing.
+/// How long before its start a server begins to read the stream, in ms: the identifiers of entries are the times of
+/// their writing.
 const BEFORE: u64 = 5_000;
 
-/// A look at the room: stream and numbers belong together.
+/// The result of a look at the room, in which the stream and the numbers belong together.
 #[derive(Clone)]
 pub struct Seen {
-    /// The room's time, in ms, and how far it is before Redis's own, which the stream's identifiers have.
+    /// The room's time, in ms, and how far it is ahead of Redis's own, which the stream's identifiers have.
     pub time: u64,
     pub offset: u64,
     /// The last identifier of the stream.
@@ -50,22 +51,23 @@ pub struct Place {
     heard: Heard,
     /// When this server started, by the room's clock in ms.
     start: u64,
-    /// The last entry that was read. None until Redis was reached for the first time.
+    /// The last entry that was read. `None` until Redis was reached for the first time.
     at: Option<String>,
     /// The run of Redis in which it was read.
     run: String,
     /// The end of the stream at the last look.
     end: String,
-    /// The end of the stream, and the numbers of the lines up to it, when this server first looked; until it has read so far.
+    /// The end of the stream, and the numbers of the lines up to it, when this server first looked; `None` once it has
+    /// read so far.
     first: Option<(String, HashMap<String, u64>)>,
-    /// It has told what it has heard.
+    /// Whether it has announced what it has heard.
     follows: bool,
-    /// Lines are missing, and the stream is read once more.
+    /// Whether lines are missing, and the stream is read once more.
     searches: bool,
 }
 
 impl Place {
-    /// A connection to a run of Redis begins with this look. This server has been up for some time.
+    /// Begins a connection to a run of Redis with this look. `uptime` is how long this server has been up.
     pub fn connect(&mut self, run: &str, seen: &Seen, uptime: Duration) {
         // A Redis that hides its run may have been restarted each time.
         if self.at.is_some() && self.run == run && !run.is_empty() {
@@ -73,7 +75,8 @@ impl Place {
         }
         run.clone_into(&mut self.run);
         self.start = seen.time.saturating_sub(uptime.as_millis() as u64);
-        // Another Redis, or the same one after a restart, may not have all that was read. Lines that it has are recognised.
+        // Another Redis, or the same one after a restart, may not have all that was read. Lines that are read twice are
+        // recognised.
         let before = self.start.saturating_sub(seen.offset).saturating_sub(BEFORE);
         let before = format!("{before}-0");
         self.at = Some(match &self.at {
@@ -97,7 +100,7 @@ impl Place {
                 self.first = Some((seen.end.clone(), seen.last.clone()));
             }
         } else if order(at) > order(&seen.end) {
-            // As above, and what is written now may come before the place.
+            // The stream has lost its last entries, and what is written now may come before the place.
             if at != BEGINNING {
                 self.at = Some(BEGINNING.to_owned());
             }
@@ -120,26 +123,26 @@ impl Place {
         self.at.as_deref().unwrap_or(BEGINNING)
     }
 
-    /// This entry was read, and what was in it has been heard.
+    /// Notes that this entry was read, and that its content has been heard.
     pub fn pass(&mut self, id: String) {
         self.at = Some(id);
     }
 
-    /// Nothing was read: the entries up to the end that was seen before are gone.
+    /// Notes that nothing was read: the entries up to the end that was seen last are gone.
     pub fn nothing_follows(&mut self) {
         if order(self.at()) < order(&self.end) {
             self.at = Some(self.end.clone());
         }
     }
 
-    /// A line of another server was read, which was said at a time of the room's clock in ms. Returns also whether it was said
-    /// before this server started.
+    /// Notes that a line of another server was read, which was said at a time of the room's clock in ms. Returns also
+    /// whether it was said before this server started.
     pub fn hear(&mut self, server: &str, number: u64, said: u64) -> (Number, bool) {
         (self.heard.hear(server, number), said < self.start)
     }
 
-    /// The numbers of these servers' lines that were heard, as they are told. None until this server has read up to the end that
-    /// it found.
+    /// The numbers of these servers' lines that were heard, as they are announced. `None` until this server has read up
+    /// to the end that it found.
     pub fn heard<'a>(&mut self, servers: impl IntoIterator<Item = &'a str>) -> Option<HeardUpTo> {
         let at = self.at.as_deref()?;
         if let Some((_, last)) = self.first.take_if(|(end, _)| order(end) <= order(at)) {

@@ -1,5 +1,5 @@
-//! The state that the room and the two threads of the bus share: the lines of this server, the other servers, and what this one has
-//! heard of them. Nobody waits for Redis, or calls the room, while it holds the lock.
+//! The state that the room and the two threads of the bus share: the lines of this server, the other servers, and what
+//! this one has heard of them. Nobody waits for Redis, or calls the room, while it holds the lock.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -23,11 +23,11 @@ pub struct Queue {
 
 pub struct State {
     pub ledger: Ledger,
-    /// The reader's place and numbers, as they are announced; none before it has one.
+    /// The reader's place and numbers, as they are announced; `None` before it has one.
     heard: Option<HeardUpTo>,
     heard_is_new: bool,
     closing: bool,
-    /// The writer has ended.
+    /// Whether the writer has ended.
     has_left: bool,
 }
 
@@ -59,7 +59,7 @@ impl Queue {
         self.state.lock()
     }
 
-    /// Adds a line. False if too many are kept already.
+    /// Adds a line. Returns false if too many are kept already.
     pub fn push(&self, from: Option<Who>, what: What) -> bool {
         let is_added = self.state.lock().ledger.lines.say(from, what, Instant::now());
         self.changed.notify_all();
@@ -122,8 +122,8 @@ impl Queue {
         self.state.lock().ledger.lines.is_waiting()
     }
 
-    /// Takes note of an answer of Redis: the last number that it has of this server, and what the others have heard. None if
-    /// that number is not true.
+    /// Takes note of an answer of Redis: the last number that it has of this server, and what the others have heard.
+    /// Returns `None` if that number cannot be true.
     pub fn answered(
         &self,
         number: Option<u64>,
@@ -163,7 +163,7 @@ impl Queue {
         state.closing && state.ledger.lines.are_done()
     }
 
-    /// The writer has removed this server from the room.
+    /// Notes that the writer has removed this server from the room.
     pub fn leave(&self) {
         self.state.lock().has_left = true;
         self.changed.notify_all();

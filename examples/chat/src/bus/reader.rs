@@ -17,12 +17,12 @@ use crate::name::{check_name, fold};
 use crate::protocol::{Kind, listed, quoted};
 use crate::room::Room;
 
-/// Entries of one read: 6,000 a second over a line of 400 ms.
+/// The most entries of one read: over a line with a round trip of 400 ms that is 6,000 a second.
 const BATCH: usize = 2_500;
 
-/// Servers that are told of each in a line, after one look. A Redis may have announcements of a thousand that never were.
+/// The most servers that get a line each, after one look. A Redis may have announcements of a thousand that never were.
 const SINGLY: usize = 10;
-/// Bytes of the names in the news of a server: a hundred members of ordinary names.
+/// The most bytes of names in the news of a server: a hundred members of ordinary names.
 const NAMED: usize = 2 * 1024;
 
 pub struct Reader {
@@ -78,7 +78,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Looks at the room when this server has its name, which the writer takes. None if it stops before that.
+    /// Looks at the room when this server has its name, which the writer takes. Returns `None` if this server stops
+    /// before that.
     fn first_look(&self, store: &mut Store) -> RedisResult<Option<Seen>> {
         let mut pause = Duration::from_millis(25);
         loop {
@@ -101,7 +102,7 @@ impl Reader {
         self.look(store, seen)
     }
 
-    /// A server whose name another one has is left out of the room.
+    /// Fails if another server has this one's name: this one is then left out of the room.
     fn check_name_of(&self, seen: &Seen) -> RedisResult<()> {
         if seen.holder.is_empty() || seen.holder == self.queue.server() {
             return Ok(());
@@ -159,17 +160,17 @@ impl Reader {
                     self.queue.push(None, What::Note { to: from, at: server, text });
                 }
             }
-            // The author may have left meanwhile.
+            // The author may have left.
             What::Note { to, at, text } if at == self.queue.server() => self.room.note(to, &text),
             What::Tell { .. } | What::Note { .. } | What::End { .. } => {}
         }
     }
 
-    /// Says that lines of a server did not arrive. It learns that by the acknowledgements.
+    /// Says that lines of a server did not arrive. That server learns it from the acknowledgements.
     fn miss(&self, tag: Option<&str>, Gap { from, to }: Gap) {
         let server = match tag {
             Some(tag) => format!("the server {tag}"),
-            // It was gone for long.
+            // The server was gone for long.
             None => "another server".to_owned(),
         };
         let lines = match to - from {

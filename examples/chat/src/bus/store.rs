@@ -53,7 +53,7 @@ enum Script {
     Leave,
 }
 
-/// Each begins with a line for Redis, `#!lua` and its flags.
+/// The scripts. Each begins with a line for Redis, `#!lua` and its flags.
 const SCRIPTS: [&str; 5] = [
     concat!("#!lua\n", include_str!("room_clock.lua"), include_str!("append.lua")),
     concat!("#!lua flags=allow-oom\n", include_str!("room_clock.lua"), include_str!("beat.lua")),
@@ -99,9 +99,9 @@ pub struct Beat<'a> {
 pub enum Beaten {
     /// The number of this server's last line in the stream, and what the others have heard.
     Announced(u64, ByServer),
-    /// Another server has the name: its identifier, its announcement, and the time since that.
+    /// Another server has the name: its identifier, its announcement, and the age of the announcement.
     Taken(String, String, Duration),
-    /// Redis has lost the members, which were not announced again.
+    /// Redis has lost the members, and this announcement did not contain them.
     Unlisted,
 }
 
@@ -131,7 +131,7 @@ impl Store {
         Ok(Self { wire, keys: Keys::of(&address.room), scripts, run, clock: Clock::new() })
     }
 
-    /// An error with the key that it is about, which Redis does not name: one of the room's has a wrong type.
+    /// Adds to an error the key that it is about, which Redis does not name: one of the room's keys has a wrong type.
     pub fn explained(&mut self, error: RedisError) -> RedisError {
         if error.code() != Some("WRONGTYPE") {
             return error;
@@ -229,7 +229,7 @@ impl Store {
         let mut read = cmd("XREAD");
         read.arg("COUNT").arg(count).arg("BLOCK").arg(time.as_millis().max(1) as u64);
         read.arg("STREAMS").arg(&self.keys.lines).arg(after);
-        // Streams with their entries; none if there are no entries.
+        // Streams with their entries; `None` if there are no entries.
         let streams: Option<Vec<(String, Entries)>> = read.query(&mut self.wire)?;
         Ok(streams.into_iter().flatten().flat_map(|(_, entries)| entries).collect())
     }
@@ -276,7 +276,7 @@ impl Batch {
     }
 }
 
-/// Other clients may have written any bytes.
+/// A value as text. Other clients may have written any bytes.
 fn text(value: Value) -> RedisResult<String> {
     let bytes = Option::<Vec<u8>>::from_redis_value(value)?;
     Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())

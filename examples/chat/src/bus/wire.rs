@@ -18,7 +18,7 @@ use super::channel::Channel;
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a whole command, or a whole answer, may take: some megabytes on a slow line.
 const WHOLE: Duration = Duration::from_secs(30);
-/// How long a command may take before the connection is in use, and the handshake of TLS.
+/// How long a command of the login may take, and the handshake of TLS.
 pub const ENTRY: Duration = Duration::from_secs(5);
 /// Bytes of a line: an error, a status or a number.
 const LINE_BYTES: usize = 64 * 1024;
@@ -31,11 +31,11 @@ const ANSWER_BYTES: usize = 32 << 20;
 const READ_BYTES: usize = 64 << 20;
 /// Values in one answer: 2,500 entries have at most 65,000.
 const VALUES: usize = 100_000;
-/// The words for an answer of a form that is none of Redis's.
+/// The words for an answer in a form that Redis does not use.
 const NO_REDIS: &str = "it does not speak as Redis does";
 /// The first byte of an alert of TLS.
 const TLS_ALERT: u8 = 21;
-/// Arrays in arrays: XREAD answers streams of entries of fields.
+/// The most arrays within arrays: XREAD answers with streams of entries of fields.
 const DEPTH: usize = 8;
 
 /// A connection to Redis.
@@ -55,12 +55,12 @@ struct Bounds {
 }
 
 impl Wire {
-    /// Over a connection, before the login.
+    /// A wire over this connection, before the login.
     pub(super) fn over(channel: Channel) -> Self {
         Self { stream: BufReader::new(channel), db: 0, is_open: true, most: ENTRY }
     }
 
-    /// After the login, and with this database.
+    /// The wire after the login, with this database.
     pub(super) fn entered(mut self, db: i64) -> Self {
         (self.db, self.most) = (db, WHOLE);
         self
@@ -167,7 +167,7 @@ impl Wire {
                     let why = "it has ended the connection";
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
                 }
-                // Ctrl-Z and fg.
+                // Ctrl-Z and `fg` interrupt a read.
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
@@ -237,7 +237,7 @@ pub fn words_of(error: &RedisError) -> String {
     if matches!(error.kind(), ErrorKind::Parse | ErrorKind::UnexpectedReturnType) {
         return NO_REDIS.to_owned();
     }
-    // Commands that were sent together have the same error, each.
+    // Of commands that were sent together, each has the same error.
     let said = error.clone().into_server_errors().and_then(|errors| {
         let (_, first) = errors.first()?;
         Some(format!("{} {}", first.code(), first.details().unwrap_or_default()))

@@ -16,11 +16,11 @@ use crate::room::Room;
 /// Lines and bytes of one write: a thousand lines a round trip, and some milliseconds of Redis's time.
 const BATCH: usize = 1_000;
 const BATCH_BYTES: usize = 1 << 20;
-/// The stream may be so many times longer than it should be, for servers that are slow or cut off.
+/// How many times longer the stream may be than it should be, for servers that are slow or cut off.
 const LONGER: usize = 10;
-/// The numbers of heard lines are announced so often.
+/// How often the numbers of heard lines are announced.
 const HEARD: Duration = Duration::from_millis(200);
-/// The same for a server that stops, and waits for what the others have heard.
+/// The same for a server that stops and waits for what the others have heard.
 const STOPPING: Duration = Duration::from_millis(50);
 
 pub struct Writer {
@@ -31,7 +31,8 @@ pub struct Writer {
     length: usize,
     claim: Claim,
     beats: u64,
-    /// The members that were announced last, and the number of the last line before. None until that has worked once.
+    /// The members that were announced last; `None` until that has worked once. `version` is the number of the last line
+    /// before.
     members: Option<String>,
     version: u64,
 }
@@ -50,7 +51,7 @@ impl Writer {
 
     /// Writes until a failure, or until all lines of the closed queue have arrived.
     fn write(&mut self, store: &mut Store, report: &Report<'_>) -> RedisResult<()> {
-        // Redis may have lost them.
+        // Redis may have lost the members.
         self.members = None;
         while let Some(why) = self.beat(store)? {
             report(Err(&why));
@@ -112,7 +113,7 @@ impl Writer {
         // News of later changes have larger numbers.
         let last = self.queue.lock().ledger.lines.last();
         let members = self.room.names().iter().map(|(id, name)| format!(" {id}:{name}")).collect();
-        // Those of a server that stops leave without news: its end says it.
+        // The members of a server that stops leave without news: the news of its end implies it.
         let has_changed = !self.queue.is_closing() && self.members.as_ref() != Some(&members);
         if has_changed {
             self.version = last;

@@ -211,10 +211,10 @@ fn the_operator_sees_and_ends_those_who_have_not_said_a_word() {
     let told = "* you were kicked by the operator\n";
     let [one, another, second, third] = silent;
     for (which, count, ended) in [
-        (format!("#{}", numbers[0]), "1 that had not said a word was kicked", vec![one]),
-        ("#127.0.0.2".to_owned(), "1 that had not said a word was kicked", vec![second]),
-        ("#127.0.0.9".to_owned(), "0 that had not said a word were kicked", vec![]),
-        ("#".to_owned(), "2 that had not said a word were kicked", vec![another, third]),
+        (format!("#{}", numbers[0]), "1 client that had not said a word was kicked", vec![one]),
+        ("#127.0.0.2".to_owned(), "1 client that had not said a word was kicked", vec![second]),
+        ("#127.0.0.9".to_owned(), "0 clients that had not said a word were kicked", vec![]),
+        ("#".to_owned(), "2 clients that had not said a word were kicked", vec![another, third]),
     ] {
         server.ask(&format!("/kick {which}"));
         assert_eq!(server.line(), format!("* {count}"));
@@ -225,7 +225,7 @@ fn the_operator_sees_and_ends_those_who_have_not_said_a_word() {
     // Members are for /kick NAME, and have no number.
     let _alice = Member::join(address, "alice");
     server.ask("/kick #5");
-    operator_sees(&server, "* 0 that had not said a word were kicked");
+    operator_sees(&server, "* 0 clients that had not said a word were kicked");
 }
 
 #[test]

@@ -210,7 +210,7 @@ fn what_is_no_file_is_not_waited_for() {
         }
     }
     for (option, value, says) in [
-        ("--pace", "", "write a number of each second; 0 or none is no limit"),
+        ("--pace", "", "write a number per second; 0 or none is no limit"),
         ("--bus-queue", "none", "write a number of at least 1"),
     ] {
         let ended = ends(&[&serve, &[option, value][..]].concat(), None);

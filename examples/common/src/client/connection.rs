@@ -20,7 +20,7 @@ pub struct Connection(Arc<Link>);
 enum Link {
     Clear {
         socket: Socket,
-        /// A read has begun. The first read looks whether the server speaks TLS.
+        /// Whether a read has begun. The first read checks whether the server speaks TLS.
         heard: AtomicBool,
     },
     Tls(Box<Session>),
@@ -42,12 +42,12 @@ impl Connection {
         }
     }
 
-    /// Sets how long a read may wait; None means for ever. Then its error is `WouldBlock`.
+    /// Sets how long a read may wait; `None` means for ever. A read that has waited so long fails with `WouldBlock`.
     pub fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
         self.socket().set_read_timeout(time)
     }
 
-    /// Sets how long a write may wait; None means for ever. Then its error is `WouldBlock`.
+    /// Sets how long a write may wait; `None` means for ever. A write that has waited so long fails with `WouldBlock`.
     pub fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
         self.socket().set_write_timeout(time)
     }
@@ -62,7 +62,7 @@ impl Connection {
         }
     }
 
-    /// Ends one direction or both, and tells a server that speaks TLS.
+    /// Ends one direction or both. A server that speaks TLS is told first.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match &*self.0 {
             Link::Clear { socket, .. } => socket.shutdown(how),
@@ -76,7 +76,7 @@ impl Read for &Connection {
         match &*self.0 {
             Link::Clear { socket, heard } => {
                 if !heard.swap(true, Ordering::Relaxed) {
-                    // Longer than an alert by one byte, so that a longer message is told from one.
+                    // One byte longer than an alert, so that a longer message is not taken for one.
                     let mut first = [0; 8];
                     let count = retry(|| recv(socket, &mut first[..], RecvFlags::PEEK))?.0;
                     answers_with_tls(&first[..count])?;

@@ -22,7 +22,7 @@ pub use trouble::of_handshake as why_no_session;
 
 use session::Session;
 
-/// How long to wait for a connection.
+/// How long a client waits for a connection, and for each read and write of its handshake.
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// Opens a connection to a server, with TLS if the options say so. The failure advises the user.
@@ -34,7 +34,7 @@ pub fn open(endpoint: &Endpoint, tls: &ClientTls) -> Result<Connection, Failure>
         let why = format!("{endpoint} is for datagrams, and TLS needs a connection");
         return Err(Failure::Usage(why));
     }
-    // First the files of the command line: their faults have nothing to do with the server.
+    // The files of the command line come first: their faults have nothing to do with the server.
     let session = tls.session(endpoint)?;
     let socket = connect(endpoint)?;
     socket.set_read_timeout(Some(CONNECT))?;
@@ -118,13 +118,13 @@ pub fn show(bytes: &[u8]) -> Result<(), Failure> {
     shown.map_err(|error| Failure::of_stdout(&error))
 }
 
-/// The failure of a connection.
+/// The failure for a connection that broke.
 pub fn broke(endpoint: &Endpoint, error: &io::Error) -> Failure {
     Failure::Other(format!("the connection to {endpoint} broke: {error}"))
 }
 
-/// Copies stdin to the connection and the connection to stdout, until the server ends it. At the end of stdin it ends its
-/// own direction of the connection, and the server may still answer.
+/// Copies stdin to the connection and the connection to stdout, until the server ends the connection. At the end of
+/// stdin the client ends its own direction, and the server may still answer.
 pub fn copy_both_ways(connection: &Connection, endpoint: &Endpoint) -> Result<(), Failure> {
     let sending = connection.clone();
     std::thread::spawn(move || {
@@ -135,11 +135,12 @@ pub fn copy_both_ways(connection: &Connection, endpoint: &Endpoint) -> Result<()
                 break;
             }
         }
-        // It fails if the server is gone already.
+        // The shutdown fails if the server is gone already.
         let _ = sending.shutdown(Shutdown::Write);
     });
     let result = show_all(connection, endpoint);
-    // The other thread may wait for its user, and does not end the connection. It fails if the server is gone.
+    // The other thread may still wait for its user, so it does not end the connection. This shutdown fails if the server
+    // is gone already.
     let _ = connection.shutdown(Shutdown::Both);
     result
 }

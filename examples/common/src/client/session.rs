@@ -1,9 +1,8 @@
 //! [`Session`]: TLS over a socket, for a thread that reads and a thread that writes at the same time.
 //!
-//! rustls keeps both directions of a session in one value, which only one thread at a time may use. If a thread
-//! waited for the socket while it holds that value, it would keep the other one out: the client of an echo server
-//! would then send nothing while it waits for an answer. So there are three locks, and the lock of rustls is never
-//! held across a wait:
+//! rustls keeps both directions of a session in one value, which only one thread at a time may use. A thread that waited
+//! for the socket while it held that value would keep the other thread out: the client of an echo server would then send
+//! nothing while it waits for an answer. So there are three locks, and the lock of rustls is never held across a wait:
 //!
 //! ```text
 //!   read:   receiving  ->  tls      decrypt what is there; nothing: unlock tls, wait for the socket
@@ -13,9 +12,9 @@
 //! *Records leave in the order in which they were encrypted*, because both happen under `sending`.
 //!
 //! *A read never waits for a write.* A read may have something to send, such as the answer to a new key. If it waited
-//! for room while the server waits until its own output is read, both would wait for ever. So it sends only what fits
-//! at once, and only if no other thread is sending. A thread that is sending looks again after it has unlocked
-//! `sending`, so that nothing is left behind.
+//! for space in the socket's buffer while the server waits for its own output to be read, both would wait for ever. So a
+//! read sends only what fits at once, and only if no other thread is sending. A thread that has sent its records checks
+//! for new ones after it has unlocked `sending`, so that none is left behind.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -38,11 +37,11 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Makes the handshake. The timeouts of the socket bound it.
+    /// Makes the handshake. The timeouts of the socket bound each of its waits.
     ///
     /// # Errors
     ///
-    /// Those of the socket and, as rustls has them, those of the handshake.
+    /// Those of the socket, and those that rustls reports for the handshake.
     pub(super) fn begin(socket: Socket, mut tls: ClientConnection) -> io::Result<Self> {
         while tls.is_handshaking() || tls.wants_write() {
             match tls.complete_io(&mut &socket) {
@@ -59,11 +58,11 @@ impl Session {
         &self.socket
     }
 
-    /// Reads decrypted bytes. Zero bytes: the server has said that this is all.
+    /// Reads decrypted bytes. Zero bytes mean that the server has announced the end of its output.
     ///
     /// # Errors
     ///
-    /// `UnexpectedEof` if the connection has ended and the server has not said so: something may be missing.
+    /// `UnexpectedEof` if the connection has ended without that announcement: something may be missing.
     pub(super) fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         let mut inbox = lock(&self.receiving);
         loop {
@@ -85,7 +84,7 @@ impl Session {
 
     /// Whether a read would return at once. The session's own messages, such as tickets, are no input.
     pub(super) fn has_input(&self) -> bool {
-        // If another thread is reading, it gets the bytes.
+        // If another thread is reading, that thread gets the bytes.
         let Ok(mut inbox) = self.receiving.try_lock() else { return false };
         let has_input = loop {
             {
@@ -114,7 +113,7 @@ impl Session {
         has_input
     }
 
-    /// Encrypts and sends; waits for room.
+    /// Encrypts and sends the bytes. Waits while the socket's buffer is full.
     pub(super) fn write(&self, buf: &[u8]) -> io::Result<usize> {
         let mut outbox = lock(&self.sending);
         let count = {
@@ -142,9 +141,9 @@ impl Session {
         self.socket.shutdown(how)
     }
 
-    /// Sends the farewell without waiting: the program is about to end.
+    /// Sends `close_notify` without waiting: the program is about to end.
     fn leave(&self) {
-        // Another thread is in the middle of a write. That write is cut off, so no farewell could follow it.
+        // Another thread may be in the middle of a write. That write is cut off, so no `close_notify` could follow it.
         let Ok(mut outbox) = self.sending.try_lock() else { return };
         if self.say_farewell(&mut outbox).is_ok() {
             // An error is ignored: the server may be gone.
@@ -166,7 +165,8 @@ impl Session {
             if outbox.fill(&mut lock(&self.tls)).is_err() {
                 return;
             }
-            // Records that find no room leave with the next write. A lost connection fails the next call.
+            // Records that do not fit into the socket's buffer leave with the next write. A lost connection fails the
+            // next call.
             let _ = outbox.send(&self.socket, SendFlags::DONTWAIT);
         }
     }
@@ -178,7 +178,7 @@ impl Drop for Session {
     }
 }
 
-/// Decrypts the received bytes. None: more has to be received first.
+/// Decrypts the received bytes. `None` means that more must be received first.
 fn decrypt(
     tls: &mut ClientConnection,
     inbox: &mut Inbox,
@@ -191,8 +191,8 @@ fn decrypt(
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(truncated()),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
             Err(_) if !inbox.has_bytes() && !inbox.is_over() => return Ok(None),
-            // Only when all decrypted bytes are read: until then rustls takes no more. At the end of input this call
-            // tells rustls of it.
+            // This comes only when all decrypted bytes are read: before that, rustls takes no more. At the end of input
+            // this call tells rustls about the end.
             Err(_) => drop(tls.read_tls(inbox)?),
         }
     }
@@ -277,7 +277,7 @@ pub(super) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result
     }
 }
 
-/// Locks, also after a panic: a thread that panicked has left nothing half done that another one could see.
+/// Locks a mutex, also a poisoned one: a thread that panics leaves nothing half done that another thread could see.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -22,11 +22,11 @@ pub struct ClientTls {
     /// Talk TLS to the server
     #[arg(long)]
     pub tls: bool,
-    /// A file with the certificates to trust, in PEM: those of authorities, or the server's own. Without it those that
-    /// this system trusts, or those of SSL_CERT_FILE in the environment
+    /// A file with the certificates to trust, in PEM: those of authorities, or the server's own [default: those that
+    /// this system trusts, or those of SSL_CERT_FILE in the environment]
     #[arg(long, value_name = "FILE", requires = "tls")]
     pub ca: Option<PathBuf>,
-    /// The name that the server's certificate has to be for [default: the host of the address, and localhost for a Unix
+    /// The name that the server's certificate must have [default: the host of the address, and localhost for a Unix
     /// socket]
     #[arg(long, value_name = "NAME", requires = "tls")]
     pub tls_name: Option<String>,
@@ -42,7 +42,7 @@ impl ClientTls {
     /// A session with the server at an address, before its handshake.
     ///
     /// # Errors
-    ///
+    /// If a file that the options name cannot be used, or if the name is none that a certificate can have.
     /// Those of the files that the options name, and of the name.
     pub fn session(&self, endpoint: &Endpoint) -> Result<ClientConnection, Failure> {
         let name = self.name(endpoint)?;
@@ -74,7 +74,7 @@ impl ClientTls {
         ClientConnection::new(Arc::new(config), name).map_err(|error| own(&error))
     }
 
-    /// The name that the certificate has to be for.
+    /// The name that the server's certificate must have.
     fn name(&self, endpoint: &Endpoint) -> Result<ServerName<'static>, Failure> {
         let text = match (&self.tls_name, endpoint) {
             (Some(name), _) => name,
@@ -95,7 +95,7 @@ impl ClientTls {
     }
 }
 
-/// An error on this side that is not the user's fault.
+/// The failure for an error on this side that is not the user's fault.
 fn own(error: &rustls::Error) -> Failure {
     Failure::Other(format!("cannot prepare TLS: {error}"))
 }
@@ -117,7 +117,7 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, Failure> {
     key.map_err(|error| unreadable(file, "key", advice, &error))
 }
 
-/// All authorities of the world take a quarter of a mebibyte.
+/// The largest file of certificates, in bytes. All public authorities together take a quarter of a mebibyte.
 const MOST_BYTES: u64 = 16 << 20;
 
 fn read(file: &Path) -> Result<Vec<u8>, pem::Error> {
@@ -147,8 +147,8 @@ fn roots_of(
     Ok(roots)
 }
 
-/// The roots that the system trusts, or those of the environment. Single certificates that cannot be read are left out,
-/// as in all programs.
+/// The roots that the system trusts, or those that the environment names. Individual certificates that cannot be read
+/// are left out, as other programs do.
 fn system_roots() -> Result<RootCertStore, Failure> {
     let mut roots = RootCertStore::empty();
     let mut found = CertificateResult::default();
@@ -177,8 +177,8 @@ fn system_roots() -> Result<RootCertStore, Failure> {
     Ok(roots)
 }
 
-/// The certificates at the places where systems have them, whatever the environment says: there the variables may be set
-/// and empty.
+/// The certificates at the usual places of a system. The variables of the environment are not asked: a variable may be
+/// set and empty.
 fn of_the_system() -> CertificateResult {
     let is_set = |name| std::env::var_os(name).is_some();
     if !is_set("SSL_CERT_FILE") && !is_set("SSL_CERT_DIR") {

@@ -44,10 +44,11 @@ pub(super) fn truncated() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, text)
 }
 
-/// Fails if the first answer to words without TLS is an alert of TLS, and nothing after it.
+/// Fails if the first answer to input in the clear is one alert of TLS, and nothing after it.
 pub(super) fn answers_with_tls(first: &[u8]) -> io::Result<()> {
     match first {
-        // An alert, TLS 1.0 to 1.3 as records say it, two bytes, fatal.
+        // A record of the type alert, with a version from SSL 3.0 to TLS 1.3 and two bytes: the level fatal, and any
+        // description.
         [21, 3, 0..=4, 0, 2, 2, _] => {
             Err(io::Error::new(io::ErrorKind::InvalidData, "it speaks TLS: give --tls"))
         }

@@ -10,8 +10,8 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 
 /// rustls's own rules, with one exception. A server's certificate that is in the file of `--ca` is trusted even if it
-/// says that it is an authority's: `openssl req -x509` makes such certificates unless it is told otherwise. Its name
-/// and its time are checked as ever, and the server proves that it has the key.
+/// says that it is an authority's: `openssl req -x509` makes such certificates unless it is told otherwise. Its name and
+/// its validity period are checked as usual, and the server proves that it has the key.
 #[derive(Debug)]
 pub(super) struct Verifier {
     rules: Arc<WebPkiServerVerifier>,
@@ -28,7 +28,7 @@ impl Verifier {
     }
 }
 
-/// Whether the only fault of a certificate is that it is an authority's. The time has been checked then.
+/// Whether the only fault of a certificate is that it is an authority's. Its validity period has been checked by then.
 pub(super) fn is_ca_as_server(error: &CertificateError) -> bool {
     let CertificateError::Other(other) = error else { return false };
     matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))

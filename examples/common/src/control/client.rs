@@ -26,11 +26,12 @@ pub struct ControlOptions {
 /// How long the beginning of an answer may take: a program that computes in its only thread answers late.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// How long the rest of it may take: a program writes it at once. By this an answer without an end is noticed, which
-/// another kind of server gives.
+/// How long the rest of an answer may take: a program writes it at once. The limit ends the wait for a server of another
+/// kind, whose answer may have no end.
 const REST: Duration = Duration::from_secs(2);
 
-/// The longest line of an answer, and the longest answer: some hundred thousand live requests.
+/// The longest line of an answer, and the longest answer, in bytes: the latter lists some hundred thousand live
+/// requests.
 const LINE_BYTES: usize = 1 << 16;
 const ANSWER_BYTES: usize = 1 << 26;
 
@@ -56,7 +57,7 @@ pub fn control(options: &ControlOptions) -> Result<(), Failure> {
 pub(super) struct ControlSocket {
     pub(super) path: PathBuf,
     stream: BufReader<UnixStream>,
-    /// The program has closed it.
+    /// Whether the program has closed the connection.
     has_ended: bool,
 }
 
@@ -74,7 +75,7 @@ impl ControlSocket {
     pub(super) fn connect(path: &std::path::Path) -> Result<Self, Failure> {
         let open = || {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-            // Also for the connect: the accept queue of a program that is stopped may be full.
+            // This bounds the connect too: the accept queue of a program that is stopped may be full.
             socket.set_write_timeout(Some(ANSWER))?;
             socket.connect(&SockAddr::unix(path)?)?;
             Ok(UnixStream::from(OwnedFd::from(socket)))
@@ -101,7 +102,7 @@ impl ControlSocket {
 
     /// Sends a command.
     pub(super) fn send(&mut self, command: &str) -> Result<(), Failure> {
-        // A command is one line, whatever its words are.
+        // A command is one line, so a newline in a word becomes a space.
         let line = command.replace(['\n', '\r'], " ") + "\n";
         let sent = self.stream.get_mut().write_all(line.as_bytes());
         // A connection that was turned away has its answer already.
@@ -141,7 +142,7 @@ impl ControlSocket {
             if left.is_zero() && !self.has_buffered() {
                 return Err(self.no_answer(&line, before));
             }
-            // Zero would be no timeout.
+            // A timeout of zero is refused.
             let timeout = Some(left.max(Duration::from_millis(1)));
             let set = self.stream().set_read_timeout(timeout);
             let block = match set.and_then(|()| self.stream.fill_buf()) {
@@ -169,19 +170,19 @@ impl ControlSocket {
         }
     }
 
-    /// The failure of an answer that has not come, or has no end.
+    /// The failure for an answer that has not come, or has no end.
     fn no_answer(&self, line: &[u8], before: &[String]) -> Failure {
         if line.is_empty() && before.is_empty() {
             let (path, seconds) = (self.path.display(), ANSWER.as_secs());
             return Failure::Other(format!(
-                "no answer from {path} within {seconds} s: is it the --control of a program, and does that go on?"
+                "no answer from {path} within {seconds} s: is it the --control of a program, and is that program running?"
             ));
         }
         let line = String::from_utf8_lossy(line).into_owned();
         self.is_something_else(if before.is_empty() { std::slice::from_ref(&line) } else { before })
     }
 
-    /// The failure of an answer that no program of ours gives.
+    /// The failure for an answer that none of these programs gives.
     fn is_something_else(&self, lines: &[String]) -> Failure {
         let path = self.path.display();
         let says: String = lines.first().map_or("", |line| line).chars().take(60).collect();
@@ -211,7 +212,7 @@ impl ControlSocket {
         }
     }
 
-    /// Whether the program has ended the connection, mostly by its own end.
+    /// Whether the program has ended the connection, mostly because the program itself has ended.
     pub(super) fn has_ended(&self) -> bool {
         self.has_ended
     }
@@ -231,7 +232,7 @@ impl ControlSocket {
     }
 
     /// Obeys an operator, or a script. If a command fails, its error is printed, and the next command is obeyed. The
-    /// status is that of the last command.
+    /// result is that of the last command.
     fn obey_stdin(&mut self) -> Result<(), Failure> {
         let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
         let mut last = Ok(());
@@ -246,7 +247,7 @@ impl ControlSocket {
             if line.trim().is_empty() {
                 continue;
             }
-            // `watch` at the prompt would read keys and show figures at once.
+            // `watch` would read its keys from the same stdin as the commands.
             if line.split_whitespace().next() == Some("watch") {
                 crate::warn("error: `watch` is a command of its own: PROGRAM control PATH watch");
                 continue;

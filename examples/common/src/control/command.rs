@@ -13,12 +13,12 @@ use crate::log::{self, Level};
 use crate::status::{self, Status, clean, row};
 use crate::values;
 
-/// A program, for its operators' commands.
+/// Obeys the commands of a program's operators.
 pub(crate) struct Operator {
     servers: Servers,
 }
 
-/// The answer to a command: the whole text, with its mark.
+/// The answer to a command: the whole text, whose last line begins with `ok` or `error`; and the next step.
 pub(crate) struct Answer {
     pub(crate) text: String,
     pub(crate) then: Then,
@@ -87,7 +87,8 @@ impl Operator {
         result.into()
     }
 
-    /// The number of a request, as the operator sees it: with that of its server if there are several.
+    /// The ID of a request, as the operator sees it. If there are several servers, the number of its server stands in
+    /// front.
     fn id(&self, server: usize, request: u64) -> String {
         if self.servers.len() == 1 {
             request.to_string()
@@ -212,7 +213,7 @@ impl Operator {
             .servers
             .iter()
             .filter_map(|server| {
-                // The observers are called on this thread.
+                // The observers run on this thread, so a failure is in this thread's `RELOAD_FAILED`.
                 server.reload();
                 RELOAD_FAILED.take().map(|why| format!("{}: {why}", server.server_address()))
             })
@@ -232,7 +233,7 @@ impl Operator {
 
     fn drain(&self, seconds: Option<&str>) -> Result<String, String> {
         if self.is_stopping() {
-            return Err("it stops already: `stop` ends its requests at once".to_owned());
+            return Err("it is already stopping: `stop` ends its requests at once".to_owned());
         }
         if let Some(seconds) = seconds {
             self.limit("drain", seconds)?;
@@ -251,14 +252,15 @@ impl Operator {
     }
 
     fn stop(&self) -> Result<String, String> {
-        // In a lame duck the close has begun as well.
+        // A lame duck is past `Ready` too, because its close has begun.
         let is_closing =
             |server: &Arc<dyn BaseServer>| server.context().run_phase() > RunPhase::Ready;
         let was_stopping = self.is_stopping() || self.servers.iter().any(is_closing);
         self.limit("drain", "0")?;
         self.servers.iter().for_each(|server| server.shutdown_handle().shutdown());
         if was_stopping {
-            // A close that is under way keeps its own deadline. This drain sets none.
+            // A close that is under way keeps the deadline with which it began, whatever the limit is now. This call
+            // moves the deadline to now.
             for server in &self.servers {
                 server.server_close_within(Duration::ZERO);
             }

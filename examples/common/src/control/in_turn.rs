@@ -1,9 +1,9 @@
 //! The control socket under `forking`. The parent has only one thread, which must not wait for an operator.
 //!
 //! The loop calls [`InTurn::turn`] ten times a second and after each request. A turn accepts connections, reads the
-//! bytes that have come, obeys whole lines, and sends what the kernel takes; everything else is left for the next
-//! turn. A forked child has copies of these connections and looks at none of them. So a connection is ended by
-//! `shutdown`, which also ends its copies.
+//! bytes that have come, obeys whole lines, and sends what the kernel takes; everything else is left for the next turn.
+//! A forked child has copies of these connections' descriptors and uses none of them. So a connection is ended by
+//! `shutdown`, which works in spite of the copies.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -18,8 +18,8 @@ use socketserver::{ServerHooks, UnixStreamServer};
 use super::{IDLE, LINE_BYTES, MOST, NOT_YOURS, Operator, Then, WRITE, may_control};
 use crate::status::Status;
 
-/// The control socket of a forking program, shared with the hook that looks at it. None before it is served, and
-/// after its end.
+/// The control socket of a forking program, shared with the hook that serves it. `None` before it is served, and after
+/// its end.
 #[derive(Default)]
 pub(crate) struct InTurn(Mutex<Option<State>>);
 
@@ -92,7 +92,7 @@ impl State {
                 .is_ok_and(|peer| may_control(peer.uid.as_raw()))
             {
                 if self.connections.len() >= MOST {
-                    // Turns away the oldest connection that waits for a command. If all of them watch, the oldest of
+                    // Turns away the oldest connection that waits for a command or, if all of them watch, the oldest of
                     // all.
                     let oldest = self.connections.iter().position(|other| other.watch.is_none());
                     self.connections.remove(oldest.unwrap_or(0));
@@ -131,7 +131,7 @@ impl Connection {
         self.output.extend_from_slice(text);
     }
 
-    /// Does everything that is possible without waiting. False: the connection is over.
+    /// Does everything that is possible without waiting. Returns false if the connection is over.
     fn turn(&mut self, operator: &Operator) -> bool {
         // Output first: as long as some is left, no command is obeyed that would add to it.
         let turned = self.send().and_then(|()| {

@@ -1,5 +1,5 @@
-//! The control socket of a program: `--control unix:PATH`, where its operator lists and ends requests, reads and changes
-//! limits, and stops the program.
+//! The control socket of a program: `--control unix:PATH`, through which its operator lists and ends requests, reads and
+//! changes limits, and stops the program.
 //!
 //! # The protocol
 //!
@@ -15,7 +15,7 @@
 //!
 //! The commands are in [`HELP`].
 //!
-//! # Whose it is
+//! # Its users
 //!
 //! The file has the mode 0600. The server also asks the kernel for the user at the other end, which has to be the
 //! program's own, or root. A socket with an abstract name has no mode, so such a name is not accepted.
@@ -74,7 +74,7 @@ quit                ends this connection
 /// How many connections there are at once: more operators than a program has.
 const MOST: usize = 16;
 
-/// The longest command: the longest one has a limit's name and value.
+/// The longest command, in bytes: a limit's name and its value fit.
 const LINE_BYTES: usize = 512;
 
 /// How long a connection may be silent.
@@ -98,7 +98,7 @@ pub(crate) fn path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// The settings of the control socket, whichever way it is served.
+/// The limits of the control socket, whichever way it is served.
 fn limits() -> Limits {
     Limits::default().live(4 * MOST).line_bytes(LINE_BYTES).idle(IDLE).read(IDLE).write(WRITE)
 }
@@ -141,7 +141,7 @@ impl Bound {
 }
 
 impl Bound {
-    /// For a handover: the next process answers at the same path.
+    /// The server of the socket, for a handover: the next process answers at the same path.
     pub(crate) fn server(&self) -> &dyn BaseServer {
         match self {
             Self::Threads(server) => server,

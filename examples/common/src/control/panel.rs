@@ -2,7 +2,7 @@
 
 use super::client::{Reply, table};
 
-/// The figures that a program has told. Lines of a newer program that this one does not know are left out.
+/// The figures that a program has reported. Lines of a newer program that this one does not know are left out.
 #[derive(Default)]
 pub(super) struct Panel {
     program: String,
@@ -44,7 +44,7 @@ pub(super) enum Tone {
     Plain,
     Bold,
     Reversed,
-    /// Something is near its end.
+    /// A limit is nearly reached, or a server is not in its usual state.
     Alarm,
 }
 
@@ -61,7 +61,7 @@ impl Line {
     }
 }
 
-/// A limit that is used to this part is shown as an alarm, and first.
+/// A limit of which this share is used is shown as an alarm, and before the others.
 const NEAR: f64 = crate::status::NEAR;
 
 /// How many other limits a server shows: the fullest ones.
@@ -182,7 +182,7 @@ impl Server {
         let at = |values: &[String], place: usize| values.get(place).cloned().unwrap_or_default();
         let rate = |place| at(&self.per_second, place);
         let (address, state) = (&self.address, &self.state);
-        // While it serves, the two say the same.
+        // While the server serves, its phase adds nothing to its state.
         let phase = match &*self.phase {
             "" | "ready" => String::new(),
             phase => format!(": {phase}"),

@@ -50,7 +50,7 @@ struct Session {
 impl StreamRequestHandler for Session {
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
         match self.converse(request) {
-            // One that stops reading, or stops in the middle of a command, is no failure of this program.
+            // An operator that stops reading, or stops in the middle of a command, is no failure of this program.
             Err(error) if TimedOut::find(&*error).is_some() => Ok(()),
             result => result,
         }
@@ -73,7 +73,7 @@ impl Session {
                     let text = format!("error a command has {LINE_BYTES} bytes at most\n");
                     return Ok(request.write_all(text.as_bytes())?);
                 }
-                // The terminal was silent, or the program ends: reported like any other end.
+                // The terminal was silent, or the program ends: the error is reported like any other.
                 Err(error) => return Err(error.into()),
             };
             let answer = self.operator.obey(line);

@@ -12,8 +12,8 @@ use crate::Failure;
 
 /// The terminal while it shows the panel. Its drop gives it back.
 pub(super) struct Terminal {
-    /// The earlier mode of the input, if that is a terminal. The panel switches the echo off, so that a key leaves no
-    /// text on it.
+    /// The mode of stdin before the panel, if stdin is a terminal. The panel switches the echo off, so that keys leave
+    /// no text on the screen.
     input: Option<Termios>,
     shown: bool,
 }
@@ -36,7 +36,7 @@ impl Terminal {
             let mut mode = mode.clone();
             // Ctrl-C and Ctrl-Z stay signals.
             mode.local_modes -= LocalModes::ECHO | LocalModes::ICANON;
-            // A terminal that is gone shows nothing.
+            // An error is ignored: a terminal that is gone needs no mode.
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, &mode);
         }
         write(ENTER)
@@ -51,7 +51,7 @@ impl Terminal {
         }
     }
 
-    /// Its lines and columns at the moment.
+    /// The terminal's rows and columns, as they are now.
     fn size() -> (usize, usize) {
         match tcgetwinsize(io::stdout()) {
             // Some terminals do not know their size.
@@ -62,7 +62,7 @@ impl Terminal {
         }
     }
 
-    /// Shows the lines that `of` makes for this many rows, in place of the earlier lines. The last row is `below`.
+    /// Shows the lines that `of` makes for the number of rows, in place of the earlier lines. `below` is the last row.
     pub(super) fn draw(of: impl FnOnce(usize) -> Vec<Line>, below: &str) -> Result<(), Failure> {
         let (rows, columns) = Self::size();
         let colours = crate::variable("NO_COLOR").is_none();
@@ -125,7 +125,7 @@ impl Terminal {
     /// Gives the terminal to the shell until the program is continued.
     pub(super) fn stop(&mut self) -> Result<(), Failure> {
         self.leave();
-        // The kernel does not stop a group that no shell could continue.
+        // An error is ignored: the kernel does not stop a process group that no shell could continue.
         let _ = emulate_default_handler(SIGTSTP);
         self.show()
     }

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How late figures may be.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// The time between two looks.
+/// The time between two attempts to find it.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Watches a program. `command` is `watch` with its words.
@@ -38,7 +38,7 @@ pub(super) fn watch(mut socket: ControlSocket, command: &str) -> Result<(), Fail
         return show(text.as_bytes());
     }
     let panel = Panel::read(&socket.ask_well(command)?);
-    // The program has understood it.
+    // The program has accepted the command, so its interval is valid.
     let seconds = command.split_whitespace().nth(1).unwrap_or("1");
     let every = crate::seconds(seconds).unwrap_or(Duration::from_secs(1));
     let signals = Signals::take()
@@ -81,25 +81,25 @@ struct Watched<'a> {
     /// The last figures.
     panel: Panel,
     command: &'a str,
-    /// So long after the last figures the next ones are missed.
+    /// How long after the last figures the next ones count as late.
     late_after: Duration,
     /// When the last figures came.
     heard: Instant,
     /// The last change from one process to another, for the last row.
     said: String,
     search: Option<Search>,
-    /// Another process was looked for in vain: the same one is shown to its end.
+    /// Whether a search has found no other process: the present one is then shown to its end.
     gave_up: bool,
 }
 
 /// The search for another process at the same path.
 struct Search {
     began: Instant,
-    /// The end of the connection; none while the process lives, and has a successor.
+    /// How the connection ended. `None` while it still lives.
     lost: Option<Failure>,
     /// A connection that was asked, and has not answered.
     asked: Option<ControlSocket>,
-    /// Not before this moment the next one is made: a program may end each at once.
+    /// The earliest moment of the next connection: a program may end each one at once.
     next: Instant,
 }
 
@@ -111,7 +111,7 @@ impl Search {
 }
 
 impl Watched<'_> {
-    /// The last row.
+    /// The text of the last row.
     fn below(&self) -> String {
         let said = match &self.search {
             Some(Search { lost: Some(failure), .. }) => {
@@ -135,11 +135,11 @@ impl Watched<'_> {
         self.heard.elapsed() > self.late_after
     }
 
-    /// Takes figures, or the end of the connection.
+    /// Receives figures, or the end of the connection.
     fn hear(&mut self) -> Result<(), Failure> {
         match self.socket.receive_well() {
             Ok(reply) => {
-                // After a silence all is open again.
+                // Figures after a silence allow another search.
                 self.gave_up &= !self.is_late();
                 (self.panel, self.heard) = (Panel::read(&reply), Instant::now());
                 if self.panel.successor.is_some() && self.search.is_none() && !self.gave_up {
@@ -155,7 +155,7 @@ impl Watched<'_> {
         }
     }
 
-    /// A step of the search, if there is one. `answered`: the connection that was asked has something to be read.
+    /// Takes a step of the search, if there is one. `answered` says that the connection that was asked has input.
     fn look(&mut self, answered: bool) -> Result<(), Failure> {
         if self.search.is_none() && !self.gave_up && self.is_late() {
             self.search = Some(Search::begin(None));
@@ -163,7 +163,7 @@ impl Watched<'_> {
         let Some(search) = &mut self.search else { return Ok(()) };
         if answered {
             if let Some(mut asked) = search.asked.take() {
-                // One that ends without an answer is asked again.
+                // If this connection ends without an answer, a later step asks again.
                 let panel = asked.receive_well().map(|reply| Panel::read(&reply));
                 let is_new = |panel: &Panel| panel.process != self.panel.process;
                 if let Some(panel) =
@@ -189,7 +189,7 @@ impl Watched<'_> {
         let now = Instant::now();
         if search.asked.is_none() && now >= search.next {
             search.next = now + AGAIN;
-            // Nobody may be there yet.
+            // The next process may not listen yet.
             search.asked = ControlSocket::connect(&self.socket.path)
                 .and_then(|mut next| next.send(self.command).map(|()| next))
                 .ok();
@@ -246,7 +246,7 @@ fn wait(watched: &Watched<'_>, signals: &Signals, reads_keys: bool) -> Result<Re
     })
 }
 
-/// Reads keys. True if one of them ends the panel. A terminal that is gone has no more keys.
+/// Reads keys, and returns true if one of them ends the panel. A terminal that is gone sends no more keys.
 fn is_last_key(reads_keys: &mut bool) -> bool {
     let mut keys = [0; 64];
     match io::stdin().lock().read(&mut keys) {
@@ -254,7 +254,7 @@ fn is_last_key(reads_keys: &mut bool) -> bool {
             *reads_keys = false;
             false
         }
-        // Ctrl-D is a key as well while lines are not edited.
+        // Without line editing Ctrl-D arrives as a key.
         Ok(count) => keys[..count].iter().any(|key| matches!(key, b'q' | b'Q' | 4)),
     }
 }

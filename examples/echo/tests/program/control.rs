@@ -282,7 +282,7 @@ fn an_operator_looks_on_while_the_program_stops_and_may_cut_it_short() {
     eventually("it has begun", || ask(&mut at.connect(), "live")[1].contains("receiving"));
     assert_eq!(mark(&mut operator, "drain 500"), "ok it stops; its requests may take 500s");
     eventually("it stops", || ask(&mut at.connect(), "status")[3].ends_with("\tstopping"));
-    assert!(mark(&mut operator, "drain 5").starts_with("error it stops already"));
+    assert!(mark(&mut operator, "drain 5").starts_with("error it is already stopping"));
     assert_eq!(ask(&mut operator, "live").len(), 3);
     assert_eq!(mark(&mut operator, "stop"), "ok it stops at once");
     assert_ends(&at.server.end(), 0);

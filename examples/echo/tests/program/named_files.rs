@@ -125,8 +125,8 @@ fn an_empty_variable_counts_as_unset() {
 #[test]
 fn numbers_say_what_to_write() {
     for (option, value, says) in [
-        ("--rate-per-peer", "", "write a number of each second; 0 or none is no limit"),
-        ("--rate-per-peer", "18446744073709551616", "write a number of each second"),
+        ("--rate-per-peer", "", "write a number per second; 0 or none is no limit"),
+        ("--rate-per-peer", "18446744073709551616", "write a number per second"),
         ("--max-clients", "0", "write a number of at least 1"),
         ("--max-per-peer", "x", "write a number of at least 1"),
         ("--workers", "", "write a number of at least 1"),

@@ -323,7 +323,7 @@ fn what_is_no_login_is_refused_in_a_line() {
         (&b"GET / HTTP/1.1\r\n\r\n"[..], "a frame of 1195725856 bytes"),
         (&[0, 0, 0, 0], "an empty frame"),
         (&[0, 0, 0, 1, 99], "unknown kind 99"),
-        (&[0, 0, 0, 1, 1], "a HELLO that is none"),
+        (&[0, 0, 0, 1, 1], "an invalid HELLO"),
         (&[0, 0, 0, 3, 1, 9, 1], "speaks version 1 of the wire, and not 9"),
         (&[0, 0, 0, 3, 5, b'l', b's'], "a session begins with HELLO"),
         (&[0, 0, 0, 3, 1, 1, 0], "wants to be shown the secret"),

@@ -59,7 +59,7 @@ impl Upload {
     }
 }
 
-/// Reads the next header. None at the end of the input.
+/// Reads the next header. Returns `None` at the end of the input.
 fn read_document_header(request: &mut StreamRequest, is_first: bool) -> io::Result<Option<Put>> {
     let mut head = Vec::new();
     loop {

@@ -39,11 +39,11 @@ pub struct Upload {
     store: Arc<Store>,
     /// How long a client may be silent, and how long it may take for a piece of a file.
     idle: Duration,
-    /// How long it may take for its greeting, or its first header.
+    /// How long the client may take for its greeting, or its first header.
     first_word: FirstWord,
     /// Room for one piece of a file; allocated when the first one arrives.
     buffer: Vec<u8>,
-    /// The last `Put`'s file has been sent to its end.
+    /// Whether the file of the last `Put` has been sent to its end.
     is_all_said: bool,
     /// The version that the client speaks.
     version: u16,
@@ -87,7 +87,7 @@ impl Upload {
 impl StreamRequestHandler for Upload {
     fn setup(&mut self, request: &mut StreamRequest) -> HandlerResult {
         self.first_word.expect(request);
-        // Each new connection removes old partial files. A failure of this refuses nothing.
+        // Each new connection removes old partial files. If that fails, nothing is refused.
         let store = Arc::clone(&self.store);
         if let Err(error) = offload(move || store.sweep()).and_then(|result| result) {
             say(&format!("cannot remove old parts of uploads: {error}"));
@@ -102,7 +102,7 @@ impl StreamRequestHandler for Upload {
             Some(_) => self.serve(request),
         };
         match result {
-            // A client that leaves in the middle is no failure of the server. The log has its file.
+            // A client that leaves in the middle is no failure of the server. The log names its file.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
             result => Ok(result?),
         }

@@ -1,9 +1,9 @@
 //! Resuming: the server has a part of the file already, or all of it.
 //!
-//! The server offers a beginning (`Have`) and then its digest. The client digests the same bytes of its own file, and sends
-//! `From` with the offset if they are equal, and `From` with 0 if not: the next offer then follows. The last offer is the
-//! empty beginning, which is always accepted. Both sides send `Working` while they digest, so that the other one does not
-//! give up.
+//! The server offers a beginning (`Have`) and then its digest. The client digests the same bytes of its own file, and
+//! sends `From` with the offset if the digests are equal, and `From` with 0 if not: the next offer then follows. The
+//! last offer is the empty beginning, which is always accepted. Both sides send `Working` while they digest, so that the
+//! other side does not give up.
 
 use std::io::Write;
 
@@ -51,7 +51,7 @@ impl Upload {
         if offers_are_over {
             return Ok(partial);
         }
-        let nothing = || Refusal::new(Code::Protocol, "the offer of nothing is always taken");
+        let nothing = || Refusal::new(Code::Protocol, "the offer of nothing has to be accepted");
         self.offered(request, partial)?.ok_or_else(|| nothing().into())
     }
 

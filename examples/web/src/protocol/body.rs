@@ -103,7 +103,7 @@ impl BodyReader {
         Self { at: start, start, decoded: 0, part }
     }
 
-    /// Whether the end of the body has arrived.
+    /// Reads on, and returns whether the end of the body has arrived.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<bool, Refusal> {
         loop {
             let limit = self.start + ENCODED_BODY_BYTES;
@@ -140,10 +140,8 @@ impl BodyReader {
         }
     }
 
-    /// The next line with its `\r
-    /// `. A lone `
-    /// ` is refused. Some servers take it for the end of a line and some do not, and requests are smuggled by such a
-    /// difference.
+    /// The next line with its `\r\n`. A lone `\n` is refused: some servers take it for the end of a line and some do
+    /// not, and such a difference lets a client smuggle requests.
     fn line<'a>(&self, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, Refusal> {
         let rest = &bytes[self.at..];
         let found = rest.iter().take(CHUNK_LINE_BYTES).position(|byte| *byte == b'\n');

@@ -226,11 +226,11 @@ fn without_return(line: &[u8]) -> &[u8] {
 }
 
 impl RequestLine {
-    /// `start` and `end`: where the line begins, and where the next one does.
+    /// Reads a line. `start` is where it begins, and `end` where the next one does.
     fn read(line: &[u8], start: usize, end: usize) -> Result<Self, Refusal> {
         let line = line.trim_ascii_end();
         let mut request = httparse::Request::new(&mut []);
-        // An incomplete line may show all its words already.
+        // A line without its end counts as incomplete, but its words are known.
         let result = request.parse(line);
         let (Ok(_), Some(method), Some(target), Some(minor)) =
             (result, request.method, request.path, request.version)
@@ -301,8 +301,8 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Reads a request of the usual form: short, complete, valid and without a body. For any other form it returns
-    /// None, and the decoder reads it step by step. Such a request is too short for any limit.
+    /// Reads a request of the usual form: short, complete, valid and without a body. Returns `None` for any other form,
+    /// which the decoder then reads step by step. A request of the usual form is too short to reach any limit.
     fn read_whole(bytes: &'a [u8]) -> Option<(Self, usize)> {
         // Clearing room for more headers would cost more than reading a few.
         let mut room = [httparse::EMPTY_HEADER; 16];
@@ -354,7 +354,7 @@ impl<'a> Head<'a> {
     }
 
     fn expect(&mut self, value: &[u8]) {
-        // HTTP/1.0 does not know it: RFC 9110, 10.1.1.
+        // HTTP/1.0 does not know `Expect`: RFC 9110, 10.1.1.
         if self.minor == 1 {
             let is_known = value.eq_ignore_ascii_case(b"100-continue");
             self.expects_continue |= is_known;
@@ -366,7 +366,7 @@ impl<'a> Head<'a> {
 /// Accepts a header only once. Requests are smuggled by two headers that disagree on the end of a body.
 fn only<'a>(place: &mut Option<&'a [u8]>, value: &'a [u8]) -> Result<(), Refusal> {
     if place.replace(value).is_some() {
-        return Err(bad("A header is there twice that may be there once."));
+        return Err(bad("A header that may be there once is there twice."));
     }
     Ok(())
 }

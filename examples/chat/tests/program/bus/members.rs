@@ -226,7 +226,7 @@ fn who_at_a_server_that_is_cut_off_says_so_and_the_operator_sees_the_last_reason
     assert_eq!(alice.asks_who(), "* 2 here: alice, bob@two");
     let cut_off = alice.line();
     let since = cut_off.strip_prefix("* the other servers have not been reached for ").unwrap();
-    assert!(since.ends_with(" s: their members are those of before"), "{cut_off}");
+    assert!(since.ends_with(" s: their members are listed as last known"), "{cut_off}");
     alice.say("@carol@two are you there");
     let nobody = "* nobody there is called carol@two; the other servers have not been reached for ";
     assert!(alice.line().starts_with(nobody));
