@@ -92,7 +92,7 @@ fn a_client_without_tls_is_told_of_it() {
     assert!(ended.err.contains("without a word; if it speaks TLS, give --tls"), "{ended:?}");
 }
 
-/// By a server of openssl, which has no farewell if it is killed.
+/// The server is openssl's, which sends no close_notify if it is killed.
 #[test]
 fn a_time_that_may_have_been_cut_short_is_not_shown() {
     let Some((server, address)) = s_server(&[]) else { return };

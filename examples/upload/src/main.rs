@@ -116,7 +116,7 @@ struct RuleOptions {
     /// The folder that files are stored in; made if it does not exist
     #[arg(long, value_name = "DIR", default_value = "model")]
     dir: PathBuf,
-    /// What to do with a file whose name is taken
+    /// The treatment of a file whose name is taken
     #[arg(long, value_enum, default_value_t = Conflict::Rename)]
     conflict: Conflict,
     /// The largest file, in bytes, or with K, M, G or T

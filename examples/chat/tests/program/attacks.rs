@@ -39,7 +39,7 @@ fn a_member_that_reads_nothing_delays_nobody_and_is_dropped() {
     alice.sees(dropped);
     operator_sees(&server, dropped);
     assert_eq!(alice.asks_who(), "* 2 here: alice, bob");
-    // Its connection is at its end.
+    // The connection of the stalled member is at its end.
     let mut rest = Vec::new();
     let _ = stalled.stream.read_to_end(&mut rest);
     bob.say("at last");
@@ -119,7 +119,7 @@ fn a_thousand_who_come_at_once_are_let_in_by_and_by_and_up_to_a_bound() {
         assert_eq!(alice.hears(), format!("bob: to alice {number}"));
     }
     while !alice.asks_who().starts_with("* 300 here: ") {}
-    // There are never more; when they are gone, the others have their turn.
+    // There are never more members; when the crowd is gone, the others have their turn.
     drop(crowd);
     let mut member = None;
     eventually("there is room again", || alice_is_alone(address));
@@ -158,7 +158,7 @@ fn silent_connections_keep_nobody_out() {
     assert_eq!(alice.line(), "* you are alice; there are 0 others");
     eventually("bob is let in", || {
         let mut member = Member::connect(address);
-        // It may be turned away before it has spoken.
+        // bob may be turned away before it has spoken.
         let _ = member.stream.get_ref().write_all(b"/nick bob\n");
         let mut line = String::new();
         let is_in = member.stream.read_line(&mut line).is_ok_and(|count| count > 0);
@@ -169,7 +169,7 @@ fn silent_connections_keep_nobody_out() {
     for mut stream in silent {
         stream.set_nonblocking(true).unwrap();
         let mut said = String::new();
-        // Turned away by a reset, perhaps; or there still.
+        // A client may have been turned away by a reset, or may still be there.
         match stream.read_to_string(&mut said) {
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             _ => closed += 1,
@@ -185,7 +185,7 @@ fn silent_connections_keep_nobody_out() {
 fn the_operator_sees_and_ends_those_who_have_not_said_a_word() {
     let (server, address) = open_room(&[]);
     let silent = [[127, 0, 0, 1], [127, 0, 0, 1], [127, 0, 0, 2], [127, 0, 0, 3]].map(|ip| {
-        // In this order, which they are accepted in.
+        // They connect in this order, and are accepted in it.
         Member::of(connect_from(ip, address))
     });
     let places = silent.each_ref().map(|one| one.stream.get_ref().local_addr().unwrap());
@@ -222,7 +222,7 @@ fn the_operator_sees_and_ends_those_who_have_not_said_a_word() {
             assert_eq!(client.rest(), told);
         }
     }
-    // Members are for /kick NAME, and have no number.
+    // `/kick NAME` is for members, which have no number.
     let _alice = Member::join(address, "alice");
     server.ask("/kick #5");
     operator_sees(&server, "* 0 clients that had not said a word were kicked");
@@ -233,7 +233,7 @@ fn a_first_word_has_a_time_however_many_bytes_come_before_it() {
     let (_server, address) = open_room(&["--first-word", "1"]);
     let told = "* you have not said a word within 1 s; goodbye\n";
     assert_eq!(Member::connect(address).rest(), told);
-    // Never silent for long enough to have said something, and never at the end of a line.
+    // This client is never silent for long enough to end a message, and never ends a line.
     let mut slow = Member::connect(address);
     let writer = slow.stream.get_ref().try_clone().unwrap();
     std::thread::spawn(move || {
@@ -243,7 +243,7 @@ fn a_first_word_has_a_time_however_many_bytes_come_before_it() {
     });
     let rest = slow.rest_before_reset();
     assert!(rest.is_empty() || rest == told, "{rest}");
-    // Once it is in, it may be silent for as long as it likes.
+    // Once a client is in, it may be silent for as long as it likes.
     let mut alice = Member::join(address, "alice");
     let mut silent = Member::connect(address);
     assert_eq!(silent.rest(), told);

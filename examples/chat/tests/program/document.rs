@@ -1,5 +1,4 @@
-//! Clients without lines, as the tutorial's: they send a message without an end, read once, and ask
-//! their user again.
+//! Clients without lines, like the tutorial's: they send a message without an end, read once, and ask their user again.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,13 +20,13 @@ fn python(program: &Path, args: &[String]) -> Process {
     Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
 }
 
-/// A client of the project's own that behaves so. Each answer is a line: its bytes, and its text.
+/// A client of the project's own that behaves like the tutorial's. Each answer is a line: its bytes, and its text.
 fn one_answer_client(address: SocketAddr) -> Process {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/one_answer.py");
     python(&program, &[address.ip().to_string(), address.port().to_string()])
 }
 
-/// The lines that it is sent next.
+/// The lines of the client's next answer.
 fn hears(client: &Process) -> Vec<String> {
     let answer = client.line();
     let (length, text) = answer.split_once(' ').unwrap();
@@ -35,7 +34,7 @@ fn hears(client: &Process) -> Vec<String> {
     text.split('|').map(str::to_owned).collect()
 }
 
-/// It says something, which alice hears, and listens then.
+/// The client says something, which alice hears, and listens then.
 fn says(client: &Process, message: &str, alice: &mut Member) {
     client.ask(message);
     while alice.hears() != format!("guest-2: {message}") {}
@@ -176,7 +175,7 @@ fn what_waits_for_a_client_that_says_nothing_is_bounded() {
     guest.ask("and?");
     while alice.hears() != "guest-2: and?" {}
     alice.say("the last one");
-    // It lost the oldest, and knows how many; of 107 bytes each, 612 are kept.
+    // The client has lost the oldest lines, and is told how many. Of lines of 107 bytes, 612 are kept.
     let answer = hears(&guest);
     assert_eq!(answer[..2], ["* 1387 older lines were left out", "alice: the last one"]);
     assert!(answer[2].starts_with("alice: 01388 "), "{answer:?}");
@@ -200,8 +199,8 @@ fn a_newline_makes_a_client_one_that_knows_lines() {
     assert_eq!(bob.hears(), "alice: good");
 }
 
-/// One of the tutorial's own programs, with the port of our server in it. None where the document is not
-/// there, which is no fault of the machine: it is no part of this project.
+/// One of the tutorial's own programs, with the port of our server in it. `None` where the document is not there, which
+/// is no fault of the machine: it is no part of this project.
 fn original(name: &str, port: &str, address: SocketAddr) -> Option<(tempfile::TempDir, Process)> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/document");
     let document = std::env::var_os("SOCKETSERVER_DOCUMENT").map_or_else(beside, PathBuf::from);
@@ -228,7 +227,7 @@ fn the_documents_own_clients_take_part() {
         let (server, address) = open_room(&[]);
         let mut alice = Member::join(address, "alice");
         let Some((_folder, guest)) = original(name, port, address) else { return };
-        // A server that is as it was printed answers each question; so do we, with what others say.
+        // A server as the tutorial prints it answers each question; ours does, with the lines of others.
         for number in 0..3 {
             guest.ask(&format!("问题 {number}"));
             assert_eq!(alice.hears(), format!("guest-2: 问题 {number}"));

@@ -9,7 +9,8 @@ use std::thread;
 use super::{Member, open_room};
 use test_support::{eventually, system};
 
-/// The answer to each command: once this, and then that for as long as it is taken.
+/// The answer to each command: its name, its first bytes, and the bytes that follow again and again for as long as they
+/// are read.
 type Answer = (&'static str, &'static [u8], fn() -> Vec<u8>);
 
 const ANSWERS: &[Answer] = &[
@@ -39,7 +40,7 @@ const ANSWERS: &[Answer] = &[
     ("nothing of Redis", b"HTTP/1.1 400 Bad Request\r\n\r\n", || vec![0; 1 << 20]),
 ];
 
-/// An answer to each command, and the words of it that the operator is told.
+/// An answer to each command, and the words about it that the operator is shown.
 const WORDS: &[(&[u8], &str)] = &[
     (b":1\r\n", "it does not speak as Redis does"),
     (b"*1\r\n*0\r\n", "it does not say that it is a master"),
@@ -51,7 +52,7 @@ const WORDS: &[(&[u8], &str)] = &[
     ("-ERR unknown command '\u{e9}".as_bytes().split_at(23).0, "ERR unknown command '\u{fffd}"),
 ];
 
-/// Answers each connection so, until it is closed. Counts those that were.
+/// Answers a connection in this way until it is closed, and counts it then.
 fn answer(mut stream: TcpStream, (_, first, more): Answer, refused: &AtomicUsize) {
     let more = more();
     let mut command = [0; 65_536];

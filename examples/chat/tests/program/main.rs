@@ -161,7 +161,7 @@ impl Member {
         rest
     }
 
-    /// The same for a member that sends on, and so may lose the last lines to a reset.
+    /// Everything up to the end, for a member that still sends, and so may lose the last lines to a reset.
     fn rest_before_reset(&mut self) -> String {
         let mut rest = String::new();
         while matches!(self.stream.read_line(&mut rest), Ok(1..)) {}

@@ -11,7 +11,7 @@ use test_support::process::{Ended, Process};
 use test_support::program::*;
 use test_support::{SOON, folder, skip_if};
 
-/// A command that fails at once: if everything else is right, by its port, which needs privileges.
+/// A command that fails at once. If everything else is right, it fails by its port, which needs privileges.
 fn ends(args: &[&str], bus: Option<&str>) -> Ended {
     let mut command = CHAT.command(args);
     command.env_remove("CHAT_BUS").envs(bus.map(|bus| ("CHAT_BUS", bus)));
@@ -49,7 +49,7 @@ fn no_password_is_in_what_is_said_of_a_wrong_command_line() {
             ([&serve(&[])[..], &[&equals]].concat(), None),
             ([&serve(&["--bus-file"])[..], &[&shown]].concat(), None),
             (serve(&[]), Some(bus)),
-            // In the wrong place.
+            // The address stands in the wrong place.
             ([&serve(&[])[..], &[bus]].concat(), None),
             ([&serve(&["--server"])[..], &[bus]].concat(), None),
             (vec!["serve", "--bind", bus], None),
@@ -98,7 +98,7 @@ fn a_file_without_a_password_is_told_as_one() {
         );
         let told = serve(bus, option, gone.to_str().unwrap());
         assert!(told.contains(&format!("cannot read {what} from {}", gone.display())), "{told}");
-        // No file, and without an end.
+        // A path that is no file, and has no end.
         let told = serve(bus, option, "/dev/zero");
         assert!(told.contains(&format!("cannot read {what} from /dev/zero: ")), "{told}");
     }
@@ -136,7 +136,7 @@ fn a_bus_with_a_password_is_given_in_a_file_or_in_the_environment() {
         let ended = server.end();
         assert_eq!(ended.err, "");
     }
-    // On the command line it works as well, and is warned of.
+    // A password on the command line works too, with a warning.
     let by_argument = start(&["--bus", &bus], "");
     assert_eq!(by_argument.line(), joined);
     by_argument.send_signal(libc::SIGTERM);
@@ -154,7 +154,7 @@ fn a_redis_that_repeats_the_password_does_not_have_it_shown() {
             let mut bytes = [0; 1024];
             let count = stream.read(&mut bytes).unwrap();
             let text = String::from_utf8_lossy(&bytes[..count]).replace("\r\n", " ");
-            // As a Redis that knows no such command. The server may have ended.
+            // The stand-in answers like a Redis that knows no such command. The server may have ended.
             let _ = write!(stream, "-ERR unknown command, beginning with: {text}, s3cr%40t\r\n");
             let _ = said.send(text);
         }

@@ -33,7 +33,7 @@ impl Redis {
         redis
     }
 
-    /// One that is not running yet.
+    /// A Redis that is not running yet.
     pub fn at_rest(store: Store) -> Self {
         Self { process: None, address: free_address(), folder: folder(), store }
     }

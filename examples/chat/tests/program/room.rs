@@ -45,7 +45,7 @@ fn the_operator_speaks_to_everyone_and_to_one() {
     alice.say("@operator thanks");
     assert_eq!(operator_hears(&server), "alice -> operator: thanks");
     bob.say("done");
-    // It was for the operator alone.
+    // The earlier line was for the operator alone.
     assert_eq!(operator_hears(&server), "bob: done");
     server.ask("@nobody hello");
     operator_sees(
@@ -80,7 +80,8 @@ fn nobody_has_a_name_that_is_longer_than_a_name_may_be() {
     let (_server, address) = open_room(&[]);
     let mut alice = Member::join(address, "alice");
     let mut bob = Member::join(address, "bob");
-    // Signs that tell no names apart: with a few of them it is bob, and a whole line of them is not compared.
+    // Signs that do not count in a comparison: with a few of them the name is still bob's, and a name with a whole line
+    // of them is not compared.
     let bob_with = |signs: usize| format!("bob{}", "\u{640}".repeat(signs));
     alice.say(&format!("@{} few", bob_with(3)));
     assert!(bob.hears().ends_with(": few"));
@@ -191,7 +192,7 @@ fn the_operator_kicks_a_member_who_is_told() {
     operator_sees(&server, "* bob was kicked by the operator");
     assert!(bob.rest().ends_with("* you: was kicked by the operator\n"));
     alice.sees("* bob was kicked by the operator");
-    // Said once, and the name is free.
+    // This is announced once, and the name is free.
     let _bob = Member::join(address, "bob");
     assert_eq!(alice.line(), "* bob has joined");
     alice.say("/kick bob");
@@ -203,7 +204,7 @@ fn what_a_member_had_sent_before_it_was_kicked_is_not_said_any_more() {
     let (server, address) = open_room(&["--members", "2", "--pace", "100"]);
     let mut alice = Member::join(address, "alice");
     let mallory = Member::join(address, "mallory");
-    // They arrive at once, and are said at the allowed pace.
+    // The lines arrive at once, and are said at the allowed pace.
     let lines: String = (0..300).map(|number| format!("operator: {number}\n")).collect();
     mallory.send(lines.as_bytes());
     alice.sees("mallory: operator: 0");
@@ -235,7 +236,7 @@ fn a_room_that_ends_does_not_wait_for_what_was_pasted() {
     let (server, address) = open_room(&["--grace", "60"]);
     let mut alice = Member::join(address, "alice");
     let bob = Member::join(address, "bob");
-    // At the pace that is allowed they would take almost a minute.
+    // At the pace that is allowed, these lines would take almost a minute.
     bob.send("a\n".repeat(1_000).as_bytes());
     assert_eq!(alice.hears(), "bob: a");
     server.ask("/quit");
@@ -257,7 +258,7 @@ fn a_room_without_an_operator_goes_on() {
     assert_eq!(operator_hears(&server), "bob: hello");
     server.send_signal(libc::SIGTERM);
     assert_ends(&server.end(), 0);
-    // And one with neither input nor output.
+    // The same holds for a server with neither input nor output.
     let folder = folder();
     let path = folder.path().join("s");
     let address = format!("unix:{}", path.display());

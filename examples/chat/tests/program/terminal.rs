@@ -49,7 +49,7 @@ impl Screen {
         children.unwrap().trim().parse().expect("one child")
     }
 
-    /// Its window is closed, as by the end of an ssh session.
+    /// Closes its window, as the end of an ssh session does.
     fn closes(&self) {
         // The terminals end with the last window.
         self.tmux(&["new-window", "-d", "-t", "s", "exec sleep 1000"]);
@@ -76,7 +76,7 @@ impl Screen {
         self.tmux(&[&["send-keys", "-t", "s"], keys].concat());
     }
 
-    /// Bytes come from it as they are, as from a terminal with another encoding.
+    /// Types bytes as they are, like a terminal with another encoding.
     fn sends(&self, bytes: &[u8]) {
         let file = self.folder.path().join("bytes");
         std::fs::write(&file, bytes).unwrap();
@@ -95,7 +95,7 @@ impl Screen {
         self.comes_to(|lines| lines.iter().any(|line| line == expected), &[expected]);
     }
 
-    /// The last lines of the screen are these.
+    /// Fails unless the screen comes to end with these lines.
     fn ends_with(&self, expected: &[&str]) {
         let same = |lines: &[String]| lines.iter().eq(expected);
         self.comes_to(
@@ -228,7 +228,7 @@ fn after_a_stop_the_line_is_edited_as_before() {
         screen.types(&["-l", "half of a line"]);
         screen.ends_with(&["> half of a line"]);
         for number in 0..3 {
-            // By the key, and by another process, in the middle of the line.
+            // The stop comes by the key, or by another process, in the middle of the line.
             if name == "bob" {
                 screen.types(&["C-z"]);
             } else {
@@ -265,7 +265,7 @@ fn a_stop_that_nobody_would_end_is_none() {
     if skip_if(no_tmux()) {
         return;
     }
-    // Without a shell that could continue it.
+    // No shell could continue this program.
     let (operator, address) = room_on_a_screen();
     operator.types(&["half of"]);
     operator.ends_with(&["> half of"]);
@@ -325,7 +325,7 @@ fn a_terminal_is_as_it_was_when_the_other_side_ends() {
         let last_words = at("* you: was kicked by the operator");
         assert!(last_words.is_some() && last_words < at("error: "), "{lines:#?}");
     }
-    // Not by mistake.
+    // Ctrl-D does not end the server: it may be a mistake.
     operator.types(&["C-d"]);
     operator.ends_with(&["* /quit ends the server", ">"]);
     let carol = Member::join(address, "carol");

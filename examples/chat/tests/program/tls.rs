@@ -6,7 +6,7 @@ use test_support::tls::{self, Dialog, s_server, trusting};
 /// A room needs several members in one memory.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const ROOMS: &[&str] = &["threading", "pool", "green"];
-/// The same; coroutines are for Linux.
+/// Rooms where there are no coroutines: those are for Linux.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const ROOMS: &[&str] = &["threading", "pool"];
 

@@ -1,4 +1,5 @@
-//! Programs whose sockets systemd has opened: started by `systemd-socket-activate`, and told of to a stand-in of its own.
+//! Programs whose sockets systemd has opened: started by `systemd-socket-activate`, or with a stand-in for the service
+//! manager that they report to.
 
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, UdpSocket};
@@ -12,7 +13,7 @@ use test_support::{connect, eventually, exchange, folder, read_to_end, receive, 
 
 use super::ECHO;
 
-/// Starts the program by systemd's own tool, at its first client. None: the tool is missing.
+/// Starts the program by systemd's own tool, at its first client. `None` if the tool is missing.
 fn by_systemd(listen: &str, options: &[&str]) -> Option<Process> {
     let mut command = Command::new("systemd-socket-activate");
     command.args(["--listen", listen, "--fdname", "echo"]).arg(ECHO.path()).arg("serve");
@@ -118,7 +119,7 @@ fn all_sockets_of_a_unit_are_served_by_the_transports_that_they_are_of() {
     assert!(path.exists());
 }
 
-/// The parent alone tells, and its loop, which is its only thread, answers the watchdog.
+/// Only the parent reports to the service manager, and its loop, which is its only thread, answers the watchdog.
 #[test]
 fn a_forking_server_tells_of_itself_and_its_children_do_not() {
     let folder = folder();
@@ -131,7 +132,7 @@ fn a_forking_server_tells_of_itself_and_its_children_do_not() {
     let mut client = connect(address);
     assert_eq!(exchange(&mut client, "hello"), "hello\n");
     eventually("the watchdog hears of it", || manager.told().contains("WATCHDOG=1"));
-    // The child ends, and has nothing to say.
+    // The child ends, and reports nothing.
     client.write_all(b"bye\n").unwrap();
     drop(client);
     manager.told_of("WATCHDOG=1");

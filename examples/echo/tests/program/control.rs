@@ -76,7 +76,7 @@ fn answer(operator: &mut UnixStream) -> Vec<String> {
     }
 }
 
-/// The last line of an answer, which has no other.
+/// The answer to a command, if it has a single line.
 fn mark(operator: &mut UnixStream, command: &str) -> String {
     let lines = ask(operator, command);
     assert_eq!(lines.len(), 1, "{lines:?}");
@@ -93,7 +93,7 @@ fn every_command_is_obeyed() {
         let mut operator = at.connect();
 
         let client_address = client.local_addr().unwrap().to_string();
-        // Its client has the bytes a moment before they are counted.
+        // The client has the bytes a moment before the server counts them.
         eventually("it waits", || {
             let live = ask(&mut at.connect(), "live");
             assert_eq!(live[0], "ID\tCLIENT\tAGE\tACTIVITY\tIN\tOUT\tHANDLER", "{mixin}");
@@ -173,7 +173,7 @@ fn wrong_commands_are_told_what_is_allowed() {
         operator.write_all(&[b'x'; 2_000]).unwrap();
         assert_eq!(answer(&mut operator), ["error a command has 512 bytes at most"]);
         let mut rest = Vec::new();
-        // An end, or a reset: it has sent more than was read.
+        // An end, or a reset, because more was sent than the server has read.
         assert_eq!(operator.read_to_end(&mut rest).unwrap_or(0), 0, "{rest:?}");
         assert_eq!(exchange(&mut at.client(), "hello"), "hello\n");
     }
@@ -231,7 +231,7 @@ fn forgotten_terminals_keep_no_operator_out_and_cost_clients_nothing() {
     for mixin in ["threading", "inline", "forking"] {
         let at = Controlled::start(&["127.0.0.1:0"], &["--mixin", mixin]);
         let mut idle: Vec<UnixStream> = (0..100).map(|_| at.connect()).collect();
-        // Half a command is forgotten as well.
+        // Half a command does not keep a connection.
         idle[99].write_all(b"li").unwrap();
         assert_eq!(mark(&mut at.connect(), "log"), "ok the log is normal", "{mixin}");
         assert_eq!(exchange(&mut at.client(), "hello"), "hello\n", "{mixin}");
@@ -262,7 +262,7 @@ fn a_watch_that_nobody_reads_holds_nothing_up() {
         at.server.send_signal(libc::SIGTERM);
         let ended = at.server.end();
         assert_ends(&ended, 0);
-        // Not a failure of the program.
+        // This is no failure of the program.
         assert_eq!(ended.err, "", "{mixin}");
     }
 }
@@ -308,7 +308,7 @@ fn a_limit_that_is_changed_holds_for_the_next_request() {
         let mut before = at.client();
         assert_eq!(exchange(&mut before, "hello"), "hello\n");
         assert_eq!(mark(&mut at.connect(), "limit idle 50ms"), "ok idle is 0.05s for new requests");
-        // Ended by its silence; the one before keeps its limit.
+        // A new client is ended by its silence; the one before keeps its limit.
         assert_eq!(read_to_end(&mut at.client()), b"");
         assert_eq!(exchange(&mut before, "hello"), "hello\n");
     }
@@ -332,7 +332,7 @@ fn a_verbose_log_has_a_line_for_each_start_and_end() {
     assert_eq!(exchange(&mut at.client(), "hello"), "hello\n");
     assert_eq!(mark(&mut at.connect(), "log verbose"), "ok the log is verbose");
     assert_eq!(exchange(&mut at.client(), "hello"), "hello\n");
-    // Of the second one nothing was said; its end may have been late.
+    // The second request was not logged when it came; its end may have been, because it may be late.
     assert!(next("has come").starts_with("request 3 "));
 }
 
@@ -343,7 +343,7 @@ fn a_successor_takes_the_path_when_its_predecessor_has_ended() {
         let process = |operator: &mut UnixStream| ask(operator, "status")[0].clone();
         let first = process(&mut at.connect());
         at.server.send_signal(libc::SIGUSR2);
-        // Between the two there is nobody at the path for a moment.
+        // For a moment between the two processes nobody listens at the path.
         let second = || {
             let mut operator = UnixStream::connect(&at.path).ok()?;
             operator.set_read_timeout(Some(SOON)).ok()?;
@@ -366,7 +366,7 @@ fn another_user_gets_nothing() {
         return test_support::skip("only root can be another user");
     }
     let at = Controlled::start(&["127.0.0.1:0"], &[]);
-    // A mode that lets everybody connect: the server asks the kernel as well.
+    // A mode that lets everybody connect: the server asks the kernel for the user as well.
     fs::set_permissions(&at.path, fs::Permissions::from_mode(0o666)).unwrap();
     let folder = at.path.parent().unwrap();
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();

@@ -12,8 +12,8 @@ use test_support::program::assert_fails_in_one_line;
 
 use super::ECHO;
 
-/// Asks for the counts at a path, and has a failure with these words before its deadline, which is twenty seconds on a busy
-/// machine.
+/// Asks for the counts at a path. Fails unless the client ends with a failure in these words, within twenty seconds,
+/// which are for a busy machine.
 fn fails_in_time(path: &Path, says: &[&str]) {
     let began = Instant::now();
     let asked = ECHO.run(&["control", path.to_str().unwrap(), "counts"]);
@@ -34,7 +34,7 @@ fn a_server_with_another_protocol_is_named_by_its_first_words() {
     server(&path, |mut stream| {
         let _ = stream.read(&mut [0; 512]);
         let _ = stream.write_all(b"-ERR unknown command 'counts'\r\n");
-        // It goes on until the other side leaves.
+        // The connection stays until the client leaves.
         let _ = stream.read(&mut [0]);
     });
     fails_in_time(&path, &["is no control socket of a program", "-ERR unknown command 'counts'\""]);

@@ -35,8 +35,9 @@ fn free_address() -> SocketAddr {
     TcpListener::bind((HOST, 0)).unwrap().local_addr().unwrap()
 }
 
-/// The proxy connects to a server as soon as its client has connected to it, before the request. If a server refuses, it
-/// tries the other one. A connection that is accepted and ends without an answer is a failed request.
+/// The proxy's configuration. It connects to a server as soon as its client has connected to it, before the request. If
+/// a server refuses, the proxy tries the other one. A connection that is accepted and ends without an answer is a failed
+/// request.
 fn config(at: SocketAddr, servers: [SocketAddr; 2]) -> String {
     let [one, other] = servers;
     format!(
@@ -61,7 +62,7 @@ fn ask(proxy: SocketAddr, number: usize) -> Result<(), String> {
     right.then_some(()).ok_or_else(|| format!("request {number}: {answer:?}"))
 }
 
-/// The same through TLS, which the servers end: the proxy passes it on.
+/// Sends one request through TLS, which the servers end: the proxy passes it on.
 fn ask_over_tls(proxy: SocketAddr, number: usize) -> Result<(), String> {
     let asked = std::panic::catch_unwind(|| {
         let mut client = Client::of(&format!("{proxy} with TLS"));
@@ -71,7 +72,7 @@ fn ask_over_tls(proxy: SocketAddr, number: usize) -> Result<(), String> {
     asked.map_err(|_| format!("request {number}: its panic is above"))
 }
 
-/// None of `requests` fails, although the two servers are restarted `restarts` times meanwhile.
+/// Fails unless all `requests` are answered while the two servers are restarted `restarts` times.
 fn none_fails(mixin: &str, is_tls: bool, requests: usize, restarts: usize) {
     if skip_if(no_haproxy()) {
         return;

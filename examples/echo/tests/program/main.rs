@@ -1,4 +1,4 @@
-//! The echo program. As the smallest it also shows what all programs share.
+//! The echo program. As the smallest program it also shows what all of them share.
 
 mod activation;
 mod control;
@@ -326,7 +326,7 @@ fn a_server_that_others_can_reach_says_so_in_one_line() {
     let local = SocketAddr::from(([127, 0, 0, 1], port));
     assert_eq!(exchange(&mut connect(local), "hello"), "hello\n");
     server.send_signal(libc::SIGTERM);
-    // The server that only this machine can reach says nothing.
+    // A server that only this machine can reach prints no warning.
     let ended = server.end();
     assert_ends(&ended, 0);
     assert_eq!(ended.err, "");
@@ -348,7 +348,7 @@ fn the_file_that_a_killed_server_leaves_does_not_stop_the_next_one() {
         let answer = ECHO.ask(&address, "hello\n");
         assert_ends(&answer, 0);
         assert_eq!(answer.out, "hello\n");
-        // A living one is not replaced.
+        // A socket that a living server uses is not replaced.
         assert_fails_in_one_line(&ECHO.run(&["serve", "--bind", &address]), 1, &["--bind"]);
         server.send_signal(libc::SIGINT);
         assert_ends(&server.end(), 0);

@@ -25,7 +25,7 @@ fn no_files() -> (tempfile::TempDir, Vec<(PathBuf, &'static str)>) {
     (folder, all)
 }
 
-/// The program fails at once, in these words.
+/// Fails unless the program fails at once, in these words.
 fn fails_at_once(command: &mut Command, says: &[&str]) {
     let began = Instant::now();
     let ended = Process::start(command).end();
@@ -81,7 +81,8 @@ fn a_pipe_that_a_program_writes_to_is_read() {
     assert_ends(&server.end(), 0);
 }
 
-/// The same certificates as without them, none or those of this system; and no word about a file with an empty name.
+/// With an empty variable a client trusts the same certificates as without it, none or those of this system, and says
+/// nothing about a file with an empty name.
 #[test]
 fn an_empty_variable_counts_as_unset() {
     let dialog = Dialog { serve: &[], connect: &[], typed: "", sent: "", answer: "", mixins: &[] };
@@ -100,7 +101,7 @@ fn an_empty_variable_counts_as_unset() {
     }
     let trusted = ends(&[("SSL_CERT_FILE", &certificate("ca.pem")), ("SSL_CERT_DIR", "")]);
     assert_ends(&trusted, 0);
-    // Those by which a service manager speaks.
+    // The variables of a service manager.
     let mut command = ECHO.command(&["serve", "--bind", "127.0.0.1:0"]);
     for name in [
         "NOTIFY_SOCKET",

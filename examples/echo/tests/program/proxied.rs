@@ -34,7 +34,7 @@ fn the_log_has_the_true_address(mixin: &str) {
     let ended = logged(&server, "ended");
     let says = format!("request 1 from 203.0.113.9:56324 by {own} ended: completed, ");
     assert!(ended.starts_with(&says), "{ended}");
-    // One without a header.
+    // A client without a header.
     let mut other = connect(address);
     other.write_all(b"hello\n").unwrap();
     assert_eq!(other.read(&mut [0; 8]).unwrap_or(0), 0);
@@ -160,7 +160,7 @@ fn a_share_of_each_client_and_not_of_haproxy() {
     eventually("it listens", || TcpStream::connect(front).is_ok());
     let from = |last: u8| connect_from([127, 0, 0, last], front);
     let mut inside = Vec::new();
-    // The first address is that of the look above.
+    // The first address is that of the client above.
     for last in [2, 2, 3, 3, 4, 4] {
         let mut client = from(last);
         assert_eq!(exchange(&mut client, "hello"), "hello\n");

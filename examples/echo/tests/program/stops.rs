@@ -54,7 +54,7 @@ fn a_client_that_never_ends_is_named_and_cut_off_after_the_grace() {
 /// timeout(1) signals its program, and then the group that the program is in.
 #[test]
 fn an_echo_of_the_first_signal_leaves_the_requests_their_time() {
-    // Different signals, because the kernel makes one of two that are alike.
+    // The two signals differ, because the kernel would merge two that are alike.
     let (server, mut busy, mut waiting) = server_with_a_member_that_never_ends(&["--grace", "2"]);
     server.send_signal(libc::SIGTERM);
     server.send_signal(libc::SIGINT);
@@ -80,7 +80,7 @@ fn a_second_signal_ends_the_server_at_once() {
 #[test]
 fn a_signal_that_comes_twice_at_once_is_one_signal() {
     let (server, mut busy, _waiting) = server_with_a_member_that_never_ends(&["--grace", "1"]);
-    // As `timeout` does, which signals its child and then its group. They reach a stopped process when it goes on.
+    // `timeout` signals its child and then its group. The signals reach a stopped process when it goes on.
     for signal in [libc::SIGSTOP, libc::SIGTERM, libc::SIGINT, libc::SIGCONT] {
         server.send_signal(signal);
     }

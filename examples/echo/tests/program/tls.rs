@@ -194,7 +194,7 @@ fn options_of_tls_that_cannot_work_are_refused() {
     }
 }
 
-/// Makes a self-signed certificate for 127.0.0.1 as most people do, by one command, with further options. None: without
+/// Makes a self-signed certificate for 127.0.0.1 as most people do, by one command, with further options. `None` without
 /// openssl.
 fn self_signed(folder: &Path, options: &[&str]) -> Option<[String; 2]> {
     let files = ["cert.pem", "key.pem"].map(|name| folder.join(name).display().to_string());
@@ -245,7 +245,7 @@ fn a_wrong_name_is_told_with_those_of_the_certificate() {
 fn an_expired_certificate_is_told_with_its_age() {
     let folder = folder();
     let Some([chain, key]) = self_signed(folder.path(), &[]) else { return };
-    // `openssl req` has no dates in the past; `openssl ca` signs it again with some.
+    // `openssl req` has no dates in the past; `openssl ca` signs the certificate again with some.
     let conf = folder.path().join("ca.conf");
     let base = folder.path().display();
     fs::write(

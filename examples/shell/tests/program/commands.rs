@@ -47,7 +47,7 @@ fn output_comes_as_it_is_printed_and_both_kinds_in_their_order() {
 fn many_clients_run_commands_at_once() {
     let server = Server::start(&[]);
     let path = server.folder.path().display().to_string();
-    // Each waits for all the others.
+    // Each command waits for all the others.
     let meet =
         "touch $D/$N; while test $(ls $D | grep -c ^here) -lt 5; do sleep 0.01; done; echo $N";
     let clients: Vec<_> = (0..5)
@@ -187,7 +187,7 @@ fn output_in_another_encoding_is_shown_as_utf_8() {
     let line = r"printf '\304\343'; sleep 0.05; printf '\272'; sleep 0.05; printf '\303\n'";
     let ended = server.client(&["--encoding", "gbk", "--", line]).end();
     assert_ends(&ended, 0);
-    // Also if a character arrives in two pieces.
+    // The same holds if a character arrives in two pieces.
     assert_eq!(ended.out, "你好\n");
     // An incomplete character is visible.
     let ended = server.client(&["--encoding", "gbk", "--", r"printf '\304'"]).end();
@@ -211,7 +211,7 @@ fn a_server_sends_another_encoding_if_it_is_told_to() {
 fn a_command_has_no_descriptor_but_its_own_three() {
     for mixin in MIXINS {
         let server = Server::start(&["--mixin", mixin]);
-        // The fourth is that of the folder.
+        // The fourth descriptor is that of the folder that `ls` reads.
         assert_eq!(server.run("ls /proc/self/fd").out, "0\n1\n2\n3\n", "{mixin}");
     }
 }
@@ -235,7 +235,7 @@ fn a_command_inherits_nothing_of_what_the_servers_starter_has_made() {
         assert_eq!(signals.lines().count(), 2);
         for line in signals.lines() {
             let set = u64::from_str_radix(line.split_whitespace().last().unwrap(), 16).unwrap();
-            // Except for two that the C library keeps for itself.
+            // The C library keeps two signals for itself.
             assert_eq!(set & !(0b11 << 31), 0, "{mixin}: {signals}");
         }
         // Ctrl-C ends it, though the server itself does not mind.

@@ -27,7 +27,7 @@ fn has_python() -> bool {
     found
 }
 
-/// Asks, and has to be given this, in however many pieces.
+/// Sends a line, and fails unless this output comes, in however many pieces.
 #[track_caller]
 fn ask(stream: &mut TcpStream, line: &str, output: &[u8]) {
     stream.write_all(line.as_bytes()).unwrap();
@@ -176,7 +176,7 @@ fn what_comes_while_a_command_runs_is_held_to_the_same() {
         let logged = server.process.err_line();
         assert!(logged.contains(says), "{logged}");
     }
-    // A command that is one has its turn.
+    // A command that arrives by itself is served.
     let mut client = connect(server.address.parse().unwrap());
     client.write_all(b"sleep 0.3; echo one").unwrap();
     assert_eq!(read_to(&mut client, b"\n"), b"4one\n");
@@ -216,7 +216,7 @@ fn the_documents_wire_has_the_same_bounds() {
     let hasty = server(&["--timeout", "0.5"]);
     let mut client = connect(hasty.address.parse().unwrap());
     ask(&mut client, "sleep 1000", b"[it ran for longer than 0.5 s]\n");
-    // How much it prints in its time is the machine's; then there is one more line.
+    // How much the command prints in its time depends on the machine; then there is one more line.
     client.write_all(b"yes").unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"]\n") {
@@ -304,7 +304,7 @@ fn documents(name: &str) -> Option<PathBuf> {
     has_python().then_some(path)
 }
 
-/// A copy of one of them with another port than its own.
+/// A copy of one of these programs, with another port than its own.
 fn with_port(path: &Path, port: &str, folder: &Path) -> PathBuf {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.contains("8000"), "{text}");
@@ -340,7 +340,7 @@ fn the_documents_own_server_is_spoken_to() {
     let copy = with_port(&path, &address.port().to_string(), folder.path());
     let mut command = Command::new("python3");
     let _server = Process::start(command.arg(copy).stdin(Stdio::null()));
-    // It serves one client after the other, and so a first look only costs a turn.
+    // The server serves one client after the other, so this first connection only costs a turn.
     eventually("it listens", || {
         TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
     });

@@ -87,14 +87,14 @@ fn a_command_ends_at_its_output_limit() {
     assert_eq!((ended.out.len(), &*ended.err), (1_024, says));
     assert!(!ended.status.success());
     assert_gone(&[fs::read_to_string(path).unwrap().trim().to_owned()]);
-    // Both kinds count.
+    // Both streams count.
     let ended = server.run("head -c 600 /dev/zero; head -c 600 /dev/zero >&2; sleep 1000");
     assert!(ended.err.contains(says), "{ended:?}");
-    // Input of exactly the greatest length is not too long.
+    // Output of exactly the most bytes is not too long.
     let ended = server.run("head -c 1024 /dev/zero");
     assert_ends(&ended, 0);
     assert_eq!(ended.out.len(), 1_024);
-    // And one byte more is.
+    // One byte more is too long.
     let ended = server.run("head -c 1025 /dev/zero");
     assert_eq!((ended.out.len(), &*ended.err), (1_024, says));
 }
@@ -215,8 +215,8 @@ fn a_connection_is_watched_while_its_command_is_silent() {
     let server = Server::start(&[]);
     let client = server.client(&["--", "echo here; sleep 1000"]);
     assert_eq!(client.line(), "here");
-    // A machine that is gone says nothing. That the kernel asks it is in its table: both ends of the
-    // connection have the timer of keepalive.
+    // A machine that is gone says nothing. The kernel's table shows that it asks: both ends of the connection have the
+    // timer of keepalive.
     let port = server.address.rsplit(':').next().unwrap().parse::<u16>().unwrap();
     eventually("both ends are watched", || {
         let table = fs::read_to_string("/proc/net/tcp").unwrap();
@@ -245,7 +245,7 @@ fn a_command_that_forks_away_again_and_again_ends_too() {
 #[test]
 fn what_is_killed_leaves_no_children_of_its_own() {
     let server = Server::start(&["--timeout", "0.3"]);
-    // A number of seconds that no other sleeps.
+    // A number of seconds that no other process sleeps.
     let seconds = format!("1000{}", std::process::id());
     // Each is ended by force, and its sleep is an orphan in that moment: the last of all is easily missed.
     let stubborn = format!("setsid sh -c 'trap \"\" TERM; while :; do sleep {seconds}; done' &");
@@ -285,7 +285,7 @@ fn output_that_nobody_reads_stops_the_command_and_grows_nothing() {
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(peak < 64 * 1024, "the server has come to {peak} kB");
-    // It waits, and is not lost; and others are served meanwhile.
+    // The command waits, and is not lost; and others are served in the meantime.
     assert_ends(&server.run("true"), 0);
     client.send_signal(libc::SIGCONT);
     eventually("the command goes on", || read_number(&progress) > stalled);
@@ -295,8 +295,8 @@ fn read_number(path: &Path) -> u64 {
     fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
-/// Where a counter stands that has not moved for a second. One that a busy machine has held up passes for it
-/// too early, which only makes the test easier.
+/// The value of a counter that has not moved for a second. A busy machine may hold a counter up for that long, which
+/// only makes the test easier.
 fn stalled_at(path: &Path) -> u64 {
     let (began, mut moved) = (Instant::now(), Instant::now());
     let mut last = read_number(path);

@@ -21,7 +21,7 @@ fn socket(server: &Server) -> TcpStream {
     connect(server.address.parse().unwrap())
 }
 
-/// Logs in with a wrong secret: what stands for the first message of a session is nothing.
+/// Logs in with a wrong secret: the first message of the session is 48 bytes without a meaning.
 fn guess(server: &Server) -> TcpStream {
     let mut stream = socket(server);
     stream.write_all(&[&HELLO[..], &[7; 48]].concat()).unwrap();
@@ -109,7 +109,7 @@ fn a_wrong_secret_is_refused_after_a_delay_and_logged() {
         fs::set_permissions(&wrong, Permissions::from_mode(0o600)).unwrap();
         let began = Instant::now();
         let client = server.client(&["--secret-file", wrong.to_str().unwrap(), "--", "echo in"]);
-        // The one worker of `inline` is free while the other one waits.
+        // The one worker of `inline` is free while the failed login waits.
         assert_ends(&server.run("true"), 0);
         let ended = client.end();
         assert_fails_in_one_line(&ended, 1, &["does not have the secret in", "wrong"]);
@@ -268,7 +268,7 @@ fn one_address_cannot_take_all_places() {
     let _silent: Vec<TcpStream> = (0..10).map(|_| socket(&server)).collect();
     let mut one_more = socket(&server);
     assert!(matches!(one_more.read(&mut [0]), Ok(0) | Err(_)));
-    // The message names the cause, and does not say that the secret is another.
+    // The message names the cause, and does not say that the secret is wrong.
     assert_fails_in_one_line(&server.run("true"), 1, &["at once", "too many clients"]);
     let mut other = connect_from([127, 0, 0, 2], server.address.parse().unwrap());
     other.write_all(&[0, 0, 0, 3, 1, 9, 1]).unwrap();
@@ -355,7 +355,7 @@ fn without_a_login_there_is_only_this_machine() {
     let ended = server.client(&["--no-auth", "--", "echo in; exit 3"]).end();
     assert_ends(&ended, 3);
     assert_eq!(ended.out, "in\n");
-    // The two kinds do not mix, and say so.
+    // A client with a secret and a server without one do not fit together, nor the other way round, and both say so.
     let secret = server.secret();
     fs::create_dir_all(secret.parent().unwrap()).unwrap();
     fs::write(&secret, [1; 32]).unwrap();
@@ -400,7 +400,7 @@ fn only_allowed_programs_run_by_exact_name_and_without_a_shell() {
     let ended = server.run("printf 'x");
     assert_ends(&ended, 127);
     assert!(ended.err.contains("quotes"), "{ended:?}");
-    // Nothing of a client's steers the terminal on which it is logged.
+    // No text of a client steers the terminal on which it is logged.
     server.run("\u{1b}[31m");
     let logged = [server.process.err_line(), server.process.err_line()].concat();
     assert!(!logged.contains('\u{1b}'), "{logged:?}");

@@ -27,7 +27,7 @@ fn what_is_piped_to_a_client_reaches_its_command() {
             assert_eq!((&*ended.out, &*ended.err), ("one\nthree\ntwo\nstatus 0\n", ""), "{mixin}");
         }
     }
-    // Without a shell as well.
+    // The same holds without a shell.
     let server = Server::start(&["--allow", "cat"]);
     let mut client = client(&server, &["--", "cat", "-"]);
     client.type_in("as it is");
@@ -55,7 +55,7 @@ fn every_byte_of_a_large_input_arrives_in_order_and_nothing_grows() {
     let path = server.folder.path().join("input");
     std::fs::write(&path, &bytes).unwrap();
     let mut command = shell(server.folder.path(), &["connect", &server.address]);
-    // Slow at first: the window is full, and is said to have room again.
+    // The command reads late at first: the window is full, and then has room again.
     command.args(["--", "sleep 0.3; head -c 1000000; sleep 0.1; cat"]);
     let mut client = command.stdin(File::open(&path).unwrap()).spawn().unwrap();
     let mut stdout = client.stdout.take().unwrap();
@@ -84,7 +84,7 @@ fn a_command_that_leaves_its_input_alone_ends_as_ever() {
         assert_eq!((output.status.code(), output.stdout), (Some(status), out.into()), "{line}");
         endless.join().unwrap();
     }
-    // One that reads nothing is not waited for, though its input has no end yet.
+    // A command that reads nothing is not waited for, though its input has no end yet.
     let ended = client(&server, &["--", "echo at once"]).end();
     assert_eq!(ended.out, "at once\n");
 }
@@ -132,10 +132,10 @@ fn input_that_the_documents_wire_cannot_carry_is_refused_aloud() {
     assert!(!ran.exists());
     let no_input = [&options[..], &["-n"]].concat();
     assert_ends(&run(&no_input, File::open(&path).unwrap().into()), 0);
-    // An empty one, and one that is open and silent, have nothing that could be lost.
+    // A stdin that is empty, and one that is open and silent, have nothing that could be lost.
     assert_ends(&run(&options, File::open("/dev/null").unwrap().into()), 0);
     assert_ends(&client(&server, &[&options[..], &["--", "true"]].concat()).end(), 0);
-    // Input that arrives after the question is reported later.
+    // Input that arrives after the check is reported later.
     let mut late = client(
         &server,
         &[&options[..], &["--", &format!("touch {}-2; sleep 0.5", ran.display())]].concat(),

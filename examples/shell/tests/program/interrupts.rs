@@ -10,8 +10,8 @@ use test_support::process::Process;
 use test_support::program::*;
 use test_support::{eventually, skip};
 
-/// Stays until it is interrupted, whenever that is: a shell that is in the middle of starting a program takes a
-/// Ctrl-C for the time when that has ended, and so none may stay for long.
+/// Stays until it is interrupted, whenever that is. A shell that is starting a program obeys Ctrl-C only when that
+/// program has ended, so no program here may stay for long.
 const STAY: &str = "while :; do sleep 0.01; done";
 
 #[test]

@@ -75,7 +75,7 @@ impl Server {
         self.client_of(&self.address, arguments)
     }
 
-    /// The same, through another address.
+    /// A client that has been started, at another address.
     fn client_of(&self, address: &str, arguments: &[&str]) -> Process {
         Process::start(shell(self.folder.path(), &["connect", address]).args(arguments))
     }

@@ -181,16 +181,16 @@ fn a_documents_header_is_read_in_the_most_sensible_way() {
         Found::Header(header) => Some((header.size, bytes.len() - header.length)),
         _ => None,
     };
-    // By itself: all digits are the size, as the tutorial's server takes them.
+    // A header by itself: all digits are the size, as the tutorial's server takes them.
     assert_eq!(read(b"post|a|12"), Some((12, 0)));
-    // With the beginning of a file.
+    // A header with the beginning of a file.
     assert_eq!(read(b"post|a|12xy"), Some((12, 2)));
-    // With a whole file that begins with digits, and with the beginning of one.
+    // A header with a whole file that begins with digits, and with the beginning of one.
     assert_eq!(read(b"post|a|51234x"), Some((5, 5)));
     assert_eq!(read(b"post|a|51234xyz"), Some((51234, 3)));
-    // With a whole file that begins with digits, and the next header.
+    // A header with a whole file that begins with digits, and the next header.
     assert_eq!(read(b"post|a|51234xpost|b|12"), Some((5, 14)));
-    // A number that is none, until another reading fits.
+    // A number that is too large, and none at all.
     assert_eq!(read(b"post|a|99999999999999999999x"), None);
     assert_eq!(read(b"post|a|x"), None);
     assert_eq!(read_header(b"post|a|"), Found::More);
@@ -203,7 +203,7 @@ fn a_size_on_the_documents_wire_has_as_many_digits_as_the_largest() {
     let read = |digits: &str, rest: &str| read_header(format!("post|a|{digits}{rest}").as_bytes());
     let largest = u64::MAX.to_string();
     assert!(matches!(read(&largest, ""), Found::Header(header) if header.size == u64::MAX));
-    // One more is none, also where a shorter reading would end with the piece, or a zero changes nothing.
+    // One more is no size, also where a shorter number would fit the piece, or where a zero changes nothing.
     for digits in ["0".to_owned() + &largest, "0".repeat(200_000), "1".repeat(21)] {
         for rest in ["", "x"] {
             assert_eq!(read(&digits, rest), Found::Nothing, "{} digits", digits.len());

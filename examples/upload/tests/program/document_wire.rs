@@ -6,7 +6,7 @@ use std::process::Command;
 use super::*;
 use test_support::{eventually, folder, read_to_end, skip_if};
 
-/// Sends this and waits until the server has ended the connection.
+/// Sends bytes, and waits until the server has ended the connection.
 fn send_raw(address: &str, bytes: &[u8]) {
     let mut stream = connect(address.parse().unwrap());
     stream.write_all(bytes).unwrap();
@@ -50,7 +50,7 @@ fn header_and_file_may_come_in_one_piece() {
     let folder = folder();
     let (_server, address) = serve_in(folder.path(), &[]);
     send_raw(&address, b"post|a|5hellopost|b|3abcpost|c|0post|d|2dd");
-    // A file that begins with a digit, where its end shows which number is meant.
+    // Files that begin with a digit, where the end of the file shows which number is meant.
     send_raw(&address, b"post|digits|71st daypost|more|22x");
     let stored: Vec<_> = stored(folder.path()).into_iter().collect();
     let file = |name: &str, content: &[u8]| (name.to_owned(), content.to_owned());
@@ -213,7 +213,7 @@ fn what_the_wire_cannot_say_is_told_before_anything_is_sent() {
     }
 }
 
-/// A program of the document, changed to use this port; none where the document is not at hand.
+/// A program of the document, changed to use this port; `None` where the document is not at hand.
 fn document_program(folder: &Path, name: &str, port: &str) -> Option<()> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/document");
     let document = std::env::var("SOCKETSERVER_DOCUMENT").unwrap_or_else(|_| beside.to_owned());
@@ -240,7 +240,7 @@ fn the_documents_client_is_served() {
         client.ask(name);
         assert_eq!(client.line(), "上传成功");
         let there = |stored: Vec<u8>| stored == contents[content];
-        // It sends header and file at once: of one that begins with a digit, only the end can be seen.
+        // The client sends header and file at once. If the file begins with a digit, only its end shows where it begins.
         eventually("it is stored", || stored(folder.path()).remove(*name).is_some_and(there));
     }
     drop(client);
@@ -266,12 +266,12 @@ fn the_documents_server_is_sent_to() {
         return;
     }
     let _server = python(folder.path(), &["upload_server.py"]);
-    // Not by a connection: the server would take it for its client.
+    // The test does not connect: the server would take it for its client.
     eventually("it listens", || {
         let table = fs::read_to_string("/proc/net/tcp").unwrap();
         table.contains(&format!("0100007F:{:04X} 00000000:0000 0A", address.port()))
     });
-    // It cannot be seen when it has taken a header: time enough also for a machine that is busy.
+    // Nothing shows when the server has taken a header, so the pause is long enough for a busy machine.
     let options = ["--wire", "document", "--pause", "1500"];
     let ended = send_with(folder.path(), &address.to_string(), &options, &["文件.bin", "one.txt"]);
     assert_ends(&ended, 0);

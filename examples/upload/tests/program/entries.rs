@@ -102,7 +102,7 @@ fn empty_folders_arrive() {
         assert!(server.line().contains("was refused the folder \"tree/in the way\""));
         assert!(server.line().contains("made the folder \"tree/logs\""));
     }
-    // Names of folders are held to what names of files are.
+    // The rules for names of files hold for names of folders too.
     let folder = folder();
     let (_server, address) = serve_in(folder.path(), &[]);
     let mut peer = Peer::connect(&address);
@@ -145,7 +145,7 @@ fn a_file_that_is_longer_or_shorter_than_it_says_is_told() {
     }
 }
 
-/// A server that says no more than it has to, for what happens between a client's steps.
+/// A server that only greets, so that a test can act between a client's steps.
 fn greet(listener: &TcpListener, before: impl FnOnce()) -> TcpStream {
     let (mut stream, _) = listener.accept().unwrap();
     before();
@@ -197,7 +197,7 @@ fn a_file_that_grows_while_it_is_sent_is_withdrawn() {
     let client = start_sending(folder.path(), &address, &["--resume"], &["file"]);
     let mut stream = greet(&listener, || {});
     assert!(matches!(Message::read(&mut stream), Ok(Some(Message::Put(_)))));
-    // The client waits for this, and has sent nothing yet.
+    // The client waits for this offer, and has sent nothing of the file yet.
     make(&path, "longer than before");
     stream.write_all(&Message::Have { offset: 0, whole: false }.encode()).unwrap();
     stream.write_all(&Message::Digest(*blake3::hash(b"").as_bytes()).encode()).unwrap();
@@ -232,7 +232,7 @@ fn a_folder_of_another_user_in_the_store_stops_no_server() {
     peer.put(&[b"b"], &[b'x'; 200], false);
     peer.expect_refusal(Code::TooMuch);
     peer.say(&Message::Abort);
-    // Nor does one that is asked for what is in it.
+    // A file in a folder that cannot be opened is refused, and does not end the connection either.
     peer.put(&[b"lost+found", b"c"], b"c", false);
     peer.expect_refusal(Code::Storage);
     peer.say(&Message::Abort);

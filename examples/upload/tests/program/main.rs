@@ -182,7 +182,7 @@ impl Peer {
         }
     }
 
-    /// The server has ended the connection, in order or by a reset.
+    /// Fails unless the server has ended the connection, in order or by a reset.
     #[track_caller]
     fn expect_end(&mut self) {
         match Message::read(&mut self.stream) {

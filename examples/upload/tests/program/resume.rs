@@ -7,7 +7,7 @@ use test_support::{eventually, folder};
 
 const LENGTH: usize = 2_000_000;
 
-/// A client has sent so much of `file`, all of it has reached the disk, and the client is still there.
+/// A client that has sent so many bytes of `file`. All of them have reached the disk, and the client is still there.
 fn half_sent(folder: &Path, address: &str, content: &[u8], count: usize) -> Peer {
     let mut peer = Peer::connect(address);
     peer.put(&[b"file"], content, false);
@@ -165,7 +165,7 @@ fn an_upload_that_begins_anew_again_and_again_leaves_nothing_of_it_once_it_is_wh
 fn a_client_that_leaves_while_it_is_made_offers_leaves_nothing() {
     let (folder, content) = (folder(), noise(1, LENGTH));
     let (_server, address) = serve_in(folder.path(), &[]);
-    // It is still there, so that what it has sent is offered as a copy.
+    // The client of this upload is still there, so its bytes are offered as a copy.
     let _silent = half_sent(folder.path(), &address, &content, 1_500_000);
     for _ in 0..3 {
         let mut peer = Peer::connect(&address);
@@ -205,7 +205,7 @@ fn what_is_left_of_another_file_is_not_mixed_with_this_one() {
     let (server, address) = serve_in(folder.path(), &[]);
     drop(half_sent(folder.path(), &address, &content, 1_500_000));
     assert!(server.line().contains("broke off \"file\""));
-    // Of the same name, size and beginning.
+    // Another file of the same name, size and beginning.
     let mut changed = content;
     changed[1_000_000] ^= 1;
     goes_on(folder.path(), &address, &changed, "1.91 MiB");
@@ -229,7 +229,7 @@ fn what_is_there_already_is_not_sent_again() {
         fs::write(folder.path().join("tree").join(name), noise(1, 1000)).unwrap();
     }
     assert_ends(&send(folder.path(), &address, &["tree"]), 0);
-    // One of the same size is another one, and one is missing.
+    // One file has the same size and other bytes, and one is missing.
     fs::write(folder.path().join("tree/a"), noise(2, 1000)).unwrap();
     fs::remove_file(folder.path().join("model/tree/b")).unwrap();
     let ended = send_with(folder.path(), &address, &["--resume"], &["tree"]);
@@ -269,7 +269,7 @@ fn what_nobody_continues_is_removed_when_the_next_client_comes() {
     drop(half_sent(folder.path(), &address, &content, 1_500_000));
     assert!(server.line().contains("broke off \"file\""));
     assert_eq!(partial_files(folder.path()).len(), 1);
-    // This one is being written, however old it may be.
+    // This part is being written, however old it may be.
     let mut living = Peer::connect(&address);
     assert_eq!(partial_files(folder.path()).len(), 0);
     living.put(&[b"living"], &content, false);
@@ -325,7 +325,7 @@ fn a_file_that_becomes_shorter_while_it_is_sent_is_withdrawn() {
     assert!(matches!(Message::read(&mut stream), Ok(Some(Message::Hello { .. }))));
     stream.write_all(&Message::Hello { version: VERSION }.encode()).unwrap();
     assert!(matches!(Message::read(&mut stream), Ok(Some(Message::Put(_)))));
-    // The client waits for this, and has sent nothing yet.
+    // The client waits for this offer, and has sent nothing of the file yet.
     fs::write(&path, "short").unwrap();
     stream.write_all(&Message::Have { offset: 0, whole: false }.encode()).unwrap();
     let nothing = *blake3::hash(b"").as_bytes();
@@ -344,7 +344,7 @@ fn what_was_stored_by_another_name_is_not_sent_again() {
     let folder = folder();
     let (_server, address) = serve_in(folder.path(), &[]);
     let content = noise(1, LENGTH);
-    // Of the same size, with another beginning, and with the same one.
+    // Two files of the same size: one has another beginning, and one has the same.
     let (mut one, mut two) = (content.clone(), content.clone());
     one[0] ^= 1;
     two[LENGTH - 1] ^= 1;

@@ -46,7 +46,7 @@ fn a_client_has_so_long_for_its_first_word_and_then_more() {
     for stream in [&mut silent, &mut slow, &mut in_a_header] {
         assert!(is_ended(stream), "it is waited for");
     }
-    // By now this one has been silent for as long.
+    // By now this client has been silent for as long.
     assert_eq!(greeted.store("a", b"a"), "a");
     server.send_signal(libc::SIGTERM);
     assert_eq!(server.end().err, "", "it is no failure of the server");
@@ -65,7 +65,7 @@ fn a_log_that_nobody_reads_stops_nobody() {
         let mut reader = BufReader::with_capacity(1, reader);
         reader.read_line(&mut first).unwrap();
         let address = first.trim_end().strip_prefix("listening on ").unwrap().to_owned();
-        // Each is logged with its path, and together they are more than any pipe holds.
+        // Each refusal is logged with its path, and together they are more than any pipe holds.
         let mut peer = Peer::connect(&address);
         peer.stream.set_nodelay(true).unwrap();
         let long: Vec<&[u8]> = [&[b'n'; 250][..]; 31].into_iter().chain([&b".."[..]]).collect();

@@ -6,7 +6,7 @@ use test_support::tls::{self, Dialog, s_server, trusting};
 
 /// Sends this file, which is in the repository, to servers that store in a folder.
 fn dialog<'a>(serve: &'a [&'a str], connect: &'a [&'a str]) -> Dialog<'a> {
-    // The server has no words for others: it refuses what it does not understand, and says so.
+    // The server has no dialog for clients of others: it refuses what it does not understand, and says so.
     let (sent, answer) = ("GET nothing that it knows\n", "stored \"client.rs\"");
     Dialog { serve, connect, typed: "", sent, answer, mixins: &MIXINS }
 }
@@ -18,7 +18,7 @@ fn files_come_through_tls_as_they_are() {
     let folder = folder();
     let model = folder.path().join("model");
     let serve = ["--dir", model.to_str().unwrap(), "--conflict", "replace"];
-    // Its last line is on stderr if nothing is to be seen.
+    // If the client shows nothing on stdout, its last line is on stderr.
     tls::own_client_talks_tls(UPLOAD, &dialog(&serve, &[FILE]));
     assert_eq!(fs::read(model.join("client.rs")).unwrap(), fs::read(FILE).unwrap());
 }

@@ -65,13 +65,13 @@ fn files_arrive_over_unix_sockets() {
 
 #[test]
 fn files_arrive_over_ipv6() {
-    // A machine may have none at all.
+    // A machine may have no IPv6 at all.
     if has_ipv6() {
         a_tree_arrives("[::1]:0", "threading");
     }
 }
 
-/// Stores `a.txt` twice, and says how the second ended and what is there then.
+/// Stores `a.txt` twice. Returns how the second upload ended, and the stored files.
 fn twice(options: &[&str]) -> (Ended, Vec<(String, Vec<u8>)>) {
     let folder = folder();
     let (_server, address) = serve_in(folder.path(), options);
@@ -123,8 +123,8 @@ fn a_folder_is_not_replaced_by_a_file() {
 
 const AT_ONCE: usize = 6;
 
-/// Several clients hold all bytes of a file of one name back until all of them have sent the others: they
-/// finish at once. Gives their answers, and what is stored.
+/// Several clients send the bytes of a file of one name; when all have sent them, each sends the end. So they finish at
+/// once. Returns their answers, and what is stored.
 fn all_at_once(options: &[&str]) -> (Vec<Option<Message>>, BTreeMap<String, Vec<u8>>) {
     let folder = folder();
     let (_server, address) = serve_in(folder.path(), options);
@@ -209,7 +209,7 @@ fn all_files_together_are_limited_with_what_is_on_its_way() {
             serve_in(folder.path(), &["--max-total", "1000", "--mixin", mixin]);
         let mut peer = Peer::connect(&address);
         peer.store("a", &[1; 300]);
-        // None of it has arrived yet.
+        // Almost none of it has arrived yet.
         peer.put(&[b"b"], &[2; 600], false);
         peer.data(&[2; 1]);
         eventually("it is on its way", || partial_files(folder.path()).len() == 1);
@@ -275,7 +275,7 @@ fn what_is_no_upload_server_is_told() {
     let ended = send(folder.path(), &address, &["a"]);
     assert_fails_in_one_line(&ended, 1, &[&address, "does not answer as an upload server"]);
     answering.join().unwrap();
-    // And no server at all.
+    // Then there is no server at all.
     let ended = send(folder.path(), &address, &["a"]);
     assert_fails_in_one_line(&ended, 1, &[&address, "is the server running?"]);
 }
@@ -320,7 +320,7 @@ fn strace_is_missing() -> Option<&'static str> {
     (!works.is_ok_and(|status| status.success())).then_some("strace does not work here")
 }
 
-/// Each small file costs 40 ms otherwise, which a test can see only by measuring time.
+/// Nagle's algorithm would cost 40 ms for each small file, which a test could see only by measuring time.
 #[test]
 fn a_client_does_not_hold_back_what_is_small() {
     if skip_if(strace_is_missing()) {

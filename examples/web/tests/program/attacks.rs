@@ -66,7 +66,7 @@ fn nothing_outside_is_reached_by_any_spelling_of_dots() {
     let outside = std::env::temp_dir();
     assert_eq!(get(address, &format!("/{}", outside.display()), "").status, 404);
     assert_eq!(get(address, "/sub/file.txt", "").text(), "public");
-    // Not even if it leads inside: such a path is always refused.
+    // A path with `..` is refused even if it leads inside.
     assert_eq!(get(address, "/sub/../sub/file.txt", "").status, 404);
 }
 
@@ -123,9 +123,9 @@ fn links_are_followed_inside_and_lead_nowhere_else() {
     ] {
         assert_eq!(get(address, target, "").status, 404, "{target}");
     }
-    // An index from outside is none.
+    // An index that is a link to the outside counts as none.
     assert!(get(address, "/sub/", "").text().contains("file.txt"));
-    // And a listing does not tell of what is outside.
+    // A listing does not tell of what is outside, either.
     let listing = get(address, "/", "");
     for (name, is_shown) in [
         ("inside.txt", true),
@@ -166,7 +166,7 @@ fn exchanging_a_folder_for_a_link_in_the_right_moment_gains_nothing() {
             seen[usize::from(answer.status == 200)] += 1;
         }
         done.store(true, Ordering::Relaxed);
-        // How often either is met is chance.
+        // How often each of them is met is chance.
         assert_eq!(seen[0] + seen[1], 3_000);
     });
 }
@@ -197,7 +197,7 @@ fn names_that_would_be_taken_for_something_else_are_shown_as_text() {
         assert!(text.contains(&format!("href=\"./{link}\"")), "{link}");
         assert_eq!(get(address, &format!("/{link}"), "").body, name);
     }
-    // As a folder's, in the title and in the way to it.
+    // The name of a folder is escaped in the title and in the path above a listing.
     let folder_name = OsStr::from_bytes(b"<i>\x1b\n");
     fs::create_dir(root.join(folder_name)).unwrap();
     let listing = get(address, "/%3Ci%3E%1B%0A/", "");
@@ -342,7 +342,7 @@ fn who_takes_nothing_of_an_answer_is_left() {
     let folder = folder();
     fs::File::create(folder.path().join("large")).unwrap().set_len(SIZE).unwrap();
     let dir = folder.path().to_str().unwrap();
-    // More than sockets hold; one by one, so that one that is not left keeps the next one waiting.
+    // The file is more than sockets hold. Under `inline` a client that is not given up keeps the next one waiting.
     let (server, address) = web(&["--dir", dir, "--send-timeout", "0.5", "--mixin", "inline"]);
     let mut silent: Vec<Client> = (0..2).map(|_| Client::new(address)).collect();
     for client in &mut silent {
@@ -373,7 +373,7 @@ fn listings_that_nobody_reads_cost_a_bounded_memory() {
             client
         })
         .collect();
-    // Until those that wait have all of it; a page more is then refused, and all else is answered.
+    // Until the waiting clients have the whole budget: then one page more is refused, and everything else is answered.
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let answer = get(address, "/", "");

@@ -33,7 +33,7 @@ fn curl_is_served_under_every_mixin() {
     for mixin in MIXINS {
         let (server, address) = web(&["--mixin", mixin, "--idle-timeout", "60"]);
         let url = format!("http://{address}/");
-        // Two over one connection, and curl says whether it was one.
+        // Two requests over one connection: curl prints how many connections each has opened.
         let count = ["-w", " %{num_connects}\n", &url, &url];
         assert_eq!(curl(&count), "Hello, World 1\nHello, World 0\n", "{mixin}");
         assert_eq!(curl(&["--http1.0", &url]), "Hello, World");

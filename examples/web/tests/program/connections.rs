@@ -43,7 +43,7 @@ fn pipelined_requests_are_answered_in_order_and_by_one_send() {
         client.write_all(GET.repeat(16).as_bytes()).unwrap();
         assert_eq!(client.read(&mut buffer).unwrap(), 16 * length);
     }
-    // In order, also when there are more of them than one send takes.
+    // The answers come in order, also when there are more of them than one send takes.
     let mut client = Client::new(address);
     let requests: String = (0..3_000)
         .map(|number| {
@@ -96,7 +96,7 @@ fn a_request_that_ends_in_its_middle_is_told_so() {
         assert_eq!(client.answer().status, 400);
         client.assert_closed();
     }
-    // An end between two requests is none of that.
+    // An end between two requests is no error.
     let mut client = Client::new(address);
     client.assert_open();
     client.reader.get_ref().shutdown(Shutdown::Write).unwrap();
@@ -112,12 +112,12 @@ fn a_request_that_takes_too_long_is_told_so() {
         "GET / HTTP/1.1\r\nHost: here\r\nA: ",
         "GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 60000\r\n\r\n",
     ] {
-        // Silent, after a request that arrived in time.
+        // The client is silent in the middle of a request, after one that arrived in time.
         let mut client = Client::new(address);
         client.assert_open();
         assert_eq!(client.ask(beginning).status, 408);
         client.assert_closed();
-        // And with a byte now and then, which does not extend the time.
+        // A byte now and then does not extend the time.
         let mut client = Client::new(address);
         let mut sender = client.reader.get_ref().try_clone().unwrap();
         client.send(beginning);
@@ -151,7 +151,7 @@ fn silence_between_requests_ends_quietly() {
 fn a_silent_client_gives_way_where_others_wait() {
     for (mixin, workers) in [("inline", 1), ("pool", 4), ("forking", 40)] {
         let (_server, address) = web(&["--mixin", mixin, "--max-per-peer", "100"]);
-        // More than there are workers, and all of them stay.
+        // More silent clients than there are workers, and all of them stay.
         let mut silent: Vec<Client> = (0..workers + 2).map(|_| Client::new(address)).collect();
         let mut client = Client::new(address);
         assert_eq!(client.get("/", "").body, HELLO, "{mixin}");

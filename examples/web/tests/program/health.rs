@@ -1,4 +1,4 @@
-//! The pages for balancers: they say that a server is about to stop, and it serves on meanwhile.
+//! The pages for balancers: they say that a server is about to stop, while it still serves.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -58,8 +58,8 @@ fn a_lame_duck_is_not_ready_and_serves_in_processes() {
     a_lame_duck_is_not_ready_and_serves_under("forking");
 }
 
-/// A successor serves already, and nobody has to be sent elsewhere: so neither a duck to come nor one that has begun
-/// keeps the predecessor.
+/// The successor serves already, so no client has to be sent elsewhere: neither a lame duck that is to come nor one that
+/// has begun keeps the predecessor.
 fn a_successor_ends_the_lame_duck_under(mixin: &str) {
     for is_begun in [false, true] {
         let folder = test_support::folder();
@@ -77,7 +77,7 @@ fn a_successor_ends_the_lame_duck_under(mixin: &str) {
         assert_ends(&first.end(), 0);
         let ready = ("HTTP/1.1 200 OK".to_owned(), "ready\n".to_owned());
         assert_eq!(ask(address, "GET", "/readyz"), ready, "{mixin}, {is_begun}");
-        // Its own stop has the whole lame duck, which a second signal ends.
+        // The successor's own stop has the whole lame duck, which a second signal ends.
         second.send_signal(15);
         eventually("the second one is a lame duck", || ask(address, "GET", "/readyz") != ready);
         second.insist_by(15);

@@ -42,7 +42,7 @@ fn the_log_is_one_line_for_each_request_whatever_is_in_it() {
     let line = server.line();
     assert!(line.ends_with(r#" GMT] "GET /a\\b\xc2\x9b31m\" HTTP/1.1" 200 12"#), "{line}");
     assert!(line.starts_with("127.0.0.1:"), "{line}");
-    // Also what is no request, and not all of it.
+    // Input that is no request is logged too, but not all of it.
     let evil = format!("GET /\x1b[31m\0\r{} HTTP/1.1\r\nHost: here\r\n\r\n", "a".repeat(1_000));
     assert_refused(address, evil, 400);
     let line = server.line();

@@ -137,7 +137,7 @@ fn get(address: SocketAddr, target: &str, headers: &str) -> Answer {
     Client::new(address).get(target, headers)
 }
 
-/// Fails unless it is answered by this status, and by nothing after it.
+/// Fails unless the request is answered by this status, and by nothing after it.
 #[track_caller]
 fn assert_refused(address: SocketAddr, request: impl AsRef<[u8]>, status: u16) -> Answer {
     let mut client = Client::new(address);

@@ -10,7 +10,7 @@ fn every_path_is_greeted() {
         assert_eq!((answer.status, &answer.body[..]), (200, HELLO), "{target}");
         assert_eq!(answer.header("Content-Type"), Some("text/plain; charset=utf-8"));
         assert_eq!(answer.header("Content-Length"), Some("12"));
-        // Sun, 06 Nov 1994 08:49:37 GMT
+        // The form of `Sun, 06 Nov 1994 08:49:37 GMT`.
         let date = answer.header("Date").expect("a date");
         let time = httpdate::parse_http_date(date).unwrap();
         assert_eq!(httpdate::fmt_http_date(time), date);
@@ -68,11 +68,11 @@ fn a_client_that_asks_first_is_told_to_send_its_body() {
     client.send(format!("GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n{expect}\r\n"));
     assert_eq!(client.answer().status, 100);
     assert_eq!(client.ask("body").body, HELLO);
-    // Without a body as well, as Python does.
+    // A request without a body gets 100 too, as from Python's server.
     client.send(format!("GET / HTTP/1.1\r\nHost: here\r\n{expect}\r\n"));
     assert_eq!(client.answer().status, 100);
     assert_eq!(client.answer().body, HELLO);
-    // HTTP/1.0 does not know it.
+    // HTTP/1.0 does not know `Expect`.
     assert_eq!(client.ask(format!("GET / HTTP/1.0\r\n{expect}\r\n")).body, HELLO);
     client.assert_closed();
     // A refused client is not told to send its body.
@@ -117,7 +117,7 @@ fn what_is_no_request_gets_its_status_and_an_end() {
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 505),
         ("BOGUS / HTTP/1.1\r\nHost: here\r\n\r\n".into(), 501),
         ("get / HTTP/1.1\r\nHost: here\r\n\r\n".into(), 501),
-        // Trimmed: the line ends with a lone newline, and the headers with the next.
+        // Lone newlines end these lines, and an empty line ends the head.
         ("BOGUS / HTTP/1.1\nHost: here\n\r\n".into(), 501),
         ("GET / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: gzip\r\n\r\n".into(), 400),
         ("GET / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".into(), 501),
@@ -216,7 +216,7 @@ fn a_request_names_its_host_once_and_well() {
             assert_refused(address, format!("GET {target} HTTP/1.1\r\nHost: here\r\n\r\n"), 400);
         }
     }
-    // None, two, and one that hides behind a served or an unserved method.
+    // No host, two of them, and an invalid one, behind a served and an unserved method.
     for method in ["GET", "HEAD", "POST", "BOGUS"] {
         for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nhost: b\r\n", "Host: a b\r\n"] {
             let mut client = Client::new(address);
@@ -282,7 +282,7 @@ fn what_is_unusual_and_right_is_served() {
     let (_server, address) = web(&[]);
     let long = "a".repeat(65_000);
     let requests = [
-        // Trimmed.
+        // The blank at the end of the first line is trimmed.
         "GET / HTTP/1.1 \r\nHost: here\r\n\r\n".to_owned(),
         "GET / HTTP/1.1\nHost: here\n\n".into(),
         "\r\n\r\nGET / HTTP/1.1\r\nHost: here\r\n\r\n".into(),

@@ -36,7 +36,7 @@ fn curl_is_served_under_every_mixin() {
         let options = [&dir[..], &["--mixin", mixin]].concat();
         let (server, address) = DIALOG.serve(WEB, "127.0.0.1:0", &options);
         let url = format!("https://{address}/file.txt");
-        // Two over one connection.
+        // Two requests over one connection.
         let count = ["--cacert", &ca, "-w", " %{num_connects}\n", &url, &url];
         assert_eq!(curl(&count), format!("{file} 1\n{file} 0\n"), "{mixin}");
         assert_eq!(curl(&["--cacert", &ca, "-r", "2-4", &url]), "234");
@@ -88,7 +88,7 @@ fn the_advice_of_a_self_signed_server_works_for_curl_and_for_nobody_else() {
     // Another server of the same kind, as an attacker could be.
     let (_other, other, _) = self_signed();
     assert!(!run(&advice.replace(&url, &other)).status.success());
-    // The fingerprint is what others compute.
+    // openssl computes the same fingerprint.
     let mut openssl = Command::new("openssl");
     openssl.args(["s_client", "-connect", url.trim_start_matches("https://")]).stdin(Stdio::null());
     let Ok(shown) = openssl.output() else { return };

@@ -1,4 +1,4 @@
-//! A server whose name another one has by now is left out of the room, and comes back when it has it again.
+//! A server is left out of the room while another one has its name, and comes back when the name is its own again.
 
 use super::members::Stopped;
 use super::*;
@@ -55,7 +55,7 @@ fn a_server_whose_name_was_taken_neither_writes_nor_shows_lines_until_it_has_it_
     new.send_signal(libc::SIGKILL);
     new.end();
     sees_beginning(&old, JOINED);
-    // It has not lost what was said meanwhile, as one that was cut off.
+    // Like a server that was cut off, it has not lost what was said in the meantime.
     assert_eq!(alice.hears(), "bob@two: for the new one");
     assert_eq!(alice.hears(), "bob@two: not for the old one yet");
     alice.say("back again");

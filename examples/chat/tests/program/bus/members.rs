@@ -84,7 +84,7 @@ fn catching_up(mixin: &str) {
         assert_eq!(dropped, ["* mallory was dropped: it does not take what is sent to it"]);
     }
     println!("caught up after {:?}", began.elapsed());
-    // It is the same at the other server.
+    // The other server shows it too.
     alice.sees("* mallory@two was dropped: it does not take what is sent to it");
 }
 
@@ -107,7 +107,7 @@ fn a_private_line_reaches_the_member_that_had_the_name_when_it_was_said() {
     }
     assert_eq!(bob.hears(), "alice@one -> bob: to the first");
     alice.sees("* bob@two is now called robert");
-    // It may have come before the name was free.
+    // The first attempt may have come before the name was free.
     dave.say("/nick bob");
     alice.sees("* dave@two is now called bob");
     // Its new name is known as soon as it is told, and not only by the next announcement.
@@ -177,7 +177,7 @@ fn a_server_that_stops_while_it_is_cut_off_says_first_which_lines_were_not_relay
                 assert_ends(&asked, 0);
             }
         }
-        // It goes on meanwhile, and is told at once.
+        // alice goes on talking in the meantime, and is told at once.
         let stopping = eventually_stops(&mut alice);
         assert!(stopping.iter().any(|line| line.ends_with(": \"late\"")), "{stopping:?}");
         let rest = alice.rest();
@@ -230,7 +230,7 @@ fn who_at_a_server_that_is_cut_off_says_so_and_the_operator_sees_the_last_reason
     alice.say("@carol@two are you there");
     let nobody = "* nobody there is called carol@two; the other servers have not been reached for ";
     assert!(alice.line().starts_with(nobody));
-    // The reason that it has now, and not the one that it had first.
+    // The reason is the present one, and not the one that it had first.
     eventually("the last attempt was refused", || {
         one.ask("/who");
         sees_beginning(&one, "* the other servers have not been reached for ");

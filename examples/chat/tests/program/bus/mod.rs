@@ -20,7 +20,7 @@ const STREAM: &str = "chat:{room}:lines";
 const SERVERS: &str = "chat:{room}:servers";
 const MEMBERS: &str = "chat:{room}:members";
 
-/// The time of day in ms, as Redis has it, and something more.
+/// The time of day in ms, as Redis has it, and a second more.
 fn later() -> String {
     let now = std::time::UNIX_EPOCH.elapsed().unwrap();
     (now.as_millis() + 1_000).to_string()
@@ -92,7 +92,7 @@ fn say(member: &Member, numbers: std::ops::Range<u32>) {
     numbers.for_each(|number| member.say(&format!("line {number}")));
 }
 
-/// Hears them, each once and in order, and nothing else.
+/// Hears the numbered lines of a speaker, each once and in order, and nothing else.
 fn hears(member: &mut Member, speaker: &str, numbers: std::ops::Range<u32>) {
     for number in numbers {
         assert_eq!(member.hears(), format!("{speaker}: line {number}"));
@@ -127,7 +127,7 @@ fn a_line_that_is_said_at_one_server_is_heard_at_all_of_them_once() {
     alice.sees("* alice@three has left");
     say(&alice, 0..100);
     hears(&mut bob, "alice@one", 0..100);
-    // It does not receive its own lines.
+    // bob does not receive its own lines.
     say(&bob, 0..100);
     hears(&mut alice, "bob@two", 0..100);
 }
@@ -154,7 +154,7 @@ fn who_and_private_lines_reach_across_servers() {
     alice.say("@BOB@TWO in capitals");
     alice.say("for all");
     assert_eq!(bob.hears(), "alice@one -> bob: between us");
-    // A private line never goes to a member of another server by guess.
+    // A private line never goes to a member of another server on a guess.
     assert_eq!(bob.hears(), "alice@one -> bob: in capitals");
     assert_eq!(operator_hears(&two), "alice@one -> operator: good evening");
     for member in [&mut bob, &mut carol] {
@@ -214,10 +214,10 @@ fn a_server_that_is_killed_and_started_again_goes_on_with_the_others() {
     while alice.asks_who() != "* 2 here: alice, bob@two" {}
     two.send_signal(libc::SIGKILL);
     assert_eq!(two.end().status.code(), None);
-    // Its member knows by the end of its connection that a line may be lost.
+    // The member of the killed server knows by the end of its connection that a line may be lost.
     assert_eq!(bob.rest(), "");
     say(&alice, 10..20);
-    // A new one takes its name when it is gone. It hears what is said from now on, and only that.
+    // A new server takes the name when the old one is gone. It hears what is said from now on, and only that.
     let (two, at_two) = server(&redis, "two", &[]);
     alice.sees("* the server two is not heard of any more, and with it bob@two");
     let mut bob = Member::join(at_two, "bob");
@@ -229,7 +229,7 @@ fn a_server_that_is_killed_and_started_again_goes_on_with_the_others() {
     hears(&mut bob, "alice@one", first + 1..30);
     say(&bob, 10..20);
     hears(&mut alice, "bob@two", 10..20);
-    // And one that ends in order says so, after the last of its lines.
+    // A server that ends in order says so, after the last of its lines.
     bob.say("the last word");
     bob.asks_who();
     two.ask("/quit");
@@ -255,7 +255,7 @@ fn lines_of_a_server_that_is_killed_arrive_once_or_their_senders_see_its_end() {
     one.send_signal(libc::SIGKILL);
     one.end();
     let mut rest = Vec::new();
-    // It may be a reset: some of her lines may not even have been read.
+    // The end may be a reset: some of her lines may not even have been read.
     let _ = alice.stream.into_inner().read_to_end(&mut rest);
     let (_one, at_one) = server(&redis, "one", &[]);
     let alice = Member::join(at_one, "alice");
@@ -351,7 +351,7 @@ fn what_others_write_into_the_stream_does_no_harm() {
     alice.sees(JOINED_TO_MEMBERS);
 }
 
-/// Announcements of servers that never were, with many members: the news of their end are short.
+/// Announcements of servers that never were, with many members: the news of their end is short.
 #[test]
 fn false_servers_are_told_of_in_a_few_lines() {
     const SERVERS_OF_NAMES: usize = 30;
@@ -404,7 +404,7 @@ fn a_name_that_a_running_server_has_is_refused() {
         1,
         &["another server of redis://127.0.0.1:", "is called ONE", "--server"],
     );
-    // One that ends in order gives its name back at once.
+    // A server that ends in order gives its name back at once.
     one.ask("/quit");
     assert_ends(&one.end(), 0);
     server(&redis, "ONE", &[]);

@@ -25,7 +25,7 @@ fn redis_is_killed_and_comes_back(store: Store) {
         redis.kill();
         say(&alice, said + 20..said + 40);
         say(&bob, said + 20..said + 40);
-        // The room at hand goes on without it.
+        // The room of each server goes on without Redis.
         hears_alice(&mut carol, said..said + 40);
         sees_beginning(&one, LOST);
         sees_beginning(&two, LOST);
@@ -149,8 +149,8 @@ fn lines_that_are_gone_from_the_stream_are_missed_aloud() {
     let [(_one, mut alice), (two, mut bob)] = alice_and_bob(&redis);
     say(&alice, 0..1);
     hears(&mut bob, "alice@one", 0..1);
-    // The other server hangs, and what is written meanwhile is trimmed away before it goes on; but for the first line, if
-    // it waited for that already, which is in its socket.
+    // The other server hangs, and the lines that are written in the meantime are trimmed away before it goes on. Only
+    // the first one may be in its socket, if it was waiting for that already.
     two.send_signal(libc::SIGSTOP);
     for number in 1..5 {
         say(&alice, number..number + 1);
@@ -232,11 +232,11 @@ fn a_sender_is_told_when_redis_stays_away() {
     for number in 0..1_002 {
         bob.say(&number.to_string());
     }
-    // Those before it are told about when their time is over.
+    // The authors of the lines before it are told when the time of those lines is over.
     let refused =
         "* too many lines wait for Redis already: this line did not reach the other servers: ";
     while !bob.line().starts_with(refused) {}
-    // When it comes back, the other servers do as well.
+    // When Redis comes back, so do the other servers.
     redis.restart();
     sees_beginning(&one, JOINED);
     let (_two, at_two) = server(&redis, "two", &[]);

@@ -77,7 +77,7 @@ fn with_tls_each_side_shows_a_certificate_and_says_what_is_wrong_with_the_other(
     );
     let by_name = bus.replace("127.0.0.1", "localhost");
     drop(joined("by-name", &[&["--bus", &by_name, "--bus-ca", &ca][..], &own].concat()));
-    // Without TLS where it is, and with it where it is not.
+    // A client in the clear where there is TLS, and one with TLS where there is none.
     let clear = refusal(&["--bus", &bus.replace("rediss", "redis")]);
     assert!(clear.contains("write rediss://"), "{clear}");
     let plain = Server::start(&[]);
@@ -86,9 +86,9 @@ fn with_tls_each_side_shows_a_certificate_and_says_what_is_wrong_with_the_other(
     assert!(clear.contains("speak TLS"), "{clear}");
 }
 
-/// A Redis that speaks TLS, and asks for certificates. None: it cannot be tried here.
+/// A Redis that speaks TLS, and asks for certificates. `None` if that cannot be tried here.
 fn tls_server() -> Option<Server> {
-    // It refuses the second option in any case, and the first one only where it does not know TLS.
+    // The program refuses the second option in any case, and the first one only where it does not know TLS.
     let knows_tls = || {
         let options = ["--tls-port", "0", "--no-such-option", "0"];
         let refused = Command::new("redis-server").args(options).output();
@@ -157,7 +157,7 @@ fn a_password_is_changed_without_a_restart() {
     let options = ["--bus", &bus, "--bus-password-file", &shown];
     let (one, at_one) = joined("one", &options);
     let mut alice = Member::join(at_one, "alice");
-    // First at Redis: connections that are there stay, and no new one is let in.
+    // The password is changed at Redis first: connections that are there stay, and no new one is let in.
     set("s3cond");
     redis.ask("CLIENT", &["KILL", "USER", "chat"]);
     let lost = operator_reads(&one, LOST);
@@ -171,7 +171,7 @@ fn a_password_is_changed_without_a_restart() {
     let bob = Member::join(at_two, "bob");
     bob.say("hello");
     assert_eq!(alice.hears(), "bob@two: hello");
-    // Without the file, or with an empty one, it is told at the start.
+    // A file that is missing or empty is reported at the start.
     std::fs::write(&file, "\n").unwrap();
     let serve = ["serve", "--bind", "127.0.0.1:0"];
     let ended = CHAT.run(&[&serve[..], &options].concat());
@@ -232,7 +232,7 @@ fn the_address_in_a_file_may_lead_elsewhere_but_not_into_another_room() {
     let folder = folder();
     let file = folder.path().join("bus");
     let write = |text: &str| {
-        // At once: it may be read at any moment.
+        // The file is replaced at once, because it may be read at any moment.
         let next = folder.path().join("next");
         std::fs::write(&next, text).unwrap();
         std::fs::rename(next, &file).unwrap();
@@ -329,7 +329,7 @@ fn options_that_do_not_belong_together_are_wrong_use() {
         assert_eq!(ended.status.code(), Some(2), "{ended:?}");
         assert!(ended.err.contains(says), "{ended:?}");
     }
-    // A file that is missing is no wrong use.
+    // A file that is missing is no error of usage.
     let bus = ["--bus", "rediss://127.0.0.1:1/room", "--bus-ca", "/nowhere"];
     let ended = CHAT.run(&[&["serve", "--bind", "127.0.0.1:0"], &bus[..]].concat());
     assert_fails_in_one_line(&ended, 1, &["/nowhere", "No such file"]);

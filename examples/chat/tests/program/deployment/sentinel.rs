@@ -1,11 +1,11 @@
-//! A master, its replica, and a Sentinel that makes the one the other.
+//! A master, its replica, and a Sentinel that promotes the replica.
 
 use std::io::{Read, Write};
 
 use super::*;
 use test_support::eventually;
 
-/// Both with these options, and with the same data.
+/// A master and a replica with these options, and with the same data.
 fn master_and_replica(options: &[&str]) -> (Server, Server) {
     let master = Server::start(options);
     let of = format!("127.0.0.1 {}", master.port);
@@ -71,7 +71,7 @@ fn after_a_failover_the_sentinels_lead_to_the_new_master() {
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     });
-    // The first one is down.
+    // The first Sentinel is down.
     let at = format!("127.0.0.1:1,127.0.0.1:{}", sentinel.port);
     let bus = format!("redis+sentinel://{at}/room/lobby");
     let options = ["--bus", &bus, "--bus-password-file", &password];

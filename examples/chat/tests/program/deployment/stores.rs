@@ -17,7 +17,7 @@ impl Server {
         Self::start_on("--port", options)
     }
 
-    /// With this option for its port.
+    /// Starts a server with this option for its port.
     pub fn start_on(port_option: &str, options: &[&str]) -> Self {
         let mut server = Self::prepare();
         let mut command = Command::new("redis-server");
@@ -68,7 +68,7 @@ impl Server {
         self.ask_as("", command, words)
     }
 
-    /// The same, after `USER:PASSWORD@`.
+    /// Its answer to a command, as the user in `USER:PASSWORD@`.
     pub fn ask_as(&self, user: &str, command: &str, words: &[&str]) -> redis::Value {
         let client = redis::Client::open(format!("redis://{user}127.0.0.1:{}", self.port)).unwrap();
         let mut connection = client.get_connection_with_timeout(test_support::SOON).unwrap();

@@ -30,7 +30,7 @@ fn the_panel_is_text_where_there_is_no_terminal() {
     assert!(!ended.contains('\x1b'), "{ended:?}");
 }
 
-/// Reads what a program shows on its terminal, until it has shown this.
+/// Reads the terminal of a program until it has shown `what`.
 fn show(terminal: &mut fs::File, what: &str) -> String {
     let mut shown = Vec::new();
     let mut bytes = [0; 4_096];
@@ -50,7 +50,7 @@ fn show(terminal: &mut fs::File, what: &str) -> String {
 fn the_panel_gives_the_terminal_back_however_it_ends() {
     let at = Controlled::start(&["127.0.0.1:0"], &[]);
     let path = at.path.to_str().unwrap();
-    // Keys and signals, and at last the end of the program.
+    // The panel ends by a key, by a signal, and at last by the end of its program.
     for end in ["q", "interrupt", "terminate", "program"] {
         let (user, program) = test_support::system::terminal();
         let mut user = fs::File::from(user);
@@ -64,7 +64,7 @@ fn the_panel_gives_the_terminal_back_however_it_ends() {
             first.starts_with("\x1b[?1049h\x1b[?25l") && first.contains("accepted/s"),
             "{first:?}"
         );
-        // It is drawn again and again.
+        // The panel is drawn again and again.
         show(&mut user, "q ends");
         match end {
             "q" => user.write_all(b"q").unwrap(),
@@ -87,7 +87,7 @@ fn the_panel_follows_the_program_from_process_to_process() {
         }
         let options = ["--mixin", mixin, "--mode", "line", "--grace", "600"];
         let at = Controlled::start(&["127.0.0.1:0"], &options);
-        // Its request keeps the first process, which would be shown for as long.
+        // This request keeps the first process alive, so that the panel could go on showing that one.
         let mut client = at.client();
         client.write_all(b"hel").unwrap();
         eventually("it has begun", || ask(&mut at.connect(), "live")[1].contains("receiving"));
@@ -131,7 +131,7 @@ fn the_panel_tells_the_phases_of_a_stop() {
         at.server.send_signal(libc::SIGTERM);
         let line = format!("phase\t{phase}");
         while !ask(&mut operator, "status").contains(&line) {}
-        // An operator who is there looks on; a draining program takes no other.
+        // An operator who is connected goes on watching; a draining program accepts no other.
         if phase == "lame duck" {
             let shown = at.control(&["watch"]).out;
             assert!(shown.contains("   serving: lame duck   "), "{shown}");

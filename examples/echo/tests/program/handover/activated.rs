@@ -49,7 +49,7 @@ impl Service {
         assert!(Command::new("kill").args([signal, &process]).status().unwrap().success());
     }
 
-    /// Has the main process start a successor, which is the main process from then on, and gives the old one.
+    /// Makes the main process start a successor, which is the main process from then on. Returns the old one.
     fn upgrade(&mut self) -> u32 {
         self.signal("-USR2");
         let main = loop {
@@ -71,13 +71,13 @@ impl Drop for Service {
     }
 }
 
-/// It is gone, or a zombie that nobody has asked about.
+/// Whether a process is gone, or a zombie that nobody has waited for.
 fn has_ended(process: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     status.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
 }
 
-/// Three successors, each of which finds the sockets by the same command line.
+/// Starts successors, each of which finds the sockets by the same command line.
 fn a_line_keeps_its_sockets(options: &[&str], sockets: &[(&str, &dyn AsFd)], served: &[String]) {
     let mut service = Service::start(options, sockets);
     for round in 0..4 {
@@ -168,7 +168,7 @@ fn an_old_process_tells_the_service_manager_of_its_successor_and_nothing_more() 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let options = ["--bind", "systemd", "--mixin", mixin];
         let mut service = Service::start(&options, &[("http", &listener)]);
-        // It has something to end after the handover.
+        // The client keeps a request open, which the old process has to end after the handover.
         let mut client = Client::of(&listener.local_addr().unwrap().to_string());
         client.asks("before");
         let old = service.upgrade();

@@ -42,7 +42,7 @@ impl Line {
         self.command_of(ECHO, options)
     }
 
-    /// The same by another path of the program.
+    /// The command of a server, by another path of the program.
     pub fn command_of(&self, program: Program<'_>, options: &[&str]) -> Command {
         let mut command = program.command(&["serve"]);
         command.args(self.addresses.iter().flat_map(|address| ["--bind", address]));
@@ -58,7 +58,7 @@ impl Line {
     /// Where the next server of this output says that it listens.
     pub fn listening(&self, server: &Process) -> Vec<String> {
         let address = || loop {
-            // A pool says more.
+            // A pool prints a line more.
             if let Some(address) = server.line().strip_prefix("listening on ") {
                 break address.to_owned();
             }
@@ -175,7 +175,7 @@ impl Client {
         Self::Stream(Box::new(stream))
     }
 
-    /// Sends a line, and has the same back; then, if the server answers a single one, the end. (Over TLS an end without
+    /// Sends a line, and gets it back; then, if the server answers only one line, the end. (Over TLS an end without
     /// close_notify is an error.)
     pub fn asks_for_one(&mut self, text: &str) {
         self.asks(text);
@@ -184,7 +184,7 @@ impl Client {
         }
     }
 
-    /// Sends a line, and has the same back.
+    /// Sends a line, and gets it back.
     pub fn asks(&mut self, text: &str) {
         let line = format!("{text}\n");
         let answer = match self {

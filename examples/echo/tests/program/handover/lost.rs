@@ -14,7 +14,7 @@ use super::line::{Client, Line};
 /// The times between a connection and its first byte: a client on the same machine, in the same network, and in another.
 const BETWEEN: [u64; 3] = [0, 2, 4];
 
-/// Each asks once over a new connection (a datagram needs none), again and again.
+/// The clients for each of these times. Each asks again and again, once over each connection (a datagram needs none).
 const CLIENTS_EACH: usize = 3;
 
 /// Restarts a server while clients ask, until each restart has had its share of the requests. Fails if one request has no
@@ -65,7 +65,7 @@ fn none_is_lost(bind: &str, options: &[&str], requests: usize, restarts: usize) 
     line.stop();
 }
 
-/// By the path and by the signal in turn.
+/// Restarts the server, by the path and by the signal in turn.
 fn restart(
     number: usize,
     line: &Line,
@@ -78,7 +78,7 @@ fn restart(
     } else {
         system::send_signal(old, libc::SIGUSR2);
     }
-    // The one that was started by a signal has the stdout of the one before.
+    // A server that was started by a signal has the stdout of the one before.
     line.listening(&servers[servers.len() - 1]);
     eventually("the one before has ended", || {
         // It is a zombie until it is waited for.

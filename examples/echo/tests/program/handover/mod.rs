@@ -47,9 +47,9 @@ fn a_signal_starts_the_next_process() {
     let first = line.start(&[]);
     let addresses = line.listening(&first);
     first.send_signal(libc::SIGUSR2);
-    // Its stdout is the first one's.
+    // The successor prints to the stdout of the first one.
     assert_eq!(line.listening(&first), addresses);
-    // Before the end of its output, which the successor has as well.
+    // The first one ends before the end of its output, which the successor has as well.
     assert_ends(&first.ended_before_its_output(), 0);
     let successor = line.processes();
     assert_eq!(successor.len(), 1, "{successor:?}");
@@ -60,7 +60,7 @@ fn a_signal_starts_the_next_process() {
     assert!(!line.file("s").exists() && !line.file("h").exists());
 }
 
-/// The successor is started beside the workers' threads, their sets and their connections, and has nothing of them.
+/// The successor is started beside the workers' threads, their sets and their connections, and inherits none of them.
 #[test]
 fn a_signal_starts_the_next_process_while_coroutines_wait() {
     if !MIXINS.contains(&"green") {
@@ -127,7 +127,7 @@ fn a_program_that_serves_none_of_its_addresses_takes_no_server_s_place() {
         let line = Line::at(&["127.0.0.1:0"]);
         let first = line.start(&["--mixin", mixin]);
         let address = line.listening(&first).remove(0);
-        // As by an accident: its own address, and the path of another program.
+        // A mistake: an address of its own, and the handover path of another server.
         let new = format!("unix:{}", line.file("new").display());
         let mut command = ECHO.command(&["serve", "--mixin", mixin, "--bind", &new, "--handover"]);
         let output = Process::start(command.arg(line.file("h"))).end();
@@ -165,11 +165,11 @@ fn a_request_in_progress_ends_where_it_began() {
     let address: SocketAddr = line.listening(&first)[0].parse().unwrap();
     let mut client = connect(address);
     client.write_all(b"half").unwrap();
-    // When this one is answered, the one before it was accepted, and its bytes are there.
+    // When this client is answered, the one before it was accepted, and its bytes are there.
     assert_eq!(exchange(&mut connect(address), "hello"), "hello\n");
     let second = line.start(&["--mode", "echo"]);
     line.listening(&second);
-    // By its mode: the second one answers without a newline.
+    // The second server is recognised by its mode: it answers without a newline.
     eventually("the second one answers", || {
         let mut client = connect(address);
         client.write_all(b"x").unwrap();

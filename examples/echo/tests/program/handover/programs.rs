@@ -13,7 +13,8 @@ use test_support::{eventually, skip};
 use super::line::{Client, Line};
 use crate::ECHO;
 
-/// A copy of the program in the folder of a line, to be replaced. Links count as copies: a restart turns one.
+/// A copy of the program in the folder of a line, and a link to it. Returns the link, which a test can lead to another
+/// file.
 fn program(line: &Line) -> PathBuf {
     let (version, link) = (line.file("one"), line.file("program"));
     fs::copy(ECHO.path(), &version).unwrap();
@@ -67,7 +68,7 @@ fn a_new_version_at_the_same_path_is_the_one_that_runs() {
     line.stop();
 }
 
-/// It has the connection to its predecessor, and never says anything.
+/// The program has the connection to its predecessor, and never says anything.
 #[test]
 fn a_program_that_says_nothing_is_given_up_and_the_server_goes_on() {
     let line = Line::at(&["127.0.0.1:0"]);
@@ -90,7 +91,7 @@ fn a_program_that_cannot_be_its_successor_leaves_the_server_as_it_was() {
     for (text, why) in [
         ("exit 3", "ended before it was ready (exit status: 3)"),
         ("kill -9 $$", "ended before it was ready (signal: 9"),
-        // A shell that can write to a descriptor beyond the ninth.
+        // `bash`, because other shells cannot write to a descriptor above 9.
         ("exec bash -c \"echo hello >&${SOCKETSERVER_HANDOVER%:*}; exec sleep 600\"", "no message"),
     ] {
         turn(&link, &script(&line, text));

@@ -19,7 +19,7 @@ const SOCKETS: u8 = 2;
 const RELEASE: u8 = 4;
 const REFUSE: u8 = 5;
 
-/// Ready, with the socket of this number.
+/// The message that says ready, with the socket of this number.
 fn ready(number: u8) -> Vec<u8> {
     [&b"skho\x01\x03\x08\0"[..], &[1, 0, 0, 0], &[1, 0], &[number, 0]].concat()
 }
@@ -44,7 +44,7 @@ fn message(stream: &mut UnixStream) -> (u8, Vec<u8>) {
     (kind, payload)
 }
 
-/// The same, with the sockets that come with it.
+/// The kind of the next message, its payload, and the sockets that come with it.
 fn message_and_sockets(stream: &mut UnixStream) -> (u8, Vec<u8>, Vec<OwnedFd>) {
     let mut header = [0; 8];
     let sockets = passed::receive(&mut *stream, &mut header);
@@ -85,7 +85,7 @@ fn a_successor_that_says_something_else_is_told_so_and_the_server_goes_on() {
         (b"skho\x02\x01\0\0", "version 2"),
         (b"skho\x01\x09\0\0", "cannot be understood"),
         (b"skho\x01\x01\x01\0x", "cannot be understood"),
-        // Its order is the wrong one: it is ready, and has not asked for anything.
+        // This order is wrong: the successor is ready, and has not asked for anything.
         (&ready(0), "wrong order"),
         (b"skho\x01\x04\0\0", "wrong order"),
     ] {
@@ -110,7 +110,7 @@ fn a_successor_that_has_the_sockets_and_says_something_else_is_told_so() {
         let line = Line::at(&["127.0.0.1:0"]);
         let (first, address) = server(&line);
         let (mut successor, _) = passed_sockets(&line);
-        // It may be gone before it has read all.
+        // The server may give up before it has read everything.
         let _ = successor.write_all(&bytes);
         drop(successor);
         goes_on(&line, first, &address, why);
@@ -137,12 +137,12 @@ fn a_successor_that_is_late_is_not_waited_for() {
     let line = Line::at(&["127.0.0.1:0"]);
     let (first, address) = server(&line);
     let (mut successor, _) = passed_sockets(&line);
-    // Meanwhile clients are served.
+    // In the meantime clients are served.
     Client::of(&address).asks("meanwhile");
     let (kind, reason) = message(&mut successor);
     assert_eq!(kind, REFUSE);
     assert!(String::from_utf8(reason).unwrap().contains("not ready within 0.3 s"));
-    // Too late.
+    // This comes too late.
     let _ = successor.write_all(&ready(0));
     goes_on(&line, first, &address, "not ready within 0.3 s");
 }
@@ -189,12 +189,14 @@ fn stopped_together_at_any_moment_two_servers_leave_no_file() {
         }
         std::thread::sleep(Duration::from_millis(millis));
         first.send_signal(libc::SIGTERM);
-        // One that is killed by the signal, because it had not begun to serve, may leave what it has bound by itself.
+        // A successor that had not begun to serve is killed by the signal, and may leave the files that it has bound
+        // itself.
         let is_killed = second.is_some_and(|second| {
             second.send_signal(libc::SIGTERM);
             second.end().status.signal().is_some()
         });
-        // One that has handed over and is about to exit takes no signal any more.
+        // A server that has handed over and is about to exit does not handle the signal any more, which may then kill
+        // it.
         let ended = first.ended_before_its_output();
         let is_over = ended.status.signal() == Some(libc::SIGTERM);
         assert!(ended.status.success() || is_over, "{mixin}, {millis} ms: {ended:?}");
@@ -210,7 +212,7 @@ fn one_successor_after_the_other_gets_its_turn() {
     let line = Line::at(&["127.0.0.1:0"]);
     let (first, address) = server(&line);
     let (_successor, _) = passed_sockets(&line);
-    // It has to wait: the one before it may be ready in the next moment.
+    // The second successor has to wait: the first one may be ready in the next moment.
     let second = line.start(&[]);
     goes_past(&first, "not ready");
     assert_eq!(line.listening(&second), [&*address]);
@@ -219,7 +221,7 @@ fn one_successor_after_the_other_gets_its_turn() {
     line.stop();
 }
 
-/// The next line on stderr has this in it.
+/// Fails unless the next line on stderr contains `why`.
 fn goes_past(server: &Process, why: &str) {
     let said = server.err_line();
     assert!(said.contains(why), "{said}");
@@ -284,7 +286,7 @@ fn killed_at_any_moment_a_successor_leaves_the_service_to_others() {
         std::thread::sleep(Duration::from_millis(millis));
         second.send_signal(libc::SIGKILL);
         eventually("it is dead", || second.has_ended());
-        // If it was ready, the first one has ended, or ends; otherwise that one hands over again.
+        // If the second one was ready, the first one has ended, or ends; otherwise the first one hands over again.
         let third = line.start(&[]);
         line.listening(&third);
         Client::of(&address).asks("after");
@@ -317,10 +319,10 @@ fn a_child_of_a_killed_server_does_not_stand_at_the_path_in_its_place() {
     client.write_all(b"half").unwrap();
     eventually("a child waits for the other half", || line.processes().len() == 2);
     let mut other = connect(address.parse().unwrap());
-    // When this one is answered, the first child has done everything at its beginning.
+    // When this client is answered, the first child has done everything at its beginning.
     assert_eq!(exchange(&mut other, "hello"), "hello\n");
     first.send_signal(libc::SIGKILL);
-    // Not after the time in which a predecessor has to answer.
+    // This does not wait for the time in which a predecessor has to answer.
     let second = line.start(&options);
     line.listening(&second);
     client.write_all(b" and half\n").unwrap();
@@ -356,7 +358,7 @@ fn something_else_at_the_path_is_left_alone() {
     std::fs::write(line.file("h"), "precious").unwrap();
     let began = Instant::now();
     let failed = line.start(&[]).end();
-    // At once: a path that another server is about to free is looked at for five seconds.
+    // This fails at once: only a path that another server is about to free is tried for five seconds.
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     assert_fails_in_one_line(
         &failed,

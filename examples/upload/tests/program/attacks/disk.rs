@@ -60,7 +60,7 @@ fn a_full_disk_is_told_and_what_has_come_is_kept() {
 fn a_file_size_limit_is_told_and_what_has_come_is_kept() {
     let folder = folder();
     let model = folder.path().join("model");
-    // Blocks of 512 bytes, or of 1,024 in some shells.
+    // `ulimit -f` counts blocks of 512 bytes, or of 1,024 in some shells.
     let limited = "ulimit -f 2048 && [ $(ulimit -f) = 2048 ] && exec \"$@\"";
     let mut command = Command::new("sh");
     command.args(["-c", limited, "sh"]).arg(UPLOAD.path());

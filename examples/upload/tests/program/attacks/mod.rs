@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::*;
 use test_support::{SOON, alone, eventually, folder, read_to_end, skip, system};
 
-/// Paths that are none, as a client may send them.
+/// Invalid paths, as a client may send them.
 fn bad_paths() -> Vec<Vec<Vec<u8>>> {
     let names: [&[u8]; 28] = [
         b"",
@@ -62,7 +62,7 @@ fn bad_names_are_refused_and_write_nothing() {
             peer.say(&Message::Abort);
         }
     }
-    // The connection is as good as before, and what is nearly as bad is good.
+    // The connection goes on, and names that are nearly as bad are valid.
     let longest = "a".repeat(255);
     for name in ["...", "a b", "console", "COM", "COM10", "nuls.txt", "-rf", &longest] {
         assert_eq!(peer.store(name, b"good"), name);
@@ -200,7 +200,7 @@ fn what_is_no_message_ends_the_connection() {
     old.say(&Message::Hello { version: 0 });
     assert!(old.expect_refusal(Code::Protocol).contains("version 1"));
     old.expect_end();
-    // In the place of a file, and in the middle of one.
+    // Each frame comes in the place of a file, and in the middle of one.
     let pieces = [u32::MAX, DATA_BYTES as u32 + 1, 0];
     let pieces = pieces.map(|length| [&b"D"[..], &length.to_be_bytes()].concat());
     for frame in frames.iter().chain(&pieces) {
@@ -242,7 +242,7 @@ fn enormous_sizes_cost_nothing() {
 
 #[test]
 fn a_name_stays_open_however_many_have_taken_it() {
-    // Many, one after the other; and those that an attacker who knows the algorithm would take.
+    // Many numbers in a row; and those that an attacker who knows the algorithm would take.
     let many: Vec<u32> = (0..10_001).collect();
     let clever: Vec<u32> = [0].into_iter().chain((0..32).map(|power| 1 << power)).collect();
     for (numbers, next) in [(many, Some("a-10001.txt")), (clever, None)] {
@@ -261,7 +261,7 @@ fn a_name_stays_open_however_many_have_taken_it() {
         assert_ne!(first, second);
         assert_eq!(stored(folder.path()).len(), numbers.len() + 2);
         assert_eq!(stored(folder.path())[&first], b"first");
-        // The question whether one is there already is not asked of each of them.
+        // The server does not compare each of these files with the new one.
         peer.put(&[b"a.txt"], b"second", true);
         assert!(matches!(peer.hear(), Some(Message::Have { .. })));
     }

@@ -31,7 +31,7 @@ fn a_header_that_never_ends_is_given_up() {
         stream.write_all(begin).unwrap();
         trickle(&stream, b"1");
     }
-    // In a session, and in the middle of a file.
+    // Once in a session, and once in the middle of a file.
     let mut peer = Peer::connect(&address);
     peer.stream.write_all(b"P\0\0\x20\0").unwrap();
     trickle(&peer.stream, b"1");
@@ -61,7 +61,7 @@ fn who_sends_a_file_byte_by_byte_is_given_up_however_the_bytes_are_wrapped() {
             trickle(&peer.stream, &bytes);
         }
     }
-    // A refused one is not followed for ever either.
+    // The rest of a refused file is not read for ever, either.
     let mut peer = Peer::connect(&address);
     peer.put(&[b".."], b"", false);
     peer.expect_refusal(Code::Name);
@@ -82,7 +82,7 @@ fn what_is_announced_and_never_comes_keeps_nobody_out() {
         peer.put(&[b"a"], &[1; 1000], false);
         peer.data(&[1]);
         eventually("a byte of it has come", || stored(folder.path()).values().any(|a| a == &[1]));
-        // While it is on its way all of it counts.
+        // While the file is on its way, its whole size counts.
         let mut other = Peer::connect(&address);
         other.put(&[b"b"], &[2; 900], false);
         other.expect_refusal(Code::TooMuch);

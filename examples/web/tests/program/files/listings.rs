@@ -12,7 +12,7 @@ fn a_folder_shows_its_index_or_a_listing() {
         fs::write(path.join("old/index.htm"), "the old index").unwrap();
         fs::write(path.join("both/index.html"), "the index").unwrap();
         fs::write(path.join("both/index.htm"), "the old index").unwrap();
-        // A folder of that name is none.
+        // A folder of that name is no index.
         fs::create_dir(path.join("without/index.html")).unwrap();
     });
     assert_eq!(get(address, "/with/", "").text(), "the index");
@@ -59,7 +59,7 @@ fn a_large_folder_is_sorted_as_a_whole_and_has_pages() {
     let first_file = shown(newest.text()).into_iter().find(|name| name.starts_with('f'));
     assert_eq!(first_file, Some("f10000"));
     assert!(newest.text().contains("href=\"?sort=modified&amp;order=desc&amp;page=2\""));
-    // Ranges beyond the end, and ranges that are none.
+    // Pages beyond the end, and numbers that are none.
     for (page, number) in
         [("12", 11), ("99999999999999999999999", 1), ("0", 1), ("-1", 1), ("x", 1)]
     {

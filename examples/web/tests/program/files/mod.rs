@@ -103,7 +103,7 @@ fn what_is_not_there_is_not_found() {
         assert!(status.unwrap().success());
     });
     let long = format!("/{}", "a".repeat(300));
-    // Nothing is wrong with such a request: the connection serves the next one, and so does one for all.
+    // Such a request is no error: its connection serves the next one, and one connection serves all of these.
     let mut client = Client::new(address);
     for target in ["/none", "/none/none", "/digits.txt/", "/digits.txt/x", "/pipe", "/%00", &long] {
         let answer = client.get(target, "");
@@ -115,14 +115,14 @@ fn what_is_not_there_is_not_found() {
     // The page names what was asked for, as text.
     let page = get(address, "/%3Cscript%3E%1B%5B31m&\"", "");
     assert!(page.text().contains("/&lt;script&gt;\u{241b}[31m&amp;&quot;"), "{}", page.text());
-    // And without a body for HEAD.
+    // The answer to HEAD has no body.
     let mut client = Client::new(address);
     client.send("HEAD /none HTTP/1.1\r\nHost: here\r\n\r\n");
     let head = client.head();
     assert_eq!(head.status, 404);
     assert_ne!(head.header("Content-Length"), Some("0"));
     client.assert_open();
-    // One that vanishes while the server runs.
+    // A file that vanishes while the server runs.
     assert_eq!(get(address, "/digits.txt", "").status, 200);
     fs::remove_file(folder.path().join("digits.txt")).unwrap();
     assert_eq!(get(address, "/digits.txt", "").status, 404);
@@ -164,7 +164,7 @@ fn what_may_not_be_read_is_forbidden() {
     client.assert_open();
     assert_eq!(client.get("/names/", "").status, 403);
     client.assert_open();
-    // It is listed all the same.
+    // The file is listed all the same.
     assert!(get(address, "/", "").text().contains("digits.txt"));
 }
 
