@@ -127,7 +127,7 @@ fn networks_that_cannot_be_right_are_refused_at_the_start() {
     for (bind, from, says) in [
         ("127.0.0.1:0", "10.0.0.1/8", "the network is 10.0.0.0/8, the address alone 10.0.0.1"),
         ("127.0.0.1:0", "everywhere", "write a network as"),
-        ("127.0.0.1:0", "unix", "give --proxy-from its network"),
+        ("127.0.0.1:0", "unix", "give --proxy-from that network"),
         ("unix:/tmp/never", "10.0.0.0/8", "give --proxy-from unix"),
         ("udp:127.0.0.1:0", "10.0.0.0/8", "a datagram has no PROXY header"),
     ] {
