@@ -12,9 +12,9 @@ pub enum Figure {
     Cpu,
     /// Half of the operations took no longer than this many microseconds.
     P50,
-    /// 99 in a hundred.
+    /// 99 in a hundred took no longer than this many microseconds.
     P99,
-    /// 999 in a thousand.
+    /// 999 in a thousand took no longer than this many microseconds.
     P999,
     /// Datagrams that were not answered, per million.
     Lost,
@@ -36,7 +36,7 @@ impl Figure {
 /// The figures of one measurement.
 pub type Figures = BTreeMap<Figure, f64>;
 
-/// The middle one, or the mean of the two in the middle; none of nothing.
+/// The middle value, or the mean of the two in the middle. `None` without values.
 pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -47,9 +47,9 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// Where the median of all that could have been measured lies, 95 times in a hundred: between two of the
-/// values, which are those that far from the middle in order (the sign test's interval, with the normal
-/// distribution in place of the binomial). Of fewer than six it is the least and the largest, and says less.
+/// The interval in which the median of all that could have been measured lies 95 times in a hundred. Its ends are two of
+/// the values, those that far from the middle in order (the sign test's interval, with the normal distribution in place
+/// of the binomial). Of fewer than six values they are the least and the largest, and the interval says less.
 pub fn interval(mut values: Vec<f64>) -> Option<(f64, f64)> {
     values.sort_by(f64::total_cmp);
     let count = values.len() as f64;
@@ -57,7 +57,7 @@ pub fn interval(mut values: Vec<f64>) -> Option<(f64, f64)> {
     Some((*values.get(outside)?, *values.get(values.len() - 1 - outside)?))
 }
 
-/// Parts of each power of two: times are kept to one in 32, 3 %.
+/// The number of parts of each power of two, so that times are kept to one in 32, 3 %.
 const PARTS: u64 = 32;
 
 /// Counts times in classes that grow with the time.

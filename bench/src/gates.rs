@@ -75,7 +75,7 @@ use Load::{
     Upload,
 };
 
-/// All of them, in the order of the loads. A rate counts together with its tail and its CPU time: a server can have the
+/// All gates, in the order of the loads. A rate counts together with its tail and its CPU time: a server can have the
 /// one by giving up the others.
 pub const GATES: &[Gate] = &[
     gate(Pingpong(1), "Threading", "std threads", Rate, 0.97, 1.0),
@@ -147,7 +147,7 @@ pub fn compared(load: Load) -> Vec<&'static str> {
     servers
 }
 
-/// The peer beside which all servers of a load are put.
+/// The peer that all servers of a load are compared with.
 pub fn baseline(load: Load) -> &'static str {
     match load {
         Pingpong(_) | Upload(_) | Store(_) | Idle(_) => "std threads",

@@ -16,7 +16,7 @@ pub fn listen() -> io::Result<()> {
     Ok(())
 }
 
-/// Fails, if one has come.
+/// Fails if one of the signals has come.
 pub fn check() -> io::Result<()> {
     if STOP.load(Ordering::Relaxed) {
         // Not `Interrupted`, which calls that try again would swallow.

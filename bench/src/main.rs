@@ -31,7 +31,7 @@ enum Command {
     Run(run::Options),
     /// Be one of the peers, until killed
     Peer {
-        /// Which
+        /// The peer to be
         peer: peer::Peer,
         /// The server's mode
         mode: peer::Mode,

@@ -15,7 +15,7 @@ const TOP: f64 = 48.0;
 const LEFT: f64 = 150.0;
 const LONGEST: f64 = 470.0;
 
-/// The picture of one load, if anything was measured: the figure that counts, ours in colour.
+/// The picture of one load, if anything was measured: its most important figure, with our servers in colour.
 pub fn draw(load: Load, results: &Results) -> Option<String> {
     let figure = load.figure();
     let servers = SERVERS.iter().map(|server| (server.name, server.name));
@@ -25,8 +25,7 @@ pub fn draw(load: Load, results: &Results) -> Option<String> {
 }
 
 /// The picture of README's first page: the same handler in coroutines beside a task, a goroutine and a thread for each
-/// connection. A peer that was not measured is left out; without
-/// Green there is no picture.
+/// connection. A peer that was not measured is left out; without Green there is no picture.
 pub fn draw_overview(results: &Results) -> Option<String> {
     const SERVERS: [(&str, &str); 4] =
         [("Green", "Green"), ("tokio", "tokio"), ("Go", "Go"), ("std threads", "threads (std)")];
@@ -56,7 +55,7 @@ struct Bar {
 }
 
 impl Panel {
-    /// Of servers, each with the name that it is shown by. None if there is nothing to show.
+    /// A panel of these servers, each with the name that it is shown by. `None` if there is nothing to show.
     fn new(
         load: Load,
         figure: Figure,

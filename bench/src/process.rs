@@ -18,9 +18,9 @@ const START: Duration = Duration::from_secs(10);
 /// Why there is no figure.
 #[derive(Clone, Debug)]
 pub enum Trouble {
-    /// It is not to be had here, or cannot do this load.
+    /// The server is not to be had here, or cannot do this load.
     Skipped(String),
-    /// It should have worked.
+    /// The measurement should have worked.
     Failed(String),
 }
 
@@ -35,7 +35,7 @@ impl Group {
     fn end(&mut self) -> io::Result<ExitStatus> {
         if !self.over {
             self.over = true;
-            // Before the wait, after which the number may belong to another process.
+            // This comes before the wait, after which the number may belong to another process.
             sys::kill_group(self.child.id());
         }
         self.child.wait()
@@ -81,7 +81,7 @@ impl Process {
         let Some((line, stdout)) = first_line_of(stdout) else {
             return Err(Trouble::Failed("it does not say where it listens".to_owned()));
         };
-        // Ours say after the address what is spoken there: ` with TLS`.
+        // Our own programs say after the address whether TLS is spoken there: ` with TLS`.
         let address = line
             .trim()
             .strip_prefix("listening on ")
@@ -113,7 +113,7 @@ impl Process {
     }
 }
 
-/// Reads the first line, in a thread because a server may never say it. None after [`START`].
+/// Reads the first line, in a thread because a server may never say it. `None` after [`START`].
 fn first_line_of(stdout: ChildStdout) -> Option<(String, BufReader<ChildStdout>)> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {

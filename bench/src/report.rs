@@ -169,7 +169,7 @@ fn write_gates(text: &mut String, results: &Results) {
     );
 }
 
-/// The ratio that a gate is about, or the figure, and where it may lie; none if either was not measured.
+/// The ratio that a gate is about, or the figure, and where it may lie. `None` if either was not measured.
 fn measured(gate: &Gate, results: &Results) -> Option<(f64, (f64, f64))> {
     let samples = results.of(gate.load, gate.ours)?;
     let values = match gate.against.peer() {
@@ -198,7 +198,7 @@ fn write_gate(rows: &mut String, gate: &Gate, value: f64, (low, high): (f64, f64
     );
 }
 
-/// Measurements without a figure in some round; the loads of one reason in one line.
+/// Writes the measurements that have no figure in some round, with the loads of one reason in one line.
 fn write_troubles(text: &mut String, results: &Results) {
     let mut rows: Vec<(&str, String, Vec<String>)> = Vec::new();
     for (load, server, why) in &results.troubles {

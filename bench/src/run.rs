@@ -59,12 +59,13 @@ impl Samples {
         median(self.values(figure))
     }
 
-    /// One of each round.
+    /// The values of this figure, one of each round.
     pub fn values(&self, figure: Figure) -> Vec<f64> {
         self.0.values().filter_map(|figures| figures.get(&figure).copied()).collect()
     }
 
-    /// The ratio within each round, in which both ran one soon after the other.
+    /// The ratios of this figure to that of `base`, one of each round, in which both servers ran one soon after the
+    /// other.
     pub fn ratios(&self, base: &Self, figure: Figure) -> Vec<f64> {
         let ratio = |(round, figures): (&u32, &Figures)| {
             let base = base.0.get(round)?.get(&figure)?;
@@ -74,7 +75,7 @@ impl Samples {
     }
 }
 
-/// All that a run found.
+/// All results of a run.
 #[derive(Debug, Default)]
 pub struct Results {
     pub loads: Vec<Load>,
@@ -228,14 +229,14 @@ impl Bench {
         Ok(Self { plan, rounds: options.rounds, processor, descriptors })
     }
 
-    /// Measures all servers in one load. Fails only when it is to stop.
+    /// Measures all servers in one load. Fails only if a signal stops the run.
     fn measure(
         &self,
         load: Load,
         servers: impl Iterator<Item = &'static Server>,
         to: &mut Results,
     ) -> io::Result<()> {
-        // The program itself needs some, and so does a server.
+        // The program itself needs some descriptors, and so does a server.
         if load.at_once() + 100 > self.descriptors {
             let why = format!("only {} descriptors are allowed", self.descriptors);
             to.troubles.push((load, "all", Trouble::Skipped(why)));
@@ -260,7 +261,7 @@ impl Bench {
                     }
                 }
             }
-            // A server that could not do it is not tried again; the first goes last.
+            // A server that could not do the load is not tried again. The first server goes last in the next round.
             servers = next;
             if !servers.is_empty() {
                 servers.rotate_left(1);

@@ -23,9 +23,9 @@ pub struct Server {
 enum Program {
     /// Our own programs, under a mixin.
     Ours(&'static str),
-    /// The same under Green, with two workers.
+    /// Our own programs under Green, with two workers.
     GreenOfTwo,
-    /// This program.
+    /// This program, as a peer.
     Peer(Peer),
     /// CPython's socketserver, under a mixin.
     Python(&'static str),
@@ -34,7 +34,7 @@ enum Program {
 }
 
 const PYTHON: &str = include_str!("../peers/sockets.py");
-/// It needs a processor for each worker, so that it is measured with `--unpinned` only.
+/// This server needs a processor for each worker, so that it is measured with `--unpinned` only.
 pub const TWO_WORKERS: &str = "Green, 2 workers";
 const UNBOUNDED: usize = usize::MAX;
 /// The mixins that our programs have. Rows of others are skipped.
@@ -54,8 +54,8 @@ const EVERY: &[Mode] = &[
     Mode::TlsEcho,
     Mode::TlsLine,
 ];
-/// The loads for a process for each connection, in which chat members could not see each other. Handshakes of more
-/// connections than there may be children would wait for each other.
+/// The modes of servers that have a process for each connection, in which chat members could not see each other.
+/// Handshakes of more connections than there may be children would wait for each other.
 const APART: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::TlsLine];
 const TLS: &[Mode] = &[Mode::TlsEcho, Mode::TlsLine];
 
@@ -138,7 +138,7 @@ impl Server {
         matches!(self.program, Program::Ours(_) | Program::GreenOfTwo)
     }
 
-    /// Whether it is made for such a load: if not, it is not even mentioned.
+    /// Whether it is made for this load. If not, it is not even mentioned.
     pub fn can(&self, load: Load) -> bool {
         self.modes.contains(&load.mode()) && load.at_once() <= self.at_once
     }
@@ -150,7 +150,7 @@ impl Server {
         if mode == Mode::Web && !load::has_wrk() {
             return Err(skipped("wrk is not installed"));
         }
-        // It is the client of all servers as well.
+        // The upload program is the client of all servers as well.
         if mode == Mode::Store && !beside("upload").is_file() {
             return Err(skipped("not built: cargo build --release --bin upload"));
         }
@@ -189,18 +189,18 @@ pub fn beside(name: &str) -> PathBuf {
     env::current_exe().unwrap_or_default().with_file_name(name)
 }
 
-/// The word of the command line.
+/// The word for a value on the command line.
 fn word(value: &impl clap::ValueEnum) -> String {
     value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
 }
 
-/// `workers`: how many, if they can be chosen and are many requests each.
+/// The command of one of our own programs. Only Green has a choice of `workers`.
 fn ours_command(mixin: &str, workers: u8, mode: Mode) -> Result<Command, Trouble> {
     let name = match mode {
         Mode::Web => "web",
         Mode::Store => "upload",
         Mode::Chat => "chat",
-        // Its server speaks first.
+        // The server of `time` speaks first.
         Mode::TlsLine => "time",
         _ => "echo",
     };

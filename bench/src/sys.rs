@@ -55,7 +55,7 @@ impl Epoll {
         Ok(())
     }
 
-    /// Waits for events. No time limit without one; an interrupted wait gives none.
+    /// Waits for events, for ever without a limit. An interrupted wait returns none.
     pub fn wait<'a>(
         &self,
         events: &'a mut [Event],
@@ -77,8 +77,7 @@ impl Epoll {
 pub fn accept(listener: &impl AsFd) -> io::Result<OwnedFd> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     let fd = listener.as_fd().as_raw_fd();
-    // SAFETY: null pointers where the peer's address is not wanted; the descriptor is new and nobody
-    // else's.
+    // SAFETY: the pointers are null because the peer's address is not wanted; the descriptor is new and has no other owner.
     unsafe {
         let fd = check(libc::accept4(fd, ptr::null_mut(), ptr::null_mut(), flags))?;
         Ok(OwnedFd::from_raw_fd(fd))

@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let server = server.take().ok_or("it is stopped")?;
                 let report = server.stop()?;
                 println!("forced: {}", report.forced.len());
-                // By their ports.
+                // Running handlers are named by their clients' ports.
                 let left =
                     report.left_running.iter().map(|live| match live.client_address.as_inet() {
                         Some(client) => format!(" {}", client.port()),
@@ -76,7 +76,7 @@ fn handle(request: &mut StreamRequest) -> HandlerResult {
                 let mut other = connect(silent.local_addr()?, HOUR)?;
                 let error = other.read(&mut [0]).expect_err("nothing comes");
                 let _says = Says(if Cancelled::find(&error).is_some() { "wait" } else { "?" });
-                // A farewell of several steps: each fails at once, and the handler goes on.
+                // A farewell of several steps. Each step fails at once, and the handler goes on.
                 for _ in 0..3 {
                     let _ = request.read(&mut [0]);
                     sleep(HOUR);

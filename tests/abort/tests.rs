@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use test_support::process::Process;
 use test_support::{SOON, connect, exchange, read_line, read_to_end, skip};
 
-/// The program, built with `panic = "abort"` by the first test that asks. None: there is no Cargo here.
+/// The program, built with `panic = "abort"` by the first test that asks. `None` if there is no Cargo here.
 fn program() -> Option<&'static Path> {
     static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
@@ -80,7 +80,7 @@ impl Server {
         [words[11], words[12]].iter().map(|word| word.parse::<u64>().expect("a number")).sum()
     }
 
-    /// The end of its input is its end.
+    /// Ends the program by the end of its input.
     fn end(mut self) {
         self.process.close_stdin();
         let ended = self.process.end();
@@ -107,7 +107,8 @@ fn at_the_deadline_of_a_drain_waits_fail_and_who_goes_on_is_left_behind() {
     let mut clients = ["sleep", "wait", "swallow"].map(|what| server.client_that_says(what));
     let began = Instant::now();
     server.process.ask("stop");
-    // Nothing of the third is dropped, and the report names it. The others end a moment later if the machine is busy.
+    // Nothing of the third handler is dropped, and the report names it. The others end a moment later if the machine is
+    // busy.
     let [sleep, wait, forced, left] = server.lines();
     assert_eq!([&*sleep, &wait, &forced], ["dropped: sleep", "dropped: wait", "forced: 3"]);
     let third = clients[2].local_addr().unwrap().port().to_string();
@@ -116,12 +117,12 @@ fn at_the_deadline_of_a_drain_waits_fail_and_who_goes_on_is_left_behind() {
     for client in &mut clients {
         assert!(read_to_end(client).is_empty());
     }
-    // Its waits go on failing. That costs next to nothing, whatever it does.
+    // The waits of the third handler go on failing, which costs next to nothing.
     let before = server.ticks();
     thread::sleep(Duration::from_millis(500));
     let used = server.ticks() - before;
     assert!(used < 15, "{used} of 50 ticks");
-    // It does not keep the process.
+    // The handler does not keep the process alive.
     server.end();
 }
 
@@ -148,7 +149,7 @@ fn the_accept_loop_of_a_worker_that_is_held_goes_on_elsewhere() {
         client.set_read_timeout(Some(SOON)).unwrap();
         assert_eq!(read_line(client), "new\n");
     }
-    // The loop that was there has ended, and the other one still accepts.
+    // The accept loop of the held worker has ended, and the other worker still accepts.
     for _ in 0..4 {
         server.client_that_says("hello");
     }

@@ -1,5 +1,5 @@
-//! The example `relay`: through it with curl, much in both directions at once, the ends of each, and bad clients; under
-//! each mixin.
+//! The example `relay`, under each mixin: curl through it, much in both directions at once, the end of each direction,
+//! and bad clients.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -59,7 +59,7 @@ fn mark(block: &mut [u8], number: usize) {
     block.chunks_exact_mut(4_096).for_each(|page| page[..8].copy_from_slice(&number.to_le_bytes()));
 }
 
-/// Sends so many blocks, and then the end.
+/// Sends this many blocks, and then the end.
 fn send(mut to: &TcpStream, blocks: usize, seed: u64) {
     let mut block = noise(seed);
     for number in 0..blocks {
@@ -108,7 +108,7 @@ fn much_moves_both_ways_at_once_under_each_mixin() {
 fn each_direction_ends_by_itself_and_a_reset_ends_both() {
     for mixin in MIXINS {
         let server = Server::start("relay", &[mixin, ADDRESS]);
-        // The client ends first, and is answered after it.
+        // The client ends first, and is answered after its end.
         let (mut client, mut target) = through(server.inet());
         client.write_all(b"question").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
@@ -124,7 +124,7 @@ fn each_direction_ends_by_itself_and_a_reset_ends_both() {
         client.write_all(b"reply").unwrap();
         drop(client);
         assert_eq!(read_to_end(&mut target), b"reply", "{mixin}");
-        // A failure of one is the end of the other.
+        // A failure of one connection is the end of the other.
         for client_resets in [true, false] {
             let (client, target) = through(server.inet());
             let (resets, mut other) =

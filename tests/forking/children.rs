@@ -19,7 +19,7 @@ tests![
 ];
 
 fn row_072_a_foreign_child_keeps_its_status() {
-    // Below the maximum, and at it, where CPython steals it.
+    // Once below the maximum of children, and once at it, where CPython takes the status of the foreign child.
     for max in ["max=5", "max=1"] {
         let mut server = Server::tcp(&["foreign-child", max]);
         for _ in 0..3 {
@@ -100,7 +100,7 @@ fn row_078_no_zombie_is_left_without_a_poll() {
 }
 
 fn row_078_a_loop_that_always_finds_clients_reaps_as_well() {
-    // By itself; beside a foreign child that has ended and has not been reaped; and with children that
+    // The loop reaps by itself; beside a foreign child that has ended and has not been reaped; and with children that
     // the kernel reaps.
     let cases =
         [("", "completed"), ("foreign-child", "completed"), ("ignore-sigchld-later", "released")];

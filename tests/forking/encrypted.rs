@@ -40,9 +40,9 @@ pub fn rows_again() -> impl Iterator<Item = (&'static str, fn())> {
     all.into_iter().flatten().filter(|(name, _)| !PLAIN_ALONE.contains(name))
 }
 
-/// Those that are about something else.
+/// The rows that are not run over TLS, and why.
 const PLAIN_ALONE: &[&str] = &[
-    // Their clients speak before they are accepted, or stand in the queue: no handshake is made with them meanwhile.
+    // Their clients speak before they are accepted, or stand in the queue: no handshake is made with them there.
     "row_073_the_forty_first_client_waits_until_one_of_forty_children_has_ended",
     "row_074_never_more_than_max_children",
     "row_078_a_loop_that_always_finds_clients_reaps_as_well",
@@ -149,7 +149,7 @@ fn tls_failures_of_children_reach_the_parent_with_their_causes() {
     assert_eq!(garbled, 12, "{told:#?}");
     let alerts = failed.iter().filter(|(_, cause)| cause.contains("received fatal alert")).count();
     assert_eq!((alerts, failed.len()), (1, 13), "{told:#?}");
-    // Each comes just before its end, of which it is the cause.
+    // Each failure comes just before the end of its request, and is its cause.
     for (whose, _) in failed {
         let at = told.iter().position(|line| line.starts_with(&format!("{whose} failed"))).unwrap();
         let end = told[at + 1].strip_prefix(&format!("{whose} ended "));
@@ -165,11 +165,11 @@ fn tls_handshakes_of_children_make_room_and_the_oldest_goes_first() {
     let mut silent: Vec<TcpStream> = Vec::new();
     for number in 1..=6 {
         silent.push(test_support::connect(address));
-        // One that is accepted, and does not wait yet.
+        // The latest client is accepted, and its child need not wait yet.
         eventually("it has a child", || server.children().len() == 1 + number.min(2));
     }
     for mut gone in silent.drain(..4) {
-        // Nothing in the clear.
+        // Nothing is sent in the clear.
         let mut bytes = Vec::new();
         let _ = gone.read_to_end(&mut bytes);
         assert!(bytes.is_empty(), "{bytes:?}");
@@ -178,7 +178,7 @@ fn tls_handshakes_of_children_make_room_and_the_oldest_goes_first() {
         waits.set_nonblocking(true).unwrap();
         assert_eq!(waits.peek(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
-    // Another one makes its handshake, and one that has made it does not count.
+    // Another client makes its handshake; the client that has made it does not count.
     let mut other = Client::new().connect(address);
     assert_eq!(exchange(&mut other, "echo two"), "two\n");
     assert_eq!(exchange(&mut served, "echo three"), "three\n");
@@ -190,7 +190,7 @@ fn tls_handshakes_of_children_make_room_and_the_oldest_goes_first() {
     let told = server.all_told("");
     let parent = format!("event in {}: ", server.pid());
     let count = |what: &str| told.iter().filter(|line| line.ends_with(what)).count();
-    // Five: the other client was one more.
+    // Five are refused, and not four: the other client needed a place too.
     assert_eq!(count(&format!("{parent}Handshakes")), 5, "{told:#?}");
     assert_eq!(count(" ended Refused"), 5, "{told:#?}");
     assert_eq!(count(": TooManyHandshakes"), 5, "{told:#?}");
@@ -216,7 +216,7 @@ fn tls_silent_clients_leave_children_to_others() {
     server.stop();
     let told = server.all_told("");
     let refused = told.iter().filter(|line| line.ends_with(": TooManyHandshakes")).count();
-    // Three quarters of four.
+    // Three of the four children may make handshakes, and at most these are left when the last client is served.
     assert!((9..=12).contains(&refused), "{refused}: {told:#?}");
 }
 

@@ -62,7 +62,7 @@ fn a_stop_of_a_child_that_ends_in_whatever_way_reaches_the_parent() {
 }
 
 fn a_child_that_has_crashed_is_not_taken_for_one_that_was_closed() {
-    // It seems to wait for its peer when it crashes, and its parent learns of that late.
+    // The child seems to wait for its peer when it crashes, and its parent learns of the crash late.
     let mut server = Server::tcp(&["events", "admin"]);
     let mut client = server.connect();
     let pid: u32 = client.ask("pid").parse().unwrap();
@@ -100,7 +100,7 @@ fn row_070_a_child_leaves_with_a_status_that_says_how_its_request_ended() {
     for (client, end) in clients.iter_mut().zip(["refuse", "fail", "panic", "exit 7"]) {
         client.send(end);
     }
-    // In the order of the clients; the last one is the handler's own.
+    // The statuses are in the order of the clients; the last one is the handler's own.
     assert_eq!(server.told("statuses: "), "statuses: [Some(0), Some(1), Some(101), Some(7)]");
     assert!(server.wait().success());
 }
@@ -117,7 +117,7 @@ fn row_071_nothing_that_the_parent_keeps_for_its_end_runs_at_a_childs() {
     kill(child, libc::SIGINT);
     insist(child, libc::SIGINT);
     assert_eq!(interrupted.receive(), "");
-    // The last two: one is signalled to end, and one requests a stop of the server.
+    // Of the last two children one is signalled to end, and one requests a stop of the server.
     let mut idle = server.connect();
     assert_eq!(idle.ask("echo hi"), "hi");
     server.connect().send("stop");
@@ -140,7 +140,7 @@ fn row_073_the_forty_first_client_waits_until_one_of_forty_children_has_ended() 
     eventually("it stands still", || state(server.pid()) == Some('T'));
     let mut one_more = server.connect();
     one_more.send("counts");
-    // From here until it sleeps it looks at all that it waits for, and would have accepted a client.
+    // From here until it sleeps, the parent looks at all that it waits for, and would have accepted a client.
     server.signal(libc::SIGCONT);
     eventually("it sleeps", || state(server.pid()) == Some('S'));
     assert_eq!(server.children().len(), 40);

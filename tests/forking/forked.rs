@@ -62,7 +62,7 @@ impl Mixin for WithOwnGate {
     }
 }
 
-/// The same by an event alone.
+/// A mixin of one's own whose free place is announced by an event alone.
 struct WithOwnEvent {
     is_busy: Arc<AtomicBool>,
     has_ended: Arc<Event>,
@@ -92,7 +92,7 @@ impl Mixin for WithOwnEvent {
     }
 }
 
-/// Room for one request everywhere: the second one needs gates that open.
+/// A mixin with room for one request: the second one needs gates that open.
 fn mixin(name: &str) -> Box<dyn Mixin> {
     match name {
         "inline" => Box::new(Inline),
@@ -234,7 +234,7 @@ fn child_of(server: &Server) -> u32 {
     server.told("child ")["child ".len()..].parse().unwrap()
 }
 
-/// The second client waits until the first one has gone.
+/// Fails unless a second client waits until the first one has gone, and is served then.
 fn assert_gates_open(server: &Server) {
     for _ in 0..2 {
         let mut first = server.connect();
@@ -381,7 +381,7 @@ fn datagrams_that_were_received_before_a_fork_are_answered_once() {
     socket.connect(&server.address).unwrap();
     server.signal(libc::SIGSTOP);
     eventually("it stands still", || state(server.pid()) == Some('T'));
-    // They are received together, and one of them is answered before the fork.
+    // The datagrams are received together, and one of them is answered before the fork.
     for text in ["one", "two", "three"] {
         socket.send(text.as_bytes()).unwrap();
     }

@@ -32,7 +32,7 @@ fn a_signal_that_has_come_before_the_run_stops_it_in_order() {
 }
 
 fn children_hear_of_a_drain_though_their_parent_blocks_the_signal() {
-    // It serves one request by `handle_request`, without signals, and then closes.
+    // The server serves one request by `handle_request`, without signals, and then closes.
     let options = ["block-signals", "one-by-one", "turns=1", "grace=600000"];
     let mut server = Server::tcp(&options);
     let mut client = server.connect();
@@ -49,7 +49,7 @@ fn assert_ignores_sigint(server: &mut Server) {
         assert_eq!(client.ask("echo still here"), "still here");
         assert_eq!(server.connect().ask("echo and new"), "and new");
     }
-    // An idle child that has taken it for a drain would have ended.
+    // An idle child that had taken the signal for a drain would have ended.
     assert_eq!(client.ask("echo still here"), "still here");
     server.stop();
     assert_eq!(client.receive(), "");
@@ -92,10 +92,10 @@ fn closed_standard_descriptors_become_no_sockets() {
     let none = "/dev/null /dev/null /dev/null";
     let mut server = Server::tcp(&["closed-at-bind"]);
     assert_eq!(server.told("at bind: "), format!("at bind: {none}"));
-    // When it takes signals.
+    // An answer shows that the server takes signals.
     assert_eq!(server.connect().ask("echo hi"), "hi");
     server.stop();
-    // A daemon closes them when it has bound.
+    // A daemon closes its standard descriptors when it has bound.
     let server = Server::tcp(&["closed-before-run"]);
     let mut client = server.connect();
     assert_eq!(client.ask("standard"), none);

@@ -40,7 +40,7 @@ fn a_child_holds_no_socket_of_another_server_of_its_process() {
 }
 
 fn orphans_that_come_to_a_server_are_waited_for_and_foreign_children_are_not() {
-    // Whether foreign children hide them or not, and by pidfds as well as by signals.
+    // Orphans are waited for whether foreign children hide them or not, and by pidfds as well as by signals.
     for options in [&["subreaper"][..], &["subreaper", "no-pidfds=EPERM"], &["subreaper", "max=1"]]
     {
         let foreign = [options, &["foreign-child"]].concat();
@@ -49,7 +49,7 @@ fn orphans_that_come_to_a_server_are_waited_for_and_foreign_children_are_not() {
             for _ in 0..3 {
                 assert_eq!(server.connect().ask("orphan"), "left");
             }
-            // No client connects any more: their ends wake the loop.
+            // No client connects any more: the ends of the orphans wake the loop.
             eventually("all are waited for", || server.children().len() == left);
             server.stop();
             if left > 0 {
@@ -59,8 +59,8 @@ fn orphans_that_come_to_a_server_are_waited_for_and_foreign_children_are_not() {
     }
 }
 
-/// A server that is the first process of a namespace of its own, and its number outside of that. None: it cannot be had
-/// here.
+/// A server that is the first process of a namespace of its own, and its number outside of that. `None` if this machine
+/// does not allow it.
 fn first_process(options: &[&str]) -> Option<(Server, u32)> {
     let unshare = ["unshare", "--pid", "--fork", "--mount-proc"];
     let can = Command::new(unshare[0]).args(&unshare[1..]).arg("true").output();
@@ -90,7 +90,7 @@ fn the_first_process_of_a_container_waits_for_orphans() {
 }
 
 fn the_first_process_of_a_container_ignores_signals_that_it_does_not_take() {
-    // This one serves by `serve_forever`, and takes signals only in its children.
+    // This server serves by `serve_forever`, and takes signals only in its children.
     let Some((server, first)) = first_process(&["twice"]) else { return };
     assert_eq!(server.connect().ask("echo hi"), "hi");
     for signal in [libc::SIGTERM, libc::SIGINT] {

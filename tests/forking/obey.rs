@@ -175,7 +175,7 @@ impl std::error::Error for BadCause {
     }
 }
 
-/// Serves by the server of the parent, in a child. Gives the error.
+/// Serves by the server of the parent, in a child. Returns the error.
 pub static SERVE: std::sync::OnceLock<Box<dyn Fn(&str) -> Option<String> + Send + Sync>> =
     std::sync::OnceLock::new();
 

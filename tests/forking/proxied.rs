@@ -48,7 +48,7 @@ fn the_parent_knows_the_client_that_its_child_has() {
 
 fn limits_of_one_client_hold_for_children() {
     let mut server = start(&["per-peer=2"]);
-    // Health checks are no client's.
+    // The health checks of a proxy count for no client.
     let mut own: Vec<_> = (0..4).map(|_| server.connect()).collect();
     for own in &mut own {
         own.send("PROXY UNKNOWN\r");
@@ -83,7 +83,7 @@ fn a_client_that_comes_too_often_is_refused_by_children() {
         client.send_bytes(header.as_bytes());
         client
     };
-    // Each has a child of its own, and all are there at once: what they count cannot be the parent's.
+    // Each client has a child of its own, and all are there at once, so no child's count can be the parent's.
     let began = Instant::now();
     let mut all = [1; 8].map(come);
     let answers = all.each_mut().map(Client::receive);

@@ -91,7 +91,7 @@ fn what_no_one_catches_in_a_child_does_not_reach_what_is_its_parents() {
     assert_is_parent_alone(&mut server);
 }
 
-/// Two children have panicked, and none has run a destructor that is its parent's.
+/// Fails unless two children have panicked, and neither has run a destructor that is its parent's.
 fn assert_is_parent_alone(server: &mut Server) {
     eventually("both are reaped", || server.children().is_empty());
     server.stop();
@@ -145,7 +145,7 @@ fn row_071_what_stood_in_the_buffer_is_printed_once() {
         client.send(&format!("print {word}"));
         client.ask("echo done");
         drop(client);
-        // It prints when it leaves.
+        // The child prints when it leaves.
         eventually("it is reaped", || server.children().is_empty());
     }
     server.stop();
@@ -157,7 +157,7 @@ fn row_081_a_process_with_threads_is_refused_and_the_threads_are_named() {
     assert_eq!(server.wait().code(), Some(1));
     let ended = server.told("ended: ");
     assert!(ended.contains("bystander"), "{ended}");
-    // And says what to do in their place.
+    // The error also says what to do instead.
     for way in ["service_actions", "another process", "Threading"] {
         assert!(ended.contains(way), "{ended}");
     }

@@ -150,7 +150,7 @@ where
     let _ = CLOSE.set(Box::new(move || drop(BaseServer::server_close(&*same))));
     let _leaves = Leaves;
     if option("thread") {
-        // It has its name as soon as it runs.
+        // The thread has its name as soon as it runs.
         let (runs, running) = std::sync::mpsc::channel();
         let main = move || {
             runs.send(()).expect("the server waits");

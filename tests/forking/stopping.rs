@@ -101,7 +101,7 @@ fn a_child_that_has_heard_nothing_yet_answers_what_comes_in_the_drain() {
     let mut client = server.connect();
     eventually("it is forked", || server.children().len() == 1);
     let child = server.children()[0].0;
-    // The signal of the parent to all children, which a supervisor sends as well.
+    // This is the signal of the parent to all children, which a supervisor sends as well.
     kill(child, libc::SIGTERM);
     eventually("it has been taken", || !is_pending(child, libc::SIGTERM));
     assert_eq!(client.ask("echo late"), "late");
@@ -138,7 +138,7 @@ fn the_queue_of_a_server_that_stops_is_served_by_children_as_there_is_room() {
         client.send("echo queued");
     }
     server.signal(libc::SIGTERM);
-    // Its end makes room, as does that of each of the others when it has been answered.
+    // The end of the idle child makes room, and so does the end of each of the others when it has answered.
     assert_eq!(idle.receive(), "");
     for client in &mut queue {
         assert_eq!(client.receive(), "queued");
@@ -200,7 +200,7 @@ fn a_ctrl_c_that_comes_twice_at_once_lets_a_child_finish() {
 }
 
 fn children_take_sigterm_as_a_drain_though_their_parent_dies_of_it() {
-    // This one takes no signals: it serves by `serve_forever`.
+    // This server takes no signals: it serves by `serve_forever`.
     let mut server = Server::tcp(&["twice"]);
     let mut idle = server.connect();
     let (idle_child, mut busy) = (idle.ask("pid"), server.connect());

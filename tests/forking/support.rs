@@ -81,7 +81,7 @@ impl Server {
         let mut server = Self { process, tls, address: String::new(), stdout, stderr };
         server.address = match server.stdout.recv_timeout(SOON) {
             Ok(first) => first.strip_prefix("listening on ").expect("its address").to_owned(),
-            // It has ended before it listened, and its test looks how.
+            // The server has ended before it listened, and its test looks how.
             Err(_) => String::new(),
         };
         server
@@ -195,7 +195,7 @@ impl Drop for Server {
     }
 }
 
-/// The state of a process, as `ps` shows it; none once it is gone.
+/// The state of a process, as `ps` shows it; `None` once it is gone.
 pub fn state(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat[stat.rfind(')')? + 2..].chars().next()
@@ -241,8 +241,8 @@ pub fn kill_twice(pid: u32, signal: libc::c_int) {
     kill(pid, libc::SIGCONT);
 }
 
-/// Signals a process that has taken this signal before, later than a copy of the first one would come: again and again until
-/// it has ended.
+/// Signals a process again that has taken this signal before, later than a copy of the first one would come, and repeats
+/// that until the process has ended.
 pub fn insist(pid: u32, signal: libc::c_int) {
     eventually("a second signal ends it", || {
         kill(pid, signal);
@@ -261,7 +261,7 @@ pub fn eventually(what: &str, holds: impl Fn() -> bool) {
 /// A client's end of a connection.
 pub trait Stream: Read + Write + Send {
     fn socket(&self) -> &TcpStream;
-    /// The client goes, in order: what it has sent is all.
+    /// Ends the output of the client in order: what it has sent is all.
     fn end(&mut self) {}
 }
 
@@ -304,7 +304,7 @@ impl Client {
         self.stream.get_mut().write_all(bytes).unwrap();
     }
 
-    /// False: the server receives no more.
+    /// Sends bytes. Returns false if the server receives no more.
     pub fn try_send_bytes(&mut self, bytes: &[u8]) -> bool {
         self.stream.get_mut().write_all(bytes).is_ok()
     }

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Has `pidfd_open` fail from here on, as a container's filter does, with this error.
+/// Makes `pidfd_open` fail from here on with this error, as a container's filter does.
 pub fn refuse_pidfds(error: &str) {
     let errno = match error {
         "EPERM" => libc::EPERM,
@@ -56,7 +56,7 @@ pub fn count_sigchld() {
     unsafe { libc::signal(libc::SIGCHLD, handler as libc::sighandler_t) };
 }
 
-/// Forks, in a process with one thread. None: this is the child.
+/// Forks, in a process with one thread. Returns `None` in the child.
 pub fn fork() -> Option<u32> {
     // SAFETY: the process has one thread, or the test is about a fork with others.
     match unsafe { libc::fork() } {
@@ -115,7 +115,7 @@ pub fn close_standard_descriptors() -> [libc::c_int; 3] {
     })
 }
 
-/// Brings them back.
+/// Restores them from their copies.
 pub fn restore_standard_descriptors(copies: [libc::c_int; 3]) {
     for (number, copy) in (0..).zip(copies) {
         // SAFETY: no pointers; no value owns the descriptor that is replaced.
@@ -135,7 +135,7 @@ pub fn at_exit(function: extern "C" fn()) {
     assert_eq!(unsafe { libc::atexit(function) }, 0);
 }
 
-/// Reaps a child in place of its server, and gives its exit status: none, if a signal ended it.
+/// Reaps a child in place of its server, and returns its exit status, or `None` if a signal ended it.
 pub fn status_of(child: i32) -> Option<i32> {
     let mut status = 0;
     // SAFETY: the pointer is to a live int.

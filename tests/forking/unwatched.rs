@@ -12,7 +12,7 @@ tests![
     without_pidfds_a_foreign_child_keeps_its_status_and_its_handler,
 ];
 
-/// Why there are no pidfds, and the state of SIGCHLD.
+/// Runs a test for each reason why there are no pidfds, and each state of SIGCHLD.
 fn each(test: impl Fn(&[&str])) {
     for errno in ["no-pidfds=EPERM", "no-pidfds=ENOSYS", "no-pidfds=EMFILE"] {
         for state in ["", "ignore-sigchld-later", "block-sigchld", "foreign-child"] {
@@ -25,7 +25,7 @@ fn with<'a>(options: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     [options, more].concat()
 }
 
-/// The children that are not a test's own.
+/// How many children the server itself has forked.
 fn ours(server: &Server, options: &[&str]) -> usize {
     server.children().len() - usize::from(options.contains(&"foreign-child"))
 }

@@ -61,7 +61,7 @@ fn a_wrapped_answer_lingers_in_a_child() {
     for _ in 0..5 {
         let mut client = server.connect();
         assert_eq!(client.ask("wrap"), "WRAPPED");
-        // In one piece with bytes that are never read.
+        // The line is sent in one piece with bytes that are never read.
         client.send_bytes(&[&b"refuse\n"[..], &[b'x'; 30_000]].concat());
         assert_eq!(
             (client.receive(), client.receive()),

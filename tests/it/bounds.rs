@@ -23,7 +23,7 @@ enum Way {
     Plain,
     /// Through a stream that stands before the socket.
     Wrapped,
-    /// The same, by a wrapper that accepts all bytes before it sends them, as TLS sessions do.
+    /// Through a wrapper that accepts all bytes before it sends them, as TLS sessions do.
     Session,
     /// After bytes that others have sent.
     Outbox,
@@ -124,7 +124,7 @@ fn write_much(way: Way, limits: Limits) -> (BackgroundServer<Tcp, Threading>, Re
     (server, told)
 }
 
-/// A client that takes so much, at most, every now and then, until its connection is over.
+/// Reads at most `at_once` bytes every now and then, until the connection is over.
 fn take(mut client: TcpStream, at_once: usize) {
     thread::spawn(move || {
         let mut bytes = vec![0; at_once];
@@ -179,7 +179,7 @@ fn a_slow_peer_has_until_the_bound_of_the_whole_and_not_longer() {
         let whole = LIMIT + LIMIT / 3;
         let limits = Limits::default().write(LIMIT).request(whole);
         let (server, told) = write_much(way, limits);
-        // Slow, and more than a system's buffers hide for as long as the limit.
+        // The client is slow, but takes more than a system's buffers hide for as long as the limit.
         take(connect(inet(&*server)), 256 << 10);
         let (which, took) = told.recv_timeout(SOON).unwrap();
         assert_eq!(which, Some(Timeout::Request), "{way:?}");
@@ -229,7 +229,7 @@ fn a_handler_brings_the_end_of_its_request_nearer_and_does_not_put_it_off() {
     let nothing = Some((Timeout::Deadline, Duration::ZERO));
     assert_eq!(read_in_vain(limits, |request| request.deadline_in(Duration::ZERO)), nothing);
 
-    // It answers, and lifts the limit.
+    // The handler answers, and lifts the limit.
     let limits = Limits::default().request(MOMENT).idle(3 * MOMENT);
     let lift = |request: &mut StreamRequest| request.set_server_deadline(None);
     assert_eq!(read_in_vain(limits, lift), Some((Timeout::Idle, 3 * MOMENT)));
@@ -307,7 +307,7 @@ fn a_handshake_has_the_time_of_the_whole_request_at_most_and_leaves_no_bound_beh
     }
 }
 
-/// How its others send to a member that only listens.
+/// How others send to a member that only listens.
 #[derive(Clone, Copy, Debug)]
 enum Feed {
     Outbox,
@@ -445,7 +445,7 @@ fn what_the_owner_of_a_copy_sets_lifts_no_limit_and_costs_no_spin() {
         assert_eq!(crate::support::read_line(&mut client), "say\n");
         thread::sleep(8 * MOMENT);
         client.write_all(b"said\n").unwrap();
-        // 400 ms each: a spin would be up to 40 of them.
+        // Each wait is 400 ms: a spin would be up to 40 ticks.
         let (bounded, unbounded) = told.recv_timeout(SOON).unwrap();
         assert!(bounded < 10 && unbounded < 10, "{bounded} and {unbounded} ticks");
         assert_eq!(read_to_end(&mut client).len(), 16 << 20);

@@ -23,7 +23,7 @@ use crate::support::{
     SOON, alone, connect, eventually, exchange, inet, read_to_end, receive, serve, soon, udp_client,
 };
 
-/// Where code of the user's runs.
+/// A place where code of the user's runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Place {
     Started,
@@ -235,7 +235,7 @@ fn a_server_may_be_closed_wherever_code_of_its_user_runs_pool() {
     closes_at_every_place(|| Pool::new(4));
 }
 
-/// The hook may wait for the closing thread: no lock that a close needs is held meanwhile.
+/// The hook may wait for the closing thread: no lock that a close needs is held at that time.
 #[test]
 #[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn a_close_returns_while_the_loop_is_in_a_hook() {
@@ -341,7 +341,8 @@ fn no_handler_begins_when_the_close_has_cut_its_request_off() {
     assert_eq!(server.context().counts().refused, 9);
 }
 
-/// The close does not wait, because it would wait for itself; clients in the accept queue are still served.
+/// A handler closes its own server. The close does not wait, because it would wait for itself; clients in the accept
+/// queue are still served.
 fn a_handler_closes<M: Mixin + 'static>(mixin: M) {
     let own: Arc<OnceLock<Weak<Server<Tcp, M>>>> = Arc::default();
     let closer = Arc::clone(&own);
@@ -466,7 +467,8 @@ fn a_second_run_is_an_error_and_closes_nothing_of_the_first() {
         assert_eq!(exchange(&mut connect(inet(&*server)), "another"), "another\n", "{second}");
         server.shutdown();
         serving.recv_timeout(SOON).unwrap().unwrap();
-        // The first was no `run`, so that it may be served again; and of the others none has been closed.
+        // The first call was no `run`, so that its server may be served again; and none of the other servers has been
+        // closed.
         for server in [server, free] {
             let serving = serve(&server);
             assert_eq!(exchange(&mut connect(inet(&*server)), "again"), "again\n", "{second}");

@@ -1,5 +1,6 @@
 //! The interface for coroutines, tested by a small mixin that runs every request as a stackful coroutine on the thread
-//! of the accept loop. Handlers and transports stay the same; the [`Parker`] is another. It is short rather than fast.
+//! of the accept loop. Handlers and transports stay the same; only the [`Parker`] is another. The mixin is short rather
+//! than fast.
 
 #![allow(unsafe_code, reason = "epoll, and switching between stacks")]
 
@@ -159,8 +160,8 @@ impl Worker {
     fn control(&self, what: i32, fd: RawFd, events: i32, id: usize) {
         let events = u32::try_from(events).expect("flags");
         let mut event = libc::epoll_event { events, u64: id as u64 };
-        // SAFETY: the pointer is to a live event. A descriptor that is not registered is an error
-        // a wake-up without effect.
+        // SAFETY: the pointer is to a live event. A descriptor that is not registered causes an error or a wake-up
+        // without effect.
         unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), what, fd, &raw mut event) };
     }
 }
@@ -276,7 +277,7 @@ fn wrapped_connections_wait_as_coroutines_do_and_end_in_order() {
     }
     let server = builder::<Tcp>().hooks(Wraps).bind("127.0.0.1:0", || Echo).unwrap();
     let server = server.serve_in_background().unwrap();
-    // One that stands in its handshake keeps none of the others waiting.
+    // A client that is silent in its handshake keeps none of the others waiting.
     let mut silent = connect(inet(&*server));
     let mut clients: Vec<_> = (0..50).map(|_| Client::new(connect(inet(&*server)), 1)).collect();
     for (number, client) in clients.iter_mut().enumerate() {

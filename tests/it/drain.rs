@@ -27,7 +27,7 @@ fn patient() -> Limits {
     Limits::default().idle(HOUR).read(HOUR).write(HOUR)
 }
 
-/// As many descriptors as this process may have; false if that is not so many.
+/// Allows this process all the descriptors that it may have. Returns false if they are fewer than `least`.
 fn raise_descriptors(least: u64) -> bool {
     let (_, hard) = descriptor_limits();
     set_descriptor_limits(hard, hard);
@@ -35,7 +35,7 @@ fn raise_descriptors(least: u64) -> bool {
 }
 
 fn with_clients(count: usize) -> (BackgroundServer<Tcp, Threading>, Vec<TcpStream>) {
-    // Small stacks: they are many.
+    // The stacks are small, because they are many.
     let server = ThreadingTcpServer::builder()
         .mixin(Threading::new().stack_size(256 * 1024))
         .limits(patient())
@@ -144,7 +144,7 @@ fn ask_until_the_end(address: SocketAddr, client: usize, answers: &Answers) {
     for connection in 0.. {
         let Ok(mut stream) = TcpStream::connect_timeout(&address, SOON) else { return };
         stream.set_read_timeout(Some(SOON)).unwrap();
-        // The second part of a request is not to wait for word of the first.
+        // The second part of a request must not wait for an acknowledgement of the first.
         stream.set_nodelay(true).unwrap();
         for request in 0..5 {
             let number = format!("{client}{connection:04}{request}");
@@ -195,7 +195,8 @@ impl Random {
     }
 }
 
-/// Several at a time, because a client that connects during a stop is refused only when it tries again, a second later.
+/// Stops servers, several at a time, because a client that connects during a stop is refused only when it tries again, a
+/// second later.
 fn stops_under_load<M: Mixin + 'static>(rounds: u64, mixin: impl Fn() -> M + Sync) {
     thread::scope(|scope| {
         for lane in 0..10 {

@@ -94,8 +94,8 @@ impl Log {
         seen.iter().filter_map(end).collect()
     }
 
-    /// How many have ended in each way. Each must have begun once, before, with the same number, peer and
-    /// handler; and none may be left over.
+    /// How many requests have ended in each way. Each must have begun once, before its end, with the same number, peer
+    /// and handler; and none may be left over.
     fn tally(&self) -> HashMap<CloseReason, u64> {
         let mut begun = HashMap::new();
         let mut tally = HashMap::new();
@@ -192,8 +192,7 @@ fn obeying<M: Mixin + 'static>(
     (server.serve_in_background().unwrap(), log)
 }
 
-/// One client of a server of its own: when it has done its part its request ends in this way, once, and in
-/// no other.
+/// Serves one client. When the client has done its part, its request ends in this way, once, and in no other.
 fn ends_as<M: Mixin + 'static>(
     reason: CloseReason,
     mixin: M,
@@ -314,7 +313,7 @@ fn rejected() {
     ends_as(CloseReason::Rejected, Threading::new(), patient(), say(""));
 }
 
-/// Is always full.
+/// A mixin that is always full.
 struct Full;
 
 impl Mixin for Full {

@@ -40,7 +40,7 @@ impl<R: Request> ServerHooks<R> for Visitors {
         self.alive.fetch_add(2, Ordering::SeqCst);
         incoming.set_extension(Visitor { port: 0, alive: Arc::clone(&self.alive) });
         let port = incoming.client_address().as_inet().map_or(0, |address| address.port());
-        // In the place of the first.
+        // This value takes the place of the first.
         incoming.set_extension(Visitor { port, alive: Arc::clone(&self.alive) });
         assert!(incoming.peer_credentials().is_err(), "there are none over the internet");
         Ok(port % 2 == 1)

@@ -116,7 +116,7 @@ pub fn held() -> (Held, Holder) {
     (held, Holder { started: starts, release })
 }
 
-/// The same, but it blocks its thread: under `Green` those of the other requests that the thread runs wait as well.
+/// As [`held`], but the handler blocks its thread: under `Green` the other requests of that thread wait as well.
 pub fn stuck() -> (Held, Holder) {
     let (held, holder) = held();
     (Held { blocks: true, ..held }, holder)

@@ -334,7 +334,7 @@ fn what_is_due_to_others_leaves_before_a_write_that_need_not_wait() {
             for outbox in members.values() {
                 outbox.send("to all\n")?;
             }
-            // Its own connection has no outbox, and room for this.
+            // The handler's own connection has no outbox, and room for this line.
             writeln!(request, "done")?;
             // Waits for the listener's message by a channel, and not by the crate.
             told.lock().unwrap().recv()?;

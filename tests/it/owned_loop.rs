@@ -53,7 +53,7 @@ fn it_runs_on_threads_of_the_mixins_and_is_over_with_its_run() {
     soon("a loop without a run", move || late()).unwrap();
     // The client is there for the next run.
     serves_one(&mut waiting);
-    // It owns the server's parts, and not the server.
+    // The loop owns the server's parts, and not the server.
     drop(server);
     soon("a loop without a server", move || kept()).unwrap();
 }

@@ -68,7 +68,7 @@ fn a_short_name_in_a_folder_with_a_long_one_can_be_bound() {
         assert_eq!(path_of(&*server), long.join("s"));
         let mut client = connect_any(&Address::Unix("s".into()));
         assert_eq!(exchange(&mut *client, "hello"), "hello\n");
-        // It is found alive by the long name.
+        // The server is found alive by the long name.
         assert!(UnixStreamServer::bind("s", || Silent).unwrap_err().is_address_in_use());
         go_to(folder.path());
         server.stop().unwrap();
@@ -161,7 +161,7 @@ fn a_socket_in_a_place_that_a_link_leads_to_gets_its_mode_and_nothing_else_does(
         .bind(real.join("t"), || Silent);
     assert!(error.unwrap_err().is_address_in_use());
     assert_eq!(mode_of(&secret), 0o600);
-    // Put there in the last moment.
+    // The link is put there in the last moment.
     let (place, target) = (real.join("u"), secret.clone());
     let exchange = Exchanges(move || std::os::unix::fs::symlink(&target, &place).unwrap());
     let error = UnixStreamServer::builder()

@@ -38,14 +38,14 @@ impl ServerHooks for Phases {
     }
 
     fn run_phase(&self, server: &ServerContext, phase: RunPhase) {
-        // Later, while another thread closes the server as well.
+        // The server may be in a later phase, while another thread closes it as well.
         assert!(server.run_phase() >= phase || phase == Bound);
         // The test may have seen enough.
         let _ = self.0.send(phase);
     }
 }
 
-/// Answers each line with what it says of its server's readiness.
+/// Answers each line with the readiness of its server.
 fn readiness(request: &mut StreamRequest) -> HandlerResult {
     let mut line = String::new();
     while let Some(text) = request.next_line(&mut line)? {
@@ -72,7 +72,7 @@ fn reach(phases: &Receiver<RunPhase>, expected: &[RunPhase]) {
     }
 }
 
-/// One client, which leaves: under `Inline` another one could not be served beside it.
+/// Asks as one client, which leaves: under `Inline` another one could not be served beside it.
 fn asked(server: &impl BaseServer) -> String {
     exchange(&mut connect(inet(server)), "ready?")
 }
@@ -238,7 +238,7 @@ fn an_error_of_a_handler_ends_a_lame_duck() {
             let running = scope.spawn(|| server.run());
             let _stop = StopOnPanic(&server);
             reach(&phases, &[Bound, Ready]);
-            // Not a signal's, which is an order as well.
+            // The lame duck does not begin by a signal here, because a signal is an order to stop by itself.
             server.shutdown_handle().retire();
             reach(&phases, &[LameDuck]);
             connect(inet(&server)).write_all(b"fatal\n").unwrap();

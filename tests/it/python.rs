@@ -176,7 +176,7 @@ fn every_name_of_the_module_is_in_the_page_for_those_who_port() {
 
 #[test]
 fn netcat_is_served_over_tcp_and_unix_streams() {
-    // Its `--version` is an option that it does not know: to be there is to say so.
+    // netcat does not know `--version`, and its complaint shows that it is there.
     if skip_if(missing_tool("nc")) {
         return;
     }

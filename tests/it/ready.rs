@@ -1,4 +1,4 @@
-//! The words for a beginning and an end: `ready` before anything is served, `stopping` before the close; and servers
+//! The hooks for a beginning and an end: `ready` before anything is served, `stopping` before the close; and servers
 //! that are shared while they run with others.
 
 use std::io::Write;
@@ -67,7 +67,7 @@ fn a_run_says_when_it_begins_and_when_it_ends<M: Mixin + 'static>(mixin: M) {
     let server = server.serve_in_background().unwrap();
     assert_eq!(read_to_end(&mut connect(inet(&*server))), b"here\n");
     server.server_close();
-    // A second close has nothing to say.
+    // A second close calls no hook.
     server.stop().unwrap();
     assert_eq!(diary.lines(), ALL);
 }

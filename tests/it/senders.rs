@@ -50,7 +50,7 @@ fn descriptors_that_come_with_a_datagram_are_not_kept() {
             .unwrap();
         let client = UnixDatagram::unbound().unwrap();
         client.connect(server.server_address().as_path().unwrap()).unwrap();
-        // One that is looked at alone, and a batch.
+        // One datagram that is looked at alone, and a batch.
         let mut passed: Vec<Passed> =
             (0..3).map(|_| Passed::with("take these\n", client.as_fd())).collect();
         let server = server.serve_in_background().unwrap();
@@ -66,7 +66,7 @@ fn descriptors_that_come_with_a_datagram_are_not_kept() {
         server.stop().unwrap();
     }
 
-    // Whole, and cut off at the end.
+    // The datagrams arrive whole, or cut off at the end.
     for max_packet_size in [65_535, 4] {
         check(Inline, max_packet_size);
         check(Pool::new(1), max_packet_size);
@@ -145,7 +145,7 @@ fn a_sender_with_a_relative_name_gets_no_answer_and_neither_does_who_has_it_here
             std::env::set_current_dir(theirs.path()).unwrap();
             let client = UnixDatagram::bind("notify").unwrap();
             std::env::set_current_dir(ours.path()).unwrap();
-            // Of the same name, in the folder of the server.
+            // This socket has the same name, in the folder of the server.
             let neighbour = UnixDatagram::bind("notify").unwrap();
             let (told, answers) = channel();
             let path = ours.path().join("server");

@@ -87,9 +87,9 @@ struct Settings {
     poll_interval: Option<Duration>,
     idle_limit: Option<Duration>,
     handler: Handler,
-    /// One long datagram is sent as well.
+    /// Whether one long datagram is sent as well.
     long: bool,
-    /// Prints nothing for operators.
+    /// Whether nothing is printed for operators.
     quiet: bool,
 }
 
@@ -131,11 +131,11 @@ struct Knob {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Or {
-    /// Nothing.
+    /// No other result.
     Nothing,
     /// `bind` fails, and names it and its value.
     Error,
-    /// A limit that such a value reaches: below it the request may end.
+    /// A limit: with a value below this one the request may end for one of these reasons.
     Reached(Value, &'static [CloseReason]),
 }
 
@@ -190,7 +190,7 @@ fn knobs() -> Vec<Knob> {
         let is_tried = |value: &Value| value.count() <= 64 || value.count() > 65_536;
         all().into_iter().filter(is_tried).collect::<Vec<_>>()
     };
-    // A shorter one may end the server before its client comes.
+    // A shorter time may end the server before its client comes.
     let patient = || times().into_iter().filter(|value| value.time() >= SOON).collect::<Vec<_>>();
     let little = |below| Or::Reached(Value::Count(below), &[CloseReason::LineTooLong]);
     let knobs = knobs! {
@@ -361,9 +361,9 @@ fn serve<T: Bind, H: MakeHandler<T::Request>>(
 /// One way to serve and to ask, in a folder.
 struct Way {
     serve: fn(Settings, &Path, Sender<CloseReason>) -> socketserver::Result<(Address, Stop)>,
-    /// Sends a datagram of this length, and gives the answer; over a connection, two lines.
+    /// Sends a datagram of this length, and returns the answer; over a connection, two lines.
     ask: fn(&Address, &Path, usize) -> String,
-    /// The longest datagram that a client can send; none over a connection.
+    /// The longest datagram that a client can send; `None` over a connection.
     longest: Option<usize>,
 }
 
@@ -378,7 +378,7 @@ fn sweep(way: &Way) -> Vec<String> {
             settings.quiet = knob.or != Or::Nothing || knob.name == "live";
             let mode = settings.options.unix_mode;
             if mode.is_some_and(|mode| mode & 0o200 == 0) && !rustix::process::geteuid().is_root() {
-                // Such a socket belongs to no program.
+                // Nobody but root can connect to such a socket.
                 continue;
             }
             let (most, is_long) = (settings.options.max_packet_size.max(1), settings.long);
@@ -427,7 +427,7 @@ fn assert_none(wrong: &[String]) {
 }
 
 fn talk(mut connection: impl Read + Write) -> String {
-    // It may have ended already.
+    // The server may have ended the connection already.
     let _ = connection.write_all(b"hi\nmore\n");
     let mut answer = Vec::new();
     let _ = connection.read_to_end(&mut answer);
@@ -618,7 +618,7 @@ const ELSEWHERE: [&str; 21] = [
     "set_max",
     // Waits of the caller's own thread, which end at no other time.
     "sleep",
-    // The number of a request, or of a socket, is looked for, and not reckoned with.
+    // The number of a request, or of a socket, is only looked up.
     "close_live",
     "activated_number",
     // A time for another server: `tests/it/talking`.
@@ -626,7 +626,7 @@ const ELSEWHERE: [&str; 21] = [
     // How long a successor may take: `tests/it/handover`.
     "within",
     "new",
-    // At its ends in its own file's tests.
+    // The tests of its own file try its smallest and largest values.
     "read_small_file",
 ];
 

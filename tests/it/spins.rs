@@ -19,8 +19,8 @@ use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
 use crate::support::system::{processor_seconds, set_option};
 use crate::support::{alone, connect, eventually, exchange, inet, receive, udp_client};
 
-/// Half a second in which nothing happens takes the process next to no time of a processor; a loop that spins takes all
-/// that it can get, and on a busy machine still more than this.
+/// Fails unless half a second in which nothing happens takes the process next to no time of a processor. A loop that
+/// spins takes all that it can get, and on a busy machine still more than this.
 fn rests() {
     let before = processor_seconds();
     thread::sleep(Duration::from_millis(500));
@@ -28,7 +28,7 @@ fn rests() {
     assert!(used < 0.05, "{used} s of processor time");
 }
 
-/// ICMP's errors are queued at the socket, by an option that the user has set.
+/// Queues ICMP's errors at the socket, by an option that a user may set.
 struct QueuesErrors;
 
 impl<R> ServerHooks<R> for QueuesErrors {
@@ -137,7 +137,7 @@ fn a_lingering_close_does_not_spin() {
     });
 }
 
-/// Leaves its clients in the listener's queue for a time, which poll reports all the while.
+/// Leaves its clients in the listener's queue for a time, while poll reports them.
 struct Shy {
     inner: Tcp,
     shy: Arc<AtomicBool>,

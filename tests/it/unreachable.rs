@@ -23,7 +23,7 @@ fn a_path_that_leads_elsewhere_by_the_time_of_the_reply_is_the_peers_fault() {
     let exchanges: [(&str, fn(&Path)); 5] = [
         ("nothing", |_| {}),
         ("a file", |path| fs::write(path, "").unwrap()),
-        // It would be EPROTOTYPE, were there a listener. A closed one refuses.
+        // With a listener the error would be EPROTOTYPE. A closed socket refuses.
         ("a stream socket", |path| std::mem::forget(UnixListener::bind(path).unwrap())),
         ("a link to itself", |path| symlink(path, path).unwrap()),
         ("a path through a file", |path| {
@@ -106,7 +106,8 @@ fn a_forged_sender_that_nothing_can_be_sent_to_is_no_failure_of_the_server() {
             server.context().counts().accepted >= 4 && server.context().live().is_empty()
         });
         assert_eq!(server.context().counts().failed, 0);
-        // The replies that a server gathers fail when nobody asks. (Several workers: an end may have its neighbour's report.)
+        // The replies that a server gathers fail when nobody asks. (With several workers, an end may have its
+        // neighbour's report.)
         let is_good = |end: &End| {
             let reason = matches!(end.reason, CloseReason::Disconnected | CloseReason::Completed);
             reason && end.quiet && end.fault != Some(Fault::Handler)

@@ -16,7 +16,7 @@ use socketserver::{Pool, StreamRequest, TcpServer, Threading, stream_fn};
 use crate::support::system::{limit_descriptors, terminal};
 use crate::support::{SOON, alone, connect, eventually, exchange, fill, inet, read_to_end, soon};
 
-/// Makes a server fail and warn while its standard error is full, and then reads that.
+/// Makes a server fail and warn while its standard error is full, and then reads it.
 fn nothing_waits<M: Mixin + 'static>(
     mixin: M,
     ours: impl Into<OwnedFd>,
@@ -53,7 +53,7 @@ fn nothing_waits<M: Mixin + 'static>(
         assert_eq!(exchange(&mut connect(inet(&*server)), "hello"), "hello\n");
     });
     drop(held);
-    // The reader is back, and one thing more is said.
+    // The reader is back, and one thing more is reported.
     let reading = std::thread::spawn(move || {
         let mut all = vec![0; filled];
         let mut reader = std::fs::File::from(reader);

@@ -37,7 +37,7 @@ where
         request.next_line(&mut line)?;
         Ok(writeln!(request, "{line}")?)
     });
-    // Nothing lingers for so short that the peer could notice.
+    // The close lingers for so long that no peer notices its end.
     let limits = Limits::default().linger(SOON);
     let server = Server::<T, Threading>::builder().limits(limits).bind(address, handler).unwrap();
     (server.serve_in_background().unwrap(), release)
@@ -92,7 +92,7 @@ fn an_urgent_byte_stands_in_the_line_where_it_was_sent() {
         (read_line(&mut client), read_line(&mut client)),
         ("ABOR\n".into(), "next\n".into())
     );
-    // It may be the last that comes of a line, too.
+    // An urgent byte may also be the last one of a line.
     client.write_all(b"last").unwrap();
     send_urgent(&client, b"\n").unwrap();
     assert_eq!(read_line(&mut client), "last\n");

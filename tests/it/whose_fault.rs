@@ -72,7 +72,7 @@ impl<R> ServerHooks<R> for Ends {
     }
 }
 
-/// The end of one request, with a client that greets, waits for the word, and leaves in its way.
+/// Serves one client, which greets, waits for the word, and leaves in its way. Returns the end of its request.
 fn end_of(
     handle: impl Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static,
     leave: impl FnOnce(TcpStream),
@@ -232,7 +232,7 @@ fn others_fault(fail: impl Fn() -> HandlerResult + Send + Sync + 'static) {
             result
         },
         |client| {
-            // It is there until the request has ended.
+            // The client is there until the request has ended.
             std::thread::spawn(move || {
                 let _ = wait.recv();
                 drop(client);
@@ -545,7 +545,7 @@ fn a_line_above_its_limit_is_the_peers_and_is_reported() {
     let reported = End { reason: CloseReason::LineTooLong, fault: Some(Fault::Peer), quiet: false };
     let long = vec![b'x'; Limits::default().line_bytes + 1];
     let send = |mut client: TcpStream| {
-        // It may be cut off before the last byte.
+        // The client may be cut off before the last byte.
         let _ = client.write_all(&long);
         half_close(client);
     };

@@ -153,7 +153,7 @@ impl ServerHooks<StreamRequest> for Ticks {
     fn service_actions(&self) {}
 }
 
-/// Passes the hooks of the loop on to others. The default that runs then is not its own.
+/// Passes the hooks of the loop on to other hooks, so that the default that runs then is not this type's.
 struct Around<H>(H);
 
 impl<H: ServerHooks<StreamRequest>> ServerHooks<StreamRequest> for Around<H> {
@@ -166,7 +166,7 @@ impl<H: ServerHooks<StreamRequest>> ServerHooks<StreamRequest> for Around<H> {
     }
 }
 
-/// Waits until a worker accepts; false if none does.
+/// Fails unless workers accept, or unless none does, as `accept` says.
 fn workers_accept(
     set: impl FnOnce(Builder<Tcp, Threading>) -> Builder<Tcp, Threading>,
     accept: bool,
@@ -216,7 +216,7 @@ fn no_client_waits_for_another_one_to_come() {
         let (server, accepted) = make(mixin, Limits::default());
         let server = server.serve_in_background().unwrap();
         thread::scope(|scope| {
-            // Few, so that workers begin and stop accepting all the time.
+            // The clients are few, so that workers begin and stop accepting all the time.
             for client in 0..3_u64 {
                 let server = &server;
                 scope.spawn(move || {

@@ -11,7 +11,7 @@ thread_local! {
     static IT: RefCell<Option<Rc<UnsafeCell<()>>>> = const { RefCell::new(None) };
 }
 
-/// At the beginning of a model. It ends with the guard, which is the model's last value.
+/// Begins a model. The model ends with the guard, which is its last value.
 pub(crate) fn begin() -> End {
     IT.set(Some(Rc::new(UnsafeCell::new(()))));
     End

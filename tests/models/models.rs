@@ -1,6 +1,6 @@
-//! Models of what the threads of `Green` share: each is run once for each order of its threads' steps, with up to so many
-//! interruptions as it says. And one of another kind, `room`: the protocol of the chat's room on several servers.
-//! Some of the chat's own sources are there as well.
+//! Models of the data that the threads of `Green` share: each model runs once for each order of its threads' steps, with
+//! as many interruptions as it allows. The model `room` is of another kind: the protocol of the chat's room on several
+//! servers. Some of the chat's own sources are there as well.
 //!
 //! The sources are the library's own, by `#[path]`. The rest is played:
 //!
@@ -11,7 +11,8 @@
 //! | `wait::Event`: a flag under a lock | a descriptor in an epoll set |
 //! | `green::Group`: workers, whose loop reads the inbox and resumes | `mixin/green/mod.rs`, `worker.rs` |
 //!
-//! `cargo test -p models --release` runs them. The comment of each names breaks of its protocol with which it fails.
+//! `cargo test -p models --release` runs them. The comment of each model names breaks of its protocol with which it
+//! fails.
 
 #![cfg(test)]
 #![allow(
@@ -83,7 +84,7 @@ mod exclusive;
 mod green;
 mod room;
 
-/// Tries all orders of a model's steps in which threads are interrupted so many times in all.
+/// Tries all orders of a model's steps in which threads are interrupted this many times in all.
 fn check(interruptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(interruptions);

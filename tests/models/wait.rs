@@ -30,7 +30,7 @@ impl Event {
         Ok(event)
     }
 
-    /// For the epoll set of a worker: the event within what was made just now.
+    /// The event that was made last, for the epoll set of a worker.
     pub(crate) fn last() -> Self {
         LAST.take().expect("an event was made just now")
     }

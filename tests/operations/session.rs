@@ -67,7 +67,7 @@ pub fn run(section: &Section, host: &str) -> Result<(), String> {
         }
     }
     let path = std::env::var("PATH").unwrap_or_default();
-    // It has a process group of its own, all of which it ends.
+    // `timeout` has a process group of its own, all of which it ends.
     let mut command = Command::new("timeout");
     command.args(["-k", "5", &MOST.as_secs().to_string(), "bash", "-c", &at_host(&script)]);
     command.env("PATH", format!("{}:{path}", bin.path().display()));

@@ -37,7 +37,7 @@ fn systemd_finds_no_fault_in_a_unit() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&verified.stderr);
-    // It looks at all units of the machine that ours name.
+    // The checker looks at all units of the machine that ours name.
     let ours: Vec<_> =
         said.lines().filter(|line| line.contains(folder.path().to_str().unwrap())).collect();
     assert!(verified.status.success() && ours.is_empty(), "{said}");

@@ -5,7 +5,7 @@
 pub struct Chance(u64);
 
 impl Chance {
-    /// That of this seed.
+    /// The generator of this seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -23,7 +23,7 @@ impl Chance {
         least + self.next() % (most - least + 1)
     }
 
-    /// True in so many of a hundred cases.
+    /// True in this many of a hundred cases.
     pub fn percent(&mut self, percent: u64) -> bool {
         self.between(1, 100) <= percent
     }

@@ -7,7 +7,7 @@ use crate::measure::{self, BYTES, HEAD, KEEPS_UP, Row, at_pace};
 use crate::members::Reading;
 use crate::world::{Plan, SOON, World};
 
-/// Members that come at the same time: more of them would count as a crowd that says nothing.
+/// The most members that come at the same time: more of them would count as a crowd that says nothing.
 const AT_ONCE: usize = 50;
 /// Members that talk, at most.
 const TALKERS: usize = 40;
@@ -32,7 +32,7 @@ pub struct Crowd {
     pub from: usize,
 }
 
-/// Measures it at growing paces until the room does not keep up. Returns the heading of a section, and its text.
+/// Measures a crowd at growing paces until the room does not keep up. Returns the heading of a section, and its text.
 pub fn measure(crowd: &Crowd) -> (String, String) {
     let Crowd { members, servers, mixin, from } = crowd;
     let load = measure::load();
@@ -78,7 +78,7 @@ pub fn measure(crowd: &Crowd) -> (String, String) {
     (format!("{members} members over {servers} servers"), text)
 }
 
-/// All members come, and in a crowd also one of each server that reads nothing, whose indices this returns.
+/// Lets all members come, and in a crowd one more for each server, which reads nothing. Returns the indices of those.
 fn come(world: &World, members: usize) -> Vec<usize> {
     let servers = world.servers.len();
     for server in 0..servers {

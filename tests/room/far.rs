@@ -13,12 +13,12 @@ const ROUND_TRIPS: [u64; 5] = [0, 50, 100, 200, 400];
 const PACES: [usize; 3] = [1, 20, 1000];
 /// How long they talk.
 const TIME: Duration = Duration::from_secs(15);
-/// Servers, and members of each.
+/// The number of servers.
 const SERVERS: usize = 3;
-/// See above.
+/// The number of each server's members.
 const MEMBERS: usize = 2;
 
-/// Measures it. Returns the heading of a section, and its text.
+/// Measures how late lines are. Returns the heading of a section, and its text.
 pub fn measure() -> (String, String) {
     let load = measure::load();
     let options = ["--bus-queue", "100000"].map(str::to_owned).to_vec();

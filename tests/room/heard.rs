@@ -6,14 +6,14 @@
 /// A line of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line<'a> {
-    /// One that a member said to all.
+    /// A line that a member said to all.
     Said {
         /// The author.
         name: &'a str,
         /// The number.
         number: u32,
     },
-    /// One that a member said to this one.
+    /// A line that a member said to this one.
     Private {
         /// The author.
         name: &'a str,
@@ -22,7 +22,7 @@ pub enum Line<'a> {
     },
     /// The server's own.
     News(&'a str),
-    /// Of no form that is known.
+    /// A line of no form that is known.
     Other(&'a str),
 }
 
@@ -69,7 +69,7 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// The line with this number has come.
+    /// Notes that the line with this number has come.
     pub fn add(&mut self, number: u32) {
         if self.has(number) {
             self.duplicates += 1;
@@ -84,7 +84,7 @@ impl Heard {
         self.next = self.next.max(number + 1);
     }
 
-    /// Whether it has.
+    /// Whether the line with this number has come.
     pub fn has(&self, number: u32) -> bool {
         let word = self.seen.get(number as usize / 64).copied().unwrap_or(0);
         word >> (number % 64) & 1 == 1

@@ -6,11 +6,11 @@
 //! members - chat m3 --+
 //! ```
 //!
-//! Each machine is a network namespace with an address of its own, `network.rs`; the switch is a bridge in another one. A
-//! machine is cut off by taking its port off the bridge. A link with delay and loss is a pair of taps with a thread in
-//! between, `link.rs`, because the kernels of many machines have no netem. A server of names answers late, or not at all,
-//! `names.rs`. Members (`members.rs`) say lines with numbers,
-//! and what each of them hears is counted (`heard.rs`, `tally.rs`):
+//! Each machine is a network namespace with an address of its own, `network.rs`; the switch is a bridge in another one.
+//! A machine is cut off by taking its port off the bridge. A link with delay and loss is a pair of taps with a thread in
+//! between, `link.rs`, because the kernels of many machines have no netem. A server of names answers late, or not at
+//! all, `names.rs`. Members (`members.rs`) say lines with numbers, and the lines that each of them hears are counted
+//! (`heard.rs`, `tally.rs`):
 //!
 //! - **lost**: not heard by a member that was there, and so **told**, if its author was told by a notice that quotes it, or
 //!   **untold**;

@@ -16,7 +16,7 @@ use crate::chance::Chance;
 pub struct Weather {
     /// The time on the way.
     pub delay: Duration,
-    /// At most so much earlier or later; frames keep their order.
+    /// How much earlier or later a frame may be at most; frames keep their order.
     pub jitter: Duration,
     /// Frames of a thousand that are lost.
     pub loss: u64,
@@ -43,7 +43,7 @@ struct Way {
 }
 
 impl Link {
-    /// Between these taps.
+    /// A link between these taps.
     pub(crate) fn between(one: OwnedFd, other: OwnedFd, weather: Weather, seed: u64) -> Self {
         let weather = Arc::new(Mutex::new(weather));
         let stop = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
@@ -55,7 +55,7 @@ impl Link {
         Self { weather, stop, thread: Some(thread) }
     }
 
-    /// From now on it is like this. Frames that are on the way arrive as they would have.
+    /// Changes the weather from now on. Frames that are on the way arrive as they would have.
     pub fn set(&self, weather: Weather) {
         *self.weather.lock().unwrap_or_else(PoisonError::into_inner) = weather;
     }
@@ -63,7 +63,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // It fails if the thread has ended by a panic; there is nobody left to stop.
+        // The write fails if the thread has ended by a panic; there is nobody left to stop.
         let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
         let _ = self.thread.take().map(JoinHandle::join);
     }

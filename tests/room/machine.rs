@@ -28,7 +28,7 @@ impl Machine {
 
     fn send(&self, signal: Signal) {
         let id = Pid::from_raw(self.child.id() as i32).expect("a process has a number");
-        // It may have ended, and is not waited for yet, so that nobody else has its number.
+        // The process may have ended, and is not waited for yet, so that nobody else has its number.
         let _ = kill_process(id, signal);
     }
 
@@ -43,12 +43,12 @@ impl Machine {
         self.send(Signal::TERM);
     }
 
-    /// It stands still, and its connections stay.
+    /// Makes the process stand still; its connections stay.
     pub fn pause(&self) {
         self.send(Signal::STOP);
     }
 
-    /// It goes on.
+    /// Lets the process go on.
     pub fn resume(&self) {
         self.send(Signal::CONT);
     }

@@ -21,17 +21,17 @@ const SILENCE: Duration = Duration::from_secs(5);
 pub struct Row {
     /// Lines a second that were to be said.
     pub pace: usize,
-    /// Lines that were said, and times that they were heard by members of other servers.
+    /// Lines that were said.
     pub said: usize,
-    /// See above.
+    /// How often a line was heard by a member of another server.
     pub heard: usize,
     /// How long they were said.
     pub seconds: f64,
-    /// Half are heard within this time.
+    /// Half of the lines are heard within this time.
     pub middle: Duration,
-    /// 99 of 100 are.
+    /// 99 of 100 lines are heard within this time.
     pub late: Duration,
-    /// Members that read nothing and were dropped meanwhile.
+    /// Members that read nothing and were dropped in that time.
     pub dropped: usize,
     /// Members that read, and were dropped all the same: too much came for this process, or for its machine.
     pub lost: usize,
@@ -41,7 +41,7 @@ pub struct Row {
     pub work: [f64; 3],
 }
 
-/// Some members talk for a while, all together at this pace.
+/// Lets some members talk for a while, all together at this pace, and measures it.
 pub fn at_pace(world: &mut World, talkers: &[usize], pace: usize, time: Duration) -> Row {
     let (said_before, dropped_before, lost_before) = {
         let mut state = world.members.state();
@@ -80,7 +80,7 @@ pub fn at_pace(world: &mut World, talkers: &[usize], pace: usize, time: Duration
     }
 }
 
-/// The lines that are late count as well.
+/// Waits for the lines that are late, which count as well.
 fn wait_for_late(world: &World, said_before: usize) {
     let mut last = (0, Instant::now());
     let came = |state: &State| {
@@ -105,7 +105,7 @@ fn lost(state: &State) -> usize {
     state.members.iter().filter(is_lost).count()
 }
 
-/// Members that read nothing, and whose end was told.
+/// Members that read nothing, and whose end was announced.
 fn dropped(state: &State) -> usize {
     let Some(listener) = state.members.iter().find(|member| member.listens()) else { return 0 };
     let deaf = state.members.iter().filter(|member| !member.reads());

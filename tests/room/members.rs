@@ -21,7 +21,7 @@ use crate::world::SOON;
 pub enum Reading {
     /// All that comes.
     Everything,
-    /// So many bytes in a tenth of a second.
+    /// This many bytes in a tenth of a second.
     Slowly(usize),
     /// Nothing.
     Nothing,
@@ -44,9 +44,9 @@ pub struct Member {
     pub joined: Option<Instant>,
     /// When its connection ended.
     pub closed: Option<Instant>,
-    /// Its server was ended, or it was asked to leave: the end of its connection is no fault.
+    /// Whether the end of its connection is no fault: its server was ended, or it was asked to leave.
     pub excused: bool,
-    /// Its server was killed: its last lines may be lost.
+    /// Whether its server was killed: its last lines may be lost.
     pub killed: bool,
     /// When it said each of its lines.
     pub said: Vec<Instant>,
@@ -122,7 +122,7 @@ impl Default for Members {
 }
 
 impl Members {
-    /// None yet.
+    /// No members yet.
     pub fn new() -> Self {
         let epoll = epoll::create(CreateFlags::CLOEXEC).expect("an epoll");
         let stop = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
@@ -174,7 +174,7 @@ impl Members {
         self.wait_or_not(time, find).unwrap_or_else(|| panic!("in vain for {time:?}: {what}"))
     }
 
-    /// The same; none after this time.
+    /// Waits as [`wait`](Self::wait) does, and returns `None` after this time.
     pub fn wait_or_not<R>(
         &self,
         time: Duration,
@@ -195,12 +195,13 @@ impl Members {
         }
     }
 
-    /// A member types this line.
+    /// Lets a member type this line.
     pub fn type_in(&self, member: usize, line: &str) {
         self.inner.send(&mut self.state(), member, line);
     }
 
-    /// A member says its next line to all, with so many bytes after its number. False if it is no longer there.
+    /// Lets a member say its next line to all, with this many bytes after its number. Returns false if it is no longer
+    /// there.
     pub fn say(&self, member: usize, bytes: usize) -> bool {
         let mut state = self.state();
         let author = &mut state.members[member];
@@ -213,7 +214,7 @@ impl Members {
         true
     }
 
-    /// A member says a line to another one, at the server that is called `server`, or at its own.
+    /// Lets a member say a line to another one, at the server that is called `server`, or at its own.
     pub fn tell(&self, from: usize, to: usize, server: Option<&str>) {
         let mut state = self.state();
         let number = state.private.iter().filter(|line| line.from == from).count() as u32;
@@ -224,7 +225,7 @@ impl Members {
         self.inner.send(&mut state, from, &line);
     }
 
-    /// A server stands still from a moment on, and goes on now.
+    /// Notes that a server which has stood still since a moment goes on now.
     pub fn server_goes_on(&self, host: &str, since: Instant) {
         let pause = (since, Instant::now());
         let mut state = self.state();
@@ -242,7 +243,7 @@ impl Members {
         }
     }
 
-    /// A member leaves, by `/quit`, and its connection ends.
+    /// Lets a member leave, by `/quit`, and waits for the end of its connection.
     pub fn quit(&self, member: usize) {
         self.state().members[member].excused = true;
         self.type_in(member, "/quit");
@@ -340,7 +341,7 @@ impl Inner {
         }
     }
 
-    /// Sends what goes; the rest when the server takes more.
+    /// Sends the bytes that the server takes now; the rest when it takes more.
     fn flush(&self, member: &mut Member, index: usize) {
         let Some(stream) = &mut member.stream else { return };
         let mut sent = 0;

@@ -1,8 +1,8 @@
 //! A server of names that answers late, or not at all, with as many addresses as one likes.
 //!
-//! The machines ask it by the system's resolver, as `chat` does. While it is silent a resolver waits for as long as its file says:
-//! two and a half minutes here, which is longer than anything that a case waits for. So that what happens meanwhile has not
-//! waited for the resolver.
+//! The machines ask it by the system's resolver, as `chat` does. While it is silent a resolver waits for as long as its
+//! file says: two and a half minutes here, which is longer than anything that a case waits for. So anything that happens
+//! in this time has not waited for the resolver.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -29,7 +29,7 @@ pub struct Names {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The addresses of the name; none while it is silent.
+    /// The addresses of the name. `None` while it is silent.
     addresses: Option<Vec<Ipv4Addr>>,
     /// The questions that wait for an answer.
     waiting: Vec<(Vec<u8>, SocketAddr)>,
@@ -44,12 +44,12 @@ const QUESTION: usize = 512;
 const WAITING: usize = 1_000;
 
 impl Names {
-    /// A silent one, which the resolvers of these machines ask.
+    /// A silent server of names, which the resolvers of these machines ask.
     pub fn silent(network: &Network, hosts: &[&str]) -> Self {
         network.host(NAMES, 53);
         let address = network.address(NAMES, 53);
         let socket = network.inside(NAMES, || UdpSocket::bind(address).expect("a port for names"));
-        // The end is looked for so often.
+        // The thread looks for the end this often.
         socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a short time");
         for host in hosts {
             network.resolve_by(host, address.ip());
@@ -60,7 +60,7 @@ impl Names {
         Self { state, socket, thread: Some(thread) }
     }
 
-    /// It answers from now on, also what was asked before.
+    /// Answers from now on, also the questions from before.
     pub fn answer(&self, addresses: &[IpAddr]) {
         let mut state = self.state();
         let of_four = |address: &IpAddr| match address {
@@ -74,7 +74,7 @@ impl Names {
         state.addresses = Some(addresses);
     }
 
-    /// It answers nothing from now on.
+    /// Answers nothing from now on.
     pub fn fall_silent(&self) {
         self.state().addresses = None;
     }
@@ -124,7 +124,7 @@ fn serve(state: &Mutex<State>, socket: &UdpSocket) {
                 }
                 None => {}
             },
-            // An asker that is gone refuses its answer, which is told here.
+            // An asker that is gone refuses its answer, which is reported here.
             Err(error) => assert!(
                 matches!(
                     error.kind(),

@@ -117,7 +117,7 @@ impl Network {
         Link::between(here, there, weather, u64::from(last))
     }
 
-    /// Takes a machine off the switch. Nothing is refused; it is silence.
+    /// Takes a machine off the switch. Connections are not refused; there is silence.
     pub fn cut(&self, host: &str) {
         must(&format!("-n {} link set v{host} nomaster", self.namespace("switch")));
     }
@@ -137,7 +137,7 @@ impl Network {
         must(&format!("-n {} link set v{host} up", self.namespace("switch")));
     }
 
-    /// One machine cannot reach another one any more, and is not told so; all others are as they were.
+    /// Keeps one machine from reaching another one, without a word to it; all others are as they were.
     pub fn block(&self, host: &str, other: &str) {
         let address = self.address(other, 0).ip();
         must(&format!("-n {} route add blackhole {address}/32", self.namespace(host)));
@@ -149,7 +149,7 @@ impl Network {
         must(&format!("-n {} route del blackhole {address}/32", self.namespace(host)));
     }
 
-    /// The address of `from` belongs to `to` as well from now on, and no longer to `from`.
+    /// Gives the address of `from` to `to`, and takes it from `from`.
     pub fn move_address(&self, from: &str, to: &str) {
         let address = self.address(from, 0).ip();
         must(&format!("-n {} addr del {address}/24 dev e0", self.namespace(from)));
@@ -161,8 +161,9 @@ impl Network {
         }
     }
 
-    /// A process that is started on a machine from now on asks for names at this address, and waits long for an answer: two and
-    /// a half minutes. It is the file of resolvers that `ip netns exec` puts in the place of this system's.
+    /// Makes processes that are started on a machine from now on ask for names at this address, and wait long for an
+    /// answer: two and a half minutes. This is done by the file of resolvers that `ip netns exec` puts in the place of
+    /// this system's.
     pub fn resolve_by(&self, host: &str, names: IpAddr) {
         let folder = Path::new(FILES).join(self.namespace(host));
         let write = |file: &str, text: &str| {

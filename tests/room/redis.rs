@@ -37,7 +37,7 @@ const ANSWER: Duration = Duration::from_secs(20);
 const START: Duration = Duration::from_secs(60);
 
 impl Redis {
-    /// One that is not running yet.
+    /// A Redis that is not running yet.
     pub fn at_rest(network: &Arc<Network>, host: &str, keeps: Keeps, options: &[&str]) -> Self {
         let folder = network.folder().join(host);
         std::fs::create_dir_all(&folder).expect("a folder for a Redis");
@@ -97,7 +97,8 @@ impl Redis {
         self.machine.is_some()
     }
 
-    /// Cuts so many bytes off the end of its log, as a power cut does that comes before the disk. It is down.
+    /// Cuts this many bytes off the end of its log, as a power cut does that comes before the disk. The Redis has to be
+    /// down.
     pub fn truncate(&self, bytes: u64) {
         assert!(self.machine.is_none(), "the log of a Redis that runs");
         let folder = self.folder.join("appendonlydir");
@@ -143,7 +144,7 @@ impl Redis {
         Ok(answer)
     }
 
-    /// Makes it a copy of the one on this machine, and waits until it is.
+    /// Makes it a copy of the Redis on this machine, and waits until it is.
     pub fn follow(&self, host: &str) {
         let master = self.network.address(host, 6379);
         let (ip, port) = (master.ip().to_string(), master.port().to_string());

@@ -129,7 +129,7 @@ impl Round {
                     self.redis().ask(&["SAVE"]);
                 }
                 self.redis().kill();
-                // The one that takes the place of another keeps no log.
+                // A Redis that has taken the place of another one keeps no log.
                 if bytes > 0 && !self.is_promoted {
                     self.redis().truncate(bytes);
                 }
@@ -156,7 +156,7 @@ impl Round {
     fn right(&mut self, fault: Fault) {
         match fault {
             Fault::Cut(REDIS_LINK) => {
-                // It may have been another machine when it was cut off.
+                // The Redis may have been on another machine when it was cut off.
                 let _ = [REDIS, SPARE].map(|host| self.world.network.mend(host));
             }
             Fault::Cut(place) => self.world.network.mend(&self.host(place)),

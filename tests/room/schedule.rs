@@ -25,7 +25,7 @@ pub enum Fault {
     StopServer(usize),
     /// A server stands still.
     PauseServer(usize),
-    /// The Redis is killed, with so many bytes of its log cut off, and started again.
+    /// The Redis is killed, with this many bytes of its log cut off, and started again.
     KillRedis(u64),
     /// The Redis stands still.
     PauseRedis,
@@ -128,7 +128,7 @@ impl Schedule {
         let mut steps: Vec<Step> = Vec::new();
         for _ in 0..chance.between(1, 5) {
             let at = Duration::from_millis(chance.between(0, BEGINS));
-            // Short ones, and one that is longer than a server that says nothing counts as there.
+            // Most faults are short, and some last longer than a silent server counts as there.
             let lasts = Duration::from_millis(match chance.between(0, 9) {
                 0..=3 => chance.between(50, 1_000),
                 4..=7 => chance.between(1_000, 5_000),

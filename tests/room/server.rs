@@ -28,7 +28,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// One that is not running yet.
+    /// A server that is not running yet.
     pub fn at_rest(network: &Arc<Network>, host: &str, bus: &str, options: &[String]) -> Self {
         Self {
             network: Arc::clone(network),

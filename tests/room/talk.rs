@@ -20,17 +20,17 @@ pub struct Talk {
 }
 
 impl Talk {
-    /// So many short lines of each member.
+    /// This many short lines of each member.
     pub fn new(lines: usize, per_second: f64) -> Self {
         Self { lines, per_second, bytes: 0 }
     }
 
-    /// These members talk, all at once. Returns when all is said.
+    /// Lets these members talk, all at once. Returns when all is said.
     pub fn say(self, members: &Members, who: &[usize]) {
         self.until(members, who, &AtomicBool::new(false));
     }
 
-    /// The same, while something else happens.
+    /// Lets these members talk while something else happens.
     pub fn start(self, members: &Arc<Members>, who: &[usize]) -> Talking {
         let (members, who) = (Arc::clone(members), who.to_vec());
         let stop = Arc::new(AtomicBool::new(false));
@@ -60,14 +60,14 @@ impl Talk {
             }
             let due = next.iter().filter(|(_, left)| *left > 0).map(|(when, _)| *when).min();
             let Some(due) = due else { return };
-            // It is stopped soon also when it speaks slowly.
+            // A slow speaker is stopped soon, too.
             let wait = due.saturating_duration_since(Instant::now());
             std::thread::sleep(wait.min(Duration::from_millis(50)));
         }
     }
 }
 
-/// Members that talk meanwhile.
+/// Members that talk while something else happens.
 #[derive(Debug)]
 pub struct Talking {
     stop: Arc<AtomicBool>,
@@ -75,12 +75,12 @@ pub struct Talking {
 }
 
 impl Talking {
-    /// They stop.
+    /// Stops them.
     pub fn stop(self) {
         drop(self);
     }
 
-    /// They say all that they have to say.
+    /// Lets them say all that they have to say.
     pub fn finish(mut self) {
         let ended = self.thread.take().map(JoinHandle::join);
         assert!(ended.is_some_and(|ended| ended.is_ok()), "the talk has panicked");

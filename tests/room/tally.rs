@@ -13,17 +13,17 @@ pub struct Tally {
     pub receivers: usize,
     /// Lines times members: all that has to be heard.
     pub expected: usize,
-    /// Of those, not heard, while the author was told.
+    /// Of `expected`, those that were not heard, and whose author was told.
     pub told: usize,
-    /// Of those, not heard, and the author was not told.
+    /// Of `expected`, those that were not heard, and whose author was not told.
     pub untold: usize,
-    /// Of those, not heard, of an author whose server was killed, or ended before it took the line.
+    /// Of `expected`, those that were not heard, and whose author's server was killed, or ended before it took the line.
     pub orphans: usize,
-    /// Heard again.
+    /// Lines that were heard again.
     pub duplicates: usize,
-    /// Heard after a later one of the same author.
+    /// Lines that were heard after a later one of the same author.
     pub disorder: usize,
-    /// Heard at a server that was started after it was said.
+    /// Lines that were heard at a server that was started after they were said.
     pub old: usize,
     /// Lines that everybody has heard, and whose author was told that they might not have.
     pub needless: usize,
@@ -37,7 +37,7 @@ pub struct Tally {
     pub examples: Vec<String>,
 }
 
-/// Examples that are kept.
+/// The most examples that are kept.
 const EXAMPLES: usize = 12;
 
 impl Tally {

@@ -53,7 +53,7 @@ impl Default for Plan {
     }
 }
 
-/// All of it. Its parts can be used as they are.
+/// A room with everything around it. Its parts can be used as they are.
 #[derive(Debug)]
 pub struct World {
     /// The members.
@@ -62,13 +62,13 @@ pub struct World {
     pub servers: Vec<Server>,
     /// The Redis that they use.
     pub redis: Redis,
-    /// One that may take its place, not started.
+    /// A Redis that may take its place, not started.
     pub spare: Redis,
     /// The links of the servers, then that of the Redis, if there are links.
     pub links: Vec<Link>,
     /// The network.
     pub network: Arc<Network>,
-    /// The servers that stand still, since when.
+    /// The servers that stand still, and since when.
     paused: HashMap<usize, Instant>,
     plan: Plan,
 }
@@ -100,7 +100,7 @@ impl World {
         Self { members, servers, redis, spare, links, network, paused: HashMap::new(), plan }
     }
 
-    /// Everything runs, all members are there, and each server knows of all of them.
+    /// Starts everything: all members are there, and each server knows of all of them.
     pub fn start(plan: Plan) -> Self {
         let mut world = Self::build(plan);
         world.redis.start();
@@ -120,7 +120,7 @@ impl World {
         self.join(server, self.plan.members, Reading::Everything)
     }
 
-    /// More members of a server, on its own machine.
+    /// Adds members to a server, on its own machine.
     pub fn join(&self, server: usize, count: usize, reading: Reading) -> Vec<usize> {
         let Server { host, started, .. } = &self.servers[server];
         self.members.join(&self.network, [host, host], *started, count, reading)
@@ -132,13 +132,13 @@ impl World {
         self.servers[server].kill();
     }
 
-    /// A server stands still: its process gets no time.
+    /// Makes a server stand still: its process gets no time.
     pub fn pause_server(&mut self, server: usize) {
         self.servers[server].machine().pause();
         self.paused.insert(server, Instant::now());
     }
 
-    /// It goes on, and hears what its members have said meanwhile.
+    /// Lets a server go on. It then hears the lines that its members have said in that time.
     pub fn resume_server(&mut self, server: usize) {
         if let Some(since) = self.paused.remove(&server) {
             self.members.server_goes_on(&self.servers[server].host, since);
@@ -164,7 +164,7 @@ impl World {
         (0..state.members.len()).filter(here).collect()
     }
 
-    /// So many lines from one member to another one, each drawn; members of a server write to those of others.
+    /// Lets members write this many lines to members of other servers, each drawn.
     pub fn write_to_each_other(&self, count: usize, chance: &mut Chance) {
         for _ in 0..count {
             let present = self.present(None);
@@ -218,7 +218,7 @@ impl World {
         self.settle_within(SOON)
     }
 
-    /// The same, within this time.
+    /// Settles as [`settle`](Self::settle) does, within this time.
     pub fn settle_within(&self, time: Duration) -> Tally {
         let settled = |time| {
             // Counting takes a while when there is much to count.

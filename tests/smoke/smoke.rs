@@ -126,7 +126,7 @@ impl Client {
         sent.expect("it is sent");
     }
 
-    /// The process that has answered, and what it has answered. No process: the connection has ended.
+    /// The process that has answered, and its answer. `None` for the process means that the connection has ended.
     fn receive(&mut self) -> (Option<u32>, String) {
         let mut buffer = vec![0; 256];
         let answer = match self {
@@ -164,7 +164,7 @@ impl Client {
     }
 }
 
-/// A wait with a timeout may be interrupted by the end of a child.
+/// Repeats a call that the end of a child has interrupted.
 fn uninterrupted<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
     loop {
         match call() {
@@ -186,7 +186,7 @@ fn line(stream: &mut impl Read) -> String {
     String::from_utf8(line).expect("text")
 }
 
-/// One client after the other, of a server whose process has one thread: it forks for each of them.
+/// Serves one client after the other, by a server whose process has one thread: it forks for each of them.
 fn forks<T: Transport>(
     server: &Server<T, Forking>,
     connect: fn(&Address, &Folder) -> Client,
@@ -207,7 +207,7 @@ fn forks<T: Transport>(
     assert_eq!(counts.completed, 3, "{counts:?}");
 }
 
-/// One client after the other, and a stop that nothing has to be forced to.
+/// Serves one client after the other, and stops without forcing anything.
 fn serves<T: Transport, M: Mixin + 'static>(
     server: Server<T, M>,
     connect: fn(&Address, &Folder) -> Client,
@@ -342,7 +342,7 @@ fn replies_of_a_server_on_all_addresses() {
     }
 }
 
-/// `run` stops by a signal, and says so to no one in an error.
+/// A signal stops `run`, which returns no error.
 fn a_signal_stops_a_run(folder: &Folder) {
     let server = Arc::new(ThreadingTcpServer::bind("127.0.0.1:0", || Echo).expect("a server"));
     let (running, mut client) =

@@ -25,7 +25,7 @@ enum Outcome {
     Killed,
 }
 
-/// Kinds of clients: what they do, and whether the server that is drained all the time is theirs.
+/// Kinds of clients: what each of them does, in words and as a function.
 const KINDS: [(&str, fn(&Place) -> io::Result<Outcome>); 12] = [
     ("ask a line, and the next on a new connection", |place| ask(place, "hello")),
     ("do so over a Unix socket", ask_unix),
@@ -52,7 +52,7 @@ struct Place {
     turn: AtomicUsize,
 }
 
-/// The counts of a kind.
+/// The counts of one kind of clients.
 #[derive(Default)]
 pub struct Kind {
     pub what: &'static str,
@@ -60,7 +60,7 @@ pub struct Kind {
     pub killed: u64,
 }
 
-/// The ends of all requests.
+/// The ends of all requests: the counts of each kind, and the requests that were lost.
 #[derive(Default)]
 pub struct Tally {
     pub kinds: Vec<Kind>,
@@ -89,7 +89,8 @@ struct Shared {
 }
 
 impl Clients {
-    /// They wait for their first turn. The addresses are a port, a path, and the port of the drained server.
+    /// Starts the threads, which wait for their first turn. `addresses` has a port, a path, and the port of the drained
+    /// server.
     pub fn start(addresses: &str) -> Self {
         let mut words = addresses.split(' ');
         let mut word = || words.next().unwrap_or_default().to_owned();
@@ -115,7 +116,7 @@ impl Clients {
         self.shared.goes.store(true, Ordering::SeqCst);
     }
 
-    /// Until no connection is under way.
+    /// Pauses the clients, and waits until no connection is under way.
     pub fn pause(&self) {
         self.shared.goes.store(false, Ordering::SeqCst);
         while self.shared.busy.load(Ordering::SeqCst) > 0 {
@@ -147,7 +148,7 @@ impl Shared {
                 }
             }
             self.busy.fetch_sub(1, Ordering::SeqCst);
-            // Also so that the ports of closed connections last.
+            // Without a pause the ports would run out: closed connections keep theirs for a while.
             thread::sleep(Duration::from_millis(8));
         }
     }
@@ -214,7 +215,7 @@ fn reset(place: &Place) -> io::Result<Outcome> {
     let mut stream = connect(place.tcp)?;
     stream.write_all(b"big\n")?;
     stream.read_exact(&mut [0; 100])?;
-    // The close resets.
+    // The close sends a reset.
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     Ok(Outcome::Killed)
 }
@@ -226,7 +227,7 @@ fn panics(place: &Place) -> io::Result<Outcome> {
     killed(stream.read(&mut [0]))
 }
 
-/// The end, or a reset. Silence is a lost request.
+/// The outcome of a request that has to be cut off: the connection ends, or is reset. Silence is a lost request.
 fn killed(read: io::Result<usize>) -> io::Result<Outcome> {
     match read {
         Ok(0) => Ok(Outcome::Killed),
@@ -250,7 +251,8 @@ fn flood(place: &Place) -> io::Result<Outcome> {
     }
 }
 
-/// A refusal, or a reset before any answer, is what a server that is not there can say. Within an answer it is a loss.
+/// Asks the drained server. A refusal, or a reset before any answer, only means that it is not there at the moment. A
+/// reset within an answer is a loss.
 fn drained(place: &Place) -> io::Result<Outcome> {
     let stays = place.turn.fetch_add(1, Ordering::SeqCst) % 8 == 0;
     let Ok(mut stream) = connect(place.drained) else {

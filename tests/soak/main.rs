@@ -1,5 +1,5 @@
-//! The soak: bad clients of every kind at once against servers with the mixin `Green`, for as long as one likes; whether
-//! every request is answered that was not killed on purpose, and whether anything grows.
+//! The soak: bad clients of every kind at once against servers with the mixin `Green`, for as long as one likes. It
+//! tells whether every request is answered that was not killed on purpose, and whether anything grows.
 //!
 //! ```text
 //! cargo run --release -p soak -- --seconds 1200 > bench/RESULTS-soak.md
@@ -26,7 +26,7 @@ use measure::Measure;
 #[global_allocator]
 static HEAP: heap::Counting = heap::Counting;
 
-/// Turns of which nothing is compared.
+/// The first turns, of which nothing is compared.
 const WARM_UP: usize = 3;
 
 fn main() -> ExitCode {
@@ -56,7 +56,7 @@ impl Servers {
             .arg("serve")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // Failures of handlers are told there.
+            // Failures of handlers are reported there.
             .stderr(Stdio::null())
             .spawn()
             .expect("the servers start");
@@ -90,7 +90,7 @@ fn soak(time: Duration) -> ExitCode {
         clients.go_on();
         std::thread::sleep(turn);
         clients.pause();
-        // Until no request is left, and the idle threads of `offload` and the like have had their time.
+        // This waits until no request is left, and the idle threads of `offload` and the like have had their time.
         let quiet = servers.ask("quiet");
         assert_eq!(quiet, "quiet", "a request does not end");
         let heap = servers.ask("heap");

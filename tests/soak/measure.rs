@@ -15,7 +15,7 @@ pub struct Measure {
 }
 
 impl Measure {
-    /// Of a process that runs, and has said how many bytes of its heap are in use, and in how many blocks.
+    /// The measure of a running process, which has said how many bytes of its heap are in use, and in how many blocks.
     pub fn of(pid: u32, heap: &str) -> Self {
         let read = |file: &str| {
             fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_else(|_| String::new())
@@ -36,7 +36,7 @@ impl Measure {
         }
     }
 
-    /// Of a row of a table.
+    /// The cells of a row of a table.
     pub fn cells(&self) -> String {
         let Self { heap_bytes, heap_blocks, pss_kib, descriptors, mappings, threads } = self;
         format!(
@@ -57,7 +57,8 @@ impl fmt::Display for Measure {
     }
 }
 
-/// The growth of one of them: the middle of the last third is compared with that of the first, so that one moment counts for little.
+/// The resources that have grown, and how much: the middle of the last third is compared with that of the first, so that
+/// one moment counts for little.
 pub fn growth(measures: &[Measure]) -> Vec<String> {
     let third = measures.len().div_ceil(3);
     let middle = |part: &[Measure], value: &dyn Fn(&Measure) -> u64| {
@@ -73,10 +74,11 @@ pub fn growth(measures: &[Measure]) -> Vec<String> {
             grown.push(format!("{what}: grown from {first} to {last}"));
         }
     };
-    // The memory in use is exact. Threads that come and go, and tables that grow to their most, take some of it.
+    // The memory in use is counted exactly. Threads that come and go, and tables that grow to their full size, take some
+    // of it.
     compare("bytes of the heap in use", &|one| one.heap_bytes, &|first| first + 65_536);
     compare("blocks of the heap in use", &|one| one.heap_blocks, &|first| first + 300);
-    // A tenth and 2 MiB: an allocator's, whose free memory lies where it came back.
+    // A tenth and 2 MiB are left to the allocator, whose free memory lies where it was given back.
     compare("KiB of memory", &|one| one.pss_kib, &|first| first + first / 10 + 2_048);
     compare("descriptors", &|one| one.descriptors, &|first| first);
     // Threads of `offload` come and go, each with its mappings.

@@ -25,9 +25,9 @@ const QUIET: Duration = Duration::from_secs(30);
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Serves until stdin ends or says so.
+/// Serves until stdin ends, or asks for something unknown.
 pub fn run() -> ! {
-    // Panics are part of it.
+    // Some clients make handlers panic, which is part of the soak and is not printed.
     std::panic::set_hook(Box::new(|_| {}));
     let name = format!("soak-{}", std::process::id());
     let path = std::env::temp_dir().join(name);
@@ -49,7 +49,7 @@ pub fn run() -> ! {
                 {
                     thread::sleep(Duration::from_millis(10));
                 }
-                // Threads that `offload` and the like keep for a while.
+                // `offload` and the like keep idle threads for a while.
                 thread::sleep(Duration::from_millis(200));
                 println!("{}", if live() == 0 { "quiet" } else { "busy" });
             }
@@ -73,8 +73,8 @@ pub fn run() -> ! {
         forced.load(Ordering::SeqCst),
         left.load(Ordering::SeqCst)
     );
-    // On a busy machine a handler may end a moment after the report has named it. One that stayed would keep its worker, which
-    // the table of threads shows.
+    // On a busy machine a handler may end a moment after the report has named it. A handler that stayed would keep its
+    // worker, and the table of threads would show that.
     let many = drains.load(Ordering::SeqCst) / 20;
     exit(i32::from(!is_clean || left.load(Ordering::SeqCst) > many))
 }
@@ -106,7 +106,7 @@ struct Drained {
 }
 
 impl Drained {
-    /// Starts the first, and the thread that goes on.
+    /// Starts the first server, and the thread that drains it and starts the next one. Returns the port.
     fn first(drained: &Arc<Self>) -> u16 {
         let start = |port: u16| {
             builder(TcpServer::builder())

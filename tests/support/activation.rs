@@ -1,4 +1,4 @@
-//! A service manager's part: processes that are started with sockets, and the socket by which they tell of themselves.
+//! A service manager's part: processes that are started with sockets, and the socket to which they report.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -11,9 +11,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::{SOON, uninterrupted};
 
 /// A command that is started as a service manager does it: the sockets are its descriptors from 3 on, and the variables
-/// say so. The second of the pair holds what the command needs until it is started.
+/// say so. Returns the command, and the descriptors that have to stay open until it is started.
 pub fn activated(command: &Command, sockets: &[(&str, &dyn AsFd)]) -> (Command, Vec<OwnedFd>) {
-    // High numbers, so that no redirection overwrites one that is still needed.
+    // The copies have high numbers, so that no redirection overwrites one that is still needed.
     let copies: Vec<OwnedFd> = sockets
         .iter()
         .map(|(_, fd)| inheritable(rustix::io::fcntl_dupfd_cloexec(*fd, 30)))
@@ -52,7 +52,7 @@ fn inheritable(fd: rustix::io::Result<OwnedFd>) -> OwnedFd {
     fd
 }
 
-/// A service manager's notify socket: what a server tells comes out of it.
+/// A service manager's notify socket, which receives a server's messages.
 #[derive(Debug)]
 pub struct NotifySocket {
     socket: UnixDatagram,
@@ -61,13 +61,13 @@ pub struct NotifySocket {
 }
 
 impl NotifySocket {
-    /// At a path in this folder.
+    /// A socket at a path in this folder.
     pub fn at(folder: &Path) -> Self {
         let path = folder.join("notify");
         Self::over(UnixDatagram::bind(&path).unwrap(), path.to_str().unwrap().to_owned())
     }
 
-    /// With an abstract name.
+    /// A socket with an abstract name.
     pub fn named(name: &str) -> Self {
         let socket = Socket::new(Domain::UNIX, Type::DGRAM, None).unwrap();
         socket.bind(&SockAddr::unix(format!("\0{name}")).unwrap()).unwrap();
@@ -86,7 +86,7 @@ impl NotifySocket {
         String::from_utf8(bytes[..count].to_vec()).unwrap()
     }
 
-    /// The next message with this line in it. Those before it are gone.
+    /// The next message with this line in it. Messages before it are dropped.
     pub fn told_of(&self, line: &str) -> String {
         loop {
             let message = self.told();

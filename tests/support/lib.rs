@@ -35,7 +35,7 @@ pub fn inet(server: &(impl BaseServer + ?Sized)) -> SocketAddr {
 /// requests that the thread runs.
 pub fn hear<T>(from: &Mutex<Receiver<T>>) -> Result<T, RecvError> {
     loop {
-        // Not locked while it waits.
+        // The lock is not held during the wait.
         let heard = from.lock().unwrap().try_recv();
         match heard {
             Err(TryRecvError::Empty) => socketserver::sleep(Duration::from_millis(1)),
@@ -104,7 +104,7 @@ pub fn eventually(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// A folder that is removed at the end of the test. Short, because a Unix socket's path is.
+/// A folder that is removed at the end of the test. Its path is short, because that of a Unix socket must be.
 pub fn folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("ss").tempdir().unwrap()
 }
@@ -153,7 +153,7 @@ pub fn serve<S: BaseServer + ?Sized + 'static>(
     result
 }
 
-/// Says that a test cannot be made here; a failure where `SOCKETSERVER_NO_SKIP` is 1.
+/// Says that a test cannot run here. That is a failure where `SOCKETSERVER_NO_SKIP` is 1.
 pub fn skip(why: &str) {
     assert!(std::env::var_os("SOCKETSERVER_NO_SKIP").is_none_or(|set| set != "1"), "{why}");
     println!("skipped: {why}");
@@ -173,7 +173,7 @@ pub fn alone(test: &str, run: impl FnOnce()) {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    // Read while it runs: a full pipe would keep it from ending.
+    // The output is read while the process runs: a full pipe would keep it from ending.
     let mut stdout = child.stdout.take().unwrap();
     let reader = std::thread::spawn(move || {
         let mut output = String::new();
@@ -200,7 +200,7 @@ pub fn fill(fd: &std::os::fd::OwnedFd) -> usize {
     let mode = rustix::fs::fcntl_getfl(fd).unwrap();
     rustix::fs::fcntl_setfl(fd, mode | rustix::fs::OFlags::NONBLOCK).unwrap();
     let mut filled = 0;
-    // The last bytes as well: a message is shorter than a page.
+    // The last bytes are filled as well, because a message is shorter than a page.
     for size in [4_096, 1] {
         while let Ok(count) = rustix::io::write(fd, &vec![b'.'; size]) {
             filled += count;

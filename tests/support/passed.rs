@@ -56,11 +56,11 @@ impl Passed {
         Self { read }
     }
 
-    /// Waits until they are closed in all processes.
+    /// Waits until the descriptors are closed in all processes.
     #[track_caller]
     pub fn are_closed(mut self) {
         let (done, end) = channel();
-        // It ends with the process, if the descriptors are kept.
+        // If the descriptors are kept, this thread ends with the process.
         thread::spawn(move || done.send(self.read.read(&mut [0])));
         let end = end.recv_timeout(Duration::from_secs(20)).expect("they are closed");
         assert_eq!(end.unwrap(), 0);

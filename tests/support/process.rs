@@ -30,7 +30,7 @@ pub struct Ended {
 }
 
 impl Process {
-    /// Starts it. Its stderr is read here, and its stdout, unless the command says otherwise before.
+    /// Starts a process. Its stderr is read here, and so is its stdout, if the command makes it a pipe.
     pub fn start(command: &mut Command) -> Self {
         system::undo_ignored_signals();
         let child = command.stderr(Stdio::piped()).spawn();
@@ -95,7 +95,7 @@ impl Process {
         }
     }
 
-    /// Signals once more, later than a copy of the first signal would come: again and again until it has ended.
+    /// Sends a signal again and again until the process has ended, later than a copy of the first signal would come.
     pub fn insist_by(&self, signal: i32) {
         eventually("a second signal ends it", || {
             self.send_signal(signal);
@@ -125,7 +125,7 @@ impl Process {
         let deadline = Instant::now() + time;
         let err = rest(&self.err, deadline, "");
         let out = rest(&self.out, deadline, &err);
-        // It may have closed both, or never have had them.
+        // The process may have closed both outputs, or never have had them.
         eventually("the process ends", || self.status().is_some());
         Ended { status: self.status().unwrap(), out, err }
     }
@@ -194,9 +194,9 @@ pub fn child_command(name: &str) -> Command {
     command
 }
 
-/// Tells the parent, in a child.
+/// Gives an answer to the parent, from a child.
 pub fn answer(text: impl Display) {
-    // On a line of its own: the harness has begun one without ending it.
+    // The answer is on a line of its own, because the harness has begun one without ending it.
     println!("\n{ANSWER}{text}");
 }
 

@@ -14,12 +14,12 @@ use crate::system::undo_ignored_signals;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub const MIXINS: [&str; 5] = ["inline", "threading", "pool", "forking", "green"];
 
-/// The same; coroutines are for Linux.
+/// The words of `--mixin` on other systems, without coroutines.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
 
-/// The executable at this path below target/PROFILE, where this test binary is in `deps`. A test alone does not have it
-/// built, and would test what was built before: so it is compared with its sources, and `how` says how to build it.
+/// The executable at this path below target/PROFILE, where this test binary is in `deps`. Cargo does not build it for a
+/// test alone, and the test could run an old one: so it is compared with its sources, and `how` says how to build it.
 pub fn built(path: &Path, how: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let path = this.parent().and_then(Path::parent).unwrap().join(path);
@@ -43,20 +43,20 @@ pub fn built(path: &Path, how: &str) -> PathBuf {
 pub struct Program<'a>(pub &'a str);
 
 impl Program<'_> {
-    /// Where it is.
+    /// The path of the executable.
     pub fn path(&self) -> &Path {
         undo_ignored_signals();
         Path::new(self.0)
     }
 
-    /// It with these arguments, without input, and with its stdout to be read here.
+    /// The command that runs it with these arguments, without input, and with its stdout to be read here.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.path());
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
         command
     }
 
-    /// A server at these addresses, listening, and where it says that it listens.
+    /// Starts a server at these addresses. Returns it, and the addresses at which it says that it listens.
     pub fn serve(&self, addresses: &[&str], options: &[&str]) -> (Process, Vec<String>) {
         let mut command = self.command(&["serve"]);
         command.args(addresses.iter().flat_map(|address| ["--bind", *address])).args(options);
@@ -65,7 +65,7 @@ impl Program<'_> {
         (server, listening)
     }
 
-    /// A client that types `input` and then the end of input.
+    /// Runs a client whose user types `input` and then ends the input.
     pub fn ask(&self, address: &str, input: &str) -> Ended {
         let mut client = Process::start(self.command(&["connect", address]).stdin(Stdio::piped()));
         client.type_in(input);
@@ -84,13 +84,13 @@ pub fn listening(server: &Process) -> String {
     line.strip_prefix("listening on ").unwrap_or_else(|| panic!("not an address: {line}")).into()
 }
 
-/// It has ended with this status.
+/// Fails unless it has ended with this status.
 #[track_caller]
 pub fn assert_ends(ended: &Ended, status: i32) {
     assert_eq!(ended.status.code(), Some(status), "{ended:?}");
 }
 
-/// It has ended with this status, nothing on stdout, and one line on stderr that has these words in it.
+/// Fails unless it has ended with this status, nothing on stdout, and one line on stderr that has these words in it.
 #[track_caller]
 pub fn assert_fails_in_one_line(ended: &Ended, status: i32, says: &[&str]) {
     assert_ends(ended, status);
@@ -101,7 +101,7 @@ pub fn assert_fails_in_one_line(ended: &Ended, status: i32, says: &[&str]) {
     }
 }
 
-/// A connection from an address of its own: 127.0.0.2, say, of which Linux has all.
+/// Connects from an address of its own: 127.0.0.2, say. On Linux every address that begins with 127 is there.
 pub fn connect_from(ip: [u8; 4], server: SocketAddr) -> TcpStream {
     connect_with(server, |socket| socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap())
 }

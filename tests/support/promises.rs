@@ -32,7 +32,7 @@ fn an_address_of_each_kind(folder: &Path) -> Vec<String> {
     addresses
 }
 
-/// Serves each kind of address, all in one process, with a client of each: `check` gets the client's output.
+/// Serves each kind of address, all in one process, with a client at each: `check` gets the client's output.
 pub fn every_transport_under(program: Program<'_>, mixin: &str, input: &str, check: impl Fn(&str)) {
     let folder = folder();
     let addresses = an_address_of_each_kind(folder.path());
@@ -43,7 +43,7 @@ pub fn every_transport_under(program: Program<'_>, mixin: &str, input: &str, che
     for addresses in processes {
         let (server, listening) = program.serve(addresses, &["--mixin", mixin]);
         for (asked, address) in addresses.iter().zip(&listening) {
-            // As it was asked for, but for the port, and for the prefix of TCP.
+            // The server says the address that was asked for, but for the port, and without the prefix of TCP.
             let asked = asked.trim_start_matches("tcp:");
             let beginning = asked.strip_suffix(":0").unwrap_or(asked);
             assert!(address.starts_with(beginning), "{address} instead of {asked}");
@@ -83,7 +83,7 @@ pub fn wrong_use_ends_with_2(program: Program<'_>) {
 /// A client that finds no server says so in one line, over each transport.
 pub fn connecting_to_nobody_says_so_in_one_line(program: Program<'_>) {
     let folder = folder();
-    // Bound and not listening, so that no other process can listen there meanwhile.
+    // The socket is bound and does not listen, so that no other process can listen there during the test.
     let tcp = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     tcp.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let nobody = [
@@ -107,7 +107,7 @@ pub fn the_help_says_where_it_listens(program: Program<'_>, address: &str, takes
     assert_eq!(help.contains("udp:"), takes_datagrams, "{help}");
 }
 
-/// The program's README, or that of all programs, names each option that `--help` of its commands does.
+/// The program's README, or that of all programs, names each option that is in the `--help` of its commands.
 pub fn the_readme_names_every_option(program: Program<'_>, commands: &[&str], readme: &str) {
     let of_all = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/README.md");
     let of_all = std::fs::read_to_string(of_all).unwrap();
@@ -128,7 +128,7 @@ pub fn the_readme_names_every_option(program: Program<'_>, commands: &[&str], re
 
 /// Runs a client with this as its stdout, and one line of input.
 fn shows_on(program: Program<'_>, address: &str, stdout: Stdio) -> Ended {
-    // There before it starts: it may end before it reads all of it.
+    // The input is there before the client starts, which may end before it reads all of it.
     let (input, mut typed) = UnixStream::pair().unwrap();
     typed.write_all(b"hello\n").unwrap();
     drop(typed);
@@ -179,7 +179,8 @@ pub fn a_connection_that_breaks_is_told_with_its_server(program: Program<'_>, fi
     let mut client = program.command(&["connect", &address.to_string()]);
     let client = Process::start(client.stdin(Stdio::piped()));
     let (mut stream, _) = listener.accept().unwrap();
-    // Not before the client has its connection: it speaks, or takes more than the kernel's buffers hold.
+    // The reset must not come before the client has its connection: so the client speaks first, or takes more than the
+    // kernel's buffers hold.
     match first {
         SpeaksFirst::Server => stream.write_all(&vec![b'.'; 32 << 20]).unwrap(),
         SpeaksFirst::Client => {
@@ -187,7 +188,7 @@ pub fn a_connection_that_breaks_is_told_with_its_server(program: Program<'_>, fi
             stream.read_exact(&mut [0]).unwrap();
         }
     }
-    // A reset in the place of an end.
+    // This makes the close a reset.
     let socket = Socket::from(stream);
     socket.set_linger(Some(Duration::ZERO)).unwrap();
     drop(socket);

@@ -55,7 +55,7 @@ pub fn descriptor_limits() -> (u64, u64) {
     (limit.rlim_cur, limit.rlim_max)
 }
 
-/// Sets both.
+/// Sets both limits of this process's descriptors.
 pub fn set_descriptor_limits(soft: u64, hard: u64) {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: the pointer is to a live local.
@@ -69,7 +69,7 @@ pub fn replace(fd: &impl AsFd, other: &impl AsFd) {
     check(unsafe { libc::dup2(other, fd) }, "dup2");
 }
 
-/// The processor time that this process has used, in clock ticks' own unit: seconds.
+/// The processor time that this process has used, in seconds.
 pub fn processor_seconds() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a live local.
@@ -93,13 +93,13 @@ pub fn packets_received(connection: &impl AsFd) -> u32 {
     info.tcpi_segs_in
 }
 
-/// A number of /proc/self/status: kibibytes for `VmHWM` (the most memory so far) and `VmRSS` (memory
-/// now), a count for `Threads`.
+/// A number of /proc/self/status: kibibytes for `VmHWM` (the most memory so far) and `VmRSS` (memory now), a count for
+/// `Threads`.
 pub fn own_status(name: &str) -> usize {
     status_of(std::process::id(), name)
 }
 
-/// The same of another process.
+/// A number of another process's status, as [`own_status`] has it.
 pub fn status_of(process: u32, name: &str) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -114,7 +114,7 @@ pub fn lock_file(path: &std::path::Path) -> std::fs::File {
     file
 }
 
-/// Sets an option of a socket's that is a number; the error if the system does not have it.
+/// Sets an option of a socket's that is a number. Fails if the system does not have it.
 pub fn set_option(fd: &impl AsFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     let fd = fd.as_fd().as_raw_fd();
     let len = libc::socklen_t::try_from(size_of_val(&value)).unwrap();

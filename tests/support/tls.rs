@@ -1,5 +1,5 @@
-//! TLS of the programs under test: the certificates of `certificates/`, clients of others, and promises that each
-//! program's tests call for themselves.
+//! TLS of the programs under test: the certificates of `certificates/`, clients that others have written, and promises
+//! that each program's tests call for themselves.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -29,23 +29,23 @@ pub struct Dialog<'a> {
     pub connect: &'a [&'a str],
     /// The words that its user types.
     pub typed: &'a str,
-    /// The words that a client of others sends.
+    /// The words that a client sends which others have written.
     pub sent: &'a str,
     /// Words that are in every answer.
     pub answer: &'a str,
-    /// The mixins that it can have.
+    /// The mixins that the program can have.
     pub mixins: &'a [&'a str],
 }
 
 impl Dialog<'_> {
-    /// A server with TLS at an address, with further options, and where it listens.
+    /// Starts a server with TLS at an address, with further options. Returns it, and where it listens.
     #[must_use]
     pub fn serve(&self, program: Program<'_>, at: &str, options: &[&str]) -> (Process, String) {
         let (chain, key) = (certificate("server.pem"), certificate("server.key"));
         self.serve_with(program, at, &chain, &key, options)
     }
 
-    /// The same with another certificate.
+    /// Serves as [`serve`](Self::serve) does, with another certificate.
     #[must_use]
     pub fn serve_with(
         &self,
@@ -62,7 +62,7 @@ impl Dialog<'_> {
         (server, address.to_owned())
     }
 
-    /// The program's own client, and what it has said.
+    /// Runs the program's own client, and returns its output.
     #[must_use]
     pub fn ask(&self, program: Program<'_>, address: &str, options: &[String]) -> Ended {
         let mut command = program.command(&["connect", address]);
@@ -72,7 +72,7 @@ impl Dialog<'_> {
         client.end()
     }
 
-    /// A client has ended well, with the answer.
+    /// Fails unless a client has ended well, with the answer.
     #[track_caller]
     fn assert_answered(&self, ended: &Ended) {
         assert_ends(ended, 0);
@@ -108,7 +108,7 @@ pub fn words_in_the_clear_are_not_answered(program: Program<'_>, dialog: &Dialog
     clear
 }
 
-/// A server that wants certificates serves a client that has one, and tells the others.
+/// A server that wants certificates serves a client that has one, and tells the others why it does not serve them.
 pub fn clients_show_certificates(program: Program<'_>, dialog: &Dialog<'_>) {
     let authorities = ["--tls-client-ca", &certificate("ca.pem")];
     let (_server, address) = dialog.serve(program, "127.0.0.1:0", &authorities);
@@ -144,7 +144,8 @@ pub fn clients_of_others_talk_to_it(program: Program<'_>, dialog: &Dialog<'_>) {
     }
 }
 
-/// `openssl s_client`, which verifies the server, sends this and waits for the server's end. None: it is not here.
+/// `openssl s_client`, which verifies the server, sends this and waits for the server's end. `None` if there is no
+/// openssl.
 #[must_use]
 pub fn s_client(address: &str, options: &[&str], sent: &str) -> Option<Ended> {
     if !has("openssl") {
@@ -162,14 +163,14 @@ pub fn s_client(address: &str, options: &[&str], sent: &str) -> Option<Ended> {
     Some(client.end())
 }
 
-/// `openssl s_server` with the server's certificate, which sends what it is told. With `-quiet` it prints what it
-/// gets, and nothing else. None: it is not here.
+/// `openssl s_server` with the server's certificate, which sends the input that it gets. With `-quiet` it prints the
+/// bytes that it receives, and nothing else. `None` if there is no openssl.
 #[must_use]
 pub fn s_server(options: &[&str]) -> Option<(Process, SocketAddr)> {
     if !has("openssl") {
         return None;
     }
-    // It does not say which port it has been given, so it is given one that was free.
+    // openssl does not say which port it has been given, so it is given one that was free.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut command = Command::new("openssl");
     command
@@ -183,7 +184,7 @@ pub fn s_server(options: &[&str]) -> Option<(Process, SocketAddr)> {
     Some((server, address))
 }
 
-/// Python's ssl: sends this, ends its own direction, and reads to the farewell. None: it is not here.
+/// Python's ssl: sends this, ends its own direction, and reads to the farewell. `None` if there is no Python.
 #[must_use]
 pub fn python(address: &str, version: &str, sent: &str) -> Option<Ended> {
     const CLIENT: &str = include_str!("tls_client.py");

@@ -1,4 +1,5 @@
-//! Tells the tests that they run under `Green`, which there is, and prepares the documents whose blocks run under it.
+//! Tells the tests that they run under `Green`, and that this system has it; and prepares the documents whose blocks run
+//! under it.
 
 use std::fs::{read_to_string, write};
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ fn main() {
     }
 }
 
-/// Blocks after the mark are not run. All lines stay where they are.
+/// Marks the blocks that are not to be run. All lines stay where they are.
 fn without_those_of_others(text: &str) -> String {
     let mut is_marked = false;
     let lines = text.lines().map(|line| match line.strip_prefix("```rust") {

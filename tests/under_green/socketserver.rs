@@ -1,5 +1,5 @@
-//! The library as its tests see it here: the same names, and behind those of `Threading` and of the servers without a
-//! mixin in their name runs `Green`.
+//! The library as its tests see it here. It has the same names, but `Green` runs behind those of `Threading` and of the
+//! servers without a mixin in their name.
 //!
 //! A test of `tests/it` whose handler blocks its thread, or that is about the threads of `Threading` themselves, is
 //! ignored here, by `cfg_attr(under_green, ignore = "why")`; `tests/it/checklist/README.md` lists them.
@@ -22,20 +22,21 @@ pub struct Threading {
 }
 
 impl Threading {
-    /// Of as many workers as there are processors.
+    /// A mixin with as many workers as there are processors.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// So many workers, but not hundreds. The tests that count on a limit of requests are ignored.
+    /// Sets the number of workers, which is never in the hundreds. The tests that count on a limit of requests are
+    /// ignored.
     #[must_use]
     pub fn max_threads(mut self, max: usize) -> Self {
         self.green = self.green.workers(max.min(64));
         self
     }
 
-    /// The size of a handler's stack, within what a debug build needs and a test may take.
+    /// Sets the size of a handler's stack, within what a debug build needs and a test may take.
     #[must_use]
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.green = self.green.stack_bytes(bytes.clamp(256 << 10, 1 << 20));
@@ -140,8 +141,8 @@ pub type ThreadingUdpServer = Server<Udp, Threading>;
 pub type ThreadingUnixStreamServer = Server<UnixStream, Threading>;
 pub type ThreadingUnixDatagramServer = Server<UnixDatagram, Threading>;
 
-/// The documents that show servers and handlers: their blocks are compiled and run with
-/// `Green`, but for those that `build.rs` leaves out.
+/// The documents that show servers and handlers: their blocks are compiled and run with `Green`, but for those that
+/// `build.rs` leaves out.
 pub mod documents {
     #[doc = include_str!(concat!(env!("OUT_DIR"), "/guide.md"))]
     pub mod guide {}

@@ -26,14 +26,14 @@ const DIGITS: usize = 8;
 /// The receive buffer of the member that reads nothing. With a smaller one the kernel drops received packets, which
 /// costs time that no figure shows.
 const ROOM: usize = 65_536;
-/// Until all members are in: nothing tells a client when it is.
+/// How long the load waits until all members are in: nothing tells a client when it is.
 const JOIN: Duration = Duration::from_millis(500);
 
 pub struct Chat {
     epoll: Epoll,
     events: Vec<Event>,
     members: Vec<Member>,
-    /// Others that a line has not reached yet.
+    /// For each line, how many members it has not reached yet.
     missing: Vec<u32>,
     /// Members that have something to send.
     senders: Vec<usize>,
@@ -41,19 +41,19 @@ pub struct Chat {
     stalled: Option<Stalled>,
 }
 
-/// One that reads nothing.
+/// A member that reads nothing.
 struct Stalled {
     address: SocketAddr,
     // Kept open and never read.
     _stream: TcpStream,
 }
 
-/// Where the members are known by their numbers.
+/// Its number in the epoll set, which is none of the other members'.
 const STALLED: usize = usize::MAX;
 
 struct Member {
     stream: TcpStream,
-    /// The beginning of a line.
+    /// The beginning of a line, the rest of which has not come yet.
     partial: Vec<u8>,
     outgoing: Vec<u8>,
     waiting: bool,
@@ -86,7 +86,7 @@ impl Chat {
         Ok(chat)
     }
 
-    /// Lets one more come that reads nothing.
+    /// Lets one more member come, which reads nothing.
     pub fn stall(&mut self, address: SocketAddr) -> io::Result<()> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         // A buffer of the kernel's largest size takes ten seconds to fill.
@@ -174,13 +174,13 @@ impl Chat {
     }
 }
 
-/// Behind the next newline. Where a bare line is expected it is looked for there first.
+/// The place behind the next newline. A bare line, without a name, has it at a known place, which is tried first.
 fn end_of_line(bytes: &[u8]) -> Option<usize> {
     let bare = bytes.first().is_some_and(u8::is_ascii_digit) && bytes.get(LINE - 1) == Some(&b'\n');
     if bare { Some(LINE) } else { bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1) }
 }
 
-/// The number of a line that a member has said, whatever stands in front of it; none for any other line.
+/// The number of a line that a member has said, whatever stands in front of it; `None` for any other line.
 fn said(line: &[u8]) -> Option<usize> {
     let text = &line[line.len().checked_sub(LINE)?..];
     let ours = text[..DIGITS].iter().all(u8::is_ascii_digit) && text[DIGITS] == b'.';

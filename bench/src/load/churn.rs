@@ -38,7 +38,7 @@ impl Churn {
 impl Client {
     fn begin(epoll: &Epoll, address: &SockAddr, token: usize) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?;
-        // Closed by a reset: the port is free at once, on both sides, and they never run out.
+        // The close is a reset, which frees the port at once on both sides, so that ports never run out.
         socket.set_linger(Some(Duration::ZERO))?;
         let mut client = Self { socket, begun: Instant::now(), sent: false, got: 0 };
         match client.socket.connect(address) {

@@ -1,4 +1,4 @@
-//! Many connections to a server that are known to be accepted.
+//! Many connections to a server, all of which it is known to have accepted.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

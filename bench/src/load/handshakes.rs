@@ -24,7 +24,7 @@ pub struct Handshakes {
 
 /// One connection after the other.
 struct Client {
-    /// Each client has its own, because tickets are kept in it.
+    /// Each client has settings of its own, because tickets are kept in them.
     config: Arc<ClientConfig>,
     /// The handshake that this connection has to make.
     kind: HandshakeKind,
@@ -32,7 +32,7 @@ struct Client {
     tls: ClientConnection,
     begun: Instant,
     connected: bool,
-    /// The end of what has come so far.
+    /// The last byte that has come so far.
     last: Option<u8>,
 }
 
@@ -59,7 +59,7 @@ impl Client {
         kind: HandshakeKind,
     ) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?;
-        // Closed by a reset: the port is free at once, on both sides, and they never run out.
+        // The close is a reset, which frees the port at once on both sides, so that ports never run out.
         socket.set_linger(Some(Duration::ZERO))?;
         socket.set_tcp_nodelay(true)?;
         let (tls, begun) = (tls::client(&config)?, Instant::now());
@@ -71,7 +71,7 @@ impl Client {
         Ok(Self { config, kind, socket, tls, begun, connected: false, last: None })
     }
 
-    /// Sends what TLS has to say; it always fits.
+    /// Sends the messages of TLS that are due; they always fit.
     fn send(&mut self) -> io::Result<()> {
         while self.tls.wants_write() {
             self.tls.write_tls(&mut self.socket)?;

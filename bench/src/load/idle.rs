@@ -9,12 +9,12 @@ use crate::figures::{Figure, Figures};
 use crate::process::Process;
 use crate::usage;
 
-/// Until memory that is given back late, on either side, is given back.
+/// How long the load waits for memory that is given back late, on either side.
 const SETTLE: Duration = Duration::from_millis(500);
 
 pub fn measure(process: &Process, count: usize) -> io::Result<Figures> {
     let group = process.group();
-    // A server makes much at its first connection that it makes once.
+    // A server makes much at its first connection that it makes only once.
     drop(connect_all(process.address(), 1)?);
     thread::sleep(SETTLE);
     let (pss, kernel) = (usage::pss(group), usage::kernel());

@@ -40,7 +40,7 @@ pub enum Load {
     Idle(usize),
     /// Members, and lines outstanding among them all.
     Chat(usize, usize),
-    /// The same, and one more member that reads nothing.
+    /// A chat with one more member, which reads nothing.
     Stalled(usize, usize),
     /// Connections, and requests outstanding on each.
     Http(usize, usize),
@@ -48,7 +48,7 @@ pub enum Load {
     TlsPingpong(usize),
     /// Clients that connect anew, with a whole handshake, for every line.
     TlsHandshakes(usize),
-    /// The same, but a client resumes the session of its connection before.
+    /// As `TlsHandshakes`, but a client resumes the session of its connection before.
     TlsResumed(usize),
 }
 
@@ -60,7 +60,7 @@ pub struct Plan {
 }
 
 impl Load {
-    /// All that the goals speak of.
+    /// All loads that the goals are about.
     pub const ALL: [Self; 25] = [
         Self::Pingpong(1),
         Self::Pingpong(64),
@@ -147,7 +147,7 @@ impl Load {
         }
     }
 
-    /// The figure that counts.
+    /// The most important figure of the load.
     pub fn figure(self) -> Figure {
         match self {
             Self::Churn(_) | Self::TlsHandshakes(_) | Self::TlsResumed(_) => Figure::Cpu,
@@ -156,7 +156,7 @@ impl Load {
         }
     }
 
-    /// Does it to a server that has just been started.
+    /// Measures the load at a server that has just been started.
     pub fn measure(self, process: &Process, plan: Plan) -> io::Result<Figures> {
         let address = process.address();
         match self {

@@ -34,7 +34,7 @@ pub trait Wire {
     /// Sends a request, which always fits: nothing else is under way.
     fn send(&mut self, request: &[u8]) -> io::Result<()>;
 
-    /// Receives once. Zero bytes: none of an answer have come.
+    /// Receives once. Returns 0 if no byte of an answer has come.
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 }
 
@@ -147,7 +147,7 @@ impl Wire for TlsWire {
         self.tls.process_new_packets().map_err(io::Error::other)?;
         match self.tls.reader().read(buffer) {
             Ok(0) => Err(unexpected("the server ended a session")),
-            // A ticket, or a part of a record.
+            // Only a ticket has come, or a part of a record.
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
             received => received,
         }

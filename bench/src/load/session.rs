@@ -9,9 +9,9 @@ use crate::interrupt;
 use crate::process::Process;
 use crate::usage;
 
-/// A wait of a load, at most: so often it looks whether to go on.
+/// The longest wait of a load, which then looks whether to go on.
 pub const TURN: Duration = Duration::from_millis(100);
-/// A server that answers nothing for so long is stuck.
+/// A server that answers nothing for this long is stuck.
 const STUCK: Duration = Duration::from_secs(5);
 
 /// A load that is ready to run.
@@ -78,7 +78,7 @@ pub fn measure(session: &mut impl Session, process: &Process, plan: Plan) -> io:
     Ok(figures)
 }
 
-/// The figures of so many operations.
+/// The figures of this many operations.
 pub fn rates(done: u64, time: Duration, cpu: Duration) -> Figures {
     let done = done.max(1) as f64;
     let cpu = cpu.as_secs_f64() * 1e6 / done;
@@ -103,7 +103,7 @@ fn run(session: &mut impl Session, tally: &mut Tally, time: Duration) -> io::Res
     }
 }
 
-/// An end, or bytes, that a server should not have sent.
+/// The error for an end, or for bytes, that a server should not have sent.
 pub fn unexpected(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }

@@ -13,7 +13,7 @@ use crate::{interrupt, sys, usage};
 
 const MIB: usize = 1 << 20;
 
-/// Where the servers of this run store.
+/// The folder in which the servers of this run store.
 pub fn folder() -> PathBuf {
     own_folder().join("model")
 }
@@ -32,7 +32,7 @@ impl Drop for Files {
     }
 }
 
-/// Sends so many GiB. One operation is a MiB.
+/// Sends this many GiB. One operation is a MiB.
 pub fn measure(server: &Process, size: usize, client: &Path) -> io::Result<Figures> {
     let files = Files(own_folder());
     fs::create_dir_all(&files.0)?;
@@ -54,7 +54,7 @@ pub fn measure(server: &Process, size: usize, client: &Path) -> io::Result<Figur
     Ok(rates((size * 1024) as u64, time, cpu))
 }
 
-/// A file of so many MiB, with other bytes in each of its pages.
+/// Makes a file of this many MiB, with other bytes in each of its pages.
 fn make(path: &Path, size: usize) -> io::Result<()> {
     let mut file = fs::File::create(path)?;
     let mut block = vec![b'u'; MIB];

@@ -109,7 +109,7 @@ impl Session for Udp {
         if now - self.looked >= TURN {
             self.look(now, tally)?;
         }
-        // So that a load without losses says so.
+        // A load without losses reports that there were none.
         tally.lose(0);
         Ok(())
     }

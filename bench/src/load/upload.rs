@@ -14,12 +14,12 @@ use crate::usage;
 const MIB: usize = 1 << 20;
 /// Bytes of one write.
 const BLOCK: usize = MIB / 4;
-/// A server that takes nothing for so long is stuck.
+/// A server that takes nothing for this long is stuck.
 const STUCK: Duration = Duration::from_secs(5);
-/// An upload ends after so long, also when it has not sent everything.
+/// An upload ends after this long, also when it has not sent everything.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Sends so many GiB. One operation is a MiB.
+/// Sends this many GiB. One operation is a MiB.
 pub fn measure(process: &Process, size: usize) -> io::Result<Figures> {
     upload(process.address(), 64)?;
     let (cpu, begin) = (usage::cpu(process.group()), Instant::now());
@@ -28,7 +28,7 @@ pub fn measure(process: &Process, size: usize) -> io::Result<Figures> {
     Ok(rates(sent, time, cpu))
 }
 
-/// Sends some MiB, checks the answer, and says how many they were.
+/// Sends some MiB, checks the answer, and returns how many MiB were sent.
 fn upload(address: SocketAddr, size: usize) -> io::Result<u64> {
     let mut stream = connect(address)?;
     stream.set_write_timeout(Some(STUCK))?;

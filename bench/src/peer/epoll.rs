@@ -21,7 +21,7 @@ pub fn serve(mode: Mode) -> io::Result<()> {
     serve_at(&listener, mode)
 }
 
-/// Serves a listener that nobody has been told of.
+/// Serves at a listener, without announcing its address.
 pub fn serve_at(listener: &TcpListener, mode: Mode) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let epoll = Epoll::new()?;

@@ -4,7 +4,7 @@
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// More than any client of these loads sends.
+/// The most headers of a request: more than any client of these loads sends.
 const HEADERS: usize = 16;
 
 #[derive(Default)]

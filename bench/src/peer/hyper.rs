@@ -20,7 +20,7 @@ pub fn serve(mode: Mode) -> io::Result<()> {
         return unsupported();
     }
     let runtime = Builder::new_multi_thread().enable_io().build()?;
-    // Spawned, for `block_on` would keep the accepting task off the workers.
+    // The accepting task is spawned, because `block_on` would keep it off the workers.
     let task = runtime.spawn(accept());
     runtime.block_on(task)?
 }

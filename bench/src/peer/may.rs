@@ -50,7 +50,7 @@ fn serve_each(handle: fn(TcpStream) -> io::Result<()>) -> io::Result<()> {
 
 fn echo(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    // Not on the stack, as in may's own example: its coroutines have little.
+    // The buffer is not on the stack: a coroutine has little, and may's own example does the same.
     let mut buffer = vec![0; 4096];
     loop {
         let count = stream.read(&mut buffer)?;
@@ -69,7 +69,7 @@ fn line(stream: TcpStream) -> io::Result<()> {
 }
 
 fn serve_web() -> io::Result<()> {
-    // It does not say which port it has been given, so it is given one that was free.
+    // may_minihttp does not say which port it has been given, so it is given one that was free.
     let address = net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let server = Hello.start(address)?;
     announce(address)?;

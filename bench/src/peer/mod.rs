@@ -44,7 +44,7 @@ pub enum Mode {
     TlsLine,
 }
 
-/// Which peer.
+/// The peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Peer {
     /// Edge-triggered epoll on one thread
@@ -93,7 +93,7 @@ pub fn serve(peer: Peer, mode: Mode) -> io::Result<()> {
 /// The line of a server that speaks first, as long as that of the program `time`.
 const GREETING: &[u8; 40] = b"a line of forty bytes, as time's is....\n";
 
-/// The first line of every server.
+/// Prints the first line of a server, which says where it listens.
 fn announce(address: impl fmt::Display) -> io::Result<()> {
     let mut stdout = io::stdout();
     writeln!(stdout, "listening on {address}")?;

@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 use super::{GREETING, Mode, announce, epoll, unsupported};
 use crate::tls::{CERTIFICATE, KEY};
 
-/// How long it may take to listen.
+/// How long nginx may take to listen.
 const START: Duration = Duration::from_secs(5);
 
-/// Whether it is installed.
+/// Whether nginx is installed.
 pub fn is_there() -> bool {
     Command::new("nginx").arg("-v").output().is_ok()
 }
 
-/// Where Debian and others put what nginx loads; elsewhere it is built in.
+/// The module for streams, where Debian and others put it; elsewhere it is built in.
 const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 pub fn serve(mode: Mode) -> io::Result<()> {
-    // It does not say which port it has been given, so it is given one that was free.
+    // nginx does not say which port it has been given, so it is given one that was free.
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let service = match mode {
         Mode::Web => web(address),
@@ -35,7 +35,7 @@ pub fn serve(mode: Mode) -> io::Result<()> {
         }
         Mode::TlsLine => {
             let line = String::from_utf8_lossy(GREETING);
-            // nginx reads the two characters of its own for a newline.
+            // nginx turns these two characters into a newline.
             stream(address, &format!("return \"{}\\n\";", line.trim_end()))
         }
         _ => return unsupported(),
@@ -59,7 +59,7 @@ pub fn serve(mode: Mode) -> io::Result<()> {
         }
         thread::sleep(Duration::from_millis(10));
     }
-    // It has read everything by now, and is killed in the end, so that it removes no file itself.
+    // nginx has read everything by now, and is killed in the end, so that it removes no file itself.
     fs::remove_dir_all(&folder)?;
     announce(address)?;
     nginx.wait().map(drop)

@@ -10,7 +10,7 @@ use std::thread;
 
 use super::announce;
 
-/// Where to store; the load says so.
+/// The variable in which the load says where to store.
 pub const FOLDER: &str = "SOCKETSERVER_BENCH_FOLDER";
 
 /// The buffer of our own server.
@@ -33,7 +33,7 @@ pub fn serve() -> io::Result<()> {
     Ok(())
 }
 
-/// A header of a frame: its kind and its length. None at the end.
+/// A header of a frame: its kind and its length. `None` at the end.
 fn header(stream: &mut TcpStream) -> io::Result<Option<(u8, usize)>> {
     let mut header = [0; 5];
     match stream.read(&mut header)? {
@@ -57,7 +57,7 @@ fn store_all(mut stream: TcpStream, folder: &std::path::Path) -> io::Result<()> 
         match kind {
             b'H' => stream.write_all(&[&b"H\0\0\0\x08"[..], payload].concat())?,
             b'P' => {
-                // After the flag, the size and the fingerprint: the length of a name, and the name.
+                // The length of a name, and the name, follow the flag, the size and the fingerprint.
                 path = payload[41..].to_vec();
                 file = Some(File::create(&part)?);
                 hasher.reset();

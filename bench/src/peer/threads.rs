@@ -54,7 +54,7 @@ pub fn line(mut stream: &TcpStream) -> io::Result<()> {
     stream.write_all(&line)
 }
 
-/// With the buffer that our own server has for a stream of bytes: its size decides.
+/// Has the buffer that our own server has for a stream of bytes, because its size decides the rate.
 fn sink(mut stream: TcpStream) -> io::Result<()> {
     let mut buffer = vec![0; 65_536];
     let mut total = 0;
@@ -94,7 +94,7 @@ fn chat(stream: &TcpStream, room: &Room, number: usize) -> io::Result<()> {
     while reader.read_until(b'\n', &mut line)? > 0 {
         for (&member, mut stream) in &*room.0.lock().unwrap() {
             if member != number {
-                // One that is gone leaves by itself.
+                // A member that is gone leaves by itself.
                 let _ = stream.write_all(&line);
             }
         }

@@ -19,7 +19,7 @@ pub fn serve(mode: Mode, threads: bool) -> io::Result<()> {
     let mut builder =
         if threads { Builder::new_multi_thread() } else { Builder::new_current_thread() };
     let runtime = builder.enable_io().build()?;
-    // The accepting task is spawned, for `block_on` would keep it off the workers.
+    // The accepting task is spawned, because `block_on` would keep it off the workers.
     let task = runtime.spawn(async move {
         match mode {
             Mode::Datagram => datagrams().await,
@@ -141,7 +141,7 @@ async fn chat(stream: TcpStream, room: Arc<Room>, number: usize) -> io::Result<(
         let shared: Line = line.as_slice().into();
         for (&member, sender) in &*room.0.lock().unwrap() {
             if member != number {
-                // One that is gone leaves by itself.
+                // A member that is gone leaves by itself.
                 let _ = sender.send(Arc::clone(&shared));
             }
         }

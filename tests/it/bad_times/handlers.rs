@@ -54,7 +54,7 @@ fn a_handler_that_blocks_keeps_waiting_only_those_that_must_wait() {
         serves_on(server);
     }
     let (server, holder, _blocked) = with_one_blocked(Inline);
-    // In the kernel's queue, and in its turn.
+    // The next client waits in the kernel's queue, and has its turn.
     let mut waits = client(&server);
     waits.write_all(b"once\n").unwrap();
     drop(holder.release);
@@ -97,7 +97,7 @@ fn a_handler_that_blocks_for_ever_does_not_keep_the_server_from_closing() {
         for list in [&report.forced, &report.left_running] {
             assert!(matches!(&list[..], [one] if one.client_address == peer), "{report}");
         }
-        // Its connection is gone, whatever it does.
+        // The connection of the blocked handler is gone, whatever the handler does.
         assert_eq!(read_to_end(&mut blocked), b"");
         drop(holder.release);
         eventually("it ends", || server.context().live_count() == 0);

@@ -72,7 +72,7 @@ fn client(server: &Running) -> TcpStream {
     connect(inet(&**server))
 }
 
-/// The server answers the next client, and comes to a clean end.
+/// Fails unless the server answers the next client, and comes to a clean end.
 fn serves_on(server: Running) {
     assert_eq!(exchange(&mut client(&server), "next"), "next\n");
     let report = server.stop().unwrap();

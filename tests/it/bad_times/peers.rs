@@ -26,7 +26,7 @@ fn a_peer_that_says_nothing_is_ended_quietly() {
             assert_eq!(read_to_end(&mut client(&server)), b"");
             eventually("it is counted", || server.context().counts().idle == number);
         }
-        // It is no failure.
+        // This is no failure.
         assert!(told.try_recv().is_err());
         server.context().set_limits(Limits::default());
         serves_on(server);
@@ -44,7 +44,7 @@ fn nothing_is_printed_about_peers_that_are_silent_or_gone() {
             let server = server.serve_in_background().unwrap();
             assert_eq!(read_to_end(&mut client(&server)), b"");
             server.context().set_limits(Limits::default());
-            // Gone while it is read from, and while it is written to.
+            // The peer is gone while it is read from, and while it is written to.
             for bytes in [&b"half a li"[..], &[b'\n'; 100_000]] {
                 let mut gone = client(&server);
                 gone.write_all(bytes).unwrap();
@@ -69,7 +69,7 @@ fn a_line_that_comes_byte_by_byte_has_one_deadline_for_all_of_it() {
         let slow = client(&server);
         slow.set_nonblocking(true).unwrap();
         eventually("the slow client is cut off", || {
-            // Several bytes within each limit, and never a newline.
+            // The client sends several bytes within each limit, and never a newline.
             thread::sleep(SHORT / 10);
             let sent = (&slow).write(b"x").is_ok();
             let open = matches!((&slow).read(&mut [0]), Err(e) if e.kind() == std::io::ErrorKind::WouldBlock);
@@ -110,7 +110,7 @@ fn resets_harm_nobody_else() {
         let (told, telling) = channel();
         let builder = Builder::<Tcp, _>::new(mixin).hooks(Tell { told });
         let server = builder.bind("127.0.0.1:0", || Echo).unwrap();
-        // Before they are accepted.
+        // These clients are gone before they are accepted.
         for bytes in [&b""[..], b"a line\n"] {
             let mut early = connect(inet(&server));
             early.write_all(bytes).unwrap();

@@ -18,7 +18,7 @@ use crate::support::process::{Process, answer, child, in_a_process, is_child};
 use crate::support::system::{limit_descriptors, processor_seconds, replace};
 use crate::support::{SOON, connect, eventually, exchange, folder, inet};
 
-/// Breaks the listener of a server that runs under each mixin, and sees it end.
+/// Breaks the listener of a server that runs under each mixin, and waits for the end of the run.
 fn breaks<T: Bind>(
     address: &str,
     handler: &(impl MakeHandler<T::Request> + Clone),
@@ -115,8 +115,8 @@ struct AcceptErrors {
     longest_row: AtomicU64,
 }
 
-/// The other side of it: how many errors of accept there have been, how many clients were shed, and
-/// the most errors in a row.
+/// The counts that this process answers with: the errors of accept, the clients that were shed, and the most errors in a
+/// row.
 pub fn counts(server: &Process) -> [u64; 3] {
     server.ask("count");
     let numbers: Vec<u64> =
@@ -127,7 +127,7 @@ pub fn counts(server: &Process) -> [u64; 3] {
 /// Whether a new client is served; if not, it was closed unanswered.
 fn is_served(client: &mut TcpStream) -> bool {
     let mut back = [0; 6];
-    // Closed before or after its bytes have arrived.
+    // The client may be closed before or after its bytes have arrived.
     let sent = client.write_all(b"hello\n");
     match sent.and_then(|()| client.read_exact(&mut back)) {
         Ok(()) => back == *b"hello\n",
@@ -147,7 +147,7 @@ fn out_of_descriptors_clients_are_turned_away_and_the_loop_does_not_spin() {
     let mut server = child(name);
     let address: SocketAddr = server.answer().parse().unwrap();
 
-    // Until there is no room: the next one is closed unanswered, and soon.
+    // Clients connect until there is no room: the next one is closed unanswered, and soon.
     let mut served = Vec::new();
     loop {
         let mut client = connect(address);
@@ -158,7 +158,7 @@ fn out_of_descriptors_clients_are_turned_away_and_the_loop_does_not_spin() {
         assert!(served.len() <= *ROOM.end(), "it has more descriptors than it may have");
     }
     assert!(served.len() >= *ROOM.start(), "only {} were served", served.len());
-    // The client may know it before it is counted.
+    // A client may know that it was turned away before that is counted.
     eventually("the errors and the clients turned away are counted", || {
         let [errors, shed, _] = counts(&server);
         errors >= 1 && shed >= 1

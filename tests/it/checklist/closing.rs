@@ -60,7 +60,7 @@ fn row_028_a_client_that_is_still_sending_gets_its_reply_pool() {
     answers_who_is_still_sending(Pool::new(2));
 }
 
-/// Sends until it is cut off. Gives how much was taken, and after how long.
+/// Sends until it is cut off. Returns how much was taken, and after how long.
 fn flood(client: &mut TcpStream) -> (usize, Duration) {
     let began = Instant::now();
     let mut sent = 0;
@@ -157,7 +157,7 @@ fn row_052_at_the_deadline_the_close_returns_and_says_what_was_open_since_when_d
     let line = text.lines().find(|line| line.contains(&peer)).unwrap_or_else(|| panic!("{text}"));
     assert!(line.contains("announced") && line.contains("receiving"), "{line}");
     assert!(line.contains("405 bytes in, 6 bytes out"), "{line}");
-    // The idle one has been spared the wait, and neither gets an answer that is none.
+    // The idle client has been spared the wait, and neither client gets anything that is no answer.
     assert!(read_to_end(&mut idle).is_empty());
     assert!(read_to_end(&mut busy).is_empty());
 }
@@ -208,7 +208,7 @@ fn row_052_a_datagram_that_goes_on_is_still_running_and_one_that_ends_was_cut_of
         starts.recv_timeout(SOON).unwrap();
     }
     let report = server.server_close_within(Duration::from_millis(50));
-    // Both are told at the deadline, and one of them hears.
+    // Both handlers are told at the deadline, and one of them obeys.
     let [forced] = &report.forced[..] else { panic!("{report}") };
     let [left] = &report.left_running[..] else { panic!("{report}") };
     assert_eq!((forced.bytes_in, left.bytes_in, left.cut), (4, 7, None), "{report}");
@@ -236,8 +236,7 @@ fn row_052_a_close_that_has_nobody_to_wait_for_does_not_wait() {
     assert!(read_to_end(&mut idle).is_empty());
 }
 
-/// Counts the threads of a mixin, and has each take its time to leave: a close that does not join is then
-/// seen not to.
+/// Counts the threads of a mixin, and makes each take its time to leave, so that a close that does not join is noticed.
 #[derive(Clone, Default)]
 struct Threads {
     started: Arc<AtomicUsize>,
@@ -266,7 +265,7 @@ impl Threads {
 }
 
 fn close_ends_and_joins<M: Mixin + 'static>(mixin: impl Fn(&Threads) -> M) {
-    // Those that end by themselves are joined before the close returns, for as long as its grace allows.
+    // Threads that end by themselves are joined before the close returns, for as long as its grace allows.
     let threads = Threads { takes: Duration::from_millis(300), ..Threads::default() };
     let server = TcpServer::builder().mixin(mixin(&threads));
     let server = server.bind("127.0.0.1:0", stream_fn(announced)).unwrap();
@@ -280,7 +279,7 @@ fn close_ends_and_joins<M: Mixin + 'static>(mixin: impl Fn(&Threads) -> M) {
     assert!(threads.are_gone());
     drop(idle);
 
-    // Those that do not, end because their connections are shut down: nothing else would end them.
+    // Threads that do not end by themselves end because their connections are shut down: nothing else would end them.
     let threads = Threads { takes: Duration::from_millis(20), ..Threads::default() };
     let ends = Diary::default();
     let noted = ends.clone();

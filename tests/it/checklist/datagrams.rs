@@ -332,7 +332,7 @@ fn row_096_a_unix_client_without_a_name_is_handled_and_cannot_be_answered() {
         let (reports, reported) = reports();
         let handler = datagram_fn(move |request| {
             let _ = tell.send((request.client_address(), request.reply(b"answer")?));
-            // Written, it goes nowhere as well, and that is no error either.
+            // A written answer goes nowhere either, and that is no error.
             Ok(request.write_all(b"and more")?)
         });
         let server = UnixDatagramServer::builder()
@@ -393,7 +393,7 @@ fn long_answer(request: &mut DatagramRequest) -> HandlerResult {
     Ok(())
 }
 
-/// A server that is asked for an answer of `longest` bytes, and for one more.
+/// Asks a server for an answer of `longest` bytes, and for one byte more.
 fn too_long<M: Mixin + 'static>(mixin: M, address: &str, longest: usize) {
     let (reports, reported) = reports();
     let server = UdpServer::builder().mixin(mixin).hooks(reports);

@@ -73,7 +73,7 @@ impl Mixin for Watched {
     }
 }
 
-/// One `handle_request` in a thread.
+/// Calls `handle_request` once, in a thread.
 fn turn<S: BaseServer + 'static>(server: &Arc<S>) -> Receiver<Result<AcceptOutcome>> {
     let (done, result) = channel();
     let server = Arc::clone(server);

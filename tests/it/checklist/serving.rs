@@ -51,7 +51,7 @@ fn ended(result: &Receiver<socketserver::Result<()>>) -> socketserver::Result<()
     result.recv_timeout(SOON).expect("the run ends")
 }
 
-/// Stops a server in a thread, and waits for that.
+/// Stops a server in a thread, and waits until it has stopped.
 fn shut_down<S: BaseServer + 'static>(server: &Arc<S>) {
     let server = Arc::clone(server);
     soon("a shutdown", move || server.shutdown());
@@ -131,7 +131,7 @@ fn row_040_a_tick_comes_also_while_requests_do() {
     eventually("requests", || counts(&*server).completed >= 50);
     let served = counts(&*server).accepted;
     soon("a stop", move || server.stop()).unwrap();
-    // One for each request, and those of the clock besides.
+    // There is one action for each request, and those of the clock besides.
     let actions = diary.lines().len() as u64;
     assert!(actions > served, "{actions} for {served} requests");
 }
@@ -500,7 +500,7 @@ fn row_049_a_shutdown_before_the_first_run_ends_it_at_once() {
     ended(&serve(&server)).unwrap();
     assert_eq!(counts(&*server).accepted, 0);
 
-    // It was for that run alone.
+    // The shutdown was for that run alone.
     let run = serve(&server);
     assert_eq!(read_line(&mut *pending), "hello\n");
     shut_down(&server);
@@ -534,7 +534,7 @@ fn row_050_a_shutdown_handle_can_be_anywhere() {
     assert!(!handle.is_shutdown());
     thread::spawn(move || clone.shutdown()).join().unwrap();
     ended(&run).unwrap();
-    // It may outlive its server, and then does nothing.
+    // The handle may outlive its server, and then does nothing.
     drop(server);
     handle.shutdown();
     handle.wait();
@@ -543,7 +543,7 @@ fn row_050_a_shutdown_handle_can_be_anywhere() {
 #[test]
 #[allow(unsafe_code, reason = "an action in a signal's handler has to promise to be fit for it")]
 fn row_050_a_shutdown_handle_works_in_a_signals_handler() {
-    // One that no other test sends.
+    // A signal that no other test sends.
     let signal = libc::SIGWINCH;
     let server = Arc::new(TcpServer::bind(LOCAL, || OneLine).unwrap());
     let run = serve(&server);
@@ -594,7 +594,7 @@ fn row_051_the_loops_own_thread_closes_a_transport_that_does_not_say_otherwise_w
     soon("a close", move || closing.server_close());
     ended(&run).unwrap();
     assert_eq!(memory.closed_by()[0], serves);
-    // It has looked once, found nothing, and slept until the close.
+    // The loop has looked once, found nothing, and slept until the close.
     assert_eq!(memory.diary().count("get_request"), 1);
 }
 
@@ -656,7 +656,7 @@ fn row_053_server_close_may_be_called_again() {
         server
     });
     assert!(server.fileno().is_none());
-    // It still says where it was.
+    // The server still says where it was.
     assert_eq!(server.server_address(), address);
     server.shutdown();
     soon("a stop", move || server.stop()).unwrap();

@@ -270,7 +270,7 @@ fn a_limit_that_has_passed_says_which() {
         Ok(request.read_exact(&mut [0; 100])?)
     });
     let handled = stream_fn(|request: &mut StreamRequest| {
-        // It copes with the limit, and ends well.
+        // The handler copes with the limit, and ends well.
         let _ = request.read_exact(&mut [0; 100]);
         Ok(())
     });

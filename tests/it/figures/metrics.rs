@@ -95,7 +95,7 @@ fn requests_are_counted_by_reason_and_their_times_and_bytes_are_told() {
     assert_eq!(of.ended("panicked", "handler"), 1.0);
     assert_eq!(of.ended("failed", "handler"), 1.0);
     assert_eq!(of.ended("timed_out", "peer"), 1.0);
-    // A series that nothing has happened in is there, so that its first increase is one.
+    // A series without any event is there, so that its first increase is one.
     assert_eq!(of.ended("garbled", "peer"), 0.0);
     assert_eq!(of.limited("socketserver_timeouts_total", "read"), 1.0);
     assert_eq!(of.limited("socketserver_timeouts_total", "idle"), 0.0);
@@ -151,7 +151,7 @@ fn gauges_follow_a_pool_that_fills_and_empties() {
     for client in &mut clients {
         assert_eq!(read_to_end(client), b"released\n");
     }
-    // Without a call: the last end says so.
+    // The gauges change without a call: the last end of a request reports them.
     eventually("the server rests", || {
         of.value("socketserver_busy_workers") == 0.0
             && of.value("socketserver_live_requests") == 0.0
@@ -183,7 +183,7 @@ fn bytes_are_told_while_a_connection_lives_and_once() {
     for line in ["hello", "a longer line", ""] {
         exchange(&mut client, line);
         sent += line.len() as f64 + 1.0;
-        // They are counted after they are sent.
+        // The bytes are counted after they are sent.
         eventually("they are told", || {
             update_metrics();
             assert!(bytes() <= sent, "{} of {sent}", bytes());

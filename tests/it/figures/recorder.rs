@@ -8,7 +8,7 @@ use metrics::{
     SharedString, Unit,
 };
 
-/// All that servers of this process have told. A test looks for the label `server` of its own.
+/// All that servers of this process have reported. A test looks for the label `server` of its own.
 #[derive(Default)]
 pub struct Recorded {
     series: Mutex<HashMap<String, Arc<Series>>>,
@@ -62,7 +62,7 @@ pub fn recorded() -> &'static Recorded {
     &RECORDED
 }
 
-/// A series is written with its labels in their order: `name{a=1,b=2}`.
+/// A series as text, with its labels in their order: `name{a=1,b=2}`.
 fn written(key: &Key) -> String {
     let mut labels: Vec<_> =
         key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();

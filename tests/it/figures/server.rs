@@ -124,7 +124,7 @@ fn a_mixin_that_tells_nothing_has_its_requests_counted() {
             == (Fill::new(1, None), Fill::new(1, None), None)
     });
     drop(holder);
-    // The one that is kept would never end.
+    // The request that is kept would never end.
     drop(kept.lock().unwrap().take());
 }
 
@@ -146,7 +146,7 @@ fn the_maximum_of_live_requests_is_that_in_force() {
 fn begin_to_connect(to: SocketAddr) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_nonblocking(true).unwrap();
-    // In progress, or done.
+    // The connection is in progress, or complete.
     let _ = socket.connect(&to.into());
     socket
 }
@@ -221,7 +221,7 @@ fn descriptors_of_the_process_are_counted() {
     let Some(before) = server.context().figures().descriptors else {
         return eprintln!("skipped: this kernel does not tell");
     };
-    // Other tests open and close some of their own meanwhile.
+    // Other tests open and close some files of their own in the meantime.
     let _files: Vec<_> = (0..500).map(|_| File::open("/dev/null").unwrap()).collect();
     let after = server.context().figures().descriptors.unwrap();
     assert!(after.used >= before.used + 100, "{before:?} {after:?}");
@@ -243,14 +243,14 @@ fn a_handler_reads_the_figures_of_its_server_even_when_that_is_gone() {
     let handler = stream_fn(move |request: &mut StreamRequest| {
         writeln!(request, "{}", request.server().figures())?;
         hear(&gone)?;
-        // The last handler owns the last of the server.
+        // The last handler owns the last reference to the server.
         Ok(writeln!(request, "{}", request.server().figures())?)
     });
     let server = TcpServer::builder().mixin(Threading::new()).bind("127.0.0.1:0", handler).unwrap();
     let mut client = connect(inet(&server));
     server.handle_request().unwrap();
     let line = crate::support::read_line(&mut client);
-    // Threads that are idle are counted, of coroutines there are none.
+    // Idle threads are counted; of coroutines there are no idle ones.
     let line = line.replace(" 0 idle,", "");
     assert!(line.contains(" live, 1 busy, 0 queued"), "{line}");
     drop(server);

@@ -22,11 +22,11 @@ pub struct Told {
     pub fields: Fields,
     /// The span that an event is in.
     pub span: Option<u64>,
-    /// A span is over.
+    /// Whether the span is over.
     pub closed: bool,
 }
 
-/// All that this process has told. A test looks for the handler or the client of its own.
+/// All that this process has reported. A test looks for the handler or the client of its own.
 #[derive(Default)]
 pub struct Log {
     spans: Mutex<BTreeMap<u64, Told>>,

@@ -60,11 +60,11 @@ fn serving(mixin: impl Mixin) -> BackgroundServer<Tcp, impl Mixin> {
     builder.bind("127.0.0.1:0", stream_fn(obey)).unwrap().serve_in_background().unwrap()
 }
 
-/// A client that says a line and waits for the end. Gives its address.
+/// A client that says a line and waits for the end. Returns its address.
 fn say<M: Mixin>(server: &Server<Tcp, M>, line: &str) -> String {
     let mut client = connect(inet(server));
     let peer = client.local_addr().unwrap().to_string();
-    // A server that refuses may be faster.
+    // A server that refuses may close the connection before the line is sent.
     let _ = writeln!(client, "{line}");
     while client.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
     peer
@@ -146,7 +146,7 @@ fn a_peers_fault_is_no_error() {
     assert_eq!(messages(&events), ["failed", "ended"]);
     assert_eq!((events[0].level, events[1].level), (Level::INFO, Level::DEBUG));
     assert_eq!(events[1].fields["fault"], "peer");
-    // It goes in the middle of a line: an everyday event.
+    // A client that goes in the middle of a line is an everyday event.
     let mut client = connect(inet(&*server));
     let peer = client.local_addr().unwrap().to_string();
     client.write_all(b"half").unwrap();
@@ -269,7 +269,7 @@ fn work_beside_a_handler_is_in_its_span() {
         assert_eq!(messages(&events), expected);
         assert_eq!(messages(&span_of(&say(&server, "hello")).1).len(), 3, "and in no other");
     }
-    // On a plain thread the subscriber is asked for the span, and this one does not say it.
+    // On a plain thread the subscriber is asked for the span, and this subscriber does not say it.
     check(crate::coroutines::Coroutines);
     #[cfg(has_green)]
     check(socketserver::Green::new().workers(1));
@@ -286,7 +286,7 @@ fn a_failure_that_a_subscriber_takes_is_not_printed_as_well() {
             say(&server, "fail");
             server.stop().unwrap();
             if is_traced {
-                // From here on there is a subscriber. Until then the line alone takes nothing away.
+                // From here on there is a subscriber. Before that, `tracing()` alone takes nothing away.
                 log();
                 let server = TcpServer::builder().tracing().bind("127.0.0.1:0", stream_fn(obey));
                 let server = server.unwrap().serve_in_background().unwrap();

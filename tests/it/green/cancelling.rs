@@ -49,7 +49,7 @@ fn a_thousand_handlers_that_sleep_for_an_hour_end_at_the_deadline_and_drop_what_
     }
     let report = server.stop().unwrap();
     assert_eq!(report.forced.len(), 1_000, "{report}");
-    // On a quiet machine before the close returns.
+    // On a quiet machine all have ended before the close returns.
     eventually("all have ended", || dropped.load(Ordering::SeqCst) == 1_000);
     assert!(read_to_end(&mut clients[0]).is_empty());
 }

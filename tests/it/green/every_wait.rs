@@ -54,7 +54,7 @@ fn fill(output: &mut impl Write) -> HandlerResult {
     }
 }
 
-/// Each never ends by itself. Its name says for which event.
+/// Waits that never end by themselves, with the names of the events that they wait for.
 const WAITS: &[(&str, Wait)] = &[
     ("a read", |request, _| Ok(request.read(&mut [0]).map(drop)?)),
     ("a line", |request, _| Ok(request.next_line(&mut String::new()).map(drop)?)),
@@ -86,7 +86,7 @@ const WAITS: &[(&str, Wait)] = &[
         fill(&mut ours)
     }),
     ("a connection to a listener whose queue is full", |_, _| {
-        // Some fill it, and none is accepted.
+        // Some connections fill the queue, and none is accepted.
         let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
         full.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>()?.into())?;
         full.listen(0)?;
@@ -211,12 +211,12 @@ impl Ends {
         Self { server: server.serve_in_background().unwrap(), dropped }
     }
 
-    /// Its one request ends in time, and has dropped what it had.
+    /// Fails unless its one request ends in time, and has dropped what it had.
     fn ends_in_time(self, at: &str) {
         let began = Instant::now();
         let report = self.server.stop().unwrap();
         assert!(began.elapsed() < SOON, "{at}: {:?}", began.elapsed());
-        // On a quiet machine before the close returns.
+        // On a quiet machine the request has ended before the close returns.
         eventually(&format!("{at}: {report}"), || self.dropped.load(Ordering::SeqCst) == 1);
     }
 }

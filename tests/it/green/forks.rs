@@ -22,7 +22,7 @@ use socketserver::{
 
 use crate::support::{SOON, alone, connect, exchange, inet, read_line};
 
-/// The child's number in its parent; None in the child.
+/// The child's number in its parent; `None` in the child.
 fn fork() -> io::Result<Option<Pid>> {
     // SAFETY: glibc keeps its own locks in order over a fork. The child uses no lock that another thread of these tests
     // holds, and ends by `_exit`, here or in the library.
@@ -43,7 +43,7 @@ fn status_of(child: Pid) -> io::Result<Option<i32>> {
     Ok(ended.and_then(|(_, status)| status.exit_status()))
 }
 
-/// Every kind of wait. The child is one thread, and blocks it; it disturbs nobody.
+/// Waits in every way. A child has one thread, and blocks it, which disturbs nobody.
 fn wait_in_every_way(request: &mut StreamRequest) -> io::Result<()> {
     sleep(Duration::from_millis(20));
     let event = Arc::new(Event::new()?);

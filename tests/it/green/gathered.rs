@@ -1,4 +1,4 @@
-//! Lines for many outboxes leave together with those that have come meanwhile.
+//! Lines for many outboxes leave together with those that have come in the meantime.
 
 use std::io::{Read, Write};
 use std::sync::mpsc;
@@ -8,14 +8,14 @@ use socketserver::{Green, HandlerResult, Outbox, StreamRequest, TcpServer, strea
 
 use crate::support::{SOON, connect, inet, read_line};
 
-/// More than a flush takes without a look for more.
+/// More members than a flush serves before it looks for more lines.
 const MEMBERS: usize = 20;
 
 struct Room {
     members: Mutex<Vec<Outbox>>,
-    /// The first line has been passed on to all.
+    /// Used when the first line has been passed on to all.
     has_first: mpsc::Sender<()>,
-    /// The second one has come.
+    /// Used when the second line has come.
     may_go_on: Mutex<mpsc::Receiver<()>>,
 }
 

@@ -22,13 +22,13 @@ use crate::support::{connect, eventually, exchange, inet, read_line, read_to_end
 struct Seen {
     /// How often the thread has used the borrowed data.
     uses: AtomicUsize,
-    /// The thread is to end.
+    /// Whether the thread is to end.
     is_over: AtomicBool,
-    /// The lender has been dropped.
+    /// Whether the lender has been dropped.
     is_gone: AtomicBool,
 }
 
-/// Something that lends its own data to a thread, once, and waits meanwhile.
+/// Something that lends its own data to a thread, once, and waits for the thread.
 struct Lender {
     data: Vec<usize>,
     has_lent: AtomicBool,
@@ -42,7 +42,7 @@ impl Lender {
         (Self { data, has_lent, seen: Arc::clone(&seen) }, seen)
     }
 
-    /// In the accept loop. The frames below have data as well.
+    /// Lends the data, in the accept loop. The frames below have data as well.
     fn lend(&self) {
         if self.has_lent.swap(true, Ordering::SeqCst) {
             return;
@@ -218,7 +218,7 @@ fn a_loop_of_ones_own_that_lends_what_it_has_captured_keeps_it() {
     is_kept_while_it_is_lent(mixin, NoHooks, &seen);
 }
 
-/// The hook of one client waits, and its worker is held meanwhile: the loop goes on elsewhere.
+/// The hook of one client waits, and its worker is held: the loop goes on elsewhere.
 #[test]
 fn a_loop_that_is_retired_within_a_hook_calls_no_other() {
     #[derive(Default)]
@@ -265,7 +265,7 @@ fn a_loop_that_is_retired_within_a_hook_calls_no_other() {
         .bind("127.0.0.1:0", handler)
         .unwrap();
     let server = server.serve_in_background().unwrap();
-    // With the loop's own worker.
+    // This client is served by the loop's own worker.
     let mut holder = connect(inet(&*server));
     assert_eq!(exchange(&mut holder, "hello"), "here\n");
     let mut in_hook = connect(inet(&*server));

@@ -18,7 +18,7 @@ use crate::support::process::{answer, child, in_a_process, is_child};
 use crate::support::system::{descriptor_limits, own_status, set_descriptor_limits};
 use crate::support::{connect, eventually, exchange, inet, read_line, read_to_end};
 
-/// How many, if the process may have so many descriptors. One in ten sleeps for an hour.
+/// How many connections there are, if the process may have so many descriptors. One in ten sleeps for an hour.
 const MANY: usize = 10_000;
 
 /// Descriptors for everything else.
@@ -61,7 +61,7 @@ fn the_clients_of_many_connections() {
     }
 }
 
-/// All ask, and then all hear.
+/// Every client asks, and then every client hears its answer.
 fn all_say(clients: &mut [TcpStream], what: &str) {
     for client in &mut *clients {
         writeln!(client, "{what}").unwrap();

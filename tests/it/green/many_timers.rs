@@ -17,7 +17,7 @@ use socketserver::{Builder, DatagramRequest, Green, HandlerResult, Limits, datag
 use crate::support::folder;
 use crate::support::system::own_status;
 
-/// How many, if nothing else is said.
+/// How many coroutines there are, if `COROUTINES` says nothing else.
 const MANY: usize = 3_000;
 
 fn mappings() -> usize {

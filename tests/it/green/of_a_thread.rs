@@ -44,7 +44,7 @@ fn lines(
     Ok(())
 }
 
-/// As the smallest parker of the documentation: it only waits. It counts how often.
+/// Like the smallest parker of the documentation, it only waits. It counts how often.
 struct Polling(Rc<Cell<usize>>);
 
 impl Parker for Polling {
@@ -91,7 +91,7 @@ fn a_parker_of_the_users_own_is_used_until_its_guard_goes_and_then_the_worker_ag
     for client in [&mut polls, &mut other] {
         assert_eq!(exchange(client, "after"), "after false\n");
     }
-    // A guard that never goes: when the handler has ended, the worker is its own again.
+    // A guard that is never dropped: when the handler has ended, the worker is its own again.
     let mut forgets = connect(address);
     forgets.write_all(b"forgets\n").unwrap();
     assert!(read_to_end(&mut forgets).is_empty());
@@ -137,7 +137,7 @@ fn a_lock_held_across_a_wait_holds_the_worker_and_the_one_that_waits_for_it_is_n
     assert_eq!(exchange(&mut keeps, "keep"), "kept\n");
     assert_eq!(exchange(&mut takes, "take"), "taking\n");
     let id = told.recv_timeout(SOON).unwrap();
-    // The one that blocks the thread, and not the one that has the lock and waits.
+    // The report names the request that blocks the thread, and not the one that has the lock and waits.
     let live = server.context().live();
     let named = live.iter().find(|live| live.id == id).expect("it is live");
     let theirs = takes.local_addr().unwrap();
@@ -179,7 +179,7 @@ fn a_thread_local_is_of_the_worker_and_a_borrow_across_a_wait_ends_the_request_t
     assert_eq!(exchange(&mut first, "a"), "a\n");
     assert_eq!(exchange(&mut second, "b"), "a b\n");
     assert_eq!(exchange(&mut first, "hold"), "held\n");
-    // It meets the borrow, and panics; nothing else does.
+    // The second handler meets the borrow, and panics; nothing else does.
     second.write_all(b"c\n").unwrap();
     assert_eq!(ended.recv_timeout(SOON).unwrap(), CloseReason::Panicked);
     assert!(read_to_end(&mut second).is_empty());
@@ -204,7 +204,7 @@ fn descriptors_of_a_child() -> io::Result<String> {
 
 #[test]
 fn a_program_that_a_handler_starts_has_none_of_the_servers_descriptors() {
-    // Those that this process was itself started with, the three of stdio, and the one of the folder.
+    // The descriptors that this process was itself started with, the three of stdio, and the one of the folder.
     let usual = descriptors_of_a_child().unwrap().split_whitespace().count();
     let server = serving(|request| {
         lines(request, |_, text| match text {
@@ -236,7 +236,7 @@ fn a_forking_server_beside_a_green_one_says_why_it_does_not_fork() {
         let forking = TcpServer::builder().mixin(Forking::new());
         let handler = stream_fn(|request| lines(request, |_, text| Ok(text.to_owned())));
         let forking = forking.bind("127.0.0.1:0", handler).unwrap();
-        // Its workers have started, and have their names.
+        // The workers of `Green` have started, and have their names.
         assert_eq!(exchange(&mut connect(inet(&*green)), "well"), "well\n");
         let text = forking.serve_forever().unwrap_err().to_string();
         assert_eq!(exchange(&mut connect(inet(&*green)), "well"), "well\n");
@@ -280,7 +280,7 @@ fn a_handler_that_ends_the_process_does_so_at_once() {
 const ABORTS: &str =
     "green::of_a_thread::a_drop_that_panics_in_an_unwinding_ends_the_process_as_in_any_panic";
 
-/// Rust's rule, and no mixin can change it. A handler that returns when its wait has failed is never unwound.
+/// This is Rust's rule, and no mixin can change it. A handler that returns when its wait has failed is never unwound.
 #[test]
 fn a_drop_that_panics_in_an_unwinding_ends_the_process_as_in_any_panic() {
     struct Bomb;

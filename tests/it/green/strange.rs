@@ -142,7 +142,7 @@ fn a_drop_that_panics_when_its_handler_is_cancelled_does_not_end_the_process() {
     assert_eq!(dropped.load(Ordering::SeqCst), 4, "of each, the other value is dropped as well");
 }
 
-/// A wait in the destructor of a thread-local, at the end of the thread: it is a plain one.
+/// A wait in the destructor of a thread-local, at the end of the thread, is a plain one.
 #[test]
 fn a_thread_local_whose_destructor_waits_does_not_keep_a_worker() {
     struct Waits(Arc<AtomicUsize>);

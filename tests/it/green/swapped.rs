@@ -98,7 +98,7 @@ impl Place {
         assert!(reports.is_empty(), "{reports:?}");
     }
 
-    /// Gives the own request to the other handler, and takes that one's.
+    /// Gives the handler's own request to the other handler, and takes the other's.
     fn lend(&self, request: &mut StreamRequest) -> HandlerResult {
         let mut spare = self.kept.lock().unwrap().pop().ok_or("no request was kept")?;
         swap(request, &mut spare);
@@ -154,7 +154,7 @@ fn serving<M: Mixin + 'static>(
     server.with_transport(transport, stream_fn(handler)).unwrap().serve_in_background().unwrap()
 }
 
-/// Has a request of the server kept, as the first that ends.
+/// Makes the server keep a request, which is the first that ends.
 fn keep_one<M: Mixin + 'static>(server: &BackgroundServer<Keeps, M>, place: &Place) {
     let mut client = connect(inet(&**server));
     exchange(&mut client, "bye");
@@ -246,7 +246,7 @@ fn a_coroutine_ends_the_request_of_a_thread() {
     stop(b);
 }
 
-/// Two that wait for input, each in the other's place.
+/// Two clients whose handlers wait for input, each with the other's request.
 fn swapped(
     place: &Place,
     a: &BackgroundServer<Keeps, Green>,
@@ -339,7 +339,8 @@ fn a_request_that_is_kept_beyond_its_handler_works_on_a_plain_thread() {
     assert!(read_to_end(&mut client).is_empty());
 }
 
-/// The coroutine of a worker takes a request that a coroutine of another worker has begun, when that has ended.
+/// The coroutine of a worker takes a request that a coroutine of another worker has begun, when that coroutine has
+/// ended.
 #[test]
 fn a_request_that_is_dropped_on_a_plain_thread_leaves_its_worker_in_order() {
     let place = Place::new();

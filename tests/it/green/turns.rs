@@ -19,7 +19,7 @@ const SENT: usize = 32 * 1024;
 const MOST: usize = 129;
 
 struct Uploads {
-    /// All wait for it, so that one batch of events wakes them.
+    /// All handlers wait for it, so that one batch of events wakes them.
     may_begin: Event,
     /// Which connection has received, for each receive; and `!` for an answer to a line.
     receives: Mutex<Vec<u8>>,
@@ -47,7 +47,7 @@ impl Uploads {
         }
         let mut left = SENT;
         while left > 0 {
-            // One receive each.
+            // Each read is one receive.
             match request.read(&mut [0; PIECE])? {
                 0 => return Ok(()),
                 count => left -= count,
@@ -88,7 +88,7 @@ fn of_two_uploads_that_never_wait_neither_keeps_the_other_or_a_line_from_its_tur
     let receives = uploads.receives.lock().unwrap().clone();
     let count = |name| receives.iter().filter(|who| **who == name).count();
     assert!(count(b'a') >= SENT / PIECE && count(b'b') >= SENT / PIECE);
-    // As long as the other one is not done.
+    // Only receives count that come before the other one is done.
     let of_a = receives.iter().rposition(|who| *who == b'a').unwrap();
     let of_b = receives.iter().rposition(|who| *who == b'b').unwrap();
     let longest = receives[..of_a.min(of_b)].chunk_by(|one, other| one == other).map(<[u8]>::len);

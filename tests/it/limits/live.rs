@@ -33,19 +33,19 @@ fn the_gate_of_live_holds(mixin: impl Mixin + 'static) {
     eventually("it says that it is full", || told.reached(Limit::Live) == 1);
     assert_eq!(server.context().counts().accepted, 2);
 
-    // One leaves, one enters: full again.
+    // One client leaves and one enters, and the server is full again.
     holder.release.send(()).unwrap();
     starts(1);
     eventually("it says so again", || told.reached(Limit::Live) == 2);
     assert_eq!((server.context().counts().accepted, server.context().live_count()), (3, 2));
 
-    // More at once, of the live server.
+    // A higher limit of the running server lets in more at once.
     change(&server, |limits| limits.live = 4);
     starts(2);
     eventually("it says so of the new limit", || told.reached(Limit::Live) == 3);
     assert_eq!((server.context().counts().accepted, server.context().live_count()), (5, 4));
 
-    // Fewer: running requests stay, and the next one is accepted when all of them have left.
+    // With a lower limit, running requests stay, and the next one is accepted when all of them have left.
     change(&server, |limits| limits.live = 1);
     for left in [3, 2, 1] {
         holder.release.send(()).unwrap();
@@ -132,7 +132,7 @@ fn per_peer_refuses_one_more_from_an_address_and_nobody_else() {
     starts();
     refused(1);
 
-    // As many as may be alive at all: no limit of its own. Then one again, which counts those inside.
+    // As many for one peer as for all together is no limit of its own. A limit of one counts those that are inside.
     change(&server, |limits| limits.per_peer = limits.live);
     inside.push(from(1));
     starts();
@@ -205,7 +205,7 @@ fn per_peer_takes_an_ipv6_network_of_64_bits_for_one_peer() {
         ("[2001:db8:0:2::1]:1000", true),
         ("[2001:db8:1:1::1]:1000", true),
         ("[2001:db8:0:1::1]:4000", false),
-        // An IPv4 address is one, in whatever clothes.
+        // An IPv4 address counts as one, in whatever form.
         ("192.0.2.1:1000", true),
         ("[::ffff:192.0.2.1]:2000", true),
         ("192.0.2.1:3000", false),
@@ -254,7 +254,7 @@ fn there_are_never_more_live_requests_than_descriptors_for_them() {
             })
             .bind("127.0.0.1:0", || OneLine)
             .unwrap();
-        // They are in this process as well, and have their descriptors before the budget is made.
+        // The clients are in this process as well, and have their descriptors before the budget is made.
         let mut clients: Vec<TcpStream> = (0..60).map(|_| connect(inet(&server))).collect();
         let open = crate::support::open_descriptors() as u64;
         let limit = open + 120;
@@ -275,7 +275,7 @@ fn there_are_never_more_live_requests_than_descriptors_for_them() {
         assert!(warning.contains("serve by `run`"), "{warning}");
 
         eventually("as many live as may", || server.context().live_count() as u64 == allowed);
-        // The limits change at random.
+        // A higher limit lets in no more than the descriptors allow.
         change(&server, |limits| limits.live = 4_000);
         for client in &mut clients {
             client.write_all(b"x\n").unwrap();
@@ -320,7 +320,7 @@ fn one_peer_has_its_part_of_the_requests_that_there_are_descriptors_for() {
                 eventually("all have gone", || server.context().live_count() == 0);
             };
             turned_away(share);
-            // The same holds of limits that come later, and one that all may have stays none.
+            // The same holds for limits that are set later. A limit that allows one peer as many as all stays no limit.
             change(&server, |limits| limits.per_peer = 1_000);
             turned_away(live / 5);
             change(&server, |limits| limits.per_peer = 5_000);

@@ -48,7 +48,7 @@ fn peer_rate_refuses_one_that_comes_too_often_and_nobody_else() {
     while is_welcome(1) {
         burst += 1;
     }
-    // As many as the burst has, and as many as have come back while they were used up, however long that took.
+    // As many are welcome as the burst has, and as many as have come back while it was used up, however long that took.
     assert!((3..=4 + began.elapsed().as_secs()).contains(&burst), "{burst}");
     assert!(is_welcome(2) && is_welcome(2) && is_welcome(2), "somebody else pays for it");
     assert_eq!(told.reached(Limit::PeerRate), 1);
@@ -105,7 +105,7 @@ fn accept_rate_lets_a_burst_pass_and_then_the_rate() {
     assert!(began.elapsed() >= least, "from the beginning: {:?}", began.elapsed());
     assert!(told.reached(Limit::AcceptRate) >= 1);
 
-    // Without a limit nothing more is told of it; with one again, the burst is full again.
+    // Without a limit nothing more is reported; with one again, the burst is full again.
     change(&server, |limits| limits.accept_rate = None);
     fifteen(&*server);
     let before = told.reached(Limit::AcceptRate);

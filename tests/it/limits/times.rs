@@ -29,7 +29,7 @@ fn idle_ends_new_connections_quietly_and_running_ones_keep_theirs() {
     }
     eventually("their ends are told", || told.ended(CloseReason::Idle) == 2);
     assert!(failures.try_recv().is_err(), "handle_error is not told");
-    // It has been silent for longer than that by now.
+    // The old connection has been silent for longer than the new limit by now.
     assert_eq!(exchange(&mut old, "still here"), "still here\n");
 }
 
@@ -73,7 +73,7 @@ fn a_long_idle_limit_is_kept(mixin: impl Mixin + 'static) {
     assert!(server.stop().unwrap().is_clean());
 }
 
-/// Also when it is shortened while others have a longer one, by which the watch would sleep for minutes.
+/// This holds also if the limit is shortened while others have a longer one, by which the watch would sleep for minutes.
 fn a_long_idle_limit_that_was_longer_is_kept() {
     let told = Told::default();
     let server = ThreadingTcpServer::builder()
@@ -94,7 +94,7 @@ fn a_long_idle_limit_that_was_longer_is_kept() {
     assert_eq!(exchange(&mut old, "still here"), "still here\n");
 }
 
-/// It does not end a client that goes on sending.
+/// A long idle limit does not end a client that goes on sending.
 fn a_long_idle_limit_spares_who_talks() {
     let told = Told::default();
     let server = ThreadingTcpServer::builder()

@@ -7,7 +7,7 @@ use proxy_header::{Error, ParseConfig, ProxyHeader};
 use socketserver::Address;
 use socketserver::proxy_protocol::{Header, HeaderProgress, InvalidHeader, MAX_BYTES};
 
-/// Compares both, and holds what our parser promises.
+/// Compares both parsers, and checks the promises of ours.
 pub(crate) fn compare(bytes: &[u8]) {
     let config = ParseConfig { include_tlvs: true, allow_v1: true, allow_v2: true };
     let theirs = ProxyHeader::parse(bytes, config);
@@ -38,7 +38,7 @@ pub(crate) fn compare(bytes: &[u8]) {
             "valid only there: {invalid}: {}",
             bytes[..length].escape_ascii()
         ),
-        // We notice some before the end has come.
+        // Our parser notices some faults before the end of the header has come.
         (Err(_), Err(_)) => {}
         // Both enums may grow.
         (other, _) => panic!("{other:?}"),

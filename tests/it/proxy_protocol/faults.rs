@@ -28,7 +28,7 @@ fn ends_empty(client: &mut TcpStream) -> bool {
     ended.map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionReset, |_| true)
 }
 
-/// A connection that ends so, and the cause that the hook is told.
+/// Fails unless a connection ends for this reason, and the hook is told this cause.
 fn fails<M: Mixin>(
     behind: &Behind<M>,
     reason: CloseReason,
@@ -88,7 +88,7 @@ fn silence_has_its_own_limit(mixin: impl Mixin + 'static) {
         });
         assert!(began.elapsed() >= MOMENT);
     }
-    // A byte each now and then does not extend it.
+    // A byte now and then does not extend the limit.
     fails(&behind, CloseReason::BadProxyHeader, "PROXY header timeout of 50ms", |client| {
         for byte in V1 {
             if client.write_all(&[*byte]).is_err() {
@@ -97,7 +97,7 @@ fn silence_has_its_own_limit(mixin: impl Mixin + 'static) {
             thread::sleep(MOMENT / 5);
         }
     });
-    // Behind the header the limit holds no more.
+    // After the header this limit no longer holds.
     let mut client = behind.connect();
     client.write_all(V1).unwrap();
     thread::sleep(MOMENT * 2);
@@ -130,7 +130,7 @@ fn one_byte_at_a_time_is_a_header_too_and_nothing_behind_it_is_taken() {
         client.set_nodelay(true).unwrap();
         for byte in [&header[..], b"hello\n"].concat() {
             client.write_all(&[byte]).unwrap();
-            // So that the next one comes in a packet of its own.
+            // The next byte comes in a packet of its own.
             thread::yield_now();
         }
         let line = read_line(&mut client);
@@ -148,7 +148,7 @@ fn a_connection_from_elsewhere_is_refused_unread_and_its_header_spoofs_nothing()
             CloseReason::Rejected,
             "in no network that proxies connect from",
             |client| {
-                // It may be closed already.
+                // The connection may be closed already.
                 let _ = client.write_all(bytes);
             },
         );
@@ -167,7 +167,7 @@ fn elsewhere_is_served_by_an_explicit_word_and_its_header_is_a_line() {
     let address = client.local_addr().unwrap();
     let line = std::str::from_utf8(V1).unwrap().trim_end();
     assert_eq!(read_line(&mut client), format!("{line} {address} by nobody\n"));
-    // It counts as itself, as without a proxy.
+    // The client counts by its own address, as without a proxy.
     assert!(ends_empty(&mut behind.connect()));
     eventually("it was refused", || behind.told.ended(CloseReason::Refused) == 1);
 }

@@ -1,4 +1,4 @@
-//! The content of headers, and why bytes are none.
+//! The content of headers, and the reasons why bytes are no header.
 
 use socketserver::Address;
 use socketserver::proxy_protocol::{
@@ -31,7 +31,7 @@ fn a_line_has_the_addresses_of_both_ends() {
     assert_eq!(header.destination(), Some(&inet("198.51.100.1:443")));
     assert_eq!(header.transport(), ProxiedTransport::Stream);
     assert_eq!(header.tlvs().count(), 0);
-    // An IPv4 address is one, however it is written.
+    // An IPv4 address counts as one, however it is written.
     let mapped = parse(b"PROXY TCP6 ::ffff:192.0.2.1 2001:db8::1 65535 0\r\n");
     assert_eq!(mapped.source(), Some(&inet("192.0.2.1:65535")));
     assert_eq!(mapped.destination(), Some(&inet("[2001:db8::1]:0")));
@@ -45,7 +45,7 @@ fn the_longest_line_is_taken_and_one_byte_more_is_not() {
     assert_eq!(unknown(91).len(), 107);
     assert_eq!(parse(unknown(91).as_bytes()).source(), None);
     assert_eq!(line(&unknown(92)), Err(InvalidHeader::LineTooLong));
-    // Also before its end has come.
+    // The line is too long even before its end has come.
     assert_eq!(line(&unknown(92)[..106]), Err(InvalidHeader::LineTooLong));
 }
 
@@ -121,7 +121,7 @@ fn a_binary_header_has_its_families() {
 
 #[test]
 fn a_connection_of_the_proxys_own_has_no_addresses_whatever_its_header_says() {
-    // Also of a family that does not exist, and with bytes that are no TLVs.
+    // This holds also for a family that does not exist, and for bytes that are no TLVs.
     for header in [whole(0x20, 0, b""), whole(0x20, 0x11, b"x"), whole(0x20, 0xff, &[0xff; 40])] {
         let header = parse(&header);
         assert!(header.is_local() && header.source().is_none());
@@ -171,7 +171,7 @@ fn tlvs_are_handed_on() {
 
 #[test]
 fn a_checksum_is_checked() {
-    // Computed by another implementation, with the checksum in the middle.
+    // Another implementation has computed the checksum of this header, in the middle of which it is.
     let right = &include_bytes!("../../seeds/proxy-checksum")[..];
     let right = right.strip_suffix(b"GET /").unwrap();
     assert!(parse(right).is_checked());

@@ -36,7 +36,7 @@ fn start<M: Mixin + 'static>(mixin: M, limits: Limits) -> (BackgroundServer<Tcp,
     (server.serve_in_background().unwrap(), told)
 }
 
-/// A client with this number, by the proxy.
+/// A client with this number, through the proxy.
 fn client<M: Mixin>(server: &BackgroundServer<Tcp, M>, number: u8) -> TcpStream {
     let mut client = connect(inet(&**server));
     client
@@ -47,7 +47,7 @@ fn client<M: Mixin>(server: &BackgroundServer<Tcp, M>, number: u8) -> TcpStream 
 
 fn one_client_is_limited_and_the_proxy_is_not(mixin: impl Mixin + 'static) {
     let (server, told) = start(mixin, patient().per_peer(2));
-    // Health checks, in both versions, and clients that the proxy cannot name, or names as itself: as many as come.
+    // Health checks, in both versions, and clients that the proxy cannot name, or names as itself, have no limit.
     let own: Vec<_> = (0..6)
         .map(|number| {
             let mut own = connect(inet(&*server));
@@ -79,7 +79,7 @@ fn one_client_is_limited_and_the_proxy_is_not(mixin: impl Mixin + 'static) {
     assert_eq!(told.diary.count("PerPeer"), 2);
     assert_eq!(told.diary.count("ended 192.0.2.1 by Some(127.0.0.1): Refused"), 1);
 
-    // A change counts those inside by their true addresses.
+    // A change counts those that are inside by their true addresses.
     let mut limits = server.limits();
     limits.per_peer = limits.live;
     server.context().set_limits(limits);

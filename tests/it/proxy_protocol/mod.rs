@@ -35,7 +35,7 @@ const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// A header of version 1.
 const V1: &[u8] = b"PROXY TCP4 203.0.113.9 198.51.100.1 56324 443\r\n";
 
-/// The same in version 2, with these TLVs.
+/// The header of version 2 for the same client, with these TLVs.
 fn v2(tlvs: &[u8]) -> Vec<u8> {
     let addresses = [203, 0, 113, 9, 198, 51, 100, 1, 0xdc, 0x04, 0x01, 0xbb];
     whole(0x21, 0x11, &[&addresses, tlvs].concat())
@@ -112,7 +112,7 @@ impl Told {
         }
     }
 
-    /// How many ended so.
+    /// How many requests ended for this reason.
     fn ended(&self, reason: CloseReason) -> usize {
         let end = format!(": {reason:?}");
         self.diary.lines().iter().filter(|line| line.ends_with(&end)).count()

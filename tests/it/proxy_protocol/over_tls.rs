@@ -76,7 +76,7 @@ fn a_hello_and_a_first_request_that_come_in_a_drain_are_answered() {
 #[test]
 fn each_of_both_has_its_own_limit_and_its_own_reason() {
     let moment = Duration::from_millis(50);
-    // A header and no hello.
+    // The client sends a header and no hello.
     for (server, told) in servers(patient().handshake(moment)) {
         let server = server.serve_in_background().unwrap();
         let mut silent = connect(inet(&*server));
@@ -84,7 +84,7 @@ fn each_of_both_has_its_own_limit_and_its_own_reason() {
         assert!(read_to_end(&mut silent).is_empty());
         eventually("its end is told", || told.ended(CloseReason::TimedOut) == 1);
     }
-    // Neither; and a hello without a header.
+    // The client sends neither; or a hello without a header.
     for (server, told) in servers(patient().handshake(moment).proxy_header(moment)) {
         let server = server.serve_in_background().unwrap();
         assert!(read_to_end(&mut connect(inet(&*server))).is_empty());

@@ -149,7 +149,7 @@ fn haproxy_names_its_clients_in_both_versions() {
         format!("{address} to {two} by V2, id \"id-{address}\", checked true, for \"\", \"\"\n");
     assert_eq!(exchange(&mut client, "hello"), says);
     assert_eq!(exchange(&mut client, "again"), says, "the header is no part of it");
-    // One that sends no header is closed at its first bytes.
+    // A client that sends no header is closed at its first bytes.
     let before = behind.told.ended(CloseReason::BadProxyHeader);
     let mut silent = connect(plain);
     silent.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();

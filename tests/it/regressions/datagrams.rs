@@ -25,7 +25,7 @@ struct Slow {
 impl DatagramRequestHandler for Slow {
     fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
         request.reply(b"acknowledged")?;
-        // It takes as long as the test wants it to.
+        // The work takes as long as the test wants it to.
         let _ = hear(&self.step);
         request.reply(b"done")?;
         Ok(())
@@ -87,7 +87,7 @@ fn a_datagram_peer_that_never_reads_delays_nobody_and_its_replies_fail() {
     let noting = Noting { replies: replies.clone() };
     let server = UnixDatagramServer::bind(path.clone(), move || noting.clone()).unwrap();
     let _server = server.serve_in_background().unwrap();
-    // Not connected: to a socket that is connected to it a server could send without end.
+    // The peer is not connected: to a socket that is connected to it a server could send without end.
     let peer = |name: &str| {
         let socket = UnixDatagram::bind(folder.path().join(name)).unwrap();
         socket.set_read_timeout(Some(SOON)).unwrap();
@@ -126,11 +126,11 @@ fn a_datagram_peer_that_takes_no_reply_is_no_failure_of_the_server() {
         socket.set_write_timeout(Some(SOON)).unwrap();
         socket
     };
-    // Its file is there, and refuses.
+    // The file of this peer is there, and refuses.
     assert_eq!(peer("refuses").send_to(b"x", &path).unwrap(), 1);
     let server = server.serve_in_background().unwrap();
     eventually("it is lost", || server.context().counts().disconnected == 1);
-    // It never reads. Connected or not, some queue fills.
+    // These peers never read. Connected or not, some queue fills.
     for (connected, name) in ["queue", "buffer"].into_iter().enumerate() {
         let stuck = peer(name);
         if connected == 1 {

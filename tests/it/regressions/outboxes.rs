@@ -94,7 +94,7 @@ fn a_closed_outbox_with_bytes_in_it_keeps_nobody_busy() {
                 "127.0.0.1:0",
                 stream_fn(move |request| {
                     *inside.lock().unwrap() = Some(request.outbox()?);
-                    // It looks at nothing that happens to its connection.
+                    // The handler looks at nothing that happens to its connection.
                     let _ = hear(&released);
                     Ok(())
                 }),
@@ -106,7 +106,7 @@ fn a_closed_outbox_with_bytes_in_it_keeps_nobody_busy() {
         waits_for_room(&outbox);
         outbox.close();
         let spins = is_spinning();
-        // Before a failure: the server would wait for its handler.
+        // The handler is released before an assertion fails: the server would wait for it.
         drop(release);
         assert!(!spins);
     });

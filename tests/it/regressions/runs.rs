@@ -199,7 +199,7 @@ fn in_two_halves(request: &mut StreamRequest, cut: &AtomicUsize) -> HandlerResul
     }
 }
 
-/// Asks until the server takes no more. An answer that it has begun is complete.
+/// Asks until the server takes no more. Fails if an answer that the server has begun is not complete.
 fn ask_in_two_halves(address: SocketAddr, after: Duration) {
     let mut stream = connect(address);
     stream.set_nodelay(true).unwrap();
@@ -301,7 +301,7 @@ fn a_pool_whose_workers_have_all_failed_to_start_refuses_and_says_so() {
     };
     assert_eq!(phase, Phase::Start);
     assert!(server.context().counts().refused > 0);
-    // From here on, all of them.
+    // From here on every request fails like this.
     for _ in 0..3 {
         assert!(read_to_end(&mut connect(inet(&*server))).is_empty());
         assert_eq!(phases.recv_timeout(SOON).expect("it is told"), Phase::Start);

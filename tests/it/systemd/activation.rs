@@ -131,7 +131,7 @@ fn serve_all_kinds() {
     answer("closed");
 }
 
-/// As programs of handlers are started.
+/// The commands are those by which handlers start programs.
 fn no_program_inherits_the_variables() {
     let variables = |command: &mut Command| {
         let env = String::from_utf8(command.output().unwrap().stdout).unwrap();
@@ -194,7 +194,7 @@ fn ask_for_wrong_ones() {
         assert!(error.starts_with("cannot take the activated socket"), "{error}");
         assert!(error.contains(says), "{says}: {error}");
     }
-    // None of them was taken by that.
+    // The failed binds have taken none of them.
     let first = Server::<Tcp, Inline>::bind(BindAddress::activated("b"), stream_fn(echo)).unwrap();
     let _only = TcpServer::bind(BindAddress::activated_only(), stream_fn(echo)).unwrap();
     drop(first);

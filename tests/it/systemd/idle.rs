@@ -37,7 +37,7 @@ fn a_server_stops_when_nobody_has_been_served_for_a_while<M: Mixin + 'static>(mi
     let server = Arc::new(server.bind("127.0.0.1:0", stream_fn(echo)).unwrap());
     let began = Instant::now();
     let done = serve(&server);
-    // A connection that is silent for longer than that is served all the same.
+    // A connection that is silent for longer than the idle time is served all the same.
     let mut client = connect(inet(&*server));
     for _ in 0..3 {
         assert_eq!(exchange(&mut client, "still here"), "still here\n");
@@ -101,7 +101,7 @@ fn several_servers_stop_together() {
 
 const ACTIVATED: &str = "systemd::idle::no_client_is_lost_when_an_activated_server_stops";
 
-/// The part of a service manager: starts a server when a client waits, and again when that one has ended.
+/// The test plays the service manager: it starts a server when a client waits, and again when that server has ended.
 #[test]
 fn no_client_is_lost_when_an_activated_server_stops() {
     if is_child(ACTIVATED) {
@@ -134,7 +134,7 @@ fn no_client_is_lost_when_an_activated_server_stops() {
         }
         started
     });
-    // Around the moment at which a server that has served the one before stops.
+    // Each client comes around the moment at which the server that has served the one before stops.
     for number in 0..24u64 {
         let mut client = connect(address);
         assert_eq!(exchange(&mut client, "hello"), "hello\n", "client {number}");

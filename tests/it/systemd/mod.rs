@@ -1,5 +1,5 @@
-//! Servers under a service manager: sockets that were opened before the program was started, word of
-//! what the server does, reloads, and servers that end when they are idle.
+//! Servers under a service manager: sockets that were opened before the program was started, messages about what the
+//! server does, reloads, and servers that end when they are idle.
 
 mod activation;
 mod idle;

@@ -1,4 +1,4 @@
-//! Word of a run to the service manager, and its watchdog.
+//! The messages of a run to the service manager, and its watchdog.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -55,7 +55,7 @@ fn a_run_tells_of_its_beginning_its_reloads_and_its_end() {
         let server = builder.bind("127.0.0.1:0", stream_fn(echo)).unwrap();
         answer(inet(&server));
         let handle = server.shutdown_handle();
-        // Ends the lame duck.
+        // The end of the input, or a line, ends the lame duck.
         std::thread::spawn(move || {
             let _ = std::io::stdin().lines().next();
             handle.shutdown();
@@ -176,7 +176,7 @@ fn the_watchdog_hears_of_loops_that_live_and_not_of_one_that_hangs() {
     // An accept loop waits for this hook, and the other server goes on.
     let mut client = connect(address);
     assert_eq!(child.answer(), "held");
-    // One may have been on its way, and the rest of a round.
+    // One message may have been on its way, and the rest of a round.
     manager.all_within(Duration::from_millis(400));
     let late = manager.all_within(Duration::from_millis(1_000));
     assert!(!late.iter().any(|message| message.contains("WATCHDOG")), "{late:?}");
@@ -201,7 +201,7 @@ fn a_server_that_nobody_watches_says_nothing_of_a_watchdog() {
     let folder = folder();
     let manager = NotifySocket::at(folder.path());
     let notify = ("NOTIFY_SOCKET", &*manager.place);
-    // The watchdog of another process; none; and one that is no number.
+    // The watchdog is another process's, is switched off, or has no number.
     for watched in [("WATCHDOG_PID", "1"), ("WATCHDOG_USEC", "0"), ("WATCHDOG_USEC", "soon")] {
         let child = start(ALONE, &[notify, ("WATCHDOG_USEC", "20000"), watched]);
         child.answer();

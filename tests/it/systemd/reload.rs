@@ -1,5 +1,5 @@
-//! SIGHUP under `run`: it reloads what the program has registered, and otherwise stops the server. (What it means when it
-//! tells of a terminal's end is tested with `chat`.)
+//! SIGHUP under `run`: it reloads what the program has registered, and otherwise stops the server. (A SIGHUP that tells
+//! of the end of a terminal is tested with `chat`.)
 
 use std::io::Write;
 use std::process::Stdio;
@@ -60,16 +60,16 @@ fn a_reload_runs_all_and_a_failure_ends_nothing<M: Mixin + 'static>(mixin: M) {
     std::thread::scope(|scope| {
         let running = scope.spawn(|| server.run());
         let _stop = StopOnPanic(&server);
-        // Answered by the loop, which `run` has begun after it took the signals.
+        // The answer comes from the loop, which `run` has begun after it took the signals.
         let mut client = connect(inet(&server));
         assert_eq!(exchange(&mut client, "hello"), "hello\n");
         for lines in [3, 6, 9] {
             hang_up();
             eventually("the reload is over", || diary.lines().len() == lines);
         }
-        // Of the same connection, in the middle of which all that was.
+        // All of that came in the middle of this connection, which goes on.
         assert_eq!(exchange(&mut client, "again"), "again\n");
-        // The same without a signal.
+        // `reload` does the same without a signal.
         server.reload();
         drop(client);
         system::send_signal(std::process::id(), libc::SIGTERM);
@@ -175,7 +175,7 @@ fn without_a_reload_sighup_stops_the_server_in_order() {
     let address = child.answer().parse().unwrap();
     let mut client = connect(address);
     client.write_all(b"half").unwrap();
-    // When this one is answered, the one before it was accepted.
+    // When this client is answered, the one before it was accepted.
     assert_eq!(exchange(&mut connect(address), "hello"), "hello\n");
     child.send_signal(libc::SIGHUP);
     child.send_signal(libc::SIGHUP);

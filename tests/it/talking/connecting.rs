@@ -137,7 +137,7 @@ fn a_silent_peer_and_one_that_takes_nothing_end_the_call_and_not_the_connection(
     let mut text = [0; 10];
     stream.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"still here");
-    // Zero does not wait, and takes what is there.
+    // A timeout of zero does not wait, and takes what is there.
     stream.set_timeout(Some(Duration::ZERO));
     peer.write_all(b"x").unwrap();
     let began = Instant::now();

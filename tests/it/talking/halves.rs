@@ -43,14 +43,14 @@ fn server<M: Mixin + Default + 'static>(
     (server.serve_in_background().unwrap(), ended)
 }
 
-/// Something for the test, from within a handler.
+/// A channel by which a handler reports something to its test.
 fn report<T>() -> (Arc<Mutex<Sender<T>>>, Receiver<T>) {
     let (sender, receiver) = channel();
     (Arc::new(Mutex::new(sender)), receiver)
 }
 
 fn send_and_count(request: &mut StreamRequest) -> HandlerResult {
-    // Held back from before: it leaves first.
+    // Output that was held back before the split leaves first.
     request.set_wbufsize(100)?;
     write!(request, "first ")?;
     let (mut input, mut output) = request.split()?;
@@ -59,7 +59,7 @@ fn send_and_count(request: &mut StreamRequest) -> HandlerResult {
         || -> io::Result<u64> {
             output.write_all(&vec![7; MUCH])?;
             output.shutdown_write()?;
-            // Twice is a mistake of the handler, and no fault of the peer.
+            // A write after the end is a mistake of the handler, and no fault of the peer.
             let error = output.write_all(b"after the end").unwrap_err();
             assert!(PeerFault::find(&error).is_none(), "{error:?}");
             Ok(output.bytes_sent())
@@ -152,7 +152,7 @@ fn a_peer_that_takes_what_it_is_sent_is_not_idle_and_one_that_does_nothing_is<
         let (read, written) = join(
             || input.read(&mut [0]),
             || -> io::Result<Instant> {
-                // Each pause is shorter than the limit, and all of them are longer.
+                // Each pause is shorter than the limit, and all of them together are longer.
                 for _ in 0..8 {
                     output.write_all(b".")?;
                     socketserver::sleep(idle / 4);
@@ -184,7 +184,7 @@ fn a_stalled_write_ends_by_its_limit_while_the_input_goes_on<M: Mixin + Default 
     });
     let mut client = connect(inet(&*server));
     client.write_all(b"mean").unwrap();
-    // The wait of the input is shown, and the write beside it when that has ended.
+    // The live list shows the wait of the input, and the write beside it when that wait has ended.
     eventually("half a line has come, and the input waits for the rest", || {
         let live = server.context().live();
         live.first().is_some_and(|it| it.bytes_in == 4 && it.activity == Activity::Receiving)
@@ -240,7 +240,7 @@ fn close_live_and_the_deadline_of_a_drain_end_both_halves<M: Mixin + Default + '
             CloseReason::ClosedHere
         } else {
             let report = soon("it stops", move || server.stop().unwrap());
-            // It has ended, or does so a moment later if the machine is busy: the next lines wait for it.
+            // The request has ended, or does so a moment later if the machine is busy: the next lines wait for it.
             assert_eq!(report.forced.len(), 1, "{report}");
             CloseReason::Forced
         };

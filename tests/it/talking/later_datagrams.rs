@@ -16,7 +16,7 @@ use socketserver::{
 use crate::support::datagrams::receive_from;
 use crate::support::{SOON, folder, has_ipv6, inet, receive_text, skip_if, udp_client};
 
-/// A server that answers nothing by itself, and gives the sender of each datagram to the test.
+/// A server that answers nothing by itself, and hands the sender of each datagram to the test.
 fn keeping<T: Bind<Request = socketserver::DatagramRequest>, M: Mixin + 'static>(
     mixin: M,
     address: impl Into<socketserver::transport::BindAddress>,
@@ -127,7 +127,7 @@ fn over_unix_sockets_no_datagram_goes_to_a_relative_path() {
     assert!(sender.send_to(b"by name", Address::Unix(folder.path().join("client"))).unwrap());
     assert_eq!(receive_text(&client), "by name");
     assert!(!sender.send_to(b"x", Address::Unix("client".into())).unwrap());
-    // One without a name gets nothing, and its sender says so.
+    // A client without a name gets nothing, and its sender says so.
     UnixDatagram::unbound().unwrap().send_to(b"?", folder.path().join("server")).unwrap();
     let sender = kept.recv_timeout(SOON).unwrap();
     assert!(!sender.reply(b"x").unwrap());

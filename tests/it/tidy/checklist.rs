@@ -27,7 +27,7 @@ fn the_checklist_has_a_hundred_rows() {
 fn every_row_of_the_checklist_has_a_test() {
     let mut tested = BTreeSet::new();
     for source in sources(&["tests"], "rs") {
-        // By name and not by `fn`: a macro may make them.
+        // Tests are found by name and not by `fn`, because a macro may make them.
         for (at, _) in source.code.match_indices("row_") {
             if is_word(source.code.as_bytes()[at - 1]) {
                 continue;

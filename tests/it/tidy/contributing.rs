@@ -50,7 +50,8 @@ fn the_files_that_contributors_are_sent_to_exist() {
     assert_none(&wrong, "files that CONTRIBUTING.md names and that do not exist");
 }
 
-/// `own` is a name, and the file that it is written in.
+/// Fails if a name stands in other files than the table says, or is not tested there. `own` has each name, and the file
+/// that it is written in.
 fn is_named_only_where_the_table_says(what: &str, own: &[(&str, &str)]) {
     let row = row(what);
     let [_write, named, tested] = &row.columns[..] else { panic!("three columns: {what}") };
@@ -63,7 +64,7 @@ fn is_named_only_where_the_table_says(what: &str, own: &[(&str, &str)]) {
         if found != expected {
             wrong.push(format!("{name}: {found:?} in place of {expected:?}"));
         }
-        // Also as a part of a server's name. Each test that forks has a process of its own.
+        // A name may also be a part of a server's name. Tests that fork have a process of their own, elsewhere.
         let forked = |file: &str| *name == "Forking" && file == "tests/it/checklist/matrix/mod.rs";
         let untested = tested.iter().filter(|file| !forked(file) && !read(file).contains(name));
         wrong.extend(untested.map(|file| format!("{name} is not tested by {file}")));
@@ -85,7 +86,7 @@ fn a_mixin_is_named_in_the_files_that_contributing_says() {
 
 #[test]
 fn a_transport_is_named_in_the_files_that_contributing_says() {
-    // Not those of Unix sockets: std has types of the same names.
+    // The transports of Unix sockets are left out: std has types of the same names.
     let own = [("Tcp", "src/transport/tcp.rs"), ("Udp", "src/transport/udp.rs")];
     is_named_only_where_the_table_says("transport", &own);
 }

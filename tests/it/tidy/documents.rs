@@ -5,7 +5,7 @@ use std::fs;
 
 use super::{assert_none, line_of, read, root, sources};
 
-/// Python's socket object, as the guide goes through it.
+/// The calls of Python's socket object that the guide goes through.
 const SOCKET_CALLS: [&str; 21] = [
     "socket",
     "bind",

@@ -116,7 +116,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["bind_address", "address", "error", "limits", "process", "request", "sys", "wait"],
     ),
     ("tls", &["error", "events", "limits", "live", "peer_fault", "request", "sys"]),
-    // The one room that knows all of them.
+    // The one part that knows all of them.
     ("server", &["*"]),
 ];
 

@@ -136,7 +136,7 @@ fn assert_none(found: &[String], rule: &str) {
     assert!(found.is_empty(), "{rule}:\n  {}", found.join("\n  "));
 }
 
-/// Where the block that begins after `from` ends; none if there is a semicolon first.
+/// Where the block that begins after `from` ends; `None` if there is a semicolon first.
 fn closing_brace(code: &str, from: usize) -> Option<usize> {
     let (mut braces, mut others) = (0, 0);
     for (at, byte) in code.bytes().enumerate().skip(from) {

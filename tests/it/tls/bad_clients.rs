@@ -1,5 +1,5 @@
-//! Clients that fail in the handshake or behind it: each is its own fault, is told so by TLS where TLS can, and delays
-//! nobody.
+//! Clients that fail in the handshake or after it: the fault is the client's own, TLS tells it so where TLS can, and
+//! nobody is delayed.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -119,7 +119,7 @@ fn bytes_that_are_no_tls_are_garbled_and_are_told_by_an_alert() {
         ),
     ] {
         let mut client = connect(inet(&*server));
-        // The server may be done with it before all of it is sent.
+        // The server may give up before all of it is sent.
         let _ = client.write_all(&bytes);
         let told = alert(&mut client);
         assert!(told.is_some(), "{what}: no alert");
@@ -151,7 +151,7 @@ fn clients_without_a_common_version_or_cipher_are_told_so() {
         );
         assert!(cause.unwrap().starts_with("the handshake failed: "), "{what}");
     }
-    // Its own doing: it does not accept this side's certificate.
+    // The client itself fails: it does not accept this side's certificate.
     let mut client = Client::new().asking_for("elsewhere.example").connect(inet(&*server));
     assert!(client.handshake().is_err());
     let (reason, cause) = end(&ends);
@@ -262,7 +262,7 @@ fn a_client_that_leaves_early_is_gone_and_nothing_else() {
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(end(&ends).0, CloseReason::Disconnected, "{} bytes", bytes.len());
     }
-    // A reset in the middle.
+    // The client resets in the middle.
     let client = connect(inet(&*server));
     (&client).write_all(&hello).unwrap();
     socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
@@ -287,7 +287,7 @@ fn bad_records_behind_the_handshake_are_the_peers_fault() {
         let mut rest = [0; 10];
         assert_eq!(client.read(&mut rest).unwrap_err().kind(), ErrorKind::InvalidData, "an alert");
         assert_eq!(end(&ends), (CloseReason::Garbled, None));
-        // A hello behind the handshake: an attempt to renegotiate, in the clear.
+        // A hello after the handshake: an attempt to renegotiate, in the clear.
         let mut client = agreed();
         client.stream.sock.write_all(&old_hello(3, [0x00, 0x05])).unwrap();
         assert!(client.read(&mut rest).is_err());
@@ -318,7 +318,7 @@ fn silence_behind_the_handshake_is_idle_and_so_is_a_record_that_trickles_in() {
     trickling.stream.sock.write_all(&[23, 3, 3, 0, 200]).unwrap();
     while ended < 2 {
         assert!(began.elapsed() < 3 * idle, "{ended} of two have ended");
-        // It may have ended.
+        // The connection may have ended.
         let _ = trickling.stream.sock.write_all(&[1]);
         for (reason, report) in ends.try_iter() {
             assert_eq!((reason, report), (CloseReason::Idle, None));

@@ -72,7 +72,7 @@ impl Client {
         self.over(connect(address))
     }
 
-    /// Over a connection that is there.
+    /// Speaks TLS over a connection that exists.
     pub fn over(&self, stream: TcpStream) -> TlsClient {
         TlsClient { stream: StreamOwned::new(self.session(), stream) }
     }

@@ -36,7 +36,7 @@ fn the_oldest_unfinished_handshake_makes_room_for_a_new_one() {
         .unwrap()
         .serve_in_background()
         .unwrap();
-    // One that is finished does not count.
+    // A handshake that is finished does not count.
     let mut served = Client::new().connect(inet(&*server));
     assert_eq!(exchange(&mut served, "one"), "one\n");
     let mut silent: Vec<TcpStream> = Vec::new();
@@ -52,7 +52,7 @@ fn the_oldest_unfinished_handshake_makes_room_for_a_new_one() {
         }
     }
     assert_eq!(reached.load(Ordering::SeqCst), 3);
-    // And another one, whose handshake ends well.
+    // Another client comes, whose handshake ends well.
     let mut client = Client::new().connect(inet(&*server));
     assert_eq!(exchange(&mut client, "two"), "two\n");
     assert_eq!(exchange(&mut served, "still here"), "still here\n");
@@ -93,7 +93,7 @@ fn a_handshake_that_an_old_connection_begins_late_is_not_the_oldest() {
     let mut old = Client::new().over(old);
     old.handshake().unwrap();
     assert_eq!(read_line(&mut old.stream), "encrypted\n");
-    // The other one has made room, and nobody is told that a limit in time has passed.
+    // The other client has made room, and no time limit is reported.
     let mut ended = [ends.recv_timeout(SOON).unwrap(), ends.recv_timeout(SOON).unwrap()];
     ended.sort_unstable_by_key(|(id, _)| *id);
     assert_eq!(ended, [(1, CloseReason::Completed), (2, CloseReason::Refused)]);
@@ -106,7 +106,7 @@ fn ten_thousand_unfinished_handshakes_leave_others_served_and_memory_bounded() {
         "tls::crowds::ten_thousand_unfinished_handshakes_leave_others_served_and_memory_bounded",
         || {
             const CLIENTS: usize = 10_000;
-            // The clients' ends as well are this process's.
+            // The clients' ends are this process's too.
             let (_, descriptors) = system::descriptor_limits();
             system::set_descriptor_limits(descriptors, descriptors);
             let at_once = CLIENTS.min(usize::try_from(descriptors).unwrap() / 2);
@@ -124,7 +124,7 @@ fn ten_thousand_unfinished_handshakes_leave_others_served_and_memory_bounded() {
             let mut most = 0;
             for number in 0..CLIENTS {
                 let mut client = connect(inet(&*server));
-                // Silent ones, and ones that stop in the middle of their hello.
+                // Some clients are silent, and some stop in the middle of their hello.
                 let sent = [0, 3, hello.len() / 2, hello.len()][number % 4];
                 let _ = client.write_all(&hello[..sent]);
                 crowd.push_back(client);
@@ -140,7 +140,7 @@ fn ten_thousand_unfinished_handshakes_leave_others_served_and_memory_bounded() {
             eventually("no more than the limit are left", || server.context().live().len() <= 201);
             // 200 handshakes, 10,000 ends of clients, and what the allocator keeps.
             assert!(most < 200 * 1024, "{most} KiB");
-            // The oldest are told: their connections are ended.
+            // The connections of the oldest are ended.
             let mut oldest = crowd.pop_front().unwrap();
             let _ = oldest.read_to_end(&mut Vec::new());
         },

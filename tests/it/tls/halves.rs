@@ -128,7 +128,7 @@ fn an_operator_ends_both_halves_and_a_drain_does<M: Mixin + Default + 'static>()
             CloseReason::ClosedHere
         } else {
             let report = server.stop().unwrap();
-            // It has ended, or does so a moment later if the machine is busy: the next line waits for it.
+            // The request has ended, or does so a moment later if the machine is busy: the next line waits for it.
             assert_eq!(report.forced.len(), 1, "{report}");
             CloseReason::Forced
         };
@@ -136,7 +136,7 @@ fn an_operator_ends_both_halves_and_a_drain_does<M: Mixin + Default + 'static>()
     }
 }
 
-/// rustls over an outgoing connection, as over one of std's.
+/// A handler uses rustls over an outgoing connection, as over one of std's.
 fn a_handler_speaks_tls_to_another_server<M: Mixin + Default + 'static>() {
     let upstream = Builder::<Tcp, M>::new(M::default()).tls(localhost());
     let upstream = upstream.bind("127.0.0.1:0", || Echo).unwrap().serve_in_background().unwrap();

@@ -10,7 +10,7 @@ use socketserver::{ThreadingTcpServer, stream_fn};
 use super::client::{Client, VERSIONS, localhost};
 use crate::support::{inet, read_to_end};
 
-/// Each second call of its is interrupted by a signal.
+/// Every second call fails as if a signal had interrupted it.
 struct Interrupted {
     below: Box<dyn Stream>,
     now: bool,

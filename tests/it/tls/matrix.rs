@@ -1,5 +1,5 @@
 //! The rows of the matrix over TLS: both stream transports under every mixin that runs in this process. (`tests/forking`
-//! has the other one.)
+//! has the remaining mixin.)
 
 use std::io::Write;
 use std::sync::Arc;

@@ -21,7 +21,7 @@ fn the_name_chooses_the_certificate_and_the_first_is_for_all_others() {
             client.handshake().unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(read_to_end(&mut client), b"hello");
         }
-        // It gets localhost's, and does not accept it.
+        // The client gets the certificate of localhost, and does not accept it.
         let mut stranger =
             Client::speaking(&[version]).asking_for("third.example").connect(inet(&*server));
         let error = stranger.handshake().unwrap_err().to_string();

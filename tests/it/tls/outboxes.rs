@@ -138,7 +138,7 @@ fn an_outbox_waits_for_a_slow_peer_and_loses_nothing() {
     let outbox: Outbox = given.recv_timeout(SOON).unwrap();
     let message: Vec<u8> = (0..10_000_000_u32).map(|at| (at % 253) as u8).collect();
     outbox.send(&message).unwrap();
-    // The handler ends while most of it waits; it waits for that.
+    // The handler ends while most of the message waits, and the end waits for the message.
     client.write_all(b"end\n").unwrap();
     thread::sleep(Duration::from_millis(50));
     let mut all = Vec::new();
@@ -149,7 +149,7 @@ fn an_outbox_waits_for_a_slow_peer_and_loses_nothing() {
 #[test]
 fn no_farewell_follows_what_an_outbox_has_dropped() {
     let (give, given) = channel();
-    // A farewell would have as long as a write: long enough for a client that reads again.
+    // A farewell may take as long as a write: long enough for a client that reads again.
     let limits = Limits::default().outbox_bytes(20_000_000).write(Duration::from_secs(1));
     let server = server(limits, give);
     let mut client = Client::new().connect(inet(&*server));

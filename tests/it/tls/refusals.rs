@@ -39,11 +39,11 @@ fn start<M: Mixin + 'static>(builder: Builder<Tcp, M>) -> (BackgroundServer<Tcp,
     (server.unwrap().serve_in_background().unwrap(), told)
 }
 
-/// A client of the server that is refused for this reason, after it has sent its header and its hello.
+/// Fails unless a client is refused for this reason, after it has sent its header and its hello.
 fn is_refused(mut client: TcpStream, header: &[u8], told: &Told, why: &str) {
     let mut hello = header.to_vec();
     Client::new().session().write_tls(&mut hello).unwrap();
-    // It may be closed already.
+    // The connection may be closed already.
     let _ = client.write_all(&hello);
     let mut bytes = Vec::new();
     let ended = client.read_to_end(&mut bytes);
@@ -54,7 +54,7 @@ fn is_refused(mut client: TcpStream, header: &[u8], told: &Told, why: &str) {
     assert!(failed.contains(&ErrorKind::NotConnected), "{why}: {failed:?}");
 }
 
-/// One may come, the next one comes too soon.
+/// One client may come, and the next one comes too soon.
 fn too_soon(mixin: impl Mixin + 'static) {
     let limits = Limits::default().peer_rate(Rate::per_second(1).burst(1));
     let (server, told) = start(Builder::<Tcp, _>::new(mixin).limits(limits));
@@ -66,7 +66,7 @@ fn too_soon(mixin: impl Mixin + 'static) {
     is_refused(connect(inet(&*server)), b"", &told, "too_fast_from_peer");
 }
 
-/// A second one at the same time.
+/// A second client at the same time is one too many.
 fn too_many(mixin: impl Mixin + 'static) {
     let limits = Limits::default().per_peer(1);
     let (server, told) = start(Builder::<Tcp, _>::new(mixin).limits(limits));
@@ -76,7 +76,7 @@ fn too_many(mixin: impl Mixin + 'static) {
     assert_eq!(exchange(&mut served, "still here"), "still here\n");
 }
 
-/// The same behind a proxy, whose header is read before the refusal.
+/// A second client behind a proxy is one too many; the proxy's header is read before the refusal.
 fn too_many_behind_a_proxy(mixin: impl Mixin + 'static) {
     let trusting = ProxyProtocol::from_networks(["127.0.0.1"]).unwrap();
     let limits = Limits::default().per_peer(1);
@@ -133,7 +133,7 @@ fn a_busy_server_sends_nothing_in_the_clear() {
 
 #[test]
 fn a_server_that_closes_sends_nothing_in_the_clear() {
-    // The second one waits for the only worker, which the first one holds until the drain's end.
+    // The second client waits for the only worker, which the first one holds until the drain's end.
     let limits = Limits::default().drain(std::time::Duration::ZERO);
     let (server, told) = start(Builder::<Tcp, _>::new(Pool::new(1).queue(1)).limits(limits));
     let mut served = Client::new().connect(inet(&*server));

@@ -43,7 +43,7 @@ fn a_reload_gives_new_connections_the_new_certificate_or_leaves_the_old_one() {
     assert!(accepts("localhost") && !accepts("other.example"));
 
     copy("other", files.path());
-    // On any thread.
+    // The files may be read again on any thread.
     let reloader = tls.clone();
     thread::spawn(move || reloader.reload()).join().unwrap().unwrap();
     assert!(!accepts("localhost") && accepts("other.example"));
@@ -109,7 +109,7 @@ fn a_client_that_comes_again_resumes_its_session_also_after_a_reload() {
             .unwrap()
             .serve_in_background()
             .unwrap();
-        // The tickets are in its configuration.
+        // The tickets are in the client's configuration.
         let client = Client::speaking(&[version]);
         let mut kinds = Vec::new();
         for round in 0..3 {

@@ -128,7 +128,7 @@ fn the_bound_of_a_call_is_not_that_of_the_next_wrappers_handshake() {
                 thread::sleep(Duration::from_millis(1_100));
                 request.wrap_stream(|mut inner| {
                     inner.write_all(b"here\n")?;
-                    // It comes later.
+                    // The next bytes come later.
                     inner.read_exact(&mut [0; 4])?;
                     inner.write_all(b"two\n")?;
                     Ok(Box::new(Thin { inner, passes_deadlines: true }))
@@ -165,7 +165,7 @@ fn a_handshake_below_a_wrapper_that_passes_no_deadlines_on_is_bounded() {
     }
 }
 
-/// Its first read begins when it is told to.
+/// A stream whose first read begins when the test says so.
 struct Held {
     inner: Box<dyn Stream>,
     go: Option<Receiver<()>>,

@@ -1,4 +1,5 @@
-//! A wrapper that stands for TLS: a handshake, records of a length that are ciphered, and an end that is said.
+//! A wrapper that stands for TLS: a handshake, records that have a length and are ciphered, and an end that is
+//! announced.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -11,15 +12,15 @@ const HELLO: &[u8; 4] = b"KEY1";
 const WELCOME: &[u8; 2] = b"OK";
 /// The answer to a client that speaks another protocol.
 pub const ALERT: &[u8; 6] = b"ALERT!";
-/// So much goes into one record.
+/// The most bytes of one record.
 const RECORD: usize = 16 * 1024;
 
 /// Both sides of the wrapper, in blocking style. A call that an error has ended can be made again.
 pub struct Framed<S> {
     inner: S,
-    /// Of a record that has not come whole.
+    /// Bytes of a record that has not come whole.
     input: Vec<u8>,
-    /// Of a record that has, from here on.
+    /// Bytes of a whole record; those from `at` on are unread.
     plain: Vec<u8>,
     at: usize,
     /// Bytes that wait to be sent.
@@ -68,7 +69,7 @@ impl<S: Read + Write> Framed<S> {
         Ok(())
     }
 
-    /// Says the end.
+    /// Announces the end.
     pub fn say_end(&mut self) -> io::Result<()> {
         self.put(&[]);
         self.send()
@@ -107,7 +108,7 @@ impl<S: Read + Write> Write for Framed<S> {
         self.send()?;
         let count = buf.len().min(RECORD);
         self.put(&buf[..count]);
-        // It is taken, whatever becomes of it.
+        // The bytes are taken, whatever becomes of them.
         let _ = self.send();
         Ok(count)
     }
@@ -133,7 +134,7 @@ impl<S: Stream> Stream for Framed<S> {
     }
 }
 
-/// The client's side, in as many layers as it takes, over a connection that can also be had bare.
+/// The client's side, in as many layers as the server has, over a connection that can also be had bare.
 pub struct Client {
     pub bare: TcpStream,
     layers: Layers,
@@ -158,7 +159,7 @@ impl Client {
         Self { bare, layers }
     }
 
-    /// Over TLS, behind its handshake.
+    /// Over TLS, after its handshake.
     #[cfg(feature = "tls")]
     pub fn over_tls(bare: TcpStream) -> Self {
         let mut client = crate::tls::client::Client::new().over(bare.try_clone().unwrap());
@@ -166,7 +167,7 @@ impl Client {
         Self { bare, layers: Layers::Tls(Box::new(client)) }
     }
 
-    /// The record of some bytes, which the caller sends; none but over TLS.
+    /// The record of some bytes, which the caller sends; `None` but over TLS.
     #[cfg(feature = "tls")]
     pub fn tls_record(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let Layers::Tls(client) = &mut self.layers else { return None };
@@ -176,13 +177,13 @@ impl Client {
         Some(record)
     }
 
-    /// The same.
+    /// Returns `None`: there is no TLS.
     #[cfg(not(feature = "tls"))]
     pub fn tls_record(&mut self, _bytes: &[u8]) -> Option<Vec<u8>> {
         None
     }
 
-    /// Says the end, in all layers. With the outermost the server may be content, and close.
+    /// Announces the end, in all layers. After that of the outermost one the server may already close.
     pub fn end(&mut self) {
         let _ = match &mut self.layers {
             Layers::None(_) => Ok(()),

@@ -24,7 +24,7 @@ use framed::{Client, Framed};
 const HOUR: Duration = Duration::from_secs(3_600);
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// Nothing ends by itself.
+/// Limits under which nothing ends by itself.
 fn patient() -> Limits {
     Limits::default().idle(HOUR).read(HOUR).write(HOUR).handshake(HOUR)
 }
@@ -83,7 +83,7 @@ fn wrap(request: &mut StreamRequest) -> HandlerResult {
 struct End {
     reason: CloseReason,
     told: Option<(Phase, Fault)>,
-    /// Nothing of it is printed.
+    /// Whether nothing of it is printed.
     quiet: bool,
     bytes: (u64, u64),
 }
@@ -212,7 +212,7 @@ impl Served {
     }
 }
 
-/// Reads a word that says that the handler has come so far.
+/// Reads a line that says how far the handler has come.
 fn read_word(client: &mut Client) {
     assert_eq!(read_line(client), "here\n");
 }

@@ -161,7 +161,7 @@ fn what_does_not_leave_in_the_open_keeps_the_connection_as_it_was() {
         let error = request.wrap_stream(|_inner| panic!("there is nothing to wrap yet"));
         let error = error.unwrap_err();
         told.send(TimedOut::find(&error).map(TimedOut::which))?;
-        // It is as before.
+        // The request is as before.
         assert_eq!(outbox.send([b'x'; 65_536]), Err(OutboxError::Full));
         Ok(())
     });
@@ -204,7 +204,7 @@ fn garbage_and_an_early_leave_in_a_handshake_are_the_peers() {
     ] {
         let end = handshake(patient(), accept, act);
         assert_eq!((end.reason, end.told, end.quiet), (reason, peers, true));
-        // A wrapper that makes an error of its own of it changes nothing.
+        // A wrapper that turns it into an error of its own changes nothing.
         let words = |inner| accept(inner).map_err(|error| io::Error::other(format!("{error}")));
         if reason == CloseReason::Disconnected {
             let end = handshake(patient(), words, act);
@@ -264,7 +264,7 @@ fn a_fault_of_the_hook_itself_is_a_failure() {
     let failed = (CloseReason::Failed, Some((Phase::Wrap, Fault::Handler)), false);
     let end_of = |end: super::End| (end.reason, end.told, end.quiet);
     for kind in [io::ErrorKind::NotFound, io::ErrorKind::Other, io::ErrorKind::InvalidData] {
-        // Before anything of the peer's has been looked at.
+        // The error comes before any byte of the peer has been looked at.
         let make = move |_inner| Err(io::Error::new(kind, "no certificate"));
         let hello = |client: &mut TcpStream| client.write_all(b"KEY1").unwrap();
         assert_eq!(end_of(handshake(patient(), make, hello)), failed, "{kind:?}");
@@ -276,7 +276,7 @@ fn a_fault_of_the_hook_itself_is_a_failure() {
     };
     let hello = |client: &mut TcpStream| client.write_all(b"KEY1").unwrap();
     assert_eq!(end_of(handshake(patient(), make, hello)), failed);
-    // An upstream that the hook asks.
+    // The error is that of an upstream which the hook asks.
     let make = |_inner| Err(io::ErrorKind::ConnectionReset.into());
     assert_eq!(end_of(handshake(patient(), make, |_client| ())), failed);
 }
@@ -301,7 +301,7 @@ fn a_header_that_is_none_is_said_to_be_the_peers() {
 
 #[test]
 fn a_drain_cuts_a_handshake_off_when_first_reads_are_over() {
-    // One that has begun as well: its client is about to send a request.
+    // This holds for a handshake that has begun as well: its client is about to send a request.
     for (first_read, sent) in [(MOMENT, &b"KE"[..]), (Duration::ZERO, b"")] {
         let (errors, error) = channel();
         let errors = Mutex::new(errors);

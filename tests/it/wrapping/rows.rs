@@ -154,14 +154,14 @@ fn a_peer_that_goes_away() {
             writeln!(request, "here")?;
             echo(request)
         };
-        // With a reset.
+        // The client leaves with a reset.
         let served = serve(way, patient(), here);
         let mut client = served.client();
         read_word(&mut client);
         socket2::SockRef::from(&client.bare).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
         served.assert_ends_as(CloseReason::Disconnected);
-        // In the middle of the announced bytes.
+        // The client leaves in the middle of the announced bytes.
         let served = serve(way, patient(), |request| {
             writeln!(request, "here")?;
             Ok(request.read_exact(&mut [0; 100])?)
@@ -171,7 +171,7 @@ fn a_peer_that_goes_away() {
         client.write_all(b"half").unwrap();
         client.end();
         served.assert_ends_as(CloseReason::Disconnected);
-        // Without the end that the wrapper expects.
+        // The client leaves without the end that the wrapper expects.
         if way != Way::Plain {
             let served = serve(way, patient(), here);
             let mut client = served.client();
@@ -218,7 +218,7 @@ fn a_drain_waits_for_what_has_begun() {
         let mut client = served.client();
         read_word(&mut client);
         let before = served.server.context().live()[0].bytes_in;
-        // A record that has not come whole; of a plain line, a part.
+        // The client sends a part of a record, or of a plain line.
         let record = client.tls_record(b"hello\n");
         match (way, &record) {
             (_, Some(record)) => client.bare.write_all(&record[..10]).unwrap(),
@@ -286,7 +286,7 @@ fn an_operator_ends_a_write_that_waits() {
         let live = served.live();
         let context = served.server.context();
         let sent = || context.live().first().map_or(0, |live| live.bytes_out);
-        // It fills all buffers, and then waits.
+        // The handler fills all buffers, and then waits.
         eventually("it waits for room", || {
             let before = sent();
             std::thread::sleep(MOMENT / 2);

@@ -21,12 +21,12 @@ use crate::sys::coroutine::switch::SwitchEnd;
 struct Retired;
 
 thread_local! {
-    /// The coroutine that runs, for its body, which follows without a step of the model between.
+    /// The running coroutine, for its body, which follows without a step of the model in between.
     static RUNS: RefCell<Option<AcceptHandle>> = const { RefCell::new(None) };
 }
 
-/// A coroutine of a worker that accepts twice, and once more in its last piece. It looks whether it is retired whenever it
-/// goes on, as every wait of the library does.
+/// A coroutine of a worker that accepts twice, and once more in its last piece. Whenever it goes on it checks whether it
+/// is retired, as every wait of the library does.
 fn start(order: AcceptorStart) -> Option<AcceptCoroutine> {
     let me: Rc<RefCell<Option<AcceptHandle>>> = Rc::default();
     let (first, second) = (Rc::clone(&me), Rc::clone(&me));
@@ -100,10 +100,11 @@ fn quit(group: &Group, workers: Vec<JoinHandle<()>>) {
     }
 }
 
-/// The watchdog moves the loop, and moves it back, while it begins, runs, waits or ends: never two use what is the loop's, and
-/// there is always one that comes to its end. It fails if `retire` does not look whether the coroutine is suspended, if
-/// `into_coroutine` does not compare the start or gives the lock back before there is a coroutine, if a move keeps the number
-/// of the start, and if a loop that was moved may say that it has ended. (Three interruptions take a minute.)
+/// The watchdog moves the loop, and moves it back, while it begins, runs, waits or ends: two threads never use the
+/// loop's own value at once, and one of them always comes to its end. The model fails if `retire` does not check whether
+/// the coroutine is suspended, if `into_coroutine` does not compare the start or gives the lock back before there is a
+/// coroutine, if a move keeps the number of the start, and if a loop that was moved may say that it has ended. (Three
+/// interruptions take a minute.)
 #[test]
 fn a_loop_that_moves_is_one_loop() {
     check(2, || {
@@ -118,16 +119,16 @@ fn a_loop_that_moves_is_one_loop() {
         };
         let result = group.acceptors.run(&group, &accept_loop());
         assert!(result.is_ok());
-        // Of the thread that serves again.
+        // The thread that serves uses it again.
         exclusive::used();
         mover.join().expect("the mover ends");
         quit(&group, workers);
     });
 }
 
-/// The server is closed: the thread that serves returns, and from then on nothing of the loop runs but its unwinding. It fails if
-/// that thread does not wait for a piece that runs or does not retire the loop, if a loop that is abandoned is still started,
-/// and if the unwinding of one is its result.
+/// The server is closed: the thread that serves returns, and from then on nothing of the loop runs but its unwinding.
+/// The model fails if that thread does not wait for a piece that runs or does not retire the loop, if a loop that is
+/// abandoned is still started, and if the unwinding of one is its result.
 #[test]
 fn a_loop_that_is_abandoned_does_nothing_more() {
     check(3, || {

@@ -18,7 +18,7 @@ pub(super) struct Group {
 pub(super) struct WorkerHandle {
     pub(super) inbox: Inbox,
     pub(super) status: WorkerStatus,
-    /// The inbox's, for the worker's wait.
+    /// The event of the inbox, for the worker's wait.
     pub(super) wake_up: Event,
 }
 

@@ -8,9 +8,9 @@ use crate::check;
 
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// While a request runs the watchdog does not sleep: a first request wakes it, however it comes to the end of another. It
-/// fails with `Relaxed` for the flag in `pause` or for the load in `begin_request`, if `pause` does not look at the loads
-/// once more, and if `wake` does not notify.
+/// While a request runs the watchdog does not sleep: a first request wakes it, however that meets the end of another
+/// one. The model fails with `Relaxed` for the flag in `pause` or for the load in `begin_request`, if `pause` does not
+/// look at the loads once more, and if `wake` does not notify.
 #[test]
 fn a_first_request_wakes_the_watchdog() {
     check(3, || {
@@ -32,7 +32,8 @@ fn a_first_request_wakes_the_watchdog() {
     });
 }
 
-/// A watchdog that sleeps is ended. It fails if `quit` does not notify, or `pause` sleeps without a look at `quits`.
+/// A watchdog that sleeps is ended. The model fails if `quit` does not notify, or `pause` sleeps without a look at
+/// `quits`.
 #[test]
 fn a_watchdog_that_sleeps_is_ended() {
     check(3, || {
@@ -46,8 +47,8 @@ fn a_watchdog_that_sleeps_is_ended() {
     });
 }
 
-/// Two dealers and an end: nothing is counted twice, and a dealer that sees an old load only deals less evenly. It fails
-/// with a load that is read and then written.
+/// Two dealers and an end: nothing is counted twice, and a dealer that sees an old load only deals less evenly. The
+/// model fails with a load that is read and then written.
 #[test]
 fn loads_end_at_zero() {
     check(3, || {
@@ -68,8 +69,9 @@ fn loads_end_at_zero() {
     });
 }
 
-/// A look at a worker shows the request of its count of switches, or a later one, never one before it: so the watchdog blames
-/// none that has ended. It fails if the count is stored before the number, or either access of the count is `Relaxed`.
+/// A look at a worker shows the request of its count of switches, or a later one, never one before it: so the watchdog
+/// blames none that has ended. The model fails if the count is stored before the number, or either access of the count
+/// is `Relaxed`.
 #[test]
 fn a_look_at_a_worker_is_not_older_than_its_count() {
     check(3, || {

@@ -14,11 +14,11 @@ use super::rules::Bounds;
 use super::state::{IDS, Id, other_place};
 use super::steps::{Answer, NAMES, Step};
 
-/// Longer than a way without a lost patience takes.
+/// Longer than a way takes on which no patience ends.
 const PATIENCE: Duration = Duration::from_secs(100_000);
 /// Longer than a line is kept that has arrived.
 const KEPT: Duration = Duration::from_secs(301);
-/// So often a server looks; ten seconds without a beat are some of these.
+/// How often a server looks. Ten seconds without a beat are several looks.
 const LOOKS: Duration = Duration::from_secs(2);
 const LOOKS_UNTIL_GONE: usize = 7;
 
@@ -30,7 +30,7 @@ struct Server {
     cut_off: bool,
     connected: bool,
     joined: bool,
-    /// The numbers that it has heard; none before it follows.
+    /// The numbers that it has heard; `None` before it follows.
     heard: Option<HeardUpTo>,
     beats: u64,
 }
@@ -77,7 +77,7 @@ struct Line {
 /// The room on several servers.
 pub(super) struct Machines {
     zero: Instant,
-    /// Milliseconds.
+    /// The time of the room, in milliseconds.
     now: u64,
     servers: [Option<Server>; IDS],
     stopped: [bool; IDS],
@@ -90,7 +90,7 @@ pub(super) struct Machines {
     clock_behind: bool,
     highest: u64,
     disturbed: bool,
-    /// The stream has lost entries, and kept the numbers.
+    /// Whether the stream has lost entries, and kept the numbers.
     has_hole: bool,
 }
 
@@ -254,7 +254,7 @@ impl Machines {
         // Identifiers are small numbers here, and no times: all of the stream is after this.
         seen.offset = seen.time;
         server.place.connect(&run, &seen, uptime);
-        // The first one has no acknowledgements yet.
+        // The first beat has no acknowledgements yet.
         self.beat(id);
         self.beat(id);
     }
@@ -279,7 +279,7 @@ impl Machines {
             self.look(id);
             if waits_for_gone {
                 self.now += u64::try_from(LOOKS.as_millis()).expect("seconds");
-                // Those that are there announce themselves meanwhile.
+                // Servers that are there announce themselves in this time.
                 other_place(id).into_iter().for_each(|other| self.announce(other));
             }
         }
@@ -444,13 +444,13 @@ impl Machines {
         }
     }
 
-    /// More than so much time passes, in which the servers that are connected announce themselves each second.
+    /// Lets more than this time pass, in which the servers that are connected announce themselves each second.
     fn pass(&mut self, time: Duration) {
         self.now += u64::try_from(time.as_millis()).expect("seconds") + 1;
         (0..IDS).for_each(|id| self.announce(id));
     }
 
-    /// Time passes for one server, or for all.
+    /// Lets patience end for one server, or for all.
     fn lose_patience(&mut self, only: Option<Id>) {
         self.pass(PATIENCE);
         let now = self.instant();
@@ -461,7 +461,7 @@ impl Machines {
         }
     }
 
-    /// So much time passes that a server forgets the lines that have arrived.
+    /// Lets so much time pass that a server forgets the lines that have arrived.
     fn forget(&mut self, id: Id) {
         self.beat(id);
         self.pass(KEPT);
@@ -507,7 +507,7 @@ impl Machines {
         }
     }
 
-    /// Nothing fails any more, and time passes.
+    /// Lets everything go on: nothing fails any more, and time passes.
     fn go_on(&mut self) -> Result<(), String> {
         for round in 0..12 {
             if round == 8 {
@@ -530,8 +530,8 @@ impl Machines {
         Ok(())
     }
 
-    /// Each line was shown, or its author was told. While patience has not ended, this is so where all are connected and the
-    /// stream has no hole.
+    /// Checks that each line was shown, or that its author was told. While patience has not ended, this is so where all
+    /// are connected and the stream has no hole.
     fn check(&self, has_ended: bool) -> Result<(), String> {
         for (index, line) in self.lines.iter().enumerate() {
             let author_is_there = self.servers[line.author].is_some() || self.stopped[line.author];

@@ -1,12 +1,13 @@
 //! The protocol of the chat's room on several servers: two servers, a Redis that may lose what it has, and a few lines.
 //!
-//! The search visits every state that can be reached while so many things fail, in every order, and holds it to this:
+//! The search visits every state that can be reached with a number of faults, in every order, and checks this:
 //!
 //! - Each line is shown at most once at each server, and those of one server in their order.
 //! - No line is shown at a server that started after it was said.
-//! - At every end, where nothing goes on by itself, each line was shown at each server that was there all the time, or its
-//!   author was told. Its server excuses those of whom it had said that they are gone, unless it has seen them come
-//!   back and is not cut off itself; and those of which it had not heard while it kept the line, if Redis has lost something.
+//! - At every end, where nothing goes on by itself, each line was shown at each server that was there all the time, or
+//!   its author was told. Two kinds of servers are excused: those that the author's server had reported as gone, unless it
+//!   has seen them come back and is not cut off itself; and those of which it had not heard while it kept the line, if
+//!   Redis has lost something.
 //! - From every state an end is reached when nothing fails any more.
 //! - Nothing is missing, given up, or written twice without a cause.
 //!
@@ -28,7 +29,8 @@
 //! the way to every state, and from there to an end, and are held to the same promise.
 //!
 //! Each script is one step. Time is the order of events. Patience and the 10 s without a beat may end at any moment; or
-//! patience does so as soon as nothing else goes on. A clock that is behind is so far behind that all its times are earlier.
+//! patience ends as soon as nothing else goes on. A clock that is behind is so far behind that all its times are
+//! earlier.
 //! Left out are private lines (their receiver is one server), news, the bounds of queues, names that two servers want, and
 //! faults within a connection.
 
@@ -100,7 +102,7 @@ const ONE_FAULT: Bounds = Bounds {
 };
 
 fn holds(bounds: Bounds) -> Found {
-    /// Some 5 GB.
+    /// The most states, which take some 5 GB.
     const MOST: usize = 60_000_000;
     let found = search(&Room { rules: Rules::ALL, bounds }, MOST);
     found.unwrap_or_else(|way| panic!("{bounds:?}:\n{way}"))
@@ -134,7 +136,7 @@ fn the_promise_holds_if_redis_fails_and_a_server_is_cut_off() {
     holds(Bounds { faults: 2, kinds, ..ONE_FAULT });
 }
 
-/// It fails, for example, if `Heard::hear` keeps no gap, `Lines::redis_has` takes no lower number, or `lose` tells
+/// The test fails, for example, if `Heard::hear` keeps no gap, `Lines::redis_has` takes no lower number, or `lose` tells
 /// nobody.
 #[test]
 fn the_programs_own_machines_keep_the_promise_on_every_way() {
@@ -145,7 +147,7 @@ fn the_programs_own_machines_keep_the_promise_on_every_way() {
     }
 }
 
-/// A minute and 1 GB with `ROOM_FAULTS=2`, and much more with `ROOM_LINES=3`.
+/// This takes a minute and 1 GB with `ROOM_FAULTS=2`, and much more with `ROOM_LINES=3`.
 #[test]
 fn the_promise_holds_as_far_as_is_asked_for() {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());

@@ -1,7 +1,7 @@
 //! The rules of the protocol, each of which can be taken away, and how far the search goes.
 
-/// The deeds of the servers and the scripts. With all of them the promise holds; without any one of them the search finds how it
-/// breaks.
+/// The behaviour of the servers and the scripts. With all of these rules the promise holds; without any one of them the
+/// search finds how it breaks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
     /// The append script: a number that is not above the last one is skipped.
@@ -30,7 +30,7 @@ pub(super) struct Rules {
     pub(super) reads_again_when_ahead: bool,
     /// A reader does not show what was said before its start.
     pub(super) skips_old_lines: bool,
-    /// It compares times, instead of taking all numbers of the first connection for old ones.
+    /// For this it compares times, instead of taking all numbers of the first connection for old ones.
     pub(super) old_by_time: bool,
     /// A line has the time at which it was said, and not its age when it was sent.
     pub(super) tells_when_it_was_said: bool,
@@ -91,15 +91,15 @@ pub(super) struct Bounds {
     /// Faults in all, each of a kind in `kinds`.
     pub(super) faults: u8,
     pub(super) kinds: &'static [Fault],
-    /// How often the data of Redis may be saved: what a fault brings back is the last one.
+    /// How often the data of Redis may be saved: a fault brings back the last save.
     pub(super) saves: u8,
     /// How many servers may start after the first two, in place of one that has ended.
     pub(super) restarts: u8,
-    /// The second server starts at some time, and not at the beginning.
+    /// Whether the second server starts at some time, and not at the beginning.
     pub(super) second_starts_late: bool,
-    /// The stream is trimmed at any time.
+    /// Whether the stream is trimmed at any time.
     pub(super) trims: bool,
-    /// Authors are told of a late line at any moment, and not only when nothing else goes on.
+    /// Whether authors are told of a late line at any moment, and not only when nothing else goes on.
     pub(super) impatient: bool,
 }
 

@@ -19,7 +19,7 @@ pub(super) trait Model {
     /// Whether a step is taken without any fault. At an end there is none.
     fn goes_on(&self, step: &Self::Step) -> bool;
 
-    /// An error says what is broken.
+    /// Checks a state. The error says which promise is broken.
     fn check(&self, state: &Self::State, is_end: bool) -> Result<(), String>;
 }
 
@@ -50,7 +50,7 @@ pub(super) fn search<M: Model>(model: &M, most: usize) -> Result<Found, String> 
     search_with(model, most, |_| Ok(()))
 }
 
-/// The same, and `visit` is called with the shortest way to each state.
+/// Searches like [`search`], and calls `visit` with the shortest way to each state.
 pub(super) fn search_with<M: Model>(
     model: &M,
     most: usize,

@@ -59,8 +59,8 @@ impl Room {
         true
     }
 
-    /// A reader that has read all entries has read all numbers that Redis knows; or it reads all once more, as other entries
-    /// may have come before its place; or the numbers are a gap.
+    /// Compares a reader that has read all entries with the numbers that Redis knows. If some are missing, the reader
+    /// reads all entries once more, because others may have come before its place; after that the numbers are a gap.
     fn compare_numbers(&self, state: &mut State, id: Id) {
         let server = &mut state.servers[id];
         let place = server.place;
@@ -165,7 +165,7 @@ impl Room {
                 .position(|line| line.author == batch.from && usize::from(line.number) == number);
             let line = u8::try_from(line.expect("it was said")).expect("few lines");
             let said = state.lines[usize::from(line)].said;
-            // By its age when the batch was sent, it is as young when that arrives.
+            // With its age at the moment of the sending, a line seems as young when the batch arrives.
             let late = if self.rules.tells_when_it_was_said { 0 } else { state.now - batch.sent };
             if state.data.stream().iter().any(|entry| entry.line == line) {
                 state.trouble = Some(Trouble::AppendedTwice { line });
@@ -195,7 +195,7 @@ impl Room {
         server.place = entry.id;
         let line = state.lines[usize::from(entry.line)];
         if usize::from(line.author) == id {
-            // One's own lines are nothing to be read.
+            // A server does not read its own lines.
             self.read(state, id);
             return true;
         }

@@ -2,7 +2,7 @@
 
 use super::rules::Bounds;
 
-/// Two places for servers; in each, one that may be followed by another start of the same name.
+/// Two places for servers, and in each place two starts of the same name, one after the other.
 pub(super) const IDS: usize = 4;
 pub(super) const LINES: usize = 3;
 /// More than a run without its number check appends.
@@ -46,7 +46,7 @@ impl Set {
 pub(super) enum Stage {
     #[default]
     Queued,
-    /// As its writer believes.
+    /// Redis has it, as its writer believes.
     Appended,
     /// It is not kept any more: given up, or acknowledged by all for some time.
     Forgotten,
@@ -95,19 +95,19 @@ pub(super) struct Heard {
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Server {
     pub(super) is_up: bool,
-    /// It has ended in order, and its authors were told what was to be told.
+    /// Whether it has ended in order, and its authors were told.
     pub(super) stopped: bool,
     pub(super) start: u8,
     pub(super) cut_off: bool,
     pub(super) connected: bool,
-    /// It has announced itself.
+    /// Whether it has announced itself.
     pub(super) joined: bool,
     /// The run of Redis that it has seen last.
     pub(super) run: u8,
     pub(super) place: u8,
-    /// Numbers are missing, and it reads the stream once more.
+    /// Whether numbers are missing, and it reads the stream once more.
     pub(super) searches: bool,
-    /// It has read up to the end of the stream.
+    /// Whether it has read up to the end of the stream.
     pub(super) follows: bool,
     /// By which clock it knows its own start.
     pub(super) clock_behind: bool,
@@ -196,7 +196,7 @@ pub(super) struct State {
     pub(super) faults: u8,
     pub(super) saves: u8,
     pub(super) restarts: u8,
-    /// Redis has lost something that was not read.
+    /// Whether Redis has lost something that was not read.
     pub(super) disturbed: bool,
     /// Something that must not be.
     pub(super) trouble: Option<Trouble>,

@@ -207,7 +207,7 @@ impl Room {
         }
     }
 
-    /// Takes a step. False if it is not possible.
+    /// Takes a step. Returns false if it is not possible.
     fn take(&self, step: Step, state: &mut State) -> bool {
         match step {
             Step::Say(id) => self.say(state, id),
@@ -298,7 +298,7 @@ impl Room {
     fn start_server(&self, state: &mut State, id: Id) -> bool {
         let first = &state.servers[id & !1];
         if id % 2 == 0 {
-            // It may start late.
+            // A first start may be late.
             let allowed = first.start == 0;
             state.start(id);
             return allowed;
@@ -317,7 +317,7 @@ impl Room {
         if said == usize::from(self.bounds.lines) || !server.is_up {
             return false;
         }
-        // Both places are the same, and so the first line may be one of either.
+        // Both places are alike, so the first line may as well come from the first one.
         if said == 0 && id > 1 && !self.bounds.second_starts_late {
             return false;
         }
@@ -341,7 +341,7 @@ impl Room {
         true
     }
 
-    /// Patience has run out for a line: the first of its author's that waits.
+    /// Lets patience run out for a line: the first of its author's that waits.
     fn give_up(&self, state: &mut State, line: usize) -> bool {
         if line >= state.said.into() || !self.rules.tells_when_late {
             return false;
@@ -380,7 +380,7 @@ impl Room {
         true
     }
 
-    /// `XTRIM MINID`, at the lowest place of those who are there.
+    /// Trims as `XTRIM MINID` does, at the lowest place of the servers that are there.
     fn trim(&self, state: &mut State) -> bool {
         let there =
             (0..IDS).filter(|id| state.data.announced[*id].is_there && !state.stale.has(*id));
@@ -390,7 +390,7 @@ impl Room {
             Some(lowest) => lowest,
             None => return false,
         };
-        // The trimming must spare all that one that is there has not read.
+        // The trimming must spare everything that a server which is there has not read.
         let is_there =
             |state: &State, id: Id| state.data.announced[id].is_there && !state.stale.has(id);
         punch(state, |id| id < lowest, is_there);
@@ -461,7 +461,7 @@ fn punch(state: &mut State, takes: impl Fn(u8) -> bool, spares: impl Fn(&State, 
     }
 }
 
-/// The first line of its author's that is kept has arrived everywhere, and is kept no longer.
+/// Forgets the first kept line of an author's, which has arrived everywhere.
 fn forget(state: &mut State, line: usize) -> bool {
     let author = usize::from(state.lines[line].author);
     let views = state.servers[author].views;
@@ -476,7 +476,7 @@ fn forget(state: &mut State, line: usize) -> bool {
     true
 }
 
-/// A line is not kept any more. Those that are not known yet are not told of it.
+/// Notes that a line is not kept any more, and which servers were not known by then.
 fn leave(line: &mut super::state::Line, views: [View; IDS]) {
     for other in other_place(line.author.into()) {
         if views[other] == View::Unknown {
@@ -487,7 +487,7 @@ fn leave(line: &mut super::state::Line, views: [View; IDS]) {
     line.expects = Set::default();
 }
 
-/// A server ends.
+/// Ends a server.
 fn end(state: &mut State, id: Id, stopped: bool) -> bool {
     if !state.servers[id].is_up {
         return false;

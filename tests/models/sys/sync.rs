@@ -8,7 +8,7 @@ pub(crate) use std::sync::atomic::Ordering;
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
-/// The lock that it is of, and the checker's guard: none only within a wait.
+/// A guard: its lock, and the checker's guard, which is `None` only within a wait.
 pub(crate) struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
     locked: Option<loom::sync::MutexGuard<'a, T>>,
@@ -65,7 +65,7 @@ impl Condvar {
         }
     }
 
-    /// The time passes while others run.
+    /// Waits: the time passes while others run.
     #[allow(clippy::unused_self, reason = "the interface's")]
     pub(crate) fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _time: Duration) {
         drop(guard.locked.take());
@@ -78,8 +78,8 @@ impl Condvar {
     }
 }
 
-/// Of a `SeqCst` access the checker keeps only what `AcqRel` promises, but it knows the fence. So one follows each write, as on
-/// x86: a thread that writes and then reads what another writes.
+/// The checker keeps of a `SeqCst` access only what `AcqRel` promises, but it knows the fence. So a fence follows each
+/// write, as on x86, for a thread that writes and then reads what another one writes.
 macro_rules! atomic {
     ($name:ident, $value:ty) => {
         #[derive(Debug)]
@@ -126,12 +126,12 @@ atomic!(AtomicU64, u64);
 atomic!(AtomicUsize, usize);
 counter!(AtomicUsize, usize);
 
-/// The order of a load or a store, of the one that was asked for.
+/// The order of a load or a store: its own in place of an order of both.
 fn if_ordered(order: Ordering, its_own: Ordering) -> Ordering {
     if order == Ordering::SeqCst || order == Ordering::AcqRel { its_own } else { order }
 }
 
-/// A write.
+/// Makes a write, with a fence after it if it is `SeqCst`.
 fn fenced<T>(order: Ordering, access: impl FnOnce(Ordering) -> T) -> T {
     if order != Ordering::SeqCst {
         return access(order);

@@ -48,7 +48,7 @@ fn slow_link() {
     world.assert_clean();
 }
 
-/// 20 KB in a tenth of a second: 700 KB take some seconds.
+/// A member takes 20 KB in a tenth of a second, so 700 KB take some seconds.
 fn slow_readers() {
     let world = World::start(plan(&["--bus-queue", "5000"]));
     world.join(2, 2, Reading::Slowly(20_000));
@@ -62,7 +62,7 @@ fn fast_readers() {
     world.assert_clean();
 }
 
-/// It is dropped, and delays nobody.
+/// A member that reads nothing is dropped, and delays nobody.
 fn reads_nothing() {
     let world = World::start(Plan::default());
     let deaf = world.join(2, 1, Reading::Nothing)[0];
@@ -73,7 +73,7 @@ fn reads_nothing() {
     }
     let tally = world.settle();
     assert_eq!((tally.told, tally.is_kept()), (0, true), "{}", world.report(&tally));
-    // It sees its end only if it reads; the others are told.
+    // The member sees its end only if it reads; the others are told.
     let other = world.present(Some(0))[0];
     let name = format!("{}@m3 was dropped", world.members.state().members[deaf].name);
     world.members.wait("it was dropped", SOON, |state| {
@@ -81,7 +81,8 @@ fn reads_nothing() {
     });
 }
 
-/// More than ten times what the stream is to keep, which is the most that it waits for a slow reader: m3 notices what it has missed, and says so, and so are the authors told.
+/// m3 misses more than ten times what the stream is to keep, which is the most that the stream waits for a slow reader:
+/// m3 notices what it has missed, and says so, and the authors are told.
 fn trimmed() {
     let world = World::start(plan(&["--bus-length", "100", "--bus-queue", "5000"]));
     behind(&world, Talk::new(400, 100.0));

@@ -16,8 +16,8 @@ pub const CASES: &[Case] = &[
     Case("a_dead_first_address_of_two", dead_first_address),
 ];
 
-/// The last part of an address that comes before that of Redis, 10, for each server: the resolver puts those first that have the
-/// most bits in common with one's own, and 1, 2 and 3 have more of them in common with 4.
+/// The last part of a dead address, which each server's resolver puts before that of Redis, 10: a resolver puts those
+/// first that have the most bits in common with its own, and 1, 2 and 3 have more bits in common with 4.
 const DEAD: u8 = 4;
 
 /// Machines whose Redis is known by a name, and a server of names that is silent. Nothing runs. None where a resolver has

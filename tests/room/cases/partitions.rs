@@ -61,7 +61,7 @@ fn blocked() {
     world.assert_clean();
 }
 
-/// Lines are told of, the server that is away is missed, and its return is told as well.
+/// Authors are told of lines, the server that is away is missed, and its return is announced.
 fn longer_than_lines_wait() {
     let options = ["--bus-wait", "6"].map(str::to_owned).to_vec();
     let world = World::start(Plan { options, ..Plan::default() });
@@ -102,7 +102,7 @@ fn comes_and_goes() {
     world.assert_clean();
 }
 
-/// Unlike in a partition, its system knows it: routes are gone, and new connections fail at once.
+/// Unlike in a partition, the machine's system notices it: routes are gone, and new connections fail at once.
 fn cable_is_pulled() {
     let world = World::start(Plan::default());
     let talking = Talk::new(200, 10.0).start(&world.members, &world.present(None));

@@ -54,7 +54,7 @@ fn arrive() {
     world.assert_clean();
 }
 
-/// A member takes another name, and its companion the one that it had; the author is called otherwise as well.
+/// A member takes another name, and its companion the one that it had; the author takes another name as well.
 fn across_renames() {
     let world = World::start(Plan::default());
     let (authors, receivers) = (world.present(Some(0)), world.present(Some(2)));
@@ -117,7 +117,7 @@ fn to_a_restarted_server() {
     world.kill_server(2);
     world.members.tell(authors[0], receivers[0], Some("m3"));
     let joined = world.start_server(2);
-    // It has the name of the one that the line was for.
+    // The new member takes the name of the one that the line was for.
     let name = world.members.state().members[receivers[0]].name.clone();
     world.members.type_in(joined[0], &format!("/nick {name}"));
     world.members.tell(authors[1], receivers[1], Some("m3"));

@@ -45,7 +45,7 @@ fn all_talk(world: &World) -> Talking {
     Talk::new(300, 8.0).start(&world.members, &world.present(None))
 }
 
-/// A fault, and a moment of talk before and after it.
+/// Lets a fault happen, with a moment of talk before and after it.
 fn around(world: &mut World, fault: impl FnOnce(&mut World)) {
     let talking = all_talk(world);
     sleep(Duration::from_secs(2));
@@ -117,7 +117,7 @@ fn last_snapshot() {
     world.assert_clean();
 }
 
-/// Lines are told of; but nobody is said to be gone, because nobody is.
+/// Authors are told of their lines; but nobody is said to be gone, because nobody is.
 fn away_for_long() {
     let mut world = World::start(plan(Keeps::Log, &["--bus-wait", "5"]));
     around(&mut world, |world| restart(world, Duration::from_secs(13)));
@@ -135,7 +135,7 @@ fn nobody_seems_gone(world: &World) {
     }
 }
 
-/// Redis is started, and everybody says something.
+/// Starts Redis, and lets everybody say something.
 fn comes_back(world: &mut World) {
     world.redis.start();
     world.redis.ready();
@@ -155,7 +155,7 @@ fn behind_and_rebooted() {
     world.assert_kept();
 }
 
-/// More lines than the first queue of any length that one may think of.
+/// More lines wait than the queue of a server usually holds, so the queue is longer here.
 fn many_lines_and_rebooted() {
     let mut world = World::start(plan(Keeps::Nothing, &["--bus-queue", "3000"]));
     let said_at_one = world.present(Some(0));
@@ -254,7 +254,7 @@ fn kills_its_clients() {
     world.assert_clean();
 }
 
-/// One that the servers do not have. Those that are connected stay, until their connections end.
+/// Redis asks for a password that the servers do not have. Servers that are connected stay, until their connections end.
 fn asks_for_a_password() {
     const PASSWORD: &str = "s3cr3t";
     let mut world = World::start(plan(Keeps::Log, &[]));
@@ -286,7 +286,7 @@ fn flushed() {
 fn made_a_replica() {
     let mut world = World::start(plan(Keeps::Log, &[]));
     around(&mut world, |world| {
-        // Of nobody that answers.
+        // The master of this replica does not answer.
         world.redis.ask(&["REPLICAOF", "10.77.0.99", "6379"]);
         sleep(Duration::from_secs(4));
         world.redis.ask(&["REPLICAOF", "NO", "ONE"]);
@@ -301,7 +301,7 @@ fn with_replica(world: &mut World) {
     world.spare.follow(REDIS);
 }
 
-/// The Redis is gone, and the replica has its address.
+/// Promotes the replica: the Redis is gone, and the replica has its address.
 fn promote(world: &mut World) {
     world.network.cut(REDIS);
     world.redis.kill();

@@ -23,7 +23,7 @@ pub const CASES: &[Case] = &[
     Case("a_server_killed_while_it_is_cut_off", killed_while_cut_off),
 ];
 
-/// Lines of a killed server that reached one of these members have to reach all of them.
+/// Fails unless lines of a killed server that reached one of these members reach all of them.
 #[track_caller]
 fn assert_agreement(world: &World, of: &[usize], at: &[usize]) {
     let all_or_none = world.members.wait_or_not(SOON, |state| {
@@ -97,7 +97,8 @@ fn stands_still() {
     world.assert_clean();
 }
 
-/// It is missed, lines are told of that it has not shown, and it shows what it can when it is back.
+/// A server that stands still is missed, authors are told of lines that it has not shown, and it shows what it can when
+/// it is back.
 fn stands_still_for_long() {
     let mut world = World::start(Plan::default());
     let talking = Talk::new(200, 5.0).start(&world.members, &world.present(None));
@@ -122,7 +123,7 @@ fn orderly_stop() {
     assert_eq!(tally.told, 0, "what was said was to be relayed before the end: {tally}");
 }
 
-/// Everything that its members say has been taken by their server.
+/// Waits until this server has taken everything that its members say.
 fn taken(world: &World, server: usize) {
     let members = world.present(Some(server));
     world.members.wait("a server takes its members' lines", SOON, |state| {

@@ -26,7 +26,7 @@ fn row_012_from_a_bound_tcp_listener() {
     let server =
         TcpServer::builder().timeout(Duration::ZERO).from_fd(listener, || OneLine).unwrap();
     assert_eq!((inet(&server), getsockname(&server)), (address, address.into()));
-    // It came in blocking mode, in which an accept would now wait.
+    // The socket came in blocking mode, in which an accept would now wait.
     let server = Arc::new(server);
     let looks = Arc::clone(&server);
     let turn = soon("a look at an empty queue", move || looks.handle_request());

@@ -43,7 +43,7 @@ fn has_ipv6() -> bool {
     has
 }
 
-/// Serves one request of a client that sends a line, and gives the client the answer.
+/// Serves one request of a client that sends a line, and returns the answer.
 fn serve_one(server: &impl BaseServer, mut client: impl Read + Write) -> String {
     client.write_all(b"hello\n").unwrap();
     assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);

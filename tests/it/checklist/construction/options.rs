@@ -160,7 +160,7 @@ fn row_010_the_kernel_sees_the_request_queue_size() {
         .bind(LOCAL, || Silent)
         .unwrap();
     assert_eq!(kernels_backlog(server.fileno().unwrap().as_fd()), 7);
-    // A socket that comes from elsewhere gets this server's as well.
+    // A socket that comes from elsewhere gets this server's maximum as well.
     let listener = TcpListener::bind(LOCAL).unwrap();
     let server = TcpServer::builder()
         .socket_options(SocketOptions::default().request_queue_size(9))

@@ -58,7 +58,7 @@ fn row_014_unlink_on_close_leaves_what_is_somebody_elses() {
     server.server_close();
     assert!(path.exists());
     drop(other);
-    // And when it is gone altogether, that is no trouble.
+    // A file that is gone altogether is no trouble either.
     let server =
         UnixStreamServer::builder().socket_options(SocketOptions::default().unlink_on_close(true));
     let server = server.bind(&path, || Silent).unwrap();
@@ -98,7 +98,7 @@ fn row_014_a_stale_path_is_replaced() {
     let server = UnixStreamServer::bind(&path, || OneLine).unwrap();
     assert_eq!(serve_one(&server, connect_any(&server.server_address())), "hello\n");
     drop(server);
-    // One that a server of the other kind has left is as stale.
+    // A file that a server of the other kind has left is as stale.
     let server = UnixDatagramServer::bind(&path, || Silent).unwrap();
     drop(server);
     UnixStreamServer::bind(&path, || Silent).unwrap();

@@ -127,7 +127,7 @@ fn row_099_a_mixin_of_ones_own_holds_the_loop_back() {
     assert_eq!(server.context().counts().accepted, 1);
     holder.release.send(()).unwrap();
     assert_eq!(read_line(&mut first), "released\n");
-    // That there is room again has woken the loop.
+    // The free place has woken the loop.
     holder.started.recv_timeout(SOON).unwrap();
     holder.release.send(()).unwrap();
     assert_eq!(read_line(&mut second), "released\n");

@@ -200,7 +200,7 @@ impl Transport for Memory {
     }
 }
 
-/// Three clients of an echo server over memory; the calls that the transport has seen.
+/// Serves three clients of an echo server over memory. Returns the calls that the transport has seen.
 pub fn over_memory(mixin: impl Mixin + 'static) -> Vec<String> {
     let memory = Memory::new();
     let server = Builder::<Memory, _>::new(mixin)

@@ -157,7 +157,7 @@ fn row_100_a_wrapper_stands_between_the_connection_and_the_handler() {
     assert_eq!(exchange(&mut client, "hello"), "hello\n");
     let long = "x".repeat(60_000);
     assert_eq!(exchange(&mut client, &long), format!("{long}\n"));
-    // Nothing of it goes in the clear.
+    // Nothing goes in the clear.
     client.stream.write_all(&b"hello\n".map(|byte| byte ^ client.key)).unwrap();
     let mut raw = [0; 6];
     client.stream.read_exact(&mut raw).unwrap();

@@ -25,7 +25,7 @@ fn row_026_shutdown_request_ends_the_servers_direction_only() {
         .unwrap();
     let mut client = connect(inet(&server));
     assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
-    // The request is not closed, and still the client sees its end, and is heard.
+    // The request is not closed, but the client sees the end of its connection, and its bytes still arrive.
     assert_eq!(read_to_end(&mut client), b"");
     client.write_all(b"heard\n").unwrap();
     let mut request = kept.lock().unwrap().pop().expect("a request that is still open");
@@ -37,7 +37,7 @@ fn row_026_shutdown_request_ends_the_servers_direction_only() {
 fn row_026_an_error_of_the_shutdown_is_ignored() {
     let (reports, reported) = reports();
     let (begun, begins) = channel();
-    // It returns without an error when the peer has gone, and leaves a socket that cannot be shut down.
+    // The handler returns without an error when the peer has gone, and leaves a socket that cannot be shut down.
     let handler = stream_fn(move |request| {
         let _ = begun.send(());
         let end = request.read(&mut [0]);
@@ -83,7 +83,7 @@ fn row_029_a_handler_waits_whatever_the_mode_of_the_listener_is() {
         let (reports, reported) = reports();
         let handler = stream_fn(|request| {
             let mut line = String::new();
-            // In the other mode a wait would be a spin.
+            // In non-blocking mode a wait would be a spin.
             assert!(!socket2::SockRef::from(&request.fileno().unwrap()).nonblocking()?);
             request.next_line(&mut line)?;
             Ok(writeln!(request, "{line}")?)
@@ -101,7 +101,7 @@ fn row_029_a_handler_waits_whatever_the_mode_of_the_listener_is() {
 
     check(|listener| listener.set_nonblocking(false).unwrap());
     check(|listener| listener.set_nonblocking(true).unwrap());
-    // An inherited timeout must not become the connection's: it is the limits that say how long.
+    // An inherited timeout must not become the connection's: only the limits say how long it waits.
     check(|listener| {
         let socket = socket2::SockRef::from(listener);
         socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();

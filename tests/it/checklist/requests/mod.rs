@@ -127,7 +127,7 @@ impl Mixin for NotedMixin {
     }
 }
 
-/// Everything that happens to one request, in order.
+/// Serves one request. Returns everything that happened to it, in order.
 fn life<H: StreamRequestHandler + 'static>(
     wanted: bool,
     make: impl Fn(Diary) -> H + Send + Sync + 'static,

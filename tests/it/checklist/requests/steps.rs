@@ -10,7 +10,7 @@ use super::life;
 use crate::handlers::Steps;
 use crate::support::{connect, inet, read_line};
 
-/// The same, for a handler that fails in some of its steps.
+/// The life of a request whose handler fails in some of its steps.
 fn life_that_fails_in(fail_in: &'static [&'static str]) -> String {
     let (diary, turn) = life(true, move |diary| Steps { diary, fail_in });
     assert_eq!(turn, AcceptOutcome::Handled);

@@ -164,7 +164,7 @@ fn row_086_held_back_output_leaves_before_a_read_that_would_wait() {
 
 #[test]
 fn row_086_input_that_is_there_does_not_make_output_leave() {
-    // In the request's own buffer, and in the system's.
+    // The input is in the request's own buffer, or in the system's.
     for rbufsize in [8_192, 4] {
         let (hooks, traffic) = counting();
         let make = move || Buffered {
@@ -212,8 +212,7 @@ fn row_086_more_than_the_buffer_holds_leaves_in_order() {
     assert!(sends.len() < 10, "fewer sends than writes: {sends:?}");
 }
 
-/// A Unix client that takes nothing, of a handler that writes to it all the same; and then the client
-/// sees that its connection is really closed.
+/// A handler writes to a Unix client that takes nothing; then the client sees that its connection is really closed.
 fn flush_to_nobody(wbufsize: usize) {
     let folder = folder();
     let (reports, reported) = reports();
@@ -222,7 +221,7 @@ fn flush_to_nobody(wbufsize: usize) {
         run: |request: &mut StreamRequest| {
             let mut line = String::new();
             request.next_line(&mut line)?;
-            // Unbuffered it fails here, which the handler does not mind.
+            // An unbuffered write fails here, which the handler ignores.
             let _ = request.write_all(&[b'x'; 1_000]);
             Ok(())
         },

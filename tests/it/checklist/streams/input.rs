@@ -47,7 +47,7 @@ fn line_server(
 
 #[test]
 fn lines_come_without_their_ends_and_the_last_one_needs_none() {
-    // Whole, and in pieces that end anywhere, also between the two bytes of an ending.
+    // The lines come whole, and in pieces that end anywhere, also between the two bytes of an ending.
     for rbufsize in [8_192, 3, 2, 1] {
         let (server, lines) = line_server(rbufsize);
         let mut client = connect(inet(&*server));
@@ -159,7 +159,7 @@ fn a_drain_ends_the_wait_for_a_next_request_with_an_error_that_says_so() {
         assert!(report.is_clean(), "{report}");
         let error = lines.try_iter().last().unwrap().unwrap_err();
         assert!(Stopping::find(&error).is_some(), "{error}");
-        // It may still take its leave.
+        // The handler may still take its leave.
         assert!(read_to_end(&mut client).ends_with(b"over\n"));
     }
 

@@ -45,7 +45,7 @@ struct Counting {
     inner: Box<dyn Stream>,
     traffic: Arc<Traffic>,
     at_once: usize,
-    /// Every other call is interrupted by a signal that never was.
+    /// Every other call fails as if a signal had interrupted it.
     interrupted: Option<bool>,
 }
 
@@ -106,7 +106,7 @@ impl ServerHooks<StreamRequest> for Count {
         Ok(())
     }
 
-    /// The test sees it by other means.
+    /// The test sees failures by other means.
     fn handle_error(&self, _failure: &Failure<'_>) {}
 }
 

@@ -114,7 +114,7 @@ fn row_084_write_all_writes_everything_through_signals() {
         let _ = threads.send(this_thread());
         request.write_all(&pattern(SIXTEEN_MIB_AND_ONE))?;
         request.shutdown_write()?;
-        // Until here, for the signals that come last.
+        // The handler stays until here, for the signals that come last.
         request.read_exact(&mut [0])?;
         Ok(())
     });

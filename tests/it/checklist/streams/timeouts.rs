@@ -130,7 +130,7 @@ fn row_087_a_timeout_leaves_the_request_usable() {
         request.set_timeout(Some(MOMENT));
         let error = request.next_line(&mut line).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        // Python's rfile could never be read again.
+        // In Python, rfile could never be read again after a timeout.
         writeln!(request, "hurry")?;
         request.set_timeout(None);
         request.next_line(&mut line)?;
@@ -160,7 +160,7 @@ fn row_087_an_idle_timeout_is_a_quiet_end() {
         }
     });
     let mut client = connect(inet(&*server));
-    // Between two requests, and of one that never begins.
+    // A silence between two requests ends quietly, and so does that of a client that never begins one.
     assert_eq!(exchange(&mut client, "one"), "one\n");
     assert_eq!(read_to_end(&mut client), b"");
     assert_eq!(read_to_end(&mut connect(inet(&*server))), b"");

@@ -45,7 +45,7 @@ fn row_057_server_close_waits_for_all_threads() {
             let closing = scope.spawn(|| server.server_close_within(SOON));
             let _stop = StopOnPanic(&*server);
             eventually("the close has begun", || server.context().is_stopping());
-            // Nothing announces that it waits. One that does not would be over by then.
+            // Nothing announces that a close waits. A close that does not wait would be over by then.
             thread::sleep(Duration::from_millis(50));
             assert!(!closing.is_finished());
             drop(holder);

@@ -38,7 +38,7 @@ fn row_054_each_live_request_has_a_thread_of_its_own() {
     let (held, holder) = held();
     let server = ThreadingTcpServer::bind("127.0.0.1:0", move || held.clone()).unwrap();
     let server = server.serve_in_background().unwrap();
-    // Each is accepted while those before it are still at it.
+    // Each is accepted while those before it are still being served.
     let mut clients: Vec<TcpStream> = (0..5).map(|_| connect(inet(&*server))).collect();
     let threads: HashSet<ThreadId> =
         (0..5).map(|_| holder.started.recv_timeout(SOON).unwrap()).collect();
@@ -130,8 +130,8 @@ fn row_061_finished_threads_are_forgotten() {
         exchange_datagrams(&kept, 99_990);
         let after_all = threads_alive();
         assert_eq!(kept.context().counts().accepted, 100_000);
-        // As many as are under way at once; some more, because a thread is free only a little after the
-        // answer. A thread for each request would be thousands.
+        // There are as many threads as datagrams under way at once, and some more, because a thread is free only a
+        // little after the answer. A thread for each request would be thousands.
         assert!(after_ten <= before + AT_ONCE, "{before} threads, then {after_ten}");
         assert!(after_all <= before + 20 * AT_ONCE, "{before} threads, then {after_all}");
         kept.stop().unwrap();

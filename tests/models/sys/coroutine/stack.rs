@@ -10,7 +10,7 @@ pub(crate) type Piece = Box<dyn FnOnce() -> Then>;
 /// How a piece ends.
 pub(crate) enum Then {
     Suspend,
-    /// With the next piece, or the body.
+    /// Goes on with the next piece, or the body.
     GoOn,
 }
 
