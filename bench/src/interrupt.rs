@@ -19,7 +19,7 @@ pub fn listen() -> io::Result<()> {
 /// Fails if one of the signals has come.
 pub fn check() -> io::Result<()> {
     if STOP.load(Ordering::Relaxed) {
-        // Not `Interrupted`, which calls that try again would swallow.
+        // The error is not `Interrupted`, because calls that try again would swallow that.
         return Err(io::Error::other("stopped by a signal"));
     }
     Ok(())

@@ -93,7 +93,7 @@ impl Process {
         }
     }
 
-    /// Where it listens.
+    /// Where the server listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

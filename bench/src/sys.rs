@@ -55,7 +55,7 @@ impl Epoll {
         Ok(())
     }
 
-    /// Waits for events, for ever without a limit. An interrupted wait returns none.
+    /// Waits for events. Without a limit it waits for ever; an interrupted wait returns none.
     pub fn wait<'a>(
         &self,
         events: &'a mut [Event],

@@ -128,7 +128,7 @@ fn tls_silence_is_one_childs_concern() {
 fn tls_failures_of_children_reach_the_parent_with_their_causes() {
     let folder = test_support::folder();
     let (mut server, address) = start(folder.path(), &["events"]);
-    // All of them at once: the parent may read the texts of several children together.
+    // The clients come all at once: the parent may read the texts of several children together.
     let mut bad: Vec<TcpStream> = (0..12).map(|_| test_support::connect(address)).collect();
     for client in &mut bad {
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();

@@ -218,7 +218,7 @@ fn ask_until_the_end(address: &str, client: usize, answers: &Answers) {
         let mut stream = BufReader::new(stream);
         for request in 0..5 {
             let number = format!("{client}{connection:04}{request}");
-            // In two parts, so that the end may come between them.
+            // The request comes in two parts, so that the end may come between them.
             let parts = [format!("long {}", &number[..3]), format!("{}\n", &number[3..])];
             if parts.iter().any(|part| stream.get_mut().write_all(part.as_bytes()).is_err()) {
                 return;
@@ -259,7 +259,7 @@ fn a_stop_under_load(round: usize) {
         })
         .collect();
     let count = |of: &AtomicUsize| of.load(Ordering::SeqCst);
-    // After the first answer: until it runs, the server takes no signals.
+    // The stop comes after the first answers: until it runs, the server takes no signals.
     eventually("some are served", || count(&answers.whole) > round * 29 % 60);
     server.signal(libc::SIGTERM);
     assert!(server.wait().success());

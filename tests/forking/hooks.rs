@@ -35,9 +35,9 @@ impl Refusable for DatagramRequest {
 
 /// Prints the parent's hooks on stderr.
 pub struct Told {
-    /// With each new client it lists the others, and closes those that only wait for their peers.
+    /// Whether it lists the other clients with each new one, and closes those that only wait for their peers.
     pub is_admin: bool,
-    /// From the first client on, so that `run` does not see it.
+    /// Whether it ignores SIGCHLD, from the first client on, so that `run` does not see it.
     pub ignores_sigchld: bool,
 }
 
@@ -70,7 +70,7 @@ impl<R: Refusable> ServerHooks<R> for Told {
     }
 
     fn handle_error(&self, failure: &socketserver::hooks::Failure<'_>) {
-        // In one write: the lines of several processes meet.
+        // The line is one write, because the lines of several processes meet.
         let line = format!("handle_error in {}: {failure}\n", std::process::id());
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
@@ -112,7 +112,7 @@ pub fn tell(event: &ServerEvent<'_>) {
         }
         _ => return,
     };
-    // In one write: the children write to the same place.
+    // The line is one write, because the children write to the same place.
     let line = format!("event in {}: {what}\n", std::process::id());
     std::io::stderr().write_all(line.as_bytes()).expect("stderr");
 }

@@ -76,7 +76,7 @@ fn limits_of_one_client_hold_for_children() {
 
 fn a_client_that_comes_too_often_is_refused_by_children() {
     let mut server = start(&["peer-burst=3"]);
-    // In one piece: the end of a client that is refused may be a reset.
+    // The header and the line are sent in one piece: the end of a client that is refused may be a reset.
     let come = |number: u8| {
         let mut client = server.connect();
         let header = format!("PROXY TCP4 192.0.2.{number} 198.51.100.1 7 443\r\nwho\n");

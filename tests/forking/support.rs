@@ -36,7 +36,7 @@ pub fn under_tls(test: fn()) {
 /// A server process, killed at the end of its test if it is still there.
 pub struct Server {
     process: Child,
-    /// Its clients speak TLS.
+    /// Whether its clients speak TLS.
     tls: bool,
     pub address: String,
     stdout: Receiver<String>,

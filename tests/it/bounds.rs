@@ -418,7 +418,7 @@ fn what_the_owner_of_a_copy_sets_lifts_no_limit_and_costs_no_spin() {
     for change in changes {
         let (tell, told) = channel();
         let server = serve(Way::Plain, Limits::default().idle(HOUR), move |request| {
-            // Before the copy is made, and after.
+            // The request reads before the copy is made, and after.
             request.set_timeout(Some(MOMENT));
             let before = request.read(&mut [0]).expect_err("nothing comes");
             let fd = request.fileno().expect("a socket").try_clone_to_owned()?;

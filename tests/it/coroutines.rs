@@ -117,7 +117,7 @@ impl Worker {
     }
 
     fn resume(&self, id: usize) {
-        // Taken out while it runs, because it may spawn others.
+        // The task is taken out while it runs, because it may spawn others.
         let taken = self.tasks.borrow_mut()[id].as_mut().and_then(|task| task.coroutine.take());
         let Some(mut coroutine) = taken else { return };
         let result = coroutine.resume(());
@@ -238,7 +238,7 @@ fn the_unchanged_echo_serves_two_hundred_connections_on_one_thread() {
 fn a_connection_that_was_registered_is_forgotten_before_it_closes() {
     let before = FORGOTTEN.load(std::sync::atomic::Ordering::SeqCst);
     let handler = stream_fn(|request: &mut StreamRequest| -> HandlerResult {
-        // Nothing comes, so that it has to park.
+        // Nothing comes, so that the handler has to park.
         request.set_timeout(Some(Duration::from_millis(20)));
         request.read(&mut [0]).expect_err("nothing comes");
         Ok(())
@@ -284,7 +284,7 @@ fn wrapped_connections_wait_as_coroutines_do_and_end_in_order() {
         let line = format!("client {number}");
         assert_eq!(exchange(client, &line), format!("{line}\n"));
     }
-    // More than fits anywhere: the write parks as well.
+    // The line is more than fits anywhere: the write parks as well.
     let long = "x".repeat(60_000);
     assert_eq!(exchange(&mut clients[0], &long), format!("{long}\n"));
     assert!(server.stop().unwrap().is_clean());

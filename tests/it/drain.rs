@@ -148,7 +148,7 @@ fn ask_until_the_end(address: SocketAddr, client: usize, answers: &Answers) {
         stream.set_nodelay(true).unwrap();
         for request in 0..5 {
             let number = format!("{client}{connection:04}{request}");
-            // In two parts, so that the stop can come between them.
+            // The request is sent in two parts, so that the stop can come between them.
             let (one, other) = number.split_at(3);
             let sent = stream.write_all(one.as_bytes());
             if sent.and_then(|()| stream.write_all(format!("{other}\n").as_bytes())).is_err() {
@@ -232,7 +232,7 @@ fn stops_one_by_one<M: Mixin + 'static>(rounds: u64, lane: u64, mixin: impl Fn()
             .collect();
         let enough = usize::try_from(random.below(60)).unwrap();
         eventually("some are served", || taken.load(Ordering::SeqCst) >= enough);
-        // And then anywhere between two requests.
+        // The stop then comes anywhere between two requests.
         for _ in 0..random.below(20_000) {
             std::hint::spin_loop();
         }
@@ -360,7 +360,7 @@ fn a_last_word_that_is_held_back_leaves_though_the_peer_talks_on() {
         let closing = scope.spawn(|| server.server_close_within(HOUR));
         let _stop = StopOnPanic(&*server);
         eventually("it is woken", || doing(&server, Activity::Idle) == 0);
-        // Too late to be read: with this in its socket the server's close is a reset.
+        // This line comes too late to be read: with it in its socket the server's close is a reset.
         client.write_all(b"one more thing\n").unwrap();
         thread::sleep(Duration::from_millis(20));
         heard.send(()).unwrap();

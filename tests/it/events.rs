@@ -247,7 +247,7 @@ fn fatal() {
 fn disconnected() {
     ends_as(CloseReason::Disconnected, Threading::new(), patient(), |client, _| {
         assert_eq!(exchange(client, "half"), "go on\n");
-        // Closed with a reset, in the middle of a request.
+        // The client closes with a reset, in the middle of a request.
         socket2::SockRef::from(&*client).set_linger(Some(Duration::ZERO)).unwrap();
     });
 }

@@ -299,7 +299,7 @@ impl ServerHooks<StreamRequest> for Farewell {
 #[test]
 fn the_loop_waits_for_nothing_that_a_refusal_has_put_into_an_outbox() {
     let (handler, holder) = held();
-    // Longer than the test has patience.
+    // Both limits are longer than the test has patience.
     let (drain, write) = (SOON * 2, SOON * 2);
     let limits = Limits::default().outbox_bytes(2 * MUCH).drain(drain).write(write).per_peer(1);
     let server = Builder::<Tcp, _>::new(Threading::new())

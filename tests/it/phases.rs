@@ -256,7 +256,7 @@ fn a_run_that_is_not_the_last_leaves_a_server_bound() {
         let done = crate::support::serve(&server);
         reach(&phases, &[Bound, Ready]);
         assert_eq!(asked(&*server), "ready\n");
-        // Without a `run` it is a shutdown.
+        // Without a `run`, retiring is a shutdown.
         server.shutdown_handle().retire();
         done.recv_timeout(SOON).unwrap().unwrap();
     }

@@ -239,7 +239,7 @@ fn what_comes_from_the_servers_own_address_is_dropped() {
     for (address, ip) in ways {
         let (server, own, answers) = answering(address);
         let to = SocketAddr::new(ip, inet(&*server).port());
-        // More than a batch, so that one batch has nothing else.
+        // These are more than a batch has, so that one batch has nothing else.
         (0..100).for_each(|_| assert_eq!(own.send_to(b"own", to).unwrap(), 3));
         let client = UdpSocket::bind((ip, 0)).unwrap();
         client.send_to(b"client", to).unwrap();
@@ -339,7 +339,7 @@ fn the_address_that_was_asked_is_known_whatever_else_the_socket_tells() {
     fn check(any: &str, ip: IpAddr, told: &[(i32, i32, i32)]) {
         let socket = UdpSocket::bind(any).unwrap();
         for (level, name, value) in told {
-            // Not every system has all, and those of IPv6 are for its sockets.
+            // Not every system has all options, and those of IPv6 are for its sockets.
             let _ = crate::support::system::set_option(&socket, *level, *name, *value);
         }
         let (says, said) = channel();

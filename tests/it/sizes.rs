@@ -491,7 +491,7 @@ fn over_unix_datagrams() {
             client.send_to(&vec![7; length], address.as_path().unwrap()).unwrap();
             receive_text(&client)
         },
-        // Larger than packets that are received in batches of 64.
+        // This is larger than packets that are received in batches of 64.
         longest: Some(150_000),
     }));
 }
@@ -651,7 +651,7 @@ fn every_number_that_a_user_gives_is_swept() {
             let line = line.replacen("pub const fn ", "pub fn ", 1);
             let name = match line.strip_prefix("pub fn ") {
                 Some(function) => {
-                    // Its arguments, which may stand on lines of their own.
+                    // The arguments of a function may stand on lines of their own.
                     let mut whole = function.to_owned();
                     while !whole.contains(')') {
                         whole += lines.next().expect("the end of the arguments");

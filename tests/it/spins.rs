@@ -41,7 +41,7 @@ impl<R> ServerHooks<R> for QueuesErrors {
 fn a_queue_of_errors_does_not_have_the_loop_spin() {
     alone("spins::a_queue_of_errors_does_not_have_the_loop_spin", || {
         let handler = datagram_fn(|request: &mut DatagramRequest| {
-            // Its sender has ended by then.
+            // The sender of the datagram has ended by then.
             thread::sleep(Duration::from_millis(20));
             request.reply(b"late")?;
             Ok(())
@@ -191,7 +191,7 @@ fn a_client_that_is_not_taken_rests<M: Mixin + 'static>(mixin: M, workers_accept
     rests();
     shy.store(false, Ordering::SeqCst);
     assert_eq!(exchange(&mut waits, "still here"), "still here\n");
-    // And all is as before.
+    // All is as before.
     eventually("it is accepted where it is to be again", || {
         ask();
         let accepted = accepted.lock().unwrap();

@@ -120,7 +120,7 @@ fn a_terminal_that_nobody_reads_is_not_waited_for_out_of_descriptors_and_takes_w
         while told.len() < 60 && told.last().is_none_or(Result::is_ok) {
             told.push(said.recv_timeout(SOON));
         }
-        // Now it is read.
+        // From here on stderr is read.
         let read: Arc<Mutex<Vec<u8>>> = Arc::default();
         let reading = Arc::clone(&read);
         thread::spawn(move || {

@@ -89,7 +89,7 @@ fn carry(taps: &[OwnedFd; 2], stop: &OwnedFd, weather: &Mutex<Weather>, chance: 
         }
         let now_like = *weather.lock().unwrap_or_else(PoisonError::into_inner);
         for (from, way) in ways.iter_mut().enumerate() {
-            // Not for ever: the frames of the other direction are due as well.
+            // This is bounded, because the frames of the other direction are due as well.
             for _ in 0..64 {
                 let Ok(count) = rustix::io::read(&taps[from], &mut bytes) else { break };
                 way.take(&bytes[..count], &now_like, chance);

@@ -139,8 +139,8 @@ impl Members {
         self.inner.state()
     }
 
-    /// Connects so many members from a machine to the server on another one, or on the same. They are waited for. Returns
-    /// their indices.
+    /// Connects this many members from a machine to the server on another one, or on the same. Waits until they are in.
+    /// Returns their indices.
     #[track_caller]
     pub fn join(
         &self,
@@ -436,7 +436,7 @@ impl State {
             Err(_) => {}
         }
         member.closed = Some(Instant::now());
-        // It leaves the epoll with its descriptor.
+        // The socket leaves the epoll set when it is closed.
         member.stream = None;
     }
 

@@ -79,7 +79,7 @@ impl Names {
         self.state().addresses = None;
     }
 
-    /// Waits until so many machines wait for an answer.
+    /// Waits until this many machines wait for an answer.
     #[track_caller]
     pub fn is_asked_by(&self, machines: usize) {
         let began = Instant::now();

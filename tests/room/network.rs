@@ -156,7 +156,7 @@ impl Network {
         must(&format!("-n {} addr add {address}/24 dev e0", self.namespace(to)));
         let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         for host in hosts.keys() {
-            // They ask anew for the machine behind the address.
+            // The machines ask anew for the machine behind the address.
             must(&format!("-n {} neigh flush all", self.namespace(host)));
         }
     }

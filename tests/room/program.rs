@@ -109,7 +109,7 @@ fn play(options: &Options) -> ExitCode {
     let began = Instant::now();
     let next = AtomicU64::new(options.seed);
     let (rounds, lines, failed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
-    // Its report has all that a panic says.
+    // The report has all that a panic says.
     std::panic::set_hook(Box::new(|_| {}));
     let at_once = if options.time.is_some() { options.at_once } else { 1 };
     std::thread::scope(|scope| {

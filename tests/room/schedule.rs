@@ -44,9 +44,9 @@ pub enum Fault {
 /// A fault, when it begins, and how long it lasts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
-    /// From the beginning of the round.
+    /// When the fault begins, from the beginning of the round on.
     pub at: Duration,
-    /// Until it is put right.
+    /// How long the fault lasts until it is put right.
     pub lasts: Duration,
     /// The fault.
     pub fault: Fault,

@@ -327,7 +327,7 @@ fn replies_of_a_server_on_all_addresses() {
     let port = server.server_address().as_inet().expect("an internet address").port();
     let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     client.set_read_timeout(Some(SOON)).expect("a timeout");
-    // All of them are there before the server looks, which has it reply in a burst.
+    // All datagrams are there before the server looks, which makes it reply in a burst.
     for number in 0..20 {
         client
             .send_to(format!("number {number:02}").as_bytes(), ("127.0.0.2", port))
@@ -359,7 +359,7 @@ fn a_signal_stops_a_run(folder: &Folder) {
 }
 
 fn main() {
-    // As in every test program: `--list`, and a part of the name of those that are wanted.
+    // The arguments are those of every test program: `--list`, and a part of the name of those that are wanted.
     let arguments: Vec<String> = env::args().skip(1).collect();
     let has = |argument: &str| arguments.iter().any(|given| given == argument);
     if has("--list") {
@@ -370,8 +370,8 @@ fn main() {
     }
     let folder = Folder::new();
     let done = |what: &str| println!("{what}: ok");
-    // First, because a server forks only in a process that has one thread. An emulator of another machine has threads of
-    // its own in the process.
+    // Forking comes first, because a server forks only in a process that has one thread. An emulator of another machine
+    // has threads of its own in the process.
     if has("--without-forks") {
         println!("skipped: every transport under Forking, a drain of children");
     } else {

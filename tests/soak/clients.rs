@@ -12,7 +12,7 @@ use socket2::SockRef;
 
 use crate::servers::BIG;
 
-/// A client that hears nothing for so long has lost its request.
+/// A client that hears nothing for this long has lost its request.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How many clients of each kind there are at once.

@@ -9,7 +9,7 @@ use crate::interrupt;
 /// Connections between two checks that the server has accepted all of them. It is below the shortest backlog of any
 /// of the servers, because connections beyond the backlog are lost silently.
 const WAVE: usize = 64;
-/// How long the answer may take: it includes starting a thread for each of the wave.
+/// How long the answer may take: the server may have to start a thread for each connection of the wave.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// Opens connections to a server in echo mode. Queues are first come, first served, so that an echo

@@ -35,7 +35,7 @@ enum Place {
 
 /// Why a member leaves.
 enum End {
-    /// It has said so.
+    /// It has said that it leaves.
     Quit,
     /// It was silent for too long.
     Silent,

@@ -116,7 +116,7 @@ impl Members {
         names.find(|name| self.check_free(name, self.next).is_ok()).unwrap_or_default()
     }
 
-    /// Members whose outboxes have more than [`WATCHED_BYTES`], which those of members that read seldom have.
+    /// Members whose outboxes have more than [`WATCHED_BYTES`], which is rare for a member that reads.
     pub fn watched(&self) -> Vec<(Id, Outbox)> {
         let waits = |one: &Member| one.outbox.waiting_bytes() > WATCHED_BYTES;
         let watched = self.all.iter().filter(|(_, one)| waits(one));

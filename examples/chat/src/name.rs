@@ -113,7 +113,7 @@ fn is_told_apart(character: char) -> bool {
 /// The forms of a name by its look. Two names look alike if they have one of these in common.
 pub fn looks(name: &str) -> [String; 3] {
     let folded = fold(name);
-    // Also before the case is removed: a capital I looks like an l, and a small i does not.
+    // The look counts also before the case is removed: a capital I looks like an l, and a small i does not.
     let plain: String = name.nfkc().filter(|one| is_told_apart(*one)).collect();
     [look(&plain), look(&folded), folded]
 }

@@ -25,7 +25,7 @@ pub fn start(
             match input.next(LINE_BYTES) {
                 Typed::Line(text) => obey(&room, &hall, &screen, &clean(text.as_bytes())),
                 Typed::Unreadable => screen.show(&format!("* {UNREADABLE}\n")),
-                // The same as a SIGINT from outside: a second one ends the server at once.
+                // Ctrl-C does the same as a SIGINT from outside: a second one ends the server at once.
                 Typed::Interrupt => return stop(SIGINT),
                 Typed::End => screen.show("* /quit ends the server\n"),
                 // A server without an operator goes on serving.

@@ -142,8 +142,8 @@ impl Output {
 impl Drop for Mode {
     fn drop(&mut self) {
         let Some(mode) = &self.0 else { return };
-        // On the output, because the input may be closed. Without waiting for the output, because a stopped terminal never
-        // finishes it. It fails for a terminal that is gone.
+        // The mode is set on the output, because the input may be closed, and without waiting for the output, because a
+        // stopped terminal never finishes it. The call fails for a terminal that is gone.
         let _ = tcsetattr(io::stdout(), OptionalActions::Now, mode);
     }
 }

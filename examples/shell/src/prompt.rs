@@ -33,7 +33,7 @@ pub fn prompt(session: &mut dyn Session) -> Result<u8, Leave> {
     let (mut lines, mut status) = (Lines::default(), 0);
     loop {
         if typed {
-            // On stderr, because it is not output.
+            // The prompt goes to stderr, because it is not output.
             let _ = io::stderr().write_all(b"> ");
         }
         let line = match lines.next(|| session.wait_for_input(stdin.as_fd())) {
@@ -99,7 +99,7 @@ struct Lines {
 
 /// The next part of stdin.
 enum Next {
-    /// Without its newline.
+    /// A line, without its newline.
     Line(Vec<u8>),
     Interrupt,
     End,

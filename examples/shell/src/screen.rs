@@ -54,7 +54,7 @@ impl Screen {
     pub fn print_piece(&mut self) -> io::Result<()> {
         let Some((on, bytes)) = &mut self.waiting else { return Ok(()) };
         let piece = &bytes[..bytes.len().min(AT_ONCE)];
-        // Without the buffer of std's stdout, which would hold back an incomplete line.
+        // The bytes bypass the buffer of std's stdout, which would hold back an incomplete line.
         let fd = match on {
             Printed::Stdout => self.stdout.as_fd(),
             Printed::Stderr => self.stderr.as_fd(),

@@ -14,10 +14,10 @@ const TAG: usize = 16;
 
 /// Encrypts bodies and decrypts them.
 pub enum Seal {
-    /// They stay as they are.
+    /// Bodies stay as they are.
     Open,
-    /// Encrypted with the keys of a session. Each side counts its messages, so that none can be left out, repeated or
-    /// moved.
+    /// Bodies are encrypted with the keys of a session. Each side counts its messages, so that none can be left out,
+    /// repeated or moved.
     Noise(Box<TransportState>),
 }
 

@@ -252,7 +252,7 @@ fn take_orphans() -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(io::Error::from)
 }
 
-/// Elsewhere orphans go to the first process of the system, and a process that leaves the group is left.
+/// On other systems orphans go to the first process of the system, and a process that leaves the group is left.
 #[cfg(not(target_os = "linux"))]
 fn take_orphans() -> io::Result<()> {
     Ok(())

@@ -11,7 +11,7 @@ const TIME: Program<'_> = Program(env!("CARGO_BIN_EXE_time"));
 fn time_is_told_over_every_transport_under_every_mixin() {
     for mixin in MIXINS {
         every_transport_under(TIME, mixin, "", |out| {
-            // As in `Sunday, November 22, 2026 13:37:00-UTC`.
+            // The output is like `Sunday, November 22, 2026 13:37:00-UTC`.
             let words: Vec<&str> = out.split(' ').collect();
             assert!(
                 matches!(words[..], [_, _, _, year, _] if year.parse::<u32>().is_ok()),

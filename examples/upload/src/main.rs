@@ -107,7 +107,7 @@ enum Command {
 enum Wire {
     /// Frames, digests and answers
     Own,
-    /// That of the tutorial's upload program (docs/guide.md): a header and the bytes, without an answer
+    /// The wire of the tutorial's upload program (docs/guide.md): a header and the bytes, without an answer
     Document,
 }
 

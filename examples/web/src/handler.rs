@@ -29,7 +29,7 @@ pub struct Site {
     pub folder: Option<Folder>,
     /// How long a request may take to arrive.
     pub header_timeout: Duration,
-    /// The same for the first request, counted from the connection's start. `None` if the idle limit is shorter.
+    /// How long the first request may take, counted from the connection's start. `None` if the idle limit is shorter.
     pub first_timeout: Option<Duration>,
     /// The memory of listings that wait to be sent.
     pub listings: Budget,

@@ -110,7 +110,7 @@ fn is_utf8(head: &[u8]) -> bool {
 fn declares_charset(kind: &Mime, head: &[u8]) -> bool {
     let head = head.to_ascii_lowercase();
     match kind.subtype().as_str() {
-        // As browsers do: in a tag of this name, and not in a comment.
+        // Browsers look in a tag of this name, and not in a comment.
         "html" => {
             let page = without_comments(&head);
             let mut tags = page.split(|byte| *byte == b'<').skip(1);

@@ -113,7 +113,7 @@ fn threads_that_a_handler_leaves_behind_keep_nobody_waiting() {
             let mut line = String::new();
             let text = request.next_line(&mut line)?.unwrap_or_default();
             writeln!(request, "{text}")?;
-            // With a duplicate of the connection, which only the orderly end can end.
+            // The handler has a duplicate of the connection, which only the orderly end can end.
             let duplicate = request.fileno().ok_or("no socket")?.try_clone_to_owned()?;
             let wait = Arc::clone(&wait);
             thread::spawn(move || {

@@ -100,8 +100,8 @@ fn server_short_of_descriptors() {
     assert!(server.stop().unwrap().is_clean());
 }
 
-/// Lowers the limit until so many descriptors are free below it. Those in use need not be the lowest
-/// numbers: some may have been inherited.
+/// Lowers the limit until this many descriptors are free below it. Those in use need not be the lowest numbers: some may
+/// have been inherited.
 fn leave_free_descriptors(count: usize) {
     let names = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().file_name());
     let used: Vec<u64> = names.map(|name| name.to_str().unwrap().parse().unwrap()).collect();

@@ -64,7 +64,7 @@ fn row_028_a_client_that_is_still_sending_gets_its_reply_pool() {
 fn flood(client: &mut TcpStream) -> (usize, Duration) {
     let began = Instant::now();
     let mut sent = 0;
-    // In one piece, so that something is unread when the answer ends.
+    // The client sends all in one piece, so that something is unread when the answer ends.
     client.write_all(&[b"upload\n".as_slice(), &[b'x'; 1024]].concat()).unwrap();
     loop {
         match client.write(&[b'x'; 64 * 1024]) {

@@ -30,7 +30,7 @@ impl Room {
                 member.send(&passed_on)?;
             }
             if text == "first" {
-                // It holds its worker, so that the second line is there before the batch of the first one ends.
+                // The handler holds its worker, so that the second line is there before the batch of the first one ends.
                 self.has_first.send(())?;
                 self.may_go_on.lock().unwrap().recv_timeout(SOON)?;
             }

@@ -43,7 +43,7 @@ fn a_handler_that_spins_delays_only_its_worker_and_is_named() {
         });
     let server = server.bind("127.0.0.1:0", stream_fn(spins(&over))).unwrap();
     let server = server.serve_in_background().unwrap();
-    // One on each worker, whichever accepts: the first to spin holds the acceptor, or the second does.
+    // One client is on each worker, whichever accepts: the first to spin holds the acceptor, or the second does.
     let mut clients: Vec<_> = (0..2).map(|_| connect(inet(&*server))).collect();
     for client in &mut clients {
         assert_eq!(exchange(client, "hello"), "hello\n");

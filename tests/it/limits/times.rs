@@ -112,7 +112,7 @@ fn a_long_idle_limit_spares_who_talks() {
     eventually("one end is told", || told.ended(CloseReason::Idle) == 1);
 }
 
-/// All at once, because each takes as long as the limit.
+/// All mixins are tried at once, because each takes as long as the limit.
 #[test]
 fn a_long_idle_limit_is_kept_under_every_mixin_and_spares_who_talks() {
     thread::scope(|scope| {

@@ -45,27 +45,28 @@ pub(crate) fn compare(bytes: &[u8]) {
     }
 }
 
-/// Behind `UNKNOWN` they end at the first carriage return, and we at the first one that a newline follows.
+/// Whether the two see different ends: behind `UNKNOWN` the other parser ends the line at the first carriage return, and
+/// ours at the first one that a newline follows.
 fn has_bare_return(line: &[u8]) -> bool {
     line.starts_with(b"PROXY UNKNOWN") && line.contains(&b'\r')
 }
 
-/// The checks that they do not make.
+/// The checks that the other parser does not make.
 fn is_stricter(invalid: InvalidHeader, bytes: &[u8], length: usize) -> bool {
     let line = || std::str::from_utf8(&bytes[..length - 2]).unwrap_or_default();
     match invalid {
-        // They take any byte behind the word.
+        // The other parser takes any byte behind the word.
         InvalidHeader::Unknown => bytes[5] != b' ',
-        // They bound the line only while it has no end.
+        // The other parser bounds the line only while it has no end.
         InvalidHeader::LineTooLong => length > 107,
-        // They take `UNKNOWNS`, a sign, and zeros before a port.
+        // The other parser takes `UNKNOWNS`, a sign, and zeros before a port.
         InvalidHeader::Line { .. } if bytes[6..].starts_with(b"UNKNOWN") => bytes[13] != b' ',
         InvalidHeader::Line { .. } => line()
             .split(' ')
             .skip(4)
             .any(|port| port.starts_with('+') || (port.starts_with('0') && port.len() > 1)),
         InvalidHeader::TooLong(_) => length > MAX_BYTES,
-        // They read TLVs only when they are asked for, and compute no checksum.
+        // The other parser reads TLVs only when it is asked for them, and computes no checksum.
         InvalidHeader::TlvLength
         | InvalidHeader::TlvValue(_)
         | InvalidHeader::TlvTwice(_)
@@ -74,7 +75,7 @@ fn is_stricter(invalid: InvalidHeader, bytes: &[u8], length: usize) -> bool {
     }
 }
 
-/// The same addresses and the same TLVs.
+/// Fails unless both have the same addresses and the same TLVs.
 fn same(ours: &Header, theirs: &ProxyHeader<'_>) {
     let inet = |address: SocketAddr| Address::from(address);
     match theirs.proxied_address() {
@@ -82,7 +83,7 @@ fn same(ours: &Header, theirs: &ProxyHeader<'_>) {
             assert_eq!(ours.source(), Some(&inet(theirs.source)));
             assert_eq!(ours.destination(), Some(&inet(theirs.destination)));
         }
-        // They do not read the addresses of Unix sockets.
+        // The other parser does not read the addresses of Unix sockets.
         None => assert!(ours.source().is_none_or(|source| source.as_inet().is_none())),
     }
     // The specification demands that those of the proxy's own connections are discarded.
@@ -109,7 +110,7 @@ fn same(ours: &Header, theirs: &ProxyHeader<'_>) {
 
 /// The promises of our parser for a header that is whole.
 fn promises(bytes: &[u8], length: usize) {
-    // Nothing behind it matters.
+    // Nothing behind the header matters.
     assert_eq!(Header::parse(bytes), Header::parse(&bytes[..length]));
     // A reader that asks for as much as is missing ends at its end, however little it gets.
     for each in [usize::MAX, 7, 1] {

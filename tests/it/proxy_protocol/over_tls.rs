@@ -12,7 +12,7 @@ use super::{HOUR, Told, V1, patient, tlv, trusting, v2, who};
 use crate::support::{StopOnPanic, connect, eventually, exchange, inet, read_to_end};
 use crate::tls::client::{Client, TlsClient, localhost};
 
-/// Both orders of the setters.
+/// Servers with both orders of the setters.
 fn servers(limits: Limits) -> [(Server<Tcp, Threading>, Told); 2] {
     [false, true].map(|is_tls_first| {
         let told = Told::default();

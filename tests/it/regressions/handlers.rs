@@ -35,7 +35,7 @@ fn an_error_that_is_its_own_cause_is_reported_and_ends_its_request() {
         });
         let server = Arc::new(ThreadingTcpServer::bind("127.0.0.1:0", handler).unwrap());
         let served = serve(&server);
-        // It would be a reset or an end; a worker that spins gives neither within the client's patience.
+        // The client sees a reset or an end; a worker that spins gives neither within the client's patience.
         let mut client = connect(inet(&*server));
         match client.read(&mut [0]) {
             Ok(count) => assert_eq!(count, 0),

@@ -30,7 +30,7 @@ fn waits_for_room(outbox: &Outbox) {
     }
 }
 
-/// Connects as a client that takes only so much before it reads.
+/// Connects as a client that takes only this many bytes before it reads.
 fn connect_with_room(bytes: usize, server: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(bytes).unwrap();
@@ -148,7 +148,7 @@ fn an_outbox_that_is_kept_does_not_keep_its_connection_open() {
 #[test]
 fn a_slow_but_steady_reader_never_times_out_a_write_with_an_outbox() {
     const BYTES: usize = 8 * 1024 * 1024;
-    // Shorter than the whole write, and many times longer than any step of it.
+    // The limit is shorter than the whole write, and many times longer than any step of it.
     let (limit, step) = (Duration::from_millis(1_000), Duration::from_millis(50));
     let (told, result) = channel();
     let told = Mutex::new(told);

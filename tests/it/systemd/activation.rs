@@ -102,7 +102,8 @@ fn serve_all_kinds() {
     let reply = datagram_fn(|request| Ok(request.reply(request.packet()).map(drop)?));
     let tcp: Server<Tcp, Threading> =
         ThreadingTcpServer::bind(BindAddress::activated("all"), stream_fn(echo)).unwrap();
-    // By its name, of which the TCP socket is the first; by its number; and the only one of its kind.
+    // A socket is found by its name, of which the TCP socket is the first; by its number; and as the only one of its
+    // kind.
     let udp = UdpServer::bind(BindAddress::activated("all"), reply).unwrap();
     let unix = UnixStreamServer::builder()
         .mixin(Pool::new(1))
@@ -239,7 +240,7 @@ fn a_descriptor_that_is_closed_by_an_exec_has_not_come_through_one() {
     const NAME: &str =
         "systemd::activation::a_descriptor_that_is_closed_by_an_exec_has_not_come_through_one";
     if is_child(NAME) {
-        // Its numbers are taken from 3 on; with the flag that all of std's descriptors have.
+        // These files take the numbers from 3 on, with the flag that all of std's descriptors have.
         let _own: Vec<_> = (0..8).map(|_| tempfile::tempfile().unwrap()).collect();
         let error = error_of(TcpServer::bind(BindAddress::activated_only(), stream_fn(echo)));
         return answer(error);

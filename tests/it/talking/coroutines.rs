@@ -22,7 +22,7 @@ use crate::support::{
     soon,
 };
 
-/// All requests are on one thread.
+/// A server whose requests are all on one thread.
 fn one_worker(
     handle: impl Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static,
 ) -> BackgroundServer<Tcp, Green> {
@@ -206,7 +206,7 @@ fn the_deadline_of_a_drain_ends_every_kind_of_wait() {
 /// A thousand of them, each with a connection of its own.
 #[test]
 fn joins_and_connections_leave_no_descriptor_behind() {
-    // In a process of its own, because other tests open descriptors as well.
+    // This has a process of its own, because other tests open descriptors as well.
     alone(
         "talking::coroutines::joins_and_connections_leave_no_descriptor_behind",
         a_thousand_joins,

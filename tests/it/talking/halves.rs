@@ -84,7 +84,7 @@ fn both_directions_move_at_once_each_to_its_own_end<M: Mixin + Default + 'static
     let (server, ended) = server::<M>(Limits::default(), send_and_count);
     send_and_receive(connect(inet(&*server)));
     assert_eq!(ended.recv_timeout(SOON).unwrap(), CloseReason::Completed);
-    // Over a Unix socket, and beside an outbox: the lines of others stay whole.
+    // The same holds over a Unix socket, and beside an outbox: the lines of others stay whole.
     let folder = folder();
     let handle = |request: &mut StreamRequest| -> HandlerResult {
         let outbox = request.outbox()?;

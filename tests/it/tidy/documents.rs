@@ -83,8 +83,8 @@ fn the_guide_has_the_same_code_in_both_languages() {
 /// The crates that the guide's programs need; the guide adds them by `cargo add`.
 const OF_THE_GUIDE: [&str; 2] = ["socketserver", "socket2"];
 
-/// That each block compiles is for `cargo test --doc` to see, with all that this crate's tests have at hand. A reader's
-/// project has only the crates that the guide names.
+/// Fails if a program of the guide has no `main`, or uses a crate that the guide does not name: a reader's project has
+/// no others. (`cargo test --doc` compiles the blocks with all that this crate's tests have at hand.)
 #[test]
 fn a_block_of_the_guide_is_a_program_that_needs_no_more_than_its_instructions_add() {
     let mut wrong = Vec::new();

@@ -77,7 +77,7 @@ impl Client {
         TlsClient { stream: StreamOwned::new(self.session(), stream) }
     }
 
-    /// Its side of TLS, without a connection.
+    /// The client's side of TLS, without a connection.
     pub fn session(&self) -> ClientConnection {
         let name = ServerName::try_from(self.name).unwrap();
         ClientConnection::new(Arc::new(self.config.clone()), name).unwrap()

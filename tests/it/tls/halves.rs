@@ -115,7 +115,7 @@ fn an_operator_ends_both_halves_and_a_drain_does<M: Mixin + Default + 'static>()
             let live = server.context().live();
             live.first().is_some_and(|live| live.clear_bytes_in == 1 && live.bytes_out > 100_000)
         });
-        // Until nothing more fits: a write that finds room does not wait.
+        // The client waits until nothing more fits: a write that finds room does not wait.
         let sent = || server.context().live().first().map(|live| live.bytes_out);
         let pause = Duration::from_millis(100);
         let mut before = None;

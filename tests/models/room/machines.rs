@@ -325,7 +325,7 @@ impl Machines {
         Seen { time: self.now, offset: 0, end, last, servers, holder }
     }
 
-    /// As `Reader::look`.
+    /// Looks as `Reader::look` does.
     fn look(&mut self, id: Id) {
         let (now, mut seen) = (self.instant(), self.seen());
         seen.servers.remove(NAMES[id]);
@@ -336,7 +336,7 @@ impl Machines {
         self.tell(told);
     }
 
-    /// As `Reader::acknowledge`.
+    /// Acknowledges as `Reader::acknowledge` does.
     fn acknowledge(&mut self, id: Id) {
         let Some(server) = self.servers[id].as_mut() else { return };
         let known: Vec<String> = server.ledger.others.ids().map(str::to_owned).collect();

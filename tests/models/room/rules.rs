@@ -18,19 +18,19 @@ pub(super) struct Rules {
     pub(super) skips_known_numbers: bool,
     /// A reader counts the numbers that it did not see, and says which in its acknowledgement.
     pub(super) tells_gaps: bool,
-    /// As above, for the numbers before the first one that it sees of a server.
+    /// A reader does so also for the numbers before the first one that it sees of a server.
     pub(super) tells_first_gap: bool,
     /// A reader that has read all entries compares its numbers with those of Redis.
     pub(super) compares_numbers: bool,
-    /// If they differ, it reads the whole stream once more before it says that lines are missing.
+    /// If the numbers differ, the reader reads the whole stream once more before it says that lines are missing.
     pub(super) searches: bool,
     /// A reader begins again at the stream's beginning if the run of Redis is another one.
     pub(super) reads_again_after_new_run: bool,
-    /// As above, if the last entry of the stream is before its place.
+    /// A reader also begins again if the last entry of the stream is before its place.
     pub(super) reads_again_when_ahead: bool,
     /// A reader does not show what was said before its start.
     pub(super) skips_old_lines: bool,
-    /// For this it compares times, instead of taking all numbers of the first connection for old ones.
+    /// To find old lines, a reader compares times, instead of taking all numbers of the first connection for old ones.
     pub(super) old_by_time: bool,
     /// A line has the time at which it was said, and not its age when it was sent.
     pub(super) tells_when_it_was_said: bool,

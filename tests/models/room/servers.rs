@@ -120,7 +120,7 @@ impl Room {
             }
             if announced.is_there && line.expects.has(other) && line.number <= heard.number {
                 line.expects.remove(other);
-                // It was appended, even if the answer was lost.
+                // The line was appended, even if the answer was lost.
                 line.stage = Stage::Appended;
             }
             if after == View::Gone && line.expects.has(other) {

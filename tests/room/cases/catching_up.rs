@@ -66,7 +66,7 @@ fn fast_readers() {
 fn reads_nothing() {
     let world = World::start(Plan::default());
     let deaf = world.join(2, 1, Reading::Nothing)[0];
-    // More than the kernel keeps for it, which may be 4 MiB.
+    // The others say more than the kernel keeps for this member, which may be 4 MiB.
     for server in [0, 2] {
         let talk = Talk { bytes: 7000, ..Talk::new(150, 40.0) };
         talk.say(&world.members, &world.present(Some(server))[..3]);

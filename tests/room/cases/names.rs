@@ -66,7 +66,7 @@ fn all_are_told(world: &World) {
     }
 }
 
-/// All hear each other.
+/// Fails unless all hear each other.
 #[track_caller]
 fn all_talk(world: &World) {
     world.all_know_all();

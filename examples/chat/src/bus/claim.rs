@@ -23,11 +23,11 @@ pub struct Claim {
 /// The knowledge of the server that has the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// It has announced itself while it was watched.
+    /// The holder has announced itself while it was watched.
     Beats,
-    /// It has not announced itself for this time.
+    /// The holder has not announced itself for this time.
     Silent(Duration),
-    /// It is gone, and its name may be taken.
+    /// The holder is gone, and its name may be taken.
     Gone,
 }
 

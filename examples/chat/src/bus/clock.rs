@@ -70,7 +70,7 @@ mod tests {
         let [asked, answered, said, late] = [10, 30, 100, 9_000].map(after);
         clock.answered(50_010, asked, answered);
         assert_eq!(clock.at(said), 50_100);
-        // It was written as soon as it could be, 8 s after it was asked.
+        // The answer was written as soon as it could be, 8 s after the question.
         clock.answered(58_900, said, late);
         assert_eq!(clock.at(said), 50_100);
         // The room's clock was set.

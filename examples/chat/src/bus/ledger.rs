@@ -103,7 +103,7 @@ mod tests {
             pair
         }
 
-        /// Nothing is known of b.
+        /// A server that knows nothing of b.
         fn alone() -> Self {
             let ledger = Ledger::new("a".to_owned(), Lines::new(10, PATIENCE));
             Self { ledger, now: Instant::now(), beats: 0, uptime: 0 }

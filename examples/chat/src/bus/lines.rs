@@ -172,8 +172,7 @@ impl Lines {
     /// Takes note of the lines that all have.
     fn acknowledge(&mut self, others: &Others) {
         let open = self.index_after(self.arrived)..self.index_after(self.appended);
-        // Each server hears the lines in their order. So after a line to all that some server lacks, no other line to
-        // all is at all servers.
+        // Each server hears the lines in their order. So a server that lacks a line to all lacks the later ones, too.
         let mut lacks = false;
         for line in self.kept.range_mut(open.start.min(open.end)..open.end) {
             let has_arrived = line.wait == Wait::Arrived

@@ -71,7 +71,7 @@ pub struct Relay {
 pub struct Remote {
     /// The identifier of its server, which is another one after each start.
     pub server: String,
-    /// Its number there.
+    /// Its number at that server.
     pub member: Who,
     /// Its name, to be shown.
     pub name: String,

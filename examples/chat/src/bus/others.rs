@@ -34,7 +34,7 @@ pub struct Others {
 
 /// Another server.
 pub struct Other {
-    /// Another one after each start.
+    /// The identifier of the server, which is another one after each start.
     pub id: String,
     pub tag: String,
     /// It has all lines of this server up to this number.

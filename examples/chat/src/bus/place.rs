@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::heard::{Gap, Heard, Number};
 
-/// Before the first entry of a stream.
+/// The place before the first entry of a stream.
 const BEGINNING: &str = "0-0";
 /// How long before its start a server begins to read the stream, in ms: the identifiers of entries are the times of
 /// their writing.

@@ -224,7 +224,7 @@ impl Store {
         text(cmd("HGET").arg(&self.keys.members).arg(server).query(&mut self.wire)?)
     }
 
-    /// The entries after a place, at most so many. Waits for the first one, at most for `time`.
+    /// The entries after a place, at most `count`. Waits for the first one, at most for `time`.
     pub fn read(&mut self, after: &str, count: usize, time: Duration) -> RedisResult<Entries> {
         let mut read = cmd("XREAD");
         read.arg("COUNT").arg(count).arg("BLOCK").arg(time.as_millis().max(1) as u64);

@@ -20,7 +20,7 @@ const BATCH_BYTES: usize = 1 << 20;
 const LONGER: usize = 10;
 /// How often the numbers of heard lines are announced.
 const HEARD: Duration = Duration::from_millis(200);
-/// The same for a server that stops and waits for what the others have heard.
+/// How often they are announced by a server that stops and waits for the other servers.
 const STOPPING: Duration = Duration::from_millis(50);
 
 pub struct Writer {

@@ -50,7 +50,7 @@ fn a_member_that_reads_nothing_delays_nobody_and_is_dropped() {
 fn a_line_without_end_is_cut_off_and_its_member_told() {
     let (server, address) = open_room(&[]);
     let mut alice = Member::join(address, "alice");
-    // Once by a member, and once by a client that has not joined.
+    // The endless line comes once from a member, and once from a client that has not joined.
     let mut endless = Member::join(address, "endless");
     endless.send(&[b'x'; 8_194]);
     let told = endless.rest();
@@ -150,7 +150,7 @@ fn an_operator_who_reads_nothing_delays_nobody_and_not_the_end() {
 #[test]
 fn silent_connections_keep_nobody_out() {
     let (server, address) = open_room(&["--max-clients", "200", "--max-per-peer", "100"]);
-    // As many as there is room for, from one address, again and again whenever some are ended.
+    // As many clients connect as there is room for, from one address, again and again whenever some are ended.
     let silent: Vec<TcpStream> = (0..600).map(|_| test_support::connect(address)).collect();
     // A client of another address is served at once, and one of the same address after half of the silent ones were ended.
     let mut alice = Member::of(connect_from([127, 0, 0, 2], address));

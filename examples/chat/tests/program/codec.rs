@@ -240,7 +240,7 @@ fn names_of_every_script_are_welcome_and_kept_in_one_form() {
     ] {
         let expected = name != "-";
         assert_eq!(check_name(name).is_ok(), expected, "{name}");
-        // As another keyboard or file system writes it.
+        // The name as another keyboard or file system writes it.
         let decomposed: String = unicode_normalization::UnicodeNormalization::nfd(name).collect();
         assert_eq!(check_name(&decomposed).is_ok(), expected, "{name}");
         assert_eq!(normal(&decomposed), normal(name));

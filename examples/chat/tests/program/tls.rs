@@ -1,4 +1,4 @@
-//! A room behind TLS: our client, those of others, and members that hear each other.
+//! A room behind TLS: our own client, openssl and Python as clients, and members that hear each other.
 
 use super::*;
 use test_support::tls::{self, Dialog, s_server, trusting};

@@ -42,8 +42,8 @@ impl ClientTls {
     /// A session with the server at an address, before its handshake.
     ///
     /// # Errors
+    ///
     /// If a file that the options name cannot be used, or if the name is none that a certificate can have.
-    /// Those of the files that the options name, and of the name.
     pub fn session(&self, endpoint: &Endpoint) -> Result<ClientConnection, Failure> {
         let name = self.name(endpoint)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -95,7 +95,7 @@ fn all_sockets_of_a_unit_are_served_by_the_transports_that_they_are_of() {
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let unix = UnixListener::bind(&path).unwrap();
     let sockets: [(&str, &dyn AsFd); 3] = [("echo", &tcp), ("echo", &udp), ("local", &unix)];
-    // As the unit of the documentation starts it.
+    // The server is started as by the unit of the documentation.
     let unit = include_str!("../../../../docs/systemd/echo.service");
     let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     let command = ECHO.command(&line.split(' ').skip(1).collect::<Vec<_>>());

@@ -248,7 +248,7 @@ fn a_watch_that_nobody_reads_holds_nothing_up() {
         let at = Controlled::start(&["127.0.0.1:0"], &["--mixin", mixin]);
         let deaf = at.connect();
         deaf.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
-        // More than the kernel keeps for a reader, until the server reads no more.
+        // The client asks for more than the kernel keeps for a reader, until the server reads no more.
         let asks = b"status\n".repeat(100);
         while (&deaf).write_all(&asks).is_ok() {}
         let mut watch = at.connect();

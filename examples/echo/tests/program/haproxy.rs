@@ -101,7 +101,7 @@ fn none_fails(mixin: &str, is_tls: bool, requests: usize, restarts: usize) {
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
-                // More than `requests`, if they are done before the last restart.
+                // More than `requests` are made, if those are done before the last restart.
                 while next.load(Ordering::SeqCst) < requests
                     || over.load(Ordering::SeqCst) < restarts
                 {

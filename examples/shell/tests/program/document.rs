@@ -37,7 +37,8 @@ fn ask(stream: &mut TcpStream, line: &str, output: &[u8]) {
     assert!(answer == expected, "{:?}", String::from_utf8_lossy(&answer));
 }
 
-/// For assertions that depend on how soon a client reads, on a machine that may be busy: it need not succeed each time.
+/// Repeats an assertion that depends on how soon a client reads, on a machine that may be busy: it need not succeed each
+/// time.
 fn at_last(what: &str, succeeds: impl Fn() -> bool) {
     assert!((0..10).any(|_| succeeds()), "never in ten times: {what}");
 }
@@ -297,7 +298,7 @@ fn documents(name: &str) -> Option<PathBuf> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/document");
     let path = folder.unwrap_or_else(beside).join(name);
     if !path.exists() {
-        // Not a tool that could be installed: they are no part of this project.
+        // A missing file is no failure even where no test may be skipped: the tutorial is no part of this project.
         println!("skipped: {} is not there", path.display());
         return None;
     }
@@ -332,7 +333,7 @@ fn the_documents_own_client_is_served() {
 #[test]
 fn the_documents_own_server_is_spoken_to() {
     let Some(path) = documents("shell_server.py") else { return };
-    // It has a fixed port: one that is free now, and most likely still in a moment.
+    // The server has a fixed port: one that is free now, and most likely still in a moment.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap();
     drop(free);

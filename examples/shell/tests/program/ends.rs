@@ -247,7 +247,7 @@ fn what_is_killed_leaves_no_children_of_its_own() {
     let server = Server::start(&["--timeout", "0.3"]);
     // A number of seconds that no other process sleeps.
     let seconds = format!("1000{}", std::process::id());
-    // Each is ended by force, and its sleep is an orphan in that moment: the last of all is easily missed.
+    // Each process is ended by force, and its sleep is an orphan in that moment: the last of all is easily missed.
     let stubborn = format!("setsid sh -c 'trap \"\" TERM; while :; do sleep {seconds}; done' &");
     let line = format!("{stubborn} {stubborn} {stubborn} sleep {seconds}");
     let clients: Vec<_> = (0..25).map(|_| server.client(&["--", &line])).collect();

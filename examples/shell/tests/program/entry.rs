@@ -202,7 +202,7 @@ fn nobody_on_the_way_can_read_or_change_what_is_said() {
         assert!(!holds(b"some-words") && !holds(&secret), "{way:?}");
     }
     let lengths = [Way::ToServer, Way::ToClient].map(|way| listened.heard(way).len());
-    // One bit anywhere: in a length, in the login, in the command, in the output, in the end.
+    // One bit is changed anywhere: in a length, in the login, in the command, in the output, in the end.
     for (way, length) in [Way::ToServer, Way::ToClient].into_iter().zip(lengths) {
         for place in (4..length).step_by(7) {
             let change = move |on: Way, at: usize, byte: u8| {

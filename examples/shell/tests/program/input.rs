@@ -77,7 +77,7 @@ fn a_command_that_leaves_its_input_alone_ends_as_ever() {
         let mut command = shell(server.folder.path(), &["connect", &server.address]);
         let mut child = command.args(["--", line]).stdin(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        // More than any window, until the server stops reading.
+        // The client sends more than any window, until the server stops reading.
         let endless =
             thread::spawn(move || while stdin.write_all(&b"y\n".repeat(10_000)).is_ok() {});
         let output = child.wait_with_output().unwrap();

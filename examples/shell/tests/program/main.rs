@@ -52,7 +52,7 @@ impl Server {
         Self::in_folder(folder(), address, options)
     }
 
-    /// On a Unix socket in its own folder.
+    /// Starts a server on a Unix socket in its own folder.
     fn on_a_path(options: &[&str]) -> Self {
         let folder = folder();
         let address = format!("unix:{}", folder.path().join("s").display());

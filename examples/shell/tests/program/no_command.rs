@@ -37,7 +37,7 @@ fn a_request_of_any_method_and_any_version_is_no_command() {
 fn other_beginnings_of_other_protocols_are_no_commands() {
     let long_path = [b"post /".as_slice(), &[b'a'; 5_000]].concat();
     for sent in [
-        // Without a version, or in pieces.
+        // Requests without a version, or in pieces.
         &b"GET /"[..],
         b"GET /;id",
         b"QUERY http://host/",

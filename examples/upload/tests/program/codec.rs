@@ -166,7 +166,8 @@ fn names_for_names_that_are_taken() {
         assert_eq!(names::candidate(name, 0), name);
         assert_eq!(names::candidate(name, 1), other);
     }
-    // Found by the fuzz target: a long name with a number may be its own other name. The next one is not.
+    // Found by the fuzz target: the first alternative of a long name with a number may be the name itself. The second is
+    // not.
     let longest = format!("{}-1.txt", "a".repeat(249));
     assert_eq!(names::candidate(&longest, 1), longest);
     assert_ne!(names::candidate(&longest, 2), longest);

@@ -98,7 +98,7 @@ fn the_same_checks_hold_and_end_the_connection() {
         "posh|a|1",
         "post|a",
     ] {
-        // Another byte than a digit, so that the number ends.
+        // A byte that is no digit ends the number.
         send_raw(&address, format!("{header}x and what follows").as_bytes());
         assert!(stored(folder.path()).is_empty(), "{header}");
     }
@@ -126,7 +126,7 @@ fn a_page_of_the_web_stores_nothing_by_its_readers_browser() {
         send_raw(&address, format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
         assert!(server.line().contains("sent a request of HTTP"));
     }
-    // A method that begins a frame of the other wire has an impossible length.
+    // The first letters of these methods begin frames of the other wire, but with impossible lengths.
     for method in ["POST", "PUT", "HEAD", "MOVE", "FETCH", "DELETE", "KILL", "AB", "post"] {
         let request = format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n{}", "x".repeat(20_000));
         let mut stream = connect(address.parse().unwrap());

@@ -7,7 +7,7 @@ use test_support::{eventually, folder};
 
 const LENGTH: usize = 2_000_000;
 
-/// A client that has sent so many bytes of `file`. All of them have reached the disk, and the client is still there.
+/// A client that has sent `count` bytes of `file`. All of them have reached the disk, and the client is still there.
 fn half_sent(folder: &Path, address: &str, content: &[u8], count: usize) -> Peer {
     let mut peer = Peer::connect(address);
     peer.put(&[b"file"], content, false);
@@ -55,7 +55,7 @@ fn an_upload_goes_on_after_its_server_was_killed() {
 fn an_upload_goes_on_after_its_client_has_vanished() {
     let (folder, content) = (folder(), noise(1, LENGTH));
     let (server, address) = serve_in(folder.path(), &[]);
-    // In the middle of a piece, whose beginning is kept as well.
+    // The upload breaks in the middle of a piece, whose beginning is kept as well.
     let mut peer = half_sent(folder.path(), &address, &content, 750_000);
     peer.stream.write_all(&data_header(DATA_BYTES)).unwrap();
     peer.stream.write_all(&content[750_000..1_000_000]).unwrap();

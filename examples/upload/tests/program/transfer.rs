@@ -189,7 +189,7 @@ fn the_same_file_sent_twice_at_once_arrives_twice() {
 fn a_file_that_is_refused_does_not_keep_the_others() {
     let folder = folder();
     let (_server, address) = serve_in(folder.path(), &["--max-file", "100K"]);
-    // Larger than what a connection holds, so that the refusal is read while it is being sent.
+    // The file is larger than what a connection holds, so that the refusal is read while it is being sent.
     fs::write(folder.path().join("large"), noise(1, 20_000_000)).unwrap();
     fs::write(folder.path().join("small"), noise(2, 100 * 1024)).unwrap();
     let ended = send(folder.path(), &address, &["large", "small"]);
@@ -267,7 +267,7 @@ fn what_is_no_upload_server_is_told() {
     let answering = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
-        // Until the client has gone.
+        // This reads until the client has gone.
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     });
     let folder = folder();
@@ -382,7 +382,7 @@ fn a_file_is_synced_and_renamed_and_its_folder_synced_before_its_client_is_told(
 
 #[test]
 fn files_that_claim_to_be_larger_than_any_number_are_refused_one_by_one() {
-    // In memory, where there is such a file: disks cannot count so far.
+    // The file is in memory, where that is possible: file systems of disks cannot count so far.
     let Ok(memory) = tempfile::Builder::new().prefix("ss").tempdir_in("/dev/shm") else {
         return skip("there is no /dev/shm");
     };

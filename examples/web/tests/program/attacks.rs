@@ -19,7 +19,7 @@ fn site() -> (tempfile::TempDir, Process, SocketAddr) {
     let folder = folder();
     let path = folder.path();
     fs::create_dir_all(path.join("root/sub")).unwrap();
-    // Its name begins with that of the root: comparing the names as text would let it pass.
+    // The name of this folder begins with that of the root: comparing the names as text would let it pass.
     fs::create_dir(path.join("root-secret")).unwrap();
     fs::write(path.join("secret.txt"), SECRET).unwrap();
     fs::write(path.join("root-secret/secret.txt"), SECRET).unwrap();
@@ -225,7 +225,7 @@ fn headers_that_never_end_are_refused_while_they_come() {
         let mut sender = client.reader.get_ref().try_clone().unwrap();
         let sending = std::thread::spawn(move || {
             let mut next = sender.write_all(beginning.as_bytes());
-            // Until the server has closed.
+            // Sending fails once the server has closed.
             while next.is_ok() {
                 next = sender.write_all(more.as_bytes());
             }
@@ -368,12 +368,13 @@ fn listings_that_nobody_reads_cost_a_bounded_memory() {
     let silent: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let mut client = connect(address);
-            // More than the sockets of both sides hold.
+            // The answers are more than the sockets of both sides hold.
             client.write_all(GET.repeat(30).as_bytes()).unwrap();
             client
         })
         .collect();
-    // Until the waiting clients have the whole budget: then one page more is refused, and everything else is answered.
+    // This asks until the waiting clients have the whole budget: then one page more is refused, and everything else is
+    // answered.
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let answer = get(address, "/", "");

@@ -152,6 +152,6 @@ fn a_short_request_is_the_same_in_every_two_pieces() {
     for cut in 0..=all.len() {
         assert_eq!(told(&all, &[cut]), whole);
     }
-    // And byte by byte.
+    // The bytes also come one by one.
     assert_eq!(told(&all, &(0..all.len()).collect::<Vec<_>>()), whole);
 }

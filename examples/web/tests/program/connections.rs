@@ -34,7 +34,7 @@ fn a_connection_stays_or_closes_as_the_client_says() {
 fn pipelined_requests_are_answered_in_order_and_by_one_send() {
     let (_server, address) = web(&[]);
     let mut client = connect(address);
-    // One answer, for its length: all are equally long.
+    // One answer is read for its length: all are equally long.
     client.write_all(GET.as_bytes()).unwrap();
     let mut buffer = vec![0; 65_536];
     let length = client.read(&mut buffer).unwrap();

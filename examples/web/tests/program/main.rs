@@ -70,7 +70,7 @@ impl Client {
         Self { reader: BufReader::new(connect(address)) }
     }
 
-    /// From another address than all other clients.
+    /// A client from another address than all others.
     fn from_elsewhere(address: SocketAddr) -> Self {
         Self { reader: BufReader::new(connect_from([127, 0, 0, 2], address)) }
     }

@@ -132,7 +132,7 @@ fn row_012_a_datagram_socket_that_nobody_can_send_to_is_refused() {
         let text = made.unwrap_err().to_string();
         assert!(text.ends_with(": it is bound to no address; bind it first"), "{text}");
     }
-    // One of a pair has no name either, and has its peer.
+    // A socket of a pair has no name either, but it has its peer.
     let (ours, theirs) = unix::UnixDatagram::pair().unwrap();
     let server = UnixDatagramServer::builder().from_fd(ours, || Silent).unwrap();
     theirs.send(b"hello").unwrap();

@@ -31,7 +31,7 @@ fn row_006_reuse_address_is_on_by_default_and_can_be_off() {
         .bind(LOCAL, || Silent)
         .unwrap();
     assert!(!reuses_address(&off));
-    // On UDP it would let two servers share a port.
+    // On UDP the option would let two servers share a port.
     assert!(!reuses_address(&UdpServer::bind(LOCAL, || Silent).unwrap()));
 }
 
@@ -139,7 +139,7 @@ fn kernels_backlog(fd: BorrowedFd<'_>) -> u32 {
         )
     };
     assert_eq!(result, 0);
-    // Of a socket that listens, this field is the maximum of its queue.
+    // For a socket that listens, this field is the maximum of its queue.
     info.tcpi_sacked
 }
 

@@ -230,7 +230,7 @@ fn row_099_a_transport_of_ones_own_inline() {
     calls.extend(one.iter().cycle().take(9));
     calls.push("server_close");
     let mut seen = over_memory(Inline);
-    // It may be closed more than once, but only at the end.
+    // The transport may be closed more than once, but only at the end.
     while seen.len() > calls.len() && seen.last().is_some_and(|call| call == "server_close") {
         seen.pop();
     }

@@ -303,8 +303,8 @@ fn row_100_the_handshake_limit_ends_with_the_handshake() {
     soon("a stop", move || server.stop()).unwrap();
     let seen: Vec<_> = seen.iter().collect();
     assert!(seen.len() >= 2, "one for the read and one for the write: {seen:?}");
-    // They are bounded by the limits on reading and writing, and not by that on the handshake. (The stream below keeps
-    // the limit on writing, which is about progress, by itself.)
+    // The waits are bounded by the limits on reading and writing, and not by that on the handshake. (The stream below
+    // keeps the limit on writing, which is about progress, by itself.)
     assert!(seen.iter().any(|at| at.is_some_and(|at| at >= began + HOUR)), "{seen:?}");
     assert!(seen.iter().all(|at| at.is_none_or(|at| at >= began + HOUR)), "{seen:?}");
 }

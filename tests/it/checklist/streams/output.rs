@@ -187,7 +187,7 @@ fn row_084_after_a_timeout_the_number_of_bytes_sent_is_known() {
     let (server, _reported) = serve(patient(), move |request| {
         request.set_timeout(Some(Duration::from_millis(100)));
         request.write_all(b"begin")?;
-        // More than the buffers of both ends take, to a client that takes nothing.
+        // This is more than the buffers of both ends take, for a client that takes nothing.
         let error = request.write_all(&pattern(4 * SIXTEEN_MIB_AND_ONE)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let which = TimedOut::find(&error).map(TimedOut::which);

@@ -221,7 +221,7 @@ fn a_byte_now_and_then_does_not_extend_the_time_for_a_line() {
         request.next_line(&mut line)?;
         Ok(())
     });
-    // Twice as fast as would be needed to stay alive, if each byte were given its own time.
+    // The client sends twice as fast as would be needed to stay alive, if each byte were given its own time.
     let report = trickle(&mut connect(inet(&*server)), 2 * MOMENT, &reported);
     assert_eq!(report.timeout, Some((Timeout::Read, 4 * MOMENT)));
 }

@@ -80,7 +80,7 @@ fn row_058_without_block_on_close_server_close_does_not_wait() {
 #[test]
 #[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn row_059_daemon_threads_are_not_waited_for_by_server_close() {
-    // Also with block_on_close, as in Python.
+    // This holds also with block_on_close, as in Python.
     let mixin = Threading::new().block_on_close(true).daemon_threads(true);
     let (report, replies) = closed_with_two_held(mixin);
     assert_eq!(report.left_running.len(), 2, "{report}");

@@ -111,7 +111,7 @@ fn a_line_that_is_said_at_one_server_is_heard_at_all_of_them_once() {
     let mut alice = Member::join(at_one, "alice");
     let mut bob = Member::join(at_two, "bob");
     alice.sees("* bob@two has joined");
-    // The same name as at another server, which does not matter: each is called after its server.
+    // The name is taken at another server, too, which does not matter: each is called after its server.
     let mut alice_too = Member::join(at_three, "alice");
     alice.sees("* alice@three has joined");
     alice.say("hello");

@@ -26,7 +26,7 @@ fn joined(name: &str, options: &[&str]) -> (Process, SocketAddr) {
     (server, address)
 }
 
-/// The next line of the operator that begins so.
+/// The next line of the operator that begins with `beginning`.
 fn operator_reads(server: &Process, beginning: &str) -> String {
     loop {
         let line = server.line();
@@ -197,7 +197,7 @@ fn the_rule_of_the_page_for_operators_suffices() {
     let file = folder.path().join("password");
     std::fs::write(&file, password).unwrap();
     let bus = format!("redis://chat@127.0.0.1:{}/lobby", redis.port);
-    // So short a stream that it is trimmed at once.
+    // The stream is so short that it is trimmed at once.
     let options =
         ["--bus", &bus, "--bus-password-file", file.to_str().unwrap(), "--bus-length", "2"];
     let (one, at_one) = joined("one", &options);

@@ -23,7 +23,7 @@ fn none_is_lost(bind: &str, options: &[&str], requests: usize, restarts: usize) 
     let line = Line::at(&[bind]);
     let server = line.start(options);
     let address = line.listening(&server).remove(0);
-    // Not dropped before the clients have ended: that would kill it.
+    // The servers are not dropped before the clients have ended: a drop would kill them.
     let (mut running, mut servers) = (server.id(), vec![server]);
     let (done, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let failed = Mutex::new(Vec::new());

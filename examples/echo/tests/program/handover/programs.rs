@@ -187,7 +187,7 @@ fn the_socket_is_for_processes_of_the_same_user() {
     assert!(said.contains("user 65534 may not have the sockets"), "{said}");
     Client::of(&address).asks("after");
     drop(first);
-    // And a server of another user is not believed, by root either.
+    // A server of another user is not believed, not even by root.
     fs::remove_file(line.file("h")).unwrap();
     let theirs = Process::start(command().uid(NOBODY).gid(NOBODY));
     line.listening(&theirs);

@@ -69,7 +69,7 @@ fn bad_names_are_refused_and_write_nothing() {
     }
     assert_eq!(stored(folder.path()).len(), 8);
     assert_eq!(contents(folder.path()).len(), 8, "something was written elsewhere");
-    // None of it reaches the operator's terminal unescaped.
+    // No name reaches the operator's terminal unescaped.
     server.send_signal(libc::SIGTERM);
     drop(peer);
     let ended = server.end();
@@ -242,7 +242,7 @@ fn enormous_sizes_cost_nothing() {
 
 #[test]
 fn a_name_stays_open_however_many_have_taken_it() {
-    // Many numbers in a row; and those that an attacker who knows the algorithm would take.
+    // The names are taken with many numbers in a row, or with those that an attacker who knows the algorithm would take.
     let many: Vec<u32> = (0..10_001).collect();
     let clever: Vec<u32> = [0].into_iter().chain((0..32).map(|power| 1 << power)).collect();
     for (numbers, next) in [(many, Some("a-10001.txt")), (clever, None)] {
@@ -296,7 +296,7 @@ impl<'a> SmallDisk<'a> {
         fs::create_dir_all(at).unwrap();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at);
-        // Only for root, and not everywhere.
+        // Only root can mount, and not everywhere.
         let mounted = mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
         mounted.then_some(Self(at))
     }

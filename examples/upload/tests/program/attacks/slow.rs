@@ -31,7 +31,7 @@ fn a_header_that_never_ends_is_given_up() {
         stream.write_all(begin).unwrap();
         trickle(&stream, b"1");
     }
-    // Once in a session, and once in the middle of a file.
+    // The frame trickles once between two files, and once in the middle of a file.
     let mut peer = Peer::connect(&address);
     peer.stream.write_all(b"P\0\0\x20\0").unwrap();
     trickle(&peer.stream, b"1");
@@ -163,7 +163,7 @@ fn clients_that_leave_leave_nothing_behind() {
         let mut peer = Peer::connect(&address);
         peer.put(&[b"a"], &[0; 10], false);
     }
-    // No byte of them arrived: there is no part to resume.
+    // No byte of these files arrived: there is no part to resume.
     eventually("all have left", || partial_files(folder.path()).is_empty());
     let mut silent = connect(address.parse().unwrap());
     silent.shutdown(std::net::Shutdown::Write).unwrap();

@@ -110,7 +110,7 @@ fn what_the_client_has_is_not_sent_again() {
 
 #[test]
 fn a_file_from_before_all_dates_is_served() {
-    // In memory, where there is such a folder: file systems of disks cannot count so far.
+    // The file is in memory, where there is such a folder: file systems of disks cannot count so far.
     let memory = tempfile::Builder::new().prefix("ss").tempdir_in("/dev/shm");
     let folder = memory.unwrap_or_else(|_| folder());
     for (name, time) in [

@@ -135,7 +135,7 @@ fn what_may_not_be_read_is_forbidden() {
     let path = folder.path().join("digits.txt");
     digits(folder.path());
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
-    // Its names may be read and nothing else, so that it only looks empty.
+    // The names in this folder may be read and nothing else, so that it only looks empty.
     let names_only = folder.path().join("names");
     fs::create_dir(&names_only).unwrap();
     digits(&names_only);
