@@ -137,7 +137,7 @@ impl IdleWorkers {
 
     /// Takes all workers off the list and wakes them.
     ///
-    /// They are not called: each sees by the queue's stage why it was woken.
+    /// The workers are not called: each sees by the queue's stage why it was woken.
     pub(super) fn dismiss(&mut self) {
         for worker in self.list.drain(..) {
             worker.thread.unpark();

@@ -305,7 +305,7 @@ impl WorkerQueue {
         state: MutexGuard<'q, QueueState>,
         error: io::Error,
     ) -> MutexGuard<'q, QueueState> {
-        // If another worker has taken the job meanwhile, nothing is lost.
+        // If another worker has taken the job in the meantime, nothing is lost.
         let Ok(QueuedJob { job, permit }) = self.receiver.try_recv() else { return state };
         drop(state);
         job.refuse(Refused::CannotStart(error));

@@ -140,7 +140,7 @@ impl FromStr for Network {
 }
 
 impl From<IpAddr> for Network {
-    /// This address alone.
+    /// The network of this address alone.
     fn from(ip: IpAddr) -> Self {
         let first = ip.to_canonical();
         Self { peers: PeerSet::Inet { first, bits: width(first) } }

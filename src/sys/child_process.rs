@@ -18,7 +18,7 @@ pub(crate) enum ChildState {
     Exited(i32),
     /// The signal of this number has ended the child.
     Killed(i32),
-    /// Another part of the program has waited for it, or the kernel has.
+    /// Another part of the program has reaped the child, or the kernel has.
     ///
     /// There is no such child (ECHILD).
     Gone,

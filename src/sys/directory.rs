@@ -178,7 +178,7 @@ mod tests {
         fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
         set_mode_of_socket_file(socket.as_fd(), &own, 0o666).unwrap();
         assert_eq!(mode_of(&own), 0o666);
-        // Files that another process may have put there meanwhile.
+        // Another process may have put these files there in the meantime.
         std::os::unix::fs::symlink(&secret, &link).unwrap();
         fs::hard_link(&own, &other).unwrap();
         for path in [&secret, &link, &other] {

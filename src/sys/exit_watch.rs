@@ -131,8 +131,8 @@ impl ExitWatch {
         self.sigchld.get().is_some_and(|sigchld| sigchld.reaped_by_the_kernel)
     }
 
-    /// Ends a watch. Closing the pidfd would not end it: children that were forked meanwhile have copies, and the
-    /// kernel would go on reporting it.
+    /// Ends a watch. Closing the pidfd would not end it: children that were forked in between have copies, and the kernel
+    /// would go on reporting the child's end.
     pub(crate) fn remove(&self, watched: Watched) {
         if let Watched::ByDescriptor(pidfd) = watched {
             self.set.remove(pidfd.as_fd());

@@ -119,8 +119,8 @@ impl Drop for SignalsHeld {
 pub(crate) fn no_other_threads() -> io::Result<()> {
     let Some(names) = other_threads()? else { return Ok(()) };
     Err(io::Error::other(format!(
-        "the process has other threads ({names}), whose locks would stay locked in the child; have what they do \
-         done by the service_actions of the server's hooks or by another process, or take Threading"
+        "the process has other threads ({names}), whose locks would stay locked in the child; do their \
+         work in the hook service_actions or in another process, or use Threading"
     )))
 }
 

@@ -71,7 +71,7 @@ pub(crate) fn fill_standard_descriptors() {
         // SAFETY: the path is a string with a NUL at its end.
         let fd = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
         if fd > 2 {
-            // Another thread has taken the number meanwhile.
+            // Another thread has taken the number in the meantime.
             drop(super::owned(fd));
         }
     }

@@ -50,7 +50,7 @@ pub fn accept_action(error: &io::Error) -> AcceptAction {
             // A firewall rule forbids this connection.
             | libc::EPERM,
         ) => Skip,
-        // This process's own limit.
+        // The error of this process's own limit.
         Some(libc::EMFILE) => Shed,
         // Errors of the whole system.
         Some(libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => BackOff,

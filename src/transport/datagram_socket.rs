@@ -163,7 +163,7 @@ impl DatagramSocket {
     /// server itself, or once the server closes.
     fn receive(self: &Arc<Self>) -> io::Result<Box<IncomingDatagram>> {
         let mut queue = self.queue.lock();
-        // Another thread may have received a batch meanwhile.
+        // Another thread may have received a batch in the meantime.
         if queue.is_empty() {
             // Datagrams that come from here on stay in the kernel, and are lost with the socket.
             if self.closing.load(Ordering::SeqCst) {
@@ -348,7 +348,7 @@ impl Flush for DatagramSocket {
         }
         batch.clear();
         let mut replies = self.replies.lock();
-        // Keeps the memory, unless another thread has gathered meanwhile.
+        // Keeps the memory, unless another thread has gathered replies in the meantime.
         if replies.gathered.len() == 0 {
             replies.gathered = batch;
         }

@@ -59,7 +59,7 @@ impl ReplyLoopGuard {
     pub(super) fn is_from_self(&mut self, received: &Received<'_>) -> bool {
         match &received.peer {
             PeerName::Other(name) => self.name.as_ref() == Some(&**name),
-            // One comparison for every other datagram: clients have ports of their own.
+            // This is one comparison for every other datagram: clients have ports of their own.
             inet if inet.port() == self.port => self.is_from_self_inet(received),
             _ => false,
         }

@@ -203,8 +203,8 @@ impl DirectoryEntry {
         loop {
             match sys::try_lock(&directory) {
                 Ok(()) => return Some(directory),
-                // A process that holds it for longer is no server that starts. Going on without the lock risks that two
-                // servers both replace a stale file; failing would let any process with read access prevent the start.
+                // A process that holds the lock for longer is not a starting server. Going on without the lock risks that
+                // two servers both replace a stale file; failing would let any process with read access prevent the start.
                 Err(error)
                     if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
                 {
@@ -232,7 +232,7 @@ impl DirectoryEntry {
             return Ok(());
         }
         match fs::remove_file(&file) {
-            // Another process has removed it meanwhile.
+            // Another process has removed the file in the meantime.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
         }
@@ -253,7 +253,7 @@ fn is_without_socket(address: &SockAddr) -> io::Result<bool> {
 }
 
 /// Names the file that is in the way of a bind. The system says `EADDRINUSE` for any file, and a reader of that error would
-/// look for another server. If the file was replaced meanwhile, only the message is wrong.
+/// look for another server. If the file was replaced in the meantime, only the message is wrong.
 ///
 /// Any other error, and that of a socket's file, is returned as it is.
 fn explain(error: io::Error, path: &Path) -> io::Error {

@@ -64,7 +64,7 @@ impl FoundSocket {
         }
         let Some(which) = address.to_activated() else { return Ok(None) };
         let TakenSocket { fd, activated, inherited_as } = inherited::take(which, kind)?;
-        // It was passed to this process, or to a predecessor, which has handed it over.
+        // The socket was passed to this process, or to a predecessor, which has handed it over.
         let origin = inherited_as.map_or(Origin::Adopted, Origin::Predecessor);
         Self::adopted(kind, fd, origin, Some(activated)).map(Some)
     }

@@ -43,7 +43,7 @@ pub struct AcceptedConnection {
 /// [`server_close`](Self::server_close) meanwhile: the descriptor stays open until the last call has returned.
 #[derive(Debug)]
 pub(super) struct StreamListener {
-    /// The listening socket, which a close takes out.
+    /// The listening socket, until a close takes it out.
     pub(super) socket: ServerSocket,
     /// A spare descriptor. A process that is out of descriptors closes it, and can then accept one client after the other
     /// in order to close them.

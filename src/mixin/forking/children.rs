@@ -132,7 +132,7 @@ impl Children {
         }
         // Forgotten, and not dropped: the watches and the permits of these children are the parent's to give back.
         std::mem::forget(std::mem::take(&mut *self.table.lock()));
-        // The owner last: if one of these fails, the next run tries all of them again.
+        // The owner is noted last: if one of these steps fails, the next run tries all of them again.
         reports.exits.renew()?;
         reports.fatal.renew()?;
         reports.steps.renew()?;

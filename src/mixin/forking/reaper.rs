@@ -186,7 +186,7 @@ impl Children {
             ChildState::Gone => ended_otherwise(CloseReason::Released, true),
         };
         let child = self.table.lock().take(pid);
-        // Another call has ended its request meanwhile.
+        // Another call has ended the child's request in the meantime.
         let Some(child) = child else { return false };
         // This comes before the drop that closes the pidfd: see `ExitWatch::remove`.
         if let Some(watched) = child.watched {

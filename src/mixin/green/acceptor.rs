@@ -199,7 +199,8 @@ impl Run {
 /// The runs of a group: one at a time, unless its mixin serves several servers.
 #[derive(Default)]
 pub(super) struct Acceptors {
-    /// One for each call of `serve` that has not returned. Locked for moments; a run's own lock may be taken meanwhile.
+    /// The runs: one for each call of `serve` that has not returned. The list is locked for moments; a run's own lock may
+    /// be taken meanwhile.
     running: Mutex<Vec<Arc<Run>>>,
 }
 

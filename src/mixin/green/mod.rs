@@ -229,7 +229,7 @@ impl Green {
         // The lock is held until the workers are there, so that two first requests do not both start them.
         let mut of_child = self.group_of_child.lock();
         let first = self.group.get();
-        // Another request has started them meanwhile.
+        // Another request has started the workers in the meantime.
         if let Some(ours) = first.into_iter().chain(&*of_child).find(|group| group.owner.is_noted())
         {
             return Ok(Arc::clone(ours));

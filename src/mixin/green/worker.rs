@@ -52,7 +52,7 @@ use crate::sys::exit_now;
 use crate::sys::fork_count::is_in_child;
 use crate::wait::{self, RetiredUnwind};
 
-/// Marks the events of the inbox.
+/// The number of the events of the inbox.
 pub(super) const INBOX: u64 = u64::MAX;
 
 /// Marks the events of an accept loop's descriptors. The other bits are the number of its task.
@@ -138,7 +138,7 @@ impl Worker {
         &self.group.workers[self.number]
     }
 
-    /// The loop. Returns when the worker has been told to quit, and its last coroutine has ended.
+    /// Runs the loop until the worker has been told to quit and its last coroutine has ended.
     pub(super) fn run(&self) {
         let mut events = ReadyEvents::new(EVENTS);
         loop {
@@ -150,7 +150,7 @@ impl Worker {
                 return;
             }
             self.wait(&mut events);
-            // One look at the clock for each turn. A deadline that passes while events are dispatched has the next turn.
+            // The clock is read once in each turn. A deadline that passes while events are dispatched has the next turn.
             let now = Instant::now();
             let fetches = self.fetches();
             for at in 0..events.len() {

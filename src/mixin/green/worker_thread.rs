@@ -28,7 +28,7 @@ use crate::wait::{self, FlushPromise, Parker};
 pub(super) struct WorkerStart {
     pub(super) group: Arc<Group>,
     pub(super) number: usize,
-    /// Watches the inbox already: a message that comes before the thread does is found.
+    /// The epoll set. It watches the inbox already, so that a message that comes before the thread starts is found.
     pub(super) epoll: Epoll,
 }
 

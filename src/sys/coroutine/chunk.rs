@@ -160,7 +160,7 @@ impl StackChunk {
     ///
     /// # Errors
     ///
-    /// Those of `guard.rs`. EINVAL of a light guard is the answer of a kernel that has none.
+    /// The errors of `guard.rs`. A kernel that has no light guards answers EINVAL.
     pub(super) fn install_guard(&self, index: usize) -> io::Result<()> {
         let guard = self.guard(index);
         match self.guards {

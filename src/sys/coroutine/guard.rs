@@ -106,10 +106,10 @@ pub(super) fn forget_classic(guards: usize) {
     CLASSIC_GUARDS.fetch_sub(guards, Ordering::Relaxed);
 }
 
-/// The classic guards of this process, of all its slabs.
+/// The number of classic guards of this process, over all its slabs.
 ///
-/// It is compared with the bound before the call, and not left to the kernel to refuse: the mapping that fails next
-/// might otherwise be the allocator's, and that ends the process. Relaxed, because it counts and orders nothing.
+/// The number is compared with the bound before the call, and the refusal is not left to the kernel: the mapping that fails
+/// next might be one of the allocator, and that would end the process. Relaxed, because it counts and orders nothing.
 static CLASSIC_GUARDS: AtomicUsize = AtomicUsize::new(0);
 
 /// How many stacks this process can have, where that is bounded. Its text is for the operator.
