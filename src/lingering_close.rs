@@ -21,16 +21,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use crate::limits::Limits;
-use crate::process::OwnerProcess;
 use crate::socket_io::{RecvTimeout, SocketIo};
-use crate::sys::{self, Mode, PollFd, RecvBuf};
+use crate::sys::{self, Mode, PerProcess, PollFd, RecvBuf};
 use crate::wait::{self, Event};
 
 /// A connection whose answer is on its way. It closes when this is dropped: its output was ended before.
@@ -59,7 +56,12 @@ pub(crate) fn max_lingering() -> usize {
 const KEEP_THREAD: Duration = Duration::from_secs(1);
 
 /// None while there is no thread.
-static REAPER: Mutex<Option<Reaper>> = Mutex::new(None);
+static REAPER: PerProcess<Mutex<Option<Reaper>>> = PerProcess::new(Mutex::default);
+
+/// Nothing panics while it is locked.
+fn lock_reaper() -> MutexGuard<'static, Option<Reaper>> {
+    REAPER.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Shared by the thread and by all that hand connections over to it, under the lock of [`REAPER`].
 struct Reaper {
@@ -71,8 +73,6 @@ struct Reaper {
     lingering: usize,
     /// Asked once, when the thread starts.
     max_lingering: usize,
-    /// The process that the thread belongs to. A forked child has a copy of this and no thread.
-    owner: OwnerProcess,
 }
 
 /// Reads on for a connection, in the one thread for all of them, and closes it. Without a descriptor or a thread for
@@ -80,9 +80,8 @@ struct Reaper {
 pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: &Limits) {
     let until = wait::moment_after(Instant::now(), limits.linger);
     let connection = LingeringConnection { fd, until, bytes_left: limits.linger_bytes };
-    let mut reaper = REAPER.lock();
-    // There is no thread yet; or this is a forked child, with a copy of its parent's value and without the thread.
-    if reaper.as_ref().is_none_or(|reaper| !reaper.owner.is_noted()) {
+    let mut reaper = lock_reaper();
+    if reaper.is_none() {
         // Out of descriptors: the return drops the connection, and so frees one.
         let Ok(wake_up) = Event::new() else { return };
         let wake_up = Arc::new(wake_up);
@@ -97,7 +96,6 @@ pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: &Limits) {
             arriving: Vec::new(),
             lingering: 0,
             max_lingering: max_lingering(),
-            owner: OwnerProcess::noted(),
         });
     }
     if let Some(reaper) = &mut *reaper {
@@ -152,7 +150,7 @@ fn reap(wake_up: &Event) {
             leave_at = now + KEEP_THREAD;
         }
         // The last look and the leaving are under one lock: see the invariant above.
-        let mut reaper = REAPER.lock();
+        let mut reaper = lock_reaper();
         let Some(state) = &mut *reaper else { return };
         connections.append(&mut state.arriving);
         state.lingering = connections.len();

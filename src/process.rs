@@ -17,6 +17,23 @@
 //! | a Unix socket's file | is removed if no other process listens | stays |
 //! | counts, observer | its own from here on | are the parent's; the exit status tells the parent how the request ended |
 //!
+//! # A bare fork
+//!
+//! A handler of any mixin may fork by itself, while other threads hold locks: a lock that one of them held stays held in the
+//! child for ever. `sys/fork_count.rs` hears of the fork ([`enter_bare_fork`]), and [`BareFork`] tells what was made before it.
+//! The child serves its request on the one thread that it has, and ends with the handler.
+//!
+//! | in such a child | |
+//! |---|---|
+//! | the outbox writer, the lingering close, threads of `offload`, the locks of events and of a run's begin | its own: `PerProcess` of `sys` |
+//! | an outbox of before, deferred replies and lists | the parent's to send: left alone |
+//! | the pool of blocks, the description of the terminal | their locks are only tried |
+//! | the console's counts, the limit of descriptors that programs get back | have no lock |
+//! | the process number | noted at the fork, so that an event becomes the child's own when it is next waited for |
+//! | the end of the request: live list, gate, queue of workers, observer | is not reached: the process ends with the handler |
+//! | the live list, the server's state, TLS shared with an outbox or a half, connections to other servers | have locks: a handler asks for none of them in the child |
+//! | servers, metrics, sockets of a predecessor or a service manager, actions of signals | have locks that are held while a server is made, begins or ends: a child makes one only if its parent does not at that moment |
+//!
 //! Asking the system costs a call. So the process number is asked for when a run begins ([`note`]), and later code of
 //! the run compares with the noted number. The actions of signals ask the system itself, because they may run before
 //! anything is noted.
@@ -145,6 +162,39 @@ fn noted() -> u32 {
     NOTED.load(Ordering::Relaxed)
 }
 
+/// How many bare forks lie between this process and the first of its ancestors that has run a server. Relaxed, as
+/// [`NOTED`].
+static BARE_FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// Notes a child of a fork that the program has made by itself, perhaps while other threads held locks. A handler of
+/// pthread_atfork(3) calls it, so it takes no lock and no memory. (`Forking` forks a process of one thread, and its child
+/// writes as little as it can.)
+pub(crate) fn enter_bare_fork() {
+    BARE_FORKS.fetch_add(1, Ordering::Relaxed);
+    note();
+}
+
+/// The process of a bare fork that something was made in. In a child, what is inherited may be half changed, and its lock
+/// held for ever by a thread of the parent's.
+///
+/// Compared without a system call. A bare clone(2) is not seen, and neither is a child of `Forking`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BareFork(u32);
+
+impl BareFork {
+    /// That of this process.
+    #[inline]
+    pub(crate) fn current() -> Self {
+        Self(BARE_FORKS.load(Ordering::Relaxed))
+    }
+
+    /// Whether no bare fork lies between the process that has made this value and this process.
+    #[inline]
+    pub(crate) fn is_current(self) -> bool {
+        self == Self::current()
+    }
+}
+
 /// The process that a descriptor, a thread or a file belongs to. By default none.
 #[derive(Debug, Default)]
 pub(crate) struct OwnerProcess {
@@ -153,20 +203,6 @@ pub(crate) struct OwnerProcess {
 }
 
 impl OwnerProcess {
-    /// An owner that is no process yet.
-    pub(crate) const fn nobody() -> Self {
-        Self { process: AtomicU32::new(0) }
-    }
-
-    /// Whether this process is the owner, which it becomes if there is none. Asks the system.
-    pub(crate) fn is_or_becomes_this_process(&self) -> bool {
-        let (this, order) = (std::process::id(), Ordering::SeqCst);
-        // The error holds the present owner.
-        self.process
-            .compare_exchange(0, this, order, order)
-            .map_or_else(|owner| owner == this, |_| true)
-    }
-
     /// This process as the owner, by the number that the system gives.
     pub(crate) fn this_process() -> Self {
         Self { process: AtomicU32::new(note()) }

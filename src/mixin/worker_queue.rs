@@ -73,6 +73,7 @@ use super::idle_workers::{IdleWorker, IdleWorkers, LastIdle};
 use super::thread_group::{ThreadGroup, ThreadOptions};
 use super::{Job, Refused, WhenFull, WorkerFigures};
 use crate::gate::{Gate, Permit};
+use crate::sys::fork_count::mark_children_of_this_thread;
 
 /// How many workers there are.
 #[derive(Clone, Copy, Debug)]
@@ -243,6 +244,7 @@ impl WorkerQueue {
     fn spawn(self: &Arc<Self>, label: &str) -> io::Result<()> {
         let queue = Arc::clone(self);
         self.group.spawn(&self.settings.threads, label, move || {
+            mark_children_of_this_thread();
             // The worker is made before the hook runs: a hook that panics drops the worker, which takes it out of the
             // count.
             let worker = QueueWorker { queue: Arc::clone(&queue), has_come: false, permit: None };

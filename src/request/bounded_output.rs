@@ -137,6 +137,7 @@ impl BoundedIo {
     /// transport are counted here.
     #[inline(never)]
     fn send_with_care(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.leave_outbox_to_parent();
         self.ticket.entry().show_activity(Activity::Sending);
         let timeout = self.write_timeout();
         let result = match &self.outbox {

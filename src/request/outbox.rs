@@ -27,8 +27,10 @@ use parking_lot::Mutex;
 use super::bounded_io::BoundedIo;
 use super::connection::Connection;
 use super::outbox_queue::{OutboxPhase, OutboxQueue, OutboxState, SEND_THRESHOLD, Writer};
+use super::outbox_send::not_ours;
 use super::{StreamRequest, outbox_thread};
 use crate::live::Cut;
+use crate::process::BareFork;
 use crate::wait::{self, Interest, Waiting};
 use crate::write_stall::SendTimeout;
 
@@ -42,6 +44,10 @@ use crate::write_stall::SendTimeout;
 /// A forking server must start no thread in its own process, where only the hook `overflow` can send. There `send`
 /// writes at once and never waits, and bytes that the socket does not take by the end of the hook are lost. In a child
 /// an outbox works as under other mixins.
+///
+/// In a child that a handler has forked by itself (`libc::fork`), the outboxes of before are the parent's, which sends what
+/// is due: there [`send`](Self::send) fails with [`OutboxError::Closed`], and the other methods do nothing. The child's own
+/// connection gets another one by [`StreamRequest::outbox`].
 ///
 /// Messages are never torn: the handler's own writes go through the same queue. The queue is bounded by
 /// `Limits::outbox_bytes`; under TLS it holds the bytes that are not encrypted yet.
@@ -110,7 +116,7 @@ impl Outbox {
     pub fn send(&self, message: impl AsRef<[u8]>) -> Result<(), OutboxError> {
         let message = message.as_ref();
         let (newly_listed, large) = {
-            let mut state = self.shared.state.lock();
+            let Some(mut state) = self.shared.lock() else { return Err(OutboxError::Closed) };
             match state.phase {
                 OutboxPhase::Open => {}
                 OutboxPhase::Wrapping | OutboxPhase::Wrapped => return Err(OutboxError::Wrapped),
@@ -149,7 +155,7 @@ impl Outbox {
     /// [`wait_for_room`](Self::wait_for_room)).
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
-        self.shared.state.lock().waiting_bytes()
+        self.shared.lock().map_or(0, |state| state.waiting_bytes())
     }
 
     /// How many bytes the system has taken for the peer since the outbox was made. Dropped bytes do not count. Under
@@ -158,7 +164,7 @@ impl Outbox {
     /// If bytes wait and this number grows, the peer is slow. If it stays, the peer reads nothing.
     #[must_use]
     pub fn sent_bytes(&self) -> u64 {
-        self.shared.state.lock().sent_total
+        self.shared.lock().map_or(0, |state| state.sent_total)
     }
 
     /// Waits until at most `waiting_bytes` bytes wait for the peer, but no longer than `timeout`. True: no more are
@@ -188,7 +194,7 @@ impl Outbox {
         let until = wait::moment_after(Instant::now(), timeout);
         loop {
             let fd = {
-                let mut state = self.shared.state.lock();
+                let Some(mut state) = self.shared.lock() else { return true };
                 if state.waiting_bytes() > waiting_bytes {
                     self.shared.send_due_of(&mut state);
                 }
@@ -219,7 +225,7 @@ impl Outbox {
     /// of unread data for minutes.
     pub fn close(&self) {
         {
-            let mut state = self.shared.state.lock();
+            let Some(mut state) = self.shared.lock() else { return };
             // Sends as much of the farewell as fits without waiting.
             self.shared.send_due_of(&mut state);
             if let (Some(fd), 1..) = (&state.fd, state.waiting_bytes()) {
@@ -243,7 +249,7 @@ impl Outbox {
     /// `BrokenPipe` if the outbox sends no more; `TimedOut`, and then the bytes stay due.
     pub(super) fn write_all(&self, bytes: &[u8], timeout: SendTimeout) -> io::Result<()> {
         let mark = {
-            let mut state = self.shared.state.lock();
+            let mut state = self.shared.lock().ok_or_else(not_ours)?;
             if !state.phase.sends() {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
@@ -256,7 +262,8 @@ impl Outbox {
     /// The end of the request or of its output: takes no more messages, and waits until the queued bytes are sent.
     /// After an error the unsent bytes are dropped, and the caller must not say that the output was whole.
     pub(super) fn finish(&self, timeout: SendTimeout) -> io::Result<()> {
-        let mark = self.take_no_more(OutboxPhase::Ending);
+        // The parent's: nothing that is due waits for this process.
+        let Some(mark) = self.take_no_more(OutboxPhase::Ending) else { return Ok(()) };
         let sent = self.wait_until_sent(mark, timeout);
         self.let_go(OutboxPhase::Closed);
         sent
@@ -265,11 +272,11 @@ impl Outbox {
     /// The connection is about to be wrapped: takes no more messages, and sends the queued bytes unwrapped. If sending
     /// fails, the outbox is open again.
     pub(super) fn retire(&self, timeout: SendTimeout) -> io::Result<()> {
-        let mark = self.take_no_more(OutboxPhase::Wrapping);
+        let mark = self.take_no_more(OutboxPhase::Wrapping).ok_or_else(not_ours)?;
         if let Err(error) = self.wait_until_sent(mark, timeout) {
-            let mut state = self.shared.state.lock();
             // If `close` was called meanwhile, the connection is ended, and the phase stays.
-            if state.phase == OutboxPhase::Wrapping {
+            let state = self.shared.lock();
+            if let Some(mut state) = state.filter(|it| it.phase == OutboxPhase::Wrapping) {
                 state.phase = OutboxPhase::Open;
             }
             return Err(error);
@@ -279,20 +286,20 @@ impl Outbox {
     }
 
     /// From here on [`send`](Self::send) fails. Returns the total that is reached when all bytes that it has taken are
-    /// sent.
-    fn take_no_more(&self, phase: OutboxPhase) -> u64 {
-        let mut state = self.shared.state.lock();
+    /// sent. None: the outbox is the parent's.
+    fn take_no_more(&self, phase: OutboxPhase) -> Option<u64> {
+        let mut state = self.shared.lock()?;
         // An outbox that was closed meanwhile stays closed.
         if state.phase == OutboxPhase::Open {
             state.phase = phase;
         }
-        state.due_total
+        Some(state.due_total)
     }
 
     /// Sends nothing more, and lets go of the connection.
     fn let_go(&self, phase: OutboxPhase) {
         let listed = {
-            let mut state = self.shared.state.lock();
+            let Some(mut state) = self.shared.lock() else { return };
             state.drop_due(phase);
             // Clones of this outbox may live on. They must not keep the connection open.
             state.fd = None;
@@ -302,6 +309,11 @@ impl Outbox {
             // The writer may be waiting for room in the socket, and then keeps it open too.
             outbox_thread::look_again();
         }
+    }
+
+    /// Whether this process sends what is due, and not the one that has forked it.
+    pub(super) fn is_ours(&self) -> bool {
+        self.shared.made_in.is_current()
     }
 
     /// Waits until the total of all sent bytes has reached `mark`. Called by the handler's thread only.
@@ -335,6 +347,7 @@ impl StreamRequest {
 impl BoundedIo {
     /// The outbox. The first call makes it.
     pub(super) fn outbox(&mut self) -> io::Result<Outbox> {
+        self.leave_outbox_to_parent();
         if let Some(outbox) = &self.outbox {
             return Ok(outbox.clone());
         }
@@ -356,8 +369,15 @@ impl BoundedIo {
         let may_start_threads = self.ticket.server().role().may_start_threads();
         let writer = if may_start_threads { Writer::Thread } else { Writer::Sender };
         let state = Mutex::new(OutboxState::over(fd));
-        let shared = Arc::new(OutboxQueue { entry, capacity, writer, seal, state });
+        let made_in = BareFork::current();
+        let shared = Arc::new(OutboxQueue { entry, capacity, writer, seal, made_in, state });
         Ok(self.outbox.insert(Outbox { shared }).clone())
+    }
+
+    /// In the child of a bare fork: the outbox of before is the parent's, and this process writes by itself.
+    pub(super) fn leave_outbox_to_parent(&mut self) {
+        // Kept, and not dropped: with the last reference the parent's state would go.
+        std::mem::forget(self.outbox.take_if(|outbox| !outbox.is_ours()));
     }
 }
 

@@ -13,10 +13,11 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::tls_seam::Seal;
 use crate::live::Entry;
+use crate::process::BareFork;
 use crate::write_stall::WriteStall;
 
 /// One queue per connection, shared by all clones of its outbox, the handler and the writer.
@@ -29,6 +30,8 @@ pub(super) struct OutboxQueue {
     pub(super) writer: Writer,
     /// Under TLS: encrypts the bytes when they are sent, so that lines that have gathered share one record.
     pub(super) seal: Option<Arc<dyn Seal>>,
+    /// The process that sends the due bytes.
+    pub(super) made_in: BareFork,
     /// Never locked across a wait.
     pub(super) state: Mutex<OutboxState>,
 }
@@ -162,8 +165,15 @@ impl OutboxState {
 pub(super) const SEND_THRESHOLD: usize = 64 * 1024;
 
 impl OutboxQueue {
+    /// The state, locked. None in the child of a bare fork: the due bytes are the parent's to send, and one of its threads may
+    /// have held the lock at the fork.
+    #[inline]
+    pub(super) fn lock(&self) -> Option<MutexGuard<'_, OutboxState>> {
+        if self.made_in.is_current() { Some(self.state.lock()) } else { None }
+    }
+
     /// A share of the descriptor. None after the end of the request.
     pub(super) fn fd(&self) -> Option<Arc<OwnedFd>> {
-        self.state.lock().fd.clone()
+        self.lock()?.fd.clone()
     }
 }

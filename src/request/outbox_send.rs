@@ -22,13 +22,13 @@ impl OutboxQueue {
     /// `TimedOut`, with the bytes still due; `BrokenPipe`, if the outbox was closed or the peer is gone.
     pub(super) fn wait_until_sent(&self, mark: u64, timeout: SendTimeout) -> io::Result<()> {
         // A handler that calls again after a timeout gets no new time for a peer that has taken nothing.
-        let given_up = self.state.lock().given_up.take();
+        let given_up = self.lock().ok_or_else(not_ours)?.given_up.take();
         let mut waiting = given_up.map(|(sent, stall)| (sent, stall.resume(timeout)));
         loop {
             self.send_due();
             // A share of the descriptor, so that the wait needs no lock and the number is not used again meanwhile.
             let (sent, fd) = {
-                let state = self.state.lock();
+                let state = self.lock().ok_or_else(not_ours)?;
                 if state.sent_total >= mark {
                     return Ok(());
                 }
@@ -46,7 +46,9 @@ impl OutboxQueue {
                 stall.progress(fd);
             }
             if let Err(error) = stall.wait(fd, None) {
-                self.state.lock().given_up = waiting;
+                if let Some(mut state) = self.lock() {
+                    state.given_up = waiting;
+                }
                 return Err(error);
             }
         }
@@ -54,14 +56,16 @@ impl OutboxQueue {
 
     /// Sends due bytes, as far as the socket takes them.
     pub(super) fn send_due(&self) {
-        self.send_due_of(&mut self.state.lock());
+        if let Some(mut state) = self.lock() {
+            self.send_due_of(&mut state);
+        }
     }
 
     /// Sends due bytes, for the thread whose list has this outbox. True: some bytes are left, and the outbox stays on
     /// the list. False: it is on no list any more, and the next message lists it anew. The lock is held all the time,
     /// so that no message can be appended in between and be forgotten.
     pub(super) fn send_listed(&self) -> bool {
-        let mut state = self.state.lock();
+        let Some(mut state) = self.lock() else { return false };
         self.send_due_of(&mut state);
         state.listed = state.fd.is_some() && state.waiting_bytes() > 0;
         state.listed
@@ -69,14 +73,14 @@ impl OutboxQueue {
 
     /// Sends due bytes, for a sender without a list: the rest waits for the next message.
     pub(super) fn send_unlisted(&self) {
-        let mut state = self.state.lock();
+        let Some(mut state) = self.lock() else { return };
         state.listed = false;
         self.send_due_of(&mut state);
     }
 
     /// Marks this outbox as listed, if bytes are due and it is on no list. True: the caller has to put it on a list.
     pub(super) fn needs_a_list(&self) -> bool {
-        let mut state = self.state.lock();
+        let Some(mut state) = self.lock() else { return false };
         // Marked under the same lock: of two threads that ask, only one lists it.
         let needs = state.fd.is_some() && state.waiting_bytes() > 0 && !state.listed;
         state.listed |= needs;
@@ -111,6 +115,14 @@ impl OutboxQueue {
             }
         }
     }
+}
+
+/// In the child of a bare fork, of an outbox that its parent has made.
+#[cold]
+pub(super) fn not_ours() -> io::Error {
+    io::Error::other(
+        "this process was forked after the outbox had been made, and its parent sends what is due",
+    )
 }
 
 /// Encrypts the first of the bytes, unless they are encrypted already (`sealed` says how many), and sends the result.

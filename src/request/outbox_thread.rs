@@ -18,20 +18,20 @@
 
 use std::cell::RefCell;
 use std::os::fd::AsFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::outbox_queue::{OutboxQueue, Writer};
-use crate::process::OwnerProcess;
-use crate::sys::{self, PollFd};
+use crate::sys::fork_count::is_in_child;
+use crate::sys::{self, PerProcess, PollFd};
 use crate::wait::{self, Event, Flush};
 
 thread_local! {
     /// The outboxes that this thread has sent to since it last waited.
     static LISTED: RefCell<Vec<Arc<OutboxQueue>>> = const { RefCell::new(Vec::new()) };
+    /// The flush of that list. Each thread has its own: to share one, a lock would be needed where the first is made.
+    static LIST: Arc<dyn Flush> = Arc::new(ThisThreadsList);
 }
 
 /// Puts an outbox on the list of this thread, if the thread has promised to flush; otherwise hands it to the writer at
@@ -39,15 +39,17 @@ thread_local! {
 pub(super) fn list(outbox: &Arc<OutboxQueue>) {
     let first = LISTED.with(|listed| {
         let mut listed = listed.borrow_mut();
+        // In the child of a bare fork: nobody here flushes what was listed before.
+        if listed.first().is_some_and(|first| !first.made_in.is_current()) {
+            std::mem::forget(std::mem::take(&mut *listed));
+        }
         listed.push(Arc::clone(outbox));
         listed.len() == 1
     });
     // One promise holds for the whole list, until it is flushed. So only the first outbox asks for it.
     if first {
-        static LIST: OnceLock<Arc<dyn Flush>> = OnceLock::new();
-        let list = LIST.get_or_init(|| Arc::new(ThisThreadsList));
-        // This thread has made no promise, so nothing would flush the list later.
-        if !wait::flush_before_waiting(list) {
+        // This thread has made no promise, so nothing would flush the list later. (Or it ends, and its thread-locals are gone.)
+        if !LIST.try_with(wait::flush_before_waiting).unwrap_or(false) {
             ThisThreadsList.flush();
         }
     }
@@ -62,13 +64,13 @@ pub(super) fn look_after(outbox: &Arc<OutboxQueue>) {
 
 /// Wakes the writer to look at its sockets: one of them has ended.
 pub(super) fn look_again() {
-    if let Some(inbox) = &mut *THREAD.lock() {
+    if let Some(inbox) = &mut *lock_inbox() {
         inbox.sleeps = false;
         inbox.wake_up.notify();
     }
 }
 
-/// The flush that a thread has promised: one value for all threads, because the list is the thread's own.
+/// The flush that a thread has promised. The value is empty, because the list is a thread-local.
 struct ThisThreadsList;
 
 impl Flush for ThisThreadsList {
@@ -78,8 +80,9 @@ impl Flush for ThisThreadsList {
         if listed.is_empty() {
             return;
         }
-        // A coroutine's thread flushes after each batch of events, so its lines are together already.
-        let full = if wait::is_parked_here() {
+        // A coroutine's thread flushes after each batch of events, so its lines are together already. The child of a handler may
+        // end right after this, and with it the writer.
+        let full = if wait::is_parked_here() || is_in_child() {
             listed.into_iter().filter(|outbox| outbox.send_listed()).collect()
         } else {
             listed
@@ -100,7 +103,12 @@ impl Flush for ThisThreadsList {
 const GATHER_THRESHOLD: usize = 16;
 
 /// The state that the writer and its senders share. None while there is no thread.
-static THREAD: Mutex<Option<WriterInbox>> = Mutex::new(None);
+static THREAD: PerProcess<Mutex<Option<WriterInbox>>> = PerProcess::new(Mutex::default);
+
+/// Nothing panics while it is locked.
+fn lock_inbox() -> MutexGuard<'static, Option<WriterInbox>> {
+    THREAD.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The lists that were handed over, and whether the writer sleeps. The lock of [`THREAD`] guards all of it.
 struct WriterInbox {
@@ -110,8 +118,6 @@ struct WriterInbox {
     handed: Vec<Arc<OutboxQueue>>,
     /// The writer waits, and has to be woken.
     sleeps: bool,
-    /// The process that has the thread. A forked child has a copy of this value and no thread.
-    owner: OwnerProcess,
 }
 
 /// How long the thread stays without work. A list that comes within this time needs no new thread, and a server that
@@ -131,9 +137,8 @@ fn hand_over(mut outboxes: Vec<Arc<OutboxQueue>>) {
     if outboxes.is_empty() {
         return;
     }
-    let mut thread = THREAD.lock();
-    // There is no inbox yet, or a forked child has a copy of its parent's inbox, but not the thread.
-    if thread.as_ref().is_none_or(|inbox| !inbox.owner.is_noted()) {
+    let mut thread = lock_inbox();
+    if thread.is_none() {
         *thread = start();
     }
     match &mut *thread {
@@ -159,7 +164,7 @@ fn start() -> Option<WriterInbox> {
     let wake_up = Arc::new(Event::new().ok()?);
     let awaited = Arc::clone(&wake_up);
     thread::Builder::new().name("outbox".into()).spawn(move || run(&awaited)).ok()?;
-    Some(WriterInbox { wake_up, handed: Vec::new(), sleeps: false, owner: OwnerProcess::noted() })
+    Some(WriterInbox { wake_up, handed: Vec::new(), sleeps: false })
 }
 
 /// The life of the thread.
@@ -169,7 +174,7 @@ fn run(wake_up: &Event) {
     loop {
         // Other threads that can run may have more to send: lines that come together leave together.
         thread::yield_now();
-        let handed = match &mut *THREAD.lock() {
+        let handed = match &mut *lock_inbox() {
             Some(inbox) => {
                 // Under the lock that a hand-over takes: a list comes before this, and is taken here, or after it,
                 // and then wakes this thread.
@@ -205,7 +210,7 @@ fn run(wake_up: &Event) {
 /// Ends the thread, unless a list has been handed over meanwhile. It holds the lock, so a hand-over comes either before
 /// this, and is seen, or after it, and starts another thread.
 fn leave() -> bool {
-    let mut thread = THREAD.lock();
+    let mut thread = lock_inbox();
     let nothing = thread.as_ref().is_none_or(|inbox| inbox.handed.is_empty());
     if nothing {
         *thread = None;

@@ -50,7 +50,8 @@ use crate::process;
 use crate::request::{Ticket, keep_block};
 use crate::server_context::ServerContext;
 use crate::sys::fork::SignalsHeld;
-use crate::sys::{self, Repeat, Repeats};
+use crate::sys::fork_count::note_children;
+use crate::sys::{self, PerProcess, Repeat, Repeats};
 use crate::transport::{HandoverSocket, Transport};
 use crate::wait;
 
@@ -69,12 +70,14 @@ impl<T: Transport> Core<T> {
 /// parts that are still the parent's. In a child that serves one request everything stays as it was.
 pub(super) fn enter_process(context: &ServerContext) -> Result<()> {
     /// Two threads may begin runs of one server at once: the second one finds the work done.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    static ONE_AT_A_TIME: PerProcess<std::sync::Mutex<()>> =
+        PerProcess::new(std::sync::Mutex::default);
+    note_children();
     process::note();
     if !context.runs.is_forked() || context.role().is_child() {
         return Ok(());
     }
-    let _lock = ONE_AT_A_TIME.lock();
+    let _lock = ONE_AT_A_TIME.get().lock();
     // Another thread may have done it by now; or the fork was made within a loop, which goes on in both processes.
     if !context.runs.is_forked() || context.runs.is_loop_thread() {
         return Ok(());

@@ -29,8 +29,11 @@ use crate::live::Entry;
 use crate::peer_fault::find;
 use crate::refused::Refused;
 use crate::request::{BeyondLimit, Deadline, Request, handshake_deadline};
+use crate::sys::exit_now;
+use crate::sys::fork_count::is_in_child;
 use crate::timed_out::{TimedOut, Timeout};
 use crate::transport::Transport;
+use crate::wait;
 
 /// A job whose request has been made, with everything that is needed to run and to end it.
 pub(super) struct OpenRequest<T: Transport> {
@@ -109,6 +112,7 @@ impl<T: Transport> OpenRequest<T> {
         &self,
         request: &mut T::Request,
     ) -> Result<(), (Phase, HandlerError)> {
+        let was_in_child = is_in_child();
         let mut ran = None;
         let factory = &self.core.factory;
         let made = catch_panic(|| {
@@ -117,6 +121,9 @@ impl<T: Transport> OpenRequest<T> {
             factory.finish_request(&mut |handler| ran = Some(run_handler(handler, request)));
             Ok(())
         });
+        if is_in_child() && !was_in_child {
+            end_child();
+        }
         // A panic that is caught here comes from the closure that makes the handler, or from the handler's drop.
         let phase = if ran.is_some() { Phase::Finish } else { Phase::Setup };
         ran.unwrap_or(Ok(())).and(made.map_err(|error| (phase, error)))
@@ -226,6 +233,15 @@ impl<T: Transport> OpenRequest<T> {
         });
         self.core.tell_of_end(&self.entry, reason, refused);
     }
+}
+
+/// The handler has forked this process, and has returned in it as well. A thread would end here, and the process with its last
+/// thread. The end of the request is the parent's, and so are the locks on the way to it; going on, the worker would take its
+/// parent's requests. Messages of its own outboxes leave.
+#[cold]
+fn end_child() -> ! {
+    wait::flush();
+    exit_now(0)
 }
 
 /// Python's three steps. `finish` also runs after a `handle` that failed or panicked, but not after such a `setup`.

@@ -7,10 +7,9 @@
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Mutex;
 
-use parking_lot::Mutex;
-
-use super::check;
+use super::{PerProcess, check};
 
 /// The number of the first passed descriptor (`SD_LISTEN_FDS_START`); the others follow it.
 const FIRST_PASSED_FD: RawFd = 3;
@@ -23,8 +22,8 @@ const FIRST_PASSED_FD: RawFd = 3;
 /// protocol, it is marked as well.
 pub(crate) fn take_passed(count: usize) -> Result<Vec<OwnedFd>, (RawFd, io::Error)> {
     // Two threads must not take the same descriptors.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _lock = ONE_AT_A_TIME.lock();
+    static ONE_AT_A_TIME: PerProcess<Mutex<()>> = PerProcess::new(Mutex::default);
+    let _lock = ONE_AT_A_TIME.get().lock();
     let end = FIRST_PASSED_FD.saturating_add(RawFd::try_from(count).unwrap_or(RawFd::MAX));
     // Checks all descriptors before it takes one, so that an error takes none. `count` may be any number: the loop
     // ends at the first number that is no descriptor.

@@ -1,16 +1,19 @@
 //! How often this process has forked, by which it can tell whether another process may have its descriptors; and whether it is
-//! itself a child that a marked thread has forked.
+//! itself a child of a bare fork, and of a marked thread.
 //!
 //! A listener asks for the count before it tells the kernel to refuse clients: that holds for every process that has the
-//! socket, and another one may still serve (`transport/server_socket.rs`). A worker of `Green` asks whether it is in a
-//! child: its thread, copied by a fork in a handler, must not run the parent's coroutines (`mixin/green/worker.rs`).
+//! socket, and another one may still serve (`transport/server_socket.rs`). A worker's thread asks whether it
+//! is in a child: copied by a fork in a handler, it must not take its parent's requests (`server/open_request.rs`), nor run
+//! its coroutines (`mixin/green/parked.rs`).
 //!
-//! fork(3) runs the handlers that were registered by pthread_atfork(3). They cannot be taken back, so each is
-//! registered once and for all, and decides itself whether it has anything to do.
+//! fork(3) runs the handlers that were registered by pthread_atfork(3). They cannot be taken back, so each is registered
+//! for good, and decides itself whether it has anything to do. A second thread may register one again meanwhile, which
+//! changes nothing; a `Once` would catch a child whose parent was in it.
 
 use std::cell::Cell;
-use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::process::enter_bare_fork;
 
 /// How many counted forks this process has made since the first call of [`Moment::now`].
 ///
@@ -35,13 +38,13 @@ impl Moment {
     /// [pthread_atfork(3)](https://man7.org/linux/man-pages/man3/pthread_atfork.3.html), which fork(3) runs. posix_spawn(3)
     /// does not run it, nor does a bare clone(2).
     pub(crate) fn now() -> Self {
-        static COUNTS: Once = Once::new();
-        COUNTS.call_once(|| {
-            // SAFETY: the function is one that may run in the parent after any fork: it is an atomic addition. There is no
-            // other handler. Without memory for the handler forks are not counted; but then the program's next allocation
-            // fails and ends it.
+        static COUNTS: AtomicBool = AtomicBool::new(false);
+        if !COUNTS.load(Ordering::SeqCst) {
+            // SAFETY: the function is one that may run in the parent after any fork: it is an atomic addition. There is
+            // no other handler. Without memory for it the forks are not counted, which an allocation would not survive.
             unsafe { libc::pthread_atfork(None, Some(count), None) };
-        });
+            COUNTS.store(true, Ordering::SeqCst);
+        }
         Self { process: std::process::id(), forks: FORKS.load(Ordering::SeqCst) }
     }
 }
@@ -70,7 +73,30 @@ pub(super) fn uncounted<R>(fork: impl FnOnce() -> R) -> R {
     forked
 }
 
-#[cfg(has_green)]
+/// Has children of bare forks noted as such, from the moment of the fork on ([`enter_bare_fork`]). Called before anything
+/// that such a child must not take for its own: at the beginning of each run.
+///
+/// By [pthread_atfork(3)](https://man7.org/linux/man-pages/man3/pthread_atfork.3.html): a bare clone(2) is not seen, nor is
+/// the fork of [`uncounted`], whose child is `Forking`'s.
+pub(crate) fn note_children() {
+    static NOTES: AtomicBool = AtomicBool::new(false);
+    if !NOTES.load(Ordering::SeqCst) {
+        // SAFETY: the function is one that may run in the child after any fork: it takes no lock and no memory. Without memory
+        // for the handler children are not told apart, which an allocation would not survive.
+        unsafe { libc::pthread_atfork(None, None, Some(enter_child)) };
+        NOTES.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Runs in the child after each fork, on the copy of the thread that has forked.
+extern "C" fn enter_child() {
+    // If the handler is registered twice, this is called twice: the number only has to differ.
+    if !UNCOUNTED.get() {
+        enter_bare_fork();
+        IS_IN_CHILD.set(IS_MARKED.get());
+    }
+}
+
 thread_local! {
     /// Set by [`mark_children_of_this_thread`], for good: a worker's thread stays a worker's.
     static IS_MARKED: Cell<bool> = const { Cell::new(false) };
@@ -78,31 +104,13 @@ thread_local! {
     static IS_IN_CHILD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Makes [`is_in_child`] true in each child that this thread forks. The child is noted as a process of its own, too.
-///
-/// By [pthread_atfork(3)](https://man7.org/linux/man-pages/man3/pthread_atfork.3.html): a bare clone(2) is not seen.
-#[cfg(has_green)]
+/// Has [`is_in_child`] tell a child that this thread forks from its parent. For threads that take one request after another.
 pub(crate) fn mark_children_of_this_thread() {
-    static MARKS: Once = Once::new();
-    MARKS.call_once(|| {
-        // SAFETY: the function is one that may run in the child after any fork: it takes no lock and no memory. Without
-        // memory for the handler children are not marked; but then the program's next allocation fails and ends it.
-        unsafe { libc::pthread_atfork(None, None, Some(mark)) };
-    });
+    note_children();
     IS_MARKED.set(true);
 }
 
-/// Runs in the child after each fork, on the copy of the thread that has forked.
-#[cfg(has_green)]
-extern "C" fn mark() {
-    if IS_MARKED.get() {
-        IS_IN_CHILD.set(true);
-        crate::process::note();
-    }
-}
-
 /// Whether this thread is the copy of a marked one, in a forked child. The child's own threads are not.
-#[cfg(has_green)]
 #[inline]
 pub(crate) fn is_in_child() -> bool {
     IS_IN_CHILD.get()

@@ -19,6 +19,7 @@
 //! | `directory` | a directory that is held open; modes and locks of files |
 //! | `nonblocking_write` | writing to a standard stream without waiting for its reader |
 //! | `fork`, `fork_count` | forking, in a process of one thread; whether others may have a descriptor |
+//! | `per_process` | a static value, with its lock, that a forked child makes anew |
 //! | `child_process`, `exit_watch`, `orphan_reaper` | how a child has ended, how its parent learns of that, and the processes that it leaves |
 //! | `shared_memory`, `shared_fd` | counters shared with children; a descriptor with several owners |
 //! | `signal`, `hangup` | actions of signals; SIGHUP, and whether it tells of the terminal's end |
@@ -83,6 +84,7 @@ pub(crate) mod orphan_reaper;
 pub(crate) mod pass_fds;
 mod peer_credentials;
 pub(crate) mod peer_name;
+mod per_process;
 mod poll;
 pub(crate) mod recv_batch;
 mod recv_buf;
@@ -131,6 +133,7 @@ pub(crate) use hangup::{StartTerminal, on_hangup};
 pub(crate) use nonblocking_write::write_now;
 pub use peer_credentials::Credentials;
 pub(crate) use peer_credentials::{credentials, user};
+pub(crate) use per_process::PerProcess;
 pub(crate) use poll::{PollFd, is_readable, poll};
 pub(crate) use recv_buf::RecvBuf;
 pub(crate) use refuse_new_clients::refuse_clients;

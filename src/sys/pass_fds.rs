@@ -21,9 +21,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::ptr;
+use std::sync::Mutex;
 
 use super::socket::SEND_FLAGS;
-use super::{check, check_len, fork_count, owned, uninterrupted};
+use super::{PerProcess, check, check_len, fork_count, owned, uninterrupted};
 
 /// The most descriptors of one message: the kernel's own maximum (`SCM_MAX_FD`,
 /// [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html)).
@@ -185,8 +186,8 @@ pub(crate) fn take_from_starter(
     number: RawFd,
     is_it: impl FnOnce(BorrowedFd<'_>) -> io::Result<bool>,
 ) -> io::Result<OwnedFd> {
-    static ONE_AT_A_TIME: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
-    let _lock = ONE_AT_A_TIME.lock();
+    static ONE_AT_A_TIME: PerProcess<Mutex<()>> = PerProcess::new(Mutex::default);
+    let _lock = ONE_AT_A_TIME.get().lock();
     // SAFETY: no pointers; a number that is no descriptor is an error.
     let flags = check(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
     // The three standard ones belong to std, which never closes them.

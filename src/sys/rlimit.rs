@@ -11,34 +11,32 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-
-use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::check;
 
-/// The limit with which this process began, and the first raised one. None before the first raise.
-static RAISED: Mutex<Option<Raised>> = Mutex::new(None);
+/// The soft limit that programs get back: the one with which this process began.
+///
+/// Two numbers and no lock: a handler's child may meet a lock that another thread holds for ever. This one is stored first.
+static RAISED_FROM: AtomicU64 = AtomicU64::new(0);
 
-/// A raise of the soft limit.
-#[derive(Clone, Copy)]
-struct Raised {
-    /// The soft limit that programs get back.
-    from: libc::rlim_t,
-    /// The limit that [`raise_descriptors`] has set. If the process has another limit by now, the program itself has set
-    /// that, and it stays.
-    to: libc::rlim_t,
-}
+/// The limit that [`raise_descriptors`] has set first; zero before that. If the limit is another one by now, the program has
+/// decided that, and it stays.
+static RAISED_TO: AtomicU64 = AtomicU64::new(0);
 
 /// Raises the soft limit of descriptors to the hard one, and returns it.
 /// [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html)
 pub(crate) fn raise_descriptors() -> io::Result<u64> {
     let mut limit = descriptor_limit()?;
     if limit.rlim_cur < limit.rlim_max {
-        let raised = Raised { from: limit.rlim_cur, to: limit.rlim_max };
+        let from = limit.rlim_cur;
         limit.rlim_cur = limit.rlim_max;
         set_descriptor_limit(&limit)?;
-        // Only the first call counts: a second one would take the raised limit for the original one.
-        RAISED.lock().get_or_insert(raised);
+        // Only the first raise counts. Of two at once both have read the same limit, or one has found it raised.
+        if RAISED_TO.load(Ordering::Acquire) == 0 {
+            RAISED_FROM.store(from as u64, Ordering::Relaxed);
+            RAISED_TO.store(limit.rlim_cur as u64, Ordering::Release);
+        }
     }
     Ok(limit.rlim_cur as u64)
 }
@@ -91,13 +89,15 @@ fn set_descriptor_limit(limit: &libc::rlimit) -> io::Result<()> {
 
 /// Makes a program begin with the limit from before [`raise_descriptors`], if the process still has the raised one.
 pub(crate) fn restore_descriptors(command: &mut Command) {
-    // The limits are copied out of the lock here: the closure runs in the child, where the lock may stay held for ever by a
-    // thread that is not there.
-    let Some(Raised { from, to }) = *RAISED.lock() else { return };
+    let to = RAISED_TO.load(Ordering::Acquire);
+    if to == 0 {
+        return;
+    }
+    let from = RAISED_FROM.load(Ordering::Relaxed);
     let restore = move || {
         let mut limit = descriptor_limit()?;
-        if limit.rlim_cur == to {
-            limit.rlim_cur = from;
+        if limit.rlim_cur as u64 == to {
+            limit.rlim_cur = from as libc::rlim_t;
             set_descriptor_limit(&limit)?;
         }
         Ok(())

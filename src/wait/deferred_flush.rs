@@ -18,14 +18,17 @@
 //!
 //! All of this is thread-local: work that a thread has deferred is sent by the same thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use super::{THREAD_STATE, is_in_loop, leave_loop, note};
+use crate::process::BareFork;
 
 thread_local! {
     /// The work that this thread has deferred. None while it has made no [`FlushPromise`].
     static DEFERRED: RefCell<Option<Vec<Arc<dyn Flush>>>> = const { RefCell::new(None) };
+    /// The process that has deferred the first of it.
+    static DEFERRED_IN: Cell<Option<BareFork>> = const { Cell::new(None) };
 }
 
 /// Work that a thread has deferred, and that has to leave before the thread waits.
@@ -97,6 +100,8 @@ impl Drop for FlushPromise {
 pub(crate) fn flush_before_waiting(what: &Arc<dyn Flush>) -> bool {
     DEFERRED.with(|deferred| match &mut *deferred.borrow_mut() {
         Some(list) => {
+            leave_to_parent(list);
+            DEFERRED_IN.set(Some(BareFork::current()));
             // A busy loop may never wait, and defers the same thing again and again.
             let is_it = |deferred: &Arc<dyn Flush>| {
                 std::ptr::addr_eq(Arc::as_ptr(deferred), Arc::as_ptr(what))
@@ -142,15 +147,18 @@ fn flush_all() {
 fn take_deferred() -> Vec<Arc<dyn Flush>> {
     // Before the list is taken: a flush that defers sets it again.
     note(|here| here.holds_back = false);
-    DEFERRED.with_borrow_mut(|list| list.as_mut().map(std::mem::take)).unwrap_or_default()
+    DEFERRED.with_borrow_mut(|deferred| {
+        let Some(list) = deferred else { return Vec::new() };
+        leave_to_parent(list);
+        std::mem::take(list)
+    })
 }
 
-/// In a forked child: forgets the work that this thread has deferred, because the parent sends it. The work is leaked,
-/// because its drop might send something.
-#[cfg(has_green)]
-pub(crate) fn forget_deferred() {
-    if THREAD_STATE.get().holds_back {
-        std::mem::forget(take_deferred());
+/// In the child of a bare fork: what this thread has deferred before is the parent's to send. It is not dropped, which might
+/// send it.
+fn leave_to_parent(list: &mut Vec<Arc<dyn Flush>>) {
+    if DEFERRED_IN.get().is_some_and(|process| !process.is_current()) {
+        std::mem::forget(std::mem::take(list));
     }
 }
 

@@ -2,13 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use super::{Interest, Waiting};
 use crate::process::{self, OwnerProcess};
-use crate::sys;
+use crate::sys::{self, PerProcess};
 
 /// A descriptor that one side makes readable and another side waits for.
 ///
@@ -105,8 +104,8 @@ impl Event {
     /// wait that has begun before still waits for the parent's event.
     pub(crate) fn own(&self) -> io::Result<()> {
         // Two threads that renew at once would notify two different descriptors.
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-        let _lock = ONE_AT_A_TIME.lock();
+        static ONE_AT_A_TIME: PerProcess<Mutex<()>> = PerProcess::new(Mutex::default);
+        let _lock = ONE_AT_A_TIME.get().lock();
         // From here on this process is the noted one, with which the event's owner is compared.
         process::note();
         if !self.owner.is_noted() {

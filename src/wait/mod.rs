@@ -44,8 +44,6 @@ pub use cancelled::{Cancelled, shield};
 pub(crate) use cancelled::{CancelledUnwind, RetiredUnwind};
 pub use deferred_flush::flush;
 #[cfg(has_green)]
-pub(crate) use deferred_flush::forget_deferred;
-#[cfg(has_green)]
 pub(crate) use deferred_flush::gathers;
 pub(crate) use deferred_flush::{Flush, FlushPromise, flush_before_waiting};
 #[cfg(feature = "tracing")]

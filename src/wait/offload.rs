@@ -14,14 +14,13 @@
 //! # After a fork
 //!
 //! A handler may fork while others offload. The child then has none of the threads, and perhaps a copy of a lock that one of
-//! them held. So each process has threads, queue and locks of its own: see [`OffloadThreads::of_this_process`]. The locks are
-//! std's, whose waiters are known to the kernel alone. parking_lot lists waiters in a table of the process: in the child it
-//! still lists the parent's, and a wake-up for one of them is lost.
+//! them held. So each process has threads, queue and locks of its own ([`PerProcess`]), in a child new ones. The inherited
+//! ones stay as they are: to drop the queued closures would run the program's code in the wrong process.
 
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,7 +28,7 @@ use super::entered_span::CallersSpan;
 use super::serving::Serving;
 use super::{Event, any, flush, is_parked_here};
 use crate::panic_payload::catch_and_drop;
-use crate::process::OwnerProcess;
+use crate::sys::PerProcess;
 
 /// Runs work that blocks (a database call, DNS, a large file) without stopping other requests of the same thread.
 ///
@@ -66,9 +65,10 @@ use crate::process::OwnerProcess;
 /// # let _ = socketserver::ThreadingTcpServer::bind("127.0.0.1:0", names);
 /// ```
 pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> io::Result<R> {
-    static OFFLOADED: OffloadThreads = OffloadThreads::new("offload");
+    static OFFLOADED: PerProcess<OffloadThreads> =
+        PerProcess::new(|| OffloadThreads::new("offload"));
     // The wait has no deadline, so it ends with a result or an error.
-    let ended = OFFLOADED.run(work, None)?;
+    let ended = OFFLOADED.get().run(work, None)?;
     ended.ok_or_else(|| io::Error::other("the work was not waited for"))
 }
 
@@ -80,8 +80,9 @@ pub(crate) fn look_up_until<R: Send + 'static>(
     work: impl FnOnce() -> R + Send + 'static,
     deadline: Option<Instant>,
 ) -> io::Result<Option<R>> {
-    static LOOK_UPS: OffloadThreads = OffloadThreads::new("look-up");
-    LOOK_UPS.run(work, deadline)
+    static LOOK_UPS: PerProcess<OffloadThreads> =
+        PerProcess::new(|| OffloadThreads::new("look-up"));
+    LOOK_UPS.get().run(work, deadline)
 }
 
 /// The most threads of one kind. Work that blocks waits for a disk or a network, so there may be more threads than
@@ -97,14 +98,10 @@ type OffloadedWork = Box<dyn FnOnce() + Send>;
 struct OffloadThreads {
     /// The name of its threads.
     name: &'static str,
-    /// The process that has the threads: the first process that asks.
-    owner: OwnerProcess,
     /// Never locked while work runs.
     state: Mutex<OffloadState>,
     /// Notified once for each work that is queued.
     queued: Condvar,
-    /// The threads of a forked child. The owner never looks at them.
-    of_child: OnceLock<&'static Self>,
 }
 
 struct OffloadState {
@@ -117,24 +114,7 @@ struct OffloadState {
 impl OffloadThreads {
     const fn new(name: &'static str) -> Self {
         let state = OffloadState { queue: VecDeque::new(), threads: 0, idle: 0 };
-        Self {
-            name,
-            owner: OwnerProcess::nobody(),
-            state: Mutex::new(state),
-            queued: Condvar::new(),
-            of_child: OnceLock::new(),
-        }
-    }
-
-    /// The threads of this process. In a child they are new ones, which are never freed, because few handlers fork a
-    /// process that goes on. The inherited value stays as it is: its lock may be held for ever, and dropping its queued
-    /// closures would run the program's code in the wrong process.
-    fn of_this_process(&'static self) -> &'static Self {
-        let mut found = self;
-        while !found.owner.is_or_becomes_this_process() {
-            found = found.of_child.get_or_init(|| Box::leak(Box::new(Self::new(self.name))));
-        }
-        found
+        Self { name, state: Mutex::new(state), queued: Condvar::new() }
     }
 
     /// Locks the state. Nothing panics while it is locked, so poison means nothing here.
@@ -158,7 +138,7 @@ impl OffloadThreads {
         // The list and the span belong to the coroutine, and are read on its own thread. If the work closes the server,
         // the close must not wait for the request that waits for the work.
         let (serving, span) = (Serving::inherit(), CallersSpan::current());
-        self.of_this_process().submit(Box::new(move || {
+        self.submit(Box::new(move || {
             // The coroutine has dropped its half: its request was cut off, or the time is over. If it does so only
             // after this look, the work is done in vain.
             if Arc::strong_count(&theirs) == 1 {

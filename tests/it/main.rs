@@ -16,6 +16,8 @@ mod events;
 mod extension;
 mod figures;
 mod first_read;
+#[cfg(not(under_green))]
+mod forks;
 #[cfg(all(has_green, not(under_green)))]
 mod green;
 mod handlers;

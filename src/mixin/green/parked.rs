@@ -371,7 +371,7 @@ impl Parker for Worker {
 /// waits, as that of any other mixin would.
 #[cold]
 fn block_in_child(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()> {
-    wait::forget_deferred();
+    wait::flush();
     poll_for(waiting, deadline)
 }
 

@@ -13,35 +13,14 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, WaitOptions, waitpid};
 use socketserver::park::{Event, sleep};
 use socketserver::transport::Tcp;
 use socketserver::{
     BackgroundServer, Green, HandlerResult, StreamRequest, TcpServer, join, offload, stream_fn,
 };
 
+use crate::forks::{exit_now, fork, status_of};
 use crate::support::{SOON, alone, connect, exchange, inet, read_line};
-
-/// The child's number in its parent; `None` in the child.
-fn fork() -> io::Result<Option<Pid>> {
-    // SAFETY: glibc keeps its own locks in order over a fork. The child uses no lock that another thread of these tests
-    // holds, and ends by `_exit`, here or in the library.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        child => Ok(Pid::from_raw(child)),
-    }
-}
-
-fn exit_now() -> ! {
-    // SAFETY: it may be called anywhere.
-    unsafe { libc::_exit(0) }
-}
-
-/// Waits for a child's end, as a coroutine does.
-fn status_of(child: Pid) -> io::Result<Option<i32>> {
-    let ended = offload(move || waitpid(Some(child), WaitOptions::empty()))??;
-    Ok(ended.and_then(|(_, status)| status.exit_status()))
-}
 
 /// Waits in every way. A child has one thread, and blocks it, which disturbs nobody.
 fn wait_in_every_way(request: &mut StreamRequest) -> io::Result<()> {

@@ -10,7 +10,7 @@ use super::{
 
 /// The tests that may contain `unsafe`: they switch stacks, count memory, send signals, make taps, and break descriptors
 /// and processes on purpose. In the library it is `src/sys/`, whose files DESIGN.md names.
-const UNSAFE_TESTS: [&str; 11] = [
+const UNSAFE_TESTS: [&str; 12] = [
     "tests/forking/support.rs",
     "tests/forking/system.rs",
     "tests/it/checklist/construction/options.rs",
@@ -18,6 +18,7 @@ const UNSAFE_TESTS: [&str; 11] = [
     "tests/it/checklist/serving.rs",
     "tests/it/checklist/streams/output.rs",
     "tests/it/coroutines.rs",
+    "tests/it/forks.rs",
     "tests/it/green/forks.rs",
     "tests/room/tap.rs",
     "tests/soak/heap.rs",

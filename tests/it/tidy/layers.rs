@@ -22,7 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("write_stall", &["sys", "wait"]),
     ("socket_io", &["write_stall", "sys", "wait"]),
     ("limits", &[]),
-    ("lingering_close", &["limits", "process", "socket_io", "sys", "wait"]),
+    ("lingering_close", &["limits", "socket_io", "sys", "wait"]),
     ("error", &["peer_fault"]),
     ("timed_out", &["named_enum", "peer_fault"]),
     ("address", &[]),
