@@ -20,9 +20,12 @@
 //!
 //! | the service is | if |
 //! |---|---|
-//! | starting | one of the servers has not been ready yet |
-//! | serving | all have been ready, and at least one has not begun to stop |
+//! | starting | one of the servers is neither ready nor stopping yet |
+//! | serving | at least one is ready and has not begun to stop, and none is starting |
 //! | stopping | all have begun to stop |
+//!
+//! A stop may come while the hook `ready` runs, and then `stopping` is called before `ready`. Such a server stays stopping,
+//! so `READY=1` never comes after `STOPPING=1`. If others serve, the service is ready without it.
 //!
 //! While the service is starting or stopping, a beat tells the service manager nothing. While it is serving, a message
 //! is one datagram of lines:
@@ -59,6 +62,8 @@ struct GroupState {
     members: Vec<Member>,
     /// How many servers reload. The service manager is told by the first and by the last of them.
     reloading: usize,
+    /// `READY=1` has been sent for the beginning of the run.
+    has_been_ready: bool,
     /// The last line of status that was sent: the same one is not sent twice.
     status: String,
 }
@@ -70,8 +75,7 @@ struct Member {
     address: String,
     /// Stops the server when all servers are idle.
     handle: ShutdownHandle,
-    /// The phases come in their order, with one exception: `Serving` replaces a stop that came while the hook `ready`
-    /// ran.
+    /// The phases come in their order. `Serving` is left out if a stop came while the hook `ready` ran.
     progress: MemberPhase,
     /// Its loop has beaten in this round.
     is_alive: bool,
@@ -187,9 +191,12 @@ impl Membership {
     pub(crate) fn ready(&self) {
         let mut state = self.group.state.lock();
         let member = &mut state.members[self.index];
-        member.progress = MemberPhase::Serving;
+        if member.progress == MemberPhase::Starting {
+            member.progress = MemberPhase::Serving;
+        }
         member.idle_since = Instant::now();
-        if state.members.iter().all(|member| member.progress == MemberPhase::Serving) {
+        if state.is_serving() && !state.has_been_ready {
+            state.has_been_ready = true;
             let status = state.new_status();
             self.group.tell(&format!("READY=1{status}"));
         }
@@ -278,7 +285,7 @@ impl Membership {
 }
 
 impl GroupState {
-    /// Whether all servers are ready or were ready, and at least one still is.
+    /// See the table at the top.
     fn is_serving(&self) -> bool {
         let is_starting = |member: &Member| member.progress == MemberPhase::Starting;
         !self.members.iter().any(is_starting) && !self.is_stopping()
@@ -399,6 +406,21 @@ mod tests {
         };
         assert!(!has_beaten(0) && !has_beaten(0) && has_beaten(1));
         assert!(!has_beaten(1), "a new round has begun");
+    }
+
+    #[test]
+    fn a_stop_that_comes_before_ready_is_not_taken_back() {
+        let memberships = memberships(2);
+        let has_been_ready = || memberships[0].group.state.lock().has_been_ready;
+        // Stopped while its hook runs: the other one serves, and the service is ready by it.
+        memberships[0].stopping(Duration::ZERO, Load::default());
+        memberships[0].ready();
+        assert!(!has_been_ready(), "the other one is starting");
+        memberships[1].ready();
+        assert!(has_been_ready() && memberships[0].group.state.lock().is_serving());
+        memberships[1].stopping(Duration::ZERO, Load::default());
+        memberships[1].ready();
+        assert!(memberships[0].group.state.lock().is_stopping());
     }
 
     #[test]

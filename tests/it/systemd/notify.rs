@@ -157,6 +157,27 @@ fn several_servers_are_ready_when_the_last_one_is() {
     assert!(child.end().status.success());
 }
 
+const STOPPED: &str = "systemd::notify::a_service_that_is_stopped_before_it_is_ready_is_not_ready_after_it";
+
+#[test]
+fn a_service_that_is_stopped_before_it_is_ready_is_not_ready_after_it() {
+    if is_child(STOPPED) {
+        return serve_two("ready");
+    }
+    let folder = folder();
+    let manager = NotifySocket::at(folder.path());
+    let child = start(STOPPED, &[("NOTIFY_SOCKET", &manager.place)]);
+    child.answer();
+    assert_eq!(child.answer(), "held");
+    child.send_signal(libc::SIGTERM);
+    manager.told_of("STOPPING=1");
+    child.ask("go on");
+    assert!(child.end().status.success());
+    // All that it has ever told is here by now.
+    let late = manager.all_within(Duration::from_millis(1));
+    assert!(!late.iter().any(|message| message.contains("READY")), "{late:?}");
+}
+
 const WATCHED: &str =
     "systemd::notify::the_watchdog_hears_of_loops_that_live_and_not_of_one_that_hangs";
 
