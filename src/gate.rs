@@ -1,27 +1,19 @@
 //! [`Gate`], which keeps a count at or below a maximum, and [`RateGate`], which does the same for a rate.
 //!
-//! A loop that finds a gate closed waits for the gate's event. A wake-up between its look and its wait must not be
-//! lost, and a worker must make no system call while no loop waits:
-//!
-//! ```text
-//!   the loop: is_open                        a worker: leave
-//!   count < max?  yes: true
-//!   waiting = true            (1)            count -= 1                  (3)
-//!   count < max?  yes: true   (2)            waiting?  no: done          (4)
-//!   false: wait for the event                waiting = false, notify the event, notified = true
-//! ```
-//!
-//! All accesses are `SeqCst`. If (4) reads false, it came before (1), so (3) came before (2), and the loop sees the room
-//! at (2). Otherwise the worker notifies. The event stays readable until [`settle`](Gate::settle) clears it, in the loop.
+//! A gate's count, and the wake-up of the loops that wait, are in `gate/room.rs`; here is its interface, for mixins. A rate
+//! needs no wake-up, because the moment of the next request is known.
+
+mod room;
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use self::room::Room;
 use crate::limits::Rate;
 use crate::wait::Event;
 
@@ -132,16 +124,7 @@ impl RateGate {
 /// ```
 #[derive(Debug)]
 pub struct Gate {
-    /// The permits that are taken.
-    count: AtomicUsize,
-    /// May be lowered below the count: nothing is taken back, and nothing passes until enough have left.
-    max: AtomicUsize,
-    /// A loop has found the gate closed, and is about to wait or waits.
-    waiting: AtomicBool,
-    /// The event is readable.
-    notified: AtomicBool,
-    /// Wakes the loop. It is written to only while the loop waits.
-    event: Event,
+    room: Room,
 }
 
 impl Gate {
@@ -156,32 +139,24 @@ impl Gate {
 
     /// A gate inside a value that is itself shared: the server's context. It saves a reference count for each permit.
     pub(crate) fn unshared(max: usize) -> io::Result<Self> {
-        Ok(Self {
-            count: AtomicUsize::new(0),
-            max: AtomicUsize::new(max),
-            waiting: AtomicBool::new(false),
-            notified: AtomicBool::new(false),
-            event: Event::new()?,
-        })
+        Ok(Self { room: Room::new(max, Event::new()?) })
     }
 
     /// How many permits are taken now.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.count.load(Ordering::SeqCst)
+        self.room.count()
     }
 
     /// The maximum.
     #[must_use]
     pub fn max(&self) -> usize {
-        self.max.load(Ordering::SeqCst)
+        self.room.max()
     }
 
     /// Changes the maximum. Permits that are taken stay valid, even if they are now more than the maximum.
     pub fn set_max(&self, max: usize) {
-        self.max.store(max, Ordering::SeqCst);
-        // A higher maximum makes room, as a permit that is given back does.
-        self.wake();
+        self.room.set_max(max);
     }
 
     /// Takes a permit, if there is room. Dropping it gives it back.
@@ -193,90 +168,41 @@ impl Gate {
     /// Adds one to the count, if there is room. The caller has to keep the gate alive, and to call
     /// [`leave`](Self::leave) later.
     pub(crate) fn enter(&self) -> bool {
-        // A change of the maximum during this call counts as one that comes just after it.
-        let max = self.max();
-        let enter = |count: usize| (count < max).then_some(count + 1);
-        self.count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enter).is_ok()
+        self.room.enter()
     }
 
     /// Gives back what [`enter`](Self::enter) has counted.
     pub(crate) fn leave(&self) {
-        if self.count.fetch_sub(1, Ordering::SeqCst) == 0 {
-            // The permit is from before a fork, and this process does not count it.
-            self.count.fetch_add(1, Ordering::SeqCst);
-        }
-        // After the count: see (3) and (4) in the diagram above.
-        self.wake();
+        self.room.leave();
     }
 
     /// Whether there is room. After it has returned false, [`event_fd`](Self::event_fd) becomes readable as soon as
     /// there is room.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        if self.count() < self.max() {
-            return true;
-        }
-        // The first wait in a forked child: the event's descriptor is still shared with the parent.
-        self.event.own_if_noted();
-        // First announce the wait, then check again: see the diagram above.
-        let was_notified = self.take_notice();
-        self.waiting.store(true, Ordering::SeqCst);
-        if self.count() >= self.max() {
-            return false;
-        }
-        // The wake-up that was cleared may have been for another loop of this server, which would sleep on beside an
-        // open gate. If there is no other loop, the event stays readable until the gate is found closed again.
-        if was_notified {
-            self.wake();
-        }
-        true
+        self.room.is_open()
     }
 
     /// Becomes readable when there is room again after [`is_open`](Self::is_open) has returned false.
     #[must_use]
     pub fn event_fd(&self) -> BorrowedFd<'_> {
-        self.event.waiting().fd
+        self.room.event.waiting().fd
     }
 
     /// For a forked child that becomes a server of its own: forgets the permits, which are the parent's.
     pub(crate) fn enter_process(&self) -> io::Result<()> {
-        if self.event.is_of_noted_process() {
+        if self.room.event.is_of_noted_process() {
             return Ok(());
         }
-        self.event.own()?;
-        // The new descriptor is not readable.
-        self.notified.store(false, Ordering::SeqCst);
-        self.count.store(0, Ordering::SeqCst);
+        self.room.event.own()?;
+        self.room.forget_permits();
         Ok(())
     }
 
     /// Makes the event unreadable again. A mixin with a gate calls it in its `service_actions`; until then every wait of
     /// the loop returns at once.
     pub fn settle(&self) {
-        self.take_notice();
-    }
-
-    /// Clears the event. True if it was readable.
-    fn take_notice(&self) -> bool {
-        // With one loop no wake-up comes between the two lines: each wake-up clears `waiting`, and only the loop sets
-        // it again.
-        let was_notified = self.notified.swap(false, Ordering::SeqCst);
-        if was_notified {
-            self.event.clear();
-        }
-        was_notified
-    }
-
-    /// Wakes the loop if it waits. Any thread may call it.
-    fn wake(&self) {
-        // Usually no loop waits, and a load costs less than a swap. Of several threads that leave at once, one
-        // notifies.
-        if self.waiting.load(Ordering::SeqCst) && self.waiting.swap(false, Ordering::SeqCst) {
-            // In this order: the reverse could leave the event readable with `notified` false, and `settle` would not
-            // clear it.
-            self.event.notify();
-            self.notified.store(true, Ordering::SeqCst);
-        }
+        self.room.take_notice();
     }
 }
 
@@ -307,9 +233,9 @@ mod tests {
         let first = gate.try_enter().unwrap();
         let _second = gate.try_enter().unwrap();
         assert!(gate.try_enter().is_none());
-        assert!(!gate.is_open() && !gate.event.is_set());
+        assert!(!gate.is_open() && !gate.room.event.is_set());
         drop(first);
-        assert!(gate.event.is_set() && gate.is_open());
+        assert!(gate.room.event.is_set() && gate.is_open());
         gate.set_max(1);
         assert!(gate.try_enter().is_none());
     }
@@ -368,7 +294,7 @@ mod tests {
         let gate = Gate::new(1).unwrap();
         let early = gate.try_enter().unwrap();
         // As `enter_process` does.
-        gate.count.store(0, Ordering::SeqCst);
+        gate.room.forget_permits();
         drop(early);
         assert_eq!(gate.count(), 0);
         let own = gate.try_enter().expect("it is open");
@@ -404,6 +330,6 @@ mod tests {
     fn the_event_is_not_notified_when_nothing_waits() {
         let gate = Gate::new(1).unwrap();
         drop(gate.try_enter());
-        assert!(!gate.event.is_set());
+        assert!(!gate.room.event.is_set());
     }
 }

@@ -43,6 +43,17 @@ extern "C" fn madvise(start: *mut c_void, bytes: usize, advice: c_int) -> c_int 
     0
 }
 
+/// pthread_atfork(3). Nothing forks.
+// SAFETY: nothing else defines it under Miri.
+#[unsafe(no_mangle)]
+extern "C" fn pthread_atfork(
+    _prepare: Option<unsafe extern "C" fn()>,
+    _parent: Option<unsafe extern "C" fn()>,
+    _child: Option<unsafe extern "C" fn()>,
+) -> c_int {
+    0
+}
+
 /// getrlimit(2): the usual number of descriptors.
 // SAFETY: nothing else defines it under Miri.
 #[unsafe(no_mangle)]

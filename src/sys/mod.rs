@@ -120,7 +120,6 @@ mod socket;
 )]
 mod socket_figures;
 mod stdio;
-#[cfg(has_green)]
 pub(crate) mod sync;
 pub(crate) mod tcp_info;
 mod thread_limit;

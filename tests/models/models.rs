@@ -1,6 +1,6 @@
-//! Models of the data that the threads of `Green` share: each model runs once for each order of its threads' steps, with
-//! as many interruptions as it allows. The model `room` is of another kind: the protocol of the chat's room on several
-//! servers. Some of the chat's own sources are there as well.
+//! Models of the data that the threads of `Green`, and the loops of a gate, share: each model runs once for each order of its
+//! threads' steps, with as many interruptions as it allows. The model `room` is of another kind: the protocol of the chat's
+//! room on several servers. Some of the chat's own sources are there as well.
 //!
 //! The sources are the library's own, by `#[path]`. The rest is played:
 //!
@@ -81,6 +81,7 @@ mod protocol {
 }
 
 mod exclusive;
+mod gate;
 mod green;
 mod room;
 

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use crate::sys::sync::{Condvar, Mutex};
 
 /// Clones are the same event.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Event(Arc<Shared>);
 
+#[derive(Debug)]
 struct Shared {
     is_readable: Mutex<bool>,
     changed: Condvar,
@@ -39,6 +40,10 @@ impl Event {
         *self.0.is_readable.lock() = true;
         self.0.changed.notify_all();
     }
+
+    /// There is one process.
+    #[allow(clippy::unused_self, reason = "as the library's")]
+    pub(crate) fn own_if_noted(&self) {}
 
     pub(crate) fn clear(&self) {
         *self.0.is_readable.lock() = false;

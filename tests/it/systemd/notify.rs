@@ -157,7 +157,8 @@ fn several_servers_are_ready_when_the_last_one_is() {
     assert!(child.end().status.success());
 }
 
-const STOPPED: &str = "systemd::notify::a_service_that_is_stopped_before_it_is_ready_is_not_ready_after_it";
+const STOPPED: &str =
+    "systemd::notify::a_service_that_is_stopped_before_it_is_ready_is_not_ready_after_it";
 
 #[test]
 fn a_service_that_is_stopped_before_it_is_ready_is_not_ready_after_it() {

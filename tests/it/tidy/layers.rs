@@ -31,7 +31,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("proxy_protocol", &["address", "error"]),
     ("events", &["named_enum", "timed_out", "address", "error", "refused", "run_phase"]),
     ("figures", &[]),
-    ("gate", &["limits", "wait"]),
+    ("gate", &["limits", "sys", "wait"]),
     (
         "live",
         &[

@@ -121,6 +121,24 @@ macro_rules! counter {
     };
 }
 
+impl AtomicBool {
+    pub(crate) fn swap(&self, value: bool, order: Ordering) -> bool {
+        fenced(order, |order| self.0.swap(value, order))
+    }
+}
+
+impl AtomicUsize {
+    pub(crate) fn fetch_update(
+        &self,
+        set: Ordering,
+        fetch: Ordering,
+        update: impl FnMut(usize) -> Option<usize>,
+    ) -> Result<usize, usize> {
+        let fetch = if_ordered(fetch, Ordering::Acquire);
+        fenced(set, |set| self.0.fetch_update(set, fetch, update))
+    }
+}
+
 atomic!(AtomicBool, bool);
 atomic!(AtomicU64, u64);
 atomic!(AtomicUsize, usize);
