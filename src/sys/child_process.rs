@@ -1,5 +1,6 @@
 //! Children of this process: how one has ended, and signals to one. Each of these calls touches only the child that
-//! it was asked about; `waitpid(-1)` would take the statuses of `std::process::Command`.
+//! it was asked about; `waitpid(-1)` would take the statuses of `std::process::Command`. All of it is POSIX, and the same on
+//! every system: where `Forking` is refused, a handover still ends a failed successor.
 //!
 //! ```text
 //! runs -> has ended: WNOWAIT tells, as often as it is asked -> reaped: the number is free for another process
@@ -75,5 +76,23 @@ fn ended(of: libc::idtype_t, id: libc::id_t) -> io::Result<i32> {
         let mut info = std::mem::zeroed::<libc::siginfo_t>();
         check(libc::waitid(of, id, &raw mut info, how))?;
         Ok(info.si_pid())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_signal_reaches_a_child_until_it_is_reaped() {
+        let mut command = Command::new("cat");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let number = i32::try_from(child.id()).unwrap();
+        assert_eq!(reap(number), ChildState::Running);
+        assert!(signal(number, libc::SIGTERM));
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+        assert!(!signal(number, libc::SIGTERM) && reap(number) == ChildState::Gone);
     }
 }

@@ -54,7 +54,7 @@ fn of_descriptor(file: &File) -> PathBuf {
 ///
 /// [bind(2)](https://man7.org/linux/man-pages/man2/bind.2.html) on Linux gives the file the mode of the socket's own
 /// inode, less the umask.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(linux_kernel)]
 pub(crate) fn set_mode_before_bind(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
     // SAFETY: no pointers.
     super::check(unsafe { libc::fchmod(fd.as_raw_fd(), mode) })?;
@@ -62,7 +62,7 @@ pub(crate) fn set_mode_before_bind(fd: BorrowedFd<'_>, mode: u32) -> io::Result<
 }
 
 /// Does nothing here; see the form for Linux above.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(linux_kernel))]
 pub(crate) fn set_mode_before_bind(_fd: BorrowedFd<'_>, _mode: u32) -> io::Result<()> {
     Ok(())
 }
@@ -119,7 +119,7 @@ fn is_file_of_socket(fd: BorrowedFd<'_>, found: &Metadata) -> io::Result<bool> {
 
 /// Opens a file only to hold and to inspect it. This needs no rights on the file.
 /// [open(2)](https://man7.org/linux/man-pages/man2/open.2.html), O_PATH
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(linux_kernel)]
 mod open_path {
     use std::fs::{File, OpenOptions};
     use std::io;
@@ -142,7 +142,7 @@ mod open_path {
 }
 
 /// Other systems cannot do this: the functions above then go by the name.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(linux_kernel))]
 mod open_path {
     use std::fs::File;
     use std::io;

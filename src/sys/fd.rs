@@ -70,7 +70,7 @@ pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
 }
 
 /// As [`replace`], by a file whose own descriptor stays open.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(linux_kernel)]
 #[inline]
 pub(crate) fn replace_by(old: &impl AsFd, new: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers. `old` stays an open descriptor of its owner. The old file is closed and the number given its new
@@ -83,7 +83,7 @@ pub(crate) fn replace_by(old: &impl AsFd, new: BorrowedFd<'_>) -> io::Result<()>
 
 /// See the form for Linux above. In the moment before the flag is set, a program that another thread starts inherits the
 /// number.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(linux_kernel))]
 pub(crate) fn replace_by(old: &impl AsFd, new: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers. `old` stays an open descriptor of its owner.
     check(unsafe { libc::dup2(new.as_raw_fd(), number(old)) })?;

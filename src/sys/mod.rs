@@ -34,52 +34,40 @@
 //! has a SAFETY comment whose reason holds for every value that safe code can pass: a function whose soundness
 //! depends on its caller is `pub(super)` at the most.
 //!
-//! **Other systems.** No `cfg` of a system stands outside this folder. A file here is the form for Linux (and Android); the
-//! form for every other Unix has the same name and the same functions in `portable/`. Where only one function of a file
-//! differs, its two forms stand one below the other. Inside a function's body there is no `cfg`, except for arms of a
+//! **Other systems.** No `cfg` of a system stands outside this folder. A file here is the form for Linux and Android,
+//! `cfg(linux_kernel)`; the form for every other Unix has the same name and the same functions in `portable/`. Where only
+//! one function of a file differs, its two forms stand one below the other. `build.rs` says how the other forms are compiled
+//! on Linux, which CI does (`.ci/run`). Inside a function's body there is no `cfg`, except for arms of a
 //! `match` in the two files of control messages, which name constants that some systems lack.
 
 mod activation;
-#[cfg_attr(
-    not(any(target_os = "linux", target_os = "android")),
-    path = "portable/child_process.rs"
-)]
 pub(crate) mod child_process;
 mod clock;
 #[cfg(has_green)]
 pub(crate) mod coroutine;
 pub(crate) mod directory;
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(linux_kernel)]
 pub(crate) mod epoll;
-#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/error_queue.rs")]
+#[cfg_attr(not(linux_kernel), path = "portable/error_queue.rs")]
 mod error_queue;
-#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/event.rs")]
+#[cfg_attr(not(linux_kernel), path = "portable/event.rs")]
 pub(crate) mod event;
-#[cfg_attr(
-    not(any(target_os = "linux", target_os = "android")),
-    path = "portable/exclusive_epoll.rs"
-)]
+#[cfg_attr(not(linux_kernel), path = "portable/exclusive_epoll.rs")]
 pub(crate) mod exclusive_epoll;
-#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/exit_watch.rs")]
+#[cfg_attr(not(linux_kernel), path = "portable/exit_watch.rs")]
 pub(crate) mod exit_watch;
 mod fd;
-#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/fork.rs")]
+#[cfg_attr(not(linux_kernel), path = "portable/fork.rs")]
 pub(crate) mod fork;
 pub(crate) mod fork_count;
-#[cfg_attr(not(any(target_os = "linux", target_os = "android")), path = "portable/hangup.rs")]
+#[cfg_attr(not(linux_kernel), path = "portable/hangup.rs")]
 mod hangup;
-#[cfg_attr(
-    not(any(target_os = "linux", target_os = "android")),
-    path = "portable/input_after_shutdown.rs"
-)]
+#[cfg_attr(not(linux_kernel), path = "portable/input_after_shutdown.rs")]
 pub(crate) mod input_after_shutdown;
 #[cfg(all(test, miri))]
 mod miri;
 mod nonblocking_write;
-#[cfg_attr(
-    not(any(target_os = "linux", target_os = "android")),
-    path = "portable/orphan_reaper.rs"
-)]
+#[cfg_attr(not(linux_kernel), path = "portable/orphan_reaper.rs")]
 pub(crate) mod orphan_reaper;
 pub(crate) mod pass_fds;
 mod peer_credentials;
@@ -100,10 +88,7 @@ pub(crate) mod recv_cmsg;
     path = "portable/recv_send.rs"
 )]
 mod recv_send;
-#[cfg_attr(
-    not(any(target_os = "linux", target_os = "android")),
-    path = "portable/refuse_new_clients.rs"
-)]
+#[cfg_attr(not(linux_kernel), path = "portable/refuse_new_clients.rs")]
 mod refuse_new_clients;
 mod registers;
 mod rlimit;
@@ -114,10 +99,7 @@ mod shared_fd;
 mod shared_memory;
 mod signal;
 mod socket;
-#[cfg_attr(
-    not(any(target_os = "linux", target_os = "android")),
-    path = "portable/socket_figures.rs"
-)]
+#[cfg_attr(not(linux_kernel), path = "portable/socket_figures.rs")]
 mod socket_figures;
 mod stdio;
 pub(crate) mod sync;

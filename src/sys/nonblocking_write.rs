@@ -13,8 +13,7 @@ use super::{PollFd, check, check_len, poll};
 
 /// The longest write that a pipe takes as a whole or not at all: PIPE_BUF, 4,096 on Linux, and 512 at least by POSIX. A pipe
 /// that poll(2) reports as writable takes as much without a wait.
-const ATOMIC_WRITE_BYTES: usize =
-    if cfg!(any(target_os = "linux", target_os = "android")) { 4_096 } else { 512 };
+const ATOMIC_WRITE_BYTES: usize = if cfg!(linux_kernel) { 4_096 } else { 512 };
 
 /// Writes as much as fits at once, and returns the number of bytes. A regular file always takes everything.
 ///
@@ -116,7 +115,7 @@ fn stat(fd: BorrowedFd<'_>) -> Option<libc::stat> {
     }
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(linux_kernel)]
 mod own_description {
     use super::{AsRawFd, BorrowedFd, io};
     use std::fs::{File, OpenOptions};
@@ -166,7 +165,7 @@ mod own_description {
     }
 }
 
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(linux_kernel))]
 mod own_description {
     use super::{BorrowedFd, io};
     use std::fs::File;

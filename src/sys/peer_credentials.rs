@@ -22,6 +22,8 @@ pub struct Credentials {
 }
 
 /// The credentials of a Unix socket's peer: [SO_PEERCRED](https://man7.org/linux/man-pages/man7/unix.7.html)
+///
+/// By the system's own name: there is no getpeereid(3) for the other form to be compiled with on Linux.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn credentials(fd: BorrowedFd<'_>) -> io::Result<Credentials> {
     // The kernel answers pid 0 and uid -1 for sockets that have no peer credentials, TCP for one.

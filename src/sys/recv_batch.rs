@@ -28,11 +28,12 @@ use super::peer_name::PeerName;
 use super::recv_cmsg::{self, Destination};
 use super::socket::socklen;
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(linux_kernel)]
 use libc::mmsghdr;
 
 /// Other systems have no batches, and no such structure.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(linux_kernel))]
+#[allow(non_camel_case_types, reason = "the name is Linux's")]
 struct mmsghdr {
     msg_hdr: libc::msghdr,
     msg_len: libc::c_uint,
@@ -202,7 +203,7 @@ const fn stride(size: usize) -> usize {
 }
 
 /// Receives a batch. [recvmmsg(2)](https://man7.org/linux/man-pages/man2/recvmmsg.2.html)
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(linux_kernel)]
 fn receive_batch(fd: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usize> {
     // SAFETY: every header points to live buffers of the lengths it names, and none of them overlaps another.
     let mut receive = || unsafe {
@@ -218,7 +219,7 @@ fn receive_batch(fd: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usiz
 }
 
 /// Other systems have no batches: a batch is one datagram.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(linux_kernel))]
 fn receive_batch(fd: BorrowedFd<'_>, headers: &mut [mmsghdr]) -> io::Result<usize> {
     let Some(header) = headers.first_mut() else { return Ok(0) };
     // SAFETY: the header points to live buffers of the lengths it names, and none of them overlaps another.

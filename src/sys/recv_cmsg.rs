@@ -12,7 +12,9 @@
 //! without an error: the destination is then unknown, and a reply leaves from the address that the route chooses.
 
 use std::mem::offset_of;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+#[cfg(any(linux_kernel, target_vendor = "apple"))]
+use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// The local address that a datagram was sent to, and that its reply must come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +55,7 @@ impl ControlMessage<'_> {
     /// that is too short.
     fn destination(&self) -> Option<Destination> {
         match (self.level, self.kind) {
-            #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+            #[cfg(any(linux_kernel, target_vendor = "apple"))]
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 // The kernel sets `ipi_spec_dst` to the address to reply from, also for a datagram to a group;
                 // `ipi_addr` is the destination as the header had it.
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+    #[cfg(any(linux_kernel, target_vendor = "apple"))]
     fn an_address_of_ipv4_is_the_one_to_answer_from_and_not_the_group_that_was_sent_to() {
         let ours = [[3, 0, 0, 0], [192, 0, 2, 1], [192, 0, 2, 1]].concat();
         let found = destination(&whole(libc::IPPROTO_IP, libc::IP_PKTINFO, &ours));

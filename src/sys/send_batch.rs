@@ -16,7 +16,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(linux_kernel)]
 use libc::mmsghdr;
 
 use super::peer_name::PeerName;
@@ -153,7 +153,7 @@ pub(crate) enum Gso {
 
 /// Whether the kernel can cut bursts for the socket. If it cannot (Linux before 4.18), a burst would leave as one long
 /// datagram.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(linux_kernel)]
 pub(crate) fn gso_of(fd: BorrowedFd<'_>) -> Gso {
     let mut value: libc::c_int = 0;
     let asked = super::socket::get_option(fd, libc::SOL_UDP, libc::UDP_SEGMENT, &mut value);
@@ -161,7 +161,7 @@ pub(crate) fn gso_of(fd: BorrowedFd<'_>) -> Gso {
 }
 
 /// Other systems have no GSO.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(linux_kernel))]
 pub(crate) fn gso_of(_fd: BorrowedFd<'_>) -> Gso {
     Gso::Off
 }
@@ -175,7 +175,7 @@ pub(crate) fn gso_of(_fd: BorrowedFd<'_>) -> Gso {
 /// The error of the first datagram, or of its burst. The datagrams after it were not tried.
 ///
 /// [sendmmsg(2)](https://man7.org/linux/man-pages/man2/sendmmsg.2.html)
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(linux_kernel)]
 pub(crate) fn send_batch(
     fd: BorrowedFd<'_>,
     batch: &SendBatch,
@@ -216,7 +216,7 @@ pub(crate) fn send_batch(
 }
 
 /// Other systems have no batches: one message is sent.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(linux_kernel))]
 pub(crate) fn send_batch(
     fd: BorrowedFd<'_>,
     batch: &SendBatch,

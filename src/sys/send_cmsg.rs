@@ -32,14 +32,14 @@ pub(crate) fn tell_local_address(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+#[cfg(any(linux_kernel, target_vendor = "apple"))]
 /// [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html), IP_PKTINFO
 fn tell_local_ipv4(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_int_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
 }
 
 /// On other systems a reply leaves from the address that the route chooses.
-#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+#[cfg(not(any(linux_kernel, target_vendor = "apple")))]
 fn tell_local_ipv4(_fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
@@ -65,7 +65,7 @@ impl ControlBuf {
     /// Makes a datagram leave from `local`.
     pub(super) fn leave_from(&mut self, local: LocalAddress, header: &mut libc::msghdr) {
         match local.ip {
-            #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+            #[cfg(any(linux_kernel, target_vendor = "apple"))]
             IpAddr::V4(ip) => {
                 // SAFETY: all zeros is a valid in_pktinfo.
                 let mut info = unsafe { mem::zeroed::<libc::in_pktinfo>() };
@@ -73,7 +73,7 @@ impl ControlBuf {
                 info.ipi_spec_dst.s_addr = u32::from(ip).to_be();
                 self.push(header, libc::IPPROTO_IP, libc::IP_PKTINFO, bytes_of(&info));
             }
-            #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+            #[cfg(not(any(linux_kernel, target_vendor = "apple")))]
             IpAddr::V4(_) => {}
             IpAddr::V6(ip) => {
                 // SAFETY: all zeros is a valid in6_pktinfo.
@@ -86,7 +86,7 @@ impl ControlBuf {
     }
 
     /// Makes the kernel cut the sent bytes into datagrams of `len` bytes each; see [`Gso`](super::send_batch::Gso).
-    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[cfg(linux_kernel)]
     pub(super) fn cut(&mut self, len: u16, header: &mut libc::msghdr) {
         self.push(header, libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
     }
@@ -127,7 +127,7 @@ impl ControlBuf {
 unsafe trait NoPadding {}
 
 // SAFETY: three fields of 4 bytes, which are 12.
-#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+#[cfg(any(linux_kernel, target_vendor = "apple"))]
 unsafe impl NoPadding for libc::in_pktinfo {}
 // SAFETY: fields of 16 and 4 bytes with an alignment of 4, which are 20.
 unsafe impl NoPadding for libc::in6_pktinfo {}

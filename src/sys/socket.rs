@@ -26,10 +26,10 @@ pub(super) const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
 pub(super) const SEND_FLAGS: libc::c_int = 0;
 
 /// MSG_MORE: the bytes wait in the kernel for more bytes, so that both leave in one packet.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(linux_kernel)]
 const MORE_FLAG: libc::c_int = libc::MSG_MORE;
 /// Without such a flag the bytes leave at once.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(linux_kernel))]
 const MORE_FLAG: libc::c_int = 0;
 
 /// Whether a call may wait.
@@ -121,8 +121,7 @@ pub(crate) fn shutdown(fd: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
 /// Whether accepted sockets start with their listener's options (Linux copies the whole socket).
 ///
 /// Elsewhere `stream_listener.rs` sets them on each accepted connection.
-pub(crate) const ACCEPTED_INHERITS_OPTIONS: bool =
-    cfg!(any(target_os = "linux", target_os = "android"));
+pub(crate) const ACCEPTED_INHERITS_OPTIONS: bool = cfg!(linux_kernel);
 
 /// Sets a socket option whose value is an int.
 pub(super) fn set_int_option(

@@ -8,7 +8,9 @@
 //! does not tell, and the callers then go by their own counts.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+#[cfg(linux_kernel)]
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// How many bytes the peer's system has acknowledged, plus how many it has sent, since the connection began. `None`
@@ -16,7 +18,7 @@ use std::time::Duration;
 ///
 /// [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), TCP_INFO: versions of the system have appended fields to the
 /// structure and never moved one, so it is read as words. Linux has had the two numbers since 4.1.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(linux_kernel)]
 pub(crate) fn bytes_transferred(fd: BorrowedFd<'_>) -> Option<u64> {
     /// The offsets of `tcpi_bytes_acked` and `tcpi_bytes_received`, in words of eight bytes.
     const ACKNOWLEDGED: usize = 15;
@@ -29,7 +31,7 @@ pub(crate) fn bytes_transferred(fd: BorrowedFd<'_>) -> Option<u64> {
 }
 
 /// Other systems have other structures.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(linux_kernel))]
 pub(crate) fn bytes_transferred(_fd: BorrowedFd<'_>) -> Option<u64> {
     None
 }
@@ -40,7 +42,7 @@ pub(crate) fn bytes_transferred(_fd: BorrowedFd<'_>) -> Option<u64> {
 ///
 /// `tcpi_last_data_sent`: the kernel sets the moment of the last send when it makes the socket, at the last packet of
 /// TCP's handshake.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(linux_kernel)]
 pub(crate) fn since_connected(fd: BorrowedFd<'_>) -> Option<Duration> {
     /// The offset of `tcpi_last_data_sent`, in words of four bytes.
     const LAST_DATA_SENT: usize = 11;
@@ -51,7 +53,7 @@ pub(crate) fn since_connected(fd: BorrowedFd<'_>) -> Option<Duration> {
 }
 
 /// Other systems have other structures.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(linux_kernel))]
 pub(crate) fn since_connected(_fd: BorrowedFd<'_>) -> Option<Duration> {
     None
 }
@@ -59,7 +61,7 @@ pub(crate) fn since_connected(_fd: BorrowedFd<'_>) -> Option<Duration> {
 /// The accept queue of a listener: how many connections wait in it, and how many may wait. `None` for other sockets.
 ///
 /// These are `tcpi_unacked` and `tcpi_sacked`, which have this meaning for a listener alone.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(linux_kernel)]
 pub(super) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
     /// The state of a listener, in the first byte; and the offsets of the two numbers, in words of four bytes.
     const LISTENS: u8 = 10;
@@ -76,7 +78,7 @@ pub(super) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
 /// are received. [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), SIOCOUTQ
 ///
 /// On a UDP socket: the bytes in its own send buffer. EINVAL for a listener.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(linux_kernel)]
 pub(crate) fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let mut count: libc::c_int = 0;
     // SAFETY: TIOCOUTQ, which is SIOCOUTQ for a socket, writes an int, and the pointer is to a live one.
@@ -85,12 +87,12 @@ pub(crate) fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<usize> {
 }
 
 /// Other systems tell it by other names, or not at all.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(linux_kernel))]
 pub(crate) fn unacknowledged(_fd: BorrowedFd<'_>) -> io::Result<usize> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+#[cfg(all(test, linux_kernel))]
 mod tests {
     use super::*;
     use std::io::{Read, Write};

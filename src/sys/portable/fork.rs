@@ -7,6 +7,7 @@
 use std::io;
 
 /// See the form for Linux, in `sys/fork.rs`.
+#[expect(dead_code, reason = "nothing is forked")]
 pub(crate) enum Forked {
     Parent { child: i32 },
     Child,
