@@ -58,7 +58,7 @@ impl Arrival {
             counters,
             limits,
             clear,
-            marks: Marks { has_connection: connection.is_some(), ..Marks::default() },
+            marks: Marks { has_connection: connection.is_some().into(), ..Marks::default() },
             connection: Mutex::new(connection),
         }
     }
@@ -81,7 +81,7 @@ impl Arrival {
         if !Arc::ptr_eq(limits, new_limits) {
             *limits = Arc::clone(new_limits);
         }
-        *marks = Marks { has_connection: new_connection.is_some(), ..Marks::default() };
+        *marks = Marks { has_connection: new_connection.is_some().into(), ..Marks::default() };
         *connection.get_mut() = new_connection;
     }
 }

@@ -90,9 +90,9 @@ pub(super) struct Marks {
     pub(super) stopped: AtomicBool,
     /// The request has left the list. Its stop tokens may outlive it, and look here.
     pub(super) ended: AtomicBool,
-    /// Whether the request entered with a connection. Datagrams have none, and skip the lock. This is not a note; it is
-    /// here because it takes no additional memory beside these flags.
-    pub(super) has_connection: bool,
+    /// Whether the request entered with a connection, or has a stream of a user's transport. Datagrams have none, and skip
+    /// the lock. This is not a note; it is here because it takes no additional memory beside these flags.
+    pub(super) has_connection: AtomicBool,
 }
 
 /// The parts of an entry that few requests have, each made when it is first needed.
@@ -253,7 +253,7 @@ impl Entry {
         let process = process.filter(|it| *it > 0);
         // A datagram has no connection that could be cut off: at the deadline of a drain its handler is only told. A
         // child is killed, and so is cut off too.
-        let may_be_cut = self.marks.has_connection || process.is_some();
+        let may_be_cut = self.marks.has_connection.load(Ordering::Relaxed) || process.is_some();
         LiveRequest {
             id: self.id(),
             client_address: self.client_address().clone(),
@@ -323,6 +323,12 @@ impl Entry {
         // Relaxed: a reader that misses some bytes sees them at its next look.
         let [bytes_in, bytes_out] = [self.counters.bytes_in(), self.counters.bytes_out()];
         (bytes_in.load(Ordering::Relaxed), bytes_out.load(Ordering::Relaxed))
+    }
+
+    /// Notes that the request has a stream of a user's transport, perhaps without a descriptor: after a cut its reads and
+    /// writes fail. The worker calls this before the handler is made.
+    pub(crate) fn note_stream(&self) {
+        self.marks.has_connection.store(true, Ordering::Relaxed);
     }
 
     /// Notes that others may have a copy of the descriptor. The note is never removed: a copy may outlive every handle

@@ -223,7 +223,12 @@ impl BoundedIo {
         buf: &mut RecvBuf<'_>,
         timeout: RecvTimeout,
     ) -> io::Result<usize> {
-        let result = self.connection.receive(buf, timeout);
+        let result = match &mut self.connection {
+            Connection::Socket(socket) => socket.recv(buf, timeout),
+            // The thread that has cut the request off could shut no stream of a user's transport down.
+            Connection::Other(_) if self.ticket.entry().is_cut_off() => Ok(0),
+            connection => connection.receive(buf, timeout),
+        };
         self.received(result, buf, timeout)
     }
 

@@ -140,7 +140,11 @@ impl BoundedIo {
         self.leave_outbox_to_parent();
         self.ticket.entry().show_activity(Activity::Sending);
         let timeout = self.write_timeout();
+        let is_cut =
+            matches!(self.connection, Connection::Other(_)) && self.ticket.entry().is_cut_off();
         let result = match &self.outbox {
+            // As for a receive: nobody else could end the stream of a user's transport.
+            None if is_cut => Err(io::ErrorKind::BrokenPipe.into()),
             None => self.connection.send(bytes, timeout).inspect(|count| {
                 if !self.connection.counts_itself() {
                     self.ticket.entry().add_bytes_out(*count);

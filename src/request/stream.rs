@@ -59,6 +59,7 @@ impl StreamRequest {
     /// Makes a request over a stream that is not a socket of this process: for custom transports.
     #[must_use]
     pub fn new(stream: Box<dyn Stream>, local: Address, ticket: Ticket) -> Self {
+        ticket.entry().note_stream();
         Self::over(Connection::Other(stream), Some(Box::new(local)), ticket)
     }
 

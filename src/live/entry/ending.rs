@@ -177,7 +177,7 @@ impl Entry {
     /// Gives up this reference to the connection. The last reference closes it.
     pub(in crate::live) fn forget_connection(&self) {
         // Datagrams, of which there are many a second, take no lock.
-        if !self.marks.has_connection {
+        if !self.marks.has_connection.load(Ordering::Relaxed) {
             return;
         }
         self.connection.lock().take();

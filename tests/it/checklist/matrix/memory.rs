@@ -11,10 +11,11 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use socketserver::mixin::Mixin;
+use socketserver::monitor::{CloseReason, Cut, ServerEvent};
 use socketserver::park::Event;
 use socketserver::request::{Stream, TimedOut, Timeout};
 use socketserver::transport::{BeforeBind, Ticket, Transport};
-use socketserver::{Address, Builder, Inline, Pool, StreamRequest, Threading, stream_fn};
+use socketserver::{Address, Builder, Inline, Limits, Pool, StreamRequest, Threading, stream_fn};
 
 use crate::handlers::{Diary, OneLine};
 use crate::support::{SOON, read_to_end, soon};
@@ -221,6 +222,41 @@ pub fn over_memory(mixin: impl Mixin + 'static) -> Vec<String> {
     // How often the loop finds nothing is its own affair.
     calls.retain(|call| call != "get_request");
     calls
+}
+
+/// A drain cannot shut a stream down that has no descriptor. So the request's next read and write fail, and the report and the
+/// reason of its end are those of a request that was cut off.
+#[test]
+fn row_099_a_request_without_a_descriptor_is_cut_off_at_the_deadline() {
+    let ((runs, ran), (goes_on, hold), (ends, ended)) = (channel(), channel::<()>(), channel());
+    let (hold, runs, ends) = (Mutex::new(hold), Mutex::new(runs), Mutex::new(ends));
+    let handler = stream_fn(move |request: &mut StreamRequest| {
+        runs.lock().unwrap().send("runs".to_owned())?;
+        hold.lock().unwrap().recv()?;
+        let (read, written) = (request.read(&mut [0; 8]), request.write_all(b"x"));
+        runs.lock().unwrap().send(format!("{:?}, {:?}", read.is_err(), written.is_err()))?;
+        Ok(())
+    });
+    let memory = Memory::new();
+    let server = Builder::<Memory, _>::new(Threading::new())
+        .limits(Limits::default().drain(Duration::from_millis(50)))
+        .observer(move |event: &ServerEvent<'_>| {
+            if let ServerEvent::RequestEnded { reason, .. } = event {
+                ends.lock().unwrap().send(*reason).unwrap();
+            }
+        })
+        .with_transport(memory.clone(), handler)
+        .unwrap()
+        .serve_in_background()
+        .unwrap();
+    let _client = memory.connect();
+    assert_eq!(ran.recv_timeout(SOON).unwrap(), "runs");
+    let report = soon("a stop", move || server.stop()).unwrap();
+    assert_eq!((report.forced.len(), report.left_running.len()), (1, 1), "{report}");
+    assert_eq!(report.left_running[0].cut, Some(Cut::Forced));
+    goes_on.send(()).unwrap();
+    assert_eq!(ran.recv_timeout(SOON).unwrap(), "true, true");
+    assert_eq!(ended.recv_timeout(SOON).unwrap(), CloseReason::Forced);
 }
 
 #[test]
