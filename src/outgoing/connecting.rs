@@ -122,10 +122,15 @@ struct Failed {
 }
 
 /// Connects to the first of the addresses that answers. The error is that of the first one that failed; or, once the time
-/// is over, `TimedOut` with an address that was still waited for. There must be an address.
+/// is over, `TimedOut` with an address that was still waited for. Without an address it is `AddrNotAvailable`.
 fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connected, Failed> {
     let mut rest = addresses.iter().copied();
     let mut attempts = Attempts { under_way: Vec::new(), failed: None, next: Instant::now() };
+    // Without an address there is nothing to try, and nothing that the error could name.
+    let Some(&first) = addresses.first() else {
+        let nowhere = ([0, 0, 0, 0], 0).into();
+        return Err(Failed { address: nowhere, error: io::ErrorKind::AddrNotAvailable.into() });
+    };
     loop {
         // The last look comes after the deadline, so that a connection that succeeds at that moment counts.
         let over = until.is_some_and(|until| Instant::now() >= until);
@@ -136,7 +141,7 @@ fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connecte
         let under_way = &attempts.under_way;
         if over {
             // The address of an attempt that still goes on: one that has refused would not explain the timeout.
-            let address = under_way.first().map_or(addresses[0], |(_, address)| *address);
+            let address = under_way.first().map_or(first, |(_, address)| *address);
             return Err(Failed { address, error: io::ErrorKind::TimedOut.into() });
         }
         let may_begin = under_way.len() < MAX_ATTEMPTS && rest.len() > 0;
@@ -147,9 +152,9 @@ fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connecte
             continue;
         }
         if under_way.is_empty() {
-            // `failed` is set, because every address was tried. If there was none, the caller gets an error, and no panic.
+            // `failed` is set, because every address was tried.
             return Err(attempts.failed.unwrap_or_else(|| Failed {
-                address: ([0, 0, 0, 0], 0).into(),
+                address: first,
                 error: io::ErrorKind::AddrNotAvailable.into(),
             }));
         }
@@ -327,6 +332,14 @@ mod tests {
         let late = to_first(&[refused.address, deaf], within(time)).expect_err("no answer");
         assert_eq!((late.error.kind(), late.address), (io::ErrorKind::TimedOut, deaf));
         assert!(began.elapsed() >= time);
+    }
+
+    #[test]
+    fn without_an_address_there_is_an_error_also_when_the_time_is_over() {
+        for until in [None, within(Duration::ZERO)] {
+            let failed = to_first(&[], until).expect_err("there is nothing to try");
+            assert_eq!(failed.error.kind(), io::ErrorKind::AddrNotAvailable);
+        }
     }
 
     #[test]

@@ -131,6 +131,8 @@ fn with_scheme(text: &str) -> Option<(&str, &str)> {
 }
 
 /// The parts of `HOST:PORT`, or the reason why the text is wrong. Host names are not looked up.
+///
+/// The library's own, which `bind` calls, but which has no public name. A test holds the two together.
 fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
     let Some((host, port)) = text.rsplit_once(':') else { return Err("write it as HOST:PORT") };
     let Ok(port) = port.parse() else { return Err("the port is a number from 0 to 65535") };

@@ -217,3 +217,17 @@ fn no_type_has_the_name_of_another() {
         .collect();
     assert_none(&twice, "type names that the library has twice");
 }
+
+/// The lines of a function without its comments.
+fn lines_of<'a>(text: &'a str, function: &str) -> Vec<&'a str> {
+    let body = &text[text.find(function).expect("the function is there")..];
+    let body = &body[..body.find("\n}\n").expect("it ends")];
+    body.lines().map(str::trim).filter(|line| !line.starts_with("//")).collect()
+}
+
+#[test]
+fn the_programs_read_host_and_port_as_the_library_does() {
+    let files = ["src/bind_address.rs", "examples/common/src/endpoint.rs"].map(read);
+    let [library, programs] = files.each_ref().map(|text| lines_of(text, "fn host_and_port("));
+    assert_eq!(programs, library);
+}
