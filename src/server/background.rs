@@ -3,17 +3,24 @@
 //! The guard closes the server and joins its thread: by `stop`, which returns the report; by `join`, which first waits
 //! until the server has been stopped elsewhere; or by its drop, which returns nothing. Two callers must not wait for
 //! that thread: the thread itself, and a child that was forked beside it, which has a copy of the guard and no such
-//! thread.
+//! thread. And no caller waits for a loop that is still in a request when the close has ended: under `Inline` a handler
+//! that ignores its cut would hold the caller for ever, and so would a handler whose other half, in `join`, is the
+//! caller.
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::server_close::AFTER_FORCE;
 use super::{DrainReport, Server};
 use crate::error::{Error, Result};
 use crate::mixin::Mixin;
 use crate::process::OwnerProcess;
+use crate::run_phase::RunPhase;
 use crate::transport::Transport;
 use crate::wait;
 
@@ -52,29 +59,48 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
         // The thread has a reference of its own: a guard that cannot wait for it may be dropped first.
         let server = Arc::new(self);
         let serving = Arc::clone(&server);
+        let (running, ended) = bounded(0);
         let thread = thread::Builder::new()
             .name("serve_forever".into())
-            .spawn(move || serving.serve_forever())
+            .spawn(move || {
+                // Dropped at the end of the loop, also by a panic.
+                let _running: Sender<Never> = running;
+                serving.serve_forever()
+            })
             .map_err(|error| Error::io("start a thread for", server.server_address(), error))?;
-        Ok(BackgroundServer { server, thread: Some(thread), owner: OwnerProcess::this_process() })
+        let thread = Some(LoopThread { thread, ended });
+        Ok(BackgroundServer { server, thread, stopped: false, owner: OwnerProcess::this_process() })
     }
 }
 
 /// A server that runs in its own thread. It can be used like the server itself. Dropping a `BackgroundServer` shuts the
-/// server down and closes it, within `Limits::drain`.
+/// server down and closes it, within `Limits::drain`. If a close that waits for requests has ended before, the drop
+/// does not wait for them again.
 pub struct BackgroundServer<T: Transport, M: Mixin> {
     /// Shared with the thread, so that the server outlives a drop that does not wait for it.
     server: Arc<Server<T, M>>,
     /// None when the thread has been joined.
-    thread: Option<JoinHandle<Result<()>>>,
+    thread: Option<LoopThread>,
+    /// [`stop`](Self::stop) has begun, and its close need not be repeated: not even if a mixin's panic has ended it.
+    stopped: bool,
     /// The process that has the thread.
     owner: OwnerProcess,
 }
 
+/// The thread of the loop.
+struct LoopThread {
+    thread: JoinHandle<Result<()>>,
+    /// Disconnected when the loop has ended.
+    ended: Receiver<Never>,
+}
+
+/// Nothing is ever sent.
+enum Never {}
+
 impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     /// The thread to join. None in a forked child, because the thread is the parent's. None on the loop's own thread,
     /// which cannot join itself.
-    fn thread(&mut self) -> Option<JoinHandle<Result<()>>> {
+    fn thread(&mut self) -> Option<LoopThread> {
         let thread = self.thread.take()?;
         if !self.owner.is_this_process() {
             // The drop of the handle would detach a thread that does not exist in this process.
@@ -82,13 +108,15 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
             return None;
         }
         // A thread that joins itself waits for ever. Its handle is dropped, which detaches it.
-        let is_here = thread.thread().id() == thread::current().id();
+        let is_here = thread.thread.thread().id() == thread::current().id();
         (!is_here).then_some(thread)
     }
 
     /// Shuts the server down, closes it, and returns the report of the close. On the loop's own thread (in a handler
     /// under `Inline`, or in a hook of the loop) it does not wait, so the loop's result is lost. [`join`](Self::join)
-    /// and drop behave the same.
+    /// and drop behave the same. The result is lost, too, if the loop is still in a request when the close has ended:
+    /// under `Inline`, if a handler goes on after it was cut off. The report then has that request under
+    /// [`left_running`](DrainReport::left_running), and the thread ends with the handler.
     ///
     /// # Errors
     ///
@@ -96,11 +124,12 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     ///
     /// # Panics
     ///
-    /// If the loop has panicked, in a hook or in the mixin.
+    /// If the loop has panicked, in a hook or in the mixin, or if the mixin panics in the close.
     pub fn stop(mut self) -> Result<DrainReport> {
         // The close stops the loop, so that the join below ends.
+        self.stopped = true;
         let report = self.server.server_close();
-        match self.result() {
+        match self.result(self.patience()) {
             // The server was closed before the run began; for this call that is not a failure.
             Err(error) if error.is_closed() => {}
             result => result?,
@@ -119,27 +148,37 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     ///
     /// The same as for [`stop`](Self::stop).
     pub fn join(mut self) -> Result<()> {
-        self.result()
+        self.result(Duration::MAX)
     }
 
     /// Joins the thread, and returns the loop's result. A panic of the loop goes on here. Returns `Ok` if there is no
-    /// thread to join.
-    fn result(&mut self) -> Result<()> {
-        match self.thread().and_then(joined) {
+    /// thread to join, or if the loop has not ended in this time.
+    fn result(&mut self, patience: Duration) -> Result<()> {
+        match self.thread().and_then(|thread| thread.joined(patience)) {
             Some(Err(payload)) => std::panic::resume_unwind(payload),
             Some(Ok(result)) => result,
             None => Ok(()),
         }
     }
+
+    /// How long the loop may take to end after a close: as long as it needs, unless a request is left that may hold it.
+    fn patience(&self) -> Duration {
+        if self.server.context().live_count() == 0 { Duration::MAX } else { AFTER_FORCE }
+    }
 }
 
-/// The result of the thread that serves. A coroutine waits for it on another thread, because its own thread may have
-/// to run the end of the accept loop. None: the coroutine cannot wait, because it is panicking or has been cancelled.
-fn joined(thread: JoinHandle<Result<()>>) -> Option<thread::Result<Result<()>>> {
-    if wait::is_parked_here() {
-        return wait::offload(|| thread.join()).ok();
+impl LoopThread {
+    /// The result of the loop. A coroutine waits for it on another thread, because its own thread may have to run the
+    /// end of the accept loop. None: the loop has not ended in this time, and its thread goes on by itself; or the
+    /// coroutine cannot wait, because it is panicking or has been cancelled.
+    fn joined(self, patience: Duration) -> Option<thread::Result<Result<()>>> {
+        let join = move || match self.ended.recv_timeout(patience) {
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(self.thread.join()),
+            Ok(never) => match never {},
+        };
+        if wait::is_parked_here() { wait::offload(join).ok().flatten() } else { join() }
     }
-    Some(thread.join())
 }
 
 impl<T: Transport, M: Mixin> Deref for BackgroundServer<T, M> {
@@ -152,11 +191,15 @@ impl<T: Transport, M: Mixin> Deref for BackgroundServer<T, M> {
 
 impl<T: Transport, M: Mixin> Drop for BackgroundServer<T, M> {
     fn drop(&mut self) {
-        // The close also stops the loop, and waits for requests, except on the loop's own thread.
-        self.server.server_close();
+        // After a close that has waited, requests that are left have had their time.
+        if !self.stopped && self.server.context().run_phase() != RunPhase::Ended {
+            // The close also stops the loop, and waits for requests, except on the loop's own thread.
+            self.server.server_close();
+        }
+        let patience = self.patience();
         if let Some(thread) = self.thread() {
             // A drop returns no error, and a panic has been printed by the panic hook.
-            let _ = joined(thread);
+            let _ = thread.joined(patience);
         }
     }
 }

@@ -264,4 +264,4 @@ enum WaitFor {
 /// How long forced handlers may take to notice that their connections are gone, and killed children to end. This time
 /// comes after the deadline: short beside any grace, and long enough for threads to get their turns on a busy machine. A
 /// handler that goes on computing is left behind.
-const AFTER_FORCE: Duration = Duration::from_millis(75);
+pub(super) const AFTER_FORCE: Duration = Duration::from_millis(75);

@@ -3,21 +3,23 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc};
 use std::thread::{self, ThreadId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socketserver::hooks::{AcceptFailure, Failure, Incoming};
-use socketserver::mixin::{Mixin, Refused};
+use socketserver::mixin::{Job, Mixin, Refused};
 use socketserver::monitor::ServerEvent;
 use socketserver::transport::{Bind, CloseWhen, Tcp, Transport, Udp};
 use socketserver::{
     Address, BackgroundServer, BaseServer, Builder, DatagramRequest, HandlerError, HandlerResult,
     Inline, Limits, Pool, Server, ServerHooks, SocketOptions, StreamRequest, TcpServer, Threading,
-    ThreadingUdpServer, datagram_fn, run_all, stream_fn,
+    ThreadingUdpServer, datagram_fn, join, run_all, stream_fn,
 };
 
+use crate::handlers::stuck;
 use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
 use crate::support::{
     SOON, alone, connect, eventually, exchange, inet, read_to_end, receive, serve, soon, udp_client,
@@ -400,6 +402,7 @@ fn ends_its_guard<M: Mixin + 'static>(mixin: M, how: &'static str) {
             "drop" => drop(guard),
             "stop" => drop(guard.stop()?),
             "join" => guard.join()?,
+            "stop beside itself" => drop(join(|| (), || guard.stop())?.1?),
             _ => panic!("with the guard in its hand"),
         }
         ended.send(())?;
@@ -420,14 +423,68 @@ fn ends_its_guard<M: Mixin + 'static>(mixin: M, how: &'static str) {
 #[test]
 fn a_guard_that_ends_in_its_own_servers_handler_does_not_wait_for_itself() {
     alone("closing::a_guard_that_ends_in_its_own_servers_handler_does_not_wait_for_itself", || {
-        for how in ["drop", "stop", "join", "panic"] {
+        for how in ["drop", "stop", "join", "stop beside itself", "panic"] {
             ends_its_guard(Inline, how);
         }
-        for how in ["drop", "stop", "panic"] {
+        for how in ["drop", "stop", "stop beside itself", "panic"] {
             ends_its_guard(Threading::new(), how);
             ends_its_guard(Pool::new(2), how);
         }
     });
+}
+
+/// Ends a guard, whose server has a request that goes on after it was cut off.
+fn ends_a_guard_with_a_stuck_request<M: Mixin + 'static>(mixin: M, how: &'static str) {
+    const GRACE: Duration = Duration::from_secs(1);
+    let (handler, holder) = stuck();
+    let server = Builder::<Tcp, _>::new(mixin).limits(Limits::default().drain(GRACE));
+    let server = server.bind("127.0.0.1:0", move || handler.clone()).unwrap();
+    let server = server.serve_in_background().unwrap();
+    let _client = connect(inet(&*server));
+    holder.started.recv_timeout(SOON).unwrap();
+    let began = Instant::now();
+    soon("the guard is gone", move || match how {
+        "stop" => assert_eq!(server.stop().unwrap().left_running.len(), 1),
+        "close and drop" => assert_eq!(server.server_close().left_running.len(), 1),
+        _ => drop(server),
+    });
+    let took = began.elapsed();
+    assert!((GRACE..GRACE * 2).contains(&took), "{how}: one grace, and not {took:?}");
+    drop(holder.release);
+}
+
+#[test]
+fn a_guard_waits_one_grace_for_a_request_that_ignores_its_cut() {
+    for how in ["stop", "drop", "close and drop"] {
+        ends_a_guard_with_a_stuck_request(Inline, how);
+        ends_a_guard_with_a_stuck_request(Threading::new(), how);
+        ends_a_guard_with_a_stuck_request(Pool::new(1), how);
+    }
+}
+
+/// A mixin that panics when it is closed.
+struct BadClose;
+
+impl Mixin for BadClose {
+    fn process_request(&self, job: Job) {
+        job.run();
+    }
+
+    fn server_close(&self, _deadline: Instant) {
+        panic!("a mixin's close");
+    }
+}
+
+#[test]
+fn a_mixin_that_panics_in_the_close_ends_stop_and_not_the_process() {
+    let handler = stream_fn(|request: &mut StreamRequest| Ok(writeln!(request, "hello")?));
+    let server = Builder::<Tcp, _>::new(BadClose).bind("127.0.0.1:0", handler).unwrap();
+    let server = server.serve_in_background().unwrap();
+    let address = inet(&*server);
+    assert_eq!(read_to_end(&mut connect(address)), b"hello\n");
+    let panic = catch_unwind(AssertUnwindSafe(|| server.stop())).unwrap_err();
+    assert_eq!(panic.downcast_ref(), Some(&"a mixin's close"));
+    eventually("nobody listens any more", || TcpStream::connect(address).is_err());
 }
 
 #[test]
