@@ -25,6 +25,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::error::{Error, Result};
 use crate::process::OwnerProcess;
 use crate::sys;
+use crate::sys::address_space;
 
 /// Code of the program for each thread of a mixin. Several threads may run it at the same time.
 type Hook = Arc<dyn Fn() + Send + Sync>;
@@ -67,6 +68,9 @@ impl fmt::Debug for ThreadOptions {
     }
 }
 
+/// The size of a thread's stack, if nobody sets another: std's.
+const USUAL_STACK: usize = 2 << 20;
+
 /// Starts threads and counts those that are alive.
 #[derive(Debug, Default)]
 pub(super) struct ThreadGroup {
@@ -85,7 +89,8 @@ impl ThreadGroup {
     ///
     /// # Errors
     ///
-    /// The errors of the system. Also fails if the process has no memory mappings for one more thread.
+    /// The errors of the system. Also fails if the process has no memory mappings for one more thread, or if its stack
+    /// would take the last of the address space.
     pub(super) fn spawn(
         self: &Arc<Self>,
         options: &ThreadOptions,
@@ -104,6 +109,10 @@ impl ThreadGroup {
         // Moved into the thread. If the thread cannot be started, the closure is dropped with it. So the count is
         // right in any case, also after a panic.
         let alive = AliveThread::new(Arc::clone(self))?;
+        let stack_bytes = options.stack_bytes.unwrap_or(USUAL_STACK);
+        address_space::check_room(stack_bytes).map_err(|error| {
+            io::Error::new(error.kind(), format!("no address space for another thread: {error}"))
+        })?;
         builder.spawn(move || {
             let _alive = alive;
             main();

@@ -24,7 +24,7 @@
 //! | `shared_memory`, `shared_fd` | counters shared with children; a descriptor with several owners |
 //! | `signal`, `hangup` | actions of signals; SIGHUP, and whether it tells of the terminal's end |
 //! | `stdio`, `activation` | the three standard descriptors; those that a service manager has passed |
-//! | `rlimit`, `thread_limit` | how many descriptors and threads there may be |
+//! | `rlimit`, `thread_limit`, `address_space` | how many descriptors and threads there may be, and room for their memory |
 //! | `clock` | the monotonic clock as a number |
 //! | `scoped_closure` | a closure with borrows, for a coroutine that its caller waits for |
 //! | `miri` | in tests under Miri: calls that Miri does not have |
@@ -41,6 +41,7 @@
 //! `match` in the two files of control messages, which name constants that some systems lack.
 
 mod activation;
+pub(crate) mod address_space;
 pub(crate) mod child_process;
 mod clock;
 #[cfg(has_green)]

@@ -1,5 +1,7 @@
 //! All integration tests, in one binary: one link, and one vocabulary of handlers for all.
 
+#[cfg(all(has_green, not(under_green)))]
+mod address_space;
 mod bad_times;
 mod bombs;
 mod bounds;

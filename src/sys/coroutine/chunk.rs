@@ -55,6 +55,11 @@ impl Layout {
         (stride < isize::MAX as usize).then_some(Self { stack_bytes, stride })
     }
 
+    /// The size of a mapping of this many stacks. None: larger than the address space.
+    pub(super) fn mapped_bytes(&self, count: usize) -> Option<usize> {
+        count.checked_mul(self.stride)
+    }
+
     /// How many stacks a mapping of this many bytes holds.
     pub(super) fn fit_in(&self, bytes: usize) -> usize {
         bytes / self.stride
@@ -102,7 +107,7 @@ impl StackChunk {
     ///
     /// `InvalidInput` for no stacks, or for more than the address space has.
     pub(super) fn map_with(count: usize, layout: Layout, guards: GuardKind) -> io::Result<Self> {
-        let bytes = count.checked_mul(layout.stride).filter(|bytes| *bytes > 0);
+        let bytes = layout.mapped_bytes(count).filter(|bytes| *bytes > 0);
         let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
         // SAFETY: the kernel chooses an unused place, so no other memory changes.
         let start = unsafe {

@@ -24,6 +24,7 @@ use super::chunk::{Layout, StackChunk};
 #[cfg(test)]
 use super::guard::GuardKind;
 use super::ledger::{Ledger, StackId, Taken, WARM_STACKS};
+use crate::sys::address_space;
 
 /// The default size of a stack.
 ///
@@ -121,14 +122,15 @@ impl StackSlab {
     ///
     /// A refusal of many stacks need not be one of few: the bound may be on address space (`ulimit -v`), of which a
     /// container often has little. So the number is halved until it fits, and only a refusal of a single stack is an
-    /// error.
+    /// error. Stacks must not take the last of it: an allocation that fails ends the process, whereas a stack that is
+    /// not there refuses one request. So a chunk fits only if there is room for more beside it.
     #[cold]
     fn add_chunk(&mut self) -> io::Result<()> {
         let layout = self.layout.ok_or_else(|| check_stack_bytes(self.stack_bytes).unwrap_err())?;
         let most = layout.fit_in(LARGEST_MAPPING).clamp(1, LARGEST_CHUNK);
         let mut count = self.ledger.stacks().max(FIRST_CHUNK).min(most);
         let chunk = loop {
-            match self.map(count, layout) {
+            match self.map_beside_reserve(count, layout) {
                 Ok(chunk) => break chunk,
                 Err(_) if count > 1 => count /= 2,
                 Err(error) => return Err(out_of_memory(&layout, &error)),
@@ -137,6 +139,15 @@ impl StackSlab {
         self.ledger.add_chunk(chunk.count());
         self.chunks.push(Rc::new(chunk));
         Ok(())
+    }
+
+    /// Maps a chunk, and leaves address space for what is no stack.
+    fn map_beside_reserve(&self, count: usize, layout: Layout) -> io::Result<StackChunk> {
+        // Before it is mapped: other threads must not find nothing, be it for a moment. An eighth more, for the memory that
+        // the requests of these stacks allocate.
+        let bytes = layout.mapped_bytes(count).ok_or(io::ErrorKind::OutOfMemory)?;
+        address_space::check_room(bytes.saturating_add(bytes / 8))?;
+        self.map(count, layout)
     }
 
     #[cfg(not(test))]
@@ -286,7 +297,7 @@ pub(crate) fn check_stack_bytes(stack_bytes: usize) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
-/// The error when not even one stack can be mapped.
+/// The error when not even one stack can be mapped, with the reserve beside it.
 fn out_of_memory(layout: &Layout, error: &io::Error) -> io::Error {
     let text = format!(
         "no address space for another stack of {} bytes: {error}. It is bounded by ulimit -v, vm.overcommit_memory = 2, \
