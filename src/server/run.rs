@@ -64,7 +64,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///   ignores SIGHUP. If the program has its own handler for SIGHUP, and nothing to reload, `run` leaves SIGHUP to it.
     /// - If one of them is *blocked*, `run` unblocks it in this thread until `run` returns. A signal that was sent
     ///   earlier stops the server in order. (A program with its own signal thread uses `serve_forever`.)
-    /// - An ignored SIGCHLD is set to its default: otherwise the exit statuses of programs and children would be lost.
+    /// - An ignored SIGCHLD is set to its default: otherwise the exit statuses of programs and children would be lost. A blocked
+    ///   one is unblocked in this thread, and stays so: programs that handlers start may wait for it.
     /// - SIGXFSZ does not end the process, unless the program handles it: under `ulimit -f` a write that would make a file too
     ///   long fails with EFBIG, as in Python. Programs that handlers start have the default.
     /// - If a service manager listens (`NOTIFY_SOCKET`), it is told when the server is ready, reloads and stops: see

@@ -167,15 +167,17 @@ pub(crate) fn is_default(signal: libc::c_int) -> bool {
     )
 }
 
-/// Sets SIGCHLD to its default, if it is ignored: the kernel would keep no statuses of children.
+/// Sets SIGCHLD to its default, if it is ignored: the kernel would keep no statuses of children. And unblocks it in this
+/// thread: the threads that this one starts, and the programs that they start, would wait for it in vain.
 ///
-/// A parent that ignores SIGCHLD hands that down: some shells and supervisors do. A handler of the program's, and
+/// A parent that ignores or blocks SIGCHLD hands that down: some shells and supervisors do. A handler of the program's, and
 /// SA_NOCLDWAIT, stay as they are.
 pub(crate) fn keep_statuses() {
     if is_ignored(libc::SIGCHLD) {
         // SAFETY: no handler is installed.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     }
+    change_mask(libc::SIG_UNBLOCK, &[libc::SIGCHLD]);
 }
 
 /// From here on a write beyond the limit of a file's size (`ulimit -f`) fails with EFBIG and does not end the process.

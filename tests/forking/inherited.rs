@@ -9,6 +9,7 @@ tests![
     a_sigint_that_was_ignored_at_the_start_stays_ignored,
     the_server_of_a_script_in_the_background_ignores_sigint,
     an_ignored_sigchld_hides_no_end_from_a_server_that_runs,
+    a_blocked_sigchld_is_not_handed_on_to_programs_of_handlers,
     closed_standard_descriptors_become_no_sockets,
 ];
 
@@ -79,6 +80,13 @@ fn an_ignored_sigchld_hides_no_end_from_a_server_that_runs() {
     assert_eq!(server.wait().code(), Some(1));
     assert!(server.told("counts: ").contains("failed: 1"));
     assert!(server.told("ended: ").contains("of days"));
+}
+
+fn a_blocked_sigchld_is_not_handed_on_to_programs_of_handlers() {
+    let mut server = Server::tcp(&["block-sigchld"]);
+    let blocked = u64::from_str_radix(&server.connect().ask("blocked"), 16).unwrap();
+    assert_eq!(blocked >> (libc::SIGCHLD - 1) & 1, 0, "{blocked:x}");
+    server.stop();
 }
 
 fn has_perl() -> bool {

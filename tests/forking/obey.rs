@@ -120,6 +120,14 @@ impl StreamRequestHandler for Obey {
                     shell.args(["-c", "(sleep 0.1; exec sleep 0.1) >/dev/null 2>&1 &"]).status()?;
                     writeln!(request, "left")?;
                 }
+                // The signals that a program begins with, blocked: a bit for each.
+                "blocked" => {
+                    let status =
+                        std::process::Command::new("cat").arg("/proc/self/status").output()?;
+                    let text = String::from_utf8(status.stdout)?;
+                    let mask = text.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+                    writeln!(request, "{}", mask.unwrap_or_default().trim())?;
+                }
                 "wrap" => wrapped::wrap(request)?,
                 "standard" => writeln!(request, "{}", standard_descriptors())?,
                 "fds" => writeln!(request, "{}", system::listeners())?,

@@ -9,8 +9,8 @@ use signal_hook::flag;
 
 /// Restores the default of all signals in the program that this process is about to start. Ignored signals are
 /// inherited: `nohup` ignores SIGHUP, and a script ignores SIGINT and SIGQUIT in its background jobs, so that Ctrl-C
-/// could not end a command. In this process the signals have no effect from here on. (Blocked signals are unblocked by
-/// `std`. Only Linux can tell which signals are ignored.)
+/// could not end a command. In this process the signals have no effect from here on. (Blocked signals are inherited,
+/// too; `run` unblocks those that this program waits for. Only Linux can tell which signals are ignored.)
 pub fn default_in_programs() {
     let ignored = ignored().unwrap_or(0);
     for signal in (1..64).filter(|signal| ignored >> (signal - 1) & 1 == 1) {
