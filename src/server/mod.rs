@@ -247,9 +247,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///
     /// # Errors
     ///
-    /// If the address is not available. The socket is then closed.
+    /// If the address is not available, and the socket is then closed; or if the server is closed.
     pub fn server_bind(&self) -> Result<()> {
-        let core = &self.core;
+        let core = self.core.unless_closed()?;
         let bound = core.transport.server_bind(&|socket| core.hooks.before_bind(socket));
         core.context.set_address(core.transport.server_address());
         bound.inspect_err(|_| core.close_listener())
@@ -260,9 +260,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///
     /// # Errors
     ///
-    /// If it cannot listen. The socket is then closed.
+    /// If it cannot listen, and the socket is then closed; or if the server is closed.
     pub fn server_activate(&self) -> Result<()> {
-        let core = &self.core;
+        let core = self.core.unless_closed()?;
         let activated = core.transport.server_activate();
         activated.inspect_err(|_| core.close_listener())?;
         // A TCP socket that was not bound gets its address from the system only when it begins to listen.

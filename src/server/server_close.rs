@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 use super::drain_report::DrainReport;
 use super::served_by_thread::is_serving;
 use super::{Core, Server};
+use crate::error::Result;
 use crate::live::{FirstReads, LiveRequest};
 use crate::mixin::Mixin;
 use crate::run_phase::RunPhase;
@@ -216,6 +217,15 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 }
 
 impl<T: Transport> Core<T> {
+    /// For a step before a run.
+    ///
+    /// # Errors
+    ///
+    /// If the server is closed.
+    pub(super) fn unless_closed(&self) -> Result<&Self> {
+        self.context.runs.check_open(&self.context.server_address()).map(|()| self)
+    }
+
     /// Closes the mixin for a close that waits for nothing, once the loop has handed the backlog to the mixin. Called by
     /// that close and at the end of each loop; the later of the two calls does it. The mixin joins no thread, because
     /// its deadline has passed already.

@@ -303,6 +303,11 @@ impl Runs {
         if state.run.is_accepting() { Closer::Loop } else { Closer::Caller }
     }
 
+    /// An error after a [`close`](Self::close): for the steps before a run.
+    pub(crate) fn check_open(&self, address: &dyn Display) -> Result<()> {
+        if self.state.lock().closing { Err(Error::closed(address)) } else { Ok(()) }
+    }
+
     /// Whether the run that stops is the last one, and ends in order: the loop then takes the clients that are in the accept
     /// queue already.
     pub(crate) fn ends_for_good(&self) -> bool {

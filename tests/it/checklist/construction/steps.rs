@@ -142,6 +142,19 @@ fn row_004_build_unbound_neither_binds_nor_listens() {
 }
 
 #[test]
+fn row_004_steps_after_the_close_are_errors_that_name_it() {
+    let server = TcpServer::builder().build_unbound(LOCAL, || OneLine).unwrap();
+    server.server_bind().unwrap();
+    server.server_activate().unwrap();
+    assert_eq!(serve_one(&server, connect(inet(&server))), "hello\n");
+    assert!(server.server_close().is_clean());
+    for late in [server.server_bind(), server.server_activate(), server.serve_forever()] {
+        let error = late.unwrap_err().to_string();
+        assert!(error.ends_with(" is closed"), "{error}");
+    }
+}
+
+#[test]
 fn row_004_build_unbound_makes_no_file() {
     let folder = folder();
     let path = folder.path().join("s");
