@@ -379,6 +379,10 @@ impl PassedSocket {
 /// unit has started. In the second case the variable has the number of the script's process.
 fn no_socket() -> String {
     let why = match variable("LISTEN_PID") {
+        // The sockets were for this process, and there were none.
+        Some(process) if process.to_str() == Some(&std::process::id().to_string()) => {
+            "LISTEN_FDS is 0".to_owned()
+        }
         Some(process) => {
             let process = process.to_string_lossy();
             format!("LISTEN_PID is {process}, and this is process {}", std::process::id())
@@ -407,10 +411,13 @@ fn passed_by_environment() -> Result<Vec<(String, OwnedFd)>, String> {
         return Ok(Vec::new());
     }
     let count = number("LISTEN_FDS")?.ok_or("LISTEN_PID is set, and LISTEN_FDS is not")?;
+    if count > MAX_PASSED_FDS {
+        return Err(format!("LISTEN_FDS is {count}, and no process has so many descriptors"));
+    }
     let names = match variable("LISTEN_FDNAMES") {
         Some(names) => names.to_string_lossy().split(':').map(str::to_owned).collect(),
         // An old manager, or a unit without names: sd_listen_fds_with_names(3) uses this word.
-        None => vec!["unknown".to_owned(); count.min(MAX_PASSED_FDS)],
+        None => vec!["unknown".to_owned(); count],
     };
     // A name that contains a colon, say: the names after it would belong to the wrong sockets.
     if names.len() != count {

@@ -220,7 +220,8 @@ fn contradicting_variables_are_errors() {
         ("LISTEN_PID=$$", "LISTEN_FDS is not"),
         ("LISTEN_PID=$$ LISTEN_FDS=one", "LISTEN_FDS is \"one\", which is no number"),
         ("LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=a:b", "LISTEN_FDNAMES has 2 names"),
-        ("LISTEN_PID=$$ LISTEN_FDS=99999999999999", "names"),
+        ("LISTEN_PID=$$ LISTEN_FDS=99999999999999", "no process has so many descriptors"),
+        ("LISTEN_PID=$$ LISTEN_FDS=0", "without sockets (LISTEN_FDS is 0)"),
         ("LISTEN_PID=$$ LISTEN_FDS=3 LISTEN_FDNAMES=a:b:c", "descriptor 4 cannot be taken"),
         ("LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=x", "no socket of TCP"),
     ] {
