@@ -12,7 +12,7 @@
 //! forged. The answer is hardly longer than the question, but two of these servers can be made to answer each other
 //! for ever: use UDP in networks whose members are known.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -98,13 +98,22 @@ fn main() -> ExitCode {
     })
 }
 
+/// A server's words, in bytes: room for every form of a time, and a bound on the memory that a wrong server can fill.
+const LONGEST: u64 = 4_096;
+
 fn run_client(endpoint: &Endpoint, tls: &ClientTls) -> Result<(), Failure> {
     if endpoint.is_datagram() && !tls.tls {
         return show(&ask(&connect(endpoint)?, endpoint, b"")?);
     }
     let connection = open(endpoint, tls)?;
     let mut text = Vec::new();
-    (&connection).read_to_end(&mut text).map_err(|error| broke(endpoint, &error))?;
+    let whole = (&connection).take(LONGEST).read_to_end(&mut text);
+    // A wrong server may say more. It is not kept; but a connection that breaks is told as one that breaks.
+    let rest = whole.and_then(|_| io::copy(&mut &connection, &mut io::sink()));
+    if rest.map_err(|error| broke(endpoint, &error))? > 0 {
+        let why = format!("{endpoint} sends more than a time; is the address right?");
+        return Err(Failure::Other(why));
+    }
     if text.is_empty() {
         // A server that waits for a TLS handshake in vain ends the connection like this.
         let advice = if tls.tls { "" } else { "; if it speaks TLS, give --tls" };

@@ -1,5 +1,9 @@
 //! The time program, run as a process, as a user runs it.
 
+use std::io::Write;
+use std::net::TcpListener;
+use std::thread;
+
 use test_support::process::Process;
 use test_support::program::{MIXINS, Program, assert_fails_in_one_line};
 use test_support::promises::{self, SpeaksFirst, every_transport_under};
@@ -90,6 +94,19 @@ fn clients_show_certificates() {
 fn a_client_without_tls_is_told_of_it() {
     let ended = tls::words_in_the_clear_are_not_answered(TIME, &DIALOG);
     assert!(ended.err.contains("without a word; if it speaks TLS, give --tls"), "{ended:?}");
+}
+
+#[test]
+fn a_server_that_says_more_than_a_time_is_a_wrong_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let talks = thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        client.write_all(&[b'x'; 65_536]).unwrap();
+    });
+    let ended = Process::start(&mut TIME.command(&["connect", &address])).end();
+    assert_fails_in_one_line(&ended, 1, &["sends more than a time"]);
+    talks.join().unwrap();
 }
 
 /// The server is openssl's, which sends no close_notify if it is killed.
