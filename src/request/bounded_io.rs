@@ -43,7 +43,7 @@ use super::deadline::Deadlines;
 use super::io_error::is_no_more_for_now;
 use super::outbox::Outbox;
 use super::output_half::{SplitNotes, closed_here};
-use super::{Deadline, Ticket, stop};
+use super::{Deadline, LateInput, Ticket, stop};
 use crate::live::Activity;
 use crate::socket_io::RecvTimeout;
 use crate::sys::RecvBuf;
@@ -285,8 +285,8 @@ impl BoundedIo {
     }
 
     /// Receives the rest of a request that began just when a drain shut down the input of its connection. TCP still
-    /// delivers that rest; this receives it until the deadline of the drain or of the read. [`InputAfterShutdown`]
-    /// waits for it. On systems that have no such event, this looks every millisecond.
+    /// delivers that rest; this receives it until the peer ends its output, or until the deadline of the drain or of
+    /// the read. [`InputAfterShutdown`] waits for it. On systems that have no such event, this looks every millisecond.
     fn receive_late(&mut self, buf: &mut RecvBuf<'_>, timeout: RecvTimeout) -> io::Result<usize> {
         let (drained, own) = (Instant::now().checked_add(self.ticket.limits().drain), timeout.at());
         let until = earlier(drained, own);
@@ -296,6 +296,8 @@ impl BoundedIo {
         {
             // Before the receive: bytes that come after it set the event again.
             late.iter().for_each(InputAfterShutdown::clear);
+            let socket = self.connection.as_socket().map(AsFd::as_fd);
+            let rest = socket.map(|socket| LateInput::of(self.ticket.entry(), socket));
             // This receive does not wait: after the shutdown a receive without bytes returns zero.
             let count = self.connection.receive(buf, timeout)?;
             if count > 0 {
@@ -303,6 +305,14 @@ impl BoundedIo {
                 // turns the cut into an error.
                 self.ticket.entry().add_bytes_in(count);
                 return Ok(count);
+            }
+            match rest {
+                Some(LateInput::EndedByPeer) => {
+                    self.saw_end = true;
+                    return Ok(0);
+                }
+                Some(LateInput::EndedHere) => return Err(stop(self.ticket.entry())),
+                Some(LateInput::MayArrive) | None => {}
             }
             match &late {
                 Some(late) => {

@@ -47,6 +47,7 @@ mod wrap;
 
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::address::Address;
@@ -55,6 +56,7 @@ use crate::events::Limit;
 use crate::limits::Limits;
 use crate::live::{Entry, Registration};
 use crate::server_context::ServerContext;
+use crate::sys::tcp_info;
 
 pub use crate::peer_fault::PeerFault;
 pub use crate::sys::Credentials;
@@ -211,6 +213,31 @@ fn is_to_end(context: &ServerContext, entry: &Entry) -> bool {
 fn stop(entry: &Entry) -> io::Error {
     entry.stop();
     Stopping::error(entry.owner())
+}
+
+/// The input of a socket, after a drain has shut it down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LateInput {
+    /// TCP, and the peer has not ended its output: the system still takes its bytes.
+    MayArrive,
+    /// TCP, and the peer has ended its output: nothing follows the bytes that have arrived.
+    EndedByPeer,
+    /// A Unix socket: its peer cannot send any more.
+    EndedHere,
+}
+
+impl LateInput {
+    /// Asks the system. Called before a receive: if that finds no bytes, and none may arrive, the input is at its end.
+    #[cold]
+    fn of(entry: &Entry, socket: BorrowedFd<'_>) -> Self {
+        if entry.peer_address().as_inet().is_none() {
+            Self::EndedHere
+        } else if tcp_info::peer_may_send(socket) == Some(false) {
+            Self::EndedByPeer
+        } else {
+            Self::MayArrive
+        }
+    }
 }
 
 /// The request leaves the live list. In a forked child the list is a copy that nobody reads: the parent's request

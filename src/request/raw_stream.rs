@@ -16,15 +16,15 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Ticket;
 use super::connection::{Connection, Stream};
 use super::io_error::is_no_more_for_now;
 use super::raw_status::RawStatus;
 use super::read_buffer::Chunk;
+use super::{LateInput, Ticket};
 use crate::live::{Activity, Cut};
 use crate::socket_io::{RecvTimeout, SocketIo};
 use crate::sys::RecvBuf;
@@ -173,10 +173,22 @@ impl RawStream {
             }
             // The input is shut down, so poll(2) would always say that it is readable.
             wait::sleep(Duration::from_millis(1));
+            let rest = match &self.below {
+                Below::Socket(socket) => LateInput::of(&self.status.entry, socket.as_fd()),
+                Below::Stream(_) | Below::Wrapper(_) => LateInput::MayArrive,
+            };
             let count = self.receive_at_once(buf)?;
             if count > 0 {
                 self.status.received(count);
                 return Ok(count);
+            }
+            match rest {
+                LateInput::MayArrive => {}
+                LateInput::EndedByPeer => {
+                    self.status.ended.set();
+                    return Ok(0);
+                }
+                LateInput::EndedHere => break,
             }
         }
         Err(self.status.stop())

@@ -36,6 +36,26 @@ pub(crate) fn bytes_transferred(_fd: BorrowedFd<'_>) -> Option<u64> {
     None
 }
 
+/// Whether the peer of a TCP connection may still send: it has not ended its output, and the connection is not broken.
+/// `None` as above.
+///
+/// The system notes the end when it has arrived. Bytes from before it may still wait to be received.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn peer_may_send(fd: BorrowedFd<'_>) -> Option<bool> {
+    /// The states in which input may arrive, as `tcpi_state`, the first byte, has them: TCP_ESTABLISHED, TCP_FIN_WAIT1,
+    /// TCP_FIN_WAIT2.
+    const OPEN_TO_INPUT: [u8; 3] = [1, 4, 5];
+    let mut info = [0u32; 26];
+    let len = super::socket::get_option(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).ok()?;
+    (len > 0).then(|| OPEN_TO_INPUT.contains(&info[0].to_ne_bytes()[0]))
+}
+
+/// Other systems have other structures.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn peer_may_send(_fd: BorrowedFd<'_>) -> Option<bool> {
+    None
+}
+
 /// How long ago a connection was established, if nothing has been sent over it. For a connection that has just been
 /// accepted, this is its time in the accept queue. `None` as for [`bytes_transferred`]. The kernel counts in its own ticks,
 /// of 1 to 10 ms.
@@ -96,9 +116,10 @@ pub(crate) fn unacknowledged(_fd: BorrowedFd<'_>) -> io::Result<usize> {
 mod tests {
     use super::*;
     use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{Shutdown, TcpListener, TcpStream};
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
+    use std::time::Instant;
 
     #[test]
     fn both_directions_count_whoever_has_sent_and_received() {
@@ -117,9 +138,29 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_may_send_until_its_end_has_arrived_although_this_side_has_ended_the_input() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut ours, _) = listener.accept().unwrap();
+        assert_eq!(peer_may_send(ours.as_fd()), Some(true));
+        ours.shutdown(Shutdown::Read).unwrap();
+        assert_eq!(peer_may_send(ours.as_fd()), Some(true));
+        theirs.write_all(b"rest").unwrap();
+        theirs.shutdown(Shutdown::Write).unwrap();
+        let began = Instant::now();
+        while peer_may_send(ours.as_fd()) != Some(false) {
+            assert!(began.elapsed() < Duration::from_secs(10), "its end does not arrive");
+        }
+        let mut rest = String::new();
+        ours.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "rest", "the bytes before its end are still there");
+    }
+
+    #[test]
     fn a_unix_socket_tells_only_what_waits_for_its_peer() {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
         assert_eq!(bytes_transferred(ours.as_fd()), None);
+        assert_eq!(peer_may_send(ours.as_fd()), None);
         ours.write_all(b"four").unwrap();
         assert!(unacknowledged(ours.as_fd()).unwrap() > 0);
         theirs.read_exact(&mut [0; 4]).unwrap();

@@ -1,15 +1,24 @@
 //! A handler that does not wait holds its worker, and nothing else.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use socketserver::monitor::ServerEvent;
-use socketserver::{Green, HandlerResult, Limits, StreamRequest, TcpServer, stream_fn};
+use socketserver::monitor::{Cut, DrainReport, ServerEvent};
+use socketserver::transport::{Bind, Transport};
+use socketserver::{
+    Address, BackgroundServer, Builder, Green, HandlerResult, Limits, StreamRequest, TcpServer,
+    UnixStreamServer, stream_fn,
+};
 
-use crate::support::{SOON, connect, eventually, exchange, inet, read_line, soon};
+use crate::support::{
+    SOON, StopOnPanic, connect, eventually, exchange, folder, inet, read_line, read_to_end, soon,
+};
 
 /// Answers lines; "spin" computes until the flag is set.
 fn spins(over: &Arc<AtomicBool>) -> impl Fn(&mut StreamRequest) -> HandlerResult + use<> {
@@ -111,4 +120,65 @@ fn a_server_closes_in_time_although_a_handler_blocks_the_only_worker() {
     assert_eq!((report.forced.len(), report.left_running.len()), (1, 1), "{report}");
     free.send(()).unwrap();
     eventually("the handler ends", || gone.load(Ordering::SeqCst));
+}
+
+/// A drain ends the input of a connection at the moment at which half of a request arrives. The only worker is held then, so
+/// that it finds both at once. Returns the report of the close.
+fn drained_as_half_a_request_comes<T: Transport<Request = StreamRequest>>(
+    server: &BackgroundServer<T, Green>,
+    over: &AtomicBool,
+    holder: &mut (impl Read + Write),
+    client: &mut (impl Read + Write),
+    end: impl FnOnce(),
+) -> DrainReport {
+    assert_eq!(exchange(client, "whole"), "whole\n");
+    assert_eq!(exchange(holder, "spin"), "spinning\n");
+    client.write_all(b"half").unwrap();
+    end();
+    thread::scope(|scope| {
+        let closing = scope.spawn(|| server.server_close());
+        let _stop = StopOnPanic(&**server);
+        eventually("the drain ends its input", || {
+            server.context().live().iter().any(|request| request.cut == Some(Cut::Drained))
+        });
+        over.store(true, Ordering::SeqCst);
+        closing.join().unwrap()
+    })
+}
+
+fn with_one_worker<T: Bind<Request = StreamRequest>>(
+    builder: Builder<T, Green>,
+    at: Address,
+    over: &Arc<AtomicBool>,
+) -> BackgroundServer<T, Green> {
+    let limits = Limits::default().drain(SOON).read(Duration::from_secs(3_600));
+    builder.limits(limits).bind(at, stream_fn(spins(over))).unwrap().serve_in_background().unwrap()
+}
+
+#[test]
+fn a_close_does_not_wait_for_the_rest_of_a_request_from_a_peer_that_has_ended_its_output() {
+    let over = Arc::default();
+    let builder = TcpServer::builder().mixin(Green::new().workers(1));
+    let at = "127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap();
+    let server = with_one_worker(builder, at.into(), &over);
+    let (mut holder, mut client) = (connect(inet(&*server)), connect(inet(&*server)));
+    let copy = client.try_clone().unwrap();
+    let end = || copy.shutdown(Shutdown::Write).unwrap();
+    let report = drained_as_half_a_request_comes(&server, &over, &mut holder, &mut client, end);
+    assert!(report.took < SOON / 2, "{report}");
+    assert_eq!(read_to_end(&mut client), b"half\n", "a last line without a newline is a line");
+}
+
+#[test]
+fn a_close_does_not_wait_for_the_rest_of_a_request_that_a_unix_socket_cannot_bring() {
+    let over = Arc::default();
+    let folder = folder();
+    let path = folder.path().join("s");
+    let builder = UnixStreamServer::builder().mixin(Green::new().workers(1));
+    let server = with_one_worker(builder, Address::Unix(path.clone()), &over);
+    let unix = || UnixStream::connect(&path).unwrap();
+    let (mut holder, mut client) = (unix(), unix());
+    let report = drained_as_half_a_request_comes(&server, &over, &mut holder, &mut client, || ());
+    assert!(report.took < SOON / 2, "{report}");
+    assert_eq!(report.stopped, 2, "also the other one, between two requests: {report}");
 }
