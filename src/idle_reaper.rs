@@ -7,7 +7,7 @@
 //! The reaper ends the waits of coroutines as well: their parker keeps no timer for such a wait either.
 //!
 //! Some waits are not the reaper's. A limit below [`SHORTEST_REAPED`] is kept by the wait itself, exactly. A wait for the
-//! rest of a TLS record has its own bound (`request/raw_status.rs`). And a process under `Forking` must start no thread.
+//! rest of a TLS record has its own bound (`request/raw_stream_status.rs`). And a process under `Forking` must start no thread.
 //! [`IdleReaper::covers`] decides, once for each request.
 //!
 //! ```text

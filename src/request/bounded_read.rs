@@ -1,7 +1,7 @@
 //! The input of a [`StreamRequest`]: lines, chunks, and the buffer.
 //!
 //! ```text
-//! the buffer is empty, and        a coroutine waits before it takes memory (drained_wait.rs): wait_for_*
+//! the buffer is empty, and        a coroutine waits before it takes memory (empty_socket_wait.rs): wait_for_*
 //! a wait is sure                    then receive_awaited_chunk: recv into a block
 //! otherwise                       receive_*: one receive, which waits inside if need be
 //! ```
@@ -13,7 +13,7 @@ use std::io;
 use std::time::Instant;
 
 use super::StreamRequest;
-use super::drained_wait::Awaited;
+use super::empty_socket_wait::Awaited;
 use super::line::{Line, LineTooLong, NotText};
 use super::read_buffer::Chunk;
 use crate::peer_fault::PeerFault;

@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::raw_status::RawStatus;
+use super::raw_stream_status::RawStatus;
 use super::tls_seam::SealedStream;
 use crate::socket_io::{RecvTimeout, SocketIo};
 use crate::sys::RecvBuf;

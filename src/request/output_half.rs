@@ -24,7 +24,7 @@ use super::bounded_io::BoundedIo;
 use super::bounded_output::until_all_is_taken;
 use super::io_error::{is_no_more_for_now, limit_of_write, mark_loss};
 use super::outbox::Outbox;
-use super::raw_status::Flag;
+use super::raw_stream_status::Flag;
 use super::stream::write_formatted;
 use super::tls_seam::Seal;
 use super::{Deadline, StreamRequest};

@@ -2,7 +2,7 @@
 //!
 //! A wrapper (TLS, say) is a user's code, and sees a [`Stream`] that behaves like a socket in blocking mode. This
 //! stream counts the bytes, looks at deadlines, drain and cuts, and notes its events in a [`RawStatus`]. The request
-//! reads the notes when the wrapper's call has returned: see `raw_status.rs`.
+//! reads the notes when the wrapper's call has returned: see `raw_stream_status.rs`.
 //!
 //! A read goes through these steps, and each may end it:
 //!
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::{Connection, Stream};
 use super::io_error::is_no_more_for_now;
-use super::raw_status::RawStatus;
+use super::raw_stream_status::RawStatus;
 use super::read_buffer::Chunk;
 use super::{LateInput, Ticket};
 use crate::live::{Activity, Cut};

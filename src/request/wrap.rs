@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use super::bounded_io::BoundedIo;
 use super::connection::{Connection, Direction, Stream};
-use super::raw_status::RawStatus;
 use super::raw_stream::RawStream;
+use super::raw_stream_status::RawStatus;
 use super::read_buffer::Chunk;
 use super::{Deadline, StreamRequest, handshake_deadline};
 

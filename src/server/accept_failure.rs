@@ -9,7 +9,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::Core;
-use super::accept::{AcceptLoop, AcceptOutcome, Attempt};
+use super::accept_loop::{AcceptLoop, AcceptOutcome, Attempt};
 use super::catch_panic::run_catching;
 use super::failure::AcceptFailure;
 use crate::error::{Error, Result};

@@ -194,7 +194,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// Runs a function for each SIGHUP that comes while [`run`](crate::Server::run) or [`run_all`](super::run_all) serves: to
+    /// Runs a function for each SIGHUP that comes while [`run`](crate::Server::run) or [`run_all`](fn@super::run_all) serves: to
     /// read a configuration or certificates again, or to open a log anew. Default: none, and then SIGHUP stops the server, as
     /// SIGTERM does. Each call adds a function; they run in that order.
     ///
@@ -276,7 +276,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// moment is served during the close, or stays in the accept queue, and then the service manager starts the
     /// server again. (A server that has bound its own address closes its listener with the stop.)
     ///
-    /// Several servers of one [`run_all`](super::run_all) stop together, when all are idle. If one of them has no
+    /// Several servers of one [`run_all`](fn@super::run_all) stop together, when all are idle. If one of them has no
     /// such time, none stops. [`handle_request`](crate::Server::handle_request) ignores this setting.
     #[must_use]
     pub fn stop_when_idle(mut self, time: Duration) -> Self {

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::Core;
-use super::accept::{AcceptLoop, accept, verify};
+use super::accept_loop::{AcceptLoop, accept, verify};
 use super::job::TypedJob;
 use super::server_permit::ServerPermit;
 use crate::error::Result;

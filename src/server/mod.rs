@@ -1,8 +1,8 @@
 //! [`Server`]: a transport, a mixin and a handler, put together.
 //!
 //! ```text
-//!   Builder ─→ Server ── serve_forever, handle_request      accept.rs: the loop
-//!                │         run, run_all, background         run.rs, background.rs
+//!   Builder ─→ Server ── serve_forever, handle_request      accept_loop.rs: the loop
+//!                │         run, run_all, background         run_all.rs, background.rs
 //!                │         server_close                     server_close.rs, drain_backlog.rs
 //!                │
 //!              Core ──── transport, hooks, factory          shared with the requests
@@ -21,8 +21,8 @@
 //! - `worker_accept.rs`, `drain_backlog.rs`, `phase_queue.rs`: a lock each, and a diagram of who waits for whom. Hooks run
 //!   under the first of these and under no other lock.
 
-mod accept;
 mod accept_failure;
+mod accept_loop;
 mod background;
 mod base_server;
 mod builder;
@@ -49,7 +49,7 @@ mod parked_listener;
 #[cfg(test)]
 mod parker_tests;
 mod phase_queue;
-mod run;
+mod run_all;
 mod run_events;
 mod served_by_child;
 mod served_by_thread;
@@ -78,7 +78,7 @@ use crate::server_context::ServerContext;
 use crate::shutdown::{RunKind, ShutdownHandle};
 use crate::transport::{Bind, Transport};
 
-pub use accept::AcceptOutcome;
+pub use accept_loop::AcceptOutcome;
 pub use background::BackgroundServer;
 pub use base_server::BaseServer;
 pub use builder::Builder;
@@ -89,11 +89,11 @@ pub use hooks::ServerHooks;
 pub use incoming::Incoming;
 #[cfg(feature = "metrics")]
 pub use metrics::update_metrics;
-pub use run::run_all;
+pub use run_all::run_all;
 #[cfg(feature = "tracing")]
 pub use spans::trace_panics;
 
-use accept::{AcceptLoop, Timing};
+use accept_loop::{AcceptLoop, Timing};
 use drain_backlog::Backlog;
 use overridden_hooks::{LoopHook, OverriddenHooks};
 use parked_listener::ParkedListener;

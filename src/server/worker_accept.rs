@@ -30,8 +30,8 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Core;
-use super::accept::take_request;
 use super::accept_failure::WOKEN_AT_ONCE;
+use super::accept_loop::take_request;
 use super::catch_panic::{drop_catching, run_catching};
 use super::run_events::Accepting;
 use super::server_permit::ServerPermit;
@@ -237,7 +237,7 @@ impl<T: Transport> WorkerAccept for Core<T> {
         run_catching(|| accepted = Some(self.accept_in_worker(point, room)));
         // A transport that has panicked here does so once more in the loop, where the panic ends the run.
         let accepted = accepted.unwrap_or_else(|| self.leave_to_loop(point));
-        // The next accept waits for the stop's event again: see `StopLatch`. (A worker that leaves waits for nothing.)
+        // The next accept waits for the stop's event again: see `StopRequest`. (A worker that leaves waits for nothing.)
         if matches!(accepted, Accepted::TryAgain) {
             self.context.runs.settle();
         }

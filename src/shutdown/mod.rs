@@ -27,15 +27,15 @@
 //!
 //! No code of the user's runs under the lock.
 
-mod orders;
+mod reload_and_retire;
 mod run_state;
 mod runs;
-mod stop_latch;
+mod stop_request;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(crate) use self::orders::TakenOrders;
+pub(crate) use self::reload_and_retire::TakenOrders;
 pub(crate) use self::run_state::RunKind;
 pub(crate) use self::runs::{Claim, Closer, Runs};
 

@@ -32,9 +32,9 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::orders::Orders;
+use super::reload_and_retire::Orders;
 use super::run_state::{DrainPhase, RunKind, RunState, StopBetweenRuns};
-use super::stop_latch::StopLatch;
+use super::stop_request::StopRequest;
 use crate::error::{Error, Result};
 use crate::run_phase::PhaseCell;
 use crate::wait::{Event, Waiting};
@@ -45,7 +45,7 @@ use loops::Accepts;
 #[derive(Debug)]
 pub(crate) struct Runs {
     /// The requested stop. Signals' actions set this and `drain`.
-    stop: StopLatch,
+    stop: StopRequest,
     /// A [`DrainPhase`]. It only grows.
     drain: AtomicU8,
     /// Orders to reload or to retire. Signals' actions give them, too.
@@ -103,7 +103,7 @@ impl Runs {
     /// The runs of a new server: no run, no stop and no drain. Fails if there is no descriptor for the stop's event.
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
-            stop: StopLatch::new()?,
+            stop: StopRequest::new()?,
             drain: AtomicU8::new(DrainPhase::NotBegun as u8),
             orders: Orders::default(),
             phase: PhaseCell::default(),

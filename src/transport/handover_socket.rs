@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::predecessor::SocketDescription;
+use super::predecessor_sockets::SocketDescription;
 
 /// A server's socket that can be handed over to another process: see
 /// [`Transport::handover`](super::Transport::handover). The transports of this crate have such a socket, and a

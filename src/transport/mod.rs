@@ -129,7 +129,7 @@ mod handover_socket;
 mod incoming_datagram;
 pub(crate) mod inherited;
 mod later_datagram;
-pub(crate) mod predecessor;
+pub(crate) mod predecessor_sockets;
 mod reply_loop;
 mod server_socket;
 mod socket_file;

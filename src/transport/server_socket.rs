@@ -37,7 +37,7 @@ use parking_lot::{Mutex, RwLock};
 use socket2::{SockAddr, SockRef, Socket};
 
 use super::inherited::{ActivatedAs, SocketKind};
-use super::predecessor::SocketDescription;
+use super::predecessor_sockets::SocketDescription;
 use super::socket_file::SocketFile;
 use super::socket_options::SocketOptions;
 use super::socket_source::{FoundSocket, Origin};

@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use socket2::{SockRef, Socket};
 
 use super::inherited::{self, ActivatedAs, SocketKind, TakenSocket};
-use super::predecessor::{self, PredecessorsSocket, SocketDescription};
+use super::predecessor_sockets::{self, PredecessorsSocket, SocketDescription};
 use crate::address::Address;
 use crate::bind_address::BindAddress;
 use crate::error::{Error, Result};
@@ -59,7 +59,7 @@ impl FoundSocket {
     ///
     /// If the address cannot be understood or looked up, or asks for an activated socket that is not there.
     pub(super) fn look_for(kind: SocketKind, address: &BindAddress) -> Result<Option<Self>> {
-        if let Some(found) = predecessor::take(kind, address)? {
+        if let Some(found) = predecessor_sockets::take(kind, address)? {
             return Ok(Some(found.into()));
         }
         let Some(which) = address.to_activated() else { return Ok(None) };

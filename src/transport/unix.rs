@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::datagram_socket::DatagramSocket;
 use super::incoming_datagram::IncomingDatagram;
-use super::predecessor::PredecessorsSocket;
+use super::predecessor_sockets::PredecessorsSocket;
 use super::server_socket::ServerSocket;
 use super::socket_methods::{bind_methods, datagram_methods, listener_methods};
 use super::socket_options::SocketOptions;

@@ -6,7 +6,7 @@
 //!   kernel reports each arrival once (edge-triggered), so that a request costs no system call but its receive and its
 //!   send. An arrival while nobody waits is noted in [`WaitRegistration::seen`].
 //! - **Everything else** has no registration here. Events and other single descriptors are watched for one wait, and the
-//!   accept loop's descriptors have a set of their own: see `parked.rs`.
+//!   accept loop's descriptors have a set of their own: see `coroutine_wait.rs`.
 //!
 //! The table is indexed by the descriptor's number. A number is used again once its descriptor is closed, perhaps by
 //! another thread that cannot tell this worker. So the slot has a **token** that no other registration has had, of this

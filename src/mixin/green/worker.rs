@@ -78,7 +78,7 @@ pub(super) struct Worker {
     pub(super) group: Arc<Group>,
     /// The worker's place in `Group::workers`.
     pub(super) number: usize,
-    /// All descriptors that the thread waits for. `parked.rs` says which of them are in it for how long.
+    /// All descriptors that the thread waits for. `coroutine_wait.rs` says which of them are in it for how long.
     pub(super) epoll: Epoll,
     /// Stacks for coroutines: taken when one begins, given back when it has ended.
     stacks: RefCell<StackSlab>,

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::handler::{self, MakeHandler};
 use crate::mixin::Mixin;
 use crate::process::Role;
-use crate::server::accept::Timing;
+use crate::server::accept_loop::Timing;
 use crate::server::drain_backlog::Backlog;
 use crate::server::figure_parts::FigureParts;
 use crate::server::parked_listener::ParkedListener;

@@ -40,18 +40,18 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::ask_predecessor::{self, Predecessor, refused};
 use super::candidate::{Candidate, CandidateStep};
 use super::left_behind::LeftBehind;
 use super::message::{HandoverMessage, nonsense};
 use super::own_sockets::OwnSockets;
 use super::program::Program;
-use super::successor::{self, Predecessor, refused};
 use super::{Handover, Signal, Wake};
 use crate::error::Error;
 use crate::server::fork;
 use crate::server::{BaseServer, catch_panic::run_catching};
 use crate::shutdown::ShutdownHandle;
-use crate::transport::{Holders, Transport, predecessor};
+use crate::transport::{Holders, Transport, predecessor_sockets};
 use crate::wait::{self, Event, Interest, Waiting};
 
 /// The handovers of one run. The servers of the run know their coordinator, and keep it for longer than the run:
@@ -303,10 +303,12 @@ impl Coordinator {
     ///
     /// # Errors
     ///
-    /// If no server has taken one: see `successor::judge_left`.
+    /// If no server has taken one: see `ask_predecessor::judge_left`.
     fn close_left(&self) -> io::Result<()> {
         let has_taken = self.sockets.has_inherited_of_a_server();
-        if let Some(text) = successor::judge_left(&predecessor::close_the_rest(), has_taken)? {
+        if let Some(text) =
+            ask_predecessor::judge_left(&predecessor_sockets::close_the_rest(), has_taken)?
+        {
             self.warn(&text);
         }
         Ok(())
@@ -323,7 +325,7 @@ impl Coordinator {
     /// Makes the sockets this process's own, because the predecessor has stopped.
     fn take_over(&self) -> State {
         // Not all servers may serve yet: the predecessor has ended, or was told to stop.
-        predecessor::close_the_rest();
+        predecessor_sockets::close_the_rest();
         self.sockets.set_holders(Holders::Alone);
         State::Idle
     }

@@ -13,7 +13,7 @@
 //! activated "n" | "=": 1 byte  length: 2 bytes   `length` bytes: nothing, NUMBER:NAME among the service manager's sockets
 //! ```
 //!
-//! The order of the messages is in `successor.rs` (the beginning) and `coordinator.rs` (the end).
+//! The order of the messages is in `ask_predecessor.rs` (the beginning) and `coordinator.rs` (the end).
 //!
 //! Numbers are little-endian. The descriptors of a message with `count` sockets come with its first byte, in their
 //! order. The length of a message bounds everything in it. A reader takes nothing for granted: an unknown version,
@@ -25,7 +25,7 @@
 use std::io;
 
 use crate::address::Address;
-use crate::transport::predecessor::SocketDescription;
+use crate::transport::predecessor_sockets::SocketDescription;
 use crate::transport::{ActivatedAs, DescribedFile, SocketKind};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

@@ -3,7 +3,7 @@
 //!
 //! | file | noun |
 //! |---|---|
-//! | `successor.rs` | the start of a successor: connects, asks, keeps the sockets for the binds |
+//! | `ask_predecessor.rs` | the start of a successor: connects, asks, keeps the sockets for the binds |
 //! | `coordinator.rs`, `coordinator/handing_over.rs` | the state of a run, in both roles, and its turns |
 //! | `candidate.rs`, `left_behind.rs` | the successor as its predecessor sees it: before it is ready, and after it has failed |
 //! | `own_sockets.rs` | the sockets that are passed |
@@ -13,6 +13,7 @@
 //! Mostly a process is a successor first and a predecessor later. The two ways to find each other, by the path and by
 //! SIGUSR2, end in the same connection, and everything after that is the same.
 
+mod ask_predecessor;
 mod candidate;
 mod channel;
 mod coordinator;
@@ -20,7 +21,6 @@ mod left_behind;
 mod message;
 mod own_sockets;
 mod program;
-mod successor;
 
 use std::io;
 use std::path::Path;
@@ -30,20 +30,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::fork::{self, AnyServer};
-use super::{BaseServer, DrainReport, run};
+use super::{BaseServer, DrainReport, run_all};
 use crate::bind_address::BindAddress;
 use crate::error::{Error, Result};
 use crate::on_drop::OnDrop;
 use crate::shutdown::ShutdownHandle;
 use crate::sys::{self, SignalGuard};
-use crate::transport::predecessor;
+use crate::transport::predecessor_sockets;
 use crate::transport::{Bind, SocketOptions, Transport, UnixStream};
 use crate::wait::Event;
 
 pub(super) use coordinator::Coordinator;
 
+use ask_predecessor::Predecessor;
 use program::Program;
-use successor::Predecessor;
 
 /// A process in a line of processes that hand their listening sockets on, so that a restart refuses no client and loses
 /// none.
@@ -155,7 +155,8 @@ impl Handover {
     /// bound; and as [`by_signal`](Self::by_signal).
     pub fn at(path: impl AsRef<Path>) -> Result<Self> {
         let mut this = Self::by_signal()?;
-        this.open_socket(path.as_ref()).inspect_err(|_| drop(predecessor::close_the_rest()))?;
+        this.open_socket(path.as_ref())
+            .inspect_err(|_| drop(predecessor_sockets::close_the_rest()))?;
         Ok(this)
     }
 
@@ -172,10 +173,12 @@ impl Handover {
             Signal::take().map_err(|error| Error::io("take the signal", "SIGUSR2", error))?;
         let program = Program::of_this_process()
             .map_err(|error| Error::io("find", "the program of this process", error))?;
-        let (whom, until) =
-            ("the server that has started this process", Instant::now() + successor::ASK_TIMEOUT);
+        let (whom, until) = (
+            "the server that has started this process",
+            Instant::now() + ask_predecessor::ASK_TIMEOUT,
+        );
         let predecessor = match program::starter() {
-            Some(channel) => successor::ask(channel, whom, until)?,
+            Some(channel) => ask_predecessor::ask(channel, whom, until)?,
             None => None,
         };
         let (within, beside) = (READY_TIMEOUT, Vec::new());
@@ -243,7 +246,7 @@ impl Handover {
         let open = OpenDesk(&coordinator);
         coordinator.introduce();
         let reports = if servers.iter().any(|server| server.context().role().is_parent()) {
-            run::run_all(servers, grace, ready)
+            run_all::run_all(servers, grace, ready)
         } else {
             let cannot = |error| Error::io("start", "the thread that waits for SIGUSR2", error);
             let over = Arc::new(Event::new().map_err(cannot)?);
@@ -252,7 +255,7 @@ impl Handover {
             let serving = thread.spawn(move || its_coordinator.serve(&until)).map_err(cannot)?;
             let reports = {
                 let _over = OnDrop(|| over.notify());
-                run::run_all(servers, grace, ready)
+                run_all::run_all(servers, grace, ready)
             };
             serving.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
             reports
@@ -271,14 +274,14 @@ impl Handover {
     fn open_socket(&mut self, path: &Path) -> Result<()> {
         let options = SocketOptions::default().unix_mode(0o600).unlink_on_close(true);
         let began = Instant::now();
-        let (deadline, mut until) = (began + successor::ASK_TIMEOUT, began + PREDECESSOR_GAP);
+        let (deadline, mut until) = (began + ask_predecessor::ASK_TIMEOUT, began + PREDECESSOR_GAP);
         loop {
             let mut asked_here = false;
             if self.predecessor.is_none() {
                 let asked_at = Instant::now();
-                if let Some(channel) = successor::connect(path, deadline)? {
+                if let Some(channel) = ask_predecessor::connect(path, deadline)? {
                     let whom = format!("the server at {}", path.display());
-                    self.predecessor = successor::ask(channel, &whom, deadline)?;
+                    self.predecessor = ask_predecessor::ask(channel, &whom, deadline)?;
                     asked_here = self.predecessor.is_some();
                 }
                 // Waiting for an answer does not count as looking for a predecessor. All answers together have one
@@ -289,8 +292,11 @@ impl Handover {
                 self.predecessor.as_ref().and_then(|predecessor| predecessor.coordinator);
             // The socket that answered at this path, whatever its file was called when it was bound. One that came from
             // the starter is bound by its path, as every other socket: this process may have been given another path.
-            let passed =
-                if asked_here { coordinator.and_then(predecessor::take_numbered) } else { None };
+            let passed = if asked_here {
+                coordinator.and_then(predecessor_sockets::take_numbered)
+            } else {
+                None
+            };
             let bound = match passed {
                 Some(passed) => UnixStream::over_predecessors(passed, &options),
                 None => UnixStream::unbound(&BindAddress::from(path), &options).and_then(

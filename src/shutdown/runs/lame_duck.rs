@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use super::Runs;
 use crate::run_phase::RunPhase;
-use crate::shutdown::orders::TakenOrders;
+use crate::shutdown::reload_and_retire::TakenOrders;
 use crate::shutdown::run_state::{RunKind, RunState};
 use crate::wait::{self, Event};
 

@@ -21,7 +21,7 @@
 //! - A signal's handler may run on a coroutine's stack, unless it asks for the alternate one (SA_ONSTACK).
 //!
 //! A worker's loop alone resumes, on the thread's own stack; `suspend` is called where a wait parks
-//! (`mixin/green/parked.rs`). A coroutine that resumes another one would work as well: `RUNNING` is put back when the
+//! (`mixin/green/coroutine_wait.rs`). A coroutine that resumes another one would work as well: `RUNNING` is put back when the
 //! inner one suspends itself.
 
 use std::cell::Cell;

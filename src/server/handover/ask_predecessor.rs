@@ -32,7 +32,7 @@ use super::message::{HandoverMessage, nonsense};
 use crate::address::Address;
 use crate::error::{Error, Result};
 use crate::sys;
-use crate::transport::predecessor::{self, PredecessorsSocket};
+use crate::transport::predecessor_sockets::{self, PredecessorsSocket};
 
 /// How long to wait for the sockets. Another successor may be starting, which may take thirty seconds by default.
 pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -171,7 +171,7 @@ pub(super) fn ask(
         }
     }
     // Only a whole list is kept: with a part of it this process would serve a part of the addresses.
-    predecessor::keep(found);
+    predecessor_sockets::keep(found);
     Ok(Some(Predecessor { channel, coordinator }))
 }
 

@@ -1,4 +1,4 @@
-//! [`StopLatch`]: a requested stop, and the event that wakes every wait for it.
+//! [`StopRequest`]: a requested stop, and the event that wakes every wait for it.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +26,7 @@ use crate::wait::{Event, Waiting};
 ///
 /// **Async-signal-safe** are [`request`](Self::request) and [`is_requested`](Self::is_requested).
 #[derive(Debug)]
-pub(super) struct StopLatch {
+pub(super) struct StopRequest {
     /// Whether a stop is requested. The event only wakes.
     requested: AtomicBool,
     /// Part of every wait of a loop.
@@ -36,7 +36,7 @@ pub(super) struct StopLatch {
     is_set: AtomicBool,
 }
 
-impl StopLatch {
+impl StopRequest {
     /// A latch without a requested stop. Takes one descriptor, and two on systems without eventfd.
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_request_that_crosses_the_end_of_a_run_wakes_one_wait_and_no_more() {
-        let latch = StopLatch::new().unwrap();
+        let latch = StopRequest::new().unwrap();
         let is_readable = || wait::any(&[latch.waiting()], Some(Instant::now())).unwrap();
         // The order of the diagram.
         latch.requested.store(true, Ordering::SeqCst);
