@@ -33,7 +33,7 @@ pub(super) struct Arrival {
     pub(super) owner: RequestId,
     /// The other end of the connection: the client, or a proxy.
     pub(super) peer: Address,
-    /// The client, if the peer is a proxy: see `proxied_client.rs`. None in the usual case.
+    /// The client, if the peer is a proxy: see `proxied_client.rs`. `None` in the usual case.
     pub(super) proxied_client: Option<Box<ProxiedClient>>,
     /// The type name of the request's handler, for messages and the list.
     pub(super) handler: &'static str,

@@ -1,8 +1,9 @@
 //! [`ClearCounters`]: under TLS, the bytes that the handler reads and writes, beside those on the wire.
 //!
 //! A connection in the clear has no such counters: its bytes are those on the wire, and a server without TLS pays for
-//! an empty field. Under `Forking` the same row also has the state of the connection's handshake, through which the
-//! parent makes one child end its handshake so that there is room for others: `handshakes.rs`.
+//! an empty field. Under `Forking` the counters are in a row of common memory, which also has the state of the
+//! connection's handshake. Through that state the parent makes a child end its handshake, so that there is room for
+//! others: `handshakes.rs`.
 //!
 //! ```text
 //!  parent or child           child                     parent
@@ -21,9 +22,10 @@ use std::sync::{Arc, OnceLock};
 use super::shared_row::SharedRow;
 use crate::sys::Common;
 
-/// For requests that children serve: the state of the connection; bytes read; bytes written.
+/// The rows of requests that children serve. A row has the state of the connection, the bytes read and the bytes
+/// written.
 ///
-/// | state | | set by |
+/// | state | meaning | set by |
 /// |---|---|---|
 /// | 0 | it is in the clear | the parent, for a new request |
 /// | from 3 on | a handshake has begun; the lower, the earlier | the child, or the parent if it is sure to come |
@@ -49,7 +51,7 @@ pub(super) fn have_handshakes(rows: &ClearRows) -> bool {
 pub(super) struct ClearCounters {
     /// Bytes read and bytes written. Set when the TLS wrapper is in its place.
     own: OnceLock<Box<[AtomicU64; 2]>>,
-    /// Used instead of `own` if a child may serve the request.
+    /// The row that is used instead of `own` if a child may serve the request.
     common: Option<Box<SharedRow<NUMBERS>>>,
 }
 

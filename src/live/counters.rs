@@ -22,7 +22,7 @@ const ROW_LEN: usize = 8;
 /// the moment of each [`CountStep`], and the limit that has passed; and last, the output half's flag.
 type Row = [AtomicU64; ROW_LEN];
 
-/// For requests that children serve: one row for each, in memory that parent and child share.
+/// The rows of requests that children serve, one for each, in memory that parent and child share.
 pub(super) type Rows = Common<ROW_LEN>;
 
 /// The counters of one request. The worker writes the first three with each receive and each send. `common` and these
@@ -32,7 +32,8 @@ pub(super) type Rows = Common<ROW_LEN>;
 #[derive(Debug)]
 #[repr(C, align(16))]
 pub(super) struct RequestCounters {
-    /// Used instead of `own` if a child may serve the request: the child's memory is a copy, and this row is shared.
+    /// The row that is used instead of `own` if a child may serve the request: the child's memory is a copy, and this
+    /// row is shared.
     common: Option<Box<SharedRow<ROW_LEN>>>,
     /// The numbers in this process's memory: the usual case.
     own: Row,

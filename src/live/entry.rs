@@ -48,7 +48,7 @@ pub(crate) struct Entry {
     /// The limits of this request until its end, even if the server's limits are changed later. Shared by all requests
     /// that have entered under the same limits.
     pub(crate) limits: Arc<Limits>,
-    /// Under TLS: counts the bytes that the handler reads and writes.
+    /// Counts the bytes that the handler reads and writes under TLS.
     pub(super) clear: ClearCounters,
     /// Notes on the course of the request so far.
     pub(super) marks: Marks,
@@ -78,17 +78,17 @@ pub(super) struct Marks {
     pub(super) cut: AtomicU8,
     /// How the connection has failed: an index into [`LOSSES`], plus one; zero if it has not.
     pub(super) lost: AtomicU8,
-    /// Others may have a copy of the descriptor, and send and receive with it.
+    /// Whether others may have a copy of the descriptor, and send and receive with it.
     pub(super) is_lent: AtomicBool,
-    /// A wrapper is in place, and sends a farewell before the end: TLS its `close_notify`.
+    /// Whether a wrapper is in place, which sends a farewell before the end: TLS its `close_notify`.
     pub(super) wrapped: AtomicBool,
-    /// The worker waits for room to write, below the wrapper or in the output half above TLS. A cut then ends both
-    /// directions.
+    /// Whether the worker waits for room to write, below the wrapper or in the output half above TLS. A cut then ends
+    /// both directions.
     pub(super) waits_to_write: AtomicBool,
-    /// A read of the handler has failed with `Stopping`: the request counts as ended by the drain, even if nothing was
-    /// shut down.
+    /// Whether a read of the handler has failed with `Stopping`. If so, the request counts as ended by the drain, even
+    /// if nothing was shut down.
     pub(super) stopped: AtomicBool,
-    /// The request has left the list. Its stop tokens may outlive it, and look here.
+    /// Whether the request has left the list. Its stop tokens may outlive it, and look here.
     pub(super) ended: AtomicBool,
     /// Whether the request entered with a connection, or has a stream of a user's transport. Datagrams have none, and skip
     /// the lock. This is not a note; it is here because it takes no additional memory beside these flags.
@@ -98,11 +98,11 @@ pub(super) struct Marks {
 /// The parts of an entry that few requests have, each made when it is first needed.
 #[derive(Debug, Default)]
 pub(super) struct RareParts {
-    /// For [`StopToken`](crate::request::StopToken)s.
+    /// The events behind the request's [`StopToken`](crate::request::StopToken)s.
     pub(super) stop_events: OnceLock<StopEvents>,
     /// Connections that the handler has made, and that end when the request is cut off.
     pub(super) linked_connections: LinkedConnections,
-    /// In a child: the text of the step before the handler that has failed.
+    /// The text of the error of a step before the handler, noted in a child.
     pub(super) failed_step: OnceLock<String>,
 }
 
@@ -159,8 +159,8 @@ impl Entry {
         self.counters.activity().store(activity as u64, Ordering::SeqCst);
     }
 
-    /// Stores an activity that only the list shows, and that no other thread acts on. Cheaper, because it orders nothing: a
-    /// drain that still sees an `Idle` before it may end the input, which the next read finds.
+    /// Stores an activity that only the list shows, and that no other thread acts on. This is cheaper, because it
+    /// orders nothing: a drain may still see an earlier `Idle`, and end the input, which the next read finds.
     #[inline]
     pub(crate) fn show_activity(&self, activity: Activity) {
         self.counters.activity().store(activity as u64, Ordering::Relaxed);
@@ -272,7 +272,7 @@ impl Entry {
         }
     }
 
-    /// The time since it was accepted.
+    /// The time since the request was accepted.
     pub(crate) fn age(&self) -> Duration {
         self.arrival.accepted.elapsed()
     }

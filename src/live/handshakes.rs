@@ -39,8 +39,8 @@ pub(crate) struct Handshakes {
     unfinished: Mutex<InOrder>,
 }
 
-/// In the order in which the handshakes have begun. This need not be the order of the requests: with STARTTLS an old
-/// connection begins a handshake late.
+/// The unfinished handshakes, in the order in which they have begun. This need not be the order of the requests: with
+/// STARTTLS an old connection begins a handshake late.
 #[derive(Default)]
 struct InOrder {
     /// How many have ever begun: the number of the newest. Numbers are not used again, so a guard never removes another
@@ -88,9 +88,9 @@ impl fmt::Debug for Handshakes {
 /// An unfinished handshake. Its drop takes the handshake off the list, unless it was ended for others, and is off the
 /// list already.
 pub(crate) enum Unfinished<'a> {
-    /// It has this number in the list of this process.
+    /// A handshake with this number in the list of this process.
     Here { all: &'a Handshakes, number: u64 },
-    /// Its state is in memory that parent and child have in common.
+    /// A handshake whose state is in memory that parent and child have in common.
     InCommon(&'a Entry),
 }
 
@@ -109,8 +109,8 @@ impl LiveList {
     ///
     /// `begins`: whether the request begins with a handshake. `children`: how many children there may be at once.
     ///
-    /// Other requests leave a number of places to handshakes. A quarter of these, and at least one, stays free for
-    /// requests that come: a parent without a free place does not get here, and so could make no room. (If only one
+    /// The places that other requests leave are for handshakes. A quarter of these places, and at least one, stays free
+    /// for requests that come: a parent without a free place does not get here, and so could make no room. (If only one
     /// place is left, the newest handshake gets it.)
     pub(crate) fn make_room(&self, entry: &Entry, begins: bool, children: usize) {
         let slots = self.slots.lock();

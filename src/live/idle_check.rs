@@ -32,13 +32,13 @@ pub(crate) const SHORTEST_REAPED: Duration = Duration::from_secs(8);
 /// The reaper's last look at a wait. Only the reaper's thread reads and writes it; the lock around it is never contended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastLook {
-    /// Since when no bytes have moved.
+    /// The moment since which no bytes have moved.
     since: Instant,
     /// How many bytes had been received: the mark of the wait, because a wait ends only when bytes have come.
     bytes_in: u64,
     /// How many bytes had been sent at the last look.
     bytes_out: u64,
-    /// Whether bytes may move although none are received. None before the second look.
+    /// Whether bytes may move although none are received. `None` before the second look.
     may_move: Option<bool>,
     /// The system's answer at the last look at which it was asked.
     moved: Option<Progress>,
@@ -194,7 +194,7 @@ mod tests {
         (registration, ours, theirs)
     }
 
-    /// Lets the reaper look eight times per limit, for two limits. Gives the second at which it ended the wait, if it
+    /// Lets the reaper look eight times per limit, for two limits. Returns the second at which it ended the wait, if it
     /// did.
     fn ended_after(list: &LiveList, entry: &Entry, mut between: impl FnMut()) -> Option<u64> {
         let begin = Instant::now();

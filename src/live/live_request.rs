@@ -48,17 +48,18 @@ impl fmt::Display for Activity {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LiveRequest {
-    /// Its number, unique within the server: the argument of [`close_live`](crate::ServerContext::close_live).
+    /// The request's number, unique within the server: the argument of
+    /// [`close_live`](crate::ServerContext::close_live).
     pub id: u64,
     /// The client's address.
     pub client_address: Address,
     /// The proxy that has [named the client](crate::proxy_protocol), if one has.
     pub proxy_address: Option<Address>,
-    /// How long ago it was accepted.
+    /// How long ago the request was accepted.
     pub age: Duration,
-    /// The type name of its handler.
+    /// The type name of the handler.
     pub handler: &'static str,
-    /// Its present activity.
+    /// The present activity of the request.
     pub activity: Activity,
     /// Bytes received from the peer so far, on the wire.
     pub bytes_in: u64,
@@ -68,10 +69,10 @@ pub struct LiveRequest {
     pub clear_bytes_in: u64,
     /// Bytes that the handler has sent so far: fewer than `bytes_out` under the server's own TLS, otherwise the same.
     pub clear_bytes_out: u64,
-    /// How this side has ended it, if it has. (Under [`Forking`](crate::Forking) the parent does not know whether a
-    /// drain has ended a wait.)
+    /// How this side has ended the request, if it has. (Under [`Forking`](crate::Forking) the parent does not know
+    /// whether a drain has ended a wait.)
     pub cut: Option<Cut>,
-    /// Under [`Forking`](crate::Forking): the process number of the child that serves it.
+    /// Under [`Forking`](crate::Forking): the process number of the child that serves the request.
     pub process: Option<u32>,
 }
 

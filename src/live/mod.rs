@@ -96,8 +96,8 @@ impl LiveList {
     }
 
     /// Prepares the list for requests that children serve: it maps memory for their counters that parent and children
-    /// have in common. Called once, when the server is made. The memory is for [`ROWS`](slots::MAX_ROWS) requests, and all
-    /// later forks share it.
+    /// have in common. Called once, when the server is made. The memory is for [`MAX_ROWS`](slots::MAX_ROWS) requests,
+    /// and all later forks share it.
     ///
     /// # Errors
     ///
@@ -161,9 +161,9 @@ impl LiveList {
 
     /// Enters a request. [`leave`](Self::leave) takes it off the list.
     ///
-    /// The thread that accepts calls it for each request, before the mixin gets it. It takes the lock once, and allocates
-    /// nothing if the slot's last entry can be used again. The list is not bounded here: the gate holds requests back
-    /// before they are accepted.
+    /// The thread that accepts calls this for each request, before the mixin gets it. It takes the lock once, and
+    /// allocates nothing if the slot's last entry can be used again. The list is not bounded here: the gate holds
+    /// requests back before they are accepted.
     pub(crate) fn enter(
         &self,
         peer: Address,
@@ -330,7 +330,8 @@ pub(crate) enum FirstReads {
 /// A request's slot in the list. The request's ticket has it, and gives it to [`LiveList::leave`] when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Registration {
-    /// Shared with the list, with threads that end the request, and with its stop tokens, which may outlive it.
+    /// The request's entry, shared with the list, with threads that end the request, and with its stop tokens, which
+    /// may outlive it.
     pub(crate) entry: Arc<Entry>,
     /// The index in `Slots::entries`. After `leave` another request may have the same index, so `leave` compares the
     /// entries.

@@ -21,7 +21,7 @@ use crate::address::Address;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum PeerKey {
     V4(Ipv4Addr),
-    /// The first 64 bits.
+    /// The first 64 bits of an IPv6 address.
     Network(u64),
     /// One address, and the number of its link; zero where the link does not matter.
     Single(Ipv6Addr, u32),

@@ -1,5 +1,6 @@
-//! [`Progress`]: whether bytes have moved on a connection, by the request itself or past it: by its outbox, or by another
-//! process that has a copy of the descriptor. The idle reaper asks, and a wait whose own timeout for silence has passed.
+//! [`Progress`]: whether bytes have moved on a connection, by the request itself or past it: by its outbox, or by
+//! another process that has a copy of the descriptor. The idle reaper asks this, and so does a wait whose own timeout
+//! for silence has passed.
 
 use std::os::fd::BorrowedFd;
 
@@ -11,9 +12,10 @@ use crate::sys::tcp_info;
 pub(crate) struct Progress {
     /// Received by the request.
     bytes_in: u64,
-    /// Where the system counts: the bytes that the peer's system has acknowledged, and those that copies of the
-    /// descriptor have sent and received. Elsewhere: the bytes that were sent by the request or for it. The system's
-    /// count is better, because a buffer still takes bytes when the peer is gone.
+    /// A count of the other bytes that have moved. Where the system counts, these are the bytes that the peer's system
+    /// has acknowledged, and those that copies of the descriptor have sent and received; elsewhere, the bytes that were
+    /// sent by the request or for it. The system's count is better, because a buffer still takes bytes when the peer is
+    /// gone.
     taken: u64,
     /// How many bytes wait for the peer, where the system does not count.
     waits: usize,

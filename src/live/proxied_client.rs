@@ -47,8 +47,8 @@ pub(super) type ClientRows = Common<WORDS>;
 pub(super) struct ProxiedClient {
     /// Set once, in the process that has read the header.
     proxied: OnceLock<Proxied>,
-    /// In the parent: the client as the child has written it to the row, kept so that `client` can lend it.
-    /// `Some(None)` if the header had no address.
+    /// The client as the child has written it to the row, kept in the parent so that `client` can lend it. `Some(None)`
+    /// if the header had no address.
     told: OnceLock<Option<Address>>,
     /// The row, if a child may serve the request.
     common: Option<SharedRow<WORDS>>,
@@ -90,7 +90,7 @@ impl ProxiedClient {
     /// until then the row counts against its client.
     pub(super) fn end(&self) {
         if let Some(common) = &self.common {
-            // For events after the end, such as that of the request's own end.
+            // Kept in `told` for events that come later, such as that of the request's end.
             let _ = self.client();
             common.numbers()[0].store(0, Ordering::SeqCst);
         }
@@ -111,7 +111,7 @@ impl ProxiedClient {
         let Some(key) = key(common.numbers()) else { return 0 };
         let rows = common.all();
         let used = usize::try_from(rows[0][0].load(Ordering::SeqCst)).unwrap_or(0);
-        // Bounded in any case, because a child could have written over it.
+        // The number is bounded, because a child could have written over it.
         let used = used.min(rows.len() - 1);
         rows[1..=used].iter().filter(|row| self::key(row) == Some(key)).count()
     }

@@ -54,11 +54,12 @@ pub(super) struct Slots {
     pub(super) peers: Option<Peers>,
     /// How often each peer has connected lately. Kept only while there is a limit on that.
     pub(super) rates: Option<TokenBuckets>,
-    /// For each slot the counters of its request, if children serve the requests.
+    /// The counters of each slot's request, if children serve the requests.
     pub(super) rows: Option<Arc<Rows>>,
-    /// For each slot the client behind a proxy, if children serve the requests. The first row belongs to no slot.
+    /// The client behind a proxy of each slot's request, if children serve the requests. The first row belongs to no
+    /// slot.
     pub(super) clients: Option<Arc<ClientRows>>,
-    /// For each slot the counters of an encrypted connection, if children serve the requests. The first row belongs to no
+    /// The counters of each slot's encrypted connection, if children serve the requests. The first row belongs to no
     /// slot.
     pub(super) clear: Option<Arc<ClearRows>>,
 }
@@ -213,8 +214,8 @@ impl Slots {
         now: Instant,
         is_one_too_many: impl FnOnce(&mut Peers) -> bool,
     ) -> Option<Limit> {
-        // Both are asked, so that a request that one limit refuses counts for the other as well.
-        // The rate needs no `leave`: a token comes back with time.
+        // Both are asked, so that a request that one limit refuses counts for the other too. The rate needs no `leave`:
+        // a token comes back with time.
         let is_too_fast = self.rates.as_ref().is_some_and(|rates| !rates.admit(key, now));
         let is_one_too_many = self.peers.as_mut().is_some_and(is_one_too_many);
         match (is_one_too_many, is_too_fast) {

@@ -24,8 +24,8 @@ pub(crate) struct StopEvents {
 }
 
 impl Entry {
-    /// The events, which the first call makes. After they can be found by others, it asks `draining`: a drain that
-    /// begins at this moment either notifies them or is seen here.
+    /// Returns the events, which the first call makes. It asks `draining` only when other threads can find the events:
+    /// a drain that begins at this moment either notifies them or is seen here.
     ///
     /// # Errors
     ///

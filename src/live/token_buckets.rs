@@ -204,7 +204,7 @@ mod tests {
         for _ in 0..3 {
             assert!(rates.admit(greedy, begin));
         }
-        // A hundred thousand others, none of which has asked as often.
+        // A hundred thousand other peers, none of which has asked as often.
         for peer in 0..100_000 {
             assert!(rates.admit(peer, begin));
         }

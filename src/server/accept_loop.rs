@@ -46,7 +46,7 @@ use crate::transport::Transport;
 use crate::wait::{self, FlushPromise, Interest, Waiting};
 use crate::write_stall::earlier;
 
-/// The result of [`handle_request`](Server::handle_request). Python's returns nothing.
+/// The result of [`handle_request`](Server::handle_request). Python's `handle_request` returns nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AcceptOutcome {
@@ -92,11 +92,12 @@ enum WaitUntil {
 /// The parts of a server that its accept loop uses. It owns them: a mixin may run the loop on a stack of its own, and leave it
 /// there when the server is closed and dropped.
 pub(super) struct AcceptLoop<T: Transport, M> {
-    /// Keeps the transport and the hooks as long as the loop: a suspended one may go on after the server's drop.
+    /// The core, with the transport and the hooks. They live as long as the loop: a suspended loop may go on after the
+    /// server's drop.
     pub(super) core: Arc<Core<T>>,
-    /// Asked for room before each accept, and given each request that is to be served.
+    /// The mixin: it is asked for room before each accept, and gets each request that is to be served.
     pub(super) mixin: Arc<M>,
-    /// As the builder was told. It never changes.
+    /// The times that the builder was given. They never change.
     pub(super) timing: Timing,
 }
 
@@ -327,7 +328,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         // cost, needless.
         if let (Some(fd), true) = (&listener, context.role().is_parent()) {
             if matches!(sys::is_readable(fd.as_fd()), Ok(true)) {
-                // Nothing is waited for, and so nothing else would send what this thread holds back.
+                // No wait follows that would send the output that this thread holds back.
                 wait::flush();
                 return Ok(true);
             }
@@ -356,7 +357,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             coordinator.map(Coordinator::wake_event),
             asks.as_ref().map(|fd| readable(fd.as_fd())),
         ];
-        // The loop waits for the listener or for the gate, never for both: so there are at most `MOST` descriptors.
+        // The loop waits for the listener or for the gate, never for both: so there are at most `MAX_WAITED`
+        // descriptors.
         let mut waiting = [stop; wait::MAX_WAITED];
         let mut count = 0;
         for one in wanted.into_iter().flatten() {

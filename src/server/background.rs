@@ -77,7 +77,7 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
 /// server down and closes it, within `Limits::drain`. If a close that waits for requests has ended before, the drop
 /// does not wait for them again.
 pub struct BackgroundServer<T: Transport, M: Mixin> {
-    /// Shared with the thread, so that the server outlives a drop that does not wait for it.
+    /// The server, shared with its thread: it outlives a drop of the guard that does not wait for the thread.
     server: Arc<Server<T, M>>,
     /// None when the thread has been joined.
     thread: Option<LoopThread>,
@@ -98,7 +98,7 @@ struct LoopThread {
 enum Never {}
 
 impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
-    /// The thread to join. None in a forked child, because the thread is the parent's. None on the loop's own thread,
+    /// The thread to join. `None` in a forked child, because the thread is the parent's, and on the loop's own thread,
     /// which cannot join itself.
     fn thread(&mut self) -> Option<LoopThread> {
         let thread = self.thread.take()?;
@@ -146,7 +146,7 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     ///
     /// # Panics
     ///
-    /// The same as for [`stop`](Self::stop).
+    /// If the loop has panicked, in a hook or in the mixin.
     pub fn join(mut self) -> Result<()> {
         self.result(Duration::MAX)
     }

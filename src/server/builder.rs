@@ -53,9 +53,10 @@ use crate::transport::{SocketOptions, Transport};
 /// # }
 /// ```
 pub struct Builder<T: Transport, M> {
-    /// Checked when the server is made, not by its setter.
+    /// The mixin, which is checked when the server is made, and not by its setter.
     mixin: M,
-    /// Kept apart from the mixin, so that `mixin` can change the type of the builder and keep the settings.
+    /// All other settings, kept apart from the mixin so that `mixin` can change the type of the builder and keep the
+    /// settings.
     settings: Settings<T>,
 }
 
@@ -66,11 +67,12 @@ pub(super) type MakeObserver = Box<dyn FnOnce(&Arc<ServerContext>) -> super::Obs
 struct Settings<T: Transport> {
     /// The hooks, boxed at once: their type is in no type of the server.
     hooks: Box<dyn ServerHooks<T::Request>>,
-    /// Derived from the type of the hooks, which is lost in the box.
+    /// The facts that follow from the type of the hooks, which is lost in the box.
     overridden_hooks: OverriddenHooks,
-    /// Takes effect only if the mixin allows it too.
+    /// Whether workers may accept. Takes effect only if the mixin allows it too.
     workers_accept: bool,
-    /// In the order in which they are called. Made late, because some need the server's context.
+    /// The makers of the observers, in the order in which these are called. Observers are made late, because some need
+    /// the server's context.
     observers: Vec<MakeObserver>,
     /// Whether requests have spans: the feature `tracing`.
     spans: Spans,
@@ -79,12 +81,12 @@ struct Settings<T: Transport> {
     prefaces: Prefaces<T::Request>,
     reloads: Reloads,
     limits: Limits,
-    /// Used by `handle_request` alone.
+    /// How long `handle_request` waits; `serve_forever` ignores it.
     timeout: Option<Duration>,
-    /// Used by `serve_forever` alone, like `idle_limit`.
+    /// The time between two ticks of `serve_forever`. `handle_request` ignores this and `idle_limit`.
     poll_interval: Option<Duration>,
     idle_limit: Option<Duration>,
-    /// Given to `T::unbound` and `T::from_fd`; `with_transport` ignores them.
+    /// The options of the socket, for `T::unbound` and `T::from_fd`; `with_transport` ignores them.
     options: SocketOptions,
 }
 
@@ -185,9 +187,9 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     }
 
     /// Asks the kernel how long each TCP connection has waited to be accepted, for
-    /// [`RequestTimes::in_accept_queue`](crate::monitor::RequestTimes::in_accept_queue). The time grows when the
-    /// server holds clients back (`Limits::live`, a full pool) or has too few processors. Default: false, because it
-    /// costs a system call for each connection. Only Linux tells it, and only for TCP.
+    /// [`RequestTimes::in_accept_queue`](crate::monitor::RequestTimes::in_accept_queue). The time grows when the server
+    /// holds clients back (`Limits::live`, a full pool) or has too few processors. Default: false, because it costs a
+    /// system call for each connection. Only Linux reports this time, and only for TCP.
     #[must_use]
     pub fn time_accept_queue(mut self, ask: bool) -> Self {
         self.settings.times_accept_queue = ask;
@@ -198,11 +200,11 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// read a configuration or certificates again, or to open a log anew. Default: none, and then SIGHUP stops the server, as
     /// SIGTERM does. Each call adds a function; they run in that order.
     ///
-    /// The function runs beside the requests, on the thread that waits for the end of the run, so it may take its
-    /// time. (Under [`Forking`](crate::Forking) it runs in the loop, between two requests; children that serve are
-    /// not told.) Several SIGHUPs that come meanwhile lead to one more call. Once a close has begun there is no call:
-    /// a SIGHUP in the [lame duck](field@crate::Limits::lame_duck) or in the drain reloads nothing, and does no harm.
-    /// (Under `Forking` the loop still reloads in the lame duck.) [`Server::reload`](crate::Server::reload) does the same
+    /// The function runs beside the requests, on the thread that waits for the end of the run, so it may take its time.
+    /// (Under [`Forking`](crate::Forking) it runs in the loop, between two requests; children that serve are not told.)
+    /// Several SIGHUPs that come while it runs lead to one more call. Once a close has begun there is no call: a SIGHUP
+    /// in the [lame duck](field@crate::Limits::lame_duck) or in the drain reloads nothing, and does no harm. (Under
+    /// `Forking` the loop still reloads in the lame duck.) [`Server::reload`](crate::Server::reload) does the same
     /// without a signal.
     ///
     /// An error goes to the hook [`warning`](ServerHooks::warning), and the server goes on as it was; an observer gets
@@ -257,7 +259,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
         self
     }
 
-    /// Python's `poll_interval`: the longest time between two `service_actions`, at least 1 ms. Default: none;
+    /// Sets Python's `poll_interval`: the longest time between two `service_actions`, at least 1 ms. Default: none;
     /// `service_actions` then runs only after requests, and an idle server sleeps. A shutdown is noticed at once in any
     /// case.
     #[must_use]
@@ -318,8 +320,8 @@ impl<T: Transport<Request = StreamRequest>, M: Mixin> Builder<T, M> {
     /// Serves over TLS, and nothing in the clear: see [`tls`](crate::tls). Only with the feature `tls`. Default: in the
     /// clear.
     ///
-    /// The handshake runs in the worker, before the hook [`wrap_request`](ServerHooks::wrap_request), and behind a PROXY
-    /// header if one is expected. A [`Tls`](crate::tls::Tls) or a `rustls::ServerConfig` is taken.
+    /// The handshake runs in the worker, before the hook [`wrap_request`](ServerHooks::wrap_request), and behind a
+    /// PROXY header if one is expected. The argument is a [`Tls`](crate::tls::Tls) or a `rustls::ServerConfig`.
     ///
     /// ```no_run
     /// use socketserver::tls::Tls;

@@ -42,7 +42,7 @@ fn error_of(payload: Box<dyn Any + Send>) -> HandlerError {
         return RetiredUnwind.into();
     }
     let panicked = Panicked::new(&*payload);
-    // Its text is copied by now. `panic_any` takes any value, and its drop may panic as well.
+    // The payload's text is copied by now. The payload may be any value (`panic_any`), so that its drop may panic too.
     drop_payload(payload);
     panicked.into()
 }

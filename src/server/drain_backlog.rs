@@ -43,7 +43,7 @@ use crate::wait::{self, Interest, Waiting};
 /// The requests that have been accepted and wait for the loop. Each has its permit and its slot in the live list, so that
 /// a drain waits for it, and its deadline cuts it off.
 pub(super) struct Backlog<T: Transport> {
-    /// Held for moments, and never while user code runs.
+    /// The state of the backlog. Locked for moments, and never while user code runs.
     state: Mutex<BacklogState<T>>,
     /// Notified when the thread that empties the backlog has finished.
     taken: Condvar,
@@ -99,12 +99,13 @@ impl<T: Transport> Backlog<T> {
     }
 }
 
-/// One thread's work on the backlog. It ends when this is dropped, also by a panic. It holds no lock.
+/// One thread's work on the backlog. It ends when this is dropped, even by a panic. It holds no lock.
 pub(super) struct BacklogTaker<'a, T: Transport> {
     backlog: &'a Backlog<T>,
     /// The requests accepted so far. Other threads see them when this is dropped, all at once.
     jobs: VecDeque<TypedJob<T>>,
-    /// `NotBegun` until `stop_listening` begins: before that the taker may give up.
+    /// The state that the drop leaves behind. It is `NotBegun` until `stop_listening` begins: before that the taker may
+    /// give up.
     ends_as: Emptying,
 }
 
@@ -243,7 +244,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         }
         while !self.mixin.ready() {
             let Some(room) = self.mixin.event_fd() else { return Ok(false) };
-            // Without the stop, which is requested all the time by now and would end each wait at once.
+            // This wait leaves out the stop, which is requested all the time by now and would end each wait at once.
             let room = Waiting { fd: room, interest: Interest::Read, slot: None };
             let waited = wait::any(&[room], until);
             self.waited(waited)?;

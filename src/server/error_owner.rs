@@ -37,7 +37,7 @@ pub(super) struct ErrorOwner {
 struct Mark {
     /// Marks the errors of the request's own reads and writes.
     owner: RequestId,
-    /// The way in which its connection has failed, if it has.
+    /// The way in which the request's connection has failed, if it has.
     lost: Option<io::ErrorKind>,
 }
 

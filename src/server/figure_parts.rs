@@ -13,9 +13,9 @@ use crate::transport::Transport;
 
 /// The server's mixin and its listener. Weak: the context, which has this, is a part of the core.
 pub(super) struct FigureParts<T: Transport, M> {
-    /// Has the transport, which knows the listener.
+    /// The core, whose transport knows the listener.
     pub(super) core: Weak<Core<T>>,
-    /// Has the workers and their queue.
+    /// The mixin, which knows the workers and their queue.
     pub(super) mixin: Weak<M>,
 }
 

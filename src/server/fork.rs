@@ -1,4 +1,4 @@
-//! The effects of a fork on a server. Nothing else in `server/` acts on one.
+//! The effects of a fork on a server. No other file of `server/` acts on a fork.
 //!
 //! A process may be forked for two reasons, and the two children have nothing in common:
 //!
@@ -222,13 +222,15 @@ struct Signalled {
 
 /// The request that this process, a child, serves.
 struct ServedHere {
-    /// Taken from `server_of_children`: to count one more reference would be to write to its parent's page.
+    /// The server of the request, taken from `server_of_children`: to count one more reference would be to write to its
+    /// parent's page.
     server: Weak<ServerContext>,
-    /// Its line in the live list, in memory that its parent has, too. Counted before the fork.
+    /// The request's line in the live list, in memory that the parent has too. The reference is counted before the
+    /// fork.
     entry: Arc<Entry>,
-    /// How long it waits for the first bytes of its peer after the first signal of a drain.
+    /// How long the request waits for the first bytes of its peer after the first signal of a drain.
     first_read: Duration,
-    /// When that signal came.
+    /// When the first signal of a drain came.
     drained: Option<Instant>,
     /// Counts the Ctrl-Cs that this child has got.
     interrupted: Repeats,

@@ -53,7 +53,8 @@ pub(super) struct TypedJob<T: Transport> {
     // Order matters: the connection closes before its permit is given back.
     /// The connection or the datagram, as `get_request` gave it.
     pub(super) raw: T::Raw,
-    /// The slot in the live list. Its drop leaves the list. `make_request` gives it to the request.
+    /// The request's slot in the live list. Its drop takes the request off the list. `make_request` gives it to the
+    /// request.
     pub(super) ticket: Ticket,
     /// The permit of `Limits::live`, taken before the accept. It goes on into the [`OpenRequest`].
     pub(super) core: ServerPermit<T>,
@@ -64,11 +65,11 @@ pub(super) struct TypedJob<T: Transport> {
 
 /// Whether a request is to be served.
 pub(super) enum Verdict {
-    /// Hand it to the mixin.
+    /// Hand the request to the mixin.
     Serve,
-    /// Close it in order, without a handler.
+    /// Close the request in order, without a handler.
     Reject,
-    /// Close it as after `Reject`, and end the loop as well: it was retired while the hook waited.
+    /// Close the request as after `Reject`, and end the loop too, which was retired while the hook waited.
     Retire(RetiredUnwind),
 }
 
@@ -117,8 +118,8 @@ impl<T: Transport> TypedJob<T> {
         Some(refused_by(limit))
     }
 
-    /// Asks the hook. If the hook fails or panics, that is reported, and the request is rejected. Nothing is accepted until
-    /// this returns.
+    /// Asks the hook `verify_request`. If the hook fails or panics, that is reported, and the request is rejected.
+    /// Nothing is accepted until this returns.
     pub(super) fn verify_request(&mut self) -> Verdict {
         let core = &self.core;
         // After the first request a hook that is still the default is not called.
@@ -131,7 +132,7 @@ impl<T: Transport> TypedJob<T> {
             let incoming = Incoming::new(&self.ticket, connection);
             let verify = || core.hooks.verify_request(&incoming);
             let asked = core.overridden_hooks.call(LoopHook::VerifyRequest, verify);
-            // The extension is kept also if the hook says no: it is dropped with the request.
+            // The extension is kept even if the hook says no: it is dropped with the request.
             self.ticket.extension = incoming.extension.into_inner();
             asked
         });
@@ -211,7 +212,7 @@ impl<T: Transport> TypedJob<T> {
                         }
                         open.finish_request(request)
                     }
-                    // No handler is made for it, and so no `finish` runs either.
+                    // No handler is made for this request, and so no `finish` runs either.
                     Err(error) => Err((Phase::Wrap, error)),
                 }
             }

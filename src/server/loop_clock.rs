@@ -24,11 +24,11 @@ pub(super) struct LoopClock {
 /// The moments that have come.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Due {
-    /// The hook `service_actions` is due.
+    /// Whether the hook `service_actions` is due.
     pub(super) tick: bool,
-    /// The service group wants a sign of life from this loop.
+    /// Whether the service group wants a sign of life from this loop.
     pub(super) beat: bool,
-    /// The lame duck has ended.
+    /// Whether the lame duck has ended.
     pub(super) lame_duck: bool,
 }
 

@@ -114,9 +114,9 @@ use worker_accept::WorkerAcceptor;
 /// one listener, but each has its own limits, stops separately and closes its own copy of the listener. Fork before the
 /// first request, unless the mixin has no threads.
 pub struct Server<T: Transport, M: Mixin> {
-    /// Shared with every request that runs, and with the accept loop.
+    /// The core, shared with every request that runs, and with the accept loop.
     core: Arc<Core<T>>,
-    /// Shared with the accept loop, and for moments with callers that ask for its figures.
+    /// The mixin, shared with the accept loop, and for moments with callers that ask for its figures.
     mixin: Arc<M>,
     timing: Timing,
 }
@@ -138,7 +138,7 @@ pub(crate) struct Core<T: Transport> {
     overridden_hooks: OverriddenHooks,
     /// Phases that were reached, and of which the hooks have not been told yet.
     phases: PhaseQueue,
-    /// Called by [`Core::tell`] alone, which catches its panics.
+    /// The observers. Only [`Core::tell`] calls them, and it catches their panics.
     observers: Vec<Observer>,
     /// Whether requests have spans.
     spans: Spans,
@@ -304,7 +304,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///
     /// # Errors
     ///
-    /// As [`serve_forever`](Self::serve_forever).
+    /// Those of [`serve_forever`](Self::serve_forever).
     ///
     /// ```no_run
     /// use std::io::Write;
@@ -344,7 +344,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         // Before the runs are looked at: in a forked child they may still be the parent's.
         self.core.enter_process()?;
         self.core.context.runs.begin(&self.server_address(), kind)?;
-        // From here on the run ends also by a panic or an error.
+        // From here on the guard ends the run, even after a panic or an error.
         let begun = RunGuard::begun(&self.core);
         if kind == RunKind::Forever {
             let prepared = self.mixin.prepare().and_then(|()| self.budget_descriptors());

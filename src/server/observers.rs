@@ -35,8 +35,8 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Counts the end of a request that was served. A forked child does not, because nobody reads its counts, and the
-    /// parent counts.
+    /// Counts the end of a request that was served. A forked child counts nothing, because nobody reads its counts: its
+    /// parent counts the request.
     #[inline]
     pub(super) fn count(&self, entry: &Entry, reason: CloseReason) {
         if !self.context.role().is_child() {
@@ -136,7 +136,7 @@ impl<T: Transport> WorkerWatch for Core<T> {
     }
 
     /// Lowers the limit of live requests to `most`, if it is higher, and tells the operator: clients beyond it wait in
-    /// the accept queue, as they do without descriptors.
+    /// the accept queue, as they do when descriptors are short.
     fn requests_are_bounded(&self, most: usize, why: &dyn Display) {
         // `None`: the limit was as low already, and nothing is reported.
         if let Some(lowered) = self.context.budget_workers(most.max(1)) {
@@ -262,7 +262,7 @@ mod tests {
             assert_eq!(server.context().live_count(), REQUESTS);
             assert_eq!(server.context().figures().busy.max, Some(REQUESTS as u64));
 
-            // A higher limit lets no more in.
+            // A higher limit lets no more clients in.
             server.context().set_limits(server.limits().live(1_000));
             assert!(!clients[REQUESTS].is_answered(Duration::from_millis(100)));
 

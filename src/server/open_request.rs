@@ -37,7 +37,7 @@ use crate::wait;
 
 /// A job whose request has been made, with everything that is needed to run and to end it.
 pub(super) struct OpenRequest<T: Transport> {
-    /// Its drop gives the permit of `Limits::live` back.
+    /// The server and a permit of `Limits::live`, which the drop gives back.
     pub(super) core: ServerPermit<T>,
     /// The request's line in the live list. The request's ticket has it too, but the end is told after the request has
     /// been closed, and a handler may have swapped its request for another one.
@@ -68,7 +68,8 @@ impl<T: Transport> OpenRequest<T> {
     /// Runs the steps before the handler and the hook, each within its limit, and then sets the deadline of the whole
     /// request.
     ///
-    /// `limits`: None if there is no step and no hook. `whole`: the end of `Limits::request`, which no step may outlast.
+    /// `limits`: `None` if there is no step and no hook. `whole`: the end of `Limits::request`, which no step may
+    /// outlast.
     pub(super) fn wrap_request(
         &self,
         request: &mut T::Request,
@@ -117,7 +118,7 @@ impl<T: Transport> OpenRequest<T> {
         let factory = &self.core.factory;
         let made = catch_panic(|| {
             // The factory lends the handler, so that it stays on this stack, without an allocation. It is dropped
-            // before this returns, also after a panic.
+            // before this returns, even after a panic.
             factory.finish_request(&mut |handler| ran = Some(run_handler(handler, request)));
             Ok(())
         });
@@ -194,7 +195,7 @@ impl<T: Transport> OpenRequest<T> {
             None => ErrorOwner::of(&self.entry),
         };
         let reason = reason_of(error, owner, ended_from_here(&self.entry));
-        // For the event of the end: which of the limits it was.
+        // The time limit that has ended the request, for the event of the end.
         if let Some(timed_out) = owner.find::<TimedOut>(&**error) {
             self.entry.note_limit(timed_out.which());
         }
@@ -213,8 +214,8 @@ impl<T: Transport> OpenRequest<T> {
         reason
     }
 
-    /// `shutdown_request` and `close_request`; tells the observer. Only then may the permit be given back. The request is
-    /// taken out of its place, so that the caller's frame holds nothing of it any more.
+    /// Does `shutdown_request` and `close_request`, and tells the observer. Only then may the permit be given back. The
+    /// request is taken out of its place, so that the caller's frame holds nothing of it any more.
     pub(super) fn end_request(
         &self,
         request: &mut Option<T::Request>,

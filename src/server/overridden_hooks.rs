@@ -56,8 +56,8 @@ pub(super) fn is_default<H: ?Sized + 'static>() {
 }
 
 impl OverriddenHooks {
-    /// Begins with the type of the hooks, which is known only before they are boxed. For the default hooks nothing is
-    /// left to find out.
+    /// The facts that follow from the type of the hooks, which is known only before they are boxed. For the default
+    /// hooks nothing is left to find out.
     pub(super) fn of<H: 'static>() -> Self {
         let hooks = TypeId::of::<H>();
         let are_given = hooks != TypeId::of::<DefaultHooks>();

@@ -27,7 +27,7 @@ pub(super) struct PhaseQueue(Mutex<Queue>);
 
 #[derive(Default)]
 struct Queue {
-    /// In the order in which they were reached, which is that of the reports.
+    /// The phases in the order in which they were reached, which is also that of the reports.
     reached: VecDeque<RunPhase>,
     /// Whether a thread has the [`PhaseTurn`]. That thread also reports phases that are queued during its turn.
     is_told: bool,

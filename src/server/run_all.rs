@@ -17,8 +17,8 @@
 //! has ended.
 //!
 //! A run changes its process in this order: the claim of each server (first, so that nothing is changed for a run that
-//! cannot begin), the process's limits, the signals' actions, their unblocking, the memberships in the service group. Its guards
-//! undo these changes in the reverse order. The raised limit of descriptors and the default of SIGCHLD stay.
+//! cannot begin), the process's limits, the signals' actions, their unblocking, the memberships in the service group.
+//! Its guards undo these changes in the reverse order. The raised limit of descriptors and the default of SIGCHLD stay.
 //!
 //! A signal's action runs on whichever thread the kernel picks, in the middle of anything. It only stores to atomics,
 //! writes to events (`ShutdownHandle::retire`, `Orders::give_reload`) and may end the process; everything else is done by the
@@ -59,9 +59,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///
     /// `run` treats the state that the process inherits as the user of a shell expects:
     ///
-    /// - If one of the signals is *ignored*, it stays ignored, also in the children of `Forking`: a script that
-    ///   starts `server &` has SIGINT ignored for it, so that a Ctrl-C for the script does not stop the server, and `nohup`
-    ///   ignores SIGHUP. If the program has its own handler for SIGHUP, and nothing to reload, `run` leaves SIGHUP to it.
+    /// - If one of the signals is *ignored*, it stays ignored, even in the children of `Forking`: a script that starts
+    ///   `server &` has SIGINT ignored for it, so that a Ctrl-C for the script does not stop the server, and `nohup`
+    ///   ignores SIGHUP. If the program has its own handler for SIGHUP, and nothing to reload, `run` leaves SIGHUP to
+    ///   it.
     /// - If one of them is *blocked*, `run` unblocks it in this thread until `run` returns. A signal that was sent
     ///   earlier stops the server in order. (A program with its own signal thread uses `serve_forever`.)
     /// - An ignored SIGCHLD is set to its default: otherwise the exit statuses of programs and children would be lost. A blocked
@@ -157,7 +158,7 @@ pub fn run_all(
             let name = format!("serve {}", server.server_address());
             match thread::Builder::new().name(name).spawn_scoped(scope, serve) {
                 Ok(thread) => running.push(thread),
-                // Those that have begun are stopped, and joined below as after any end.
+                // The servers that have begun are stopped, and their threads are joined below as after any end.
                 Err(error) => {
                     stop_all();
                     result = Err(Error::io("start a thread for", server.server_address(), error));

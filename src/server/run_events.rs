@@ -142,7 +142,7 @@ impl<T: Transport> Core<T> {
 pub(super) struct RunGuard<'a, T: Transport>(&'a Core<T>);
 
 impl<'a, T: Transport> RunGuard<'a, T> {
-    /// Called when `Runs::begin` has succeeded.
+    /// The guard of a run that has begun: `Runs::begin` has succeeded.
     pub(super) fn begun(core: &'a Core<T>) -> Self {
         Self(core)
     }
@@ -157,7 +157,7 @@ impl<'a, T: Transport> RunGuard<'a, T> {
 
 impl<T: Transport> Drop for RunGuard<'_, T> {
     fn drop(&mut self) {
-        // As in an orderly end: requests that were accepted are accounted for.
+        // As in an orderly end, accepted requests are accounted for.
         self.0.release_backlog();
         // The panic goes on, and tells more than the error.
         let _ = self.0.context.runs.end(|| self.0.loops_have_ended());

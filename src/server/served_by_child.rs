@@ -21,13 +21,13 @@ use crate::transport::Transport;
 pub(super) struct ServedByChild<T: Transport> {
     /// The slot in the live list, which the request keeps as long as its child lives. `None` only at the very end.
     ticket: Option<Ticket>,
-    /// Shared with the ticket, and still there when that has been dropped.
+    /// The request's line in the live list: shared with the ticket, and still there when that has been dropped.
     entry: Arc<Entry>,
     /// The permit of `Limits::live`: children count, too.
     core: ServerPermit<T>,
     /// How the request has ended, as far as is known.
     reason: CloseReason,
-    /// The text of the step before the handler that has failed, if one has.
+    /// The text of the error of a step before the handler, if such a step has failed.
     failed_step: Option<String>,
 }
 
@@ -49,12 +49,13 @@ impl<T: Transport> RequestOfChild for ServedByChild<T> {
         } else {
             self.failed_step = end.text;
         }
-        // Only a stop that the handler has asked for: one from before the fork is known here.
+        // `stop` is set only if the handler has asked for a stop: one from before the fork is known here.
         if end.stop {
             // The child's `shutdown` stopped its copy of the server and nothing here.
             runs.request_stop();
         }
-        // The status says only that a signal has ended the child. If this side has sent it, the cut says why.
+        // The status says only that a signal has ended the child. If this process has sent that signal, the cut says
+        // why.
         self.reason = match self.entry.cut() {
             Some(Cut::Forced) if end.cut_off => CloseReason::Forced,
             Some(Cut::Closed) if end.cut_off => CloseReason::ClosedHere,

@@ -52,10 +52,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Closes the server within `grace`, in this order, after the hook [`stopping`](crate::ServerHooks::stopping) and the
     /// [lame duck](field@crate::Limits::lame_duck), if there is one:
     ///
-    /// 1. It stops accepting, and the listener is closed at once, also while the loop is away (under `Inline`, within
-    ///    a request). Clients in the backlog are accepted before that, as many as `Limits` allow, and served within
-    ///    the grace; but only if no other process has the listener. A datagram socket is needed for replies, and is
-    ///    closed after step 5.
+    /// 1. It stops accepting, and the listener is closed at once, even while the loop is busy (under `Inline`, with a
+    ///    request). Clients in the backlog are accepted before that, as many as `Limits` allow, and served within the
+    ///    grace; but only if no other process has the listener. A datagram socket is needed for replies, and is closed
+    ///    after step 5.
     /// 2. Handlers are told: `is_stopping` is true, and a read that waits for the beginning of a next request fails
     ///    with [`Stopping`](crate::request::Stopping), which is not reported. A read that waits for the first request
     ///    of its connection fails only when [`Limits::first_read`](crate::Limits::first_read) has passed.
@@ -191,7 +191,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             // One short wait for all that is left to do.
             let last = Instant::now() + AFTER_FORCE;
             forced = context.live.view();
-            // The cut is noted before a child is killed: its parent tells by it that the end was forced.
+            // The cut is noted before a child is killed: its parent learns from the cut that the end was forced.
             context.live.force();
             self.mixin.force();
             self.drain_until(last);

@@ -154,7 +154,7 @@ impl Spans {
 
 /// The span of a request that runs. The subscriber is the program's code, and may panic in each call.
 pub(super) struct RequestSpan {
-    /// Emptied by the drop, inside a `run_catching`.
+    /// The span itself. The drop empties this, inside a `run_catching`.
     place: SpanPlace,
 }
 

@@ -46,7 +46,8 @@ use crate::wait::{self, Event};
 pub(super) struct WorkerAcceptor {
     /// Whether the mixin and the builder allow workers to accept.
     allowed: bool,
-    /// Made when a worker accepts for the first time. It holds `None` if it cannot be made: then only the loop accepts.
+    /// The accept point, made when a worker accepts for the first time. `Some(None)` if it cannot be made: then only
+    /// the loop accepts.
     point: OnceLock<Option<AcceptPoint>>,
     /// Whether a limit or a failure holds the loop back. Workers then leave every client to the loop.
     suspended: AtomicBool,

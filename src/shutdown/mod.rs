@@ -57,7 +57,7 @@ pub(crate) use self::runs::{Claim, Closer, Runs};
 /// ```
 #[derive(Clone, Debug)]
 pub struct ShutdownHandle {
-    /// Shared with the server and its requests.
+    /// The server's runs, shared with the server and its requests.
     runs: Arc<Runs>,
 }
 

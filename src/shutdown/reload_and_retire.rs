@@ -21,7 +21,7 @@ use crate::wait::{Event, Waiting};
 /// **Async-signal-safe** are [`give_reload`](Self::give_reload) and [`give_retire`](Self::give_retire).
 #[derive(Debug, Default)]
 pub(crate) struct Orders {
-    /// Made by `run`. Without it no order can be given.
+    /// The event that wakes the thread that obeys. Made by `run`; without it no order can be given.
     event: OnceLock<Event>,
     /// Whether a reload was ordered, and not taken yet. Two orders before one look are one reload.
     reload: AtomicBool,
@@ -34,9 +34,9 @@ pub(crate) struct Orders {
 /// The orders that one call has taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TakenOrders {
-    /// Run what the program has registered for a reload.
+    /// Whether to run the functions that the program has registered for a reload.
     pub(crate) reload: bool,
-    /// Begin the lame duck, and close after it.
+    /// Whether to begin the lame duck, and close after it.
     pub(crate) retire: bool,
 }
 

@@ -58,10 +58,12 @@ impl RunState {
 /// A stop that is requested while no run goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum StopBetweenRuns {
-    /// It stops the first `serve_forever`: the thread that serves and the thread that stops it may come in any order.
+    /// The stop is kept for the first `serve_forever`: the thread that serves and the thread that stops it may come in
+    /// any order.
     #[default]
     Kept,
-    /// There has been a `serve_forever`, and the next one begins as if nothing had been requested.
+    /// The stop is forgotten: there has been a `serve_forever`, and the next one begins as if nothing had been
+    /// requested.
     Forgotten,
 }
 

@@ -56,22 +56,23 @@ pub(crate) struct Runs {
     has_lame_duck: AtomicBool,
     /// Whether `Server::run` or `run_all` serves: it takes SIGINT and SIGTERM, and has raised the limit of descriptors.
     served_by_run: AtomicBool,
-    /// A signal's action must not lock this: the thread that it interrupts may hold the lock.
+    /// The state that needs a lock. A signal's action must not lock this: the thread that it interrupts may hold the
+    /// lock.
     state: Mutex<RunsState>,
     /// Notified when accepting ends, when the last loop leaves, and when a run ends.
     changed: Condvar,
 }
 
-/// The part of [`Runs`] that takes the lock.
+/// The part of [`Runs`] that is under the lock.
 #[derive(Debug, Default)]
 struct RunsState {
-    /// See [`RunState`] for its transitions.
+    /// The state of the run: [`RunState`] has its transitions.
     run: RunState,
-    /// Used by `begin`: what becomes of a stop that was requested before the run.
+    /// The fate of a stop that is requested between two runs. `begin` decides by it.
     between_runs: StopBetweenRuns,
     /// The threads that accept for the run that goes on: loops, and workers beside them.
     loops: Vec<(ThreadId, Accepts)>,
-    /// `close` has been called: no run begins after this, and the end of accepting closes the listener.
+    /// Whether `close` has been called. Then no run begins any more, and the end of accepting closes the listener.
     closing: bool,
     /// The thread of a `Server::run`. No other thread may begin a run, and this one closes the server as soon as its
     /// run stops.
@@ -83,7 +84,7 @@ struct RunsState {
     failure: Option<Error>,
 }
 
-/// Which thread has to close the listener once `close` has been called.
+/// The thread that has to close the listener once `close` has been called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closer {
     /// The caller: no run accepts.
@@ -216,7 +217,7 @@ impl Runs {
         if let Some(failure) = state.failure.take() {
             return Err(failure);
         }
-        // A `handle_request` heeds every stop: a program's own loop may be anywhere when it is requested.
+        // A `handle_request` heeds every stop: a program's own loop may be anywhere when the stop is requested.
         if kind == RunKind::Forever {
             if state.between_runs == StopBetweenRuns::Forgotten {
                 // There is no loop, so none misses the stop.

@@ -29,7 +29,7 @@ use crate::wait::{Event, Waiting};
 pub(super) struct StopRequest {
     /// Whether a stop is requested. The event only wakes.
     requested: AtomicBool,
-    /// Part of every wait of a loop.
+    /// The event that every wait of a loop includes.
     pub(super) event: Event,
     /// Whether the event has been notified since the last clear. Without this flag each `settle` would need a system
     /// call.

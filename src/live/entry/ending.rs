@@ -80,7 +80,7 @@ impl Entry {
         // Without a connection there is nothing to end, and no cut may be stored: it would explain an end that it has
         // not caused.
         let closed = match self.marks.process.load(Ordering::Relaxed) {
-            // Served here. A request that leaves at this moment may have given its connection back.
+            // This process serves the request. One that leaves at this moment may have given its connection back.
             0 => self.connection.lock().is_some(),
             // The handler in the child cannot be reached, and the child has the connection. A kill ends both. If the
             // child has been reaped meanwhile, `signal` sends nothing: the number may be a stranger's.
@@ -114,7 +114,7 @@ impl Entry {
     /// has to send the wrapper's farewell; the worker finds the cut at its next read or write. If the worker waits in a
     /// write, both directions are ended: a peer that takes nothing gets no farewell either.
     ///
-    /// Any thread may call it, but no signal handler, because it takes locks. It does not wait.
+    /// Any thread may call this, but no signal handler, because this takes locks. It does not wait.
     pub(crate) fn shut_down(&self, why: Cut, how: Shutdown) {
         self.marks.cut.store(why as u8, Ordering::SeqCst);
         // After the store of the cut: see the second diagram at the top of the file.

@@ -43,7 +43,8 @@ impl Channel {
         Self { socket, received: Vec::new(), fds: VecDeque::new() }
     }
 
-    /// The same connection, without the bytes that were received: to see its end, when no more messages are of interest.
+    /// Another handle to this connection, without the bytes that were received. It is kept to see when the other side
+    /// closes, if no more messages are of interest.
     pub(super) fn share(&self) -> Self {
         Self::new(Arc::clone(&self.socket))
     }

@@ -27,8 +27,9 @@
 //! listeners are closed          its own listener is closed
 //! ```
 //!
-//! In between both processes accept from the same queues, so there is no moment at which a client is refused. After
-//! any mistake of a successor this process goes on; and a successor whose predecessor refuses does not serve.
+//! From the moment at which the successor serves until its predecessor stops, both processes accept from the same
+//! queues: there is no moment at which a client is refused. After any mistake of a successor this process goes on; and
+//! a successor whose predecessor refuses does not serve.
 
 mod handing_over;
 
@@ -65,7 +66,7 @@ pub(crate) struct Coordinator {
     program: Program,
     /// Whether SIGUSR2 has come: see [`Signal`].
     signalled: Arc<AtomicBool>,
-    /// Wakes the thread that takes the turns: SIGUSR2 has come, or a server has begun to serve.
+    /// The event that wakes the thread that takes the turns: SIGUSR2 has come, or a server has begun to serve.
     wake: Arc<Wake>,
     /// Handles of the servers of the run. They are told to stop when the successor serves, or if this process may not
     /// serve.
@@ -167,7 +168,7 @@ impl Coordinator {
         loop {
             let (fd, deadline) = self.waits();
             let mut waiting = vec![over.waiting()];
-            // The first server that still runs. When it stops, the loop takes the next one, until none is left.
+            // The first server that still runs. When it stops, this loop waits for the next one, until none is left.
             let running = self.handles.iter().find(|handle| !handle.is_shutdown());
             if !matches!(&*self.state.lock(), Some(State::Over)) {
                 waiting.push(self.wake_event());

@@ -78,7 +78,7 @@ const NO_FILE: (u64, u64) = (0, 0);
 
 impl HandoverMessage {
     /// The whole message as bytes. A reason that is too long is cut off; the other parts fit, because their numbers are
-    /// bounded by the sender (`IN_A_MESSAGE` sockets, the count of a list that has come).
+    /// bounded by the sender (`SOCKETS_PER_MESSAGE` sockets, the count of a list that has come).
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut payload = Vec::new();
         let kind = match self {

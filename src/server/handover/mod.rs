@@ -86,7 +86,7 @@ pub struct Handover {
 struct Beside {
     /// The server without its types. The coordinator does not keep it alive.
     server: Weak<dyn AnyServer>,
-    /// Stops the server when the successor serves.
+    /// A handle that stops the server when the successor serves.
     handle: ShutdownHandle,
 }
 
@@ -95,7 +95,7 @@ struct Beside {
 struct Signal {
     /// Whether the signal has come, and no successor was started since then.
     came: Arc<AtomicBool>,
-    /// Wakes the thread that takes the turns.
+    /// The event that wakes the thread that takes the turns.
     wake: Arc<Wake>,
     /// Gives the signal back when it is dropped. `None` if the process was started with the signal ignored, which it
     /// keeps.

@@ -113,9 +113,10 @@ pub fn update_metrics() {
 struct Meter {
     /// The label `server`.
     server: String,
-    /// Has the figures.
+    /// The server's context, which has the figures.
     context: Weak<ServerContext>,
-    /// Registered at the first event, because the program has installed its recorder by then.
+    /// The figures of this server, registered at the first event, because the program has installed its recorder by
+    /// then.
     handles: OnceLock<Handles>,
     /// `next_update` counts from here.
     made: Instant,
@@ -128,7 +129,8 @@ struct Meter {
     /// Bytes of datagrams that belong to no request any more. The meter has a reference to the count, because the
     /// context may be gone before the last of them are reported.
     sent_by_senders: Arc<AtomicU64>,
-    /// Held while gauges are set, so that an older number does not replace a newer one.
+    /// The last numbers that were reported. Locked while gauges are set, so that an older number does not replace a
+    /// newer one.
     told: Mutex<Told>,
 }
 

@@ -30,7 +30,7 @@ use crate::wait::{Event, Interest, Parker, Slot, Waiting};
 /// A transport of connections that the test makes itself.
 struct Made {
     connections: Shared<OwnedFd>,
-    /// Always readable.
+    /// The listener's descriptor, which is always readable.
     ready: Arc<OwnedFd>,
     /// Requests that are kept when their handlers have ended, while `keeps` is set.
     kept: Shared<StreamRequest>,
@@ -162,11 +162,11 @@ enum Spawns {
     #[default]
     Never,
     AtOnce,
-    /// It is kept, and a later step runs or drops it.
+    /// The closure is kept, and a later step runs or drops it.
     Later,
-    /// It is dropped at once, as if it had run.
+    /// The closure is dropped at once, as if it had run.
     Drops,
-    /// It is kept, and then the parker panics.
+    /// The closure is kept, and then the parker panics.
     Panics,
 }
 
@@ -186,7 +186,7 @@ impl Parker for Script {
     fn park(&self, waiting: &[Waiting<'_>], _deadline: Option<Instant>) -> io::Result<()> {
         self.waits.set(self.waits.get() + 1);
         for (slot, waiting) in waiting.iter().filter_map(|waiting| Some((waiting.slot?, waiting))) {
-            // Nobody relies on the value.
+            // No code relies on the value.
             slot.set(slot.get().wrapping_add(usize::from(waiting.interest == Interest::Read)));
         }
         let step = self.steps.borrow_mut().pop_front();

@@ -28,9 +28,9 @@ use crate::shutdown::run_state::{RunKind, RunState};
 /// How a thread accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Accepts {
-    /// It runs the accept loop.
+    /// The thread runs the accept loop.
     Loop,
-    /// It is a worker without a request.
+    /// The thread is a worker without a request.
     BesideLoop,
 }
 

@@ -31,8 +31,8 @@ const LISTENER_CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 impl Coordinator {
     /// The next candidate: SIGUSR2 starts one, or a process asks. The signal comes first: a process that asks can wait
-    /// in the queue, and the signal may not come again. `None` if there is no candidate, or if it was refused, which
-    /// the operator was told.
+    /// in the queue, and the signal may not come again. `None` if there is no candidate, or if one was refused; the
+    /// operator was told of that.
     pub(super) fn next_candidate(&self) -> Option<Candidate> {
         if !self.all_serve() {
             return None;
