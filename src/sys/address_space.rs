@@ -67,7 +67,7 @@ mod tests {
     fn a_process_without_a_limit_has_room_for_everything() {
         // A test runner may have one; the tests of `tests/it/address_space.rs` set theirs.
         assert!(most_bytes().is_some() || check_room(usize::MAX).is_ok());
-        if cfg!(any(target_os = "linux", target_os = "android")) && !cfg!(miri) {
+        if cfg!(linux_kernel) && !cfg!(miri) {
             assert!(mapped_bytes().unwrap() > 1 << 20);
         }
     }
