@@ -239,7 +239,7 @@ def main():
         text = subprocess.run(["haproxy", "-v"], capture_output=True, text=True).stdout
         version = ", HAProxy " + re.search(r"version (\d+\.\d+\.\d+)", text).group(1)
     print("# Losses of restarts\n")
-    print("Counted at the clients by [`restarts.py`](restarts.py), whose beginning says how; the command:\n")
+    print("[`restarts.py`](restarts.py) counts the losses at the clients; its head says how. The command:\n")
     print("```sh\ncargo build --release --bin echo")
     print("python3 bench/restarts.py target/release/echo > bench/RESULTS-restarts.md\n```\n")
     print(f"{os.cpu_count()} processors, Linux {'.'.join(platform.release().split('.')[:2])}, Python {platform.python_version()}{version}; "

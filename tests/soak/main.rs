@@ -113,9 +113,9 @@ fn soak(time: Duration) -> ExitCode {
 
 fn print_page(took: Duration, tally: &Tally, drains: &str, measures: &[Measure]) {
     println!(
-        "# The soak\n\nBad clients of every kind at once against servers with the mixin `Green`, in one process, by"
+        "# The soak\n\nBad clients of every kind at once, against servers with the mixin `Green` in one process. The head of"
     );
-    println!("[`tests/soak`](../tests/soak/main.rs), whose beginning says how; the command:\n");
+    println!("[`tests/soak`](../tests/soak/main.rs) describes the test; the command is:\n");
     println!("```sh\ncargo run --release -p soak -- --seconds 1200 > bench/RESULTS-soak.md\n```\n");
     let (answered, killed) = (tally.sum(|kind| kind.answered), tally.sum(|kind| kind.killed));
     println!(
