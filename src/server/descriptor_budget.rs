@@ -73,7 +73,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
                 0 => " (one request is served in any case)",
                 _ => "",
             };
-            self.core.hooks.warning(&format!(
+            self.core.warn(&format!(
                 "{}: {lowered}: the process may have {allowed} \
                  descriptors{each}; {open} are open, {SPARE_DESCRIPTORS} are kept for files and logs, and \
                  {lingering} for connections that are closing{floor}; {raise}",

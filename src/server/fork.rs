@@ -366,7 +366,7 @@ impl<T: Transport> AnyServer for Core<T> {
     }
 
     fn warn(&self, text: &str) {
-        self.hooks.warning(text);
+        Self::warn(self, text);
     }
 }
 

@@ -54,10 +54,9 @@ use crate::server_context::ServerContext;
 /// ```
 ///
 /// A panic in a hook that is called for a request ends that request, and never the server. A panic in
-/// [`ready`](Self::ready), [`service_actions`](Self::service_actions) or [`handle_timeout`](Self::handle_timeout), or
-/// in a [`warning`](Self::warning) at the beginning of a run, ends the run, and goes on in its caller. A panic in
-/// [`before_bind`](Self::before_bind) or [`server_activated`](Self::server_activated) goes on in the caller of `bind`.
-/// Panics of the other hooks end nothing.
+/// [`ready`](Self::ready), [`service_actions`](Self::service_actions) or [`handle_timeout`](Self::handle_timeout) ends
+/// the run, and goes on in its caller. A panic in [`before_bind`](Self::before_bind) or
+/// [`server_activated`](Self::server_activated) goes on in the caller of `bind`. Panics of the other hooks end nothing.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no hooks for a `{R}`",
     note = "implement `ServerHooks<{R}>` for it; or `impl<R: Request> ServerHooks<R> for ..` for all servers"

@@ -35,6 +35,11 @@ impl<T: Transport> Core<T> {
         }
     }
 
+    /// Shows a message to the operator, through the hook `warning`, whose panic ends nothing.
+    pub(super) fn warn(&self, text: &str) {
+        run_catching(|| self.hooks.warning(text));
+    }
+
     /// Counts the end of a request that was served. A forked child counts nothing, because nobody reads its counts: its
     /// parent counts the request.
     #[inline]
@@ -142,7 +147,7 @@ impl<T: Transport> WorkerWatch for Core<T> {
         if let Some(lowered) = self.context.budget_workers(most.max(1)) {
             let lowered = lowered_live(&self.context.limits(), lowered);
             let address = self.context.server_address();
-            run_catching(|| self.hooks.warning(&format!("{address}: {lowered}: {why}")));
+            self.warn(&format!("{address}: {lowered}: {why}"));
         }
     }
 }

@@ -92,7 +92,7 @@ impl<T: Transport> Core<T> {
                 // The error's text and drop are the program's code, as the hook is.
                 run_catching(|| {
                     let address = self.context.server_address();
-                    self.hooks.warning(&format!("the reload of {address} failed: {error}"));
+                    self.warn(&format!("the reload of {address} failed: {error}"));
                 });
                 if failed.is_none() {
                     failed = Some(error);

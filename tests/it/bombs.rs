@@ -19,7 +19,9 @@ use socketserver::{
     Server, ServerHooks, SocketOptions, StreamRequest, Threading, ThreadingTcpServer, stream_fn,
 };
 
-use crate::handlers::held;
+use crate::handlers::{Echo, held};
+use crate::support::process::in_a_process;
+use crate::support::system::limit_descriptors;
 use crate::support::{
     SOON, StopOnPanic, connect, eventually, exchange, inet, read_line, read_to_end,
 };
@@ -207,6 +209,36 @@ fn an_error_of_a_hook_that_panics_when_it_is_dropped_does_not_end_the_loop() {
     let counts = server.context().counts();
     assert_eq!((counts.rejected, counts.refused, counts.completed), (2, 1, 1), "{counts:?}");
     assert!(server.stop().is_ok(), "the loop has not panicked");
+}
+
+/// Hooks that panic over a warning.
+struct BadWarnings(Sender<String>);
+
+impl ServerHooks<StreamRequest> for BadWarnings {
+    fn warning(&self, text: &str) {
+        self.0.send(text.to_owned()).unwrap();
+        panic!("a bad warning");
+    }
+}
+
+#[test]
+fn a_warning_that_panics_does_not_end_the_run() {
+    let name = "bombs::a_warning_that_panics_does_not_end_the_run";
+    in_a_process(name, || {
+        limit_descriptors(256);
+        let (sent, warnings) = channel();
+        let server = ThreadingTcpServer::builder()
+            .limits(Limits::default().live(10_000))
+            .hooks(BadWarnings(sent))
+            .bind("127.0.0.1:0", || Echo)
+            .unwrap();
+        let server = server.serve_in_background().unwrap();
+        let warning = warnings.recv_timeout(SOON).unwrap();
+        assert!(warning.contains("not 10000"), "{warning}");
+        assert_eq!(exchange(&mut connect(inet(&*server)), "served"), "served\n");
+        assert!(server.stop().is_ok(), "the loop has not panicked");
+        String::new()
+    });
 }
 
 /// TCP that cannot make the first requests.

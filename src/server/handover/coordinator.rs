@@ -49,8 +49,8 @@ use super::own_sockets::OwnSockets;
 use super::program::Program;
 use super::{Handover, Signal, Wake};
 use crate::error::Error;
+use crate::server::BaseServer;
 use crate::server::fork;
-use crate::server::{BaseServer, catch_panic::run_catching};
 use crate::shutdown::ShutdownHandle;
 use crate::transport::{Holders, Transport, predecessor_sockets};
 use crate::wait::{self, Event, Interest, Waiting};
@@ -370,10 +370,10 @@ impl Coordinator {
         }
     }
 
-    /// Tells the operator, through the hook of the first server. A hook that panics ends nothing here.
+    /// Tells the operator, through the hook of the first server.
     pub(super) fn warn(&self, text: &str) {
         if let Some(server) = self.sockets.servers().next() {
-            run_catching(|| server.warn(text));
+            server.warn(text);
         }
     }
 }
