@@ -1,11 +1,11 @@
-//! The payload of a panic that was caught: [`drop_payload`], and [`catch_and_drop`] for a panic that is told to nobody.
+//! The payload of a panic that was caught: [`drop_payload`], and [`catch_and_drop`] for a panic that nobody hears of.
 
 use std::any::Any;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 
-/// How many payloads in a row may panic when they are dropped. One such drop is a mistake of a program; that the
-/// payload of its panic also panics in its drop hardly ever happens.
+/// How many payloads in a row may panic when they are dropped. One such drop is a mistake of a program. A second, of
+/// the payload of the first drop's panic, hardly ever happens.
 const MAX_PANICKING_DROPS: usize = 4;
 
 /// Drops a payload. Its drop is code of the program and may panic as well, with a new payload, which is then dropped
@@ -15,8 +15,8 @@ pub(crate) fn drop_payload(payload: Box<dyn Any + Send>) {
     mem::forget(last_of_many(payload));
 }
 
-/// Calls code of the program at a place where nobody can be told of a panic, and where none may reach the caller. None:
-/// the code has panicked, and the payload is dropped.
+/// Calls code of the program at a place where a panic can be reported to nobody, and must not reach the caller. None: the
+/// code has panicked, and the payload is dropped.
 pub(crate) fn catch_and_drop<R>(call: impl FnOnce() -> R) -> Option<R> {
     panic::catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
 }

@@ -21,7 +21,7 @@
 //!    passed. Returning early is allowed: the caller tries again. It is never called during a panic.
 //! 3. A connection has a [`Slot`], in which the parker may note that it is registered. When the descriptor is about to be
 //!    closed, [`forget`](Parker::forget) is called if the slot is not zero. Descriptors without a slot are listeners
-//!    and events that several threads wait for: register them for one wait only.
+//!    and events, for which several threads may wait: register them for one wait only.
 //!    The two directions of a connection have one slot, and a handler may wait for both at once ([`join`](crate::join)):
 //!    one coroutine with [`Interest::Read`], another with [`Interest::Write`]. If [`spawn`](Parker::spawn) runs nothing, as
 //!    by default, the second one is a thread, which does not park.
@@ -71,7 +71,7 @@
 //! | a file, a database, a program's end, a long computation | [`offload`], or a thread of its own |
 //! | `std::thread::scope`, a thread's `join` | [`join`](crate::join) |
 //! | a `Condvar`, a channel's `recv` | [`Event::wait`], with the state kept beside the event; for messages to a client an [`Outbox`](crate::Outbox); for a stop the [`StopToken`](crate::request::StopToken) |
-//! | a `Mutex` that is held across a wait | a `Mutex` that is held for some lines without a read, a write or another wait in them |
+//! | a `Mutex` that is held across a wait | a `Mutex` that is held for a few lines without a read, a write or another wait in them |
 //!
 //! The `Mutex` is worse than slow: the next coroutine of the same thread that locks it blocks the only thread that
 //! could unlock it, for ever. A mutex that is not held across a wait is right, and the fastest: std's or

@@ -44,7 +44,7 @@ impl FakeJobs {
     }
 }
 
-/// A request that says that it runs and waits until it may end.
+/// A request that reports its thread when it runs, and then waits until it may end.
 #[derive(Clone)]
 struct FakeJob {
     runs: Sender<ThreadId>,

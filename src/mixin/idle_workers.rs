@@ -41,7 +41,7 @@ impl IdleWorker {
         Arc::new(Self { thread: thread::current(), called, has_timeout })
     }
 
-    /// Waits to be called, until the moment at the latest. May return early.
+    /// Waits to be called, at the longest until the given moment. May return early.
     pub(super) fn park(&self, until: Option<Instant>) {
         match until {
             // A moment that has passed is a timeout of zero, which returns at once.
@@ -106,7 +106,7 @@ impl IdleWorkers {
         Some(worker)
     }
 
-    /// Takes a worker off the list that has not been called. No effect if it is not there.
+    /// Takes a worker that has not been called off the list. Has no effect if the worker is not on it.
     pub(super) fn leave(&mut self, worker: &Arc<IdleWorker>) {
         self.list.retain(|other| !Arc::ptr_eq(other, worker));
     }

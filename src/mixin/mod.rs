@@ -121,25 +121,27 @@ pub(crate) use worker_watch::WorkerWatch;
 
 /// Where and when requests run. The [module](self) shows how to write a mixin.
 ///
-/// A server calls [`check`](Self::check) when the server is made, and then these methods, in this order:
+/// A server calls [`check`](Self::check) when it is made, and then these methods, in this order:
 ///
-/// 1. [`serve`](Self::serve), once for each run. It calls the accept loop at least once.
+/// 1. Once for each run: [`prepare`](Self::prepare) (not for `handle_request`), then [`serve`](Self::serve), which calls
+///    the accept loop at least once.
 /// 2. Before every accept: [`ready`](Self::ready). If it returns false, the loop stops accepting and waits for
 ///    [`event_fd`](Self::event_fd).
 /// 3. For every request: [`process_request`](Self::process_request). ([`workers_accept`](Self::workers_accept) changes
 ///    steps 2 and 3.)
-/// 4. After every request and at every tick: [`service_actions`](Self::service_actions).
-/// 5. With [`block_on_close`](Self::block_on_close), when the server closes: [`drain`](Self::drain), and
-///    [`force`](Self::force) at the deadline.
-/// 6. [`server_close`](Self::server_close), when the listener is closed and the requests have ended or were forced to
-///    end; again at every further close, and never for a server that is only dropped.
+/// 4. After every request and every wait: [`service_actions`](Self::service_actions).
+/// 5. When the server closes and waits for its requests ([`block_on_close`](Self::block_on_close)):
+///    [`drain`](Self::drain), and [`force`](Self::force) at the deadline.
+/// 6. At the end of a close, when the loops have ended: [`server_close`](Self::server_close). It is called again at every
+///    further close, and never for a server that is only dropped.
 ///
 /// | method | thread |
 /// |---|---|
 /// | `check` | the one that makes the server |
-/// | `serve`, `ready`, `process_request`, `event_fd`, `service_actions` | the loop's |
+/// | `prepare`, `serve` | the one that runs the server |
+/// | `ready`, `process_request`, `event_fd`, `service_actions` | the loop's |
 /// | `figures` | any |
-/// | `drain`, `force`, `server_close` | the one that closes the server, or the last loop's; several closes may overlap |
+/// | `drain`, `force`, `server_close` | the one that closes the server, or a loop's; several closes may overlap |
 ///
 /// A panic in one of the loop's methods ends the run, and is not hidden.
 pub trait Mixin: Send + Sync + 'static {
@@ -153,9 +155,9 @@ pub trait Mixin: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Makes everything that a run needs before its first request; the mixin keeps it. Called at the beginning of each run,
-    /// before the server looks how many descriptors are left for requests. A mixin around another one forwards the call.
-    /// Default: nothing.
+    /// Makes everything that a run needs before its first request; the mixin keeps it. Called at the beginning of each run
+    /// but that of `handle_request`, before the server checks how many descriptors are left for requests. A mixin around
+    /// another one forwards the call. Default: nothing.
     ///
     /// # Errors
     ///
@@ -203,7 +205,7 @@ pub trait Mixin: Send + Sync + 'static {
         None
     }
 
-    /// Housekeeping of the mixin, after every request and at every tick. Default: nothing.
+    /// Does the mixin's housekeeping, after every request and every wait of the loop. Default: nothing.
     fn service_actions(&self) {}
 
     /// Whether `server_close` waits for running requests, and forces them at its deadline. Python's
@@ -232,10 +234,13 @@ pub trait Mixin: Send + Sync + 'static {
         WorkerFigures::default()
     }
 
-    /// Helps running requests to end, until the deadline at most. Called when the server closes, before the server waits
-    /// until its live list is empty. For mixins whose requests end only with the help of a thread, which reaps children or
-    /// resumes coroutines. Called first with the end of `Limits::first_read`, then with the deadline, and once more after
-    /// [`force`](Self::force), with a deadline a moment away. Default: nothing.
+    /// Helps running requests to end, until the deadline at most: for mixins whose requests end only with the help of a
+    /// thread, which reaps children or resumes coroutines. Default: nothing.
+    ///
+    /// A close calls it before each of its waits for the live list to become empty: first with the end of
+    /// `Limits::first_read`, then with the deadline of the close, and, if requests are left then, once more after
+    /// [`force`](Self::force), with a deadline a moment away. The loop of a server that forks calls it with the present
+    /// moment, if there is no room for a client of the accepted backlog.
     fn drain(&self, deadline: Instant) {
         let _ = deadline;
     }
@@ -243,7 +248,7 @@ pub trait Mixin: Send + Sync + 'static {
     /// Ends the requests that are left at the deadline. The server itself shuts down their connections. Default:
     /// nothing.
     ///
-    /// Called once for each close whose deadline passes with requests left.
+    /// Called once by each close that still has requests at its deadline.
     fn force(&self) {}
 
     /// Ends the threads or processes that the mixin has started. With [`block_on_close`](Self::block_on_close) it waits

@@ -48,7 +48,7 @@ pub(super) struct ThreadOptions {
 pub(super) const MIN_STACK_BYTES: usize = 64 * 1024;
 
 impl ThreadOptions {
-    /// Fails if a thread cannot have a stack of the size that was asked for. Only starting one shows it.
+    /// Fails if a thread cannot have a stack of the size that was asked for. Only the start of a thread shows that.
     pub(super) fn check(&self) -> Result<()> {
         let Some(bytes) = self.stack_bytes else { return Ok(()) };
         // This is done once for each server, when it is made.
@@ -74,18 +74,19 @@ const USUAL_STACK: usize = 2 << 20;
 /// Starts threads and counts those that are alive.
 #[derive(Debug, Default)]
 pub(super) struct ThreadGroup {
-    /// How many threads have been started and have not ended. In a forked child it is the parent's count, and stays.
+    /// How many threads have been started and have not ended. In a forked child it begins as the parent's count, and never
+    /// falls to zero if the parent had threads: those do not run in the child.
     alive: Mutex<usize>,
     /// Notified by each thread that ends.
     ended: Condvar,
-    /// How many threads there have been: the number in the next name.
+    /// How often a thread was to be started: the number in the last one's name.
     started: AtomicU64,
     /// The process in which the last thread was started.
     owner: OwnerProcess,
 }
 
 impl ThreadGroup {
-    /// Starts a thread. If that fails, `main` is dropped on this one.
+    /// Starts a thread. If that fails, `main` is dropped on the calling thread.
     ///
     /// # Errors
     ///

@@ -26,17 +26,17 @@
 //! *Invariant when unlocked*: at least one of these holds.
 //!
 //! 1. The queue is empty.
-//! 2. `wake_pending`: a worker was woken and has not come yet.
-//! 3. `starting >= 1`: a new thread has not come yet. With `on_thread_start`, which may take its time: `starting >=
-//!    queue.len()`.
+//! 2. `wake_pending`: a worker was woken and has not come to the queue yet.
+//! 3. `starting >= 1`: a new thread has not come to the queue yet. With `on_thread_start`, which may take its time:
+//!    `starting >= queue.len()`.
 //! 4. All workers run jobs, and no thread may be started. The next one to finish takes a job.
 //!
 //! [`wake`](WorkerQueue::wake) restores the invariant, and takes the guard of the lock for that. Each change that may break
 //! the invariant (a job is sent; a job is taken and others stay; a worker leaves) ends with a call of it.
 //!
-//! *A wake-up is not lost*: each of the three ways is noted under the lock before the lock is free, and the note is taken back by
-//! the worker that it is for, under the lock again. An unpark that comes before the park makes the park return at once, and
-//! an interrupt lasts until it is cleared.
+//! *A wake-up is not lost*: an unpark, an interrupt and the start of a thread are each noted before the lock is released, and
+//! the worker in question takes the note back, under the lock again. An unpark that comes before the park makes the park
+//! return at once, and an interrupt lasts until it is cleared.
 //!
 //! *A burst*: three short jobs come, while one worker is idle.
 //!
@@ -113,8 +113,8 @@ struct QueuedJob {
 pub(super) struct WorkerQueue {
     /// Read without the lock: they do not change.
     settings: QueueSettings,
-    /// The threads of the workers, for which the close waits. A thread outlives its place in `QueueState::workers` by its
-    /// `on_thread_stop`.
+    /// The threads of the workers, for which the close waits. A thread still counts here during its `on_thread_stop`, when
+    /// `QueueState::workers` does not count it any more.
     pub(super) group: Arc<ThreadGroup>,
     /// The queue: first in, first out. Jobs are sent and taken under the lock, so that the invariant at the top of this
     /// file always holds when the lock is free. Unlike a deque the channel frees its memory after a rush. Workers do not
@@ -130,7 +130,7 @@ pub(super) struct WorkerQueue {
 /// The state behind the lock; see the invariant above.
 #[derive(Default)]
 struct QueueState {
-    /// Only grows, in the order of its variants.
+    /// Changes only to a later variant.
     stage: Stage,
     /// The type name of the handler. New threads are named after it.
     label: &'static str,
@@ -138,7 +138,7 @@ struct QueueState {
     workers: usize,
     /// Workers that were started and have not come to the queue yet.
     starting: usize,
-    /// A worker was called from `idle` or `accept_slot`, and has not come yet.
+    /// A worker was called from `idle` or `accept_slot`, and has not come to the queue yet.
     wake_pending: bool,
     /// Workers that wait without a job.
     idle: IdleWorkers,
@@ -223,7 +223,7 @@ impl WorkerQueue {
         self.settings.gate.as_ref().and_then(Gate::try_enter)
     }
 
-    /// Starts workers up to the first that cannot be started. That is an error only if there is none before it.
+    /// Starts `count` workers, or as many as the system allows. Fails only if it does not allow even one.
     fn start_all(self: &Arc<Self>, state: &mut QueueState, count: usize) -> io::Result<()> {
         for _ in 0..count {
             match self.spawn(state.label) {
@@ -273,8 +273,8 @@ impl WorkerQueue {
                 state.wake_pending = true;
                 return;
             }
-            // The hook may take its time, to connect to a database, say. Threads that start one after the other would keep
-            // a rush waiting.
+            // `on_start` may take its time, to connect to a database, say. Threads that start one after the other would
+            // keep a rush waiting.
             let is_slow = self.settings.threads.on_start.is_some();
             let most_starting = if is_slow { self.receiver.len() } else { 1 };
             if state.starting >= most_starting || !self.may_grow(&state) {
@@ -307,7 +307,7 @@ impl WorkerQueue {
         state: MutexGuard<'q, QueueState>,
         error: io::Error,
     ) -> MutexGuard<'q, QueueState> {
-        // If another worker has taken the job in the meantime, nothing is lost.
+        // If another worker has taken the job first, nothing is lost.
         let Ok(QueuedJob { job, permit }) = self.receiver.try_recv() else { return state };
         drop(state);
         job.refuse(Refused::CannotStart(error));
@@ -326,8 +326,8 @@ impl WorkerQueue {
         // A worker of a fixed size is not replaced: it ends only by a close or by the panic of a hook.
         if let Size::Growing { .. } = self.settings.size {
             if !has_come {
-                // One job for each thread that fails: a hook that always panics then has every job refused, and no thread is
-                // started again and again for the same one.
+                // Each thread that fails refuses one job. So if a hook always panics, every job is refused in the end, and
+                // threads are not started again and again for the same job.
                 let error = io::Error::other("the thread ended before its first request");
                 state = self.refuse_next(state, error);
             }
@@ -337,7 +337,7 @@ impl WorkerQueue {
                 state.stage = Stage::AllEnded;
             }
             drop(state);
-            // Nobody else takes these jobs: no worker is left, and the stage lets no job in.
+            // No worker is left that would take these jobs, and the stage lets no further job in.
             while let Ok(queued) = self.receiver.try_recv() {
                 queued.job.refuse(all_ended());
             }
@@ -346,9 +346,9 @@ impl WorkerQueue {
 
     /// Waits without a job until there may be something to do. None: the worker has waited long enough, and leaves.
     ///
-    /// Takes the lock and gives it back. While the worker waits the lock is free, and the worker is in `idle`: until a call takes
-    /// it out, `close` empties the list, or it leaves by itself. `server` is let go before the first park, so that a worker
-    /// which waits keeps no server alive.
+    /// Takes the guard of the lock, and returns one. While the worker waits, the lock is free, and the worker is in `idle`:
+    /// until a call takes it out, `close` empties the list, or it leaves by itself. `server` is let go before the first park,
+    /// so that a worker which waits keeps no server alive.
     fn wait<'q>(
         &'q self,
         mut state: MutexGuard<'q, QueueState>,

@@ -133,8 +133,8 @@ impl Mixin for Workers {
     }
 
     fn server_close(&self, deadline: Instant) {
-        // A pool that has served nobody has no queue yet. It makes one here, so that later jobs are refused as well. That starts
-        // no thread.
+        // A mixin that has served nobody has no queue yet. It makes one here, so that later jobs are refused as well. That
+        // starts no thread.
         let queue = self.queue();
         queue.close();
         // Daemon threads go on: the close is over when the queue is closed.

@@ -69,8 +69,8 @@ impl fmt::Display for RetiredUnwind {
 
 impl Error for RetiredUnwind {}
 
-/// Runs a section whose waits are not cancelled: a farewell to another server, the end of a transaction. The section
-/// delays the end of the process, so it should be short, and each of its waits bounded.
+/// Runs a section whose waits are not cancelled: a last message to another server, say, or the end of a transaction. The
+/// section delays the end of the process, so it should be short, and each of its waits bounded.
 ///
 /// A cancellation that was held off comes with the first wait after the section. On a plain thread this only calls `run`.
 ///

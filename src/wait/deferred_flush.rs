@@ -27,7 +27,7 @@ use crate::process::BareFork;
 thread_local! {
     /// The work that this thread has deferred. None while it has made no [`FlushPromise`].
     static DEFERRED: RefCell<Option<Vec<Arc<dyn Flush>>>> = const { RefCell::new(None) };
-    /// The process that has deferred the first of it.
+    /// The process that has deferred this work.
     static DEFERRED_IN: Cell<Option<BareFork>> = const { Cell::new(None) };
 }
 
@@ -154,8 +154,8 @@ fn take_deferred() -> Vec<Arc<dyn Flush>> {
     })
 }
 
-/// In the child of a bare fork: what this thread has deferred before is the parent's to send. It is not dropped, which might
-/// send it.
+/// Forgets, in the child of a bare fork, the work that this thread had deferred before the fork: it is the parent's to send. A
+/// drop of the work might send it.
 fn leave_to_parent(list: &mut Vec<Arc<dyn Flush>>) {
     if DEFERRED_IN.get().is_some_and(|process| !process.is_current()) {
         std::mem::forget(std::mem::take(list));
@@ -178,7 +178,7 @@ mod tests {
         }
     }
 
-    /// Defers another one when it is flushed, as an outbox does that is listed by what its flush calls.
+    /// Defers other work when it is flushed: an outbox may do so too, by the code that its flush calls.
     struct DefersAnother(Arc<dyn Flush>);
 
     impl Flush for DefersAnother {

@@ -113,7 +113,7 @@ fn beside_a_thread<A, B: Send>(
     let name = format!("{} join", thread::current().name().unwrap_or("handler"));
     let (serving, span) = (Serving::inherit(), CallersSpan::current());
     if let Some(end) = end {
-        // The attempt with a coroutine, whose closure was dropped, has notified it.
+        // The attempt with a coroutine has notified the event, when its closure was dropped.
         end.clear();
     }
     thread::scope(|scope| {

@@ -9,7 +9,7 @@
 //! - **No lock is held across it**, and no borrow of a thread-local: a coroutine that is suspended there would leave
 //!   it to the next one of the same thread.
 //! - **The thread's deferred work leaves first** (replies to datagrams, its list of outboxes): see
-//!   `deferred_flush.rs`. A call that blocks the thread without waiting here calls [`flush`] or [`may_block`] before.
+//!   `deferred_flush.rs`. A call that blocks the thread without waiting here calls [`flush`] or [`may_block`] first.
 //!
 //! ```text
 //! SocketIo::recv            may_block()?
@@ -19,8 +19,8 @@
 //!                               which may return early: the caller tries again
 //! ```
 //!
-//! A wait may always come back early, and an [`Event`] stays readable until it is cleared. So a waiter looks, waits,
-//! and looks again; and the side that wakes it changes the state first, and then notifies.
+//! A wait may always come back early, and an [`Event`] stays readable until it is cleared. So a waiter checks the state,
+//! waits, and checks again; and the side that wakes it changes the state first, and then notifies.
 
 mod cancelled;
 mod deferred_flush;
@@ -241,7 +241,7 @@ pub(crate) fn is_in_loop() -> bool {
     THREAD_STATE.get().in_loop
 }
 
-/// This thread does not accept any more. A forked child never does.
+/// Notes that this thread is not in an accept loop: its loop has ended, or this is a forked child.
 #[inline]
 pub(crate) fn leave_loop() {
     note(|here| here.in_loop = false);

@@ -39,8 +39,8 @@ use crate::sys::PerProcess;
 ///
 /// A thread is started when work comes and no thread is free, up to 64. Beyond that, work waits for its turn, first
 /// come first served. A thread without work ends after five seconds. Work that waits for other offloaded work may never
-/// end: when 64 pieces of work wait, nothing else runs. Give work that may last for minutes, or for ever, a thread of
-/// its own ([`std::thread::spawn`]).
+/// end: when all 64 threads wait in this way, nothing else runs. Give work that may last for minutes, or for ever, a
+/// thread of its own ([`std::thread::spawn`]).
 ///
 /// If the request is cut off while its work runs, the coroutine stops waiting, and the work goes on to its end. Work
 /// that has not begun is dropped.
@@ -72,8 +72,8 @@ pub fn offload<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> 
     ended.ok_or_else(|| io::Error::other("the work was not waited for"))
 }
 
-/// Looks up a name as [`offload`] runs its work, but only until the deadline. None: the time is over, and the result will be
-/// thrown away. A plain thread does the work itself, to its end.
+/// Runs the look-up of a name, as [`offload`] would, but waits for it only until the deadline. None: the deadline has passed,
+/// and the result will be thrown away. A plain thread does the work itself, to its end.
 ///
 /// Look-ups have threads of their own, because clients may choose names that no name server answers for.
 pub(crate) fn look_up_until<R: Send + 'static>(
@@ -183,7 +183,7 @@ impl OffloadThreads {
         Ok(())
     }
 
-    /// The life of a thread.
+    /// Runs on each thread: does work until none has come for [`KEEP_OFFLOAD_THREAD`].
     fn work(&self) {
         let mut state = self.lock();
         loop {

@@ -91,25 +91,25 @@ impl Slot {
 
 /// How a thread that runs many requests at once waits: it suspends the coroutine that waits.
 ///
-/// Implement it in a mixin that runs requests as coroutines, and call [`install`] on each of its threads. From there
+/// Implement it in a mixin that runs requests as coroutines, and call [`install`] on each of its threads. From then
 /// on every wait of a request on that thread calls [`park`](Self::park). (The mixin `Green` has a parker of its own.)
 ///
 /// When no coroutine can go on, the thread itself waits. Before that it calls [`flush`](super::flush): replies to
 /// datagrams are held back until then, so that one system call sends many.
 pub trait Parker {
     /// Suspends the calling coroutine until one of the descriptors is ready or the deadline has passed. It may come
-    /// back early: the caller looks, and waits again.
+    /// back early: the caller tries again.
     ///
     /// Without descriptors this is a sleep. It is never called while the thread is panicking: a coroutine that is
     /// suspended in the middle of an unwind would make all others of the thread believe that they are panicking.
     ///
     /// # Errors
     ///
-    /// Only if the wait cannot be made (no memory to register it, say). The read, write or accept that waits returns
-    /// this error.
+    /// If the wait cannot be made (no memory to register it, say), or is [cancelled](super::Cancelled). The read, write
+    /// or accept that waits returns this error.
     fn park(&self, waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<()>;
 
-    /// A descriptor whose slot is not zero is about to be closed.
+    /// Called when a descriptor whose slot is not zero is about to be closed.
     fn forget(&self, fd: BorrowedFd<'_>, slot: &Slot);
 
     /// The calling coroutine has received or sent many times without a wait, and others should have their turn.
@@ -154,7 +154,7 @@ pub fn install(parker: Rc<dyn Parker>) -> Installed {
 /// Whether every wait on this thread calls this parker.
 #[cfg(has_green)]
 pub(crate) fn is_installed(parker: &dyn Parker) -> bool {
-    // By address: two parkers of one type are two.
+    // Compared by address: two parkers of one type are different parkers.
     PARKER.with(|current| {
         current
             .borrow()

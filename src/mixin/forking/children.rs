@@ -146,7 +146,8 @@ impl Children {
         self.reports.get().map(|reports| reports.exits.as_fd())
     }
 
-    /// Signals each child that has not ended. [`watch`](Self::watch) comes before, so that each number is a child's.
+    /// Signals each child that has not ended. The caller has called [`watch`](Self::watch), which takes those out of the
+    /// table that another part of the program has reaped.
     pub(super) fn signal_all(&self, signal: libc::c_int) {
         for child in self.table.lock().iter() {
             child_process::signal(child.pid, signal);

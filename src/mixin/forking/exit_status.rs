@@ -23,8 +23,8 @@ pub(super) const PANICKED: i32 = 101;
 /// of them: programs use lower numbers, and shells those just above 128. The page of `Forking` warns of it.
 const FIRST_OWN_STATUS: u8 = 160;
 const STATUSES_PER_END: usize = 4;
-/// The ends that a child can tell. The order is the protocol between a parent and its own children, and nothing else reads
-/// it. Only the parent can tell `Killed` and `Released`.
+/// The ends that a child can report. Their order is the protocol between a parent and its own children, and nothing else
+/// reads it. `Killed` and `Released` are missing: only the parent notices those.
 const ENDS: [CloseReason; 16] = [
     CloseReason::Completed,
     CloseReason::Failed,

@@ -126,7 +126,7 @@ impl Forking {
         self
     }
 
-    /// Python's `active_children`: the process numbers of the children that have not ended.
+    /// Python's `active_children`: the process numbers of the children that the server has not reaped yet.
     #[must_use]
     #[doc(alias = "collect_children")]
     pub fn active_children(&self) -> Vec<i32> {
@@ -288,7 +288,7 @@ pub(crate) trait RequestOfChild: Send {
 pub(crate) struct ChildEnd {
     /// The reason, from the child's exit status or from the signal that has ended it.
     pub(crate) reason: CloseReason,
-    /// The text of a `Fatal`, or else of the step before the handler that has failed.
+    /// The text of a `Fatal`, or of a failed step before the handler.
     pub(crate) text: Option<String>,
     /// The handler has requested a stop of its server.
     pub(crate) stop: bool,

@@ -1,7 +1,7 @@
 //! How the parent learns that a child has ended, and reaps it: Python's `collect_children`.
 //!
-//! A busy loop does not watch its children. It asks after each request which child has ended
-//! ([`collect`](Children::collect)), and mostly finds all of them. Only before the loop waits does it have each child
+//! A busy loop does not watch its children. After each request it asks which children have ended
+//! ([`collect`](Children::collect)), and reaps most of them in this way. Only before the loop waits does it have each child
 //! watched, so that the child's end makes a descriptor readable ([`watch`](Children::watch)):
 //!
 //! ```text
@@ -13,7 +13,7 @@
 //!                          watched ---- the wait wakes, collect asks those that the watch names --> reaped
 //! ```
 //!
-//! `watch` ends by looking at each child that it has begun to watch: one that ended before would wake nothing.
+//! `watch` then tries to reap each child that it has begun to watch: a child that has ended already may wake nothing.
 //!
 //! **Only our own.** The program may have children of its own, by `std::process::Command` say, and so may another server of
 //! the process. So no call reaps whatever has ended: `waitid` is asked to leave what it finds (WNOWAIT), and a child is
@@ -81,7 +81,8 @@ impl Reports {
         }
     }
 
-    /// In the parent: the meaning of a child's status, and its text. The child has been reaped, and is still in the table.
+    /// In the parent: finds out from a child's status, and its text, how its request has ended. The child has been reaped,
+    /// and is still in the table.
     fn end(&self, child: i32, status: i32, table: &Mutex<Table>) -> ChildEnd {
         let Status { reason, stop, has_text } = end_of(status);
         let texts = self.texts(reason);
@@ -120,31 +121,31 @@ impl Children {
     /// Reaps the children that have ended, and ends their requests: Python's `collect_children`. Never waits. Called after each
     /// request and each wait, so each of its steps costs nothing where it has nothing to do:
     ///
-    /// 1. The children that the watch names. Without a watched child it is not asked.
-    /// 2. If the program ignores SIGCHLD, the kernel reaps, and tells only that some child has ended: each is asked for.
-    /// 3. Unwatched children, and orphans: whatever has ended, one after the other, until nothing has.
+    /// 1. It reaps the children that the watch names. Without a watched child, the watch is not asked.
+    /// 2. If the program ignores SIGCHLD, the kernel reaps, and reports only that some child has ended: each is asked for.
+    /// 3. It reaps unwatched children, and orphans, one after the other, until none is left that has ended.
     pub(super) fn collect(&self) {
         let Some(reports) = self.reports.get() else { return };
         // Asked anew at each turn of the loop below: the table changes in it.
         let is_any = |is: fn(&Child) -> bool| self.table.lock().iter().any(is);
-        // Without a watched child the set has nothing to tell, and the call is spared.
+        // Without a watched child the watch has nothing to report, and the system call is spared.
         let asks_watch = is_any(Child::is_watched) || reports.exits.watches_by_signal();
         let ended = asks_watch.then(|| reports.exits.ended());
         for pid in ended.iter().flat_map(Ended::children) {
             self.collect_one(reports, pid);
         }
         let signalled = ended.is_some_and(|ended| ended.signalled);
-        // Such children are never found by the loop below: they leave nothing to wait for.
+        // The loop below never finds children that the kernel has reaped: they leave nothing to wait for.
         if signalled && reports.exits.are_reaped_by_the_kernel() {
             self.collect_each(reports);
         }
-        // The end of an orphan is told by SIGCHLD alone, so without one there is none to reap.
+        // Only SIGCHLD reports the end of an orphan, so without the signal there is no orphan to reap.
         let mark = if signalled { reports.orphan_mark() } else { None };
         let reap_orphan = |pid| mark.is_some_and(|mark| mark.reap(pid));
         // One call asks for all children. If it names a foreign child, that one hides ours until it is reaped, so each of
         // ours is asked for.
         while mark.is_some() || is_any(|child| !child.is_watched()) {
-            // None: no child has ended, this server's or another's.
+            // None: no child of this process has ended, be it this server's or not.
             let Some(pid) = child_process::ended_child() else { return };
             // Reaped: the next look finds the next one.
             if self.collect_one(reports, pid) || reap_orphan(pid) {
@@ -161,7 +162,7 @@ impl Children {
         }
     }
 
-    /// Looks at each child by its number, which costs a system call for each.
+    /// Asks for each child by its number, which costs a system call for each.
     fn collect_each(&self, reports: &Reports) {
         for pid in self.pids() {
             self.collect_one(reports, pid);
@@ -186,7 +187,7 @@ impl Children {
             ChildState::Gone => ended_otherwise(CloseReason::Released, true),
         };
         let child = self.table.lock().take(pid);
-        // Another call has ended the child's request in the meantime.
+        // None: another call has taken the child first, and ends its request.
         let Some(child) = child else { return false };
         // This comes before the drop that closes the pidfd: see `ExitWatch::remove`.
         if let Some(watched) = child.watched {

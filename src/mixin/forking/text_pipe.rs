@@ -1,5 +1,5 @@
-//! [`TextPipe`]: a child's last words to its parent: the text of a [`Fatal`](crate::Fatal), or of the step before the
-//! handler that has failed. An exit status has no room for it.
+//! [`TextPipe`]: brings the text of a [`Fatal`](crate::Fatal), or of a failed step before the handler, from a child to its
+//! parent. An exit status has no room for it.
 
 use std::io::{self, Read, Write};
 use std::mem;
@@ -17,7 +17,7 @@ use crate::sys;
 /// writes "71 text\0"
 ///                               writes "72 text\0"
 ///                               exits                        reaps 72: reads both, keeps that of 71
-/// exits                                                       reaps 71: finds its text among those kept
+/// exits                                                       reaps 71: finds its text in `read_ahead`
 /// ```
 ///
 /// A pipe for each child would cost two descriptors and a few system calls for each request, and nearly no request has a text.
@@ -53,7 +53,7 @@ impl TextPipe {
         sys::replace(&self.writer, writer.into())
     }
 
-    /// Sends a text, in the child. One that does not fit, because the parent is far behind, is lost.
+    /// Sends a text, in the child. If the text does not fit, because the parent is far behind, it is lost.
     pub(super) fn send(&self, text: &str) {
         // A zero ends the message: a text may have any length and any line breaks.
         let mut message =
@@ -65,8 +65,8 @@ impl TextPipe {
         let _ = (&self.writer).write_all(&message);
     }
 
-    /// The text of a child that the parent has reaped. None: it was lost. `has` says which processes are children that will
-    /// be reaped: the texts of others are dropped.
+    /// Returns the text of a child that the parent has reaped. None: it was lost. `has` says which processes are children
+    /// that are still to be reaped: the texts of others are dropped.
     pub(super) fn receive_from(&self, child: i32, has: impl Fn(i32) -> bool) -> Option<String> {
         let mut bytes = Vec::new();
         // The read does not block: all that an ended child has written is there already.

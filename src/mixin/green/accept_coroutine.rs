@@ -30,7 +30,7 @@ pub(super) struct AcceptCoroutine {
     shared: Arc<Shared>,
 }
 
-/// A handle by which other threads retire an [`AcceptCoroutine`]. Clones are handles of the same one.
+/// A handle by which other threads retire an [`AcceptCoroutine`]. Clones are handles of the same coroutine.
 #[derive(Clone)]
 pub(super) struct AcceptHandle(Arc<Shared>);
 
@@ -41,7 +41,7 @@ struct Shared {
     /// Notified when the coroutine does not run any more.
     changed: Condvar,
     /// Set under the lock of `state`, while that is `Suspended`, and never taken back. The coroutine reads it without the
-    /// lock: the lock that its next resume takes orders the two.
+    /// lock: its resume has taken the lock before, which orders the read after the store.
     is_retired: AtomicBool,
 }
 
@@ -56,7 +56,7 @@ enum AcceptState {
 }
 
 impl AcceptCoroutine {
-    /// A coroutine that has not begun. A panic that leaves `body` ends the process.
+    /// Makes a coroutine, which has not begun. A panic that leaves `body` ends the process.
     pub(super) fn new(stack: SlabStack, body: impl FnOnce(&AcceptHandle) + 'static) -> Self {
         let (state, changed) = (Mutex::new(AcceptState::Suspended), Condvar::new());
         let shared = Arc::new(Shared { state, changed, is_retired: AtomicBool::new(false) });

@@ -12,8 +12,8 @@ use super::worker::{ACCEPTOR, Worker};
 use crate::sys::epoll::{Epoll, WatchFor};
 use crate::wait::Waiting;
 
-/// An epoll set of the descriptors that an accept loop waits for. It is disabled while the loop waits for others, so that
-/// those in the set may be closed then.
+/// An epoll set of the descriptors that an accept loop waits for. It is disabled while the loop waits for other descriptors,
+/// so that those in the set may be closed then.
 ///
 /// A connection stays in the worker's own set between its waits, and has a slot that says so. The accept loop's descriptors
 /// have no slots; but as a rule they are the same at each wait, and to add and remove four of them each time would be eight

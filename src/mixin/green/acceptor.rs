@@ -36,7 +36,7 @@
 //! | [`abandon`](Acceptors::abandon) | the one that closes | yes, for a moment |
 //!
 //! *Invariant*: a run has at most one coroutine that is not retired. Each start has a number. A worker makes a coroutine
-//! only for the newest start, under the lock; and the number rises only when the coroutine of the start before is retired,
+//! only for the newest start, under the lock; and the number rises only when the coroutine of the previous start is retired,
 //! or was never made.
 
 use std::io;
@@ -92,13 +92,13 @@ pub(super) struct AcceptorStart {
 }
 
 impl AcceptorStart {
-    /// The coroutine that runs the loop. None: the loop runs elsewhere, or there is nobody to run it for any more.
+    /// Makes the coroutine that runs the loop. None: the loop runs elsewhere, is abandoned, or has ended for lack of a stack.
     pub(super) fn into_coroutine(
         self,
         stack: impl FnOnce() -> io::Result<SlabStack>,
     ) -> Option<AcceptCoroutine> {
         let Self { accept_loop, run, start } = self;
-        // The lock is held to the end: so the loop either was moved before, or has a coroutine that can be retired.
+        // The lock is held to the end: so the loop either was moved first, or has a coroutine that can be retired.
         let mut state = run.state.lock();
         if state.start != start || state.is_abandoned {
             return None;
@@ -132,7 +132,7 @@ impl AcceptorStart {
 }
 
 impl Run {
-    /// Notes that the loop has ended. A loop that is retired ends without a result.
+    /// Notes that the loop has ended. Not called for a retired loop, which has no result.
     fn finish(&self, state: &mut AcceptorRun, ended: LoopEnd) {
         state.ended = Some(ended);
         self.changed.notify_all();
@@ -177,7 +177,7 @@ impl Run {
                     drop(group.workers[worker].inbox.send(Message::Retire));
                     return None;
                 }
-                // The coroutine has ended in the meantime, or there was none.
+                // The coroutine has ended by now, or there was none.
                 return self.state.lock().ended.take();
             }
             match state.start_at.take() {

@@ -4,7 +4,7 @@
 //! the deadline of a drain     the server shuts down the connections
 //!                             Message::Cancel: the wait of each request fails, once (`Cancelled`)
 //! GRACE later                 waits unwind, a few times: the handler, its `finish`, its drops
-//! after that                  waits fail, each after a ABANDONED_WAIT
+//! after that                  waits fail, each after ABANDONED_WAIT
 //! ```
 //!
 //! A handler that swallows the error, and each unwinding, is left behind; the server closes in time, and its report names
@@ -76,12 +76,12 @@ impl Cancellation {
     /// `check`, for a request that has to end.
     #[cold]
     fn act(&self) -> io::Result<()> {
-        // The phase stays: the first wait after the section acts on it.
+        // In a section of `park::shield` the phase stays: the first wait after the section acts on it.
         if self.shields.get() > 0 {
             return Ok(());
         }
         match self.phase.get() {
-            // The request has been told once, and may clean up: for GRACE its waits work as ever.
+            // One wait of the request has failed. For GRACE its other waits work as usual, so that it can clean up.
             CancelPhase::None | CancelPhase::Told => return Ok(()),
             CancelPhase::Asked => self.phase.set(CancelPhase::Told),
             CancelPhase::Unwinds(0) => {}

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | a connection | with its first wait, until it is closed | once for each arrival: see `registrations.rs` |
 //! | the accept loop's descriptors | in a set of their own, as long as they stay the same | as long as one is ready |
-//! | a datagram socket, by the accept loop | for one wait: in the set, each datagram that is *sent* would cost a call-back | as long as it is ready |
+//! | a datagram socket, by the accept loop | for one wait: while it is in a set, each datagram that it *sends* costs a call-back | as long as it is ready |
 //! | anything else | for one wait | as long as it is ready |
 //!
 //! A coroutine has tried its system call in vain before it waits here. A wait for input of a connection then goes like
@@ -74,7 +74,7 @@ impl Worker {
         Err(cancelled)
     }
 
-    /// [`suspend`](Worker::suspend), without a look at why the coroutine goes on.
+    /// [`suspend`](Worker::suspend), without the check whether the coroutine may go on.
     #[inline(always)]
     fn switch(&self, task: &Rc<Task>, deadline: Option<Instant>) {
         // Most waits have no deadline, and leave the timers alone.
@@ -144,7 +144,8 @@ impl Worker {
         match look {
             WaiterLook::Ready => {}
             WaiterLook::Waits(other) => {
-                // There is one waiter for each direction: the earlier one looks, and waits again if it has to.
+                // A direction has room for one waiter, and this one has replaced an earlier one. That one is woken: it tries
+                // again, and waits anew if it has to.
                 if let Some(other) = other.filter(|other| !Rc::ptr_eq(other, task)) {
                     self.wake(&other);
                 }
@@ -201,7 +202,7 @@ impl Worker {
             return self.park_watched(task, waiting, deadline);
         }
         if !self.accept_sets.borrow().iter().any(|set| set.is_for(task, waiting)) {
-            // The old set is dropped before the new one is made: no other descriptor may be free.
+            // The old set is dropped before the new one is made: there may be no free descriptor but the old set's.
             self.accept_sets.borrow_mut().retain(|set| !set.is_of(task));
             match AcceptSet::new(self, task, waiting) {
                 Ok(set) => self.accept_sets.borrow_mut().push(set),
@@ -245,7 +246,7 @@ impl Worker {
     }
 }
 
-/// After a wait: whether the coroutine may go on.
+/// Checks, after a wait, whether the coroutine may go on.
 ///
 /// # Errors
 ///
@@ -270,7 +271,7 @@ fn retire() -> io::Result<()> {
 /// Descriptors that are in the set for one wait.
 ///
 /// Dropped at the end of the wait, also where it unwinds: the descriptors may be closed right afterwards, and their numbers
-/// be another's.
+/// reused.
 struct WatchedForOnce<'a, 'b> {
     epoll: &'a Epoll,
     fds: Vec<BorrowedFd<'b>>,

@@ -7,8 +7,8 @@ use crate::sys::epoll::ReadyEvents;
 /// is in the cache already.
 const PREFETCH_FROM: usize = 400;
 
-/// The events of a group. Their registrations are fetched two groups ahead of their turn, and the pages that those name one
-/// group ahead.
+/// How many events are a group. Their registrations are fetched two groups ahead of their turn, and the pages that the
+/// registrations name one group ahead.
 const FETCH_GROUP: usize = 16;
 
 /// How many events ahead the coroutine of an event is fetched.
@@ -21,9 +21,9 @@ impl Worker {
         self.tasks.len() > PREFETCH_FROM
     }
 
-    /// Has the processor fetch what the next events need, in three steps, each of which needs the one before. The first two
-    /// come in groups: a fetch from a page that is not in the TLB stalls, and several in a row look up their pages at the
-    /// same time.
+    /// Makes the processor fetch the memory that the next events need, in three steps, each of which needs the previous one.
+    /// The first two come in groups: a fetch from a page that is not in the TLB stalls, and several in a row look up their
+    /// pages at the same time.
     #[inline]
     pub(super) fn fetch(&self, events: &ReadyEvents, at: usize) {
         // With so few events there is no time between a fetch and its use.

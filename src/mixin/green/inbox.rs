@@ -56,7 +56,7 @@ impl Inbox {
             }
             None => return Some(message),
         };
-        // The lock is released before, because the worker that wakes takes it.
+        // The lock is released first, because the worker that wakes takes it.
         if is_first {
             self.wake_up.notify();
         }

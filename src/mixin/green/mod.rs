@@ -14,12 +14,14 @@
 //! |---|---|
 //! | `worker_thread` | the beginning and the end of a worker's thread |
 //! | `worker` | a worker's loop: run queue, events, deadlines |
-//! | `parked` | the waits of its coroutines |
-//! | `tasks`, `registrations`, `timers` | coroutines; which waits for which descriptor; until when |
-//! | `inbox` | what other threads tell a worker |
-//! | `acceptor` | the accept loop in a worker |
+//! | `coroutine_wait` | the waits of its coroutines |
+//! | `tasks`, `registrations`, `timers` | coroutines; which of them waits for which descriptor; until when |
+//! | `inbox` | the messages of other threads to a worker |
+//! | `acceptor`, `accept_coroutine`, `accept_set` | the accept loop in a worker |
+//! | `dispatch` | how the loop deals requests to the workers |
 //! | `cancellation` | how requests that do not end by themselves are ended |
 //! | `worker_status`, `watchdog` | a worker as others see it; noticing a request that holds it |
+//! | `fetch_ahead` | memory that comes into the caches before it is needed |
 
 mod accept_coroutine;
 mod accept_set;
@@ -94,21 +96,21 @@ use worker_thread::WorkerStart;
 /// # What a green handler must not do
 ///
 /// A handler must not hold its worker: all other requests of the worker wait for as long. The [watchdog](Self::watchdog)
-/// tells the observer of a handler that does. And across a wait it must hold nothing that belongs to the *thread*, because
-/// the next coroutine finds it there.
+/// reports such a handler to the observer. And across a wait a handler must hold nothing that belongs to the *thread*,
+/// because the next coroutine finds it there.
 ///
 /// | not in a green handler | because | but |
 /// |---|---|---|
 /// | `std::thread::sleep` | the worker sleeps | [`sleep`](crate::sleep) |
 /// | `std::net`, a client library | its reads and look-ups block | [`connect`](crate::outgoing::connect), for a protocol of your own; else [`offload`](crate::offload) |
 /// | a large or remote file, a database | the disk or the network is waited for | [`offload`](crate::offload). A small file that was read before is in memory: read it |
-/// | `std::io::stdin`, `Command::output`, `Child::wait` | nobody knows for how long | [`offload`](crate::offload); for minutes or for ever a thread of its own, and an [`Event`](crate::park::Event) |
+/// | `std::io::stdin`, `Command::output`, `Child::wait` | they may block for any time | [`offload`](crate::offload); for minutes or longer, a thread of your own that notifies an [`Event`](crate::park::Event) |
 /// | a channel's `recv`, a `Condvar`, a thread's `join` | the sender may be a coroutine of the same worker: they wait for ever | an [`Event`](crate::park::Event), an [`Outbox`](crate::Outbox), [`join`](crate::join) |
-/// | a `Mutex`, a `RefCell` of a thread-local, `stdout().lock()` held across a read or a write | the next one that locks it blocks the thread that could unlock it, or panics | hold it for some lines without a wait. [`Console`](crate::monitor::Console) prints without waiting |
+/// | a `Mutex`, a `RefCell` of a thread-local, `stdout().lock()` held across a read or a write | the next coroutine that locks it blocks the thread that could unlock it, or panics | hold it for a few lines without a wait. [`Console`](crate::monitor::Console) prints without waiting |
 /// | a thread-local as the state of a request | all requests of the worker share it | a field of the handler; [`extension`](crate::StreamRequest::extension) |
 /// | recursion by the depth of the input, `[0; 1 << 20]` | the stack has [256 KiB](Self::stack_bytes): an overflow ends the process, with a message | a `Vec`, a bound on the depth, a larger stack |
 /// | a loop that computes for long | it holds the worker | [`offload`](crate::offload), or [`sleep`](crate::sleep) with `Duration::ZERO` now and then |
-/// | waits that go on after one has failed, with values whose drop panics | a request that is cut off is unwound if it waits on, and a panic in an unwinding ends the process, as anywhere | return at the first error |
+/// | a value whose drop panics, in a handler that waits again after a failed wait | a request that is cut off is unwound if it waits again, and a panic in an unwinding ends the process, as anywhere | return at the first error |
 /// | `catch_unwind` in a loop that goes on in any case | a request that is cut off ends by an error and then by a panic of this crate's own; one that swallows both is left behind, and the report names it | end the loop after an error of the request |
 /// | a bare `fork` whose child goes on | the child has the handler's thread alone; all other requests, and the worker's set of descriptors, are the parent's | `Command`, also with `pre_exec`. Else end the child by `_exit` |
 ///
@@ -118,7 +120,7 @@ use worker_thread::WorkerStart;
 /// # With `panic = "abort"`
 ///
 /// A panic of a handler ends the process, with its message, as under every mixin. At the deadline of a drain the waits of a
-/// request that is left fail, and nothing is unwound. A handler that returns at the first error ends as ever. One that goes
+/// request that is left fail, and nothing is unwound. A handler that returns at the first error ends as usual. One that goes
 /// on in any case (`loop { sleep(..) }`) is left behind: the report names it, the server closes in time, and each of its
 /// waits fails after a pause of 10 ms, until the process ends.
 pub struct Green {
@@ -126,7 +128,7 @@ pub struct Green {
     workers: Option<usize>,
     /// The size of each coroutine's stack, in bytes. `check` refuses a size that stacks cannot have.
     stack_bytes: usize,
-    /// How long a handler may hold its worker before the server is told.
+    /// How long a handler may hold its worker before that is reported to the server.
     watchdog: Duration,
     /// The workers, started with the first run or request.
     group: OnceLock<Arc<Group>>,
@@ -134,7 +136,7 @@ pub struct Green {
     group_of_child: Mutex<Option<Arc<Group>>>,
 }
 
-/// The most workers. They are threads, all started with the first run; no machine has as many processors.
+/// The most workers. They are threads, all started with the first run; no usual machine has as many processors.
 const MAX_GREEN_WORKERS: usize = 1_024;
 
 /// The default of [`Green::watchdog`]. Shorter in a debug build, so that the author of a handler that blocks notices it.
@@ -164,7 +166,7 @@ impl Green {
 
     /// The size of each handler's stack, rounded up to whole pages: from 64 KiB to 1 GiB. Default: 256 KiB.
     ///
-    /// Raise it for handlers that recurse deeply or keep large arrays in local variables. To lower it saves nothing that
+    /// Raise it for handlers that recurse deeply or keep large arrays in local variables. A lower size saves nothing that
     /// is scarce: a stack is reserved address space, and takes memory page by page as the handler goes deeper. The deepest
     /// known users, in KiB, with a handler of a few lines on x86-64:
     ///
@@ -194,9 +196,9 @@ impl Green {
         self
     }
 
-    /// For how long a handler may run without a wait before the server is told: see
+    /// For how long a handler may run without a wait before the observer gets a
     /// [`ServerEvent::WorkerHeld`](crate::monitor::ServerEvent::WorkerHeld). Default: 1 s, in a debug build 100 ms. At
-    /// least 1 ms; with [`Duration::MAX`] the server is never told.
+    /// least 1 ms; with [`Duration::MAX`] nothing is reported.
     #[must_use]
     pub fn watchdog(mut self, limit: Duration) -> Self {
         self.watchdog = limit.max(Duration::from_millis(1));
@@ -208,7 +210,7 @@ impl Green {
         self.workers.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
     }
 
-    /// The workers, which this starts if need be. Called for each request; as a rule it takes no lock.
+    /// Returns the workers, and starts them if need be. Called for each request; as a rule it takes no lock.
     fn group(&self) -> io::Result<Arc<Group>> {
         self.started().map_or_else(|| self.start(), Ok)
     }
@@ -223,13 +225,13 @@ impl Green {
         self.group_of_child.lock().clone().filter(|group| group.owner.is_noted())
     }
 
-    /// The workers, which this starts if there are none yet, or only those of a parent process.
+    /// Returns the workers, and starts them if there are none yet, or only those of a parent process.
     #[cold]
     fn start(&self) -> io::Result<Arc<Group>> {
         // The lock is held until the workers are there, so that two first requests do not both start them.
         let mut of_child = self.group_of_child.lock();
         let first = self.group.get();
-        // Another request has started the workers in the meantime.
+        // Another call may have started the workers first.
         if let Some(ours) = first.into_iter().chain(&*of_child).find(|group| group.owner.is_noted())
         {
             return Ok(Arc::clone(ours));
@@ -238,7 +240,7 @@ impl Green {
         if first.is_none() {
             return Ok(Arc::clone(self.group.get_or_init(|| new)));
         }
-        // The threads of the group before are a parent's: it is forgotten, so that nothing of it is touched.
+        // The threads of the previous group are a parent's: the group is forgotten, so that nothing of it is touched.
         std::mem::forget(of_child.replace(Arc::clone(&new)));
         Ok(new)
     }
@@ -277,7 +279,7 @@ struct Group {
     threads: Arc<ThreadGroup>,
     /// The accept loops that run in the workers.
     acceptors: Acceptors,
-    /// Begins with the first request.
+    /// Its thread starts with the first request.
     watchdog: Watchdog,
     /// The server, once a request has come.
     server: OnceLock<Weak<dyn WorkerWatch>>,
@@ -331,13 +333,13 @@ impl Group {
     /// Counts a request that is about to be given to a worker. It is counted now, and not when the worker takes it, so that
     /// the next request goes to another worker.
     fn begin_request(self: &Arc<Self>, worker: usize) {
-        // The watchdog is told only if the worker had none: while there are requests, it is awake.
+        // Only the first request of a worker has to wake the watchdog: while there are requests, it is awake.
         if self.workers[worker].status.begin_request() {
             self.watchdog.begin(self);
         }
     }
 
-    /// Gives a request to a worker. One that has ended refuses it.
+    /// Gives a request to a worker. If the worker has ended, the request is refused.
     fn send(self: &Arc<Self>, worker: usize, job: Job) {
         self.begin_request(worker);
         // A worker ends only when the group quits, so the server is closed.
@@ -347,7 +349,7 @@ impl Group {
         }
     }
 
-    /// Tells all workers. Those that have ended need not hear of it.
+    /// Sends a message to all workers. Those that have ended do not need it.
     fn tell_all(&self, message: impl Fn() -> Message) {
         self.workers.iter().for_each(|worker| drop(worker.inbox.send(message())));
     }
@@ -357,7 +359,7 @@ impl Group {
         self.workers.iter().all(|worker| worker.status.is_idle())
     }
 
-    /// Tells the server of a request that holds its worker.
+    /// Reports to the server that a request holds its worker.
     fn tell_held(&self, request: u64, held: Duration) {
         if let Some(server) = self.server.get().and_then(Weak::upgrade) {
             server.worker_is_held(request, held);
@@ -397,7 +399,7 @@ impl Mixin for Green {
     }
 
     fn process_request(&self, job: Job) {
-        // Started by `prepare` as a rule. A mixin around this one may not forward that.
+        // As a rule `prepare` or `serve` has started the workers. A mixin around this one may have forwarded neither.
         let group = match self.group() {
             Ok(group) => group,
             Err(error) => return job.refuse(Refused::CannotStart(error)),

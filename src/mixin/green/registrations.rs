@@ -43,7 +43,7 @@ pub(super) struct Seen {
     pub(super) readable: bool,
     /// Room to write has come. The next wait for room returns at once, and takes this back.
     pub(super) writable: bool,
-    /// No more input will come: from here on a receive never finds nothing, so this is not taken back.
+    /// No more input will come: from here on each receive returns at once, so this is not taken back.
     pub(super) ended: bool,
 }
 
@@ -58,9 +58,9 @@ pub(super) struct WaitRegistration {
     pub(super) reports_room: Cell<bool>,
     /// The coroutine that waits for input. Its `is_noted` is set meanwhile.
     pub(super) reader: Cell<Option<Rc<Task>>>,
-    /// The coroutine that waits for room: another one than the reader, under [`join`](crate::join).
+    /// The coroutine that waits for room. Under [`join`](crate::join) it may be a different one from the reader.
     pub(super) writer: Cell<Option<Rc<Task>>>,
-    /// Addresses of what the reader looks at first when it goes on.
+    /// The addresses that the reader needs first when it goes on.
     near: Cell<Near>,
 }
 
@@ -78,8 +78,8 @@ pub(super) struct Near {
     pub(super) task: usize,
 }
 
-/// For each of these: how many cache lines are fetched, and how many of them lie before the address. Found by trying: more
-/// gain nothing, and fewer leave a miss for each request.
+/// How many cache lines are fetched at each of these addresses, and how many of them lie before the address. Found by trying:
+/// more lines gain nothing, and fewer leave a miss for each request.
 const TASK_LINES: (usize, usize) = (3, 0);
 const FRAME_LINES: (usize, usize) = (7, 1);
 const REQUEST_LINES: (usize, usize) = (3, 1);
@@ -117,7 +117,7 @@ static WORKERS: AtomicUsize = AtomicUsize::new(0);
 
 impl Registrations {
     pub(super) fn new() -> Self {
-        // Beyond 4,096 workers numbers come again. Two tokens are then equal only if their counts are as well.
+        // Beyond 4,096 workers, numbers are used again. Two tokens are then equal only if their counts are as well.
         let number = WORKERS.fetch_add(1, Ordering::Relaxed);
         let last_token = Cell::new(number << COUNT_BITS);
         Self { entries: RefCell::default(), last_token }
@@ -133,7 +133,7 @@ impl Registrations {
         token
     }
 
-    /// Looks at the registration of a connection, if it has one by this token.
+    /// Calls `look` with the registration of a connection, if it has one with this token.
     #[inline]
     pub(super) fn with<R>(
         &self,
@@ -147,13 +147,13 @@ impl Registrations {
         (token != 0 && entry.token.get() == token).then(|| look(entry))
     }
 
-    /// Registers a connection, before it is put into the set. Gives its token. An entry that an earlier owner of the number has
-    /// left is overwritten.
+    /// Registers a connection, before it is put into the set. Returns its token. An entry that an earlier owner of the number
+    /// has left is overwritten.
     pub(super) fn add(&self, fd: RawFd) -> usize {
         let mut entries = self.entries.borrow_mut();
         let at = usize::try_from(fd).unwrap_or_default();
         if at >= entries.len() {
-            // No further: the spare capacity of the vector takes no memory until it is written to.
+            // Only up to this place: the spare capacity of the vector takes no memory until it is written to.
             entries.resize_with(at + 1, WaitRegistration::default);
         }
         let token = self.next_token();
@@ -207,8 +207,7 @@ impl Registrations {
         });
     }
 
-    /// Takes back the note of a wait that has ended by something else than an arrival. An arrival that comes now is noted
-    /// as seen.
+    /// Takes back the note of a wait that has ended otherwise than by an arrival. An arrival that comes now is noted as seen.
     #[cold]
     pub(super) fn end_wait(&self, fd: RawFd, token: usize, interest: Interest, task: &Rc<Task>) {
         task.is_noted.set(false);
@@ -220,8 +219,8 @@ impl Registrations {
         });
     }
 
-    /// Takes an event, and gives the tasks to wake: the reader and the writer. An arrival that nobody waits for is noted.
-    /// The tasks may have been woken by something else before: the caller looks at their states.
+    /// Takes an event, and returns the tasks to wake: the reader and the writer. An arrival that nobody waits for is noted.
+    /// The tasks may have been woken in another way already: the caller checks their states.
     #[inline]
     pub(super) fn arrived(&self, event: ReadyEvent) -> (Option<Rc<Task>>, Option<Rc<Task>>) {
         let fd = fd_of(event);
@@ -308,7 +307,7 @@ pub(super) fn event_number(fd: RawFd, token: usize) -> u64 {
 pub(super) enum WaiterLook {
     /// Something has arrived since the last wait, so the caller tries again.
     Ready,
-    /// The wait is noted. A task in here waited in the same direction before, and has to look again.
+    /// The wait is noted. The task in here, if there is one, waited in the same direction before, and has to try again.
     Waits(Option<Rc<Task>>),
     /// Room to write is not reported yet.
     NeedsRoomReports,

@@ -56,9 +56,9 @@ pub(super) enum TaskState {
 #[repr(C)]
 pub(super) struct Task {
     pub(super) state: Cell<TaskState>,
-    /// A registration notes it as its reader or its writer.
+    /// Whether a registration notes the task as its reader or its writer.
     pub(super) is_noted: Cell<bool>,
-    /// Looked at before and after each wait.
+    /// Checked before and after each wait.
     pub(super) cancellation: Cancellation,
     /// The handle of the accept loop, if this coroutine runs one.
     pub(super) acceptor: Option<AcceptHandle>,
@@ -68,7 +68,7 @@ pub(super) struct Task {
     body: RefCell<Option<Body>>,
     /// When its present wait ends at the latest. None between waits: an entry among the timers then wakes nothing.
     pub(super) deadline: Cell<Option<Instant>>,
-    /// The time of its entry among the timers, if it has one: never later than `deadline`, while there is one.
+    /// The time of its entry among the timers, if it has one: never later than `deadline`, while that is set.
     pub(super) armed: Cell<Option<Instant>>,
     /// The task's place in [`Tasks`].
     place: Cell<usize>,

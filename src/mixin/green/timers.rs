@@ -24,14 +24,14 @@ use std::time::Instant;
 
 use super::tasks::Task;
 
-/// Entries in the order of their times. The number tells entries of one time apart.
+/// Entries in the order of their times. The task's number tells entries of the same time apart.
 #[derive(Default)]
 pub(super) struct Timers {
     entries: RefCell<BTreeMap<(Instant, u64), Rc<Task>>>,
 }
 
 impl Timers {
-    /// Has a task wait until this moment at the most.
+    /// Lets a task wait until this moment at the latest.
     #[inline]
     pub(super) fn set(&self, task: &Rc<Task>, at: Instant) {
         task.deadline.set(Some(at));
@@ -63,8 +63,8 @@ impl Timers {
         self.entries.borrow().first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// A task whose deadline has passed. None: no other is due. Called again and again, and the caller may resume the task in
-    /// between, which changes the entries.
+    /// Takes a task whose deadline has passed. None: no further task is due. Called again and again, and the caller may resume
+    /// the task in between, which changes the entries.
     pub(super) fn take_due(&self, now: Instant) -> Option<Rc<Task>> {
         loop {
             let mut entries = self.entries.borrow_mut();
@@ -73,7 +73,7 @@ impl Timers {
                 return None;
             }
             let task = entry.remove();
-            // `arm` borrows them again.
+            // `arm` borrows the entries again.
             drop(entries);
             task.armed.set(None);
             match task.deadline.get() {
@@ -103,7 +103,7 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let [one, two, three] = [(); 3].map(|()| tasks.add_empty());
         assert!(timers.next().is_none() && due(&timers, at(100)).is_empty());
-        // Two at the same time; and one that moves on, and then back.
+        // Two tasks are due at the same time; the third moves on, and then back.
         for task in [&one, &two, &three] {
             timers.set(task, at(5));
         }

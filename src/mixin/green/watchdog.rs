@@ -11,11 +11,11 @@
 //! ```
 //!
 //! A look is two loads for each worker. It finds the request that runs and a count of switches; if both are the same as at
-//! the look before, nothing else has run in between. The accept loop does not count as running: its hooks are not watched.
+//! the previous look, nothing else has run in between. The accept loop does not count as running: its hooks are not watched.
 //!
-//! It looks often only while requests run: a look that finds every worker as it was doubles the pause, and without a
-//! request it sleeps until there is one. That wake-up is ordered as in every sleep: the sleeper notes that it sleeps and
-//! then looks at the loads; a dealer raises a load and then looks for a sleeper ([`Watchdog::begin`]).
+//! The watchdog looks often only while requests run. A look that finds all workers without a running request doubles the
+//! pause, and while there are no requests at all the watchdog sleeps. It misses no wake-up: it notes that it sleeps and then
+//! checks the loads; a dealer raises a load and then checks for a sleeper ([`Watchdog::begin`]).
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ use crate::sys::sync::thread::{self, JoinHandle};
 use crate::sys::sync::{AtomicBool, Condvar, Mutex, Ordering};
 
 /// A worker that is held for longer than this does not accept. A move costs a stack, two messages and an unwinding: not worth
-/// it for the milliseconds of a usual computation; and a client that waits for so long does not notice yet.
+/// it for the milliseconds of a usual computation. And a client hardly notices a wait of this length.
 const MOVE_AFTER: Duration = Duration::from_millis(50);
 
 /// The longest pause while there are requests: requests that all wait cost two looks a second.
@@ -38,9 +38,9 @@ pub(super) struct Watchdog {
     limit: Duration,
     /// The thread sleeps, because there is no request.
     sleeps: AtomicBool,
-    /// Held by the thread while it looks whether to sleep, so that a wake-up cannot come between its look and its wait.
+    /// Held by the thread while it checks whether to sleep, so that a wake-up cannot come between the check and the wait.
     state: Mutex<WatchdogState>,
-    /// Notified when a request begins while it sleeps, and when it has to end.
+    /// Notified when a request begins while the thread sleeps, and when the thread has to end.
     changed: Condvar,
 }
 
@@ -59,7 +59,7 @@ struct WorkerLook {
     running: Option<RunningRequest>,
     /// The first look that found `running`. It may have run before that, for a pause at most.
     since: Option<Instant>,
-    /// The server was told of this request.
+    /// This request has been reported to the server.
     told: bool,
 }
 
@@ -69,7 +69,7 @@ impl Watchdog {
         Self { limit, sleeps: AtomicBool::new(true), state, changed }
     }
 
-    /// Starts the thread, or wakes it: a first request begins on some worker, whose load says so already.
+    /// Starts the thread, or wakes it. Called when a worker gets a request and had none; its load counts the request already.
     #[inline]
     pub(super) fn begin(&self, group: &Arc<Group>) {
         if self.sleeps.load(Ordering::SeqCst) {
@@ -79,7 +79,7 @@ impl Watchdog {
 
     #[cold]
     fn wake(&self, group: &Arc<Group>) {
-        // Several requests may get here at once. The first has the thread started, and the others notify it in vain.
+        // Several calls may get here at once. The first starts the thread, and the others notify it in vain.
         let mut state = self.state.lock();
         self.sleeps.store(false, Ordering::SeqCst);
         if state.thread.is_none() && !state.quits {
@@ -115,8 +115,8 @@ impl Watchdog {
         !state.quits
     }
 
-    /// The pause while something happens. With a limit of 1 s and several workers it is 25 ms: `MOVE_AFTER` is over at the second
-    /// look after the one that has first found the request. With one worker there is none to move to, and it is 250 ms.
+    /// The pause while requests run. With a limit of 1 s and several workers it is 25 ms: `MOVE_AFTER` is over at the second
+    /// look after the one that has first found the request. With one worker the loop cannot move, and the pause is 250 ms.
     fn shortest_pause(&self, workers: usize) -> Duration {
         let quarter = self.limit / 4;
         let pause = if workers > 1 { quarter.min(MOVE_AFTER / 2) } else { quarter };
@@ -124,8 +124,8 @@ impl Watchdog {
     }
 }
 
-/// The life of the thread. It keeps the group alive while it pauses, and without a request a pause has no end of its own: a
-/// close or the drop of the mixin ends it, by `quit`.
+/// Runs the thread. It keeps the group alive while it pauses, and without a request a pause has no end of its own: a close or
+/// the drop of the mixin ends it, by `quit`.
 fn watch(group: &Weak<Group>) {
     let mut looks: Vec<WorkerLook> = Vec::new();
     let mut pause = Duration::ZERO;

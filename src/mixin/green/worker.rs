@@ -74,7 +74,7 @@ const MAX_EXTRA_POLLS: u32 = 8;
 /// A worker. It never leaves its thread.
 pub(super) struct Worker {
     /// Shared with the mixin, the other workers and the watchdog. It lives until its last worker has ended, also when the
-    /// `Green` is dropped before.
+    /// `Green` is dropped first.
     pub(super) group: Arc<Group>,
     /// The worker's place in `Group::workers`.
     pub(super) number: usize,
@@ -93,8 +93,8 @@ pub(super) struct Worker {
     current: RefCell<Option<Rc<Task>>>,
     /// Coroutines that wait for descriptors without a slot, by their numbers.
     pub(super) watched: RefCell<HashMap<u64, Rc<Task>>>,
-    /// The descriptors of the accept loops that run here: mostly one or none, more where several servers share a `Green`, or
-    /// where one is retired and has not gone on yet.
+    /// The descriptors of the accept loops that run here, a set for each. Mostly there is one loop or none; there are more
+    /// where several servers share a `Green`, or where a retired loop has not gone on yet.
     pub(super) accept_sets: RefCell<Vec<AcceptSet>>,
     /// How many more requests the acceptor may take before others have their turn.
     pub(super) budget: Cell<u32>,
@@ -104,8 +104,8 @@ pub(super) struct Worker {
     looks: Cell<u32>,
     /// How far the cancellation of all requests has come. A request that begins now begins in this phase.
     cancels: Cell<CancelPhase>,
-    /// When requests whose waits have failed are unwound: [`GRACE`] after the message. None before the message, and after
-    /// the unwinding has begun.
+    /// When requests whose waits have failed are unwound: [`GRACE`] after `Message::Cancel`. None before that message, and
+    /// after the unwinding has begun.
     unwinds_at: Cell<Option<Instant>>,
 }
 
@@ -150,7 +150,7 @@ impl Worker {
                 return;
             }
             self.wait(&mut events);
-            // The clock is read once in each turn. A deadline that passes while events are dispatched has the next turn.
+            // The clock is read once in each turn. A deadline that passes while events are dispatched is due in the next turn.
             let now = Instant::now();
             let fetches = self.fetches();
             for at in 0..events.len() {
@@ -245,7 +245,7 @@ impl Worker {
     #[inline(always)]
     fn dispatch_to_connection(&self, event: ReadyEvent) {
         let (reader, writer) = self.registrations.arrived(event);
-        // The usual case, without calls: after a switch the processor predicts no return.
+        // The usual case, without calls: after a switch the processor cannot predict where a call returns to.
         if let Some(task) = reader.filter(|task| task.state.get() == TaskState::Waiting) {
             self.resume_inlined(&task);
         }
@@ -269,7 +269,7 @@ impl Worker {
                     self.unwinds_at.set(Some(Instant::now() + GRACE));
                 }
                 Message::Cancel => {}
-                // The worker's requests go on to their ends: `run` looks at this flag when none is left.
+                // The worker's requests go on to their ends: `run` checks this flag, and ends when no request is left.
                 Message::Quit => self.quits.set(true),
             }
         }
@@ -282,19 +282,19 @@ impl Worker {
         }
     }
 
-    /// Adds a coroutine, which begins in this turn or the next.
+    /// Adds a coroutine, which begins in the next turn.
     fn add(&self, body: Body, request: Option<u64>, phase: CancelPhase) {
         let task = self.tasks.add(body, request, phase);
         self.queue.borrow_mut().push_back(task);
     }
 
-    /// Begins a request of this worker; it runs in this turn or the next.
+    /// Begins a request of this worker, which runs in the next turn.
     pub(super) fn start(&self, job: Job) {
         let stack = self.stacks.borrow_mut().take();
         let stack = match stack {
             Ok(stack) => stack,
             Err(error) => {
-                // The dealer has counted it.
+                // The dealer has counted the request already.
                 self.handle().status.end_request();
                 return job.refuse(Refused::CannotStart(error));
             }
@@ -313,9 +313,9 @@ impl Worker {
     }
 
     /// Starts a coroutine for a part of the request that runs. It begins in the next turn. The closure is given back if no
-    /// request runs, or if there is no memory for a stack.
+    /// coroutine runs, or if there is no memory for a stack.
     pub(super) fn spawn(&self, run: Box<dyn FnOnce()>) -> Result<(), Box<dyn FnOnce()>> {
-        // The watchdog counts the part's switches as the request's. The load of the worker does not count the part.
+        // For the watchdog the part runs under the request's number. The load of the worker does not count the part.
         let Some(part_of) = self.current() else { return Err(run) };
         let Ok(stack) = ({ self.stacks.borrow_mut().take() }) else { return Err(run) };
         // Panics of the part are caught here, as in `start`.
@@ -364,7 +364,7 @@ impl Worker {
         }
     }
 
-    /// Cleans up after a coroutine whose body has returned: nothing refers to it any more, and its stack is free.
+    /// Cleans up after a coroutine whose body has returned: its stack is free, and nothing here may refer to it any more.
     #[inline(never)]
     fn end(&self, task: &Rc<Task>, stack: SlabStack) {
         self.stacks.borrow_mut().give_back(stack);

@@ -45,7 +45,7 @@ impl WorkerStart {
         Ok(Self { group: Arc::clone(group), number, epoll })
     }
 
-    /// The life of the thread.
+    /// Runs the thread, from its start to its end.
     pub(super) fn run(self) {
         // Without memory for the watch, an overflow ends the process without a message.
         let _watch = watch_for_overflows();

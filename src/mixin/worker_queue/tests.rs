@@ -150,7 +150,7 @@ fn a_hook_that_panics_in_every_new_thread_loses_no_request_silently() {
     }
 }
 
-/// Queues one request whose worker accepts afterwards. Returns the thread.
+/// Queues one request, whose worker accepts afterwards. Returns the worker's thread.
 fn have_one_accept(server: &Arc<FakeServer>, queue: &Arc<WorkerQueue>) -> ThreadId {
     let jobs = FakeJobs::new();
     queue.process_request(jobs.job_of(server.erased()));
@@ -237,7 +237,7 @@ fn a_request_gets_the_place_that_a_worker_has_taken_for_a_client_that_is_gone() 
     jobs.ends.send(()).unwrap();
 }
 
-/// A server that nothing but its worker has any more.
+/// A server to which only its worker still has a reference.
 struct LastOfServer {
     queue: Arc<WorkerQueue>,
     found_free: Sender<bool>,
@@ -259,7 +259,8 @@ impl WorkerAccept for LastOfServer {
 
 impl Drop for LastOfServer {
     fn drop(&mut self) {
-        // With the server go the user's hooks and handlers, whose drops may wait for a thread that closes the queue.
+        // The user's hooks and handlers are dropped with the server, and their drops may wait for a thread that closes the
+        // queue.
         self.found_free.send(self.queue.state.try_lock().is_some()).unwrap();
     }
 }

@@ -32,11 +32,11 @@ pub(super) fn let_go(server: &mut Option<Arc<dyn WorkerAccept>>) -> bool {
     server.take().is_some_and(WorkerAccept::let_go)
 }
 
-/// A worker, on its own thread. Its drop takes it out of the count, also when a hook or a job has panicked.
+/// A worker, on its own thread. Its drop takes it out of the count, also when a hook has panicked.
 pub(super) struct QueueWorker {
     /// Kept alive by its workers, also when the mixin is dropped.
     pub(super) queue: Arc<WorkerQueue>,
-    /// False while it is one of `QueueState::starting`.
+    /// False while `QueueState::starting` counts the worker.
     pub(super) has_come: bool,
     /// The place of the job that it runs, or has just run.
     pub(super) permit: Option<Permit>,
@@ -62,7 +62,7 @@ impl QueueWorker {
                 queue.wake(state);
                 let_go(&mut server);
                 server = job.worker_accept();
-                // A job without a permit takes over the permit of the job before it, or asks again.
+                // A job without a permit takes over the permit of the previous job, or asks again.
                 self.permit = permit.or(self.permit.take()).or_else(|| queue.try_enter());
                 self.run(job);
                 // `keep` of zero: each request has a new thread.
