@@ -28,11 +28,11 @@ use crate::sys::Common;
 /// | state | meaning | set by |
 /// |---|---|---|
 /// | 0 | it is in the clear | the parent, for a new request |
-/// | from 3 on | a handshake has begun; the lower, the earlier | the child, or the parent if it is sure to come |
+/// | from 3 on | a handshake has begun; the lower, the earlier | the child, or the parent if a handshake is sure to come |
 /// | 1 | it is encrypted | the child, unless the state is 2 |
 /// | 2 | its handshake has to make room | the parent, if a handshake is unfinished; it stays |
 ///
-/// The first row belongs to no slot: its first number is that of the last handshake that has begun.
+/// The first row belongs to no slot: its first number counts the handshakes that have begun.
 pub(super) type ClearRows = Common<NUMBERS>;
 
 const NUMBERS: usize = 3;

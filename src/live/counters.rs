@@ -3,8 +3,8 @@
 //!
 //! Each number has one writer at a time, and any thread reads it. The loads and stores are relaxed and without a lock,
 //! because no reader decides by two numbers at once. The exception is the activity, by which a drain decides: see the
-//! diagrams in `entry/ending.rs`. (If there is an outbox, its lock passes the count of bytes sent from thread to
-//! thread.)
+//! diagrams in `entry/ending.rs`. (If there is an outbox, several threads send, and count the bytes one after the other,
+//! under the lock of the outbox.)
 //!
 //! Under `Forking` the writer is the child, and the row is in memory that the parent reads. Everywhere else the row is
 //! a part of the entry itself.
@@ -65,7 +65,7 @@ impl RequestCounters {
         self.row().iter().for_each(|number| number.store(0, Ordering::Relaxed));
     }
 
-    /// The counters that are in use. The branch is always the same one for a server, so the processor foresees it.
+    /// The counters that are in use. The branch is always the same one for a server, so the processor predicts it.
     #[inline]
     fn row(&self) -> &Row {
         match &self.common {

@@ -62,8 +62,9 @@ pub(crate) struct Entry {
 /// names.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    /// How many bytes had come when the handler began (a PROXY header, a handshake): they are no part of a request.
-    /// While those steps go on, this is [`UNFINISHED`].
+    /// How many bytes had come when the handler began, as [`clear_bytes`](Entry::clear_bytes) counts them: those of a
+    /// PROXY header, say, which are no part of a request. While the steps before the handler go on, this is
+    /// [`UNFINISHED`].
     pub(super) preface: AtomicU64,
     /// The reaper's notes on the request's present wait. `None` if the request waits for nothing that the reaper
     /// bounds, or if the reaper has not seen the wait yet.
@@ -80,7 +81,7 @@ pub(super) struct Marks {
     pub(super) lost: AtomicU8,
     /// Whether others may have a copy of the descriptor, and send and receive with it.
     pub(super) is_lent: AtomicBool,
-    /// Whether a wrapper is in place, which sends a farewell before the end: TLS its `close_notify`.
+    /// Whether a wrapper is in place, which sends a closing message at the end: TLS its `close_notify`.
     pub(super) wrapped: AtomicBool,
     /// Whether the worker waits for room to write, below the wrapper or in the output half above TLS. A cut then ends
     /// both directions.
@@ -195,7 +196,7 @@ impl Entry {
         self.marks.preface.store(self.clear_bytes().0, Ordering::Relaxed);
     }
 
-    /// Notes that the handshake has ended: from here on the handler's bytes are counted beside those on the wire. The
+    /// Notes that the handshake has ended: from here on the handler's bytes are counted as well as those on the wire. The
     /// worker calls this when the wrapper is in its place; a second wrapper inside the first changes nothing.
     pub(crate) fn begin_clear(&self) {
         self.clear.begin();
@@ -251,8 +252,8 @@ impl Entry {
         let (clear_bytes_in, clear_bytes_out) = self.clear_bytes();
         let process = u32::try_from(self.marks.process.load(Ordering::Relaxed)).ok();
         let process = process.filter(|it| *it > 0);
-        // A datagram has no connection that could be cut off: at the deadline of a drain its handler is only told. A
-        // child is killed, and so is cut off too.
+        // A datagram has no connection that could be cut off: at the deadline of a drain only the cut is noted. A child is
+        // killed, and so is cut off too.
         let may_be_cut = self.marks.has_connection.load(Ordering::Relaxed) || process.is_some();
         LiveRequest {
             id: self.id(),

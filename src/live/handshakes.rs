@@ -14,9 +14,9 @@
 //! common (`clear_counters.rs`), and the parent looks at it whenever it is about to fork one more:
 //!
 //! ```text
-//! parent: make_room      its own next one counts; beyond the maximum the oldest becomes `crowded out`, and SIGTERM follows
+//! parent: make_room      counts the next child's too; beyond the maximum the oldest becomes `crowded out`, and SIGTERM follows
 //! child:  enter          unfinished
-//!         SIGTERM        crowded out? then the connection is cut (Crowded), and it is no drain
+//!         SIGTERM        crowded out? then the connection is cut (Crowded), and the signal begins no drain
 //!         leave          from here on the parent cuts it no more
 //! ```
 //!
@@ -85,7 +85,7 @@ impl fmt::Debug for Handshakes {
     }
 }
 
-/// An unfinished handshake. Its drop takes the handshake off the list, unless it was ended for others, and is off the
+/// An unfinished handshake. Its drop takes the handshake off the list, unless it was ended to make room and is off the
 /// list already.
 pub(crate) enum Unfinished<'a> {
     /// A handshake with this number in the list of this process.

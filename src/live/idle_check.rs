@@ -34,7 +34,8 @@ pub(crate) const SHORTEST_REAPED: Duration = Duration::from_secs(8);
 pub(super) struct LastLook {
     /// The moment since which no bytes have moved.
     since: Instant,
-    /// How many bytes had been received: the mark of the wait, because a wait ends only when bytes have come.
+    /// How many bytes had been received at the last look. While this number is unchanged it is still the same wait,
+    /// because a wait ends only when bytes have come.
     bytes_in: u64,
     /// How many bytes had been sent at the last look.
     bytes_out: u64,
@@ -49,9 +50,10 @@ pub(super) struct LastLook {
 pub(super) const LEFT_TO_REAPER: u64 = 0x80;
 
 impl LiveList {
-    /// Looks at all waits that are left to the reaper, and ends those that have been silent for too long. Returns the
-    /// shortest limit of the live requests and of the next one. If no request is alive, it calls `leave` under the
-    /// lock, so that none can enter before the call: a request that enters later starts a new reaper.
+    /// Checks all waits that are left to the reaper, and ends those that have been silent for too long. Returns the
+    /// shortest limit of the live requests and of the next one, of the limits that the reaper keeps. If no live request
+    /// has such a limit, it calls `leave` under the lock, so that no request can enter before the call: one that enters
+    /// later starts a new reaper.
     pub(crate) fn end_silent(&self, now: Instant, leave: impl FnOnce()) -> Option<Duration> {
         let slots = self.slots.lock();
         for entry in slots.live() {
@@ -117,7 +119,8 @@ impl Entry {
         };
         if wait.may_move == Some(true) {
             let moved = Some(Progress::of((wait.bytes_in, bytes_out), fd));
-            // The first look only stores what it finds: there is no earlier look to compare it with.
+            // The first time the system is asked, there is no earlier answer to compare with: the silence counts from
+            // here.
             if wait.moved != moved {
                 (wait.moved, wait.since) = (moved, now);
             }
@@ -194,8 +197,8 @@ mod tests {
         (registration, ours, theirs)
     }
 
-    /// Lets the reaper look eight times per limit, for two limits. Returns the second at which it ended the wait, if it
-    /// did.
+    /// Lets the reaper look eight times per limit, for two limits. Returns after how many seconds it ended the wait, if
+    /// it did.
     fn ended_after(list: &LiveList, entry: &Entry, mut between: impl FnMut()) -> Option<u64> {
         let begin = Instant::now();
         for look in 0..16 {

@@ -72,8 +72,8 @@ use token_buckets::TokenBuckets;
 /// under the same lock.
 #[derive(Debug)]
 pub(crate) struct LiveList {
-    /// The number of this list within the process. With a request's own number it makes a [`RequestId`], by which an
-    /// error of one server's request is told from that of another server's.
+    /// The number of this list within the process. With a request's own number it makes a [`RequestId`], which tells
+    /// errors of this server's requests from those of other servers' requests.
     number: u64,
     /// The requests, and the limits that the next one gets.
     slots: Mutex<Slots>,
@@ -147,7 +147,7 @@ impl LiveList {
         if slots.rates.as_ref().map(TokenBuckets::rate) != slots.limits.peer_rate {
             slots.limit_rates();
         }
-        // There may be a new limit for one peer, or none. Requests beyond a lower one go on; the next ones are refused.
+        // There may be a new limit for one peer, or none. If it is lower, requests beyond it go on; the next are refused.
         slots.limit_peers();
     }
 

@@ -200,7 +200,7 @@ fn write(row: &AddressWords, address: Option<&Address>) {
         whole[..bytes.len()].copy_from_slice(bytes);
         word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
     }
-    // The system has no longer path than these words hold. The length fits into one byte; the port takes two.
+    // No path of the system is longer than these words hold. The length fits into one byte; the port takes two.
     let length = bytes.len().min(8 * (WORDS - 1)) as u64;
     // Stored last: a reader that sees this word sees the bytes as well.
     row[0].store(kind | length << 8 | u64::from(port) << 16, Ordering::SeqCst);

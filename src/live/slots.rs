@@ -56,7 +56,7 @@ pub(super) struct Slots {
     pub(super) rates: Option<TokenBuckets>,
     /// The counters of each slot's request, if children serve the requests.
     pub(super) rows: Option<Arc<Rows>>,
-    /// The client behind a proxy of each slot's request, if children serve the requests. The first row belongs to no
+    /// For each slot's request, the client behind a proxy, if children serve the requests. The first row belongs to no
     /// slot.
     pub(super) clients: Option<Arc<ClientRows>>,
     /// The counters of each slot's encrypted connection, if children serve the requests. The first row belongs to no
@@ -84,7 +84,7 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// A request of this peer has left the list. A peer that has no other is forgotten.
+    /// Counts off a request of this peer, which has left the list. A peer without another request is forgotten.
     pub(super) fn count_off(&mut self, peer: PeerKey) {
         if let hash_map::Entry::Occupied(mut count) = self.counts.entry(peer) {
             *count.get_mut() -= 1;
@@ -119,7 +119,7 @@ impl Slots {
     }
 
     /// Sets up the buckets of `Limits::peer_rate`, or removes them if there is no such limit. Every peer begins with a
-    /// full bucket. If children serve, they take tokens from the same table; those that were forked before go on with
+    /// full bucket. If children serve, they take tokens from the same table; children that were forked earlier go on with
     /// the table and the rate of that time.
     pub(super) fn limit_rates(&mut self) {
         let have_children = self.rows.is_some();
@@ -206,16 +206,17 @@ impl Slots {
         })
     }
 
-    /// Asks both limits of one peer for one more of its requests. Returns the limit that it is beyond, if any; the number
-    /// of requests first, if it is beyond both. `is_one_too_many` is called only if there is a limit on that number.
+    /// Checks a further request of a peer against both limits for one peer. Returns the limit that the request exceeds, if
+    /// any; if it exceeds both, the limit on the number of requests. `is_one_too_many` is called only if there is that
+    /// limit.
     pub(super) fn admit_peer(
         &mut self,
         key: PeerKey,
         now: Instant,
         is_one_too_many: impl FnOnce(&mut Peers) -> bool,
     ) -> Option<Limit> {
-        // Both are asked, so that a request that one limit refuses counts for the other too. The rate needs no `leave`:
-        // a token comes back with time.
+        // Both limits are checked, so that a request that one of them refuses counts for the other too. The rate needs no
+        // `leave`: a token comes back with time.
         let is_too_fast = self.rates.as_ref().is_some_and(|rates| !rates.admit(key, now));
         let is_one_too_many = self.peers.as_mut().is_some_and(is_one_too_many);
         match (is_one_too_many, is_too_fast) {

@@ -13,13 +13,13 @@ use std::io;
 use super::Entry;
 use crate::wait::Event;
 
-/// The events of one request, with a descriptor each. An event becomes readable once, and stays so: any number of
+/// The events of one request; each takes a descriptor. An event becomes readable once, and stays so: any number of
 /// threads may wait for it.
 #[derive(Debug)]
 pub(crate) struct StopEvents {
-    /// The server drains, or the request is over.
+    /// Notified when the server drains, and when the request is over or cut off.
     pub(crate) stopping: Event,
-    /// The request is over.
+    /// Notified when the request is over or cut off.
     pub(crate) closed: Event,
 }
 
@@ -50,14 +50,14 @@ impl Entry {
         Ok(made)
     }
 
-    /// Tells the stop tokens that the server drains. A signal handler may call this.
+    /// Notifies the stop tokens that the server drains. A signal handler may call this.
     pub(crate) fn tell_of_stop(&self) {
         if let Some(stop_events) = self.marks.rare.get().and_then(|rare| rare.stop_events.get()) {
             stop_events.stopping.notify();
         }
     }
 
-    /// Tells the stop tokens that the request is over, or has been cut off.
+    /// Notifies the stop tokens that the request is over, or has been cut off.
     pub(super) fn tell_of_close(&self) {
         if let Some(stop_events) = self.marks.rare.get().and_then(|rare| rare.stop_events.get()) {
             // Code that works for a request stops at the request's end as it does at a drain.

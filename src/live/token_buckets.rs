@@ -130,8 +130,8 @@ impl TokenBuckets {
     fn place(&self, hash: u64, now: u64) -> Option<&Place> {
         let set = &self.places()[hash as usize % SETS * WAYS..][..WAYS];
         for _ in 0..MAX_PROBES {
-            // Two new peers that come at once begin at different places. A place that was just taken still looks full,
-            // so that from one beginning both would choose it.
+            // Two new peers that come at once mostly begin at different places. A place that was just taken still looks
+            // full, so that from the same beginning both would choose it.
             let begin = (hash >> 32) as usize % WAYS;
             let in_turn = set[begin..].iter().chain(&set[..begin]);
             // In this order: see the diagram at the top of the file.

@@ -80,7 +80,7 @@ impl Entry {
         // Without a connection there is nothing to end, and no cut may be stored: it would explain an end that it has
         // not caused.
         let closed = match self.marks.process.load(Ordering::Relaxed) {
-            // This process serves the request. One that leaves at this moment may have given its connection back.
+            // This process serves the request. If it leaves at this moment, it may have given its connection back.
             0 => self.connection.lock().is_some(),
             // The handler in the child cannot be reached, and the child has the connection. A kill ends both. If the
             // child has been reaped meanwhile, `signal` sends nothing: the number may be a stranger's.
@@ -93,8 +93,8 @@ impl Entry {
         closed
     }
 
-    /// Makes every later end from outside leave the output open, so that the worker can send the wrapper's farewell
-    /// (the `close_notify` of TLS). Called when the wrapper is in its place, and never undone.
+    /// Makes every later end from outside leave the output open, so that the worker can send the wrapper's closing
+    /// message (the `close_notify` of TLS). Called when the wrapper is in its place, and never undone.
     pub(crate) fn set_wrapped(&self) {
         self.marks.wrapped.store(true, Ordering::SeqCst);
     }
@@ -111,8 +111,8 @@ impl Entry {
     }
 
     /// Stores the reason and ends one or both directions. Below a wrapper only the input is ended, because the worker
-    /// has to send the wrapper's farewell; the worker finds the cut at its next read or write. If the worker waits in a
-    /// write, both directions are ended: a peer that takes nothing gets no farewell either.
+    /// has to send the wrapper's closing message; the worker finds the cut at its next read or write. If the worker waits
+    /// in a write, both directions are ended: a peer that takes nothing gets no closing message either.
     ///
     /// Any thread may call this, but no signal handler, because this takes locks. It does not wait.
     pub(crate) fn shut_down(&self, why: Cut, how: Shutdown) {
@@ -128,7 +128,7 @@ impl Entry {
         }
     }
 
-    /// Ends one or both directions of the connection, if the list still has it. The lock keeps the descriptor's number
+    /// Ends one or both directions of the connection, if the entry still has it. The lock keeps the descriptor's number
     /// from being used again meanwhile.
     pub(in crate::live) fn shut_connection(&self, how: Shutdown) {
         if let Some(fd) = &*self.connection.lock() {
