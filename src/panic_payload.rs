@@ -9,9 +9,9 @@ use std::panic::{self, AssertUnwindSafe};
 const MAX_PANICKING_DROPS: usize = 4;
 
 /// Drops a payload. Its drop is code of the program and may panic as well, with a new payload, which is then dropped
-/// in the same way. After [`MAX_PANICKING_DROPS`] of them the last one is leaked, so that this ends.
+/// in the same way. After [`MAX_PANICKING_DROPS`] such panics the last payload is leaked, so that this ends.
 pub(crate) fn drop_payload(payload: Box<dyn Any + Send>) {
-    // The last one is leaked, because its drop would panic here, outside of every catch. Usually there is none.
+    // The last payload is leaked, because its drop might panic here, outside of every catch. Usually none is left.
     mem::forget(last_of_many(payload));
 }
 

@@ -79,7 +79,7 @@
 //! with every write in its arms. Take what is needed out first: `let value = map.lock().unwrap().get(key).cloned();`.
 //!
 //! A queue that handlers wait for is a mutex and an event. The sender changes the state first and then notifies. The
-//! waiter clears the event, looks at the state, and only then waits. So no message is lost between the look and the
+//! waiter clears the event, checks the state, and only then waits. So no message is lost between the check and the
 //! wait:
 //!
 //! ```

@@ -1,4 +1,4 @@
-//! [`ClearCounters`]: under TLS, the bytes that the handler reads and writes, beside those on the wire.
+//! [`ClearCounters`]: under TLS, the bytes that the handler reads and writes, in addition to those on the wire.
 //!
 //! A connection in the clear has no such counters: its bytes are those on the wire, and a server without TLS pays for
 //! an empty field. Under `Forking` the counters are in a row of common memory, which also has the state of the
@@ -41,7 +41,7 @@ const IN_THE_CLEAR: u64 = 0;
 const ENCRYPTED: u64 = 1;
 const CROWDED: u64 = 2;
 
-/// Whether any child has ever begun a handshake. If none has, the parent looks at no row before it forks.
+/// Whether any child has ever begun a handshake. If none has, the parent reads no row before it forks.
 pub(super) fn have_handshakes(rows: &ClearRows) -> bool {
     rows.rows()[0][0].load(Ordering::SeqCst) > 0
 }

@@ -266,7 +266,7 @@ impl Entry {
             bytes_out,
             clear_bytes_in,
             clear_bytes_out,
-            // A handler may have been told of the drain without a `shutdown`: it was about to wait, and saw the drain
+            // The handler may have learned of the drain without a `shutdown`: it was about to wait, and saw the drain
             // itself.
             cut: self.cut().filter(|_| may_be_cut).or(self.is_stopped().then_some(Cut::Drained)),
             process,

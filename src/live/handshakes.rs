@@ -7,11 +7,11 @@
 //! ```text
 //! worker: enter     under the lock: it is the newest; beyond the maximum the oldest leaves, and is cut (Crowded)
 //!         ...       its worker finds the cut at its next receive, or is woken by it
-//!         leave     under the lock: from here on nobody cuts it, so a look at the cut after this is final
+//!         leave     under the lock: from here on nobody cuts it, so a check for the cut after this is final
 //! ```
 //!
-//! Under `Forking` each child has one handshake, and knows no other. So the state of each stands in memory that all have in
-//! common (`clear_counters.rs`), and the parent looks at it whenever it is about to fork one more:
+//! Under `Forking` each child has one handshake, and knows no other. So the state of each handshake is in memory that all
+//! processes share (`clear_counters.rs`), and the parent reads it whenever it is about to fork a further child:
 //!
 //! ```text
 //! parent: make_room      counts the next child's too; beyond the maximum the oldest becomes `crowded out`, and SIGTERM follows

@@ -51,9 +51,9 @@ pub(super) const LEFT_TO_REAPER: u64 = 0x80;
 
 impl LiveList {
     /// Checks all waits that are left to the reaper, and ends those that have been silent for too long. Returns the
-    /// shortest limit of the live requests and of the next one, of the limits that the reaper keeps. If no live request
-    /// has such a limit, it calls `leave` under the lock, so that no request can enter before the call: one that enters
-    /// later starts a new reaper.
+    /// shortest `Limits::idle` of the live requests and of the next one, not counting those below [`SHORTEST_REAPED`]. If
+    /// no live request has such a limit, it calls `leave` under the lock, so that no request can enter before the call:
+    /// one that enters later starts a new reaper.
     pub(crate) fn end_silent(&self, now: Instant, leave: impl FnOnce()) -> Option<Duration> {
         let slots = self.slots.lock();
         for entry in slots.live() {
@@ -109,7 +109,7 @@ impl Entry {
         // Locked until the end, so that the descriptor stays open while the system is asked about it.
         let connection = self.connection.lock();
         let fd = connection.as_ref().map(AsFd::as_fd);
-        // Noted at each look, so that the next one compares with this one.
+        // Noted at each look, so that the next look compares with this one.
         let sent = std::mem::replace(&mut wait.bytes_out, bytes_out) != bytes_out;
         let waits_for_peer = |fd| sys::tcp_info::unacknowledged(fd).is_ok_and(|bytes| bytes > 0);
         // Once true it stays so for this wait: bytes on their way may be acknowledged at any later look.

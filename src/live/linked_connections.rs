@@ -36,7 +36,7 @@ impl Entry {
     pub(crate) fn link_connection(&self, connection: &Arc<dyn LinkedConnection>) {
         {
             let mut list = self.marks.rare.get_or_init(Box::default).linked_connections.lock();
-            // A handler that makes one connection after another must not grow the list: ended ones are dropped here.
+            // A handler that makes one connection after another must not grow the list: ended connections are dropped here.
             list.retain(|linked| linked.strong_count() > 0);
             list.push(Arc::downgrade(connection));
         }

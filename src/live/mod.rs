@@ -1,12 +1,12 @@
 //! The live list: every request from its acceptance to its close, with its peer, its age and its activity.
 //!
 //! A drain uses it to end the idle requests and to force the remaining ones. `ServerContext::live` shows it to
-//! operators. The idle reaper and the limits per peer look at it.
+//! operators. The idle reaper and the limits per peer use it too.
 //!
-//! Each server has one list, in its context. Its lock is held for one request at a time, or for one look at all of
-//! them. Under this lock nothing waits, no code of the user's runs, and each system call returns at once: a drain's
-//! shutdown of a socket or notification of a token, or a question of the reaper's. The locks inside an entry are taken
-//! under this lock, never the other way round.
+//! Each server has one list, in its context. Its lock is held for one request at a time, or for one pass over all of
+//! them. Under this lock nothing waits, no code of the user's runs, and each system call returns at once: a drain shuts
+//! down sockets and notifies tokens, and the reaper asks how many bytes a socket has moved. The locks inside an entry are
+//! taken under this lock, never the other way round.
 //!
 //! ```text
 //! accept loop        enter: a number, a slot, the limits in force; counts the peer     -> Registration, in the Ticket
@@ -252,14 +252,14 @@ impl LiveList {
         self.slots.lock().len()
     }
 
-    /// How many requests run, and how many wait for a worker. It looks at every request.
+    /// How many requests run, and how many wait for a worker. Goes through all requests.
     pub(crate) fn running_and_queued(&self) -> (usize, usize) {
         let slots = self.slots.lock();
         let queued = slots.live().filter(|it| it.activity() == Activity::Queued).count();
         (slots.len() - queued, queued)
     }
 
-    /// How many bytes the live requests have received and sent so far. It looks at every request.
+    /// How many bytes the live requests have received and sent so far. Goes through all requests.
     #[cfg(feature = "metrics")]
     pub(crate) fn bytes(&self) -> (u64, u64) {
         let slots = self.slots.lock();

@@ -102,7 +102,8 @@ impl ProxiedClient {
         self.common.is_some()
     }
 
-    /// How many live requests this request's client has, itself included, by the rows that the children have written.
+    /// How many live requests this request's client has, this one included, according to the rows that the children have
+    /// written.
     ///
     /// Each child writes its row before it counts. So if two children do this at once, at least one of them sees the
     /// other. If both see each other, both may be refused.

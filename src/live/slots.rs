@@ -175,8 +175,8 @@ impl Slots {
         Arc::new(arrival.entry(connection, Arc::clone(&self.limits), counters, clear))
     }
 
-    /// Begins to count the requests of each peer, if `per_peer` is lower than `live`: otherwise no request can be
-    /// beyond it, and none pays for a look at the map. Returns the maximum for one peer, if requests are counted.
+    /// Begins to count the requests of each peer, if `per_peer` is lower than `live`: otherwise no request can exceed it,
+    /// and the map would cost time for nothing. Returns the maximum for one peer, if requests are counted.
     pub(super) fn limit_peers(&mut self) -> Option<usize> {
         let max = self.limits.per_peer_within(self.budget);
         let mut counts = HashMap::new();

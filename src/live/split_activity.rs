@@ -1,7 +1,7 @@
 //! The activity of a request whose two directions are used at once.
 //!
 //! The activity of a request is that of its input half, because a drain and the reaper act by the waits of that half.
-//! A write beside it must neither hide a wait for the beginning of a request, nor look like one. The output half has
+//! A write at the same time must neither hide a wait for the beginning of a request, nor look like one. The output half has
 //! a flag of its own for "it sends". The list shows that flag while the input half waits for nothing.
 
 use std::sync::atomic::Ordering;

@@ -4,9 +4,9 @@
 //! part of the request's entry, which lives at least as long as the last token: so a token finds the end even after the
 //! request has left the list.
 //!
-//! A handler may make the events while a drain begins. Each side first makes its own step visible and then looks at the
+//! A handler may make the events while a drain begins. Each side first makes its own step visible and then checks the
 //! other's: the handler publishes the events and asks whether the server drains; the drain stores that it has begun and
-//! looks for events. An event that is notified twice is readable once.
+//! looks for events. If each finds the other, both notify the event, which does no harm.
 
 use std::io;
 

@@ -70,7 +70,7 @@ type Place = [AtomicU64; 2];
 const SETS: usize = 1_024;
 const WAYS: usize = 8;
 
-/// How often a new peer looks for a place that other processes do not take at the same moment.
+/// How often a place is looked for on behalf of a new peer, if other processes take the found ones at the same moment.
 const MAX_PROBES: usize = 64;
 
 impl TokenBuckets {

@@ -1,4 +1,4 @@
-//! `delegate`: a mixin whose methods are those of another one.
+//! `delegate`: a macro by which a mixin forwards all its methods to another one.
 
 use super::Mixin;
 

@@ -11,8 +11,8 @@
 //! The timeout of a worker counts from its own `enter`, so that B may leave at once.
 //!
 //! A worker leaves the list by itself, or is taken off it: by `call`, whose caller notes `wake_pending` and expects the
-//! worker at the queue; or by `dismiss`, at a close. A worker that returns from its park tells the two apart by
-//! [`IdleWorker::is_called`]. An unpark alone means neither: the worker looks under the lock, and parks again.
+//! worker at the queue; or by `dismiss`, at a close. A worker that returns from its park tells `call` from `dismiss` by
+//! [`IdleWorker::is_called`]. An unpark alone means neither: the worker checks under the lock, and parks again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,7 @@ pub(super) struct IdleWorker {
     ///
     /// Atomic only so that it can be reached through the `Arc`: the lock orders all accesses.
     called: AtomicBool,
-    /// The worker waits with a timeout. Only the next one to leave does: a timer for each wait of a busy worker would
+    /// The worker waits with a timeout. Only the next worker to leave does: a timer for each wait of a busy worker would
     /// cost 5 % of a short request.
     has_timeout: AtomicBool,
 }
@@ -50,8 +50,8 @@ impl IdleWorker {
         }
     }
 
-    /// Ends a `park` of this worker, or makes its next one return at once. Called without the lock, so that the
-    /// worker does not wake only to wait for it.
+    /// Ends a `park` of this worker, or makes its next `park` return at once. Called without the lock, so that the
+    /// worker does not wake only to wait for the lock.
     pub(super) fn unpark(&self) {
         self.thread.unpark();
     }
@@ -120,7 +120,7 @@ impl IdleWorkers {
     /// Whether this worker is the next to leave, and so waits with a timeout.
     pub(super) fn is_next_to_leave(&self, worker: &Arc<IdleWorker>, last: LastIdle) -> bool {
         let is_next = self.next_to_leave(last).is_some_and(|next| Arc::ptr_eq(next, worker));
-        // This is noted under the lock, before the worker parks: `give_timeout` need not wake one that has a timeout.
+        // This is noted under the lock, before the worker parks, so that `give_timeout` wakes it only if it has no timeout.
         worker.has_timeout.store(is_next, Ordering::Relaxed);
         is_next
     }

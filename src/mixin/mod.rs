@@ -275,7 +275,7 @@ pub struct Job {
 pub(crate) trait Work: ServeInChild + Send {
     /// See [`Job::run`]. It catches all panics of the request.
     fn run(self: Box<Self>) -> CloseReason;
-    /// See [`Job::refuse`]. It may run the `overflow` hook, so no lock is held.
+    /// See [`Job::refuse`]. It may run the `overflow` hook, so the caller must hold no lock.
     fn refuse(self: Box<Self>, why: Refused);
     /// See [`Job::release`].
     fn release(self: Box<Self>);

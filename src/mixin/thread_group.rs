@@ -68,7 +68,7 @@ impl fmt::Debug for ThreadOptions {
     }
 }
 
-/// The size of a thread's stack, if nobody sets another: std's.
+/// The default size of a thread's stack, in bytes: std's.
 const USUAL_STACK: usize = 2 << 20;
 
 /// Starts threads and counts those that are alive.
@@ -79,7 +79,7 @@ pub(super) struct ThreadGroup {
     alive: Mutex<usize>,
     /// Notified by each thread that ends.
     ended: Condvar,
-    /// How often a thread was to be started: the number in the last one's name.
+    /// How many starts of a thread have been tried. The number of a start is in the thread's name.
     started: AtomicU64,
     /// The process in which the last thread was started.
     owner: OwnerProcess,
@@ -172,7 +172,7 @@ impl AliveThread {
 impl Drop for AliveThread {
     fn drop(&mut self) {
         THREADS.fetch_sub(1, Ordering::Relaxed);
-        // The waits look at the count under the same lock: the notification cannot come between their look and their wait.
+        // The waits check the count under the same lock, so the notification cannot come between a check and its wait.
         *self.group.alive.lock() -= 1;
         // All waits are woken: several closes may wait at once.
         self.group.ended.notify_all();

@@ -260,7 +260,7 @@ impl WorkerQueue {
     }
 
     /// Restores the invariant and releases the lock: wakes or starts a worker if the queue needs one. Called after each change
-    /// that may break it. One worker at a time: the one that comes looks whether the queue needs another.
+    /// that may break it. Wakes one worker at a time: when that one comes, it checks whether the queue needs another.
     fn wake<'q>(self: &'q Arc<Self>, mut state: MutexGuard<'q, QueueState>) {
         while !self.receiver.is_empty() && !state.wake_pending {
             // Idle workers come first: a worker that accepts does something useful.
@@ -280,7 +280,7 @@ impl WorkerQueue {
             if state.starting >= most_starting || !self.may_grow(&state) {
                 return;
             }
-            // The worker is counted before the lock is free: another loop that looks meanwhile finds the worker on its way.
+            // The worker is counted before the lock is free, so that another loop does not start one for the same job.
             state.workers += 1;
             state.starting += 1;
             let label = state.label;
@@ -290,7 +290,7 @@ impl WorkerQueue {
             if let Err(error) = spawned {
                 state.workers -= 1;
                 state.starting -= 1;
-                // One job has left the queue, and others may be behind it: look again.
+                // The job has left the queue, and others may wait behind it: check again.
                 state = self.refuse_next(state, error);
             }
         }
@@ -418,7 +418,7 @@ impl fmt::Debug for WorkerQueue {
     }
 }
 
-/// The refusal after the last worker of a fixed size has ended.
+/// The refusal of jobs after the last worker of a pool has ended.
 fn all_ended() -> Refused {
     Refused::CannotStart(io::Error::other("all workers of the pool have ended"))
 }

@@ -24,7 +24,7 @@ pub(super) struct Workers {
     /// Python's `daemon_threads`: if true, a close does not wait for running requests either. [`Pool`](super::Pool) never
     /// sets it.
     pub(super) daemon_threads: bool,
-    /// Made by the first request, or by a close. Not by a setter, because it copies the values of all of them.
+    /// Made by the first request, or by a close. Not by a setter, because the queue copies the values of all setters.
     queue: OnceLock<Arc<WorkerQueue>>,
 }
 
@@ -85,7 +85,7 @@ impl Mixin for Workers {
         self.queue().process_request(job);
     }
 
-    /// With `Refuse` the loop accepts at the limit too, so that clients hear of it.
+    /// With `Refuse` the loop accepts at the limit too, so that the `overflow` hook can answer.
     fn ready(&self) -> bool {
         let QueueSettings { gate, when_full, .. } = &self.settings;
         // Under `Refuse` the gate is not asked: a closed gate that is asked notes that a loop waits.

@@ -37,8 +37,8 @@ pub(crate) trait Flush: Send + Sync {
     /// gone on.
     fn flush(&self);
 
-    /// Whether so much is deferred that the thread should look at its descriptors once more, for further work, before
-    /// it sends. A thread that runs coroutines asks this.
+    /// Whether so much is deferred that the thread should poll its descriptors once more, for further work, before it
+    /// sends. A thread that runs coroutines asks this.
     #[cfg(has_green)]
     fn gathers(&self) -> bool {
         false
@@ -88,7 +88,7 @@ impl Drop for FlushPromise {
             flush();
             // At the end of a thread the list may be gone already.
             let left = DEFERRED.try_with(RefCell::take).ok().flatten().unwrap_or_default();
-            // The flush may itself have deferred something, and no later flush comes. This last one defers nothing,
+            // The flush may itself have deferred something, and no later flush comes. This last flush defers nothing,
             // because the promise is gone.
             left.iter().for_each(|what| what.flush());
         }

@@ -11,7 +11,7 @@ use crate::sys::{self, PerProcess};
 
 /// A descriptor that one side makes readable and another side waits for.
 ///
-/// It stays readable until it is cleared, so that a notification between a look and a wait is not lost. A mixin wakes
+/// It stays readable until it is cleared, so that a notification that comes just before a wait is not lost. A mixin wakes
 /// the accept loop by an event (`event_fd`), and a transport without a socket of its own returns one from `fileno`.
 /// It uses one descriptor (two where the system has no eventfd).
 ///
@@ -78,7 +78,7 @@ impl Event {
         // A moment beyond the clock's range is never.
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
-            // Before the look at the clock: if the event is notified and the time is over, the event counts.
+            // Checked before the deadline: if the event is notified and the deadline has passed, the event counts.
             if self.is_set() {
                 return Ok(true);
             }

@@ -152,7 +152,7 @@ fn wait_patiently(end: &Event) {
     });
 }
 
-/// Both results, when both closures have ended. A panic goes on here, in the caller.
+/// Returns both results, when both closures have ended. A panic goes on here, in the caller.
 fn both<A, B>(a: thread::Result<A>, b: thread::Result<B>) -> io::Result<(A, B)> {
     match (a, b) {
         (Ok(a), Ok(b)) => Ok((a, b)),

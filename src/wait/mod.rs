@@ -6,8 +6,8 @@
 //!
 //! Two rules hold for every wait:
 //!
-//! - **No lock is held across it**, and no borrow of a thread-local: a coroutine that is suspended there would leave
-//!   it to the next one of the same thread.
+//! - **No lock is held across it**, and no borrow of a thread-local: while the coroutine is suspended, the next one of
+//!   the same thread would meet the lock or the borrow.
 //! - **The thread's deferred work leaves first** (replies to datagrams, its list of outboxes): see
 //!   `deferred_flush.rs`. A call that blocks the thread without waiting here calls [`flush`] or [`may_block`] first.
 //!

@@ -8,14 +8,14 @@
 //! takes the result
 //! ```
 //!
-//! The result is stored before the event is notified, and the event stays set: a coroutine that looks between the two finds
-//! the result either now or when it is woken.
+//! The result is stored before the event is notified, and the event stays set. So a coroutine that does not find the result
+//! yet is woken when it is there.
 //!
 //! # After a fork
 //!
 //! A handler may fork while others offload. The child then has none of the threads, and perhaps a copy of a lock that one of
-//! them held. So each process has threads, queue and locks of its own ([`PerProcess`]), in a child new ones. The inherited
-//! ones stay as they are: to drop the queued closures would run the program's code in the wrong process.
+//! them held. So each process has its own threads, queue and locks ([`PerProcess`]): a child makes new ones, and leaves the
+//! inherited queue as it is, because a drop of its closures would run the program's code in the wrong process.
 
 use std::collections::VecDeque;
 use std::io;
@@ -199,7 +199,7 @@ impl OffloadThreads {
             let (woken, end) = waited.unwrap_or_else(PoisonError::into_inner);
             state = woken;
             state.idle -= 1;
-            // A notification and the end of KEEP_OFFLOAD_THREAD may come together, so this looks at the queue once more.
+            // A notification and the end of KEEP_OFFLOAD_THREAD may come together, so the queue decides.
             if end.timed_out() && state.queue.is_empty() {
                 state.threads -= 1;
                 return;
@@ -228,7 +228,7 @@ mod tests {
         let (hold, held) = channel::<()>();
         let held = Arc::new(Mutex::new(held));
         let (report, order) = channel();
-        // The first ones take all threads, and keep them.
+        // This work takes all threads, and keeps them.
         for _ in 0..MAX_OFFLOAD_THREADS {
             let held = Arc::clone(&held);
             let work = move || {

@@ -49,8 +49,8 @@ impl Waiting<'_> {
     }
 }
 
-/// A number that is kept beside a descriptor. A [`Parker`] may remember by it that it has registered the descriptor,
-/// say. It starts as zero, and only the worker that runs the request uses it.
+/// A number that is kept with a descriptor, for the [`Parker`]: it may note here that it has registered the descriptor,
+/// say. The number starts as zero, and only the worker that runs the request uses it.
 ///
 /// The two directions of a connection share one slot: one coroutine may wait for input and another for room, at the
 /// same time (see [`join`](fn@super::join)).

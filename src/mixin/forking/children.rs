@@ -70,8 +70,8 @@ impl Table {
 pub(super) struct Child {
     /// The process number. Only `collect_one` reaps it.
     pub(super) pid: i32,
-    /// The request that the child serves: it is told when the child is reaped. Always there in practice, as a job without
-    /// its work starts no child.
+    /// The request that the child serves; its `ended` is called when the child is reaped. Always there in practice, as a
+    /// job without its work starts no child.
     pub(super) request: Option<Box<dyn RequestOfChild>>,
     /// How the end of the child is reported. None until the loop first waits: to watch a child costs more than to ask after
     /// each request which child has ended.

@@ -41,8 +41,8 @@ use crate::wait;
 /// loop.
 ///
 /// The child closes its copy of the listener, runs the request, and exits by `_exit`. Its status is 0 for a request that
-/// has completed, 1 if the handler failed, 101 if it panicked, and another one for each other end, so that the parent's
-/// observer and counts know how the request has ended. A [`Fatal`](crate::Fatal) reaches the parent with its text.
+/// has completed, 1 if the handler failed, 101 if it panicked, and a status of its own for each other end, so that the
+/// parent's observer and counts know how the request has ended. A [`Fatal`](crate::Fatal) reaches the parent with its text.
 ///
 /// ```
 /// use socketserver::Forking;
@@ -181,7 +181,7 @@ impl Forking {
 impl Mixin for Forking {
     /// Refuses a process with several threads, and makes the descriptors by which children are watched.
     fn prepare(&self) -> Result<()> {
-        // A fork copies one thread; a lock that another one holds, the allocator's say, would stay locked in the child for ever.
+        // A fork copies one thread; a lock that another thread holds, the allocator's say, would stay locked in the child.
         let ready = fork::no_other_threads().and_then(|()| self.children.enter_process());
         ready.map_err(|error| Error::io("fork", "for requests", error))
     }
@@ -198,8 +198,8 @@ impl Mixin for Forking {
     }
 
     fn ready(&self) -> bool {
-        // Ended children count until they are reaped. So at the maximum, and only there, `watch` asks for the newest ones
-        // before this says `false`: those that have ended make room at once.
+        // Ended children count until they are reaped. So at the maximum, and only there, `watch` tries to reap the newest
+        // children before this says `false`: those that have ended make room at once.
         let is_room = || self.children.len() < self.max_children;
         is_room() || {
             self.children.watch();

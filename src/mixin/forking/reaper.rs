@@ -142,16 +142,16 @@ impl Children {
         // Only SIGCHLD reports the end of an orphan, so without the signal there is no orphan to reap.
         let mark = if signalled { reports.orphan_mark() } else { None };
         let reap_orphan = |pid| mark.is_some_and(|mark| mark.reap(pid));
-        // One call asks for all children. If it names a foreign child, that one hides ours until it is reaped, so each of
-        // ours is asked for.
+        // One call asks for any child that has ended. If it names a foreign child, that child hides ours until it is reaped,
+        // so each of ours is asked for by its number.
         while mark.is_some() || is_any(|child| !child.is_watched()) {
             // None: no child of this process has ended, be it this server's or not.
             let Some(pid) = child_process::ended_child() else { return };
-            // Reaped: the next look finds the next one.
+            // Reaped: the next turn finds the next child.
             if self.collect_one(reports, pid) || reap_orphan(pid) {
                 continue;
             }
-            // Foreign: the next look would find the same one, so this is the last.
+            // Foreign: the next turn would find the same child, so this turn is the last.
             self.collect_each(reports);
             if mark.is_some() {
                 for pid in orphan_reaper::children() {
@@ -193,7 +193,7 @@ impl Children {
         if let Some(watched) = child.watched {
             reports.exits.remove(watched);
         }
-        // The table is not locked here: an observer is told, and may ask for the children.
+        // The table is not locked here: this calls the observer, which may ask for the children.
         if let Some(request) = child.request {
             request.ended(end);
         }

@@ -27,7 +27,7 @@ pub(super) struct TextPipe {
     reader: UnixStream,
     /// The children's end. The parent keeps it open, so that the reader never meets an end of input.
     writer: UnixStream,
-    /// Texts that were read together with another one, and whose children are not reaped yet.
+    /// Texts that came with an earlier read, and whose children have not been reaped yet.
     read_ahead: Mutex<Vec<(i32, String)>>,
 }
 
@@ -76,7 +76,7 @@ impl TextPipe {
             let Some((process, text)) = message.split_once(' ') else { continue };
             all.extend(process.parse().ok().map(|process| (process, text.to_owned())));
         }
-        // The last one: an earlier process of the same number may have been killed before its end.
+        // The last text of this number: an earlier process of the same number may have sent a text and been killed then.
         let at = all.iter().rposition(|(process, _)| *process == child);
         // The others keep their order, by which the last text of the next child is found.
         let text = at.map(|at| all.remove(at).1);

@@ -101,7 +101,7 @@ impl AcceptHandle {
 
     /// Called under the lock of the state.
     fn retire_from(&self, state: AcceptState) -> bool {
-        // A loop that has ended has its result, and one that runs may be in the middle of dealing a request.
+        // A loop that has ended has its result, and a loop that runs may be in the middle of dealing a request.
         let is_suspended = state == AcceptState::Suspended;
         if is_suspended {
             self.0.is_retired.store(true, Ordering::Relaxed);

@@ -60,8 +60,8 @@ impl AcceptSet {
     }
 
     /// Takes this set out of the worker's. The loop's next wait for clients drops it and makes a new one. Until then it
-    /// keeps its descriptor: if the loop pauses because no descriptor is free, the next client must not take the one that
-    /// the loop itself needs.
+    /// keeps its descriptor: if the loop pauses because no descriptor is free, the next client must not take the
+    /// descriptor that the loop itself needs.
     pub(super) fn disable(&mut self, worker: &Worker) {
         if !std::mem::take(&mut self.fds).is_empty() {
             worker.epoll.remove(self.set.as_fd());

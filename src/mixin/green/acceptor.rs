@@ -150,7 +150,7 @@ impl Run {
         // If there is no coroutine yet, the order is still in the worker's inbox, and the worker will see a newer start.
         let is_moved = state.coroutine.as_ref().is_none_or(AcceptHandle::retire);
         if is_moved {
-            // The thread that serves sends the order, and not this one: if the worker refuses it, `serve` has to know.
+            // The thread that serves sends the order, and not this thread: if the worker refuses it, `serve` has to know.
             state.coroutine = None;
             state.worker = to;
             state.start += 1;

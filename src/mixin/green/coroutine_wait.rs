@@ -23,9 +23,9 @@
 //! recv
 //! ```
 //!
-//! No arrival is lost between the failed call and the note. Events are taken by the loop alone, so none comes in between on
-//! this thread; one that came while the coroutine did something else was noted as seen; and a descriptor that is ready when
-//! it enters the set is reported at once.
+//! No arrival is lost between the failed call and the note. The loop alone takes events, so none is taken in between; an
+//! arrival that came while the coroutine did something else was noted as seen; and a descriptor that is ready when it enters
+//! the set is reported at once.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -144,8 +144,8 @@ impl Worker {
         match look {
             WaiterLook::Ready => {}
             WaiterLook::Waits(other) => {
-                // A direction has room for one waiter, and this one has replaced an earlier one. That one is woken: it tries
-                // again, and waits anew if it has to.
+                // A direction has room for one waiter, and this coroutine has replaced another. The other one is woken: it
+                // tries again, and waits anew if it has to.
                 if let Some(other) = other.filter(|other| !Rc::ptr_eq(other, task)) {
                     self.wake(&other);
                 }
@@ -178,7 +178,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits for the accept loop, which has several descriptors: as a rule the same ones each time.
+    /// Waits for the accept loop, which has several descriptors, and as a rule the same each time.
     #[inline(never)]
     fn park_acceptor(
         &self,
@@ -191,9 +191,9 @@ impl Worker {
         if task.is_retired() && task.cancellation.shields.get() == 0 {
             return retire();
         }
-        // Here a hook waits, or the loop pauses. The set is for waits for clients alone, because it compares descriptors by
-        // their numbers and waits for input only. It is disabled, so that it does not wake the worker while the loop does
-        // not accept.
+        // If this is no wait for clients, a hook waits, or the loop pauses. The set is not for such a wait, because it compares
+        // descriptors by their numbers and waits for input only. It is disabled, so that it does not wake the worker while
+        // the loop does not accept.
         let is_input = |one: &Waiting<'_>| one.interest == Interest::Read && one.slot.is_none();
         if waiting.len() < MIN_LOOP_WAITS || !waiting.iter().all(is_input) {
             let mut sets = self.accept_sets.borrow_mut();
@@ -322,8 +322,8 @@ impl Parker for Worker {
             return self.fail(&task, cancelled);
         }
         match waiting {
-            // These are by far the most waits. With a second descriptor beside the connection, an outbox's event say, the
-            // last arm applies.
+            // Most waits are of this kind. With a second descriptor besides the connection, an outbox's event say, the last
+            // arm applies.
             [Waiting { fd, interest, slot: Some(slot) }] if task.acceptor.is_none() => {
                 self.park_connection(&task, *fd, *interest, slot, deadline)
             }

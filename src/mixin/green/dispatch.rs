@@ -1,9 +1,9 @@
 //! How the accept loop deals requests to the workers: to the least loaded one, and ties to its own.
 //!
 //! The loop is a coroutine among the worker's others: requests that it deals to its own worker lie in the run queue until
-//! it waits or gives way. So it gives way after some requests that came without a wait; otherwise they would begin only
-//! when the accept queue is empty. The load of a worker counts a request from the moment it is dealt, not from when the
-//! worker takes it, so that a burst spreads over all workers.
+//! it waits or gives way. So it gives way after [`ACCEPTED_AT_ONCE`] requests without a wait; otherwise those requests would
+//! begin only when the accept queue is empty. The load of a worker counts a request from the moment it is dealt, not from
+//! when the worker takes it, so that a burst spreads over all workers.
 
 use super::worker::Worker;
 use crate::mixin::Job;

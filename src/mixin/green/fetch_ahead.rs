@@ -1,4 +1,4 @@
-//! The memory that the next events of a batch need comes into the processor's caches before their turn.
+//! Brings the memory that the next events of a batch need into the processor's caches before their turn.
 
 use super::worker::Worker;
 use crate::sys::epoll::ReadyEvents;

@@ -1,4 +1,4 @@
-//! [`Inbox`]: what other threads tell a worker.
+//! [`Inbox`]: the messages of other threads to a worker.
 //!
 //! ```text
 //! any thread                          worker

@@ -16,7 +16,7 @@
 //! | `worker` | a worker's loop: run queue, events, deadlines |
 //! | `coroutine_wait` | the waits of its coroutines |
 //! | `tasks`, `registrations`, `timers` | coroutines; which of them waits for which descriptor; until when |
-//! | `inbox` | the messages of other threads to a worker |
+//! | `inbox` | messages from other threads |
 //! | `acceptor`, `accept_coroutine`, `accept_set` | the accept loop in a worker |
 //! | `dispatch` | how the loop deals requests to the workers |
 //! | `cancellation` | how requests that do not end by themselves are ended |
@@ -111,7 +111,7 @@ use worker_thread::WorkerStart;
 /// | recursion by the depth of the input, `[0; 1 << 20]` | the stack has [256 KiB](Self::stack_bytes): an overflow ends the process, with a message | a `Vec`, a bound on the depth, a larger stack |
 /// | a loop that computes for long | it holds the worker | [`offload`](crate::offload), or [`sleep`](crate::sleep) with `Duration::ZERO` now and then |
 /// | a value whose drop panics, in a handler that waits again after a failed wait | a request that is cut off is unwound if it waits again, and a panic in an unwinding ends the process, as anywhere | return at the first error |
-/// | `catch_unwind` in a loop that goes on in any case | a request that is cut off ends by an error and then by a panic of this crate's own; one that swallows both is left behind, and the report names it | end the loop after an error of the request |
+/// | `catch_unwind` in a loop that goes on in any case | a request that is cut off ends by an error and then by a panic of this crate's own; a handler that swallows both is left behind, and the report names it | end the loop after an error of the request |
 /// | a bare `fork` whose child goes on | the child has the handler's thread alone; all other requests, and the worker's set of descriptors, are the parent's | `Command`, also with `pre_exec`. Else end the child by `_exit` |
 ///
 /// A child of a bare `fork` in a handler behaves as if a thread had forked it: its waits block it, and when the handler
@@ -176,7 +176,7 @@ impl Green {
     /// | a panic, with `RUST_BACKTRACE=1` | 28 | 24 |
     /// | a TLS handshake | 64 | 24 |
     ///
-    /// A handler's stack is free for the next one when the handler has ended. The memory of free stacks goes back to the
+    /// A handler's stack is free for another handler when the first has ended. The memory of free stacks goes back to the
     /// system when more are free than in use, except for 1,024 of each worker.
     ///
     /// A handler that needs more stack ends the process, as a thread does: there is nothing left to run its destructors
@@ -187,7 +187,7 @@ impl Green {
     /// If [`Limits::live`](crate::Limits::live) is higher, it is lowered with the first request, and the hook
     /// [`warning`](crate::ServerHooks::warning) says so: clients beyond it wait in the accept queue.
     /// [`Figures::busy`](crate::monitor::Figures::busy) shows the number of requests. The room is that of the whole
-    /// process: where several servers together need more stacks, a request for which there is none is refused.
+    /// process: where several servers together need more stacks, a request for which no stack is left is refused.
     ///
     /// With a size below 64 KiB or above 1 GiB `bind` fails.
     #[must_use]
@@ -261,10 +261,9 @@ impl fmt::Debug for Green {
     }
 }
 
-/// Tells a server how many stacks the system has room for, where that is bounded.
+/// Reports to a server how many requests the system has stacks for, where that is bounded.
 fn told_of_bound(server: Weak<dyn WorkerWatch>) -> Weak<dyn WorkerWatch> {
-    // The server is told before the request runs, so that the warning comes before the first client that has to wait for a
-    // stack.
+    // This comes before the request runs, so that the warning comes before the first client that has to wait for a stack.
     if let (Some(server), Some(bound)) = (server.upgrade(), stack_bound()) {
         server.requests_are_bounded(bound.requests(), &bound);
     }

@@ -9,7 +9,7 @@
 //!   accept loop's descriptors have a set of their own: see `coroutine_wait.rs`.
 //!
 //! The table is indexed by the descriptor's number. A number is used again once its descriptor is closed, perhaps by
-//! another thread that cannot tell this worker. So the slot has a **token** that no other registration has had, of this
+//! another thread that cannot notify this worker. So the slot has a **token** that no other registration has had, of this
 //! worker or of another: a registration is the slot's own only if both tokens are the same. A request that is moved
 //! to another worker is therefore registered anew there.
 //!
@@ -64,8 +64,8 @@ pub(super) struct WaitRegistration {
     near: Cell<Near>,
 }
 
-/// Addresses that a coroutine which waits for input will need, as hints to the processor; zero is no hint. By now they may
-/// be unmapped, or belong to something else: they are only prefetched, which cannot fault, and never read.
+/// Addresses that a coroutine which waits for input will need, as hints to the processor; zero is no hint. When they are
+/// used, they may be unmapped, or belong to something else: they are only prefetched, which cannot fault, and never read.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Near {
     /// One of the stack frames of the coroutine's wait. The others lie above it.
@@ -233,7 +233,7 @@ impl Registrations {
         // A hang-up or an error is readable as well: the receive finds out which.
         let reader = if event.readable { entry.reader.take() } else { None };
         let writer = if event.writable { entry.writer.take() } else { None };
-        // A receive ends before urgent data, so that one more is due.
+        // A receive ends before urgent data, so that a further receive is due.
         seen.readable |= event.readable && (reader.is_none() || event.urgent);
         // The end is reported once, perhaps in one event with the last bytes.
         seen.ended |= event.ended;
@@ -303,7 +303,7 @@ pub(super) fn event_number(fd: RawFd, token: usize) -> u64 {
     (u64::from(token as u32 & TOKEN_PART) << 32) | u64::from(fd.unsigned_abs())
 }
 
-/// The result of a look at a connection's registration, before a wait.
+/// The result of [`Registrations::begin_wait`].
 pub(super) enum WaiterLook {
     /// Something has arrived since the last wait, so the caller tries again.
     Ready,

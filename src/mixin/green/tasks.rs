@@ -39,7 +39,7 @@ impl Body {
 /// come from the loop or from the coroutine that runs, so only a coroutine that wakes itself meets `Running`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TaskState {
-    /// In the worker's run queue. Set by the one that puts it there.
+    /// In the worker's run queue. Set by the code that puts the task there.
     Queued,
     /// Resumed, and not suspended since. Set by [`Task::resume`].
     Running,
@@ -91,7 +91,7 @@ impl Task {
     /// Runs it until it waits or ends.
     #[inline(always)]
     pub(super) fn resume(&self) -> SwitchEnd {
-        // The coroutine is borrowed while it runs; nobody else looks at it then.
+        // Borrowed for as long as the coroutine runs: nothing else borrows it meanwhile.
         let mut running = self.body.borrow_mut();
         let Some(body) = &mut *running else { return SwitchEnd::Suspended };
         self.state.set(TaskState::Running);
@@ -110,7 +110,7 @@ impl Task {
 pub(super) struct Tasks {
     /// All tasks, in no order.
     all: RefCell<Vec<Rc<Task>>>,
-    /// How many tasks there have been: the number of the last one.
+    /// How many tasks there have been: the number of the last task.
     made: Cell<u64>,
 }
 

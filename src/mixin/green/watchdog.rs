@@ -1,8 +1,8 @@
 //! The watchdog: a thread that notices a request which holds its worker.
 //!
 //! A handler that computes for long, or blocks its thread by a call that knows nothing of coroutines, stops everything else
-//! on its worker. The watchdog tells the server ([`ServerEvent::WorkerHeld`](crate::monitor::ServerEvent::WorkerHeld)), and
-//! moves the accept loop away, so that new clients are served by the other workers.
+//! on its worker. The watchdog reports it ([`ServerEvent::WorkerHeld`](crate::monitor::ServerEvent::WorkerHeld)), and moves
+//! the accept loop away, so that new clients are served by the other workers.
 //!
 //! ```text
 //! look 1   worker 0 runs request 7, switch 1,234
@@ -150,7 +150,7 @@ fn watch(group: &Weak<Group>) {
             }
             is_quiet = false;
             let held = look.since.map_or(Duration::ZERO, |since| now - since);
-            // Tried at each look: the loop may have run at the last one, and cannot be retired while it runs.
+            // Tried at each look: the loop cannot be retired while it runs, and may have run at the previous look.
             if held >= MOVE_AFTER.min(group.watchdog.limit) {
                 group.acceptors.move_away(&group, number);
             }

@@ -22,7 +22,7 @@
 //!   chain of wake-ups, however long, takes no stack.
 //! - **No borrow of a cell lasts across a switch.** The next coroutine borrows the same cells. So a value is cloned or
 //!   taken out in a statement of its own before a call that may switch. (There is one exception: the body of the coroutine
-//!   that runs stays borrowed. The loop alone borrows bodies, and is in its call of this one.)
+//!   that runs stays borrowed. The loop alone borrows bodies, and goes on only when this coroutine is suspended or ends.)
 //! - **`current` is a coroutine only while it runs.** A wait on the thread's own stack finds none, and polls: the deferred
 //!   output of [`wait::flush`] may meet a full socket where no coroutine runs that could be suspended.
 
@@ -61,8 +61,8 @@ pub(super) const ACCEPTOR: u64 = 0b11 << 62;
 /// Marks the events of waits without a slot. The other bits are the number of the task.
 pub(super) const WATCHED: u64 = 1 << 63;
 
-/// How many events one wait takes. Further ones come with the next wait. The memory for them, 12 to 16 KiB, is taken once
-/// for each worker.
+/// How many events one wait takes. Further events come with the next wait. The memory for them, 12 to 16 KiB, is taken
+/// once for each worker.
 const EVENTS: usize = 1_024;
 
 /// How often a worker polls for more events before it flushes deferred output, as long as each poll finds some.
@@ -348,12 +348,12 @@ impl Worker {
     /// Runs a coroutine until it waits or ends. Called by the loop alone.
     #[inline(always)]
     fn resume_inlined(&self, task: &Rc<Task>) {
-        // This is for the watchdog: by plain stores, because a switch takes only some nanoseconds.
+        // This is for the watchdog. It costs two plain stores, because a switch takes only a few nanoseconds.
         let status = &self.handle().status;
         status.switch_to(task.request());
         self.current.replace(Some(Rc::clone(task)));
         let progress = task.resume();
-        // The handler has forked, and this is the child: a flag of the thread tells, without a system call.
+        // If the handler has forked, this may be the child: a flag of the thread says so, without a system call.
         if is_in_child() {
             end_child();
         }
@@ -371,7 +371,7 @@ impl Worker {
         self.take_waits_back();
         self.timers.forget(task);
         self.tasks.remove(task);
-        // Otherwise its listeners would wake the worker again and again, with nobody to accept.
+        // Otherwise the loop's listeners would wake the worker again and again, and nothing would accept.
         if task.acceptor.is_some() {
             self.accept_sets.borrow_mut().retain(|set| !set.is_of(task));
         }

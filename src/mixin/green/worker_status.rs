@@ -12,11 +12,11 @@ pub(super) struct WorkerStatus {
     load: AtomicUsize,
     /// The request that runs, by its number plus one; zero while none does.
     running: AtomicU64,
-    /// How many switches there were. It tells a request that runs on from one that runs again.
+    /// How many switches there were. A request that runs at two looks has run all the time only if this is unchanged.
     switches: AtomicU64,
 }
 
-/// A look at the coroutine that runs on a worker.
+/// The request that runs on a worker, at the moment of a look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RunningRequest {
     /// The number of the request.

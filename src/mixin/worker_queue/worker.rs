@@ -11,9 +11,9 @@
 //! Each decision is made under the lock of the queue. No job runs, no server accepts and no hook is called under it. The
 //! diagram of wake-ups, and the invariant that each unlock keeps, are in `worker_queue.rs`.
 //!
-//! A place within the gate's limit goes with the job that runs. It is given back at the end of the job unless other jobs wait:
-//! one of these may have been queued without a place (see [`QueuedJob`]), and takes this one over. So the gate opens for the
-//! accept loop only when the queue has no use for the place.
+//! A job that runs has a place within the gate's limit. It is given back at the end of the job unless other jobs wait: the
+//! next job may have been queued without a place (see [`QueuedJob`]), and then takes over this place. So the gate opens for
+//! the accept loop only when the queue has no use for the place.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,8 @@ use crate::mixin::accept_slot::WorkerAccept;
 use crate::mixin::idle_workers::{IdleWorker, LastIdle};
 use crate::mixin::{Accepted, Job};
 
-/// Drops a reference to a server, without the lock: with the last one the program's handlers and hooks are dropped. True: that
-/// code has run, and may have consumed an unpark of this thread.
+/// Drops a reference to a server, without the lock: with the last reference the program's handlers and hooks are dropped.
+/// True: code of the program has run, and may have consumed an unpark of this thread.
 pub(super) fn let_go(server: &mut Option<Arc<dyn WorkerAccept>>) -> bool {
     server.take().is_some_and(WorkerAccept::let_go)
 }
@@ -53,7 +53,7 @@ impl QueueWorker {
             matches!(queue.settings.size, Size::Growing { keep: Duration::ZERO, .. });
         let mut server = None;
         let mut state = queue.state.lock();
-        // The lock is held from here to the look into the queue below, so that a job that was sent before is found.
+        // The lock is held from here until the queue is read below, so that a job that was sent earlier is found.
         state.starting -= 1;
         self.has_come = true;
         loop {
@@ -87,7 +87,7 @@ impl QueueWorker {
     /// server catches that.
     fn run(&mut self, job: Job) {
         job.run();
-        // If jobs wait, the first may have no permit. It then takes over this one.
+        // If jobs wait, the first may have no permit. It then takes over this permit.
         if self.queue.receiver.is_empty() {
             self.permit = None;
         }
@@ -142,7 +142,7 @@ impl QueueWorker {
     /// several times. False: the worker comes back without a request, and the accept loop judges the next one.
     ///
     /// With a fixed size the request must not overtake a job: a pool is first come, first served. A job that comes after this
-    /// look may be overtaken by one request.
+    /// check may be overtaken by one request.
     fn has_room(&mut self) -> bool {
         let QueueSettings { size, gate, .. } = &self.queue.settings;
         self.permit = self.queue.try_enter();
