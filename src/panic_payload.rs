@@ -4,8 +4,8 @@ use std::any::Any;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 
-/// How many payloads in a row may panic when they are dropped. One such drop is a mistake of a program. A second, of
-/// the payload of the first drop's panic, hardly ever happens.
+/// How many payloads in a row may panic when they are dropped. One such drop is a mistake of a program. A second, in the
+/// drop of the first panic's payload, hardly ever happens.
 const MAX_PANICKING_DROPS: usize = 4;
 
 /// Drops a payload. Its drop is code of the program and may panic as well, with a new payload, which is then dropped
@@ -21,7 +21,7 @@ pub(crate) fn catch_and_drop<R>(call: impl FnOnce() -> R) -> Option<R> {
     panic::catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
 }
 
-/// The payload that is left when each of the [`MAX_PANICKING_DROPS`] before it has panicked in its drop. Usually none.
+/// Returns the payload that is left when [`MAX_PANICKING_DROPS`] drops in a row have panicked. Usually none.
 fn last_of_many(payload: Box<dyn Any + Send>) -> Option<Box<dyn Any + Send>> {
     let mut payload = payload;
     for _ in 0..MAX_PANICKING_DROPS {

@@ -46,7 +46,7 @@ pub(super) fn have_handshakes(rows: &ClearRows) -> bool {
     rows.rows()[0][0].load(Ordering::SeqCst) > 0
 }
 
-/// The bytes of one request in the clear. Without memory of its own until a handshake has ended.
+/// The bytes of one request in the clear. It takes no memory beyond its fields until a handshake has ended.
 #[derive(Debug)]
 pub(super) struct ClearCounters {
     /// Bytes read and bytes written. Set when the TLS wrapper is in its place.

@@ -18,8 +18,8 @@ use crate::sys::Common;
 /// How many numbers a row has: as many as a cache line of 64 bytes, so that two children do not write to the same line.
 const ROW_LEN: usize = 8;
 
-/// The numbers of one request: bytes received, bytes sent, activity; then those that are written only for an observer:
-/// the moment of each [`CountStep`], and the limit that has passed; and last, the output half's flag.
+/// The numbers of one request: bytes received, bytes sent, activity; then the moment of each [`CountStep`], which is noted
+/// only for an observer; then the limit that has ended the request; and last, the output half's flag.
 type Row = [AtomicU64; ROW_LEN];
 
 /// The rows of requests that children serve, one for each, in memory that parent and child share.

@@ -81,7 +81,7 @@ pub(super) struct Marks {
     pub(super) lost: AtomicU8,
     /// Whether others may have a copy of the descriptor, and send and receive with it.
     pub(super) is_lent: AtomicBool,
-    /// Whether a wrapper is in place, which sends a closing message at the end: TLS its `close_notify`.
+    /// Whether a wrapper is in place, which sends a closing message at the end (TLS: `close_notify`).
     pub(super) wrapped: AtomicBool,
     /// Whether the worker waits for room to write, below the wrapper or in the output half above TLS. A cut then ends
     /// both directions.
@@ -89,7 +89,7 @@ pub(super) struct Marks {
     /// Whether a read of the handler has failed with `Stopping`. If so, the request counts as ended by the drain, even
     /// if nothing was shut down.
     pub(super) stopped: AtomicBool,
-    /// Whether the request has left the list. Its stop tokens may outlive it, and look here.
+    /// Whether the request has left the list. Its stop tokens may outlive it, and read this.
     pub(super) ended: AtomicBool,
     /// Whether the request entered with a connection, or has a stream of a user's transport. Datagrams have none, and skip
     /// the lock. This is not a note; it is here because it takes no additional memory beside these flags.

@@ -184,7 +184,7 @@ mod tests {
         assert_eq!((&late, ours.read(&mut [0]).unwrap()), (b"late", 0));
     }
 
-    /// A request over TCP, whose bytes the system counts, with both ends.
+    /// A request over TCP, whose bytes the system counts, with both ends of its connection.
     fn request_over_tcp(list: &LiveList) -> (Registration, TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

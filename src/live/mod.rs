@@ -194,8 +194,8 @@ impl LiveList {
         Registration { entry, slot, beyond }
     }
 
-    /// Counts the client of a proxied request, once the proxy has named it. Returns the limit for one peer that it is
-    /// beyond, if any. The worker calls this once, when it has read the header; under `Forking` that is the child.
+    /// Counts the client of a proxied request, once the proxy has named it. Returns the limit for one peer that the request
+    /// exceeds, if any. The worker calls this once, when it has read the header; under `Forking` that is the child.
     ///
     /// Works under the lock: when the limits change, all peers are counted anew, and this comes either before or
     /// after that.

@@ -6,11 +6,11 @@ use std::os::fd::BorrowedFd;
 
 use crate::sys::tcp_info;
 
-/// How many bytes have moved in both directions. If two values differ, bytes have moved between them, and the peer is
-/// there: a peer that sends nothing but takes what it is sent is not idle.
+/// How many bytes have moved in both directions. If the values of two moments differ, bytes have moved in between, and the
+/// peer is there: a peer that sends nothing but takes what it is sent is not idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
-    /// Received by the request.
+    /// How many bytes the request has received.
     bytes_in: u64,
     /// A count of the other bytes that have moved. Where the system counts, these are the bytes that the peer's system
     /// has acknowledged, and those that copies of the descriptor have sent and received; elsewhere, the bytes that were

@@ -163,7 +163,7 @@ impl Slots {
         if let Some(mut last) = last {
             // Others may hold the entry a little longer than the list: the request's own worker, and stop tokens.
             // `get_mut` succeeds only with the last reference, and no thread can take another one now: the list's own
-            // is here.
+            // reference is here.
             if let Some(place) = Arc::get_mut(&mut last) {
                 arrival.replace(place, connection, &self.limits);
                 return last;
@@ -191,7 +191,7 @@ impl Slots {
         max
     }
 
-    /// Counts one more request of a peer. Returns the limit that it is beyond, if any.
+    /// Counts one more request of a peer. Returns the limit that the request exceeds, if any.
     pub(super) fn count_peer(&mut self, peer: &Address, now: Instant) -> Option<Limit> {
         if self.peers.is_none() && self.rates.is_none() {
             return None;

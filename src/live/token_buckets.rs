@@ -70,7 +70,7 @@ type Place = [AtomicU64; 2];
 const SETS: usize = 1_024;
 const WAYS: usize = 8;
 
-/// How often a place is looked for on behalf of a new peer, if other processes take the found ones at the same moment.
+/// How many tries a new peer has for a place in the table: a try fails if another process takes the place first.
 const MAX_PROBES: usize = 64;
 
 impl TokenBuckets {
@@ -217,7 +217,7 @@ mod tests {
         const RATE: Rate = Rate::per_second(1).burst(50);
         let table = TokenBuckets::common(RATE).unwrap();
         let (barrier, now) = (std::sync::Barrier::new(8), Instant::now());
-        // Threads stand for processes: what counts is that they come at once, and each is new to the table.
+        // Threads stand for processes: what counts is that they come at once, and that each peer is new to the table.
         for peer in 0..500 {
             let came = || {
                 barrier.wait();

@@ -106,7 +106,7 @@ impl IdleWorkers {
         Some(worker)
     }
 
-    /// Takes a worker that has not been called off the list. Has no effect if the worker is not on it.
+    /// Removes a worker that has not been called from the list. Has no effect if the worker is not on it.
     pub(super) fn leave(&mut self, worker: &Arc<IdleWorker>) {
         self.list.retain(|other| !Arc::ptr_eq(other, worker));
     }

@@ -107,8 +107,8 @@ impl ThreadGroup {
         // This comes before the thread starts, so that it is never taken for a thread of the parent process
         // (`is_left_behind`).
         self.owner.become_noted();
-        // Moved into the thread. If the thread cannot be started, the closure is dropped with it. So the count is
-        // right in any case, also after a panic.
+        // Moved into the thread's closure. If the thread cannot be started, the closure is dropped. So the count is right
+        // in any case, also after a panic.
         let alive = AliveThread::new(Arc::clone(self))?;
         let stack_bytes = options.stack_bytes.unwrap_or(USUAL_STACK);
         address_space::check_room(stack_bytes).map_err(|error| {

@@ -373,7 +373,8 @@ impl WorkerQueue {
                 return None;
             }
             drop(state);
-            // User code may have consumed an unpark of this thread: look once more.
+            // If `let_go` has run code of the program, that may have consumed an unpark of this thread: check once more
+            // before a park.
             if !let_go(server) {
                 me.park(leave_at);
             }

@@ -145,7 +145,7 @@ fn flush_all() {
 
 /// Takes the list, which is empty then. The promise stays.
 fn take_deferred() -> Vec<Arc<dyn Flush>> {
-    // Before the list is taken: a flush that defers sets it again.
+    // Cleared before the list is taken: a flush that defers something sets the flag again.
     note(|here| here.holds_back = false);
     DEFERRED.with_borrow_mut(|deferred| {
         let Some(list) = deferred else { return Vec::new() };

@@ -135,12 +135,12 @@ impl OffloadThreads {
         }
         let end = Arc::new(WorkEnd { result: Mutex::new(None), event: Event::new()? });
         let theirs = Arc::clone(&end);
-        // The list and the span belong to the coroutine, and are read on its own thread. If the work closes the server,
-        // the close must not wait for the request that waits for the work.
+        // The list of servers and the span belong to the coroutine, and are read on its own thread. If the work closes the
+        // server, the close must not wait for the request that waits for the work.
         let (serving, span) = (Serving::inherit(), CallersSpan::current());
         self.submit(Box::new(move || {
-            // The coroutine has dropped its half: its request was cut off, or the time is over. If it does so only
-            // after this look, the work is done in vain.
+            // The coroutine has dropped its half: its request was cut off, or the deadline has passed. If it does so only
+            // after this check, the work is done in vain.
             if Arc::strong_count(&theirs) == 1 {
                 return;
             }

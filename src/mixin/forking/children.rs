@@ -113,8 +113,8 @@ impl Children {
         if let Some(reports) = self.reports.get() {
             return Ok(reports);
         }
-        // No lock: only the thread of the loop gets here. All or nothing: if one part fails, those that were made before it
-        // are dropped.
+        // No lock: only the thread of the loop gets here. All or nothing: if one part cannot be made, the earlier parts are
+        // dropped.
         let (exits, owner) = (ExitWatch::new()?, OwnerProcess::noted());
         let (fatal, steps) = (TextPipe::new()?, TextPipe::new()?);
         // The memory that children share with this process has to exist before the first fork.

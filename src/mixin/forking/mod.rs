@@ -105,7 +105,7 @@ impl Default for Forking {
 }
 
 impl Forking {
-    /// A process for each request, 40 at once.
+    /// A process for each request, at most 40 at once.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -146,8 +146,8 @@ impl Forking {
         let _ = io::stdout().flush();
         wait::flush();
         let mark = reports.orphan_mark();
-        // Signals are held back from here until the child has noted its request: one in between would run the parent's
-        // action in the child. The parent lets them through when `held` is dropped, at the end of this function.
+        // Signals are held back from here until the child has noted its request: a signal in between would run the
+        // parent's action in the child. The parent lets them through when `held` is dropped, at the end of this function.
         let held = SignalsHeld::hold();
         match fork::fork() {
             // This is most likely EAGAIN, from a limit of processes: the client is refused, and a later one may be served.

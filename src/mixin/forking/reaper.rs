@@ -48,8 +48,8 @@ pub(super) struct Reports {
     pub(super) exits: ExitWatch,
     /// The texts of ends that stop the server (`Fatal`). Children write to it.
     pub(super) fatal: TextPipe,
-    /// The texts of steps that have failed before a handler. Peers cause these, so they have a pipe of their own and never
-    /// fill that of the fatal ones.
+    /// The texts of steps that have failed before a handler. Peers cause these, so they have a pipe of their own, and never
+    /// fill the pipe of the fatal ends.
     pub(super) steps: TextPipe,
     /// The process that has forked the children.
     pub(super) owner: OwnerProcess,

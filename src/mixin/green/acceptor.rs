@@ -71,7 +71,7 @@ struct Run {
 struct AcceptorRun {
     /// The loop's result, until the thread that serves takes it.
     ended: Option<LoopEnd>,
-    /// Whether the thread that serves has stopped waiting for the end of the loop.
+    /// Set by a close: the thread that serves is to stop waiting for the end of the loop.
     is_abandoned: bool,
     /// The worker that has to start the loop. Taken by the thread that serves.
     start_at: Option<usize>,
@@ -139,7 +139,8 @@ impl Run {
     }
 
     /// Takes the loop away from a worker, if it is suspended there. True: it is retired there, and still has to unwind.
-    /// False: it runs at this moment (so its worker is not held by another coroutine), has ended, or is on its way already.
+    /// False: it is not on this worker, runs at this moment (so no other coroutine holds the worker), has ended, or is being
+    /// moved already.
     fn move_away(&self, from: usize, to: usize) -> bool {
         let mut state = self.state.lock();
         // Nothing is to be done if a move is under way already, or if the loop is not on this worker.
@@ -160,7 +161,7 @@ impl Run {
         is_moved
     }
 
-    /// Starts the loop wherever it has to run, and waits for its end. None: the loop is abandoned.
+    /// Starts the loop wherever it has to run, and waits for its end. None: the loop is abandoned, or the mixin is closed.
     fn drive(self: &Arc<Self>, group: &Group, accept_loop: &LoopFunction) -> Option<LoopEnd> {
         let mut state = self.state.lock();
         loop {
@@ -221,16 +222,16 @@ impl Acceptors {
         }
     }
 
-    /// Moves the accept loops of a held worker to another worker. The loops that are retired by this unwind when the held
-    /// worker goes on.
+    /// Moves the accept loops of a held worker to another worker. The coroutines that ran them unwind when the held worker
+    /// goes on.
     pub(super) fn move_away(&self, group: &Group, from: usize) {
         // The list is cloned, so that it is not locked while a message is sent.
         let runs = self.running.lock().clone();
         let Some(to) = group.least_loaded_but(from) else { return };
         for run in runs {
             if run.move_away(from, to) {
-                // Otherwise the loop would end only when one of its descriptors wakes it. The worker's inbox may be closed by
-                // now.
+                // Without this message the loop would end only when one of its descriptors wakes it. The worker's inbox may be
+                // closed by now.
                 drop(group.workers[from].inbox.send(Message::Retire));
             }
         }

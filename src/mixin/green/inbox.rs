@@ -23,7 +23,7 @@ pub(super) enum Message {
     Job(Job),
     /// Run the accept loop.
     Accept(AcceptorStart),
-    /// An accept loop here is retired: have it end.
+    /// End an accept loop of this worker that is retired.
     Retire,
     /// Cancel the waits of all requests.
     Cancel,
@@ -44,11 +44,11 @@ impl Inbox {
         Ok(Self { messages: Mutex::new(Some(Vec::new())), wake_up: Event::new()? })
     }
 
-    /// Sends the worker a message, from any thread. A worker that has ended gives it back: a job has to be refused, and the
-    /// caller knows how.
+    /// Sends the worker a message, from any thread. Returns the message if the worker has ended: a job has to be refused, and
+    /// the caller knows how.
     pub(super) fn send(&self, message: Message) -> Option<Message> {
-        // Only the first of several messages notifies: the event stays readable until the worker clears it, and then it
-        // takes all.
+        // Only the first of several messages notifies: the event stays readable until the worker clears it, and the worker
+        // then takes all messages.
         let is_first = match &mut *self.messages.lock() {
             Some(messages) => {
                 messages.push(message);

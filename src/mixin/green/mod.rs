@@ -261,7 +261,7 @@ impl fmt::Debug for Green {
     }
 }
 
-/// Reports to a server how many requests the system has stacks for, where that is bounded.
+/// Reports to a server for how many requests the system has stacks, where that is bounded.
 fn told_of_bound(server: Weak<dyn WorkerWatch>) -> Weak<dyn WorkerWatch> {
     // This comes before the request runs, so that the warning comes before the first client that has to wait for a stack.
     if let (Some(server), Some(bound)) = (server.upgrade(), stack_bound()) {
@@ -280,7 +280,7 @@ struct Group {
     acceptors: Acceptors,
     /// Its thread starts with the first request.
     watchdog: Watchdog,
-    /// The server, once a request has come.
+    /// The server of the first request, once one has come.
     server: OnceLock<Weak<dyn WorkerWatch>>,
     stack_bytes: usize,
     /// The process that has the threads.
@@ -289,7 +289,7 @@ struct Group {
 
 /// A worker, as other threads see it.
 struct WorkerHandle {
-    /// The only way to have it do something.
+    /// The only way to make the worker do something.
     inbox: Inbox,
     /// Written by the worker, read by all.
     status: WorkerStatus,

@@ -50,7 +50,7 @@ pub(super) enum TaskState {
     Ended,
 }
 
-/// A coroutine. It belongs to one thread, and is kept alive by those who may wake it.
+/// A coroutine. It belongs to one thread, and is kept alive by everything that may wake it.
 ///
 /// The fields stand in the order of their use: all that a wake-up needs lies side by side at the beginning.
 #[repr(C)]
@@ -62,13 +62,13 @@ pub(super) struct Task {
     pub(super) cancellation: Cancellation,
     /// The handle of the accept loop, if this coroutine runs one.
     pub(super) acceptor: Option<AcceptHandle>,
-    /// The number of the request that it serves, or serves a part of, plus one; zero for the accept loop.
+    /// The number of the request that the task serves, or serves a part of, plus one; zero for the accept loop.
     request: u64,
-    /// None once it has ended. Borrowed for as long as it runs.
+    /// None once the coroutine has ended. Borrowed for as long as it runs.
     body: RefCell<Option<Body>>,
-    /// When its present wait ends at the latest. None between waits: an entry among the timers then wakes nothing.
+    /// When the task's present wait ends at the latest. None between waits: an entry among the timers then wakes nothing.
     pub(super) deadline: Cell<Option<Instant>>,
-    /// The time of its entry among the timers, if it has one: never later than `deadline`, while that is set.
+    /// The time of the task's entry among the timers, if it has one: never later than `deadline`, while that is set.
     pub(super) armed: Cell<Option<Instant>>,
     /// The task's place in [`Tasks`].
     place: Cell<usize>,
@@ -77,7 +77,7 @@ pub(super) struct Task {
 }
 
 impl Task {
-    /// The number of the request that it serves, or serves a part of.
+    /// The number of the request that the task serves, or serves a part of.
     pub(super) fn request(&self) -> Option<u64> {
         self.request.checked_sub(1)
     }
@@ -88,7 +88,7 @@ impl Task {
         self.acceptor.as_ref().is_some_and(AcceptHandle::is_retired)
     }
 
-    /// Runs it until it waits or ends.
+    /// Runs the coroutine until it waits or ends.
     #[inline(always)]
     pub(super) fn resume(&self) -> SwitchEnd {
         // Borrowed for as long as the coroutine runs: nothing else borrows it meanwhile.
@@ -149,7 +149,7 @@ impl Tasks {
         task
     }
 
-    /// Removes a task that has ended, without a search: each task knows its place. The last one of the list moves to the
+    /// Removes a task that has ended, without a search: each task knows its place. The last task of the list moves to the
     /// free place.
     pub(super) fn remove(&self, task: &Task) {
         let mut all = self.all.borrow_mut();

@@ -46,7 +46,7 @@ pub(super) struct Watchdog {
 
 #[derive(Default)]
 struct WatchdogState {
-    /// The group is closed. The thread ends at its next look, and no other is started.
+    /// The group is closed. The thread ends at its next look, and no other thread is started.
     quits: bool,
     /// Started with the first request. Not joined: it ends by itself, at its next look.
     thread: Option<JoinHandle<()>>,
@@ -55,9 +55,9 @@ struct WatchdogState {
 /// The thread's last look at a worker.
 #[derive(Clone, Copy, Default)]
 struct WorkerLook {
-    /// None: it was idle, or the accept loop ran.
+    /// None: the worker was idle, or the accept loop ran.
     running: Option<RunningRequest>,
-    /// The first look that found `running`. It may have run before that, for a pause at most.
+    /// The first look that found `running`. The request may have begun earlier, by one pause at most.
     since: Option<Instant>,
     /// This request has been reported to the server.
     told: bool,
@@ -85,7 +85,7 @@ impl Watchdog {
         if state.thread.is_none() && !state.quits {
             let group = Arc::downgrade(group);
             let thread = thread::Builder::new().name("green watchdog".into());
-            // Without its thread the watchdog notices nothing. The next request that finds none tries to start it again.
+            // Without its thread the watchdog notices nothing. A later request tries to start it again.
             state.thread = thread.spawn(move || watch(&group)).ok();
             self.sleeps.store(state.thread.is_none(), Ordering::SeqCst);
         }
@@ -103,13 +103,13 @@ impl Watchdog {
         let mut state = self.state.lock();
         if !state.quits && group.is_idle() {
             self.sleeps.store(true, Ordering::SeqCst);
-            // Looks once more: a request that began before this store has not woken the watchdog.
+            // Checks once more: a request that began before this store has not woken the watchdog.
             while !state.quits && self.sleeps.load(Ordering::SeqCst) && group.is_idle() {
                 self.changed.wait(&mut state);
             }
             self.sleeps.store(false, Ordering::SeqCst);
         } else if !state.quits {
-            // `quit` ends it early.
+            // `quit` ends this wait early.
             self.changed.wait_for(&mut state, pause);
         }
         !state.quits
@@ -136,7 +136,7 @@ fn watch(group: &Weak<Group>) {
         if !group.watchdog.pause(&group, pause) {
             return;
         }
-        // The number of workers never changes: this fills it at the first turn.
+        // The number of workers never changes: this fills the list at the first turn.
         looks.resize(group.workers.len(), WorkerLook::default());
         let now = Instant::now();
         let mut is_quiet = true;

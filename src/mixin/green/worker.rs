@@ -80,7 +80,7 @@ pub(super) struct Worker {
     pub(super) number: usize,
     /// All descriptors that the thread waits for. `coroutine_wait.rs` says which of them are in it for how long.
     pub(super) epoll: Epoll,
-    /// Stacks for coroutines: taken when one begins, given back when it has ended.
+    /// Stacks for coroutines. A stack is taken when a coroutine begins, and given back when it has ended.
     stacks: RefCell<StackSlab>,
     /// All coroutines that have not ended, so that all can be cancelled. The worker ends when there is none.
     pub(super) tasks: Tasks,
@@ -96,7 +96,7 @@ pub(super) struct Worker {
     /// The descriptors of the accept loops that run here, a set for each. Mostly there is one loop or none; there are more
     /// where several servers share a `Green`, or where a retired loop has not gone on yet.
     pub(super) accept_sets: RefCell<Vec<AcceptSet>>,
-    /// How many more requests the acceptor may take before others have their turn.
+    /// How many more requests the acceptor may take before other coroutines have their turn.
     pub(super) budget: Cell<u32>,
     /// The group has been closed: the thread ends when its last coroutine has.
     quits: Cell<bool>,
@@ -263,7 +263,7 @@ impl Worker {
                 Message::Job(job) => self.start(job),
                 Message::Accept(start) => self.accept(start),
                 Message::Retire => self.retire(),
-                // Once: a second close finds the requests cancelled.
+                // Only the first of these messages counts: a second close finds the requests cancelled already.
                 Message::Cancel if self.cancels.get() == CancelPhase::None => {
                     self.cancel(CancelPhase::Asked);
                     self.unwinds_at.set(Some(Instant::now() + GRACE));
@@ -340,7 +340,7 @@ impl Worker {
         }
     }
 
-    /// `resume_inlined`, as a call: it is inlined only where most wake-ups pass.
+    /// Calls [`resume_inlined`](Self::resume_inlined), which is inlined only on the path of most wake-ups.
     fn resume(&self, task: &Rc<Task>) {
         self.resume_inlined(task);
     }
@@ -348,7 +348,7 @@ impl Worker {
     /// Runs a coroutine until it waits or ends. Called by the loop alone.
     #[inline(always)]
     fn resume_inlined(&self, task: &Rc<Task>) {
-        // This is for the watchdog. It costs two plain stores, because a switch takes only a few nanoseconds.
+        // This is for the watchdog: two plain stores and no locked step, because a switch takes only a few nanoseconds.
         let status = &self.handle().status;
         status.switch_to(task.request());
         self.current.replace(Some(Rc::clone(task)));
@@ -415,8 +415,8 @@ impl Worker {
     }
 }
 
-/// Ends the child of a bare `fork`, in which the handler has now returned. (A thread that had forked would end here, and
-/// the child with it.) If the worker went on in the child, it would take the parent's events.
+/// Ends the child of a bare `fork`, in which the handler has now returned. (If a plain thread had forked, it would end here,
+/// and the child with it.) If the worker went on in the child, it would take the parent's events.
 #[cold]
 fn end_child() -> ! {
     exit_now(0)

@@ -8,7 +8,7 @@ use crate::sys::sync::{AtomicU64, AtomicUsize, Ordering};
 /// A worker's state in numbers.
 #[derive(Default)]
 pub(super) struct WorkerStatus {
-    /// The requests that it has, those on their way to it included.
+    /// How many requests the worker has, including those on their way to it.
     load: AtomicUsize,
     /// The request that runs, by its number plus one; zero while none does.
     running: AtomicU64,

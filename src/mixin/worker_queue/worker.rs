@@ -94,8 +94,8 @@ impl QueueWorker {
     }
 
     /// Accepts requests of the server whose job this worker has run, and runs them, until there are jobs in the queue or
-    /// the server sends it away. Does nothing if another worker accepts. Returns with the lock, for the caller's look into the
-    /// queue: an interrupt has said that there is a job, or that the queue is closed.
+    /// the server sends it away. Does nothing if another worker accepts. Returns the guard of the lock, under which the caller
+    /// reads the queue: an interrupt means that there is a job, or that the queue is closed.
     fn accept_requests<'q>(
         &mut self,
         queue: &'q Arc<WorkerQueue>,
@@ -126,7 +126,7 @@ impl QueueWorker {
             }
             match accepted {
                 Accepted::Request(job) => {
-                    // If it was interrupted nevertheless, the queue needs another worker.
+                    // If this worker was interrupted all the same, the queue needs another worker.
                     queue.wake(state);
                     self.run(job);
                     state = queue.state.lock();
