@@ -92,7 +92,7 @@ pub(super) struct Marks {
     /// Whether the request has left the list. Its stop tokens may outlive it, and read this.
     pub(super) ended: AtomicBool,
     /// Whether the request entered with a connection, or has a stream of a user's transport. Datagrams have none, and skip
-    /// the lock. This is not a note; it is here because it takes no additional memory beside these flags.
+    /// the lock. This is not a note; it is here because it takes no additional memory next to the other flags.
     pub(super) has_connection: AtomicBool,
 }
 

@@ -1,6 +1,6 @@
-//! [`Progress`]: whether bytes have moved on a connection, by the request itself or past it: by its outbox, or by
-//! another process that has a copy of the descriptor. The idle reaper asks this, and so does a wait whose own timeout
-//! for silence has passed.
+//! [`Progress`]: whether bytes have moved on a connection, by the request itself, by its outbox, or by another process
+//! that has a copy of the descriptor. The idle reaper asks this, and so does a wait whose own timeout for silence has
+//! passed.
 
 use std::os::fd::BorrowedFd;
 

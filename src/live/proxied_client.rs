@@ -9,8 +9,8 @@
 //! | 0 | what is known (0: nothing yet), the length of a path, the port. Written last, read first |
 //! | 1 to 14 | the bytes of the address, at most 108 |
 //!
-//! The first row belongs to no slot: its first word is the number of slots that were ever used. Rows beyond it were
-//! never written, and a read would give them memory. The parent clears a row before its slot is used again.
+//! The first row belongs to no slot: its first word is the number of slots that were ever used. Rows beyond this number
+//! were never written, and a read would give them memory. The parent clears a row before its slot is used again.
 //!
 //! ```text
 //! parent   accepts; clears the row; forks

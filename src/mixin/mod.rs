@@ -180,7 +180,7 @@ pub trait Mixin: Send + Sync + 'static {
         accept_loop()
     }
 
-    /// Runs one request, now or later, here or elsewhere: Python's `process_request`.
+    /// Runs one request, at once or later, on this thread or elsewhere: Python's `process_request`.
     ///
     /// The loop accepts nothing until this returns, so it must not wait for anything but the job. A job that is
     /// dropped is [released](Job::release).
@@ -238,9 +238,9 @@ pub trait Mixin: Send + Sync + 'static {
     /// thread, which reaps children or resumes coroutines. Default: nothing.
     ///
     /// A close calls it before each of its waits for the live list to become empty: first with the end of
-    /// `Limits::first_read`, then with the deadline of the close, and, if requests are left then, once more after
-    /// [`force`](Self::force), with a deadline a moment away. The loop of a server that forks calls it with the present
-    /// moment, if there is no room for a client of the accepted backlog.
+    /// `Limits::first_read` (at the latest half of the time), then with the deadline of the close, and, if requests are
+    /// left then, once more after [`force`](Self::force), with a deadline a moment away. The loop of a server that forks
+    /// calls it with the present moment, if there is no room for a client of the accepted backlog.
     fn drain(&self, deadline: Instant) {
         let _ = deadline;
     }

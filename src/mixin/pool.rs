@@ -2,7 +2,7 @@
 //!
 //! A gate bounds the requests of a pool; its maximum is the number of threads plus the length of the queue. With
 //! `Pool::new(4).queue(64)` it is 68: four requests run, 64 wait in the pool's queue, and the accept loop then leaves the
-//! next one in the kernel's.
+//! next client in the kernel's queue.
 
 use super::Mixin;
 use super::delegate::delegate;

@@ -23,8 +23,8 @@ use crate::peer_fault;
 /// The error of a wait that was cancelled, as the source of an [`io::Error`]: the request has to end, and its handler
 /// should return.
 ///
-/// A handler meets this error where it waits for something other than its own connection: another server, an event, a
-/// child of [`join`](crate::join). [`sleep`](super::sleep) ends early instead.
+/// A handler meets this error where it waits for something other than its own connection: another server, or an event;
+/// in a closure of [`join`](crate::join) as well. [`sleep`](super::sleep) ends early instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Cancelled;

@@ -32,8 +32,8 @@ use crate::sys;
 use crate::sys::fork::{self, Forked, SignalsHeld};
 use crate::wait;
 
-/// Runs each request in a process of its own. The request may leak, crash, or change its user: nothing of it is left when
-/// it has ended, and no other request sees its changes to memory.
+/// Runs each request in a process of its own. The request may leak, crash, or change the process's user: nothing of it is
+/// left when it has ended, and no other request sees its changes to memory.
 ///
 /// Forking is only right in a process with one thread, so the server has to run in the main thread of a program that has
 /// started no other thread. Otherwise `serve_forever` fails, and the error names the threads. Work that would need a thread
@@ -261,8 +261,8 @@ pub(crate) trait ServeInChild {
     /// child has to close nothing else. `most`: how many children there may be at once.
     fn prepare_fork(&mut self, most: usize) -> Option<Arc<OwnedFd>>;
 
-    /// In the child, which has nothing else to do: serves the request, and leaves. It does not return, so that nothing is
-    /// freed one by one that the end of the process frees at once. `signals` are held back until the child has its own
+    /// In the child, which has nothing else to do: serves the request, and leaves. It does not return, because drops would
+    /// free one by one all that the end of the process frees at once. `signals` are held back until the child has its own
     /// actions for them.
     fn run_in_child(
         self: Box<Self>,

@@ -35,7 +35,7 @@ impl WorkerStatus {
         self.load.fetch_add(1, Ordering::SeqCst) == 0
     }
 
-    /// Counts down: a request has ended, or did not arrive.
+    /// Counts a request off, which has ended or did not arrive.
     pub(super) fn end_request(&self) {
         self.load.fetch_sub(1, Ordering::SeqCst);
     }
