@@ -13,7 +13,8 @@ impl Entry {
     /// Notes the limit that the request exceeds. Without this note a parent would learn only that its child has refused
     /// the request.
     pub(crate) fn note_beyond(&self, limit: Limit) {
-        // Above the byte for a time limit, which this store clears: no time limit has ended a refused request.
+        // The number lies above the byte for a time limit. The store clears that byte: no time limit has ended a refused
+        // request.
         self.counters.limit().store((limit as u64 + 1) << 8, Ordering::Relaxed);
     }
 

@@ -281,8 +281,8 @@ impl Entry {
     /// Notes that a step begins now. The worker calls this only if the server has an observer: otherwise nobody reads
     /// the times.
     pub(crate) fn begin_step(&self, step: CountStep) {
-        // Relaxed, like the other counters: it is read at the end, by the worker or by a parent that has reaped the
-        // child.
+        // Relaxed, like the other counters: the moment is read at the end, by the worker or by a parent that has reaped
+        // the child.
         let nanos = u64::try_from(self.age().as_nanos()).unwrap_or(u64::MAX);
         // Zero is for a step that has not begun.
         self.counters.moment(step).store(nanos.max(1), Ordering::Relaxed);
@@ -321,7 +321,7 @@ impl Entry {
     /// How many bytes were received and sent.
     #[inline]
     pub(crate) fn bytes(&self) -> (u64, u64) {
-        // Relaxed: a reader that misses some bytes sees them at its next look.
+        // Relaxed: a reader that misses some bytes finds them when it reads again.
         let [bytes_in, bytes_out] = [self.counters.bytes_in(), self.counters.bytes_out()];
         (bytes_in.load(Ordering::Relaxed), bytes_out.load(Ordering::Relaxed))
     }

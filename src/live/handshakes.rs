@@ -66,7 +66,7 @@ impl Handshakes {
             let is_one_too_many = unfinished.len() > max.max(1);
             (*begun, is_one_too_many.then(|| unfinished.pop_first()).flatten())
         };
-        // Without the lock: the shutdown is a system call, and wakes a worker that wants the lock.
+        // The lock is not held here: the shutdown is a system call, and wakes a worker that wants the lock.
         if let Some((_, oldest)) = oldest {
             oldest.shut_down(Cut::Crowded, Shutdown::Both);
         }
@@ -114,7 +114,7 @@ impl LiveList {
     /// place is left, the newest handshake gets it.)
     pub(crate) fn make_room(&self, entry: &Entry, begins: bool, children: usize) {
         let slots = self.slots.lock();
-        // Without a handshake no row is looked at.
+        // As long as no child has ever begun a handshake, no row is read.
         if begins {
             entry.clear.begin_handshake();
         } else if !slots.clear.as_ref().is_some_and(|rows| clear_counters::have_handshakes(rows)) {
@@ -126,7 +126,7 @@ impl LiveList {
         // most.
         let others = slots.live().count() - unfinished.len();
         let places = children.min(entry.limits.live).min(slots.budget).saturating_sub(others);
-        // Without the lock: a signal is a system call.
+        // The lock is released before the signals, which are system calls.
         drop(slots);
         let max = entry.limits.handshakes.min(places - places.div_ceil(4)).max(1);
         let Some(beyond) = unfinished.len().checked_sub(max) else { return };

@@ -94,7 +94,7 @@ impl Entry {
         if now.saturating_duration_since(wait.since) < self.limits.idle {
             return;
         }
-        // Only if there is no cut yet: an earlier one explains the end better.
+        // The cut is stored only if there is none yet: an earlier cut explains the end better.
         let (silent, order) = (Cut::Silent as u8, Ordering::SeqCst);
         if self.marks.cut.compare_exchange(0, silent, order, order).is_ok() {
             // Bytes that come at this moment are still read.
@@ -106,13 +106,13 @@ impl Entry {
     /// only if bytes may move: some were sent since then, or are on their way to the peer, or others have the
     /// descriptor.
     fn look_for_progress(&self, wait: &mut LastLook, bytes_out: u64, now: Instant) {
-        // Locked until the end, so that the descriptor stays open while the system is asked about it.
+        // The lock is held to the end, so that the descriptor stays open while the system is asked about it.
         let connection = self.connection.lock();
         let fd = connection.as_ref().map(AsFd::as_fd);
-        // Noted at each look, so that the next look compares with this one.
+        // The count is noted at each look, so that the next look compares with this one.
         let sent = std::mem::replace(&mut wait.bytes_out, bytes_out) != bytes_out;
         let waits_for_peer = |fd| sys::tcp_info::unacknowledged(fd).is_ok_and(|bytes| bytes > 0);
-        // Once true it stays so for this wait: bytes on their way may be acknowledged at any later look.
+        // Once this is true, it stays so for the wait: bytes on their way may be acknowledged at any later look.
         wait.may_move = match wait.may_move {
             Some(may_move) => Some(may_move || sent),
             None => Some(sent || self.is_lent() || fd.is_some_and(waits_for_peer)),

@@ -40,7 +40,7 @@ impl Entry {
             list.retain(|linked| linked.strong_count() > 0);
             list.push(Arc::downgrade(connection));
         }
-        // After the push: a cut that comes now either finds the connection in the list, or is seen here.
+        // This comes after the push: a cut at this moment either finds the connection in the list, or is seen here.
         if self.is_cut_off() {
             connection.end();
         }

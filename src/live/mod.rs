@@ -116,7 +116,7 @@ impl LiveList {
     /// If there is no memory for those counters. The requests are then not forgotten.
     pub(crate) fn enter_process(&self) -> io::Result<()> {
         let mut slots = self.slots.lock();
-        // First, because it may fail. The parent's rows stay mapped for as long as an entry has one.
+        // The rows come first, because this may fail. The parent's rows stay mapped for as long as an entry has one.
         if slots.rows.is_some() {
             slots.map_rows()?;
         }
@@ -201,7 +201,7 @@ impl LiveList {
     /// after that.
     pub(crate) fn name_client(&self, entry: &Entry, header: Header, now: Instant) -> Option<Limit> {
         let mut slots = self.slots.lock();
-        // Named first: under `Forking` the count below includes this request's own row.
+        // The client is named first: under `Forking` the count below includes this request's own row.
         entry.name_client(header);
         let proxied_client = entry.arrival.proxied_client.as_ref()?;
         let client = proxied_client.client()?;
@@ -225,8 +225,8 @@ impl LiveList {
         let Some(last) = slot.and_then(|slot| slot.take_if(own)) else { return };
         // From here on another request may have the slot, and the entry's memory when this registration is dropped.
         slots.free.push(FreeSlot::of(registration.slot, last));
-        // By the address that is known now: the request was counted by it when it entered or was named, or when
-        // `set_limits` counted all requests anew.
+        // The request is counted off by the address that is known now. It was counted by the same address: when it entered
+        // or was named, or when `set_limits` counted all requests anew.
         if let (Some(peers), Some(key)) =
             (&mut slots.peers, registration.entry.counted_address().and_then(PeerKey::of))
         {
@@ -270,7 +270,7 @@ impl LiveList {
     /// Ends one connection, for `close_live`. Returns false if there is no such request, or nothing to end. A request
     /// that leaves at the same moment may be reported as ended here.
     pub(crate) fn close(&self, id: u64) -> bool {
-        // Without the lock: to end a connection may take a system call, or a signal to a child.
+        // The lock is not held here: to end a connection may take a system call, or a signal to a child.
         self.find(id).is_some_and(|entry| entry.close())
     }
 

@@ -108,7 +108,7 @@ impl Slots {
     ///
     /// If the memory cannot be mapped.
     pub(super) fn map_rows(&mut self) -> io::Result<()> {
-        // Now, and not while requests come: see `INITIAL_SLOTS` and `take_free`.
+        // Reserved now, and not while requests come: see `INITIAL_SLOTS` and `take_free`.
         self.entries.reserve(INITIAL_SLOTS);
         self.free.reserve(INITIAL_SLOTS);
         self.rows = Some(Arc::new(Rows::new(MAX_ROWS)?));
@@ -180,7 +180,7 @@ impl Slots {
     pub(super) fn limit_peers(&mut self) -> Option<usize> {
         let max = self.limits.per_peer_within(self.budget);
         let mut counts = HashMap::new();
-        // Counted anew from the list, which is right whatever was counted before.
+        // The requests are counted anew from the list, which is right whatever was counted before.
         if max.is_some() {
             let counted = |entry: &Arc<Entry>| entry.counted_address().and_then(PeerKey::of);
             for key in self.live().filter_map(counted) {

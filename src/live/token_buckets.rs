@@ -134,7 +134,7 @@ impl TokenBuckets {
             // full, so that from the same beginning both would choose it.
             let begin = (hash >> 32) as usize % WAYS;
             let in_turn = set[begin..].iter().chain(&set[..begin]);
-            // In this order: see the diagram at the top of the file.
+            // The order of the two loads counts: see the diagram at the top of the file.
             let seen = in_turn.map(|place| {
                 let full_at = place[1].load(Ordering::SeqCst);
                 (place[0].load(Ordering::SeqCst), full_at, place)

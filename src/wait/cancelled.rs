@@ -33,7 +33,7 @@ impl Cancelled {
     /// Whether this error, or its cause, is a cancellation.
     #[must_use]
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
-        // Along the sources, because the program or an adapter of std may have wrapped the error.
+        // This goes along the sources, because the program or an adapter of std may have wrapped the error.
         peer_fault::find(error)
     }
 

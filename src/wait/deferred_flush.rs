@@ -137,7 +137,7 @@ pub fn flush() {
 
 #[inline(never)]
 fn flush_all() {
-    // Taken out first: a flush may defer something, which needs the list.
+    // The list is taken out first: a flush may defer something, which needs the list.
     for what in take_deferred() {
         what.flush();
     }

@@ -45,7 +45,7 @@ pub(crate) fn in_span(span: Span) -> InSpan {
 
 impl Drop for InSpan {
     fn drop(&mut self) {
-        // None, if the subscriber has panicked at an `enter` since.
+        // There is none if the subscriber has panicked at an `enter` since.
         drop(ENTERED.take());
     }
 }

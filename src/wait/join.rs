@@ -72,7 +72,7 @@ use crate::sys::scoped_closure::lend_once;
 pub fn join<A, B: Send>(a: impl FnOnce() -> A, b: impl FnOnce() -> B + Send) -> io::Result<(A, B)> {
     let Some(parker) = parker() else { return beside_a_thread(a, b, None) };
     let end = Rc::new(Event::new()?);
-    // In cells: if no coroutine can be started, both closures are still here.
+    // The closures are in cells, so that both are still here if no coroutine can be started.
     let (a, b) = (Cell::new(Some(a)), Cell::new(Some(b)));
     let (a_ended, b_ended) = (Cell::new(None), Cell::new(None));
     let notifies = Rc::clone(&end);
@@ -129,8 +129,8 @@ fn beside_a_thread<A, B: Send>(
                 io::Error::new(error.kind(), format!("cannot start a thread for join: {error}"))
             })?;
         let a = caught(a);
-        // Before the join, which blocks the thread: a coroutine parks until `b` has ended, and then the join returns at
-        // once.
+        // This comes before the join, which blocks the thread: a coroutine parks until `b` has ended, and then the join
+        // returns at once.
         match end {
             Some(end) => wait_patiently(end),
             None => flush(),

@@ -122,13 +122,13 @@ pub(crate) fn any(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Res
 /// stack of each coroutine that waits.
 #[inline(always)]
 pub(crate) fn any_inlined(waiting: &[Waiting<'_>], deadline: Option<Instant>) -> io::Result<bool> {
-    // Cloned out of its thread-local: no borrow is held across the wait.
+    // The parker is cloned out of its thread-local, so that no borrow is held across the wait.
     let Some(parker) = parker() else { return block(waiting, deadline) };
     // `Parker::park` promises its implementor that no panicking thread calls it.
     if thread::panicking() {
         return Err(panicking());
     }
-    // No flush here: the parker's thread flushes before it waits, and sends the deferred work of several coroutines
+    // This does not flush: the parker's thread flushes before it waits, and sends the deferred work of several coroutines
     // together. The budget begins anew, because the other coroutines have their turn during this wait.
     SPENT_CALLS.with(|spent| spent.set(0));
     apart(|| parker.park(waiting, deadline)).map(|()| true)
@@ -175,7 +175,7 @@ pub(crate) fn spend() {
 #[cold]
 fn give_way() {
     SPENT_CALLS.set(0);
-    // Not on a plain thread, which has nothing to switch to, and not on a thread that panics, which must not switch.
+    // A plain thread has nothing to switch to, and a thread that panics must not switch.
     if let (Some(parker), false) = (parker(), thread::panicking()) {
         apart(|| parker.give_way());
     }
@@ -210,7 +210,7 @@ pub fn sleep(duration: Duration) {
         return thread::sleep(duration);
     }
     let until = moment_after(Instant::now(), duration);
-    // Again and again: a wait may come back early.
+    // This is a loop, because a wait may come back early.
     while Instant::now() < until {
         if let Err(error) = any(&[], Some(until)) {
             // The sleep ends early, and has no result by which to say so.

@@ -146,7 +146,7 @@ thread_local! {
 /// Makes every wait on this thread call `parker`, until the guard is dropped.
 pub fn install(parker: Rc<dyn Parker>) -> Installed {
     let before = PARKER.with(|current| current.replace(Some(parker)));
-    // Noted beside the other flags as well: `may_block` reads them together, and does not touch the `Rc`.
+    // This is also noted with the other flags: `may_block` reads them together, and does not touch the `Rc`.
     note(|here| here.parked = true);
     Installed { before }
 }

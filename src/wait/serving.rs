@@ -25,7 +25,7 @@ impl Serving {
     /// `server`: the address of its context.
     pub(crate) fn start(server: usize) -> Self {
         SERVING.with_borrow_mut(|serving| {
-            // Searched from its beginning: it has one entry as a rule, and its memory stays for the next request.
+            // The list is searched from its beginning: as a rule it has one entry. Its memory stays for the next request.
             match serving.iter_mut().find(|(known, _)| *known == server) {
                 Some((_, count)) => *count += 1,
                 None => serving.push((server, 1)),
@@ -49,7 +49,7 @@ impl Drop for Serving {
                 return;
             };
             serving[at].1 -= 1;
-            // Removed at zero: when this context is gone, another server's may get its address.
+            // The entry is removed at zero: when this context is gone, another server's context may get its address.
             if serving[at].1 == 0 {
                 serving.swap_remove(at);
             }

@@ -117,11 +117,11 @@ impl Entry {
     /// Any thread may call this, but no signal handler, because this takes locks. It does not wait.
     pub(crate) fn shut_down(&self, why: Cut, how: Shutdown) {
         self.marks.cut.store(why as u8, Ordering::SeqCst);
-        // After the store of the cut: see the second diagram at the top of the file.
+        // This comes after the store of the cut: see the second diagram at the top of the file.
         let is_left_to_worker = self.marks.wrapped.load(Ordering::SeqCst)
             && !self.marks.waits_to_write.load(Ordering::SeqCst);
         self.shut_connection(if is_left_to_worker { Shutdown::Read } else { how });
-        // Last, so that code that a token wakes finds the connection ended.
+        // This comes last, so that code that a token wakes finds the connection ended.
         if self.is_closed() {
             self.end_linked_connections();
             self.tell_of_close();
@@ -149,7 +149,7 @@ impl Entry {
         if !self.may_be_ended(first_reads) {
             return;
         }
-        // The reason first, as always. If the lock is taken, the cut alone says why the connection ends.
+        // The reason is stored first, as always. If the lock is taken, the cut alone says why the connection ends.
         self.marks.cut.store(Cut::Drained as u8, Ordering::SeqCst);
         self.try_shut_connection(Shutdown::Read);
     }
@@ -169,7 +169,7 @@ impl Entry {
             proxied_client.end();
         }
         self.marks.ended.store(true, Ordering::SeqCst);
-        // After the store: a token that is made now is either notified here, or finds the end itself.
+        // This comes after the store: a token that is made now is either notified here, or finds the end itself.
         self.tell_of_close();
         self.forget_connection();
     }

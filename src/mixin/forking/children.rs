@@ -113,8 +113,8 @@ impl Children {
         if let Some(reports) = self.reports.get() {
             return Ok(reports);
         }
-        // No lock: only the thread of the loop gets here. All or nothing: if one part cannot be made, the earlier parts are
-        // dropped.
+        // This needs no lock, because only the thread of the loop gets here. If one part cannot be made, the earlier parts
+        // are dropped.
         let (exits, owner) = (ExitWatch::new()?, OwnerProcess::noted());
         let (fatal, steps) = (TextPipe::new()?, TextPipe::new()?);
         // The memory that children share with this process has to exist before the first fork.
@@ -130,7 +130,7 @@ impl Children {
         if reports.owner.is_noted() {
             return Ok(());
         }
-        // Forgotten, and not dropped: the watches and the permits of these children are the parent's to give back.
+        // The children are forgotten and not dropped: their watches and permits are the parent's to give back.
         std::mem::forget(std::mem::take(&mut *self.table.lock()));
         // The owner is noted last: if one of these steps fails, the next run tries all of them again.
         reports.exits.renew()?;

@@ -142,7 +142,7 @@ impl Forking {
             Err(error) => return job.refuse(Refused::CannotStart(error)),
         };
         let listener = work.prepare_fork(self.max_children);
-        // Otherwise both processes would print the rest of the buffer, and send the replies that this thread gathers.
+        // Without this, both processes would print the rest of the buffer, and send the replies that this thread gathers.
         let _ = io::stdout().flush();
         wait::flush();
         let mark = reports.orphan_mark();
@@ -187,7 +187,8 @@ impl Mixin for Forking {
     }
 
     fn serve(&self, accept_loop: Arc<dyn Fn() -> Result<()> + Send + Sync>) -> Result<()> {
-        // Once more: `handle_request` does not prepare its run, and the program may have started threads since `prepare`.
+        // The server calls `prepare` as well, but not for `handle_request`. Besides, the program may have started threads
+        // since that call.
         self.prepare()?;
         accept_loop()
     }

@@ -126,7 +126,7 @@ impl Children {
     /// 3. It reaps unwatched children, and orphans, one after the other, until none is left that has ended.
     pub(super) fn collect(&self) {
         let Some(reports) = self.reports.get() else { return };
-        // Asked anew at each turn of the loop below: the table changes in it.
+        // The table is searched anew at each turn of the loop below, which changes it.
         let is_any = |is: fn(&Child) -> bool| self.table.lock().iter().any(is);
         // Without a watched child the watch has nothing to report, and the system call is spared.
         let asks_watch = is_any(Child::is_watched) || reports.exits.watches_by_signal();

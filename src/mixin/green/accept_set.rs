@@ -48,8 +48,8 @@ impl AcceptSet {
             if matches!(SockRef::from(&one.fd).r#type(), Ok(Type::DGRAM)) {
                 datagrams = Some(at);
             } else {
-                // Reported as long as there is a client (level-triggered, unlike connections): the loop may leave some in
-                // the accept queue. Which descriptor is ready does not matter, as the loop looks at all of them.
+                // The listener is reported as long as there is a client (level-triggered, unlike connections): the loop may
+                // leave clients in the accept queue. Which descriptor is ready does not matter, as the loop looks at all of them.
                 set.watch(one.fd, WatchFor::Input, 0)?;
             }
         }

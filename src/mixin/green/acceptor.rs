@@ -117,7 +117,7 @@ impl AcceptorStart {
         let at_end = Arc::clone(&run);
         let coroutine = AcceptCoroutine::new(stack, move |handle| {
             let ended = panic::catch_unwind(AssertUnwindSafe(|| accept_loop()));
-            // Dropped before the end is reported. After an abandoned loop this is the last owner of the server's hooks.
+            // The loop is dropped before its end is reported. If it was abandoned, it is the last owner of the server's hooks.
             catch_and_drop(|| drop(accept_loop));
             if handle.is_retired() {
                 // A retired coroutine has no result: the loop goes on elsewhere, or nobody waits for it.

@@ -238,8 +238,8 @@ impl Worker {
         for one in waiting {
             watched.add(one, WATCHED | task.number)?;
         }
-        // Listed by its number, which events bring back. A task that has ended by then is not found, and no other has its
-        // number.
+        // The task is listed by its number, which events bring back. A task that has ended by then is not found, and no other
+        // task has its number.
         self.watched.borrow_mut().insert(task.number, Rc::clone(task));
         let _end = OnDrop(|| drop(self.watched.borrow_mut().remove(&task.number)));
         self.suspend(task, deadline)

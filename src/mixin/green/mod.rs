@@ -218,7 +218,7 @@ impl Green {
     /// The workers, if this process has started them.
     fn started(&self) -> Option<Arc<Group>> {
         let first = self.group.get()?;
-        // Otherwise a fork has copied the group, and not its threads.
+        // If the owner is another process, a fork has copied the group, and not its threads.
         if first.owner.is_noted() {
             return Some(Arc::clone(first));
         }

@@ -153,7 +153,7 @@ impl Registrations {
         let mut entries = self.entries.borrow_mut();
         let at = usize::try_from(fd).unwrap_or_default();
         if at >= entries.len() {
-            // Only up to this place: the spare capacity of the vector takes no memory until it is written to.
+            // The table grows only to this place: the spare capacity of the vector takes no memory until it is written to.
             entries.resize_with(at + 1, WaitRegistration::default);
         }
         let token = self.next_token();

@@ -371,7 +371,7 @@ impl Worker {
         self.take_waits_back();
         self.timers.forget(task);
         self.tasks.remove(task);
-        // Otherwise the loop's listeners would wake the worker again and again, and nothing would accept.
+        // If the set stayed, the loop's listeners would wake the worker again and again, and nothing would accept.
         if task.acceptor.is_some() {
             self.accept_sets.borrow_mut().retain(|set| !set.is_of(task));
         }
@@ -404,7 +404,7 @@ impl Worker {
 
     /// Suspends the running coroutine, and has it go on in the next turn.
     pub(super) fn give_way(&self, task: &Rc<Task>) {
-        // Queued before the switch: nothing on the other side would queue it.
+        // The task is queued before the switch: nothing on the other side would queue it.
         task.state.set(TaskState::Queued);
         self.queue.borrow_mut().push_back(Rc::clone(task));
         switch::suspend();

@@ -116,8 +116,8 @@ impl QueueWorker {
             // The lock is not held here, because `accept` waits and runs hooks.
             let accepted = Arc::clone(server).accept(&mut || self.has_room());
             if !matches!(accepted, Accepted::Request(_)) {
-                // Gives back the place that `has_room` has taken for a client that is gone. Before the lock is taken: a job
-                // may wait for the place.
+                // Gives back the place that `has_room` has taken for a client that is gone. This comes before the lock is
+                // taken, because a job may wait for the place.
                 self.permit = None;
             }
             state = queue.state.lock();
