@@ -43,8 +43,8 @@ pub(crate) struct Handshakes {
 /// STARTTLS an old connection begins a handshake late.
 #[derive(Default)]
 struct InOrder {
-    /// How many have ever begun: the number of the newest. Numbers are not used again, so a guard never removes another
-    /// guard's handshake.
+    /// How many handshakes have ever begun: the number of the newest. Numbers are not used again, so a guard never removes
+    /// another guard's handshake.
     begun: u64,
     unfinished: BTreeMap<u64, Arc<Entry>>,
 }

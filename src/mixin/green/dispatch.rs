@@ -1,4 +1,4 @@
-//! How the accept loop deals requests to the workers: to the least loaded one, and ties to its own.
+//! How the accept loop deals requests to the workers: to the least loaded one, at a tie to its own.
 //!
 //! The loop is a coroutine among the worker's others: requests that it deals to its own worker lie in the run queue until
 //! it waits or gives way. So it gives way after [`ACCEPTED_AT_ONCE`] requests without a wait; otherwise those requests would
