@@ -1,9 +1,9 @@
-//! Characters that are no letters on a screen: some control it, some are invisible.
+//! Characters that do not show as letters on a screen: some control it, some are invisible.
 
 use unicode_normalization::char::is_combining_mark;
 
 /// Whether it controls a terminal or changes the direction of text: with such characters a line could pass for another
-/// one.
+/// member's line.
 pub fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{feff}')

@@ -31,9 +31,9 @@ pub fn run(endpoint: &Endpoint, tls: &ClientTls, name: Option<&str>) -> Result<(
         thread::spawn(move || send_what_is_typed(input, &connection, &sending))
     };
     let result = show_what_comes(&connection, &mut output);
-    // The server may not read a line now, and the end must not wait for that.
+    // A write of the typing thread may wait for a server that does not read. The shutdown ends that write.
     let _ = connection.shutdown(Shutdown::Both);
-    // Taken before `finish`, which ends the input.
+    // The state is taken before `finish`, which ends the input, as if the user had left.
     let sent = std::mem::replace(&mut *sending.lock(), Sending::Goes);
     output.finish(typing);
     drop(mode);
@@ -90,7 +90,8 @@ fn send_what_is_typed(mut input: Input, mut connection: &Connection, sending: &M
             warn(&format!("a line may have {LINE_BYTES} bytes; this one was not sent"));
             continue;
         }
-        // Locked before the error is taken from the socket: the other thread then sees an end, and looks here.
+        // The lock is taken before the write. If the write takes the error from the socket, the other thread sees a plain
+        // end, and then finds the error in `sending`.
         let mut sending = sending.lock();
         if let Err(error) = connection.write_all(format!("{text}\n").as_bytes()) {
             *sending = Sending::Failed(error);
@@ -98,20 +99,20 @@ fn send_what_is_typed(mut input: Input, mut connection: &Connection, sending: &M
         }
     }
     *sending.lock() = Sending::HasLeft;
-    // It fails if the connection is gone already.
+    // The call fails if the connection is gone already.
     let _ = connection.shutdown(Shutdown::Write);
 }
 
-/// Shows lines up to the end. Returns the last one.
+/// Shows the server's lines up to the end of the connection. Returns the last line.
 fn show_what_comes(connection: &Connection, output: &mut Output) -> Result<String, Ended> {
-    // A member's line with its name in front. Longer ones are cut, because the server may be any program.
+    // A member's line with its name in front. Longer lines are cut into parts, because the server may be any program.
     const MOST: usize = LINE_BYTES + 8 * NAME_CHARS;
     let mut reader = BufReader::new(connection);
     let (mut line, mut last) = (Vec::new(), String::new());
     loop {
         match (&mut reader).take(MOST as u64).read_until(b'\n', &mut line) {
             Ok(0) => return Ok(last),
-            // A line that the user has typed in the meantime may cause a reset.
+            // A line that the user sends while the server ends the connection may cause a reset.
             Err(_) if last == GOODBYE => return Ok(last),
             result => result.map_err(Ended::Connection)?,
         };

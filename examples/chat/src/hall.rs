@@ -1,8 +1,8 @@
 //! The hall: connections that have sent nothing yet, and those that wait to join the room.
 //!
-//! A silent connection counts in `--max-clients`, so an attacker could keep others out by many of them. So the hall
-//! holds at most half of all clients, and half of the clients that one address may have. When it is full, the address
-//! with the most silent connections loses its oldest one. Clients that have sent a word join in the order of their
+//! A silent connection counts in `--max-clients`, so an attacker with many of them could keep others out. The hall
+//! therefore holds at most half of all clients, and half of the clients that one address may have. When it is full, the
+//! address with the most silent connections loses its oldest one. Clients that have sent a word join in the order of their
 //! first words, and at a bounded rate, because each join is a line for every member. A client that leaves before it
 //! joins is not announced.
 //!
@@ -39,7 +39,7 @@ pub enum Turn {
     Never,
 }
 
-/// The hall. Clones are the same one.
+/// The hall. A clone is the same hall.
 #[derive(Clone)]
 pub struct Hall {
     state: Arc<Mutex<State>>,
@@ -53,7 +53,7 @@ struct State {
     room_of_peer: usize,
     /// Clients that have sent a word, in the order of these words.
     queue: VecDeque<Number>,
-    /// How many may join now.
+    /// How many clients may join now, as counted at the moment `filled`.
     tokens: f64,
     filled: Instant,
 }
@@ -79,7 +79,7 @@ impl Hall {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Adds a client. If the hall is full, another client is ended.
+    /// Adds a client. If the hall is full, ends the oldest silent client of the address that has the most of them.
     pub fn arrive(&self, address: Address, outbox: Outbox) -> Number {
         let mut state = self.state.lock();
         let number = state.next;
@@ -170,7 +170,7 @@ impl State {
         self.silent.values().filter(|silent| peer_of(&silent.address) == peer).count()
     }
 
-    /// The address that has most of the silent clients.
+    /// The address that has the most silent clients.
     fn most(&self) -> Option<IpAddr> {
         let mut counts = HashMap::new();
         for silent in self.silent.values() {
@@ -188,7 +188,7 @@ impl State {
 
     fn end(&mut self, number: Number, why: &str) {
         let Some(Silent { outbox, .. }) = self.silent.remove(&number) else { return };
-        // The client is told if its outbox has room; then its handler's read ends.
+        // The client gets the reason if its outbox has room. Then the close ends its handler's read.
         let _ = outbox.send(format!("* you {why}\n"));
         outbox.flush();
         outbox.close();
@@ -200,7 +200,7 @@ fn ip_of(address: &Address) -> Option<IpAddr> {
     address.as_inet().map(|address| address.ip().to_canonical())
 }
 
-/// One customer: an IPv4 address, or the IPv6 network that one customer gets.
+/// The address that stands for one customer: an IPv4 address, or the IPv6 network that a customer gets.
 fn peer_of(address: &Address) -> Option<IpAddr> {
     ip_of(address).map(|ip| match ip {
         IpAddr::V6(ip) if !ip.is_loopback() && !ip.is_unicast_link_local() => {

@@ -28,7 +28,7 @@ pub struct Chat {
 #[derive(Clone, Copy)]
 enum Place {
     Outside,
-    /// In the hall and silent, at most until then.
+    /// In the hall, where it may be silent until this moment.
     Hall(Number, Instant),
     Room(Id),
 }
@@ -39,7 +39,7 @@ enum End {
     Quit,
     /// It was silent for too long.
     Silent,
-    /// Too many clients were in the hall, and it was chosen to leave.
+    /// It was ended in the hall, or ended its own output there, before its turn to join.
     TooMany,
     TooLong,
 }
@@ -59,8 +59,8 @@ enum Received {
 }
 
 impl Chat {
-    /// `patience` bounds the wait for the first word, `lines_per_second` the lines in the long run; zero means no
-    /// limit.
+    /// `patience` bounds the wait for the first word. `lines_per_second` bounds the lines in the long run; zero is no
+    /// bound.
     pub fn new(room: &Room, hall: &Hall, patience: Duration, lines_per_second: u32) -> Self {
         Self {
             room: room.clone(),
@@ -161,7 +161,7 @@ impl Chat {
         }
     }
 
-    /// Waits until the client may join. Returns false if it was ended before that.
+    /// Waits until the client may join. Returns false if it was ended, or ended its own output, before that.
     fn wait_for_turn(
         &mut self,
         request: &mut StreamRequest,
@@ -249,7 +249,7 @@ impl Chat {
     }
 }
 
-/// The answer to an unknown command, and to a question for the list of commands.
+/// The answer to an unknown command, and to `/help`.
 pub fn unknown(word: &str, others: &str) -> String {
     let known = format!(
         "there are {others}@NAME TEXT and /quit; to say a line that begins with a slash, type two slashes"
@@ -264,13 +264,13 @@ impl StreamRequestHandler for Chat {
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
         let outbox = request.outbox()?;
         let number = self.hall.arrive(request.client_address(), outbox.clone());
-        // A time that the clock cannot count is shortened to a day.
+        // A longer time is cut to a day: the clock may not be able to represent it.
         const DAY: Duration = Duration::from_secs(24 * 3600);
         self.place = Place::Hall(number, Instant::now() + self.patience.min(DAY));
         let end = self.converse(request, &outbox);
         if request.is_stopping() {
-            // It leaves the room first, so that no line follows the goodbye. The connection ends even if the client does
-            // not read that.
+            // The member leaves the room first, so that no line follows the goodbye. The connection ends even if the
+            // client does not read the goodbye.
             self.leave(true);
             let _ = outbox.send(format!("{GOODBYE}\n"));
         }
@@ -288,7 +288,7 @@ impl StreamRequestHandler for Chat {
                 "too many come in at once, and you had left before your turn".to_owned()
             }
         };
-        // It fails if the client is gone.
+        // The send fails if the client is gone.
         let _ = outbox.send(format!("* {told}; goodbye\n"));
         Ok(())
     }
@@ -308,7 +308,7 @@ struct Pace {
     due: Instant,
 }
 
-/// Lines that may arrive at once after a pause, for pasted text. Even the longest lines of this number fit into an outbox.
+/// How many lines may arrive at once after a pause, for pasted text. An outbox holds so many of the longest lines.
 const BURST: u32 = 20;
 
 impl Pace {

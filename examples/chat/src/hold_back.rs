@@ -14,12 +14,13 @@
 //!
 //! - The bus waits [`GRACE`] for one member, and longer only while that member takes [`RATE`] bytes a second. A member
 //!   that reads nothing delays a burst by 2 s, once. Then the burst fills its outbox, and it is dropped as for local
-//!   lines. The time counts from when the member was last seen to take something, so that it delays nobody when its
-//!   outbox fills at the room's usual pace.
+//!   lines. The time counts from when the member was last seen to take something. So a silent member whose outbox fills
+//!   at the room's usual pace delays nobody.
 //! - The bus waits [`MOST`] for all members together after a pause, and a tenth of the time in the long run. After that
 //!   it waits for nobody, and a member whose outbox is full is dropped.
 //!
-//! So a burst of 1 MB, 10,000 lines of 100 bytes, needs members that take 75 KB a second: all but 256 KiB of it within 10 s.
+//! So a member gets the whole of a burst of 1 MB (10,000 lines of 100 bytes) if it takes 75 KB a second: within 10 s it
+//! takes all but the 256 KiB that its outbox holds.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,39 +34,39 @@ use super::room::{Id, OUTBOX_BYTES};
 pub const CROWDED_BYTES: usize = OUTBOX_BYTES / 2;
 /// An outbox with more than this is watched, to see whether its member takes anything.
 pub const WATCHED_BYTES: usize = CROWDED_BYTES / 16;
-/// How many bytes may be shown before the outboxes are looked at again: a part of the free half, so that a look for each
-/// line is spared. Much of the rest is for one long line of the bus's own, with the names of a lost server.
+/// How many bytes may be shown between two checks of the outboxes, so that not every line needs a check: a small part of
+/// the free half. Much of the rest of that half is for one long line of the bus's own, with the names of a lost server's
+/// members.
 const LOOK_BYTES: usize = OUTBOX_BYTES / 16;
 /// How long the bus waits for a member that takes nothing: longer than a lost packet takes to be sent again.
 const GRACE: Duration = Duration::from_secs(2);
-/// How many bytes a second a member takes at least while the bus waits for it: half of what a slow mobile line
-/// carries.
+/// How many bytes a second a member takes at least while the bus waits for it: half of what a slow mobile link carries.
 const RATE: u64 = 32 * 1024;
-/// How long the bus waits for all members together after a pause: less than `--bus-wait`, after which the authors are
-/// told that their lines may not have arrived.
+/// How long the bus waits for all members together after a pause: less than the default of `--bus-wait`, after which
+/// authors get a note that their lines may not have arrived.
 const MOST: Duration = Duration::from_secs(10);
-/// In the long run the bus waits for at most one part in this many of the time.
+/// In the long run the bus waits for at most this fraction of the time: one part in so many.
 const SHARE: u32 = 10;
 
 /// How much was shown, and how long members may be awaited.
 #[derive(Default)]
 pub struct HoldBack {
-    /// Bytes shown since the last look.
+    /// Bytes shown since the last check of the outboxes.
     shown: AtomicUsize,
-    /// Locked by a thread of the bus while it waits; by nobody else.
+    /// Locked by a thread of the bus while it waits, and by no other thread.
     pub patience: Mutex<Patience>,
 }
 
 /// How long members may be awaited.
 pub struct Patience {
-    /// The members for whom lines waited at the last look.
+    /// The members that were watched at the last check.
     slow: HashMap<Id, Slow>,
-    /// How long members may be awaited from now on, and when that was counted.
+    /// How long members may be awaited from now on, and the moment at which this was computed.
     left: Duration,
     counted: Instant,
 }
 
-/// A member for whom lines wait, as it is now.
+/// The present state of a member whose outbox holds more than [`WATCHED_BYTES`].
 #[derive(Clone, Copy)]
 pub struct Watched {
     pub id: Id,
@@ -74,11 +75,12 @@ pub struct Watched {
     pub is_crowded: bool,
 }
 
-/// The history of such a member: since when it has taken nothing; or since when it is crowded, and may take a little.
+/// The history of such a member. It begins anew when the member has taken something, unless its outbox was crowded at the
+/// last check.
 #[derive(Clone, Copy)]
 struct Slow {
     since: Instant,
-    /// How many bytes it had taken at that moment.
+    /// How many bytes it had taken at the moment `since`.
     taken: u64,
     is_crowded: bool,
 }
@@ -89,7 +91,7 @@ impl HoldBack {
         self.shown.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Whether enough bytes were shown that the outboxes have to be looked at.
+    /// Whether so many bytes were shown that the outboxes have to be checked.
     pub fn is_due(&self) -> bool {
         self.shown.load(Ordering::Relaxed) >= LOOK_BYTES
     }
@@ -132,7 +134,7 @@ impl Patience {
 }
 
 impl Watched {
-    /// Its history, as a continuation of that of the last look.
+    /// Continues the member's history from the last check, or begins one.
     fn since_last(&self, last: Option<&Slow>, now: Instant) -> Slow {
         let &Self { taken, is_crowded, .. } = self;
         match last {
@@ -156,7 +158,7 @@ mod tests {
 
     const KIB: u64 = 1024;
 
-    /// Waits for members that take so many KiB a second, and says for how long; at most a minute.
+    /// Waits for members that take these numbers of KiB a second, at most for a minute. Returns for how long it waited.
     fn waits_for(patience: &mut Patience, now: &mut Instant, rates: &[u64]) -> Duration {
         let (start, tick) = (*now, Duration::from_millis(100));
         let minute = Duration::from_secs(60);
@@ -170,7 +172,7 @@ mod tests {
             *now += time.min(tick);
             patience.waited(from, *now);
         }
-        // Nobody is crowded any more. The next wait is for others.
+        // No outbox is crowded any more, so the histories are forgotten.
         assert_eq!(patience.awaited(&[], *now), None);
         now.duration_since(start)
     }
@@ -217,7 +219,7 @@ mod tests {
             assert_eq!(look(&mut patience, &mut now, 0, false), None);
         }
         assert_eq!(look(&mut patience, &mut now, 0, true), None);
-        // A member that takes something is awaited as before, and again each time.
+        // A member that takes something is awaited for the whole grace, each time its outbox is crowded.
         let (mut patience, mut now) = fresh();
         for round in 0..3 {
             for looks in 0..5 {

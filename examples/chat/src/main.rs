@@ -93,7 +93,7 @@ enum Command {
 #[derive(Args)]
 #[command(mut_arg("bind", common::streams::<ChatServer>))]
 #[command(mut_arg("max_clients", |clients| clients.default_value("1000").visible_alias("members")))]
-// Longer than in the other programs: the tutorial's client sends nothing until its user has typed a name.
+// This default is longer than in the other programs: the tutorial's client sends nothing until its user has typed a name.
 #[command(mut_arg("first_word", |seconds| seconds.default_value("120")))]
 struct Serve {
     #[command(flatten)]
@@ -116,7 +116,7 @@ struct ChatServer {
     screen: Screen,
     pace: u32,
     tls: Option<Tls>,
-    /// The bus to the other servers of the room.
+    /// The bus to the other servers of the room, which this server joins.
     joins: Option<BusOptions>,
     stop: Arc<Stop>,
     /// The queue of the screen, until `ready` starts the thread that shows it.
@@ -245,7 +245,7 @@ fn main() -> ExitCode {
     }))
 }
 
-/// Prints clap's complaint without passwords, which may stand in the wrong place of the command line; or the help.
+/// Prints the help, or clap's complaint without the passwords that may stand in a wrong place of the command line.
 fn wrong_use(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         error.exit();

@@ -1,4 +1,4 @@
-//! The members of the room, by their numbers, names, and looks of names.
+//! The members of the room, by their numbers, by their names, and by the looks of their names.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ pub struct Members {
     pub all: HashMap<Id, Member>,
     /// Members by their folded names.
     names: HashMap<String, Id>,
-    /// Members by the looks of their names: names that look alike have one in common.
+    /// Members by the looks of their names: names that look alike have a look in common.
     looks: HashMap<String, Id>,
     pub next: Id,
 }
@@ -32,7 +32,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// Sends it a line, with its newline.
+    /// Sends the member a line, with its newline, or keeps the line for a client without lines.
     pub fn post(&mut self, kind: Kind, line: &str) -> Result<(), OutboxError> {
         match &mut self.waiting {
             Some(waiting) => match waiting.push(kind, line) {
@@ -71,7 +71,8 @@ impl Members {
         }
     }
 
-    /// The beginning of the author's lines. `None` if it was dismissed: lines that it had sent before are then ignored.
+    /// The beginning of the author's lines. `None` if the author is not in the room any more: lines that arrive from it
+    /// are then ignored.
     pub fn prefix(&self, who: Who) -> Option<&str> {
         match who {
             Who::Member(id) => self.all.get(&id).map(|member| &*member.prefix),
@@ -111,12 +112,12 @@ impl Members {
     }
 
     pub fn guest_name(&self) -> String {
-        // At most as many of these names are taken as there are members.
+        // The search ends: at most as many of these names are taken as there are members.
         let mut names = (self.next..).map(|number| format!("guest-{number}"));
         names.find(|name| self.check_free(name, self.next).is_ok()).unwrap_or_default()
     }
 
-    /// Members whose outboxes have more than [`WATCHED_BYTES`], which is rare for a member that reads.
+    /// Members whose outboxes hold more than [`WATCHED_BYTES`], which is rare for a member that reads.
     pub fn watched(&self) -> Vec<(Id, Outbox)> {
         let waits = |one: &Member| one.outbox.waiting_bytes() > WATCHED_BYTES;
         let watched = self.all.iter().filter(|(_, one)| waits(one));

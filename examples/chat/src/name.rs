@@ -69,15 +69,16 @@ fn is_letter(character: char) -> bool {
         && !is_invisible(character)
 }
 
-/// Whether a character may stand after the characters `before`, and before `next`.
+/// Whether a character may stand between the characters `before` and the character `next`.
 fn belongs(character: char, before: &[char], next: Option<&char>) -> bool {
-    /// Marks on one letter at most.
+    /// The most marks on one letter.
     const MARKS: usize = 8;
     let marks = before.iter().rev().take_while(|one| is_combining_mark(**one) || is_joiner(**one));
     let marks = marks.count();
     let letter = before.iter().rev().nth(marks).copied().filter(|one| is_letter(*one));
     if is_joiner(character) {
-        // A joiner has a use after a virama, and between letters of scripts whose letters join. Elsewhere it only hides.
+        // A joiner has a use after a virama, and between letters of scripts whose letters join. Elsewhere it would be
+        // invisible and have no effect.
         let joins = |one: &char| {
             canonical_combining_class(*one) == 9
                 || matches!(one.script(), Script::Arabic | Script::Syriac)
@@ -113,7 +114,7 @@ fn is_told_apart(character: char) -> bool {
 /// The forms of a name by its look. Two names look alike if they have one of these in common.
 pub fn looks(name: &str) -> [String; 3] {
     let folded = fold(name);
-    // The look counts also before the case is removed: a capital I looks like an l, and a small i does not.
+    // The name is also compared with its case: a capital I looks like an l, and a small i does not.
     let plain: String = name.nfkc().filter(|one| is_told_apart(*one)).collect();
     [look(&plain), look(&folded), folded]
 }
@@ -131,12 +132,12 @@ fn passes_for_operator(name: &str) -> bool {
         let letters = text.nfkd().filter(|one| is_letter(*one)).collect::<String>();
         letters == OPERATOR
     };
-    // Its marks may be too small to be seen.
+    // The marks of the name may be too small to be seen.
     let without_marks: String = name.nfkd().filter(|one| !is_combining_mark(*one)).collect();
     looks(name).iter().chain(&looks(&without_marks)).any(|look| bare(look))
 }
 
-/// Replaces small capitals, and letters that look like them, by capitals.
+/// Replaces a small capital by the plain letter.
 fn without_small_capital(character: char) -> char {
     const SMALL_CAPITALS: &str = "ᴀʙᴄᴅᴇɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ";
     const LETTERS: &str = "abcdeghijklmnoprstuvwyz";

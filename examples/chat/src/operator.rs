@@ -65,6 +65,6 @@ fn obey(room: &Room, hall: &Hall, screen: &Screen, text: &str) {
 
 /// Sends this process a signal, for which the server has a handler.
 fn stop(signal: i32) {
-    // It fails only for a number that is not a signal.
+    // The call fails only for a number that is not a signal.
     let _ = raise(signal);
 }

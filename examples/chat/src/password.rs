@@ -1,5 +1,5 @@
 //! Passwords on the command line. A message about a wrong address, or about an address in a wrong place, repeats it
-//! on stderr, and so in a journal. This removes the password from such a message.
+//! on stderr, and so in a journal. [`hide`] removes the password from such a message.
 
 use std::ffi::OsString;
 
@@ -30,7 +30,8 @@ fn without_password(word: &str) -> Option<String> {
         let innocent = scheme.is_empty() && matches!(secret, "" | "unix" | "unix:" | "unixgram:");
         return (!innocent).then(|| format!("{scheme}***@{rest}"));
     }
-    // Without an `@` there is no host after it: a colon may only be followed by a port.
+    // Without an `@` the address begins with its host, whose colon is followed by a port. Anything else after a colon may
+    // be a password.
     let authority = rest.split('/').next().unwrap_or(rest);
     let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
     let is_place = authority.starts_with('[') || authority.matches(':').count() <= 1;

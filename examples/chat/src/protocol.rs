@@ -4,7 +4,7 @@
 //! A message is a line of UTF-8, ended by `\n`. The tutorial's clients send no newline. So until its first newline a
 //! client counts as one of them, and the bytes before a silence of [`SILENCE`] are a message. After each of its messages
 //! such a client reads once, at most [`ANSWER_BYTES`], and then asks its user. So the server sends exactly one piece for
-//! each of its messages, when others have said something: see [`Waiting`].
+//! each message of the client, when others have said something: see [`Waiting`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,7 +22,7 @@ pub const ANSWER_BYTES: usize = 1024;
 /// The silence that ends a message of a client without lines: longer than the gaps between the pieces of one message,
 /// shorter than its user notices.
 pub const SILENCE: Duration = Duration::from_millis(200);
-/// How many bytes wait for a client without lines until its next message: some hundreds of lines.
+/// How many bytes may wait for a client without lines until its next message: a few hundred lines.
 pub const WAITING_BYTES: usize = 64 * 1024;
 /// The last line of a server that stops. No member can say it, because members' lines begin with a name.
 pub const GOODBYE: &str = "* the server stops; goodbye";
@@ -38,7 +38,7 @@ pub struct Incoming {
     has_lines: bool,
 }
 
-/// A message is longer than [`LINE_BYTES`]. Its end is unknown, and so is the beginning of the next one.
+/// The error for a message longer than [`LINE_BYTES`]. Its end is unknown, and so is the beginning of the next message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLong;
 
@@ -122,7 +122,8 @@ pub fn clean(bytes: &[u8]) -> String {
     shorten(without_runs(&shown))
 }
 
-/// As [`clean`], for a name that others have written: it is cut where no name of a member would be.
+/// Cleans a name that another program has written, as [`clean`] does, and cuts it to the longest name that a member can
+/// have.
 pub fn clean_name(bytes: &[u8]) -> String {
     let mut name = clean(bytes);
     name.truncate(boundary(&name, NAME_BYTES));
@@ -137,7 +138,7 @@ fn shorten(mut text: String) -> String {
 /// The beginning of a line in quotation marks, for the notice that says what has become of the line: enough to
 /// recognise it.
 pub fn quoted(text: &str) -> String {
-    /// As long as a line of a terminal, less the words around it.
+    /// A row of a terminal, less the words around the quotation.
     const CHARACTERS: usize = 60;
     let text = clean(text.as_bytes());
     let Some((end, next)) = text.char_indices().nth(CHARACTERS) else {
@@ -174,7 +175,7 @@ pub enum Message {
     Nick(String),
     /// `/who`
     Who,
-    /// `/kick name`, the operator's.
+    /// `/kick name`, which only the operator may use.
     Kick(String),
     /// `/quit`
     Quit,
@@ -211,7 +212,8 @@ fn is_one_word(text: &str) -> bool {
     !text.is_empty() && !text.contains(char::is_whitespace)
 }
 
-/// Names in a line, which is cut after `most` bytes: other servers may announce more names than an outbox holds.
+/// Joins names to a list. Names after the first `most` bytes are only counted: other servers may announce more names than
+/// an outbox holds.
 pub fn listed(names: &[String], most: usize) -> String {
     let mut bytes = 0;
     let shown = names.iter().take_while(|name| {
@@ -252,15 +254,15 @@ impl Waiting {
     /// until then is sent together with them.
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// Notes that the client has sent a message, and listens. Returns the moment at which it gets the waiting text, if
-    /// there is some.
+    /// Notes that the client has sent a message and now listens. If other members' lines wait for it, returns the moment
+    /// at which it gets them at the latest.
     pub fn listen(&mut self) -> Option<Instant> {
         let since = *self.listens.get_or_insert_with(Instant::now);
         self.lines.iter().any(|(kind, _)| *kind == Kind::Said).then(|| since + Self::PATIENCE)
     }
 
-    /// Adds a line, with its newline, and drops the oldest if there are too many. Returns the piece to send at once, if the
-    /// client listens for such a line.
+    /// Adds a line, with its newline, and drops the oldest lines if there are too many. Returns the piece to send at once,
+    /// if the client listens for a line of this kind.
     pub fn push(&mut self, kind: Kind, line: &str) -> Option<String> {
         let answers = self.listens.is_some() && kind != Kind::News;
         self.bytes += line.len();
@@ -288,9 +290,10 @@ impl Waiting {
         self.piece(0)
     }
 
-    /// A piece that begins with the first `before` bytes, followed by at least a part of the waiting lines.
+    /// Takes a piece as [`answer`](Self::answer) does. If the first `before` lines have overtaken others, at least a part
+    /// of the line after them goes along.
     fn piece(&mut self, before: usize) -> Option<String> {
-        // At least a part of the first waiting line, so that it does not wait for ever behind answers.
+        // After so many whole lines the next one is cut to fit, so that it does not wait for ever behind answers.
         let first = (before > 0).then_some(before + usize::from(self.left_out > 0));
         self.listens = None;
         if self.left_out > 0 {

@@ -26,8 +26,8 @@ use super::name::{OPERATOR, fold, is_too_long};
 use super::protocol::{Kind, Waiting, listed, quoted};
 use super::screen::Screen;
 
-/// How many bytes of lines may wait for a member: more than one member may say at once, so that a member that reads
-/// is never dropped.
+/// How many bytes of lines may wait for a member. The lines that another member may say at once (`handler.rs`) are
+/// fewer bytes, so they alone never fill an outbox.
 pub const OUTBOX_BYTES: usize = 256 * 1024;
 
 /// A member, by its number in the room. No number is used again before the program ends.
@@ -58,7 +58,7 @@ impl FromStr for Who {
     }
 }
 
-/// The room. Clones are the same one.
+/// The room. A clone is the same room.
 #[derive(Clone)]
 pub struct Room {
     state: Arc<Mutex<Members>>,
@@ -66,7 +66,7 @@ pub struct Room {
     hold_back: Arc<HoldBack>,
     /// The bus to the other servers of this room; set once, before anyone joins.
     bus: Arc<OnceLock<Relay>>,
-    /// Set when the server stops: nothing more is handed to the bus. Changed under the lock of `state`.
+    /// Set when the server stops: from then on nothing is handed to the bus. Changed under the lock of `state`.
     stops: Arc<AtomicBool>,
 }
 
@@ -175,7 +175,7 @@ impl Room {
                     }
                     None
                 }
-                // This server cannot know who is there now.
+                // A server that is cut off knows the other servers' members only as they were.
                 Err(why) => Some(match bus.cut_off() {
                     Some(cut_off) => format!("{why}; {cut_off}"),
                     None => why,
@@ -193,8 +193,8 @@ impl Room {
         }
     }
 
-    /// Says that no member here has this name, and how to address members of this name elsewhere. A private line is
-    /// never sent to one of those on a guess.
+    /// Says that no member here has this name, and how to address members of this name at other servers. A private
+    /// line is never sent to such a member on a guess.
     fn says_nobody(&self, name: &str) -> String {
         let nobody = format!("nobody here is called {name}");
         match &self.bus.get().map_or(Vec::new(), |bus| bus.namesakes(name))[..] {
@@ -227,7 +227,7 @@ impl Room {
 
     /// Answers with the list of members.
     pub fn who(&self, asks: Who) {
-        /// Three thousand names of ordinary length.
+        /// The most bytes of names in a list: three thousand names of ordinary length.
         const LISTED: usize = 64 * 1024;
         let mut state = self.state.lock();
         let mut names: Vec<_> = state.listed().into_iter().map(|(_, name)| name).collect();
@@ -270,8 +270,8 @@ impl Room {
         self.expel(&mut self.state.lock(), id, why);
     }
 
-    /// Notes that a client without lines has sent a message, and listens. Returns the moment at which it gets the
-    /// waiting text, if there is some.
+    /// Notes that a client without lines has sent a message and now listens. If other members' lines wait for it,
+    /// returns the moment at which it gets them at the latest.
     pub fn listens(&self, id: Id) -> Option<Instant> {
         let mut state = self.state.lock();
         state.all.get_mut(&id).and_then(|member| member.waiting.as_mut()).and_then(Waiting::listen)
@@ -317,8 +317,8 @@ impl Room {
         self.screen.show(line);
     }
 
-    /// Announces news of the bus, each with its newline. The operator's text may say more than the members' text,
-    /// which may be empty.
+    /// Announces news of the bus in two texts, each with its newline: one for the members, which may be empty, and one
+    /// for the operator, which may say more.
     pub fn news(&self, to_members: &str, to_operator: &str) {
         if !to_members.is_empty() {
             self.spread(&mut self.state.lock(), Kind::News, to_members, Who::Operator);
@@ -340,11 +340,11 @@ impl Room {
         self.state.lock().listed()
     }
 
-    /// Waits until the outboxes of the members here have room for lines of other servers, at most for `most`. The bus
-    /// calls it before each line that it shows, and repeats the call while it returns false. That ends in bounded
-    /// time, however slow the members are: see [`HoldBack`].
+    /// Waits until the outboxes of the members here have room for lines of other servers, at most for `most`. Returns
+    /// false if they have none yet. The bus's reader calls this before each entry, and again after each false. The
+    /// repetition ends in bounded time, however slow the members are: see [`HoldBack`].
     pub fn wait_for_outboxes(&self, most: Duration) -> bool {
-        /// How often the other members are looked at as well.
+        /// How often all outboxes are checked, and not only that of the awaited member.
         const LOOK: Duration = Duration::from_millis(500);
         let until = Instant::now() + most;
         let Some(mut patience) = self.hold_back.patience.try_lock_until(until) else {
@@ -387,8 +387,7 @@ impl Room {
         }
     }
 
-    /// Shows lines to all members here except their author. A member whose outbox is full is dropped, which is one
-    /// more line for the others. The loop ends when no member is dropped.
+    /// Shows lines to all members here except their author. A member whose outbox is full is dropped.
     fn spread(&self, state: &mut Members, kind: Kind, line: &str, from: Who) {
         let mut stalled = Vec::new();
         for (id, member) in &mut state.all {
@@ -401,12 +400,14 @@ impl Room {
         }
     }
 
+    /// Ends a member's connection, and announces why. This is one more line for the others, so a member whose outbox
+    /// is full is dropped in turn; the loop ends when no outbox is full.
     fn expel(&self, state: &mut Members, id: Id, why: &str) {
         let mut leaving = vec![(id, why)];
         while let Some((id, why)) = leaving.pop() {
             let Some(member) = state.remove(id) else { continue };
             let line = format!("* {} {why}\n", member.name);
-            // The member is told if its outbox has room; then its handler's reads end.
+            // The member gets the reason if its outbox has room. Then the close ends its handler's reads.
             let _ = member.outbox.send(format!("* you: {why}\n"));
             member.outbox.flush();
             member.outbox.close();
@@ -435,7 +436,7 @@ impl Room {
         }
     }
 
-    /// Tells an author what did not happen to a line, which is quoted so that it can be sent again.
+    /// Tells an author that a line was not sent, or not relayed, and why. The notice quotes the beginning of the line.
     fn refuse(&self, state: &mut Members, from: Who, why: &str, what: &str, text: &str) {
         let line = format!("* {why}: this line {what}: {}\n", quoted(text));
         self.hand(state, from, Kind::Reply, &line);

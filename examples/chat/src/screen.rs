@@ -16,7 +16,7 @@ const WAITING_LINES: usize = 4_096;
 
 enum Item {
     Show(String),
-    /// The end: the sender is told when all lines have been shown.
+    /// The end. The screen's thread sends on this channel when it has shown all lines.
     End(Sender<()>),
 }
 
@@ -42,7 +42,7 @@ impl Screen {
 
     /// Queues lines, each with its newline. Never waits.
     pub fn show(&self, lines: &str) {
-        // It fails where there is no screen.
+        // Lines are also lost, and not counted, if the thread could not be started or has ended.
         if let Err(TrySendError::Full(_)) = self.lines.try_send(Item::Show(lines.to_owned())) {
             self.left_out.fetch_add(1, Ordering::Relaxed);
         }
@@ -68,7 +68,7 @@ impl Lines {
                     Item::Show(text) => text,
                     Item::End(done) => {
                         output.finish(typing);
-                        // `finish` may have stopped waiting.
+                        // The send fails if `Screen::finish` waits no longer.
                         let _ = done.send(());
                         return;
                     }
@@ -84,7 +84,7 @@ impl Lines {
                 if left_out > 0 {
                     text += &format!("* {left_out} lines came too fast and were left out here\n");
                 }
-                // A closed stdout: a server without an operator goes on serving.
+                // If stdout is closed, the server goes on without an operator.
                 let _ = output.show(text);
             }
         };

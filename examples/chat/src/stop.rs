@@ -4,12 +4,13 @@
 //! signal, /quit, control socket, handover
 //!   -> the hook `stopping` of the first server that closes:
 //!        the room hands nothing more to the bus, and says so to those who go on talking
-//!        the bus waits until all servers have its lines, at most 2 s; then it tells the authors of the others
+//!        the bus waits until all servers have its lines, at most 2 s; then it names the other lines to their authors
 //!   -> connections end, each with a goodbye
 //!   -> the screen, which shows all of that
 //! ```
 //!
-//! Other servers of the same process wait in their hooks for the first one. A second signal ends the process at once.
+//! The hooks of other servers in the same process wait until the first hook is done. A second signal ends the process at
+//! once.
 
 use std::sync::OnceLock;
 
@@ -24,7 +25,7 @@ pub struct Stop {
     room: Room,
     /// Set when the program is ready, if there is a bus.
     bus: OnceLock<Bus>,
-    /// How the bus has ended. Locked while it ends, so that others wait for that.
+    /// How the bus has ended. Locked while it ends, so that other threads wait for its end.
     ended: Mutex<Option<Result<(), Failure>>>,
 }
 
@@ -33,7 +34,7 @@ impl Stop {
         Self { room: room.clone(), bus: OnceLock::new(), ended: Mutex::default() }
     }
 
-    /// Ends this bus, too.
+    /// Sets the bus that [`end_bus`](Self::end_bus) ends.
     pub fn set_bus(&self, bus: Bus) {
         // It is called once.
         let _ = self.bus.set(bus);
@@ -47,7 +48,7 @@ impl Stop {
         });
     }
 
-    /// How the bus has ended. If no server has closed, this ends it.
+    /// Returns how the bus has ended. Ends the bus if no server has closed.
     pub fn result(&self) -> Result<(), Failure> {
         self.end_bus();
         self.ended.lock().take().unwrap_or(Ok(()))

@@ -2,8 +2,8 @@
 //!
 //! The editor's own Ctrl-Z sends the signal and goes on at once. With several threads it may therefore change the
 //! terminal again before the process has stopped, and it does nothing when the process goes on. So here the line is
-//! saved first, and edited anew after `fg`. If another process stops this one in the middle of a line, the terminal is
-//! changed again as soon as this process is in the foreground.
+//! saved first, and edited anew after `fg`. If another process stops this one in the middle of a line, the terminal gets
+//! the editor's mode again as soon as this process is continued in the foreground.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -38,7 +38,8 @@ pub struct Suspend {
 /// The line that was being edited at Ctrl-Z, and the position of the cursor in it.
 type Aside = Arc<Mutex<Option<(String, usize)>>>;
 
-/// The key's handler: it ends the editing and saves the line. By the saved line the caller tells Ctrl-Z from Ctrl-C.
+/// The key's handler, which saves the line and ends the editing. A saved line shows the caller that the key was Ctrl-Z and
+/// not Ctrl-C.
 struct Key(Aside);
 
 impl ConditionalEventHandler for Key {
@@ -49,7 +50,7 @@ impl ConditionalEventHandler for Key {
 }
 
 impl Suspend {
-    /// Binds Ctrl-Z in an editor. `mode` is the terminal's own, and `printer` makes the editor draw the line again.
+    /// Binds Ctrl-Z in an editor. `mode` is the terminal's original mode; `printer` makes the editor draw the line again.
     pub fn teach(
         editor: &mut DefaultEditor,
         mode: &Termios,
@@ -68,11 +69,11 @@ impl Suspend {
         let watch = move || {
             while matches!(signals.read(&mut [0; 16]), Ok(1..)) {
                 if editing.load(Ordering::SeqCst) && is_in_foreground() {
-                    // It fails for a terminal that is gone.
+                    // The call fails for a terminal that is gone.
                     let _ = tcsetattr(io::stdin(), OptionalActions::Now, &edited);
                     let _ = printer.print(super::terminal::NOTHING.to_owned());
                 }
-                // If the queue is full, an equal message is in it.
+                // If the queue is full, such a message is in it already.
                 let _ = tell.try_send(());
             }
         };
@@ -101,7 +102,8 @@ impl Suspend {
 
     /// Stops the whole job, as the terminal itself would, until it is continued.
     fn stop(&self) {
-        /// The kernel does not stop an orphaned process group, which no shell could continue.
+        /// The longest wait to be continued. The kernel does not stop an orphaned process group, which no shell could
+        /// continue, and so never continues it.
         const PATIENCE: Duration = Duration::from_millis(200);
         let _ = self.continued.try_recv();
         if kill_current_process_group(Signal::TSTP).is_ok() {

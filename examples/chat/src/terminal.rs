@@ -39,8 +39,8 @@ pub struct Mode(Option<Termios>);
 /// One input.
 pub enum Typed {
     Line(String),
-    /// A line that is being edited has got a byte that is no UTF-8: from a terminal with another encoding, or from a
-    /// paste. The editor discards the whole line.
+    /// A line with a byte that is not UTF-8, from a terminal with another encoding or from a paste. The editor discards
+    /// the whole line.
     Unreadable,
     /// Ctrl-C, which sends no signal while a line is edited.
     Interrupt,
@@ -52,10 +52,10 @@ pub enum Typed {
 
 /// The answer to an unreadable line.
 pub const UNREADABLE: &str =
-    "a byte of this line is no UTF-8, and nothing of it was sent: type it again";
+    "a byte of this line is not UTF-8, and nothing of the line was sent: type it again";
 
 /// Moves the cursor up and down again: a message without a visible effect, after which the editor draws the edited
-/// line again. The editor's queue holds one message, so it accepts this one only when it has shown the one before.
+/// line again. The editor's queue holds one message, so it accepts this one only when it has shown the previous one.
 pub const NOTHING: &str = "\x1b[A\n";
 
 impl Terminal {
@@ -90,7 +90,7 @@ impl Input {
                     Err(ReadlineError::Interrupted) => Typed::Interrupt,
                     Err(ReadlineError::Eof) => Typed::End,
                     Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
-                        // The rest of a paste would pass for a line of its own. A failure leaves it there.
+                        // The rest of a paste would pass for a line of its own. If the flush fails, the rest stays there.
                         let _ = tcflush(io::stdin(), QueueSelector::IFlush);
                         Typed::Unreadable
                     }
@@ -131,7 +131,8 @@ impl Output {
         let Self::Beside(printer) = self else { return };
         // If the editor has ended already, there is no thread to wake and to wait for.
         let _ = printer.print(NOTHING.to_owned());
-        // No call ends the editing of a line, so its input is closed. The second message makes the editor look at it.
+        // No call ends the editing of a line, so its input is replaced by an empty one. The second message makes the editor
+        // read there.
         if File::open("/dev/null").is_ok_and(|null| dup2_stdin(null).is_ok()) {
             let _ = printer.print(NOTHING.to_owned());
             let _ = typing.join();

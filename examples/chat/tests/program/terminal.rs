@@ -190,7 +190,7 @@ fn ctrl_c_and_quit_at_the_operators_terminal_end_the_server_in_order() {
 /// An é of a terminal with Latin-1, or a paste of anything.
 #[test]
 fn a_byte_that_is_no_utf_8_costs_its_line_and_not_the_typing() {
-    const TOLD: &str = "a byte of this line is no UTF-8, and nothing of it was sent";
+    const TOLD: &str = "a byte of this line is not UTF-8, and nothing of the line was sent";
     if skip_if(no_tmux()) {
         return;
     }
