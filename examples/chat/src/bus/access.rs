@@ -29,7 +29,7 @@ const SENTINEL_PASSWORD: &str = "the password of the Sentinels";
 /// be in an error that is on its way.
 const PASSWORDS: usize = 16;
 
-/// The address of the shared room. Clones are the same one.
+/// The address of the shared room. A clone shares the secrets that are remembered.
 #[derive(Clone)]
 pub struct BusAddress {
     pub room: String,
@@ -43,12 +43,12 @@ struct Access {
     sentinel_user: Option<String>,
     sentinel_password: Option<Source>,
     tls: ClientTls,
-    /// The place of the Sentinel in the list that has known the master.
+    /// The index of the Sentinel that last knew the master, in the list of the address.
     sentinel: AtomicUsize,
     state: Mutex<State>,
 }
 
-/// A text from the start, or a file that may change.
+/// A text that was read at the start, or a file that may change.
 enum Source {
     Text { from: String, text: String },
     File(PathBuf),
@@ -66,14 +66,14 @@ pub struct Entrance {
     pub target: Target,
     /// The user and the password of the Sentinels.
     pub sentinel: (Option<String>, Option<String>),
-    /// `None` for a connection in the clear.
+    /// `None` for a connection without TLS.
     pub tls: Option<ClientTls>,
 }
 
 impl BusAddress {
-    /// The address from the command line, a file, or the environment; the first of them counts. All users of the machine
-    /// can see its command lines, but neither of the other two. Everything is read once here, so that a mistake is found
-    /// at the start.
+    /// The address from the command line, a file, or the environment; the first that is given counts. All users of the
+    /// machine can see its command lines, but neither the file nor the environment. Everything is read once here, so that
+    /// a mistake is found at the start.
     pub fn given(arguments: &BusArguments) -> Result<Option<Self>, Failure> {
         let address = match (&arguments.bus, &arguments.bus_file) {
             (Some(text), _) => Source::Text { from: "--bus".to_owned(), text: text.clone() },
@@ -129,7 +129,7 @@ impl BusAddress {
         )))
     }
 
-    /// The Sentinel to be asked first, by its place in the list.
+    /// The Sentinel to be asked first, by its index in the list.
     pub fn first_sentinel(&self) -> usize {
         self.access.sentinel.load(Ordering::Relaxed)
     }
@@ -253,13 +253,13 @@ impl Source {
 /// The text of a small file. By mistake the path may name any file.
 fn read(path: &Path, what: &str) -> Result<String, Failure> {
     let text = read_small_file(path, FILE_BYTES).map_err(|error| error.to_string());
-    text.and_then(|text| String::from_utf8(text).map_err(|_| "it is no text".to_owned()))
+    text.and_then(|text| String::from_utf8(text).map_err(|_| "it is not text".to_owned()))
         .map_err(|why| Failure::Other(format!("cannot read {what} from {}: {why}", path.display())))
 }
 
 /// Removes a password from a text, in which it may be cut: Redis repeats no more than the beginning of a long word.
 fn hide(text: &str, password: &str) -> String {
-    /// A shorter beginning of a password may be part of any word.
+    /// How many characters of a password are searched for: a shorter beginning may be part of any word.
     const CHARACTERS: usize = 12;
     let end = password.char_indices().nth(CHARACTERS).map_or(password.len(), |(end, _)| end);
     let (beginning, rest) = password.split_at(end);
@@ -273,7 +273,7 @@ fn hide(text: &str, password: &str) -> String {
     shown + left
 }
 
-/// A sentence about TLS with the options of the bus, which are named as those of a client, after `bus-`.
+/// Renames the options of a client in a sentence about TLS: those of the bus have `bus-` before their names.
 pub fn tls_words(text: &str) -> String {
     text.replace("--", "--bus-")
 }

@@ -43,7 +43,7 @@ impl Place {
     }
 }
 
-/// How many Sentinels are asked: three or five are usual.
+/// The most Sentinels that an address may list: three or five are usual.
 const SENTINELS: usize = 16;
 const SENTINEL_PORT: u16 = 26_379;
 
@@ -53,7 +53,7 @@ const USAGE: &str = "write redis://HOST:PORT/ROOM, rediss://HOST:PORT/ROOM for T
                      %40 %3A %3F %23; and the number of a database before /ROOM";
 
 impl FromStr for Target {
-    /// A sentence without any part of the address.
+    /// A sentence that says how addresses are written. It repeats neither the host nor the password of this one.
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -106,7 +106,7 @@ impl FromStr for Target {
     }
 }
 
-/// A host and its port, as they are connected to.
+/// Reads `HOST` or `HOST:PORT`. Returns `HOST:PORT`, with `port` if the text has none.
 fn host(text: &str, port: u16) -> Result<String, String> {
     let usage = |_| USAGE.to_owned();
     if text.contains(['/', ',']) {

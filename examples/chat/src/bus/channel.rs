@@ -92,9 +92,9 @@ impl Write for Channel {
     }
 }
 
-/// An error of TLS itself in the words of an operator: with TLS 1.3 the refusal of a certificate comes in place of the
-/// first answer. The end of the connection means the same with `close_notify` and without it: an answer that is cut off
-/// is incomplete in any case.
+/// Puts an error of TLS into words for the operator: with TLS 1.3 the refusal of a certificate comes in place of the first
+/// answer. The end of the connection means the same with `close_notify` and without it: an answer that is cut off is
+/// incomplete in any case.
 fn in_words(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         return io::Error::new(error.kind(), "it has ended the connection");

@@ -1,4 +1,4 @@
-//! The name of this server, which no other server of the room may have at the same time. Redis keeps who has it.
+//! The name of this server, which no other server of the room may have at the same time. Redis knows which server has it.
 //!
 //! ```text
 //! free ----------------------------------------------> ours
@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 
 use super::GONE;
 
-/// How long a server with an old announcement is watched: if it lived, it would make another one in this time.
+/// How long a server with an old announcement is watched: if it lived, it would announce itself again in this time.
 const WATCHED: Duration = Duration::from_secs(3);
 
 /// A watch over the server that has the name.
 #[derive(Debug, Default)]
 pub struct Claim {
-    /// Its identifier, its last announcement, and since when that has not changed.
+    /// The server's identifier, its last announcement, and since when the announcement has not changed.
     holder: Option<(String, String, Instant)>,
 }
 
-/// The knowledge of the server that has the name.
+/// The state of the server that has the name, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// The holder has announced itself while it was watched.
@@ -33,7 +33,7 @@ pub enum Holder {
 
 impl Claim {
     /// Notes that another server has the name, and returns what is known of that server. Its announcement has the age
-    /// `age` by Redis's clock, which may have been set in the meantime.
+    /// `age` by Redis's clock, which may have been set since then.
     pub fn watch(
         &mut self,
         holder: &str,
@@ -87,7 +87,7 @@ mod tests {
             Holder::Silent(Duration::ZERO)
         );
         assert_eq!(claim.watch("b", "1", Duration::ZERO, after(31)), Holder::Gone);
-        // Its announcement was old when it was first seen.
+        // The announcement of c was old when it was first seen.
         assert_eq!(claim.watch("c", "1", GONE * 2, after(32)), Holder::Silent(Duration::ZERO));
         assert_eq!(claim.watch("c", "1", GONE * 2, after(36)), Holder::Gone);
         claim.is_ours();

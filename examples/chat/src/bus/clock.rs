@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-/// The difference of two clocks, of one connection.
+/// The difference between the room's clock and this server's, as measured over one connection.
 pub struct Clock {
     opened: Instant,
     /// The room's time at `opened`, in ms.
@@ -15,10 +15,9 @@ pub struct Clock {
     answers: u32,
 }
 
-/// The longest wait for an answer that still tells the room's time, in ms. After a longer wait another question is
-/// asked. Most networks take less.
+/// The error, in ms, above which the offset is measured again. Most networks answer faster.
 const ROUGH: i64 = 100;
-/// The most answers that are waited for, if each takes long.
+/// After this many answers the offset is used, however large its error is.
 const ANSWERS: u32 = 3;
 
 impl Clock {
@@ -41,13 +40,14 @@ impl Clock {
         self.answers = self.answers.saturating_add(1);
     }
 
-    /// Whether another answer is worth its time before a line is written: Redis may have stood still before this one,
-    /// and lines would seem younger by the length of that pause.
+    /// Whether another answer is worth its time before a line is written: Redis may have stood still before its last
+    /// answer, and lines would seem younger by the length of that pause.
     pub fn is_rough(&self) -> bool {
         self.error > ROUGH && self.answers < ANSWERS
     }
 
-    /// The room's time of a moment here, in ms. It is never negative: the clock of Redis may not have been set yet.
+    /// The room's time at a moment of this server's clock, in ms. It is never negative, even if the clock of Redis has not
+    /// been set yet.
     pub fn at(&self, when: Instant) -> i64 {
         (self.offset.unwrap_or(0) + self.since(when)).max(0)
     }
@@ -70,7 +70,7 @@ mod tests {
         let [asked, answered, said, late] = [10, 30, 100, 9_000].map(after);
         clock.answered(50_010, asked, answered);
         assert_eq!(clock.at(said), 50_100);
-        // The answer was written as soon as it could be, 8 s after the question.
+        // Redis read its clock at the end of the wait, almost 9 s after the question.
         clock.answered(58_900, said, late);
         assert_eq!(clock.at(said), 50_100);
         // The room's clock was set.
@@ -83,13 +83,13 @@ mod tests {
         let mut clock = Clock::new();
         let after = |ms| clock.opened + Duration::from_millis(ms);
         let [asked, answered, again, said] = [0, 3_000, 3_010, 3_020].map(after);
-        // Redis has looked at its clock at the end of the wait.
+        // Redis read its clock at the end of the wait.
         clock.answered(53_000, asked, answered);
         assert!(clock.is_rough());
         clock.answered(53_005, answered, again);
         assert!(!clock.is_rough());
         assert!((53_015..=53_030).contains(&clock.at(said)), "{}", clock.at(said));
-        // A network that is slow all the time is not asked for ever.
+        // Over a network that is always slow the question is not repeated for ever.
         let mut clock = Clock::new();
         for _ in 0..ANSWERS {
             assert!(clock.answers == 0 || clock.is_rough());
@@ -105,7 +105,7 @@ mod tests {
         clock.opened = said + Duration::from_millis(700);
         clock.answered(5_000, clock.opened, clock.opened);
         assert_eq!(clock.at(said), 4_300);
-        // A machine without a battery starts at the beginning of time.
+        // The clock of a machine without a battery starts at zero.
         let mut clock = Clock::new();
         clock.opened = said + Duration::from_millis(700);
         clock.answered(300, clock.opened, clock.opened);

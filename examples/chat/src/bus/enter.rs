@@ -5,15 +5,15 @@
 //! an address of a server       connect ---------------------------------> AUTH, SELECT, ROLE: master?  use it
 //! addresses of Sentinels       connect -> AUTH -> where is MASTER? --+         |
 //!    ^                                                               +-> ... --+
-//!    +-- the next Sentinel, if this one does not answer, does not know, or names one that is none (any more)
+//!    +-- the next Sentinel, if this one does not answer, knows no MASTER, or names a server that is not a master (any more)
 //! ```
 //!
 //! Sentinels are asked at each connection, so that the first connection after a failover leads to the new master. A
 //! Sentinel may not know of the failover yet: then the server that it names says in its answer to ROLE that it is a
 //! replica, or does not answer.
 //!
-//! The crate `redis` has clients for Sentinels and for TLS of its own. They keep answers of any size and wait for them without
-//! a deadline for the whole, which [`Wire`] does not.
+//! The crate `redis` has clients of its own for Sentinels and for TLS. They keep answers of any size, and no deadline bounds
+//! their wait for a whole answer; [`Wire`] bounds size and time.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use super::address::{Place, joined};
 use super::channel::Channel;
 use super::wire::{Wire, words_of};
 
-/// How long Sentinels are asked, one after the other, before the first is asked again.
+/// How long Sentinels are asked, one after the other, before the attempt fails. The next attempt begins with the first.
 const SENTINELS: Duration = Duration::from_secs(15);
 
 impl Wire {

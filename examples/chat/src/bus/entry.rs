@@ -14,7 +14,7 @@ pub struct Entry {
     pub tag: String,
     /// Counts this server's entries, from 1.
     pub number: u64,
-    /// When it was said, in ms of Redis's clock.
+    /// When it was said, in ms of the room's clock.
     pub said: u64,
     pub what: What,
 }
@@ -29,9 +29,9 @@ pub enum What {
     Tell { from: Who, name: String, to: Who, shown: String, at: String, tag: String, text: String },
     /// News of a member: that it has joined, for example. `now` is its name from now on; `None` if it has left.
     News { member: Id, name: String, text: String, now: Option<String> },
-    /// A line of the server itself to a member of another one: that a member is not there any more.
+    /// A line of the server itself to a member of another server, whose private line it could not deliver.
     Note { to: Who, at: String, text: String },
-    /// The server has ended in order. It has heard all that its last acknowledgements say.
+    /// The server has ended in order. `heard` has its last acknowledgements.
     End { heard: String },
 }
 
@@ -79,7 +79,7 @@ impl What {
         fields
     }
 
-    /// The one server that it is for; `None` if it is for all.
+    /// The one server that the entry is for; `None` if it is for all.
     pub fn at(&self) -> Option<&str> {
         match self {
             Self::Tell { at, .. } | Self::Note { at, .. } => Some(at),
@@ -98,8 +98,8 @@ impl What {
 }
 
 impl Entry {
-    /// Reads an entry. Returns `None` for any other one: every client of Redis can write to the stream. The caller has
-    /// to clean the texts before they are shown.
+    /// Reads an entry. Returns `None` if the fields are not those of an entry: every client of Redis can write to the
+    /// stream. The texts are cleaned, so that they can be shown.
     pub fn from_fields(fields: &Fields) -> Option<Self> {
         let text = |field: &str| {
             fields.get(field.as_bytes()).map(|bytes| clean(bytes)).unwrap_or_default()

@@ -1,25 +1,25 @@
-//! The lines of the others that this server has heard: by the numbers it recognises second copies and gaps, and tells
-//! each sender what has arrived.
+//! The numbers of the lines that this server has heard from the other servers. From them it recognises second copies and
+//! gaps, and it tells each sender which lines have arrived.
 //!
 //! ```text
-//! number     <= last    a second copy: nothing
-//! number    == last + 1 the next line
-//! number     >  last + 1 the next line, after a gap: the lines between are lost here
+//! number <= last      a second copy: ignored
+//! number == last + 1  the next line
+//! number >  last + 1  the next line, after a gap: the lines between are lost here
 //! ```
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-/// Servers that are remembered. Each start is a new server, so this covers a long time.
+/// The most servers that are remembered. Each start of a server counts as a new one; a thousand cover a long time.
 const SERVERS: usize = 1_000;
-/// The most gaps of one sender that it is told of. If there are more, the oldest two become one.
+/// The most gaps that are kept, and reported to the sender, for one sender. If there are more, the oldest two become one.
 const GAPS: usize = 8;
 
 /// The numbers of the other servers' lines.
 #[derive(Debug, Default)]
 pub struct Heard {
     senders: HashMap<String, Sender>,
-    /// Counts the lines that were heard, to find the sender that was silent for the longest time.
+    /// Grows with each use of a sender, to find the one that was silent for the longest time.
     turn: u64,
 }
 
@@ -33,7 +33,7 @@ struct Sender {
     turn: u64,
 }
 
-/// Numbers of lines that did not arrive, first and last.
+/// The first and the last number of lines that did not arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
     pub from: u64,
@@ -69,8 +69,8 @@ impl Heard {
     }
 
     /// Notes that the stream has been read up to a place at which Redis knew these last numbers. Returns the gaps: lines
-    /// of known senders that were not read. The gaps of a sender of which no line was read are known to that sender
-    /// alone.
+    /// of known senders that were not read. A gap of a sender of which no line was read is not returned: only that sender
+    /// knows whether this server had to hear those lines.
     pub fn has_read_up_to<'a>(
         &mut self,
         numbers: impl IntoIterator<Item = (&'a str, u64)>,
@@ -90,7 +90,8 @@ impl Heard {
         gaps
     }
 
-    /// Whether lines up to these numbers were read. More senders than are remembered are not compared.
+    /// Whether lines up to these numbers were read. True without a comparison if there are as many senders as are
+    /// remembered.
     pub fn is_up_to<'a>(&self, numbers: impl IntoIterator<Item = (&'a str, u64)>) -> bool {
         let has_read = |(server, number): (&str, u64)| {
             self.senders.get(server).is_some_and(|sender| sender.last >= number)
@@ -131,7 +132,8 @@ impl Heard {
 impl Sender {
     fn miss(&mut self, gap: Gap) {
         if self.gaps.len() >= GAPS {
-            // The lines between the two arrived; their sender has forgotten them by now, or tells their authors needlessly.
+            // The lines between the two oldest gaps arrived, and count as missing now. Their sender has forgotten them by
+            // now, or sends their authors a needless note.
             let first = self.gaps.remove(0);
             self.gaps[0].from = first.from;
         }
@@ -142,7 +144,7 @@ impl Sender {
     }
 }
 
-/// The lines of `server` that another server has heard, as that one has announced them: the last number, and the gaps.
+/// Reads in another server's acknowledgements which lines of `server` it has heard: the last number, and the gaps.
 pub fn acknowledged(text: &str, server: &str) -> Option<(u64, Vec<Gap>)> {
     let numbers = text.split(' ').find_map(|word| word.strip_prefix(server)?.strip_prefix(':'))?;
     let mut parts = numbers.split(':');
@@ -161,12 +163,12 @@ mod tests {
     #[test]
     fn each_number_is_new_once_and_a_missing_one_is_a_gap() {
         let mut heard = Heard::default();
-        // Whether the lines before the first one are lost, their sender decides.
+        // The sender decides whether the lines before its first one are lost.
         assert_eq!(heard.hear("a", 7), Number::New);
         assert_eq!(heard.hear("a", 8), Number::New);
         assert_eq!(heard.hear("a", 7), Number::Again);
         assert_eq!(heard.hear("a", 12), Number::After(Gap { from: 9, to: 11 }));
-        // A lost line does not come late: its author has been told.
+        // A lost line that comes late is not shown, because its author has been told that it may not have arrived.
         assert_eq!(heard.hear("a", 10), Number::Again);
         assert_eq!(heard.hear("b", 1), Number::New);
         assert_eq!(heard.acknowledgements(["a", "b", "c"]), " a:12:1-6:9-11 b:1");

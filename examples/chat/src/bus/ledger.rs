@@ -1,5 +1,5 @@
-//! The lines of this server, compared with what the other servers have: news of another server settles lines, and may be
-//! something to tell their authors.
+//! The lines of this server, compared with what the other servers have: news of a server may decide what has become of a
+//! line, and then its author may have to be told.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -20,7 +20,7 @@ impl Ledger {
     }
 
     /// Takes note of an answer of Redis: the last number that it has of this server, and what the others have heard.
-    /// Returns `None` if that number cannot be true.
+    /// Returns the authors of lines that may not have arrived, or `None` if that number cannot be true.
     #[must_use]
     pub fn answered<'a>(
         &mut self,
@@ -91,7 +91,7 @@ mod tests {
     struct Pair {
         ledger: Ledger,
         now: Instant,
-        /// Announcements of b, and how long it has been up, in ms.
+        /// The count of b's announcements, and how long b has been up, in ms.
         beats: u64,
         uptime: u64,
     }
@@ -109,7 +109,7 @@ mod tests {
             Self { ledger, now: Instant::now(), beats: 0, uptime: 0 }
         }
 
-        /// A second passes, in which b announces itself or not. Returns the authors that are told.
+        /// Lets a second pass, in which b announces itself if it `does`. Returns the authors that are told.
         fn beat(&mut self, does: bool) -> Vec<Told> {
             self.beats += u64::from(does);
             self.pass(1);
@@ -175,7 +175,7 @@ mod tests {
         assert!(!pair.ledger.lines.are_done());
         assert_eq!(pair.b_has("2-0 a:2"), []);
         assert!(pair.ledger.lines.are_done());
-        // Nobody is told of them later.
+        // No author gets a note about them later.
         assert_eq!((0..60).flat_map(|_| pair.beat(false)).collect::<Vec<_>>(), []);
         // Redis cannot have a line that was not said.
         assert!(!pair.ledger.lines.redis_has(3, pair.now));
@@ -255,7 +255,7 @@ mod tests {
         pair.b_has("1-0 a:10");
         (11..=15).for_each(|author| assert!(pair.say(author, "x")));
         assert_eq!(pair.ledger.lines.base(), 6);
-        // Redis may lose more than what is kept. A line that all have makes room.
+        // Redis may lose more lines than are kept. Lines that all servers have were forgotten to make room, so the others wait.
         pair.redis_has(0);
         assert_eq!((pair.ledger.lines.base(), pair.waiting()), (11, vec![11, 12, 13, 14, 15]));
     }
@@ -268,7 +268,7 @@ mod tests {
         pair.redis_has(1);
         assert!(!pair.ledger.lines.are_done());
         assert_eq!(pair.b_has("1-0 a:1:1-1"), [told(1, "x", "bee")]);
-        // Or b never announces anything.
+        // Or b does not announce itself again.
         pair.say(2, "y");
         pair.redis_has(2);
         let gone: Vec<Told> = (0..12).flat_map(|_| pair.beat(false)).collect();

@@ -11,8 +11,8 @@
 //!   the author is told, once ---------------------------------------------------->+
 //! ```
 //!
-//! A line has a number. Redis knows the last one that it has; if that is less than it was before, the lines after it wait
-//! again. So nothing is remembered about single writes, and each of them may be done twice.
+//! A line has a number. Redis knows the last number that it has; if that is less than it was before, the lines after it
+//! wait again. So nothing is remembered about single writes, and each of them may be done twice.
 //!
 //! A line is for each server that had started when it was said, also for one that this server learns of later. So a line
 //! keeps its author as long as it is kept, even if it has arrived at all known servers: one that is learned of later may
@@ -36,9 +36,9 @@ pub struct Lines {
     kept: VecDeque<Line>,
     /// The number of the last line that was said.
     last: u64,
-    /// Redis has the lines up to this one.
+    /// Redis has the lines up to this number.
     appended: u64,
-    /// The lines up to this one have arrived. Later ones may have arrived as well: a private line waits for one server
+    /// The lines up to this number have arrived. Later ones may have arrived as well: a private line waits for one server
     /// alone.
     arrived: u64,
     most: usize,
@@ -50,7 +50,7 @@ pub struct Line {
     pub number: u64,
     pub what: What,
     pub said: Instant,
-    /// The author, until it is told.
+    /// The author, until it is told that the line may not have arrived.
     from: Option<Who>,
     appended: Option<Instant>,
     wait: Wait,
@@ -72,7 +72,7 @@ pub struct Told {
     pub to: Who,
     /// The line, as its author wrote it, shortened.
     pub quote: String,
-    /// The name of the server that may not have it; empty if it did not get to Redis, or if it is not known.
+    /// The name of the server that may not have it; empty if the line did not get to Redis, or if the server is not known.
     pub server: String,
 }
 
@@ -87,7 +87,7 @@ impl Lines {
         if self.kept.len() >= self.most {
             self.forget(None, now);
         }
-        // The end of this server always has a place.
+        // The entry for this server's end is always accepted.
         if self.kept.len() >= self.most && !matches!(what, What::End { .. }) {
             return false;
         }
@@ -169,7 +169,7 @@ impl Lines {
         told
     }
 
-    /// Takes note of the lines that all have.
+    /// Takes note of the lines that all servers have.
     fn acknowledge(&mut self, others: &Others) {
         let open = self.index_after(self.arrived)..self.index_after(self.appended);
         // Each server hears the lines in their order. So a server that lacks a line to all lacks the later ones, too.
@@ -178,7 +178,7 @@ impl Lines {
             let has_arrived = line.wait == Wait::Arrived
                 || match line.what.at() {
                     None => !lacks && others.all_have(line),
-                    // Nobody waits for a private line that has no author, or whose author was told.
+                    // A private line that has no author, or whose author was told, waits only for a live server.
                     Some(at) => {
                         others.has(at, line.number) || line.from.is_none() && !others.awaits(at)
                     }
@@ -228,7 +228,7 @@ impl Lines {
         lines.filter_map(|line| line.tell(&other.tag)).collect()
     }
 
-    /// Gives up, because this server stops: returns the authors of all lines that not all have.
+    /// Gives up, because this server stops: returns the authors of all lines that have not arrived everywhere.
     pub fn give_up(&mut self) -> Vec<Told> {
         let after = self.index_after(self.arrived);
         let lines = self.kept.range_mut(after..).filter(|line| line.wait != Wait::Arrived);
@@ -236,7 +236,7 @@ impl Lines {
     }
 
     /// Forgets lines that have arrived: the old ones, and younger ones where room is needed. A line does not count as
-    /// old if Redis has lost it, or if a server lacks it that has come since it arrived.
+    /// old if Redis has lost it, or if a server that has come since its arrival lacks it.
     fn forget(&mut self, others: Option<&Others>, now: Instant) {
         while let Some(line) = self.kept.front() {
             let (is_done, is_appended) = match line.wait {

@@ -21,7 +21,7 @@ use crate::room::{Room, Who};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
-/// The state that reader and writer share. Clones are the same one.
+/// The state of the connections, which reader, writer and clock share. A clone is the same state.
 #[derive(Clone)]
 pub struct Link {
     address: BusAddress,
@@ -45,11 +45,11 @@ struct Health {
     told: News,
     /// When both sides last worked; at first, the start.
     since: Instant,
-    /// Why they do not work now: the last error, for the operator. `shown` is the error that was shown, and when.
+    /// Why they do not work now: the last error, for the operator. `shown` is the error that was shown last, and when.
     why: String,
     shown: (String, Instant),
-    /// The runs of Redis that the two sides are connected to, empty for a side that is not. `apart` is since when they
-    /// differ.
+    /// The runs of Redis that the two sides are connected to, empty for a side without a connection. `apart` is the moment
+    /// since which the two differ.
     runs: [String; 2],
     apart: Option<Instant>,
 }
@@ -126,12 +126,14 @@ impl Link {
         }
     }
 
-    /// Tells authors which of their lines may not have arrived, and where. In between the bus waits for crowded
-    /// outboxes, but not so long that it would be taken for gone: after that an author is told of many lines at once.
+    /// Tells authors which of their lines may not have arrived, and where. Between notices the bus waits for crowded
+    /// outboxes, but not so long that the others would take this server for gone. After that an author gets one notice for
+    /// all its other lines.
     pub fn tell(&self, told: &[Told]) {
-        /// Notices between looks at the outboxes, and how long each look waits for those that are crowded.
+        /// How many notices are sent between two checks of the outboxes, and how long a check waits for crowded ones.
         const AT_ONCE: usize = 50;
         const WAIT: Duration = Duration::from_millis(50);
+        /// How long single notices are sent.
         const WHOLE: Duration = Duration::from_secs(2);
         let until = Instant::now() + WHOLE;
         let mut more: HashMap<Who, usize> = HashMap::new();
@@ -181,7 +183,7 @@ impl Link {
                 let why = cut(&why);
                 health.why.clone_from(&why);
                 let was_lost = std::mem::replace(&mut health.told, News::Lost) == News::Lost;
-                // The first reason is often no more than the end of a connection.
+                // A new reason is shown as well, because the first one is often no more than the end of a connection.
                 let (shown, when) = &health.shown;
                 if was_lost && (*shown == why || when.elapsed() < BETWEEN_REASONS) {
                     return;
@@ -208,7 +210,7 @@ impl Link {
     }
 }
 
-/// Cuts a part of a line: Redis repeats words of a command, and others may say anything.
+/// Shortens an error: Redis repeats words of a command, and a program that is not Redis may say anything.
 fn cut(text: &str) -> String {
     match text.char_indices().nth(500) {
         Some((end, _)) => format!("{}..", &text[..end]),
@@ -216,7 +218,7 @@ fn cut(text: &str) -> String {
     }
 }
 
-/// Why this server is left out of the room: it neither writes to it, nor shows what is said there.
+/// The error by which this server is left out of the room: it neither writes to the room, nor shows what is said there.
 pub fn name_is_taken(tag: &str) -> RedisError {
     refused(format!(
         "another server there is called {tag}; if it does not announce itself for {} s, this one takes its place",
@@ -224,7 +226,7 @@ pub fn name_is_taken(tag: &str) -> RedisError {
     ))
 }
 
-/// Why this server does not go on with a Redis that answers.
+/// The error by which this server does not go on with a Redis that answers.
 pub fn refused(why: String) -> RedisError {
     io::Error::new(io::ErrorKind::Unsupported, why).into()
 }

@@ -11,7 +11,7 @@
 //! between them: each counts its lines, and keeps them until all others have acknowledged them. Redis is a pipe that may
 //! lose what it has confirmed. The protocol, its reasons and its limits are in `DESIGN.md` of this program.
 //!
-//! Read it in this order: `lines.rs` (the states of a line), `heard.rs`, `others.rs`, `ledger.rs` (which compares them),
+//! Read the files in this order: `lines.rs` (the states of a line), `heard.rs`, `others.rs`, `ledger.rs` (which compares them),
 //! `place.rs`, `store.rs` with the scripts, `writer.rs`, `reader.rs`.
 //!
 //! Members elsewhere are always called `name@server`, so that servers need not agree about names. Answers of Redis are
@@ -69,7 +69,7 @@ pub struct Relay {
 /// A member of another server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remote {
-    /// The identifier of its server, which is another one after each start.
+    /// The identifier of its server, which is new after each start.
     pub server: String,
     /// Its number at that server.
     pub member: Who,
@@ -85,16 +85,16 @@ impl fmt::Display for Remote {
     }
 }
 
-/// The members of the other servers, as far as this one knows.
+/// The members of the other servers, as far as this server knows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Elsewhere {
     /// As `name@server`, sorted.
     pub names: Vec<String>,
-    /// Set if they cannot be reached now.
+    /// Set if the other servers cannot be reached now.
     pub cut_off: Option<CutOff>,
 }
 
-/// A server that does not reach the others.
+/// The state of a server that does not reach the others: for how long, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CutOff {
     pub time: Duration,
@@ -118,7 +118,7 @@ pub struct Bus {
 impl Bus {
     /// Connects a room to those of the other servers, as soon as Redis can be reached.
     pub fn start(options: &BusOptions, room: &Room) -> std::io::Result<Self> {
-        // A hasher's keys are random, and nothing here has to be secret.
+        // The identifier is random, because a hasher's keys are. It need not be secret.
         let server = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
         let tag = options.server.clone().unwrap_or_else(|| server[..4].to_owned());
         let queue = Arc::new(Queue::new(server, tag, options.queue, options.wait));
@@ -142,12 +142,12 @@ impl Bus {
     /// Refuses a name that a running server of the room has. If Redis does not answer, or if the server that had the
     /// name does not announce itself any more, this server starts, and takes the name later.
     pub fn check_name(options: &BusOptions) -> Result<(), Failure> {
-        /// The longest wait of a start: the system's resolver takes what time it likes.
+        /// The longest wait of a start: the system's resolver may take any time.
         const TIME: Duration = Duration::from_secs(5);
         let Some(tag) = options.server.clone() else { return Ok(()) };
         let (address, (send, receive)) = (options.address.clone(), mpsc::channel());
         let watch = move || {
-            // An error is ignored: nobody may wait for it any more.
+            // The send fails if nobody waits for the result any more.
             let _ = send.send(is_taken(&address, &tag).then(|| {
                 Failure::Other(format!(
                     "another server of {address} is called {tag}, and it is running: give this one another \
@@ -160,9 +160,9 @@ impl Bus {
         receive.recv_timeout(TIME).ok().flatten().map_or(Ok(()), Err)
     }
 
-    /// Announces the end of this server, after the queue has been written.
+    /// Announces the end of this server behind its queued lines, and waits until the other servers have them.
     pub fn close(&self) -> Result<(), Failure> {
-        /// Longer than a reachable Redis takes.
+        /// The longest wait: longer than a reachable Redis takes.
         const TIME: Duration = Duration::from_secs(2);
         self.queue.push(None, What::End { heard: self.queue.heard("") });
         let told = self.queue.close(TIME);
@@ -181,7 +181,7 @@ impl Bus {
 
 /// Whether a running server has a name.
 fn is_taken(address: &BusAddress, tag: &str) -> bool {
-    /// Longer than the time between two announcements.
+    /// How long the server is watched: longer than the time between two announcements.
     const TIME: Duration = Duration::from_millis(2_500);
     const PAUSE: Duration = Duration::from_millis(250);
     let Ok(mut store) = Store::open(address) else { return false };
@@ -197,7 +197,7 @@ fn is_taken(address: &BusAddress, tag: &str) -> bool {
 }
 
 impl Relay {
-    /// Relays a line to all.
+    /// Relays a line to all servers.
     pub fn say(&self, from: Who, name: &str, text: &str) -> Result<(), String> {
         self.push(from, What::Say { name: name.to_owned(), text: text.to_owned() })
     }
@@ -217,8 +217,8 @@ impl Relay {
         Ok(Remote { server, member, name, tag })
     }
 
-    /// Relays a line to one member of another server. If it is not there any more when the line arrives, the author gets a
-    /// note.
+    /// Relays a line to one member of another server. If the member is not there any more when the line arrives, the author
+    /// gets a note.
     pub fn tell(&self, from: Who, name: &str, to: &Remote, text: &str) -> Result<(), String> {
         let (name, shown, text) = (name.to_owned(), to.name.clone(), text.to_owned());
         let (to, at, tag) = (to.member, to.server.clone(), to.tag.clone());
@@ -226,8 +226,8 @@ impl Relay {
     }
 
     /// Relays news of a member: that it has joined, for example. `now` is its name from now on, and `None` if it has
-    /// left: other servers can address it by that name at once, without the next announcement. If the news is lost,
-    /// nobody is told: they have no author, and the announcement makes the others' lists right.
+    /// left: other servers can address it by that name before the next announcement. If the news is lost, nobody gets a
+    /// note: news has no author, and the next announcement corrects the others' lists.
     pub fn announce(&self, member: Id, name: &str, news: &str, now: Option<&str>) {
         let (name, text, now) = (name.to_owned(), news.to_owned(), now.map(str::to_owned));
         self.queue.push(None, What::News { member, name, text, now });
@@ -238,7 +238,7 @@ impl Relay {
         self.queue.tag()
     }
 
-    /// Members of other servers with this name, as `name@server`; not all, if they are many.
+    /// Some members of other servers with this name, as `name@server`.
     pub fn namesakes(&self, name: &str) -> Vec<String> {
         const SOME: usize = 5;
         let folded = fold(name);
@@ -264,7 +264,7 @@ impl Relay {
         Elsewhere { names, cut_off }
     }
 
-    /// Queues an entry. The error says why the line is refused; the caller adds the line.
+    /// Queues an entry. The error says why the line is refused; the caller quotes the line.
     fn push(&self, from: Who, what: What) -> Result<(), String> {
         if self.queue.push(Some(from), what) {
             return Ok(());

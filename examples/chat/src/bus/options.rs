@@ -1,4 +1,4 @@
-//! The options of the bus: [`BusArguments`] on the command line, and [`BusOptions`], what they say.
+//! The options of the bus: [`BusArguments`] on the command line, and [`BusOptions`], their values.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -78,7 +78,7 @@ pub struct BusOptions {
     pub wait: Duration,
     /// About how many entries the stream keeps.
     pub length: usize,
-    /// How many entries of this server may wait for Redis.
+    /// How many entries of this server may wait for Redis and for the other servers.
     pub queue: usize,
 }
 
@@ -127,8 +127,8 @@ impl BusArguments {
     }
 }
 
-/// Reads the time of `--bus-wait`. Other servers acknowledge a line within a second or so. With less than twice that the
-/// authors would be told of lines that everybody has.
+/// Reads the time of `--bus-wait`. Other servers acknowledge a line within a second or so. With less than twice that time
+/// authors would be warned of lines that all servers have.
 fn bus_wait(text: &str) -> Result<Duration, String> {
     const LEAST: Duration = Duration::from_secs(2);
     match common::seconds(text)? {

@@ -5,7 +5,7 @@
 //!                   +--its end is read--> ended
 //! ```
 //!
-//! Only the time in which this server could look is counted, so that no server seems gone because Redis was.
+//! Only the time in which this server could look is counted, so that no server seems gone because Redis was away.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -21,8 +21,8 @@ use crate::room::Id;
 const SERVERS: usize = 1_000;
 const ID_BYTES: usize = 64;
 const MEMBERS: usize = 100_000;
-/// The most news of its members that are remembered of one server, until its next announcement: ten seconds of a crowd's
-/// arrival.
+/// How many news items about a server's members are remembered until its next announcement: those of ten seconds in which
+/// a crowd arrives.
 const NEWS: usize = 1_000;
 
 /// The other servers, by their identifiers.
@@ -34,7 +34,7 @@ pub struct Others {
 
 /// Another server.
 pub struct Other {
-    /// The identifier of the server, which is another one after each start.
+    /// The identifier of the server, which is new after each start.
     pub id: String,
     pub tag: String,
     /// It has all lines of this server up to this number.
@@ -46,11 +46,12 @@ pub struct Other {
     /// Whether it was ever taken for live.
     pub was_live: bool,
     members: Vec<(Id, String)>,
-    /// The number of its last line when it announced these members; `None` before the first.
+    /// The number of its last line when it announced these members; `None` before the first announcement.
     version: Option<u64>,
     /// The news of its members in its later lines: the number of the line, the member, and its name from now on.
     news: VecDeque<(u64, Id, Option<String>)>,
-    /// Its last announcement counted so far. A Redis that has lost its newest data shows an earlier one.
+    /// The number of its newest announcement so far. A Redis that has lost its newest data shows an older one, which is
+    /// ignored.
     beat: u64,
     /// For how long `beat` has not changed.
     silent: Duration,
@@ -128,7 +129,7 @@ impl Others {
         for (id, other) in &mut self.servers {
             other.silent += since_last.min(2 * BEAT);
             if other.silent > GONE && other.is_there() {
-                // A server that has never beaten was never taken for live here.
+                // A server that was only seen, and has not beaten since, was never taken for live here.
                 let gone = if other.was_live { &mut looked.gone } else { &mut looked.faded };
                 gone.push(id.clone());
                 other.state = State::Gone;
@@ -206,7 +207,7 @@ impl Others {
         });
         other.members = members.take(room).collect();
         other.version = Some(version);
-        // The later lines may have been read already.
+        // News from later lines may have been read already.
         other.news.retain(|(number, ..)| *number > version);
         for (_, member, now) in other.news.clone() {
             other.call(member, now);
@@ -382,7 +383,7 @@ mod tests {
         let (mut others, start) = (Others::default(), Instant::now());
         let after = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(look(&mut others, 1, start).changed, ["b"]);
-        // For a minute nobody could look.
+        // For a minute this server could not look.
         assert_eq!(look(&mut others, 1, after(60)).gone, [""; 0]);
         let gone: Vec<_> = (61..80).flat_map(|at| look(&mut others, 1, after(at)).gone).collect();
         assert_eq!(gone, ["b"]);
@@ -399,7 +400,7 @@ mod tests {
     fn one_that_was_killed_before_this_server_started_is_not_awaited() {
         let (mut others, now) = (Others::default(), Instant::now());
         let shown = |time: u64| HashMap::from([("b".to_owned(), format!("{time} 1 3 0 bee"))]);
-        // Its last announcement is a minute old, or some seconds.
+        // Its last announcement is first a minute old, and then a few seconds.
         others.look(&shown(40_000), 100_000, now);
         assert_eq!(others.there().count(), 0);
         others.look(&shown(95_000), 100_000, now);

@@ -20,7 +20,7 @@ const BEGINNING: &str = "0-0";
 /// their writing.
 const BEFORE: u64 = 5_000;
 
-/// The result of a look at the room, in which the stream and the numbers belong together.
+/// The result of a look at the room, in which the stream and the numbers are of the same moment.
 #[derive(Clone)]
 pub struct Seen {
     /// The room's time, in ms, and how far it is ahead of Redis's own, which the stream's identifiers have.

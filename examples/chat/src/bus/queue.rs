@@ -1,5 +1,5 @@
-//! The state that the room and the two threads of the bus share: the lines of this server, the other servers, and what
-//! this one has heard of them. Nobody waits for Redis, or calls the room, while it holds the lock.
+//! The state that the room and the three threads of the bus share: the lines of this server, the other servers, and what
+//! this one has heard of them. No thread waits for Redis, or calls the room, while it holds the lock.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ impl Queue {
         Self { server, tag, started: Instant::now(), state, changed }
     }
 
-    /// The identifier of this server, another one after each start.
+    /// The identifier of this server, which is new after each start.
     pub fn server(&self) -> &str {
         &self.server
     }
@@ -76,8 +76,9 @@ impl Queue {
         }
     }
 
-    /// The reader's place and numbers, to be announced to a run of Redis; empty before the reader has them. Another run may
-    /// have a stream that goes on before the place, and must not trim it there.
+    /// The reader's place and numbers, to be announced to a run of Redis; empty before the reader has them. If it is not the
+    /// reader's run, the place is the beginning: the stream may have new entries before the reader's place, and must not be
+    /// trimmed up to there.
     pub fn heard(&self, run: &str) -> String {
         let mut state = self.state.lock();
         state.heard_is_new = false;
@@ -94,8 +95,8 @@ impl Queue {
         is_new.then(|| self.heard(run))
     }
 
-    /// Waits until there is a line to write, or until a time: the second one if there is something new to be announced, or if
-    /// the queue is closed.
+    /// Waits until there is a line to write, at most until `until`. If there is something new to be announced, or if the
+    /// queue is closed, waits at most until `until_if_new`.
     pub fn wait_for_work(&self, until: Instant, until_if_new: Instant) {
         let mut state = self.state.lock();
         while !state.ledger.lines.is_waiting() {
@@ -107,7 +108,8 @@ impl Queue {
         }
     }
 
-    /// Calls `write` with each line that waits for Redis and with the number of the oldest line, until it returns false.
+    /// Calls `write` with each line that waits for Redis, until it returns false. Returns the number of the oldest line that
+    /// is kept.
     pub fn waiting(&self, mut write: impl FnMut(&Line) -> bool) -> u64 {
         let state = self.state.lock();
         for line in state.ledger.lines.waiting() {
@@ -144,7 +146,7 @@ impl Queue {
     pub fn pause(&self, time: Duration) {
         let mut state = self.state.lock();
         let deadline = Instant::now() + time;
-        // New entries wake it as well.
+        // New entries wake the thread as well, and it waits again.
         while !state.closing && !self.changed.wait_until(&mut state, deadline).timed_out() {}
     }
 

@@ -17,12 +17,13 @@ use crate::name::{check_name, fold};
 use crate::protocol::{Kind, listed, quoted};
 use crate::room::Room;
 
-/// The most entries of one read: over a line with a round trip of 400 ms that is 6,000 a second.
+/// The most entries of one read: over a link with a round trip of 400 ms that is 6,000 a second.
 const BATCH: usize = 2_500;
 
-/// The most servers that get a line each, after one look. A Redis may have announcements of a thousand that never were.
+/// How many servers get a line each after one look; the others are counted in one line. A false Redis may announce a
+/// thousand servers that never existed.
 const SINGLY: usize = 10;
-/// The most bytes of names in the news of a server: a hundred members of ordinary names.
+/// The most bytes of names in the news of a server: a hundred members with ordinary names.
 const NAMED: usize = 2 * 1024;
 
 pub struct Reader {
@@ -78,8 +79,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Looks at the room when this server has its name, which the writer takes. Returns `None` if this server stops
-    /// before that.
+    /// Waits until this server has its name, which the writer takes, and looks at the room. Returns `None` if this server
+    /// stops first.
     fn first_look(&self, store: &mut Store) -> RedisResult<Option<Seen>> {
         let mut pause = Duration::from_millis(25);
         loop {
@@ -110,7 +111,7 @@ impl Reader {
         Err(name_is_taken(self.queue.tag()))
     }
 
-    /// Tells the others what was read.
+    /// Hands to the writer what was read, so that it tells the others.
     fn acknowledge(&mut self) {
         let servers = self.queue.servers();
         if let Some(heard) = self.place.heard(servers.iter().map(|id| &**id)) {
@@ -118,7 +119,7 @@ impl Reader {
         }
     }
 
-    /// Waits while the members here have not taken what was shown before: a burst is held back here, in bounded time.
+    /// Waits while the members here have not taken what was shown before: so a burst is held back, for a bounded time.
     fn hold_back(&mut self) {
         while !self.room.wait_for_outboxes(BEAT) {
             self.acknowledge();
@@ -170,7 +171,7 @@ impl Reader {
     fn miss(&self, tag: Option<&str>, Gap { from, to }: Gap) {
         let server = match tag {
             Some(tag) => format!("the server {tag}"),
-            // The server was gone for long.
+            // The server is not known any more.
             None => "another server".to_owned(),
         };
         let lines = match to - from {
@@ -209,7 +210,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Tells the members of some servers by name, and how many more there are.
+    /// Tells the members here what has become of servers: of the first ones by name, and then of how many more.
     fn tell_of(&self, servers: &[String], [one_is, they_are]: [&str; 2], what: &str) {
         for id in servers.iter().take(SINGLY) {
             let state = self.queue.lock();

@@ -19,7 +19,7 @@ pub struct Store {
     keys: Keys,
     /// Redis's names of the scripts.
     scripts: Vec<String>,
-    /// The run of Redis: another one after a restart, and on another machine.
+    /// The run of Redis, which differs after a restart and on another machine.
     pub run: String,
     /// The room's clock, from the first announcement on.
     pub clock: Clock,
@@ -33,11 +33,11 @@ struct Keys {
     last: String,
     /// The announcements of the servers, and when each was made.
     servers: String,
-    /// Their members.
+    /// The members of each server.
     members: String,
-    /// The lines of the others that each of them has heard.
+    /// What each server has heard: see [`Beat::heard`].
     heard: String,
-    /// The server that has a name.
+    /// The server that has each name.
     names: String,
 }
 
@@ -66,7 +66,7 @@ const SCRIPTS: [&str; 5] = [
     concat!("#!lua flags=allow-oom\n", include_str!("leave.lua")),
 ];
 
-/// The version of Redis in which a script may say that it runs in a full memory.
+/// The first version of Redis in which a script may declare that it runs when the memory is full.
 const VERSION: u32 = 7;
 
 /// Lines that are to be appended.
@@ -87,7 +87,8 @@ pub struct Beat<'a> {
     pub shown: &'a str,
     /// The members; empty if they have not changed.
     pub members: &'a str,
-    /// The lines that the server has heard; empty if it does not follow the stream yet.
+    /// The server's place in the stream, and for each other server the number of the last line heard and the gaps before it;
+    /// empty if the server does not follow the stream yet.
     pub heard: &'a str,
     /// About how many entries the stream keeps.
     pub length: usize,
@@ -136,7 +137,7 @@ impl Store {
         if error.code() != Some("WRONGTYPE") {
             return error;
         }
-        // Nothing more is known if it does not answer, or does not let this user ask.
+        // Nothing more is known if Redis does not answer, or does not let this user ask.
         self.wrong_key().ok().flatten().map_or(error, refused)
     }
 
@@ -200,13 +201,13 @@ impl Store {
         }
     }
 
-    /// Announces what a server has heard. Returns what the others have.
+    /// Announces what a server has heard. Returns what each server has heard.
     pub fn heard(&mut self, server: &str, heard: &str) -> RedisResult<ByServer> {
         let mut call = self.call(Script::Heard, &[&self.keys.heard]);
         by_server(call.arg(server).arg(heard).query(&mut self.wire)?)
     }
 
-    /// Looks at the room, for a server with a name, in the form that is compared.
+    /// Looks at the room, for the server with this name, which is in the form that is compared.
     pub fn look(&mut self, name: &str) -> RedisResult<Seen> {
         let Keys { lines, last, servers, names, .. } = &self.keys;
         let mut call = self.call(Script::Look, &[lines, last, servers, names]);

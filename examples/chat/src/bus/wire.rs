@@ -16,20 +16,20 @@ use super::channel::Channel;
 
 /// How long Redis may take for one read or write: it is in the same data centre, or on the same machine.
 pub const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a whole command, or a whole answer, may take: some megabytes on a slow line.
+/// How long a whole command, or a whole answer, may take: a few megabytes over a slow link.
 const WHOLE: Duration = Duration::from_secs(30);
 /// How long a command of the login may take, and the handshake of TLS.
 pub const ENTRY: Duration = Duration::from_secs(5);
-/// Bytes of a line: an error, a status or a number.
+/// The most bytes of a line: an error, a status or a number.
 const LINE_BYTES: usize = 64 * 1024;
-/// Bytes of a value that is kept. The longest value is the list of a server's members: 10,000 names of 32 characters are
+/// The most bytes of a value that is kept. The longest value is the list of a server's members: 10,000 names of 32 characters are
 /// 1.3 MB.
 const VALUE_BYTES: usize = 2 << 20;
-/// Bytes of all values of one answer that are kept: 2,500 entries, which the reader asks for, of the longest lines are 21 MB.
+/// The most bytes that are kept of one answer. The reader asks for 2,500 entries; with the longest lines they are 21 MB.
 const ANSWER_BYTES: usize = 32 << 20;
-/// Bytes of one answer that are read. A longer one is an error.
+/// The most bytes that are read of one answer. A longer one is an error.
 const READ_BYTES: usize = 64 << 20;
-/// Values in one answer: 2,500 entries have at most 65,000.
+/// The most values in one answer: 2,500 entries have at most 65,000.
 const VALUES: usize = 100_000;
 /// The words for an answer in a form that Redis does not use.
 const NO_REDIS: &str = "it does not speak as Redis does";
@@ -215,8 +215,8 @@ impl ConnectionLike for Wire {
     }
 }
 
-/// An error of Redis, which begins with a code. Its words may be cut in the middle of a character: it repeats those of a
-/// command up to some length.
+/// An error of Redis, which begins with a code. Its text may be cut in the middle of a character: Redis repeats the words
+/// of a command only up to some length.
 fn refusal(line: &[u8]) -> io::Result<Value> {
     let code = line[1..].split(|byte| *byte == b' ').next().unwrap_or_default();
     let has_code = code.iter().all(u8::is_ascii_uppercase);
@@ -227,8 +227,8 @@ fn refusal(line: &[u8]) -> io::Result<Value> {
     parse_redis_value(line.as_bytes()).map_err(|_| no_redis(NO_REDIS))
 }
 
-/// An error in the words of Redis, without its full stop and the place in a script; or in those of this program. A text that
-/// came from there has to be cleaned, freed of passwords and cut before it is shown.
+/// An error in the words of Redis, without its full stop and the place in a script; or in those of this program. The caller
+/// has to clean it, to remove the passwords and to shorten it before it is shown.
 pub fn words_of(error: &RedisError) -> String {
     if error.is_timeout() {
         return format!("it does not answer within {} s", PATIENCE.as_secs());
@@ -237,7 +237,7 @@ pub fn words_of(error: &RedisError) -> String {
     if matches!(error.kind(), ErrorKind::Parse | ErrorKind::UnexpectedReturnType) {
         return NO_REDIS.to_owned();
     }
-    // Of commands that were sent together, each has the same error.
+    // Commands that were sent together all have the same error.
     let said = error.clone().into_server_errors().and_then(|errors| {
         let (_, first) = errors.first()?;
         Some(format!("{} {}", first.code(), first.details().unwrap_or_default()))

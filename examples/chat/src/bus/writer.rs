@@ -1,4 +1,4 @@
-//! The writer: appends the lines of this server to the stream, and announces it.
+//! The writer: appends the lines of this server to the stream, and announces this server to the others.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,14 +13,14 @@ use super::store::{Batch, Beat, Beaten, ByServer, Store};
 use crate::name::fold;
 use crate::room::Room;
 
-/// Lines and bytes of one write: a thousand lines a round trip, and some milliseconds of Redis's time.
+/// The most lines and bytes of one write: a thousand lines in a round trip take a few milliseconds of Redis's time.
 const BATCH: usize = 1_000;
 const BATCH_BYTES: usize = 1 << 20;
 /// How many times longer the stream may be than it should be, for servers that are slow or cut off.
 const LONGER: usize = 10;
 /// How often the numbers of heard lines are announced.
 const HEARD: Duration = Duration::from_millis(200);
-/// How often they are announced by a server that stops and waits for the other servers.
+/// How often a server that stops, and waits for the other servers, announces these numbers.
 const STOPPING: Duration = Duration::from_millis(50);
 
 pub struct Writer {
@@ -31,8 +31,8 @@ pub struct Writer {
     length: usize,
     claim: Claim,
     beats: u64,
-    /// The members that were announced last; `None` until that has worked once. `version` is the number of the last line
-    /// before.
+    /// The members that were announced last; `None` until an announcement has succeeded over this connection. `version` is
+    /// the number of the last line before these members were announced.
     members: Option<String>,
     version: u64,
 }
