@@ -1,5 +1,5 @@
-//! Bytes from members of a chat: however it is cut, it gives the same messages, and none that a terminal would
-//! obey; and what waits for a client without lines is sent whole, in pieces that one read takes.
+//! Bytes from members of a chat give the same messages however they are cut, and none that a terminal would obey. The
+//! text that waits for a client without lines is sent whole, in pieces that one read takes.
 
 #[allow(dead_code)]
 #[path = "../src/characters.rs"]
@@ -37,7 +37,7 @@ pub(crate) fn run(input: &[u8]) {
         assert!(answer.len() <= ANSWER_BYTES);
         heard += &answer;
     }
-    // Newlines at the ends of pieces are the client's.
+    // The client itself adds the newlines at the ends of pieces.
     assert_eq!(heard.replace('\n', ""), sent);
 }
 

@@ -22,8 +22,8 @@ fn a_member_that_reads_nothing_delays_nobody_and_is_dropped() {
     alice.sees("* stalled has joined");
     bob.sees("* stalled has joined");
     let line = "x".repeat(8_000);
-    // More lines than fit into the kernel's buffers and the outbox. The member that reads receives each of them, whatever
-    // happens to the one that does not.
+    // These are more lines than fit into the kernel's buffers and the outbox. The member that reads receives each of them,
+    // whatever happens to the member that does not.
     let dropped = "* stalled was dropped: it does not take what is sent to it";
     let mut lines = 0;
     loop {
@@ -111,7 +111,7 @@ fn a_thousand_who_come_at_once_are_let_in_by_and_by_and_up_to_a_bound() {
             stream
         })
         .collect();
-    // The conversation goes on among them.
+    // Two members go on talking in the crowd.
     for number in 0..20 {
         alice.say(&format!("to bob {number}"));
         assert_eq!(bob.hears(), format!("alice: to bob {number}"));
@@ -119,7 +119,7 @@ fn a_thousand_who_come_at_once_are_let_in_by_and_by_and_up_to_a_bound() {
         assert_eq!(alice.hears(), format!("bob: to alice {number}"));
     }
     while !alice.asks_who().starts_with("* 300 here: ") {}
-    // There are never more members; when the crowd is gone, the others have their turn.
+    // There are never more than 300 members. When the crowd is gone, others may join.
     drop(crowd);
     let mut member = None;
     eventually("there is room again", || alice_is_alone(address));
@@ -136,7 +136,7 @@ fn an_operator_who_reads_nothing_delays_nobody_and_not_the_end() {
     let address = line.trim_end().strip_prefix("listening on ").unwrap().parse().unwrap();
     let alice = Member::join(address, "alice");
     let mut bob = Member::join(address, "bob");
-    // More than the pipe and the queue for the screen hold: 20 MB.
+    // These 20 MB are more than the pipe and the queue for the screen hold.
     let rest = "x".repeat(4_000);
     for number in 0..5_000 {
         alice.say(&format!("{number} {rest}"));
@@ -150,9 +150,9 @@ fn an_operator_who_reads_nothing_delays_nobody_and_not_the_end() {
 #[test]
 fn silent_connections_keep_nobody_out() {
     let (server, address) = open_room(&["--max-clients", "200", "--max-per-peer", "100"]);
-    // As many clients connect as there is room for, from one address, again and again whenever some are ended.
+    // From one address 600 clients connect and stay silent: more than the server takes.
     let silent: Vec<TcpStream> = (0..600).map(|_| test_support::connect(address)).collect();
-    // A client of another address is served at once, and one of the same address after half of the silent ones were ended.
+    // A client of another address is served at once, and one of the same address after some silent ones were ended.
     let mut alice = Member::of(connect_from([127, 0, 0, 2], address));
     alice.say("/nick alice");
     assert_eq!(alice.line(), "* you are alice; there are 0 others");
@@ -189,7 +189,7 @@ fn the_operator_sees_and_ends_those_who_have_not_said_a_word() {
         Member::of(connect_from(ip, address))
     });
     let places = silent.each_ref().map(|one| one.stream.get_ref().local_addr().unwrap());
-    // They say nothing, so nothing tells when all of them have arrived.
+    // The clients say nothing, so the operator asks until all of them have arrived.
     let list = loop {
         server.ask("/who");
         let who = server.line();
@@ -222,7 +222,7 @@ fn the_operator_sees_and_ends_those_who_have_not_said_a_word() {
             assert_eq!(client.rest(), told);
         }
     }
-    // `/kick NAME` is for members, which have no number.
+    // A member is not in the hall any more, so no number means it.
     let _alice = Member::join(address, "alice");
     server.ask("/kick #5");
     operator_sees(&server, "* 0 clients that had not said a word were kicked");

@@ -1,4 +1,4 @@
-//! The wire: what is encoded, and cut anywhere, is decoded.
+//! The wire: messages are read as they were sent, however their bytes are cut.
 
 #[allow(dead_code, reason = "the program uses all of it")]
 #[path = "../../src/characters.rs"]
@@ -17,7 +17,7 @@ use protocol::{
     clean_name, quoted,
 };
 
-/// Bytes in pieces.
+/// Cuts bytes into pieces.
 fn cut(bytes: &[u8], cuts: &[prop::sample::Index]) -> Vec<Vec<u8>> {
     let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
     at.extend([0, bytes.len()]);
@@ -108,7 +108,7 @@ proptest! {
         prop_assert!(text.len() <= LINE_BYTES);
         prop_assert!(!text.chars().any(turns_or_controls));
         prop_assert_eq!(&clean(text.as_bytes()), &text);
-        // A name that another server wrote, or somebody in its place.
+        // The same bytes may come as a name from another server, or from a program in its place.
         let name = clean_name(&bytes);
         prop_assert!(text.starts_with(&name) && name.len() <= name::NAME_BYTES);
     }
@@ -126,7 +126,7 @@ proptest! {
             prop_assert!(answer.len() <= ANSWER_BYTES);
             heard += &answer;
         }
-        // The newlines at the ends of pieces are the client's.
+        // The client itself adds the newlines at the ends of pieces.
         prop_assert_eq!(heard.replace('\n', ""), lines.concat());
     }
 
@@ -390,7 +390,7 @@ fn runs_of_what_is_not_seen_are_short() {
     }
     let piled = format!("a{}b", "\u{301}".repeat(1_000));
     assert_eq!(clean(piled.as_bytes()).chars().count(), 10);
-    // Text that people write stays.
+    // Text that people write stays as it is.
     for text in ["        fn main() {}", "👨‍👩‍👧‍👦 ❤️ 🏴󠁧󠁢󠁥󠁮󠁧󠁿", "नमस्ते  दुनिया", "你好　世界", "نیک‌نام"]
     {
         assert_eq!(clean(text.as_bytes()), text);

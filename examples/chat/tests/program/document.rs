@@ -20,7 +20,8 @@ fn python(program: &Path, args: &[String]) -> Process {
     Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
 }
 
-/// A client of the project's own that behaves like the tutorial's. Each answer is a line: its bytes, and its text.
+/// A client of the project's own that behaves like the tutorial's. It prints each answer as a line: the number of its
+/// bytes, and its text.
 fn one_answer_client(address: SocketAddr) -> Process {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/one_answer.py");
     python(&program, &[address.ip().to_string(), address.port().to_string()])
@@ -34,7 +35,7 @@ fn hears(client: &Process) -> Vec<String> {
     text.split('|').map(str::to_owned).collect()
 }
 
-/// The client says something, which alice hears, and listens then.
+/// Lets the client say something, after which it listens. Returns when alice has heard the message.
 fn says(client: &Process, message: &str, alice: &mut Member) {
     client.ask(message);
     while alice.hears() != format!("guest-2: {message}") {}
@@ -48,11 +49,11 @@ fn a_client_without_newlines_hears_what_others_say_after_its_question() {
     let (server, address) = open_room(&[]);
     let mut alice = Member::join(address, "alice");
     let guest = one_answer_client(address);
-    // Neither its own lines nor the greeting alone are sent: it would stop listening.
+    // The server sends the client neither its own lines nor the greeting alone, after which it would stop listening.
     says(&guest, "hello", &mut alice);
     server.ask("welcome");
     assert_eq!(hears(&guest), ["* you are guest-2; there is 1 other", "operator: welcome"]);
-    // Lines from before its message are sent together with a line after it, and not instead of that.
+    // Lines from before the client's message are sent together with a line from after it, and do not replace that line.
     alice.say("one");
     while operator_hears(&server) != "alice: one" {}
     server.ask("two");
@@ -70,7 +71,7 @@ fn a_client_without_newlines_hears_what_others_say_after_its_question() {
     assert_eq!(alice.hears(), "guest-2 -> alice: 你好");
     alice.say("@guest-2 between us");
     assert_eq!(hears(&guest), ["alice -> guest-2: between us"]);
-    // The server answers its requests.
+    // The server answers the client's requests.
     for (question, answer) in [
         ("/who", "* 2 here: alice, guest-2"),
         (
@@ -86,7 +87,7 @@ fn a_client_without_newlines_hears_what_others_say_after_its_question() {
         guest.ask(question);
         assert_eq!(hears(&guest).last().unwrap(), answer);
     }
-    // The tutorial's word for leaving.
+    // This is the tutorial's word for leaving.
     guest.ask("q");
     assert_ends(&guest.end(), 0);
     alice.sees("* carol has left");
@@ -142,8 +143,8 @@ fn what_is_said_after_a_question_comes_before_what_does_not_fit_with_it() {
     alice.say("after it");
     alice.asks_who();
     let mut heard = String::new();
-    // 3,000 bytes in pieces of at most 1,024, cut between characters, and the line after them whole; the operator's
-    // answer to each question with it, as long as there is more than fits.
+    // The long line has 3,000 bytes. It comes in pieces of at most 1,024 bytes, cut between characters, and the line after
+    // it comes whole. Each piece has the operator's answer to the question in it as well.
     for number in 0..10 {
         says(&guest, &format!("more {number}"), &mut alice);
         server.ask(&number.to_string());
@@ -193,14 +194,14 @@ fn a_newline_makes_a_client_one_that_knows_lines() {
     alice.asks_who();
     assert_eq!(bob.line(), "* you are guest-2; there is 1 other");
     bob.say("");
-    // The end of the answer to the message, and what has waited since.
+    // The answer to the message had no newline at its end, and the line that has waited since follows it.
     assert_eq!(bob.hears(), "alice: are you there?alice: well?");
     alice.say("good");
     assert_eq!(bob.hears(), "alice: good");
 }
 
-/// One of the tutorial's own programs, with the port of our server in it. `None` where the document is not there, which
-/// is no fault of the machine: it is no part of this project.
+/// One of the tutorial's own programs, with the port of our server in it. `None` if the document is missing, which is not
+/// an error: it is not a part of this project.
 fn original(name: &str, port: &str, address: SocketAddr) -> Option<(tempfile::TempDir, Process)> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/document");
     let document = std::env::var_os("SOCKETSERVER_DOCUMENT").map_or_else(beside, PathBuf::from);
@@ -227,7 +228,7 @@ fn the_documents_own_clients_take_part() {
         let (server, address) = open_room(&[]);
         let mut alice = Member::join(address, "alice");
         let Some((_folder, guest)) = original(name, port, address) else { return };
-        // A server as the tutorial prints it answers each question; ours does, with the lines of others.
+        // The tutorial's server answers each question. Ours answers with the lines of others.
         for number in 0..3 {
             guest.ask(&format!("问题 {number}"));
             assert_eq!(alice.hears(), format!("guest-2: 问题 {number}"));

@@ -1,4 +1,5 @@
-//! A program that listens in the place of Redis may say anything: nothing of it is kept without a bound, and the room goes on.
+//! A program that listens in the place of Redis may say anything. The server keeps no more of it than a bound allows, and the
+//! room goes on.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -106,7 +107,7 @@ fn what_a_false_redis_says_is_bounded_and_the_room_goes_on() {
         });
         let (server, address) = open_room(&["--bus", &bus]);
         let mut alice = Member::join(address, "alice");
-        // It reads and writes, each over a connection of its own, and connects again.
+        // The server has one connection for reading and one for writing, and connects again.
         let what = of_answer.0;
         eventually(what, || refused.load(Ordering::SeqCst) >= 3);
         let most = system::status_of(server.id(), "VmHWM");

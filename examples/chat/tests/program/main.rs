@@ -58,7 +58,7 @@ fn a_connection_that_breaks_is_told_with_its_server() {
     promises::a_connection_that_breaks_is_told_with_its_server(CHAT, SpeaksFirst::Client);
 }
 
-/// A room with an operator, and where it is.
+/// A room with an operator, and its address.
 fn open_room(options: &[&str]) -> (Process, SocketAddr) {
     let mut command = CHAT.command(&["serve", "--bind", "127.0.0.1:0"]);
     let server = Process::start(command.args(options).stdin(Stdio::piped()));
@@ -66,7 +66,7 @@ fn open_room(options: &[&str]) -> (Process, SocketAddr) {
     (server, address)
 }
 
-/// The next line of a conversation that the operator sees: no joins and leaves.
+/// The next line that the operator sees of the conversation; joins and leaves are skipped.
 fn operator_hears(server: &Process) -> String {
     loop {
         let line = server.line();
@@ -76,12 +76,12 @@ fn operator_hears(server: &Process) -> String {
     }
 }
 
-/// The lines that the operator sees, up to this one.
+/// Reads what the operator sees, up to this line.
 fn operator_sees(server: &Process, line: &str) {
     while server.line() != line {}
 }
 
-/// A client that knows of lines.
+/// A client that knows lines.
 struct Member {
     stream: BufReader<TcpStream>,
 }
@@ -122,7 +122,7 @@ impl Member {
         line.trim_end_matches('\n').to_owned()
     }
 
-    /// The next line of another member: no joins and leaves.
+    /// The next line of the conversation; joins and leaves are skipped.
     fn hears(&mut self) -> String {
         loop {
             let line = self.line();
@@ -143,7 +143,7 @@ impl Member {
         }
     }
 
-    /// Returns the answer, after which all its earlier messages have been handled.
+    /// Returns the answer to `/who`. By then all earlier messages of this member have been handled.
     fn asks_who(&mut self) -> String {
         self.say("/who");
         loop {

@@ -11,7 +11,7 @@ use test_support::process::{Ended, Process};
 use test_support::program::*;
 use test_support::{SOON, folder, skip_if};
 
-/// A command that fails at once. If everything else is right, it fails by its port, which needs privileges.
+/// Runs a command that ends at once, with this address of a bus in its environment.
 fn ends(args: &[&str], bus: Option<&str>) -> Ended {
     let mut command = CHAT.command(args);
     command.env_remove("CHAT_BUS").envs(bus.map(|bus| ("CHAT_BUS", bus)));
@@ -49,7 +49,7 @@ fn no_password_is_in_what_is_said_of_a_wrong_command_line() {
             ([&serve(&[])[..], &[&equals]].concat(), None),
             ([&serve(&["--bus-file"])[..], &[&shown]].concat(), None),
             (serve(&[]), Some(bus)),
-            // The address stands in the wrong place.
+            // In the following commands the address stands in a wrong place.
             ([&serve(&[])[..], &[bus]].concat(), None),
             ([&serve(&["--server"])[..], &[bus]].concat(), None),
             (vec!["serve", "--bind", bus], None),
@@ -66,7 +66,7 @@ fn no_password_is_in_what_is_said_of_a_wrong_command_line() {
     }
     let bus = "redis://:s3cr3t@127.0.0.1:1/room";
     assert!(!ends(&["serve", "--help"], Some(bus)).out.contains("s3cr3t"));
-    // Text that is no password is shown: it is what is wrong.
+    // Text without a password is shown, because it is the mistake.
     for address in ["redis://127.0.0.1:6379/room", "unix@x", "host:port"] {
         assert!(ends(&["connect", address], None).err.contains(address), "{address}");
     }
@@ -98,7 +98,7 @@ fn a_file_without_a_password_is_told_as_one() {
         );
         let told = serve(bus, option, gone.to_str().unwrap());
         assert!(told.contains(&format!("cannot read {what} from {}", gone.display())), "{told}");
-        // A path that is no file, and has no end.
+        // This path is not a file, and its content has no end.
         let told = serve(bus, option, "/dev/zero");
         assert!(told.contains(&format!("cannot read {what} from /dev/zero: ")), "{told}");
     }
@@ -169,7 +169,7 @@ fn a_redis_that_repeats_the_password_does_not_have_it_shown() {
     assert!(heard.recv_timeout(SOON).unwrap().contains("s3cr@t"));
     assert!(line.contains("unknown command") && line.contains("***"), "{line}");
     assert!(!line.contains("s3cr"), "{line}");
-    // Members do not learn its address, whether they joined before or after.
+    // Members do not learn the address of Redis.
     let mut alice = Member::join(address, "alice");
     alice.say("/who");
     server.send_signal(libc::SIGTERM);

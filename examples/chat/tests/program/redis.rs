@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use test_support::process::Process;
 use test_support::{eventually, folder};
 
-/// The data that is left when it is killed.
+/// The data that is left when Redis is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Store {
     Nothing,
@@ -38,7 +38,7 @@ impl Redis {
         Self { process: None, address: free_address(), folder: folder(), store }
     }
 
-    /// Starts it where it was before.
+    /// Starts Redis at its address, with the data in its folder.
     pub fn restart(&mut self) {
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--port", &self.address.port().to_string()]);
@@ -76,8 +76,8 @@ impl Redis {
     }
 }
 
-/// An address that nobody has, and nobody is given by the kernel while Redis is down: below the range from
-/// which it gives.
+/// An address that nobody has. Its port is below the range from which the kernel gives ports, so that nobody gets it while
+/// Redis is down.
 pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 20_000 + (std::process::id() % 1_000) as u16 * 10;

@@ -25,7 +25,7 @@ fn a_line_goes_to_all_others_and_a_pool_says_how_many_it_serves() {
             assert_eq!(member.hears(), "alice: hello, 世界");
         }
         assert_eq!(operator_hears(&server), "alice: hello, 世界");
-        // The first line that alice receives is another member's.
+        // alice does not receive its own line: the first one that it hears is bob's.
         bob.say("hi");
         assert_eq!(alice.hears(), "bob: hi");
         assert_eq!(operator_hears(&server), "bob: hi");
@@ -45,7 +45,7 @@ fn the_operator_speaks_to_everyone_and_to_one() {
     alice.say("@operator thanks");
     assert_eq!(operator_hears(&server), "alice -> operator: thanks");
     bob.say("done");
-    // The earlier line was for the operator alone.
+    // The operator sees alice's private line once.
     assert_eq!(operator_hears(&server), "bob: done");
     server.ask("@nobody hello");
     operator_sees(
@@ -124,7 +124,7 @@ fn joins_renames_and_leaves_are_announced() {
     carol.rest();
     alice.sees("* carol has joined");
     alice.sees("* carol has left");
-    // A connection that has said nothing was never in.
+    // A connection that has said nothing was never in the room.
     drop(Member::connect(address));
     alice.say("still here");
     for line in ["alice has joined", "bob has joined", "bob is now called robert"] {
@@ -192,7 +192,7 @@ fn the_operator_kicks_a_member_who_is_told() {
     operator_sees(&server, "* bob was kicked by the operator");
     assert!(bob.rest().ends_with("* you: was kicked by the operator\n"));
     alice.sees("* bob was kicked by the operator");
-    // This is announced once, and the name is free.
+    // The kick is announced once, and the name is free again.
     let _bob = Member::join(address, "bob");
     assert_eq!(alice.line(), "* bob has joined");
     alice.say("/kick bob");
@@ -210,7 +210,7 @@ fn what_a_member_had_sent_before_it_was_kicked_is_not_said_any_more() {
     alice.sees("mallory: operator: 0");
     server.ask("/kick mallory");
     alice.sees("* mallory was kicked by the operator");
-    // The next one has a place when the kicked one's handler has ended.
+    // The next member has a place when the handler of the kicked member has ended.
     let bob = Member::join(address, "bob");
     bob.say("hello");
     assert_eq!(alice.line(), "* bob has joined");
@@ -227,7 +227,7 @@ fn the_operators_quit_ends_the_server_in_order() {
     let ended = server.end();
     assert_ends(&ended, 0);
     assert_eq!(ended.err, "");
-    // No member is left for the news.
+    // That alice leaves is not announced: the room has no members any more.
     assert_eq!(ended.out, "* alice has joined\n");
 }
 

@@ -51,7 +51,7 @@ impl Screen {
 
     /// Closes its window, as the end of an ssh session does.
     fn closes(&self) {
-        // The terminals end with the last window.
+        // tmux ends with its last window, so another window is opened first.
         self.tmux(&["new-window", "-d", "-t", "s", "exec sleep 1000"]);
         self.tmux(&["kill-window", "-t", "s:0"]);
     }
@@ -165,7 +165,7 @@ fn a_line_that_is_typed_is_not_torn_by_those_that_come_in() {
     assert_eq!(alice.hears(), "operator -> alice: typed ahead");
     operator.shows("* 2 here: alice, bob");
     bob.shows("operator: half of another");
-    // The line before is there again with the arrow.
+    // The arrow key brings back the previous line.
     bob.types(&["Up", "Enter"]);
     assert_eq!(alice.hears(), "bob: half of a line");
     bob.types(&["exit", "Enter"]);
@@ -187,7 +187,7 @@ fn ctrl_c_and_quit_at_the_operators_terminal_end_the_server_in_order() {
     }
 }
 
-/// An é of a terminal with Latin-1, or a paste of anything.
+/// The byte may be an é from a terminal with Latin-1, or come with a paste.
 #[test]
 fn a_byte_that_is_no_utf_8_costs_its_line_and_not_the_typing() {
     const TOLD: &str = "a byte of this line is not UTF-8, and nothing of the line was sent";
@@ -292,7 +292,7 @@ fn a_terminal_that_shows_nothing_more_delays_nobody_and_not_the_end() {
     let address = address.parse().unwrap();
     let alice = Member::join(address, "alice");
     let mut bob = Member::join(address, "bob");
-    // More than the terminal and the server's queue for it hold: 20 MB.
+    // These 20 MB are more than the terminal and the server's queue for it hold.
     let rest = "x".repeat(4_000);
     for number in 0..5_000 {
         alice.say(&format!("{number} {rest}"));
@@ -310,7 +310,7 @@ fn a_terminal_is_as_it_was_when_the_other_side_ends() {
     }
     let (operator, address) = room_on_a_screen();
     let mut alice = Member::join(address, "alice");
-    // Several times, because the end and what is drawn last race for the screen.
+    // The client is ended several times, because its last lines and the editor's last drawing race for the screen.
     for _ in 0..4 {
         let bob = Screen::run(&format!("connect {address} --name bob"));
         alice.sees("* bob has joined");

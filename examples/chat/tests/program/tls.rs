@@ -3,10 +3,10 @@
 use super::*;
 use test_support::tls::{self, Dialog, s_server, trusting};
 
-/// A room needs several members in one memory.
+/// The mixins that can serve a room, which needs several members in one memory.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const ROOMS: &[&str] = &["threading", "pool", "green"];
-/// Rooms where there are no coroutines: those are for Linux.
+/// The mixins that can serve a room on systems without coroutines, which need Linux.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const ROOMS: &[&str] = &["threading", "pool"];
 
@@ -40,7 +40,7 @@ fn words_in_the_clear_are_not_answered() {
     assert!(ended.err.contains("it speaks TLS: give --tls"), "{ended:?}");
 }
 
-/// Lines come while the client waits for its user, and go while it waits for lines.
+/// Lines arrive while the client waits for its user, and are sent while it waits for lines.
 #[test]
 fn members_hear_each_other() {
     let (_server, address) = DIALOG.serve(CHAT, "127.0.0.1:0", &[]);

@@ -1,4 +1,4 @@
-//! A server is left out of the room while another one has its name, and comes back when the name is its own again.
+//! A server is left out of the room while another server has its name, and comes back when the name is its own again.
 
 use super::members::Stopped;
 use super::*;
@@ -14,7 +14,7 @@ fn a_server_whose_name_was_taken_neither_writes_nor_shows_lines_until_it_has_it_
     let mut alice = Member::join(at_old, "alice");
     let mut bob = Member::join(at_two, "bob");
     alice.sees("* bob@two has joined");
-    // The old one stands still for so long that a new one takes its name.
+    // The old server is stopped for so long that a new server takes its name.
     let stopped = Stopped::now(&old);
     let (new, at_new) = server(&redis, "one", &[]);
     let mut carol = Member::join(at_new, "carol");
@@ -22,7 +22,7 @@ fn a_server_whose_name_was_taken_neither_writes_nor_shows_lines_until_it_has_it_
     bob.say("for the new one");
     assert_eq!(carol.hears(), "bob@two: for the new one");
     drop(stopped);
-    // The operator sees why; the members are told no more than that they are alone.
+    // The operator sees why; the members learn only that the other servers cannot be reached.
     loop {
         let line = old.line();
         assert!(!line.starts_with("bob@two: "), "{line}");
@@ -51,11 +51,11 @@ fn a_server_whose_name_was_taken_neither_writes_nor_shows_lines_until_it_has_it_
     bob.sees(
         "* nobody there is called alice@one: this line was not sent: \"@alice@one are you there\"",
     );
-    // The new one is killed, and the name is free some time later.
+    // The new server is killed, and the name is free some time later.
     new.send_signal(libc::SIGKILL);
     new.end();
     sees_beginning(&old, JOINED);
-    // Like a server that was cut off, it has not lost what was said in the meantime.
+    // Like a server that was cut off, the old server gets the lines that were said while it was left out.
     assert_eq!(alice.hears(), "bob@two: for the new one");
     assert_eq!(alice.hears(), "bob@two: not for the old one yet");
     alice.say("back again");

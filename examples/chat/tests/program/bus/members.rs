@@ -1,11 +1,11 @@
-//! The promises to members of a room on several servers: that catching up drops nobody who reads, that private lines
-//! reach the one they were meant for, and that a server that stops says which lines were not relayed.
+//! The promises to members of a room on several servers: catching up drops no member that reads, private lines reach
+//! the member for whom they were meant, and a server that stops says which lines were not relayed.
 
 use super::*;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Stops a server until this is dropped.
+/// Stops a server until this value is dropped.
 pub struct Stopped<'a>(&'a Process);
 
 impl<'a> Stopped<'a> {
@@ -21,7 +21,7 @@ impl Drop for Stopped<'_> {
     }
 }
 
-/// Reads lines of alice, slowly, and returns how many came, in order, up to the last one; and all news.
+/// Reads alice's lines slowly. Returns how many of them came, in order, and all news.
 fn reads_slowly(mut member: Member, lines: u32, pause: Duration) -> (u32, Vec<String>) {
     let (mut next, mut news) = (0, Vec::new());
     while next < lines {
@@ -49,9 +49,9 @@ fn catching_up_is_the_same_under_green() {
     catching_up("green");
 }
 
-/// Two is stopped while alice says much at one.
+/// The server two is stopped while alice says many lines at the server one.
 fn catching_up(mixin: &str) {
-    /// 6 MB: twice what the outbox and the system's buffers hold.
+    /// How many lines alice says, and the bytes of each: together 6 MB, twice what the outbox and the system's buffers hold.
     const LINES: u32 = 1_500;
     const BYTES: usize = 4_000;
     if skip_if(no_redis()) {
@@ -84,7 +84,7 @@ fn catching_up(mixin: &str) {
         assert_eq!(dropped, ["* mallory was dropped: it does not take what is sent to it"]);
     }
     println!("caught up after {:?}", began.elapsed());
-    // The other server shows it too.
+    // The other server announces the drop, too.
     alice.sees("* mallory@two was dropped: it does not take what is sent to it");
 }
 
@@ -110,7 +110,7 @@ fn a_private_line_reaches_the_member_that_had_the_name_when_it_was_said() {
     // The first attempt may have come before the name was free.
     dave.say("/nick bob");
     alice.sees("* dave@two is now called bob");
-    // Its new name is known as soon as it is told, and not only by the next announcement.
+    // The other server knows a new name from the news, before the next announcement.
     alice.say("@bob@two to the second");
     alice.say("@ROBERT@two to the first again");
     assert_eq!(dave.hears(), "alice@one -> bob: to the second");
@@ -137,7 +137,7 @@ fn a_private_line_to_a_server_that_was_killed_comes_back_to_its_author() {
     two.send_signal(libc::SIGKILL);
     two.end();
     alice.say("@bob@two are you there");
-    // Another server of this name, and another bob, are not whom it was meant for.
+    // The line was not meant for another server of this name, nor for another bob.
     let bind = format!("{at_two}");
     let bus = ["serve", "--bind", &bind, "--bus", &redis.room(), "--server", "two"];
     let two = Process::start(CHAT.command(&bus).stdin(std::process::Stdio::piped()));
@@ -177,7 +177,7 @@ fn a_server_that_stops_while_it_is_cut_off_says_first_which_lines_were_not_relay
                 assert_ends(&asked, 0);
             }
         }
-        // alice goes on talking in the meantime, and is told at once.
+        // alice goes on talking while the server stops, and each line is refused at once.
         let stopping = eventually_stops(&mut alice);
         assert!(stopping.iter().any(|line| line.ends_with(": \"late\"")), "{stopping:?}");
         let rest = alice.rest();
@@ -194,7 +194,7 @@ fn a_server_that_stops_while_it_is_cut_off_says_first_which_lines_were_not_relay
     }
 }
 
-/// Says lines until one is refused because the server stops. Returns what it was told.
+/// Says lines until one is refused because the server stops. Returns all lines that the member received.
 fn eventually_stops(member: &mut Member) -> Vec<String> {
     let mut told = Vec::new();
     loop {
@@ -230,7 +230,7 @@ fn who_at_a_server_that_is_cut_off_says_so_and_the_operator_sees_the_last_reason
     alice.say("@carol@two are you there");
     let nobody = "* nobody there is called carol@two; the other servers have not been reached for ";
     assert!(alice.line().starts_with(nobody));
-    // The reason is the present one, and not the one that it had first.
+    // The operator sees the last reason, and not the first one.
     eventually("the last attempt was refused", || {
         one.ask("/who");
         sees_beginning(&one, "* the other servers have not been reached for ");
@@ -240,7 +240,7 @@ fn who_at_a_server_that_is_cut_off_says_so_and_the_operator_sees_the_last_reason
     alice.sees(JOINED_TO_MEMBERS);
     alice.asks_who();
     alice.say("@alice to myself");
-    // No line about a lost bus between the two.
+    // After the answer to `/who` no line about a lost bus follows.
     assert_eq!(alice.line(), "alice -> alice: to myself");
 }
 

@@ -15,18 +15,18 @@ use test_support::process::Process;
 use test_support::program::*;
 use test_support::{eventually, skip_if};
 
-/// The stream of the room, and what the servers say of themselves and of their members.
+/// The keys of the room's stream, of the servers' announcements, and of their members.
 const STREAM: &str = "chat:{room}:lines";
 const SERVERS: &str = "chat:{room}:servers";
 const MEMBERS: &str = "chat:{room}:members";
 
-/// The time of day in ms, as Redis has it, and a second more.
+/// The time a second from now, in ms of Redis's clock.
 fn later() -> String {
     let now = std::time::UNIX_EPOCH.elapsed().unwrap();
     (now.as_millis() + 1_000).to_string()
 }
 
-/// A server of the shared room. It has joined the others when it is returned.
+/// A server of the shared room, which has joined the others.
 fn server(redis: &Redis, tag: &str, options: &[&str]) -> (Process, SocketAddr) {
     let (server, address) = server_alone(redis, tag, options);
     sees_beginning(&server, "* joined with the other servers at redis://127.0.0.1:");
@@ -35,18 +35,18 @@ fn server(redis: &Redis, tag: &str, options: &[&str]) -> (Process, SocketAddr) {
 
 fn server_alone(redis: &Redis, tag: &str, options: &[&str]) -> (Process, SocketAddr) {
     let bus = ["--bus", &redis.room(), "--server", tag, "--pace", "0"];
-    // Nothing is given up because the machine is slow.
+    // No line is given up because the machine is slow.
     let patience: &[&str] =
         if options.contains(&"--bus-wait") { &[] } else { &["--bus-wait", "600"] };
     open_room(&[&bus, patience, options].concat())
 }
 
-/// The servers' announcements, each `TIME BEAT VERSION UPTIME NAME`; and what each has heard.
+/// The texts of a key by servers: their announcements, for example, each `TIME BEAT VERSION UPTIME NAME`.
 fn said_by_servers(redis: &Redis, key: &str) -> HashMap<String, String> {
     ::redis::cmd("HGETALL").arg(key).query(&mut redis.connect()).unwrap()
 }
 
-/// Waits until all lines so far have arrived at all servers, and each knows it.
+/// Waits until all lines so far have arrived at all servers, and each sender knows it.
 fn all_have_arrived(redis: &Redis) {
     let heard = || said_by_servers(redis, "chat:{room}:heard");
     let last = || said_by_servers(redis, "chat:{room}:last");
@@ -58,7 +58,7 @@ fn all_have_arrived(redis: &Redis) {
             heard.len() > 1 && others.all(|(_, text)| text.contains(&format!(" {id}:{number}")))
         })
     });
-    // The answer to an announcement says what the others have heard.
+    // The answer to an announcement says what the others have heard, so two more announcements suffice.
     let beats = || -> HashMap<String, u64> {
         let beat = |text: String| text.split(' ').nth(1).unwrap().parse().unwrap();
         said_by_servers(redis, SERVERS).into_iter().map(|(id, text)| (id, beat(text))).collect()
@@ -67,7 +67,7 @@ fn all_have_arrived(redis: &Redis) {
     eventually("it is known", || beats().iter().all(|(id, beat)| *beat > before[id] + 1));
 }
 
-/// Two servers, one with the member alice and two with the member bob.
+/// A server called one with the member alice, and a server called two with the member bob.
 fn alice_and_bob(redis: &Redis) -> [(Process, Member); 2] {
     let (one, at_one) = server(redis, "one", &[]);
     let (two, at_two) = server(redis, "two", &[]);
@@ -111,7 +111,7 @@ fn a_line_that_is_said_at_one_server_is_heard_at_all_of_them_once() {
     let mut alice = Member::join(at_one, "alice");
     let mut bob = Member::join(at_two, "bob");
     alice.sees("* bob@two has joined");
-    // The name is taken at another server, too, which does not matter: each is called after its server.
+    // The same name may be taken at several servers, because each member is called after its server, too.
     let mut alice_too = Member::join(at_three, "alice");
     alice.sees("* alice@three has joined");
     alice.say("hello");
@@ -222,7 +222,7 @@ fn a_server_that_is_killed_and_started_again_goes_on_with_the_others() {
     alice.sees("* the server two is not heard of any more, and with it bob@two");
     let mut bob = Member::join(at_two, "bob");
     say(&alice, 20..30);
-    // Some of what was said before may still have been on its way.
+    // Some lines that were said before may still have been on their way.
     let first = bob.hears();
     let first: u32 = first.strip_prefix("alice@one: line ").unwrap().parse().unwrap();
     assert!((10..=20).contains(&first), "{first}");
@@ -255,7 +255,7 @@ fn lines_of_a_server_that_is_killed_arrive_once_or_their_senders_see_its_end() {
     one.send_signal(libc::SIGKILL);
     one.end();
     let mut rest = Vec::new();
-    // The end may be a reset: some of her lines may not even have been read.
+    // The connection may end with a reset, because the server may not even have read all of alice's lines.
     let _ = alice.stream.into_inner().read_to_end(&mut rest);
     let (_one, at_one) = server(&redis, "one", &[]);
     let alice = Member::join(at_one, "alice");
@@ -341,7 +341,7 @@ fn what_others_write_into_the_stream_does_no_harm() {
     assert_eq!(alice.hears(), "�[31mmallory�@evil: �[2J��* alice has left");
     assert_eq!(alice.hears().len(), "mallory@evil: ".len() + 8_192);
     assert_eq!(alice.hears().len(), 512 + "@evil: here I am".len());
-    // A key that is no stream is an error like a lost connection, and is over when it is gone.
+    // A key that is not a stream counts as a lost connection, until it is removed.
     ::redis::cmd("SET").arg(STREAM).arg("text").exec(&mut connection).unwrap();
     alice.say("hello");
     alice.sees(LOST_TO_MEMBERS);
@@ -351,7 +351,7 @@ fn what_others_write_into_the_stream_does_no_harm() {
     alice.sees(JOINED_TO_MEMBERS);
 }
 
-/// Announcements of servers that never were, with many members: the news of their end is short.
+/// False announcements name servers that never existed, with many members. The news that these are gone is short.
 #[test]
 fn false_servers_are_told_of_in_a_few_lines() {
     const SERVERS_OF_NAMES: usize = 30;
@@ -381,7 +381,7 @@ fn false_servers_are_told_of_in_a_few_lines() {
         }
         told.push(line);
     };
-    // Some may be missed a second later than others.
+    // Some servers may count as gone a second later than others.
     assert!(rest.ends_with(" not heard of any more"), "{rest}");
     assert!((10..SERVERS_OF_NAMES).contains(&told.len()), "{told:?}");
     for line in told {

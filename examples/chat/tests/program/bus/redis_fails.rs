@@ -14,7 +14,8 @@ fn redis_is_killed_and_comes_back(store: Store) {
     let mut bob = Member::join(at_two, "bob");
     let mut carol = Member::join(at_one, "carol");
     if store == Store::Nothing {
-        // As after a clock that was set back: the new store's entries are before the last one that was read.
+        // The identifier is that of a late time, as if the clock had been set back afterwards: the new store's entries come
+        // before the last one that was read.
         let late = ::redis::cmd("XADD").arg(STREAM).arg("9999999999999-0").arg(&["a", "b"]).clone();
         late.exec(&mut redis.connect()).unwrap();
     }
@@ -86,7 +87,7 @@ fn a_line_that_was_written_twice_is_heard_once() {
     let [(one, alice), (_two, mut bob)] = alice_and_bob(&redis);
     say(&alice, 0..1);
     hears(&mut bob, "alice@one", 0..1);
-    // An entry whose write was not confirmed is written again.
+    // All entries are written again, as a server does with an entry whose write was not confirmed.
     let mut connection = redis.connect();
     let entries: Vec<(String, Vec<(String, String)>)> =
         ::redis::cmd("XRANGE").arg(STREAM).arg("-").arg("+").query(&mut connection).unwrap();
@@ -114,8 +115,8 @@ fn what_redis_has_confirmed_and_lost_is_written_again() {
     }
     let mut redis = Redis::start(Store::Nothing);
     let [(one, alice), (two, mut bob)] = alice_and_bob(&redis);
-    // The other server hangs. The bytes that it waits for are in its socket with the first line; the second one is
-    // nowhere but in Redis.
+    // The server two is stopped. The first line reaches its socket, as the answer that it waits for; the second line is
+    // in Redis alone.
     two.send_signal(libc::SIGSTOP);
     for number in 0..2 {
         say(&alice, number..number + 1);
@@ -149,8 +150,8 @@ fn lines_that_are_gone_from_the_stream_are_missed_aloud() {
     let [(_one, mut alice), (two, mut bob)] = alice_and_bob(&redis);
     say(&alice, 0..1);
     hears(&mut bob, "alice@one", 0..1);
-    // The other server hangs, and the lines that are written in the meantime are trimmed away before it goes on. Only
-    // the first one may be in its socket, if it was waiting for that already.
+    // The server two is stopped, and the lines that are written then are trimmed away before it goes on. Only the first of
+    // them may reach its socket, if the server was already waiting for an answer.
     two.send_signal(libc::SIGSTOP);
     for number in 1..5 {
         say(&alice, number..number + 1);
@@ -189,7 +190,8 @@ fn a_stream_that_begins_anew_under_a_connection_is_heard() {
     }
     let redis = Redis::start(Store::Nothing);
     let mut connection = redis.connect();
-    // As after a clock that was ahead: the entries of a new stream are before all that were read.
+    // The identifier is that of a late time, as if the clock had been ahead: the entries of a new stream come before all
+    // that were read.
     let late = [STREAM, "9999999999999-0", "a", "b"];
     ::redis::cmd("XADD").arg(&late).exec(&mut connection).unwrap();
     let [(_one, mut alice), (_two, mut bob)] = alice_and_bob(&redis);
@@ -228,11 +230,11 @@ fn a_sender_is_told_when_redis_stays_away() {
     alice.sees(&told("is anybody there"));
     one.ask("nor this");
     operator_sees(&one, &told("nor this"));
-    // The author of a line that cannot wait any longer is told at once.
+    // The author of a line for which the queue has no room is told at once.
     for number in 0..1_002 {
         bob.say(&number.to_string());
     }
-    // The authors of the lines before it are told when the time of those lines is over.
+    // The authors of earlier lines are told when the time of those lines is over.
     let refused =
         "* too many lines wait for Redis already: this line did not reach the other servers: ";
     while !bob.line().starts_with(refused) {}
@@ -259,7 +261,7 @@ fn a_redis_that_takes_no_entries_is_lost_once_and_senders_are_told() {
     let mut alice = Member::join(at_one, "alice");
     let mut connection = redis.connect();
     for (breaks, mends, why) in [
-        // It still takes beats in the first case, and nothing in the second.
+        // In both cases Redis still takes announcements, but no lines.
         ("ACL SETUSER default -xadd", "ACL SETUSER default +xadd", "can't run this command"),
         ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "maxmemory"),
     ] {
@@ -267,7 +269,7 @@ fn a_redis_that_takes_no_entries_is_lost_once_and_senders_are_told() {
             let words: Vec<&str> = text.split(' ').collect();
             ::redis::cmd(words[0]).arg(&words[1..]).exec(&mut connection).unwrap();
         };
-        // All that was said before is written.
+        // When bob hears this line, all earlier lines have been written.
         alice.say("good morning");
         while bob.hears() != "alice@one: good morning" {}
         configure(breaks);
@@ -282,7 +284,7 @@ fn a_redis_that_takes_no_entries_is_lost_once_and_senders_are_told() {
         }
         news.retain(|line| [LOST_TO_MEMBERS, JOINED_TO_MEMBERS].contains(&&**line));
         assert_eq!(news, [LOST_TO_MEMBERS]);
-        // Where Redis is and what it says is for the operator.
+        // The address and the words of Redis are for the operator alone.
         let lost = loop {
             let line = one.line();
             if line.starts_with(LOST) {

@@ -42,7 +42,7 @@ fn refusal(options: &[&str]) -> String {
     operator_reads(&server, LOST)
 }
 
-/// Two servers of the room with these options hear each other.
+/// Fails unless two servers of the room with these options hear each other.
 fn hear_each_other(options: &[&str]) {
     let (_one, at_one) = joined("one", options);
     let (_two, at_two) = joined("two", options);
@@ -77,7 +77,7 @@ fn with_tls_each_side_shows_a_certificate_and_says_what_is_wrong_with_the_other(
     );
     let by_name = bus.replace("127.0.0.1", "localhost");
     drop(joined("by-name", &[&["--bus", &by_name, "--bus-ca", &ca][..], &own].concat()));
-    // A client in the clear where there is TLS, and one with TLS where there is none.
+    // One server connects without TLS to a Redis that speaks it, and another one with TLS to a Redis that does not.
     let clear = refusal(&["--bus", &bus.replace("rediss", "redis")]);
     assert!(clear.contains("write rediss://"), "{clear}");
     let plain = Server::start(&[]);
@@ -88,7 +88,7 @@ fn with_tls_each_side_shows_a_certificate_and_says_what_is_wrong_with_the_other(
 
 /// A Redis that speaks TLS, and asks for certificates. `None` if that cannot be tried here.
 fn tls_server() -> Option<Server> {
-    // The program refuses the second option in any case, and the first one only where it does not know TLS.
+    // `redis-server` refuses the second option in any case, and the first one only if it was built without TLS.
     let knows_tls = || {
         let options = ["--tls-port", "0", "--no-such-option", "0"];
         let refused = Command::new("redis-server").args(options).output();
@@ -157,7 +157,7 @@ fn a_password_is_changed_without_a_restart() {
     let options = ["--bus", &bus, "--bus-password-file", &shown];
     let (one, at_one) = joined("one", &options);
     let mut alice = Member::join(at_one, "alice");
-    // The password is changed at Redis first: connections that are there stay, and no new one is let in.
+    // The operator changes the password in Redis first: existing connections stay, and no new one is let in.
     set("s3cond");
     redis.ask("CLIENT", &["KILL", "USER", "chat"]);
     let lost = operator_reads(&one, LOST);
@@ -181,7 +181,7 @@ fn a_password_is_changed_without_a_restart() {
     assert_fails_in_one_line(&ended, 1, &["cannot read the password", &shown, "No such file"]);
 }
 
-/// The rule that operators copy, with everything that a server does.
+/// The rule that operators copy allows everything that a server does.
 #[test]
 fn the_rule_of_the_page_for_operators_suffices() {
     if skip_if(no_redis()) {
@@ -211,7 +211,7 @@ fn the_rule_of_the_page_for_operators_suffices() {
     while alice.asks_who() != "* 2 here: alice, bob@two" {}
     alice.say("@bob@two between us");
     assert_eq!(bob.hears(), "alice@one -> bob: between us");
-    // Two connections each, and nothing that was refused. A second server of the name asks for more.
+    // A second server with the name uses further commands. Redis has refused none, neither to it nor to the others.
     let again = [&["serve", "--bind", "127.0.0.1:0", "--server", "one"], &options[..]].concat();
     let mut command = CHAT.command(&again);
     assert_ends(&Process::start(command.stdin(Stdio::piped())).end(), 1);
@@ -232,7 +232,7 @@ fn the_address_in_a_file_may_lead_elsewhere_but_not_into_another_room() {
     let folder = folder();
     let file = folder.path().join("bus");
     let write = |text: &str| {
-        // The file is replaced at once, because it may be read at any moment.
+        // The file is replaced in one step, because it may be read at any moment.
         let next = folder.path().join("next");
         std::fs::write(&next, text).unwrap();
         std::fs::rename(next, &file).unwrap();
@@ -241,7 +241,7 @@ fn the_address_in_a_file_may_lead_elsewhere_but_not_into_another_room() {
     let (one, _) = joined("one", &["--bus-file", file.to_str().unwrap()]);
     write(&format!("redis://127.0.0.1:{}/lobby", new.port));
     drop(old);
-    // Both sides report, and one may have been about to connect before.
+    // Reader and writer both report. One of them may have read the address before it was changed.
     operator_reads(&one, LOST);
     write(&format!("redis://:s3cret@127.0.0.1:{}/room", new.port));
     let at = operator_reads(&one, JOINED);
@@ -263,7 +263,7 @@ fn the_password_may_be_in_the_environment() {
     operator_reads(&server, JOINED);
 }
 
-/// As `--bus-password-file <(pass redis)` gives it: both sides connect, and connect again.
+/// The password comes as `--bus-password-file <(pass redis)` gives it. Reader and writer connect, and connect again.
 #[test]
 fn the_password_may_come_from_a_pipe() {
     if skip_if(no_redis()) {
@@ -284,7 +284,7 @@ fn the_password_may_come_from_a_pipe() {
 
 #[test]
 fn a_redis_that_hangs_does_not_hold_its_reader() {
-    // Its accept queue takes what it is sent, and nobody answers.
+    // The kernel accepts connections and bytes for this listener, and nobody answers.
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let place = silent.local_addr().unwrap();
     let ca = certificate("ca.pem");
@@ -329,7 +329,7 @@ fn options_that_do_not_belong_together_are_wrong_use() {
         assert_eq!(ended.status.code(), Some(2), "{ended:?}");
         assert!(ended.err.contains(says), "{ended:?}");
     }
-    // A file that is missing is no error of usage.
+    // A file that is missing is not wrong use.
     let bus = ["--bus", "rediss://127.0.0.1:1/room", "--bus-ca", "/nowhere"];
     let ended = CHAT.run(&[&["serve", "--bind", "127.0.0.1:0"], &bus[..]].concat());
     assert_fails_in_one_line(&ended, 1, &["/nowhere", "No such file"]);

@@ -25,7 +25,7 @@ fn a_replica_is_refused_and_names_its_master() {
     assert!(refused.contains("it is a replica") && refused.contains(&its_master), "{refused}");
 }
 
-/// A Sentinel that says that the master is at this port to all that ask.
+/// A Sentinel that tells every client that the master is at this port.
 fn says_it_is_at(port: u16) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let place = listener.local_addr().unwrap();
@@ -33,7 +33,7 @@ fn says_it_is_at(port: u16) -> SocketAddr {
         for mut stream in listener.incoming().flatten() {
             let answer =
                 format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n", port.to_string().len());
-            // A server of the room that has ended does not read it.
+            // The write fails if the server of the room has ended.
             let _ = stream.read(&mut [0; 1024]).and_then(|_| stream.write_all(answer.as_bytes()));
         }
     });
@@ -81,7 +81,7 @@ fn after_a_failover_the_sentinels_lead_to_the_new_master() {
     let unknown = bus.replace("/room/", "/other/");
     let unknown = refusal(&[&["--bus", &unknown], &options[2..]].concat());
     assert!(unknown.contains("it knows no master other"), "{unknown}");
-    // A Sentinel that is given as a server, and the other way round.
+    // First a Sentinel is given as a server, and then a server as a Sentinel.
     let as_server = format!("redis://127.0.0.1:{}/lobby", sentinel.port);
     let wrong = refusal(&["--bus", &as_server, "--bus-password-file", &of_sentinel]);
     assert!(wrong.contains("it is a Sentinel; write redis+sentinel://"), "{wrong}");

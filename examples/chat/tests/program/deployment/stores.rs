@@ -54,7 +54,7 @@ impl Server {
         self.says(ready);
     }
 
-    /// Waits until it has said this.
+    /// Waits until the server has printed these words.
     pub fn says(&self, words: &str) {
         while !self.process.line().contains(words) {}
     }
@@ -63,12 +63,12 @@ impl Server {
         self.process.send_signal(signal);
     }
 
-    /// Its answer to a command, over a connection of its own.
+    /// The server's answer to a command, over a connection of its own.
     pub fn ask(&self, command: &str, words: &[&str]) -> redis::Value {
         self.ask_as("", command, words)
     }
 
-    /// Its answer to a command, as the user in `USER:PASSWORD@`.
+    /// The server's answer to a command of the user in `USER:PASSWORD@`.
     pub fn ask_as(&self, user: &str, command: &str, words: &[&str]) -> redis::Value {
         let client = redis::Client::open(format!("redis://{user}127.0.0.1:{}", self.port)).unwrap();
         let mut connection = client.get_connection_with_timeout(test_support::SOON).unwrap();
