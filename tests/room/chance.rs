@@ -1,4 +1,4 @@
-//! Chance that is drawn from a seed: the same seed, the same faults.
+//! Random choices that are drawn from a seed: the same seed gives the same faults.
 
 /// A generator of numbers: splitmix64.
 #[derive(Clone, Debug)]

@@ -1,5 +1,5 @@
-//! A crowd: how many lines a second a room of many members carries, or of few, how late they are, and how much memory that
-//! takes.
+//! A crowd: how many lines a second a room with many members (or with few) carries, how late the lines are, and how much
+//! memory the servers take.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +7,17 @@ use crate::measure::{self, BYTES, HEAD, KEEPS_UP, Row, at_pace};
 use crate::members::Reading;
 use crate::world::{Plan, SOON, World};
 
-/// The most members that come at the same time: more of them would count as a crowd that says nothing.
+/// The most members that connect at the same time. They say nothing until all of them are connected, and a server ends
+/// connections that say nothing if they are too many.
 const AT_ONCE: usize = 50;
-/// Members that talk, at most.
+/// The most members that talk.
 const TALKERS: usize = 40;
 /// How long they talk at each pace.
 const TIME: Duration = Duration::from_secs(10);
-/// Paces between the last one that is kept up with and the first that is not.
+/// How many paces are tried between the fastest with which the room keeps up and the slowest with which it does not.
 const BETWEEN: usize = 2;
-/// Bytes that the kernel of a server's machine keeps for a connection, at most: a system's own 4 MiB for each of many
-/// members that read nothing would hide them for minutes.
+/// The bytes of the kernel's send buffers on a server's machine: the least, the usual and the most. With the system's own
+/// limit, 4 MiB for each connection, it would take minutes until members that read nothing are noticed.
 const KERNEL: &str = "4096 16384 131072";
 
 /// A crowd, and what it is to do.
@@ -26,9 +27,9 @@ pub struct Crowd {
     pub members: usize,
     /// Servers.
     pub servers: usize,
-    /// How the servers serve.
+    /// The mixin of the servers.
     pub mixin: String,
-    /// The first pace, in lines a second; the next ones are twice as fast each.
+    /// The first pace, in lines a second. Each next pace is twice as fast, until the room does not keep up.
     pub from: usize,
 }
 
@@ -78,7 +79,8 @@ pub fn measure(crowd: &Crowd) -> (String, String) {
     (format!("{members} members over {servers} servers"), text)
 }
 
-/// Lets all members come, and in a crowd one more for each server, which reads nothing. Returns the indices of those.
+/// Lets all members join, and in a crowd one more at each server, which reads nothing. Returns the indices of the members
+/// that read nothing.
 fn come(world: &World, members: usize) -> Vec<usize> {
     let servers = world.servers.len();
     for server in 0..servers {
@@ -110,7 +112,7 @@ fn rows(world: &mut World, talkers: &[usize], from: usize) -> Vec<Row> {
             not_kept = Some(pace);
         }
         rows.push(row);
-        // The lines that are late do not burden the next pace.
+        // Late lines must not burden the next pace.
         world.settle_within(SOON);
         pace = not_kept.map_or(pace * 2, |not_kept| kept.midpoint(not_kept));
         between += usize::from(not_kept.is_some());

@@ -9,9 +9,9 @@ use crate::world::{Plan, World};
 
 /// Round trips between a server and its Redis, in ms.
 const ROUND_TRIPS: [u64; 5] = [0, 50, 100, 200, 400];
-/// Lines a second of all together.
+/// Lines a second of all members together.
 const PACES: [usize; 3] = [1, 20, 1000];
-/// How long they talk.
+/// How long the members talk at each pace.
 const TIME: Duration = Duration::from_secs(15);
 /// The number of servers.
 const SERVERS: usize = 3;

@@ -13,16 +13,16 @@ pub enum Line<'a> {
         /// The number.
         number: u32,
     },
-    /// A line that a member said to this one.
+    /// A line that a member said to this member alone.
     Private {
         /// The author.
         name: &'a str,
         /// The number.
         number: u32,
     },
-    /// The server's own.
+    /// A line of the server's own.
     News(&'a str),
-    /// A line of no form that is known.
+    /// A line in an unknown form.
     Other(&'a str),
 }
 
@@ -57,7 +57,7 @@ pub fn quoted(notice: &str, author: &str) -> Vec<(char, u32)> {
     marks.filter(|(_, name, _)| *name == author).map(|(kind, _, number)| (kind, number)).collect()
 }
 
-/// The lines that one member has heard of another one.
+/// The lines that a member has heard from one author.
 #[derive(Clone, Debug, Default)]
 pub struct Heard {
     seen: Vec<u64>,
@@ -90,7 +90,7 @@ impl Heard {
         word >> (number % 64) & 1 == 1
     }
 
-    /// The numbers from `first` up to `end`, without it, that have not come.
+    /// The numbers from `first` up to, but not including, `end` that have not come.
     pub fn missing(&self, first: u32, end: u32) -> impl Iterator<Item = u32> {
         (first..end).filter(|number| !self.has(*number))
     }

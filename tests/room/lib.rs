@@ -6,18 +6,18 @@
 //! members - chat m3 --+
 //! ```
 //!
-//! Each machine is a network namespace with an address of its own, `network.rs`; the switch is a bridge in another one.
-//! A machine is cut off by taking its port off the bridge. A link with delay and loss is a pair of taps with a thread in
-//! between, `link.rs`, because the kernels of many machines have no netem. A server of names answers late, or not at
-//! all, `names.rs`. Members (`members.rs`) say lines with numbers, and the lines that each of them hears are counted
+//! Each machine is a network namespace with an address of its own (`network.rs`); the switch is a bridge in a further
+//! namespace. A machine is cut off by taking its port off the bridge. A link with delay and loss is a pair of taps with a
+//! thread in between (`link.rs`), because the kernels of many machines have no netem. A name server answers late, or not
+//! at all (`names.rs`). Members (`members.rs`) say lines with numbers, and the lines that each of them hears are counted
 //! (`heard.rs`, `tally.rs`):
 //!
-//! - **lost**: not heard by a member that was there, and so **told**, if its author was told by a notice that quotes it, or
-//!   **untold**;
-//! - **duplicates**, **disorder**: heard twice; heard after a later one of the same author;
+//! - **lost**: not heard by a member that was there. A lost line is **told** if its author got a notice that quotes it, and
+//!   **untold** if not;
+//! - **duplicates**, **disorder**: heard twice; heard after a later line of the same author;
 //! - **old**: said well before the start of the server that shows it.
 //!
-//! The promise of `chat` is that nothing is untold, twice, in disorder, or old.
+//! The promise of `chat` is that no line is untold, heard twice, in disorder, or old.
 //!
 //! ```text
 //! cargo test -p room                                                # the cases
@@ -26,7 +26,7 @@
 //! cargo run --release -p room -- --far yes                          # how late lines are over a distance
 //! ```
 //!
-//! It needs root, `ip` (iproute2), `redis-server` and /dev/net/tun. The program is built first, unless `CHAT` names one.
+//! The harness needs root, `ip` (iproute2), `redis-server` and /dev/net/tun. The program is built first, unless `CHAT` names one.
 
 pub mod chance;
 pub mod crowd;

@@ -14,13 +14,13 @@ use crate::chance::Chance;
 /// How a link treats each frame, in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Weather {
-    /// The time on the way.
+    /// How long a frame is on its way.
     pub delay: Duration,
     /// How much earlier or later a frame may be at most; frames keep their order.
     pub jitter: Duration,
-    /// Frames of a thousand that are lost.
+    /// How many frames of a thousand are lost.
     pub loss: u64,
-    /// Frames of a thousand that overtake others.
+    /// How many frames of a thousand overtake others.
     pub reorder: u64,
 }
 
@@ -89,7 +89,7 @@ fn carry(taps: &[OwnedFd; 2], stop: &OwnedFd, weather: &Mutex<Weather>, chance: 
         }
         let now_like = *weather.lock().unwrap_or_else(PoisonError::into_inner);
         for (from, way) in ways.iter_mut().enumerate() {
-            // This is bounded, because the frames of the other direction are due as well.
+            // The number of frames is bounded, because those of the other direction are due as well.
             for _ in 0..64 {
                 let Ok(count) = rustix::io::read(&taps[from], &mut bytes) else { break };
                 way.take(&bytes[..count], &now_like, chance);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A process, and the file with all that it has printed. It is killed when this is dropped.
+/// A process, and the file with all that it has printed. The process is killed when this value is dropped.
 #[derive(Debug)]
 pub struct Machine {
     child: Child,
@@ -28,7 +28,7 @@ impl Machine {
 
     fn send(&self, signal: Signal) {
         let id = Pid::from_raw(self.child.id() as i32).expect("a process has a number");
-        // The process may have ended, and is not waited for yet, so that nobody else has its number.
+        // If the process has ended, no other process has its number, because nobody has waited for it yet.
         let _ = kill_process(id, signal);
     }
 
@@ -75,7 +75,7 @@ impl Machine {
         }
     }
 
-    /// All that it, and those before it with the same log, have printed.
+    /// All that this process, and earlier ones with the same log, have printed.
     pub fn said(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }

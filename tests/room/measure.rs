@@ -9,9 +9,9 @@ use crate::talk::Talk;
 use crate::tally::Tally;
 use crate::world::World;
 
-/// Bytes of a line beyond its number.
+/// How many bytes of a line follow its number.
 pub const BYTES: usize = 60;
-/// The longest that a line takes while a room keeps up, for 99 of 100.
+/// While a room keeps up, 99 of 100 lines are heard within this time.
 pub const KEEPS_UP: Duration = Duration::from_secs(2);
 /// How long late lines are waited for when none comes.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ pub struct Row {
     pub said: usize,
     /// How often a line was heard by a member of another server.
     pub heard: usize,
-    /// How long they were said.
+    /// For how long lines were said.
     pub seconds: f64,
     /// Half of the lines are heard within this time.
     pub middle: Duration,
@@ -35,13 +35,13 @@ pub struct Row {
     pub dropped: usize,
     /// Members that read, and were dropped all the same: too much came for this process, or for its machine.
     pub lost: usize,
-    /// KiB of all servers, and of the Redis.
+    /// KiB of memory of all servers, and of the Redis.
     pub memory: [usize; 2],
-    /// Processors that the servers, the Redis and this process took.
+    /// How many processors the servers, the Redis and this process used.
     pub work: [f64; 3],
 }
 
-/// Lets some members talk for a while, all together at this pace, and measures it.
+/// Lets some members talk for a while, all together at this pace, and measures how late the lines are and what they cost.
 pub fn at_pace(world: &mut World, talkers: &[usize], pace: usize, time: Duration) -> Row {
     let (said_before, dropped_before, lost_before) = {
         let mut state = world.members.state();
@@ -117,7 +117,8 @@ fn dropped(state: &State) -> usize {
 }
 
 impl Row {
-    /// Whether the room keeps up: nearly all lines are heard, and soon, and by everybody who reads.
+    /// Whether the room keeps up: at least 80 of 100 lines could be said, 99 of 100 are heard soon, and no member that
+    /// reads was dropped.
     pub fn keeps_up(&self) -> bool {
         self.lost == 0
             && self.late <= KEEPS_UP
@@ -167,7 +168,7 @@ fn work(world: &mut World) -> [f64; 3] {
     [servers.into_iter().map(of).sum(), of(redis), of(std::process::id())]
 }
 
-/// KiB of all servers, and of the Redis.
+/// KiB of memory of all servers, and of the Redis.
 pub fn memory(world: &mut World) -> [usize; 2] {
     let of = |id: u32| {
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();

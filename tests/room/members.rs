@@ -50,9 +50,9 @@ pub struct Member {
     pub killed: bool,
     /// When it said each of its lines.
     pub said: Vec<Instant>,
-    /// When its server stood still: lines of that time are heard by the server when it goes on.
+    /// The times in which its server stood still. The server takes lines from such a time when it goes on.
     pauses: Vec<(Instant, Instant)>,
-    /// The numbers of its lines that it was told of.
+    /// The numbers of its lines that a notice has quoted.
     pub told: HashSet<u32>,
     /// All that it has heard, by the authors' indices.
     pub heard: HashMap<usize, Heard>,
@@ -60,7 +60,7 @@ pub struct Member {
     pub old: u32,
     /// The server's own lines, with their times.
     pub news: Vec<(Instant, String)>,
-    /// Lines of no form that is known.
+    /// Lines in an unknown form.
     pub other: Vec<String>,
 }
 
@@ -75,18 +75,18 @@ pub struct Private {
     pub number: u32,
     /// The indices of the members that have heard it.
     pub heard_by: Vec<usize>,
-    /// Whether its author was told.
+    /// Whether its author got a notice that quotes it.
     pub told: bool,
 }
 
 /// All members, and what they know.
 #[derive(Debug, Default)]
 pub struct State {
-    /// By their indices.
+    /// The members by their indices, also those that are gone.
     pub members: Vec<Member>,
     /// All private lines.
     pub private: Vec<Private>,
-    /// Whether the time on the way is written down; see [`lateness`](Self::lateness).
+    /// Whether the times that lines take are collected in [`lateness`](Self::lateness).
     pub is_timed: bool,
     /// The time that lines took to members of other servers.
     pub lateness: Vec<Duration>,
@@ -110,7 +110,8 @@ struct Inner {
 
 /// The index that stands for the end of the thread.
 const STOP: u64 = u64::MAX;
-/// Lines that are said this much before the start of a server may seem to come after it: its clock is read over a link.
+/// Lines that are said this much before the start of a server may seem to come after it, because the server reads the room's
+/// clock over a link.
 const CLOSE: Duration = Duration::from_secs(1);
 /// How often a slow member reads.
 const SLOW: Duration = Duration::from_millis(100);
@@ -134,13 +135,13 @@ impl Members {
         Self { inner, thread }
     }
 
-    /// All that they know by now.
+    /// What the members know by now.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.inner.state()
     }
 
-    /// Connects this many members from a machine to the server on another one, or on the same. Waits until they are in.
-    /// Returns their indices.
+    /// Connects this many members from the machine `from` to the server on the machine `host`, and waits until they have
+    /// joined. Returns their indices.
     #[track_caller]
     pub fn join(
         &self,
@@ -200,8 +201,8 @@ impl Members {
         self.inner.send(&mut self.state(), member, line);
     }
 
-    /// Lets a member say its next line to all, with this many bytes after its number. Returns false if it is no longer
-    /// there.
+    /// Lets a member say its next line to all, with this many bytes after its number. Returns false if the member is no
+    /// longer there.
     pub fn say(&self, member: usize, bytes: usize) -> bool {
         let mut state = self.state();
         let author = &mut state.members[member];
@@ -225,7 +226,7 @@ impl Members {
         self.inner.send(&mut state, from, &line);
     }
 
-    /// Notes that a server which has stood still since a moment goes on now.
+    /// Notes that the server on this machine has stood still since the moment `since`, and goes on now.
     pub fn server_goes_on(&self, host: &str, since: Instant) {
         let pause = (since, Instant::now());
         let mut state = self.state();
@@ -233,8 +234,8 @@ impl Members {
         there.for_each(|member| member.pauses.push(pause));
     }
 
-    /// From now on the end of these members' connections is expected; and if their server is killed, that their last lines
-    /// are lost.
+    /// Notes that the server on this machine ends, so that the end of its members' connections is not a fault; and if the
+    /// server is killed, that their last lines may be lost.
     pub fn excuse(&self, host: &str, is_killed: bool) {
         let mut state = self.state();
         for member in state.members.iter_mut().filter(|it| it.host == host && it.is_open()) {
@@ -267,7 +268,7 @@ impl Members {
 
 impl Drop for Members {
     fn drop(&mut self) {
-        // It fails if the thread has ended by a panic; there is nobody left to stop.
+        // The write fails if the thread has ended by a panic; there is nobody left to stop.
         let _ = rustix::io::write(&self.inner.stop, &1_u64.to_ne_bytes());
         let _ = self.thread.take().map(JoinHandle::join);
     }
@@ -341,7 +342,7 @@ impl Inner {
         }
     }
 
-    /// Sends the bytes that the server takes now; the rest when it takes more.
+    /// Sends the bytes that the server takes now. The rest is sent when the server takes more.
     fn flush(&self, member: &mut Member, index: usize) {
         let Some(stream) = &mut member.stream else { return };
         let mut sent = 0;
@@ -350,7 +351,7 @@ impl Inner {
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                // The reader sees that it has ended.
+                // The thread that reads notices the end of the connection.
                 Err(_) => sent = member.to_send.len(),
             }
         }
@@ -495,13 +496,13 @@ impl State {
 }
 
 impl Member {
-    /// When its server took a line that it said at a moment: later, if the server stood still.
+    /// When its server took the line that it said at the moment `said`: later than that if the server stood still.
     fn heard_by_server(&self, said: Instant) -> Instant {
         let pause = self.pauses.iter().find(|(from, until)| *from <= said && said < *until);
         pause.map_or(said, |(_, until)| *until)
     }
 
-    /// Whether it is there.
+    /// Whether its connection is open.
     pub fn is_open(&self) -> bool {
         self.stream.is_some()
     }

@@ -1,8 +1,8 @@
-//! A server of names that answers late, or not at all, with as many addresses as one likes.
+//! A name server that answers late, or not at all, and with any number of addresses.
 //!
-//! The machines ask it by the system's resolver, as `chat` does. While it is silent a resolver waits for as long as its
-//! file says: two and a half minutes here, which is longer than anything that a case waits for. So anything that happens
-//! in this time has not waited for the resolver.
+//! `chat` asks it by the system's resolver. While it is silent a resolver waits for as long as `resolv.conf` says: two and
+//! a half minutes here, which is longer than anything that a case waits for. So anything that happens in this time has not
+//! waited for the resolver.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use crate::network::Network;
 use crate::world::SOON;
 
-/// The machine of the server of names.
+/// The machine of the name server.
 pub const NAMES: &str = "names";
-/// The only name that there is.
+/// The only name that the server knows.
 pub const REDIS_NAME: &str = "redis.room.test";
 
-/// A server of names on a machine of its own. It ends when this is dropped.
+/// A name server on a machine of its own. It ends when this value is dropped.
 #[derive(Debug)]
 pub struct Names {
     state: Arc<Mutex<State>>,
@@ -29,27 +29,27 @@ pub struct Names {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The addresses of the name. `None` while it is silent.
+    /// The addresses of the name. `None` while the server is silent.
     addresses: Option<Vec<Ipv4Addr>>,
     /// The questions that wait for an answer.
     waiting: Vec<(Vec<u8>, SocketAddr)>,
     has_ended: bool,
 }
 
-/// A question is a header, the name with its labels, a type and a class.
+/// The bytes of a question's header, which the name in labels, a type and a class follow.
 const HEADER: usize = 12;
 /// The longest question that is read; one of a resolver has 512 bytes at most.
 const QUESTION: usize = 512;
-/// Questions that wait: a resolver asks five times.
+/// The most questions that wait for an answer: a resolver asks five times.
 const WAITING: usize = 1_000;
 
 impl Names {
-    /// A silent server of names, which the resolvers of these machines ask.
+    /// A silent name server, which the resolvers of these machines ask.
     pub fn silent(network: &Network, hosts: &[&str]) -> Self {
         network.host(NAMES, 53);
         let address = network.address(NAMES, 53);
         let socket = network.inside(NAMES, || UdpSocket::bind(address).expect("a port for names"));
-        // The thread looks for the end this often.
+        // The thread checks this often whether it has to end.
         socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a short time");
         for host in hosts {
             network.resolve_by(host, address.ip());
@@ -60,12 +60,12 @@ impl Names {
         Self { state, socket, thread: Some(thread) }
     }
 
-    /// Answers from now on, also the questions from before.
+    /// Answers from now on, also the questions that wait.
     pub fn answer(&self, addresses: &[IpAddr]) {
         let mut state = self.state();
         let of_four = |address: &IpAddr| match address {
             IpAddr::V4(address) => *address,
-            IpAddr::V6(address) => panic!("{address} is none of this network"),
+            IpAddr::V6(address) => panic!("{address} is not an address of this network"),
         };
         let addresses: Vec<Ipv4Addr> = addresses.iter().map(of_four).collect();
         for (question, from) in std::mem::take(&mut state.waiting) {
@@ -139,7 +139,7 @@ fn serve(state: &Mutex<State>, socket: &UdpSocket) {
     }
 }
 
-/// Answers a question for addresses of IPv4 with all of them, and any other one with none.
+/// Answers a question for the name's IPv4 addresses with all of `addresses`, and any other question with none.
 fn reply(socket: &UdpSocket, question: &[u8], from: SocketAddr, addresses: &[Ipv4Addr]) {
     const TYPE_A: &[u8] = &[0, 1, 0, 1];
     let Some(labels) = question.get(HEADER..) else { return };
@@ -149,13 +149,13 @@ fn reply(socket: &UdpSocket, question: &[u8], from: SocketAddr, addresses: &[Ipv
     let Some(kind) = question.get(end..end + 4) else { return };
     let asks_for = question[HEADER..end].to_ascii_lowercase() == labels_of(REDIS_NAME);
     let addresses = if kind == TYPE_A && asks_for { addresses } else { &[] };
-    // An answer, by one that would ask others as well; without an error, or with that of an unknown name.
+    // The flags say that this is an answer, that recursion is available, and that there is no error or an unknown name.
     let flags = if asks_for { [0x81, 0x80] } else { [0x81, 0x83] };
     let count = (addresses.len() as u16).to_be_bytes();
     let mut answer = [&question[..2], &flags, &[0, 1], &count, &[0; 4]].concat();
     answer.extend_from_slice(&question[HEADER..end + 4]);
     for address in addresses {
-        // The name of the question, at its place; type, class, no time to be kept, and a length.
+        // A pointer to the name in the question; type, class, a time to live of zero, and the length of the address.
         answer.extend_from_slice(&[0xc0, HEADER as u8, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
         answer.extend_from_slice(&address.octets());
     }
@@ -163,7 +163,7 @@ fn reply(socket: &UdpSocket, question: &[u8], from: SocketAddr, addresses: &[Ipv
     let _ = socket.send_to(&answer, from);
 }
 
-/// A name as the wire has it: each label after its length, and the empty one.
+/// A name as it is sent: each label after its length, and the empty label at the end.
 fn labels_of(name: &str) -> Vec<u8> {
     let mut bytes: Vec<u8> = Vec::new();
     for label in name.split('.') {

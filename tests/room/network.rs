@@ -15,7 +15,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::link::{Link, Weather};
 use crate::tap;
 
-/// The network of one case. Two of them never meet, of this process or of another one.
+/// The network of one case. It is separate from those of all other cases, of this process and of others.
 #[derive(Debug)]
 pub struct Network {
     /// `room-PID-NUMBER`; its namespaces are called `room-PID-NUMBER-HOST`.
@@ -24,7 +24,7 @@ pub struct Network {
     folder: tempfile::TempDir,
 }
 
-/// The files of namespaces, each in a folder of its name.
+/// The folder in which `ip netns exec` finds the files of a namespace, in a folder of its name.
 const FILES: &str = "/etc/netns";
 
 /// Runs `ip` with these words.
@@ -122,7 +122,7 @@ impl Network {
         must(&format!("-n {} link set v{host} nomaster", self.namespace("switch")));
     }
 
-    /// Puts it on the switch again, if it was not there.
+    /// Puts a machine on the switch again, if it is not there.
     pub fn mend(&self, host: &str) {
         must(&format!("-n {} link set v{host} master sw0", self.namespace("switch")));
     }
@@ -132,18 +132,18 @@ impl Network {
         must(&format!("-n {} link set v{host} down", self.namespace("switch")));
     }
 
-    /// The end of [`unplug`](Self::unplug).
+    /// Undoes [`unplug`](Self::unplug).
     pub fn plug_in(&self, host: &str) {
         must(&format!("-n {} link set v{host} up", self.namespace("switch")));
     }
 
-    /// Keeps one machine from reaching another one, without a word to it; all others are as they were.
+    /// Makes a machine discard all that it sends to another one. All other connections stay as they are.
     pub fn block(&self, host: &str, other: &str) {
         let address = self.address(other, 0).ip();
         must(&format!("-n {} route add blackhole {address}/32", self.namespace(host)));
     }
 
-    /// The end of [`block`](Self::block).
+    /// Undoes [`block`](Self::block).
     pub fn unblock(&self, host: &str, other: &str) {
         let address = self.address(other, 0).ip();
         must(&format!("-n {} route del blackhole {address}/32", self.namespace(host)));
@@ -162,8 +162,8 @@ impl Network {
     }
 
     /// Makes processes that are started on a machine from now on ask for names at this address, and wait long for an
-    /// answer: two and a half minutes. This is done by the file of resolvers that `ip netns exec` puts in the place of
-    /// this system's.
+    /// answer: two and a half minutes. They read the `resolv.conf` that `ip netns exec` puts in the place of this
+    /// system's.
     pub fn resolve_by(&self, host: &str, names: IpAddr) {
         let folder = Path::new(FILES).join(self.namespace(host));
         let write = |file: &str, text: &str| {
@@ -171,13 +171,13 @@ impl Network {
             std::fs::write(folder.join(file), text).expect("a file in it");
         };
         write("resolv.conf", &format!("nameserver {names}\noptions timeout:30 attempts:5\n"));
-        // This system may ask others first, by their own sockets.
+        // This system's own file may name other services first, which are asked over sockets of their own.
         if Path::new("/etc/nsswitch.conf").exists() {
             write("nsswitch.conf", "hosts: files dns\n");
         }
     }
 
-    /// Whether this machine has tried to reach another address of the switch, lately.
+    /// Whether this machine has lately tried to reach the address 10.77.0.`last`.
     pub fn has_tried(&self, host: &str, last: u8) -> bool {
         let known = ip(&format!("-n {} neigh show", self.namespace(host))).unwrap_or_default();
         known.lines().any(|line| line.starts_with(&format!("10.77.0.{last} ")))
@@ -214,20 +214,20 @@ impl Drop for Network {
     }
 }
 
-/// All namespaces of this harness, those of other processes as well.
+/// All namespaces of this harness, also those of its other processes.
 fn namespaces() -> Vec<String> {
     let listed = ip("netns list").unwrap_or_default();
     let names = listed.lines().filter_map(|line| line.split(' ').next());
     names.filter(|name| name.starts_with("room-")).map(str::to_owned).collect()
 }
 
-/// Removes a namespace, with the processes that are in it still.
+/// Removes a namespace, with the processes that are still in it.
 fn remove(namespace: &str) {
     for process in ip(&format!("netns pids {namespace}")).unwrap_or_default().lines() {
         let process = process.trim().parse().ok().and_then(rustix::process::Pid::from_raw);
         let killed =
             process.map(|id| rustix::process::kill_process(id, rustix::process::Signal::KILL));
-        // It may have ended by now.
+        // The process may have ended by now.
         let _ = killed;
     }
     // Two processes may sweep at the same time.
@@ -235,7 +235,7 @@ fn remove(namespace: &str) {
     let _ = std::fs::remove_dir_all(Path::new(FILES).join(namespace));
 }
 
-/// Removes what a harness has left that was killed.
+/// Removes the namespaces that harnesses have left that were killed.
 fn sweep() {
     for namespace in namespaces() {
         let process = namespace.split('-').nth(1).unwrap_or_default();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::machine::Machine;
 use crate::network::Network;
 
-/// The data that is left when it is killed.
+/// The data that is left when a Redis is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keeps {
     /// Nothing.
@@ -97,8 +97,8 @@ impl Redis {
         self.machine.is_some()
     }
 
-    /// Cuts this many bytes off the end of its log, as a power cut does that comes before the disk. The Redis has to be
-    /// down.
+    /// Cuts this many bytes off the end of its log, as a power cut does with bytes that are not on the disk yet. The Redis
+    /// has to be down.
     pub fn truncate(&self, bytes: u64) {
         assert!(self.machine.is_none(), "the log of a Redis that runs");
         let folder = self.folder.join("appendonlydir");
@@ -111,13 +111,13 @@ impl Redis {
         file.set_len(length.saturating_sub(bytes)).expect("it is cut");
     }
 
-    /// Asks it, and returns its answer as text.
+    /// Sends a request, and returns the answer as text.
     #[track_caller]
     pub fn ask(&self, words: &[&str]) -> String {
         self.try_ask(words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
-    /// Asks it, with this password.
+    /// Logs in with this password, sends a request, and returns the answer as text.
     #[track_caller]
     pub fn ask_with(&self, password: &str, words: &[&str]) -> String {
         let answer = self.try_ask_all(&[&["AUTH", password], words]);
@@ -128,7 +128,7 @@ impl Redis {
         self.try_ask_all(&[words])
     }
 
-    /// Sends it some requests, one after the other. Returns the last answer, or the first error.
+    /// Sends requests, one after the other. Returns the last answer, or the first error.
     fn try_ask_all(&self, requests: &[&[&str]]) -> Result<String, String> {
         let address = self.network.address(&self.host, 6379);
         let connected =
@@ -144,7 +144,7 @@ impl Redis {
         Ok(answer)
     }
 
-    /// Makes it a copy of the Redis on this machine, and waits until it is.
+    /// Makes this Redis a replica of the one on the machine `host`, and waits until it follows.
     pub fn follow(&self, host: &str) {
         let master = self.network.address(host, 6379);
         let (ip, port) = (master.ip().to_string(), master.port().to_string());
@@ -157,7 +157,7 @@ impl Redis {
     }
 }
 
-/// The answer to a request; an error with a `-` before it.
+/// The answer to a request. An error begins with a `-`.
 fn ask_at(stream: &mut TcpStream, words: &[&str]) -> std::io::Result<String> {
     stream.set_read_timeout(Some(ANSWER))?;
     stream.set_write_timeout(Some(ANSWER))?;

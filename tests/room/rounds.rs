@@ -1,4 +1,4 @@
-//! Rounds of faults that are drawn from seeds; at the end of each the promise has to have been kept.
+//! Rounds of faults that are drawn from seeds. At the end of each round the promise must have been kept.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::sleep;
@@ -15,7 +15,7 @@ use crate::world::{Plan, REDIS, SPARE, World};
 
 /// Members of each server.
 const MEMBERS: usize = 3;
-/// Lines of a member in a round, at most.
+/// The most lines that a member says in a round.
 const LINES: usize = 400;
 
 struct Round {
@@ -26,7 +26,7 @@ struct Round {
     talking: Vec<Talking>,
 }
 
-/// The beginning or the end of a step.
+/// The beginning or the end of a step: when it is, whether it is the beginning, and the step.
 type Turn = (Duration, bool, Step);
 
 /// Plays the round of this seed. Returns the count, or the fault in words.

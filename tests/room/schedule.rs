@@ -9,7 +9,7 @@ use crate::redis::Keeps;
 
 /// Servers of a round.
 pub const SERVERS: usize = 3;
-/// A place among links: those of the servers come before that of the Redis.
+/// The index of the Redis's link: the links of the servers come before it.
 pub const REDIS_LINK: usize = SERVERS;
 
 /// Something that goes wrong, and is put right after a while.
@@ -44,7 +44,7 @@ pub enum Fault {
 /// A fault, when it begins, and how long it lasts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
-    /// When the fault begins, from the beginning of the round on.
+    /// When the fault begins, counted from the beginning of the round.
     pub at: Duration,
     /// How long the fault lasts until it is put right.
     pub lasts: Duration,
@@ -59,9 +59,9 @@ pub struct Schedule {
     pub seed: u64,
     /// The data that the Redis keeps.
     pub keeps: Keeps,
-    /// Seconds that lines wait.
+    /// The `--bus-wait` of the servers, in seconds.
     pub bus_wait: u64,
-    /// Lines of a second of each member.
+    /// About how many lines a second each member says.
     pub per_second: u64,
     /// Whether the Redis has a replica.
     pub has_replica: bool,
@@ -69,11 +69,11 @@ pub struct Schedule {
     pub steps: Vec<Step>,
 }
 
-/// The time in which faults begin.
+/// All faults begin within so many ms from the beginning of the round.
 const BEGINS: u64 = 12_000;
 
 impl Fault {
-    /// The part that it is about: two faults of one part never overlap.
+    /// The part of the world that fails: two faults of one part never overlap.
     fn part(&self) -> (&'static str, usize) {
         match self {
             Self::Cut(link) | Self::Weather(link, _) => ("link", *link),
@@ -128,7 +128,7 @@ impl Schedule {
         let mut steps: Vec<Step> = Vec::new();
         for _ in 0..chance.between(1, 5) {
             let at = Duration::from_millis(chance.between(0, BEGINS));
-            // Most faults are short, and some last longer than a silent server counts as there.
+            // Most faults are short, and some last so long that a silent server counts as gone.
             let lasts = Duration::from_millis(match chance.between(0, 9) {
                 0..=3 => chance.between(50, 1_000),
                 4..=7 => chance.between(1_000, 5_000),

@@ -42,7 +42,7 @@ impl Server {
         }
     }
 
-    /// Starts it; it is not waited for.
+    /// Starts the server, and does not wait until it listens.
     pub fn start(&mut self) {
         let mut command = self.network.command(&self.host, needs::chat());
         let address = self.network.address(&self.host, 8000).to_string();
@@ -57,7 +57,7 @@ impl Server {
     ///
     /// # Panics
     ///
-    /// If it ends before.
+    /// If it ends first, or takes too long.
     #[track_caller]
     pub fn listens(&mut self) {
         let began = Instant::now();

@@ -11,11 +11,11 @@ use crate::members::Members;
 /// How much is said, and how fast.
 #[derive(Clone, Copy, Debug)]
 pub struct Talk {
-    /// The lines of each member, at most.
+    /// The most lines that each member says.
     pub lines: usize,
-    /// The lines that a member says in a second, more or less.
+    /// About how many lines a second each member says.
     pub per_second: f64,
-    /// Bytes of a line beyond its number.
+    /// How many bytes of a line follow its number.
     pub bytes: usize,
 }
 
@@ -75,12 +75,12 @@ pub struct Talking {
 }
 
 impl Talking {
-    /// Stops them.
+    /// Stops the talk.
     pub fn stop(self) {
         drop(self);
     }
 
-    /// Lets them say all that they have to say.
+    /// Waits until the members have said all their lines.
     pub fn finish(mut self) {
         let ended = self.thread.take().map(JoinHandle::join);
         assert!(ended.is_some_and(|ended| ended.is_ok()), "the talk has panicked");

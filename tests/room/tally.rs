@@ -11,7 +11,7 @@ pub struct Tally {
     pub lines: usize,
     /// Members that are there and read.
     pub receivers: usize,
-    /// Lines times members: all that has to be heard.
+    /// Lines times members: how often lines have to be heard.
     pub expected: usize,
     /// Of `expected`, those that were not heard, and whose author was told.
     pub told: usize,
@@ -131,7 +131,8 @@ impl Tally {
         self.untold + self.private_untold == 0
     }
 
-    /// Whether the promise was kept: [settled](Self::is_settled), and nothing twice, in disorder or old.
+    /// Whether the promise was kept: every line is [settled](Self::is_settled), none was heard twice, in disorder, old or by
+    /// a wrong member, and no member was dropped.
     pub fn is_kept(&self) -> bool {
         let wrong = self.duplicates + self.disorder + self.old + self.private_wrong;
         self.is_settled() && wrong + self.dropped == 0

@@ -18,9 +18,9 @@ pub const SOON: Duration = Duration::from_secs(90);
 
 /// The machine of the Redis.
 pub const REDIS: &str = "redis";
-/// The machine that may take its place.
+/// The machine that may take the place of the Redis.
 pub const SPARE: &str = "spare";
-/// A machine of members that are not beside their server.
+/// A machine for members that are far from their server.
 pub const FAR: &str = "far";
 
 /// The parts of a world.
@@ -36,7 +36,7 @@ pub struct Plan {
     pub redis_options: Vec<&'static str>,
     /// More options of `chat serve`.
     pub options: Vec<String>,
-    /// Servers and Redis are behind links, whose weather can change.
+    /// Whether servers and Redis are behind links, whose weather can change.
     pub has_links: bool,
 }
 
@@ -53,7 +53,7 @@ impl Default for Plan {
     }
 }
 
-/// A room with everything around it. Its parts can be used as they are.
+/// A room with everything around it. Cases may use its parts directly.
 #[derive(Debug)]
 pub struct World {
     /// The members.
@@ -138,7 +138,7 @@ impl World {
         self.paused.insert(server, Instant::now());
     }
 
-    /// Lets a server go on. It then hears the lines that its members have said in that time.
+    /// Lets a server go on. It then takes the lines that its members have said while it stood still.
     pub fn resume_server(&mut self, server: usize) {
         if let Some(since) = self.paused.remove(&server) {
             self.members.server_goes_on(&self.servers[server].host, since);
@@ -164,7 +164,7 @@ impl World {
         (0..state.members.len()).filter(here).collect()
     }
 
-    /// Lets members write this many lines to members of other servers, each drawn.
+    /// Lets members write at most this many private lines to each other; author and receiver of each line are drawn.
     pub fn write_to_each_other(&self, count: usize, chance: &mut Chance) {
         for _ in 0..count {
             let present = self.present(None);
@@ -212,8 +212,8 @@ impl World {
         }
     }
 
-    /// Waits until every line has been heard by all, or its author told; then one line of each server, that nothing comes
-    /// after, has to be heard as well. Returns the count, whatever it is.
+    /// Waits until every line has been heard by all, or its author told. Then a member of each server says a last line, and
+    /// this waits for that line as well. Returns the count, whatever it is.
     pub fn settle(&self) -> Tally {
         self.settle_within(SOON)
     }
@@ -241,7 +241,7 @@ impl World {
         Tally::of(&self.members.state())
     }
 
-    /// [Settles](Self::settle), and the promise has to be kept.
+    /// [Settles](Self::settle), and fails unless the promise was kept.
     #[track_caller]
     pub fn assert_kept(&self) -> Tally {
         let tally = self.settle();
@@ -250,7 +250,7 @@ impl World {
         tally
     }
 
-    /// [Settles](Self::settle), and everything has to be heard by all, with nobody told otherwise.
+    /// [Settles](Self::settle), and fails unless all have heard everything and no author was told otherwise.
     #[track_caller]
     pub fn assert_clean(&self) -> Tally {
         let tally = self.settle();

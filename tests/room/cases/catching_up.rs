@@ -1,4 +1,4 @@
-//! Much that comes at once, members that read slowly or not at all, and a stream that is trimmed.
+//! Many lines that come at once, members that read slowly or not at all, and a stream that is trimmed.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn plan(options: &[&str]) -> Plan {
     Plan { options, ..Plan::default() }
 }
 
-/// m3 cannot reach Redis while the others say this much; then it can.
+/// Keeps m3 from Redis while the members of the other servers talk, and then lets it catch up.
 fn behind(world: &World, talk: Talk) {
     world.network.block("m3", REDIS);
     talk.say(&world.members, &[world.present(Some(0)), world.present(Some(1))].concat());
@@ -48,7 +48,7 @@ fn slow_link() {
     world.assert_clean();
 }
 
-/// A member takes 20 KB in a tenth of a second, so 700 KB take some seconds.
+/// A member takes 20 KB in a tenth of a second, so 700 KB take a few seconds.
 fn slow_readers() {
     let world = World::start(plan(&["--bus-queue", "5000"]));
     world.join(2, 2, Reading::Slowly(20_000));
@@ -73,7 +73,7 @@ fn reads_nothing() {
     }
     let tally = world.settle();
     assert_eq!((tally.told, tally.is_kept()), (0, true), "{}", world.report(&tally));
-    // The member sees its end only if it reads; the others are told.
+    // The member itself would notice its end only by reading. The others get a line about it.
     let other = world.present(Some(0))[0];
     let name = format!("{}@m3 was dropped", world.members.state().members[deaf].name);
     world.members.wait("it was dropped", SOON, |state| {
@@ -81,8 +81,8 @@ fn reads_nothing() {
     });
 }
 
-/// m3 misses more than ten times what the stream is to keep, which is the most that the stream waits for a slow reader:
-/// m3 notices what it has missed, and says so, and the authors are told.
+/// m3 misses more than ten times as many entries as the stream should keep. So the stream is trimmed although m3 has not
+/// read it. m3 notices the gap and announces it, and the authors are told.
 fn trimmed() {
     let world = World::start(plan(&["--bus-length", "100", "--bus-queue", "5000"]));
     behind(&world, Talk::new(400, 100.0));

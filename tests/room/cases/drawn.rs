@@ -1,4 +1,4 @@
-//! Rounds of random faults in which the promise was not kept once: `room --seed N` plays one with its schedule.
+//! Rounds of random faults in which the promise once was not kept. `room --seed N` plays such a round.
 
 use room::rounds;
 

@@ -1,4 +1,4 @@
-//! The cases: one fault each, or a few, and the promise.
+//! The cases. Each has a fault or a few, through which the promise must be kept.
 
 mod catching_up;
 mod drawn;
@@ -23,7 +23,7 @@ fn news_of(state: &State, member: usize) -> impl Iterator<Item = &str> {
     state.members[member].news.iter().map(|(_, line)| &**line)
 }
 
-/// Cases at once: they wait most of the time.
+/// How many cases run at once: they wait most of the time.
 const AT_ONCE: usize = 6;
 
 fn main() -> ExitCode {
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
                 test_support::skip(why);
                 return ExitCode::SUCCESS;
             }
-            // No package helps.
+            // No package would help.
             Some(Missing::Right(why)) => {
                 println!("skipped: {why}");
                 return ExitCode::SUCCESS;

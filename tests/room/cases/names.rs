@@ -16,12 +16,12 @@ pub const CASES: &[Case] = &[
     Case("a_dead_first_address_of_two", dead_first_address),
 ];
 
-/// The last part of a dead address, which each server's resolver puts before that of Redis, 10: a resolver puts those
-/// first that have the most bits in common with its own, and 1, 2 and 3 have more bits in common with 4.
+/// The last byte of a dead address, which each server's resolver puts before the address of Redis, 10. A resolver puts
+/// first the addresses that share the most leading bits with its own: 1, 2 and 3 share more with 4 than with 10.
 const DEAD: u8 = 4;
 
-/// Machines whose Redis is known by a name, and a server of names that is silent. Nothing runs. None where a resolver has
-/// no file.
+/// Machines whose Redis is known by a name, and a silent name server. Redis runs, but no server of the room yet. `None` on
+/// a system without a `resolv.conf`.
 fn named() -> Option<(World, Names)> {
     if !Path::new("/etc/resolv.conf").exists() {
         println!("skipped: there is no /etc/resolv.conf, which tells a resolver what to ask");
@@ -80,7 +80,8 @@ fn all_talk(world: &World) {
     assert_eq!(told(world), before, "the others are reached again");
 }
 
-/// Servers start, serve their members, tell the authors and end; and are one room as soon as the name is known.
+/// Servers start, serve their members, tell authors that lines may not arrive, and end, all without the resolver. They are
+/// one room as soon as the name is known.
 fn silent_at_the_start() {
     let Some((mut world, names)) = named() else { return };
     for server in 0..3 {
@@ -94,7 +95,7 @@ fn silent_at_the_start() {
     all_talk(&world);
 }
 
-/// Connections end, and the name of the next ones is not found.
+/// The connections to Redis end, and for the next ones the name cannot be resolved.
 fn silent_later() {
     let Some((mut world, names)) = named() else { return };
     names.answer(&[address_of_redis(&world)]);

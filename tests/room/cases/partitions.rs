@@ -116,7 +116,7 @@ fn cable_is_pulled() {
     world.assert_clean();
 }
 
-/// A world whose third server is behind a link with this weather; its members are beside it.
+/// A world whose third server, with its members, is behind a link with this weather.
 fn behind(weather: Weather, options: &[&str]) -> World {
     let options = options.iter().map(|option| (*option).to_owned()).collect();
     let world = World::start(Plan { options, has_links: true, ..Plan::default() });
@@ -138,7 +138,8 @@ fn reorders_frames() {
     world.assert_kept();
 }
 
-/// 400 ms to Redis and back, and a stream that keeps far less than is said: a server that fell behind would lose lines.
+/// A round trip to Redis takes 400 ms, and the stream keeps far fewer lines than are said: a server that fell behind would
+/// lose lines.
 fn slow_link_keeps_up() {
     let weather = Weather { delay: Duration::from_millis(200), ..Weather::default() };
     let world = behind(weather, &["--bus-length", "2000"]);

@@ -1,4 +1,4 @@
-//! Lines to one member: they reach the one that they were meant for, once, or their author is told.
+//! Lines to one member: each reaches the member for whom it was meant, once, or its author is told.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn plan(options: &[&str], keeps: Keeps) -> Plan {
     Plan { options, keeps, ..Plan::default() }
 }
 
-/// Each member writes to each member of the other servers.
+/// Each member writes to one member of each other server.
 fn everybody_writes(world: &World) {
     for from in 0..3 {
         for to in (0..3).filter(|to| *to != from) {
@@ -54,7 +54,7 @@ fn arrive() {
     world.assert_clean();
 }
 
-/// A member takes another name, and its companion the one that it had; the author takes another name as well.
+/// While lines are on their way, a receiver and its companion swap their names, and so do the author and its companion.
 fn across_renames() {
     let world = World::start(Plan::default());
     let (authors, receivers) = (world.present(Some(0)), world.present(Some(2)));
@@ -78,7 +78,7 @@ fn across_renames() {
     all_heard(&world);
 }
 
-/// The author has another name by now, and is told all the same; nobody else hears the line, or of it.
+/// The author has another name by now, and is told all the same. Nobody else hears the line, or a note about it.
 fn to_one_that_left() {
     let world = World::start(Plan::default());
     let (authors, receivers) = (world.present(Some(0)), world.present(Some(2)));
@@ -117,7 +117,7 @@ fn to_a_restarted_server() {
     world.kill_server(2);
     world.members.tell(authors[0], receivers[0], Some("m3"));
     let joined = world.start_server(2);
-    // The new member takes the name of the one that the line was for.
+    // The new member takes the name of the member that the line was for.
     let name = world.members.state().members[receivers[0]].name.clone();
     world.members.type_in(joined[0], &format!("/nick {name}"));
     world.members.tell(authors[1], receivers[1], Some("m3"));

@@ -155,7 +155,7 @@ fn behind_and_rebooted() {
     world.assert_kept();
 }
 
-/// More lines wait than the queue of a server usually holds, so the queue is longer here.
+/// Redis loses 1,800 lines that m2 has not heard. m1 still has all of them, because its queue has room.
 fn many_lines_and_rebooted() {
     let mut world = World::start(plan(Keeps::Nothing, &["--bus-queue", "3000"]));
     let said_at_one = world.present(Some(0));
@@ -183,7 +183,7 @@ fn starts_after_the_servers() {
 }
 
 fn loads_its_data() {
-    // 1,500 keys, a thousandth of a second each; a client is answered after each kilobyte.
+    // Redis takes 2 ms for each of 1,500 keys, and answers clients after each kilobyte.
     let redis_options =
         vec!["--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024"];
     let mut world = World::start(Plan { redis_options, ..plan(Keeps::Snapshots, &[]) });
@@ -261,7 +261,7 @@ fn asks_for_a_password() {
     around(&mut world, |world| {
         world.redis.ask(&["CONFIG", "SET", "requirepass", PASSWORD]);
         world.redis.ask_with(PASSWORD, &["CLIENT", "KILL", "TYPE", "normal"]);
-        // The operator is told another reason after 10 s at the earliest.
+        // The operator sees a new reason after 10 s at the earliest.
         sleep(Duration::from_secs(13));
         world.redis.ask_with(PASSWORD, &["CONFIG", "SET", "requirepass", ""]);
     });
@@ -294,7 +294,7 @@ fn made_a_replica() {
     world.assert_clean();
 }
 
-/// Starts the replica, which follows.
+/// Starts the replica, and waits until it follows the Redis.
 fn with_replica(world: &mut World) {
     world.spare.start();
     world.spare.ready();
@@ -335,7 +335,7 @@ fn failover_behind() {
 fn history(world: &mut World) {
     Talk::new(50, 50.0).say(&world.members, &world.present(None));
     world.assert_clean();
-    // Old is what was said well before a server was started.
+    // A line counts as old if it was said well before a server was started.
     sleep(Duration::from_secs(2));
     for server in 0..3 {
         world.stop_server(server);

@@ -178,8 +178,8 @@ fn name_is_taken() {
     world.assert_kept();
 }
 
-/// A server is killed and started at once, under its name, which Redis still keeps for the one before. Its members' lines
-/// reach the others as soon as the name is free, or their authors are told.
+/// A server is killed and started again at once, under its name, which Redis still keeps for the killed process. Its
+/// members' lines reach the others as soon as the name is free, or their authors are told.
 fn gets_its_name_back() {
     let mut world = World::start(Plan::default());
     world.kill_server(0);
