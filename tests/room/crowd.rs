@@ -12,7 +12,7 @@ use crate::world::{Plan, SOON, World};
 const AT_ONCE: usize = 50;
 /// The most members that talk.
 const TALKERS: usize = 40;
-/// How long they talk at each pace.
+/// How long the members talk at each pace.
 const TIME: Duration = Duration::from_secs(10);
 /// How many paces are tried between the fastest with which the room keeps up and the slowest with which it does not.
 const BETWEEN: usize = 2;

@@ -43,7 +43,7 @@ fn look() -> Option<Missing> {
     Some(Missing::Right(format!("network namespaces cannot be made here: {why}")))
 }
 
-/// The program, as it is now: built by the same Cargo in the same profile as this harness, or the one that the variable
+/// The program `chat`: built now, by the same Cargo and in the same profile as this harness, or the one that the variable
 /// `CHAT` names.
 ///
 /// # Panics

@@ -156,7 +156,7 @@ impl Network {
         must(&format!("-n {} addr add {address}/24 dev e0", self.namespace(to)));
         let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         for host in hosts.keys() {
-            // The machines ask anew for the machine behind the address.
+            // The machines then ask again which machine has the address.
             must(&format!("-n {} neigh flush all", self.namespace(host)));
         }
     }
@@ -235,7 +235,7 @@ fn remove(namespace: &str) {
     let _ = std::fs::remove_dir_all(Path::new(FILES).join(namespace));
 }
 
-/// Removes the namespaces that harnesses have left that were killed.
+/// Removes the namespaces that killed harnesses have left.
 fn sweep() {
     for namespace in namespaces() {
         let process = namespace.split('-').nth(1).unwrap_or_default();

@@ -29,7 +29,7 @@ struct Round {
 /// The beginning or the end of a step: when it is, whether it is the beginning, and the step.
 type Turn = (Duration, bool, Step);
 
-/// Plays the round of this seed. Returns the count, or the fault in words.
+/// Plays the round of this seed. Returns the count, or a report if the promise was not kept or something has panicked.
 pub fn play(seed: u64) -> Result<Tally, String> {
     let schedule = Schedule::draw(seed);
     let played = catch_unwind(AssertUnwindSafe(|| Round::begin(schedule.clone()).play()));

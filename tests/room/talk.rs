@@ -20,7 +20,7 @@ pub struct Talk {
 }
 
 impl Talk {
-    /// This many short lines of each member.
+    /// At most this many short lines of each member, at about this pace.
     pub fn new(lines: usize, per_second: f64) -> Self {
         Self { lines, per_second, bytes: 0 }
     }

@@ -25,7 +25,7 @@ pub struct Tally {
     pub disorder: usize,
     /// Lines that were heard at a server that was started after they were said.
     pub old: usize,
-    /// Lines that everybody has heard, and whose author was told that they might not have.
+    /// Lines that everybody has heard, although their author was told that they may not have arrived.
     pub needless: usize,
     /// Members that read, whose connection ended, and whose server did not.
     pub dropped: usize,

@@ -62,7 +62,7 @@ pub struct World {
     pub servers: Vec<Server>,
     /// The Redis that they use.
     pub redis: Redis,
-    /// A Redis that may take its place, not started.
+    /// A Redis that may take the place of `redis`. It is not started.
     pub spare: Redis,
     /// The links of the servers, then that of the Redis, if there are links.
     pub links: Vec<Link>,

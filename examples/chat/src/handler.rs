@@ -216,7 +216,7 @@ impl Chat {
         }
         self.pace.keep();
         if !self.room.has(id) {
-            // Lines that it had sent before it was kicked are ignored.
+            // Lines that the member had sent before it was kicked are ignored.
             return Err(End::Quit);
         }
         if !has_lines {
@@ -299,8 +299,8 @@ impl StreamRequestHandler for Chat {
     }
 }
 
-/// How fast a member may speak. Without a bound one fast member would fill the outboxes of the others, who would be dropped
-/// although they read as fast as their networks allow.
+/// How fast a member may speak. Without a bound one fast member would fill the outboxes of the others. These would be
+/// dropped although they read as fast as their networks allow.
 struct Pace {
     /// `None` for no limit.
     interval: Option<Duration>,

@@ -116,7 +116,7 @@ struct ChatServer {
     screen: Screen,
     pace: u32,
     tls: Option<Tls>,
-    /// The bus to the other servers of the room, which this server joins.
+    /// The bus that this server joins; `None` if it has the room for itself.
     joins: Option<BusOptions>,
     stop: Arc<Stop>,
     /// The queue of the screen, until `ready` starts the thread that shows it.
@@ -196,7 +196,7 @@ impl Program for ChatServer {
     }
 
     fn prepare(&self, takes_over: bool) -> Result<(), Failure> {
-        // In a handover the predecessor has this name until this process is ready.
+        // In a handover the predecessor has this server's name until this process is ready.
         self.joins.as_ref().filter(|_| !takes_over).map_or(Ok(()), Bus::check_name)
     }
 

@@ -111,7 +111,7 @@ fn is_told_apart(character: char) -> bool {
     !is_invisible(character) && character != '\u{640}'
 }
 
-/// The forms of a name by its look. Two names look alike if they have one of these in common.
+/// The forms of a name by its look. Two names look alike if they have one of these forms in common.
 pub fn looks(name: &str) -> [String; 3] {
     let folded = fold(name);
     // The name is also compared with its case: a capital I looks like an l, and a small i does not.

@@ -102,8 +102,8 @@ impl Suspend {
 
     /// Stops the whole job, as the terminal itself would, until it is continued.
     fn stop(&self) {
-        /// The longest wait to be continued. The kernel does not stop an orphaned process group, which no shell could
-        /// continue, and so never continues it.
+        /// The longest wait to be continued: the kernel does not stop an orphaned process group, which no shell could
+        /// continue, so the wait for a shell would not end.
         const PATIENCE: Duration = Duration::from_millis(200);
         let _ = self.continued.try_recv();
         if kill_current_process_group(Signal::TSTP).is_ok() {

@@ -36,7 +36,7 @@ pub enum Output {
 /// connection breaks: the drop restores the mode.
 pub struct Mode(Option<Termios>);
 
-/// One input.
+/// One input of the user.
 pub enum Typed {
     Line(String),
     /// A line with a byte that is not UTF-8, from a terminal with another encoding or from a paste. The editor discards

@@ -61,7 +61,7 @@ fn blocked() {
     world.assert_clean();
 }
 
-/// Authors are told of lines, the server that is away is missed, and its return is announced.
+/// Authors are told of lines that may not have arrived, and the server that is away is announced as gone and as back.
 fn longer_than_lines_wait() {
     let options = ["--bus-wait", "6"].map(str::to_owned).to_vec();
     let world = World::start(Plan { options, ..Plan::default() });

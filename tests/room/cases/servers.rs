@@ -97,8 +97,8 @@ fn stands_still() {
     world.assert_clean();
 }
 
-/// A server that stands still is missed, authors are told of lines that it has not shown, and it shows what it can when
-/// it is back.
+/// A server that stands still is announced as gone, and authors are told of lines that it has not shown. It shows the lines
+/// that it can still get when it is back.
 fn stands_still_for_long() {
     let mut world = World::start(Plan::default());
     let talking = Talk::new(200, 5.0).start(&world.members, &world.present(None));

@@ -57,7 +57,7 @@ enum Source {
 #[derive(Default)]
 struct State {
     shown: String,
-    /// The texts that must not be shown, as given and as sent.
+    /// The passwords, which no message may show, in the forms in which they were given and are sent.
     passwords: Vec<String>,
 }
 
@@ -198,7 +198,7 @@ impl Access {
         let mut state = self.state.lock();
         shown.clone_into(&mut state.shown);
         for secret in secrets.into_iter().filter(|secret| !secret.is_empty()) {
-            // The passwords in use come last.
+            // A password in use moves to the end, so that the oldest ones are forgotten first.
             state.passwords.retain(|known| *known != secret);
             state.passwords.push(secret);
         }

@@ -9,7 +9,7 @@ use crate::name::check_name;
 /// An address, taken apart.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// As given, for the operator, but without user and password.
+    /// The address as it was given, for the operator, but without user and password.
     pub shown: String,
     pub room: String,
     pub place: Place,
@@ -53,7 +53,7 @@ const USAGE: &str = "write redis://HOST:PORT/ROOM, rediss://HOST:PORT/ROOM for T
                      %40 %3A %3F %23; and the number of a database before /ROOM";
 
 impl FromStr for Target {
-    /// A sentence that says how addresses are written. It repeats neither the host nor the password of this one.
+    /// A sentence that says how addresses are written. It repeats neither host nor password of the wrong one.
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

@@ -1,6 +1,6 @@
-//! [`Channel`]: bytes to and from Redis, in the clear or with TLS, over TCP or a Unix socket. Each call is bounded by
-//! [`PATIENCE`], and all calls after a [`deadline_in`](Channel::deadline_in) together by its time: a Redis that sends
-//! one byte now and then, or one record of TLS in small pieces, does not hold its reader for longer.
+//! [`Channel`]: bytes to and from Redis, with or without TLS, over TCP or a Unix socket. Each call takes at most
+//! [`PATIENCE`], and all calls after a [`deadline_in`](Channel::deadline_in) together take at most its time. So a Redis
+//! that sends one byte now and then, or one record of TLS in small parts, does not hold its reader for longer.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -58,7 +58,7 @@ impl Channel {
         Ok(Self::Tls(stream))
     }
 
-    /// Bounds all reads and writes that follow, together.
+    /// Bounds the time of all reads and writes that follow, together.
     pub fn deadline_in(&mut self, time: Duration) {
         match self {
             Self::Clear(stream) => stream.deadline_in(time),

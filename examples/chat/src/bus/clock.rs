@@ -1,4 +1,4 @@
-//! The room's clock, as this server knows it by the answers to its announcements.
+//! The room's clock, as this server knows it from the answers to its announcements.
 //!
 //! A line is written with the time at which it was said, and not with its age. A request may wait in the kernel while
 //! the network is cut or Redis stands still, and with an age its lines would seem younger by the length of that wait.
@@ -15,7 +15,7 @@ pub struct Clock {
     answers: u32,
 }
 
-/// The error, in ms, above which the offset is measured again. Most networks answer faster.
+/// The error, in ms, above which the offset is measured again. Over most networks the error is smaller.
 const ROUGH: i64 = 100;
 /// After this many answers the offset is used, however large its error is.
 const ANSWERS: u32 = 3;

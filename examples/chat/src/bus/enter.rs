@@ -25,7 +25,7 @@ use super::address::{Place, joined};
 use super::channel::Channel;
 use super::wire::{Wire, words_of};
 
-/// How long Sentinels are asked, one after the other, before the attempt fails. The next attempt begins with the first.
+/// How long Sentinels are asked, one after the other, before the attempt fails. The next attempt asks in the same order.
 const SENTINELS: Duration = Duration::from_secs(15);
 
 impl Wire {
@@ -146,7 +146,7 @@ fn log_in(
     if let Some(user) = user {
         login.arg(user);
     }
-    // A user that needs no password is accepted with any.
+    // A user that needs no password is accepted with any password.
     login.arg(password.unwrap_or_default());
     login.exec(wire).map_err(|error| {
         let advice = match error.code() {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::protocol::{clean, clean_name, quoted};
 use crate::room::{Id, Who};
 
-/// One entry. It has a number of its server, so that readers recognise a second copy.
+/// One entry. Its server has numbered it, so that readers recognise a second copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The server that wrote it: a random identifier for each start.
@@ -42,7 +42,7 @@ const NUMBERS: u64 = 1 << 53;
 pub type Fields = HashMap<Vec<u8>, Vec<u8>>;
 
 impl What {
-    /// Names and values of its fields in the stream, for a server of this name.
+    /// The names and values of the entry's fields in the stream, for a server of this name.
     pub fn to_fields(&self, tag: &str) -> Vec<(&'static str, String)> {
         let text = |text: &String| text.clone();
         let (kind, more) = match self {

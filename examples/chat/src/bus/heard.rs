@@ -15,7 +15,7 @@ const SERVERS: usize = 1_000;
 /// The most gaps that are kept, and reported to the sender, for one sender. If there are more, the oldest two become one.
 const GAPS: usize = 8;
 
-/// The numbers of the other servers' lines.
+/// The numbers of the lines that were heard, by their senders.
 #[derive(Debug, Default)]
 pub struct Heard {
     senders: HashMap<String, Sender>,

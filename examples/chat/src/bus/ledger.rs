@@ -36,7 +36,7 @@ impl Ledger {
         Some(told)
     }
 
-    /// Takes note of the announcements of the other servers, at a time of Redis in ms.
+    /// Takes note of the announcements of the other servers. `time` is the room's time in ms.
     pub fn look(
         &mut self,
         shown: &HashMap<String, String>,

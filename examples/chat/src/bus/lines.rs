@@ -60,9 +60,9 @@ pub struct Line {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
     Open,
-    /// All live servers have it, or the one that it is for.
+    /// All live servers have it; a private line has arrived at the one server that it is for.
     Arrived,
-    /// Its author has been told that one of them does not have it.
+    /// Its author has been told that a server may not have it.
     GivenUp,
 }
 

@@ -166,7 +166,7 @@ impl Link {
     /// Announces that the bus is lost or back, once for both sides. Only the operator learns the address and the error,
     /// and also learns when the error changes.
     fn set_health(&self, side: Side, now: Result<(), &RedisError>) {
-        /// The least time between two reasons: the sides may fail for different reasons, again and again.
+        /// The least time between two reasons that are shown: the sides may fail for different reasons, again and again.
         const BETWEEN_REASONS: Duration = Duration::from_secs(10);
         let mut health = self.health.lock();
         if health.works == [true; 2] {

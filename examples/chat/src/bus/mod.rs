@@ -202,7 +202,7 @@ impl Relay {
         self.push(from, What::Say { name: name.to_owned(), text: text.to_owned() })
     }
 
-    /// Finds a member of another server by its names. The error says what is not there.
+    /// Finds a member of another server by the member's name and the server's. The error says which of them is not there.
     pub fn find(&self, name: &str, tag: &str) -> Result<Remote, String> {
         let state = self.queue.lock();
         let Some(server) = state.ledger.others.named(tag) else {

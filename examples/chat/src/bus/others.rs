@@ -37,7 +37,7 @@ pub struct Other {
     /// The identifier of the server, which is new after each start.
     pub id: String,
     pub tag: String,
-    /// It has all lines of this server up to this number.
+    /// The number up to which it has the lines of this server.
     pub heard: u64,
     /// When it started: lines that were said before are not for it. `None` until its first announcement is seen.
     start: Option<Instant>,
@@ -67,7 +67,7 @@ enum State {
     Ended,
 }
 
-/// The result of a look.
+/// The result of a look at the announcements.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Looked {
     /// Servers whose members have changed.
@@ -90,7 +90,7 @@ struct Record {
 }
 
 impl Others {
-    /// Takes note of the announcements of all servers, at a time of Redis in ms.
+    /// Takes note of the announcements of all servers. `time` is the room's time in ms.
     pub fn look(&mut self, shown: &HashMap<String, String>, time: u64, now: Instant) -> Looked {
         let since_last = self.looked.map_or(Duration::ZERO, |then| now.duration_since(then));
         self.looked = Some(now);
@@ -263,7 +263,7 @@ impl Others {
         self.servers.keys().map(|id| &**id)
     }
 
-    /// The servers that are there.
+    /// The servers that are there, which are neither gone nor ended.
     pub fn there(&self) -> impl Iterator<Item = &Other> {
         self.servers.values().filter(|other| other.is_there())
     }
@@ -286,7 +286,7 @@ impl Others {
         self.awaited().all(has)
     }
 
-    /// Whether a server has the lines up to this one.
+    /// Whether a server has the lines up to this number.
     pub fn has(&self, id: &str, number: u64) -> bool {
         self.get(id).is_some_and(|other| other.heard >= number)
     }
@@ -357,12 +357,12 @@ impl Record {
         Some(Self { time, beat, version, uptime, tag })
     }
 
-    /// How long ago it was made, at this time of Redis.
+    /// The age of the announcement when the room's time is `time`.
     fn age(&self, time: u64) -> Duration {
         Duration::from_millis(time.saturating_sub(self.time))
     }
 
-    /// When its server started. `time` is Redis's time at the moment `now`.
+    /// When its server started. `time` is the room's time at the moment `now`.
     fn start(&self, time: u64, now: Instant) -> Instant {
         let up = Duration::from_millis(self.uptime).saturating_add(self.age(time));
         now.checked_sub(up).unwrap_or(now)

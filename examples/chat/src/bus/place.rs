@@ -7,7 +7,7 @@
 //! at the end, and Redis has larger numbers than were read --> the beginning, once more --> they are a gap
 //! ```
 //!
-//! To read again is harmless: a second copy of a line is known by its number.
+//! Reading again is harmless: a second copy of a line is recognised by its number.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -23,7 +23,7 @@ pub struct Queue {
 
 pub struct State {
     pub ledger: Ledger,
-    /// The reader's place and numbers, as they are announced; `None` before it has one.
+    /// The reader's place and numbers, as they are announced; `None` before the reader has a place.
     heard: Option<HeardUpTo>,
     heard_is_new: bool,
     closing: bool,
@@ -125,7 +125,7 @@ impl Queue {
     }
 
     /// Takes note of an answer of Redis: the last number that it has of this server, and what the others have heard.
-    /// Returns `None` if that number cannot be true.
+    /// Returns the authors of lines that may not have arrived, or `None` if that number cannot be true.
     pub fn answered(
         &self,
         number: Option<u64>,
@@ -171,8 +171,8 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Closes the queue, and waits until all lines have arrived everywhere, at most for `time`. Returns the authors of those
-    /// that have not.
+    /// Closes the queue, and waits until all lines have arrived everywhere, at most for `time`. Returns the authors of the
+    /// lines that have not arrived everywhere by then.
     pub fn close(&self, time: Duration) -> Vec<Told> {
         let mut state = self.state.lock();
         state.closing = true;

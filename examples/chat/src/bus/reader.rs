@@ -1,4 +1,4 @@
-//! The reader: lines and members of the other servers.
+//! The reader: shows the lines of the other servers here, and watches which servers and members are there.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -210,7 +210,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Tells the members here what has become of servers: of the first ones by name, and then of how many more.
+    /// Tells the members here what has become of servers. The first ones are named, and the others are counted.
     fn tell_of(&self, servers: &[String], [one_is, they_are]: [&str; 2], what: &str) {
         for id in servers.iter().take(SINGLY) {
             let state = self.queue.lock();

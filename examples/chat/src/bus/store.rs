@@ -17,7 +17,7 @@ use super::wire::Wire;
 pub struct Store {
     wire: Wire,
     keys: Keys,
-    /// Redis's names of the scripts.
+    /// The hashes by which Redis knows the scripts.
     scripts: Vec<String>,
     /// The run of Redis, which differs after a restart and on another machine.
     pub run: String,
@@ -92,7 +92,7 @@ pub struct Beat<'a> {
     pub heard: &'a str,
     /// About how many entries the stream keeps.
     pub length: usize,
-    /// The server whose name it takes, and its last announcement.
+    /// The server whose name it takes, and the last announcement of that server; empty if there is none.
     pub instead: (&'a str, &'a str),
 }
 

@@ -22,8 +22,8 @@ const WHOLE: Duration = Duration::from_secs(30);
 pub const ENTRY: Duration = Duration::from_secs(5);
 /// The most bytes of a line: an error, a status or a number.
 const LINE_BYTES: usize = 64 * 1024;
-/// The most bytes of a value that is kept. The longest value is the list of a server's members: 10,000 names of 32 characters are
-/// 1.3 MB.
+/// The most bytes of a value that is kept. The longest value is the list of a server's members: 10,000 names of 32
+/// characters are 1.3 MB.
 const VALUE_BYTES: usize = 2 << 20;
 /// The most bytes that are kept of one answer. The reader asks for 2,500 entries; with the longest lines they are 21 MB.
 const ANSWER_BYTES: usize = 32 << 20;
@@ -233,7 +233,7 @@ pub fn words_of(error: &RedisError) -> String {
     if error.is_timeout() {
         return format!("it does not answer within {} s", PATIENCE.as_secs());
     }
-    // The client library has its own words for answers of another form.
+    // The client library has its own words for answers in an unexpected form.
     if matches!(error.kind(), ErrorKind::Parse | ErrorKind::UnexpectedReturnType) {
         return NO_REDIS.to_owned();
     }

@@ -113,7 +113,7 @@ impl Writer {
         // News of later changes have larger numbers.
         let last = self.queue.lock().ledger.lines.last();
         let members = self.room.names().iter().map(|(id, name)| format!(" {id}:{name}")).collect();
-        // The members of a server that stops leave without news: the news of its end implies it.
+        // The members of a server that stops leave without news, because the news of its end implies that they leave.
         let has_changed = !self.queue.is_closing() && self.members.as_ref() != Some(&members);
         if has_changed {
             self.version = last;

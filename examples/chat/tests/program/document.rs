@@ -49,7 +49,7 @@ fn a_client_without_newlines_hears_what_others_say_after_its_question() {
     let (server, address) = open_room(&[]);
     let mut alice = Member::join(address, "alice");
     let guest = one_answer_client(address);
-    // The server sends the client neither its own lines nor the greeting alone, after which it would stop listening.
+    // The server sends neither the client's own lines nor the greeting alone: after them the client would stop listening.
     says(&guest, "hello", &mut alice);
     server.ask("welcome");
     assert_eq!(hears(&guest), ["* you are guest-2; there is 1 other", "operator: welcome"]);

@@ -66,7 +66,7 @@ fn no_password_is_in_what_is_said_of_a_wrong_command_line() {
     }
     let bus = "redis://:s3cr3t@127.0.0.1:1/room";
     assert!(!ends(&["serve", "--help"], Some(bus)).out.contains("s3cr3t"));
-    // Text without a password is shown, because it is the mistake.
+    // Text without a password is shown, because it shows the mistake.
     for address in ["redis://127.0.0.1:6379/room", "unix@x", "host:port"] {
         assert!(ends(&["connect", address], None).err.contains(address), "{address}");
     }

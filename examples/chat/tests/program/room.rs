@@ -80,8 +80,8 @@ fn nobody_has_a_name_that_is_longer_than_a_name_may_be() {
     let (_server, address) = open_room(&[]);
     let mut alice = Member::join(address, "alice");
     let mut bob = Member::join(address, "bob");
-    // Signs that do not count in a comparison: with a few of them the name is still bob's, and a name with a whole line
-    // of them is not compared.
+    // These signs do not count in a comparison. With a few of them the name is still bob's; a name with a whole line of
+    // them is not compared.
     let bob_with = |signs: usize| format!("bob{}", "\u{640}".repeat(signs));
     alice.say(&format!("@{} few", bob_with(3)));
     assert!(bob.hears().ends_with(": few"));
@@ -227,7 +227,7 @@ fn the_operators_quit_ends_the_server_in_order() {
     let ended = server.end();
     assert_ends(&ended, 0);
     assert_eq!(ended.err, "");
-    // That alice leaves is not announced: the room has no members any more.
+    // No line says that alice has left, because the room has no members any more.
     assert_eq!(ended.out, "* alice has joined\n");
 }
 

@@ -41,7 +41,8 @@ fn server_alone(redis: &Redis, tag: &str, options: &[&str]) -> (Process, SocketA
     open_room(&[&bus, patience, options].concat())
 }
 
-/// The texts of a key by servers: their announcements, for example, each `TIME BEAT VERSION UPTIME NAME`.
+/// The texts that the servers have written under a key, by the servers' identifiers. An announcement, for example, is
+/// `TIME BEAT VERSION UPTIME NAME`.
 fn said_by_servers(redis: &Redis, key: &str) -> HashMap<String, String> {
     ::redis::cmd("HGETALL").arg(key).query(&mut redis.connect()).unwrap()
 }

@@ -211,7 +211,7 @@ fn the_rule_of_the_page_for_operators_suffices() {
     while alice.asks_who() != "* 2 here: alice, bob@two" {}
     alice.say("@bob@two between us");
     assert_eq!(bob.hears(), "alice@one -> bob: between us");
-    // A second server with the name uses further commands. Redis has refused none, neither to it nor to the others.
+    // A second server with the name uses further commands. Redis refuses no command of any server.
     let again = [&["serve", "--bind", "127.0.0.1:0", "--server", "one"], &options[..]].concat();
     let mut command = CHAT.command(&again);
     assert_ends(&Process::start(command.stdin(Stdio::piped())).end(), 1);
