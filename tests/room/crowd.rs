@@ -23,9 +23,9 @@ const KERNEL: &str = "4096 16384 131072";
 /// A crowd, and what it is to do.
 #[derive(Clone, Debug)]
 pub struct Crowd {
-    /// All members.
+    /// The number of all members.
     pub members: usize,
-    /// Servers.
+    /// The number of servers.
     pub servers: usize,
     /// The mixin of the servers.
     pub mixin: String,

@@ -36,7 +36,7 @@ struct State {
     has_ended: bool,
 }
 
-/// The bytes of a question's header, which the name in labels, a type and a class follow.
+/// The bytes of a question's header. The name in labels, a type and a class follow it.
 const HEADER: usize = 12;
 /// The longest question that is read; one of a resolver has 512 bytes at most.
 const QUESTION: usize = 512;

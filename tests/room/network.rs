@@ -24,7 +24,7 @@ pub struct Network {
     folder: tempfile::TempDir,
 }
 
-/// The folder in which `ip netns exec` finds the files of a namespace, in a folder of its name.
+/// Here `ip netns exec` finds the files of each namespace, in a folder with the namespace's name.
 const FILES: &str = "/etc/netns";
 
 /// Runs `ip` with these words.
@@ -171,7 +171,7 @@ impl Network {
             std::fs::write(folder.join(file), text).expect("a file in it");
         };
         write("resolv.conf", &format!("nameserver {names}\noptions timeout:30 attempts:5\n"));
-        // This system's own file may name other services first, which are asked over sockets of their own.
+        // This system's own `nsswitch.conf` may name other services first, which are asked over sockets of their own.
         if Path::new("/etc/nsswitch.conf").exists() {
             write("nsswitch.conf", "hosts: files dns\n");
         }

@@ -131,8 +131,8 @@ impl Output {
         let Self::Beside(printer) = self else { return };
         // If the editor has ended already, there is no thread to wake and to wait for.
         let _ = printer.print(NOTHING.to_owned());
-        // No call ends the editing of a line, so its input is replaced by an empty one. The second message makes the editor
-        // read there.
+        // No call ends the editing of a line, so an empty input takes the place of the terminal. The second message wakes
+        // the editor, which then reads the end of its input.
         if File::open("/dev/null").is_ok_and(|null| dup2_stdin(null).is_ok()) {
             let _ = printer.print(NOTHING.to_owned());
             let _ = typing.join();

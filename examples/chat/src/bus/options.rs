@@ -16,17 +16,17 @@ pub struct BusArguments {
     /// Share the room with other servers, through a Redis that all of them reach: redis://HOST:PORT/ROOM,
     /// rediss://HOST:PORT/ROOM for TLS, redis+unix:///PATH/ROOM for a Unix socket, or
     /// redis+sentinel://HOST:PORT,HOST:PORT/MASTER/ROOM (rediss+sentinel:// for TLS) for the master that Sentinels know.
-    /// USER@ before the host logs in as a user of its ACL, and the number of a database may stand before /ROOM. Without
-    /// this option and --bus-file it is the value of CHAT_BUS in the environment
+    /// With USER@ before the host the server logs in as a user of Redis's ACL, and the number of a database may stand
+    /// before /ROOM. Without this option and --bus-file the address is the value of CHAT_BUS in the environment
     #[arg(long, value_name = "redis://HOST:PORT/ROOM")]
     pub(super) bus: Option<String>,
     /// A file that has the address of the bus in it, which may be redis://USER:PASSWORD@HOST:PORT/ROOM. It is read again at
     /// each connection
     #[arg(long, value_name = "FILE", conflicts_with = "bus")]
     pub(super) bus_file: Option<PathBuf>,
-    /// A file whose first line is the password for the bus; without it, CHAT_BUS_PASSWORD in the environment. It is read
-    /// again at each connection, so that the password can be changed without a restart. All users of this machine can see
-    /// a password in --bus
+    /// A file whose first line is the password for the bus; without this option the password is the value of
+    /// CHAT_BUS_PASSWORD in the environment. The file is read again at each connection, so that the password can be
+    /// changed without a restart. All users of this machine can see a password in --bus
     #[arg(long, value_name = "FILE")]
     pub(super) bus_password_file: Option<PathBuf>,
     /// The user that logs in to the Sentinels, if their ACL names one
@@ -35,17 +35,17 @@ pub struct BusArguments {
     /// A file whose first line is the password of the Sentinels, if they ask for one
     #[arg(long, value_name = "FILE")]
     pub(super) bus_sentinel_password_file: Option<PathBuf>,
-    /// A file with the certificates to trust where the bus has TLS, in PEM: those of authorities, or the server's own.
-    /// Without it, those that this system trusts. This file and those of the next options are read again at each
-    /// connection
+    /// A file with the certificates to trust where the bus has TLS, in PEM: those of authorities, or Redis's own. Without
+    /// this option the authorities of this system are trusted. This file and those of the next options are read again at
+    /// each connection
     #[arg(long, value_name = "FILE")]
     bus_ca: Option<PathBuf>,
     /// The name that certificates of the bus must have [default: the host of the address, or the one that the Sentinels
     /// name]
     #[arg(long, value_name = "NAME")]
     bus_tls_name: Option<String>,
-    /// This server's certificate for the bus and those of its issuers, in PEM, for a Redis that asks for one, as it does
-    /// unless tls-auth-clients is no
+    /// A file with this server's certificate for the bus and those of its issuers, in PEM. Redis asks for it unless its
+    /// tls-auth-clients is no
     #[arg(long, value_name = "FILE", requires = "bus_tls_key")]
     bus_tls_cert: Option<PathBuf>,
     /// The key of that certificate, in PEM
@@ -54,16 +54,16 @@ pub struct BusArguments {
     /// The name of this server in the room: its members are NAME@SERVER [default: four random digits]
     #[arg(long, value_name = "SERVER", value_parser = server_name)]
     server: Option<String>,
-    /// How long a line waits for a lost Redis before its sender is told, in seconds: 2 at least
+    /// How long a line may take to reach the other servers before its author is told, in seconds: at least 2
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = bus_wait)]
     bus_wait: Duration,
     /// About how many lines Redis keeps for servers that are cut off or slow. At 200 lines a second 10,000 are 50
-    /// seconds; each takes some 200 bytes of Redis's memory, and its text. All servers of a room should have the same
+    /// seconds; each takes about 200 bytes of Redis's memory besides its text. All servers of a room should have the same
     /// number
     #[arg(long, value_name = "LINES", default_value = "10000", value_parser = common::count)]
     bus_length: usize,
-    /// How many lines of this server may wait for the others; beyond that the sender is told at once. At 200 lines a
-    /// second 10,000 are 50 seconds; each takes some 300 bytes of this server's memory, and its text of at most 8 KiB
+    /// How many lines of this server may wait for the others; more are refused at once. At 200 lines a second 10,000 are
+    /// 50 seconds; each takes about 300 bytes of this server's memory besides its text of at most 8 KiB
     #[arg(long, value_name = "LINES", default_value = "10000", value_parser = common::count)]
     bus_queue: usize,
 }
