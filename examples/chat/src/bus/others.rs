@@ -194,7 +194,8 @@ impl Others {
         true
     }
 
-    /// Takes note of a server's members, as it has announced them: the number of its last line then, and `ID:NAME` of each.
+    /// Takes note of a server's members as it has announced them: `VERSION ID:NAME ID:NAME ..`, where the version is the
+    /// number of its last line at that time.
     pub fn set_members(&mut self, id: &str, text: &str) {
         let all: usize = self.servers.values().map(|other| other.members.len()).sum();
         let Some(other) = self.servers.get_mut(id) else { return };
