@@ -1,5 +1,5 @@
-//! A server with a control socket, through which its own user lists and ends requests, changes limits, and stops it.
-//! Try it: `nc 127.0.0.1 9999`; beside it, in the same folder, `nc -U control.sock`: `live`, `close 1`, `drain`.
+//! A server with a control socket, through which the user that runs it lists and ends requests, changes limits, and stops it.
+//! Try it: `nc 127.0.0.1 9999`; in another terminal, in the same folder, `nc -U control.sock`; type `live`, `close 1`, `drain`.
 
 use std::{env, io::Write, sync::Arc};
 

@@ -68,7 +68,7 @@ fn read<const N: usize>(request: &mut StreamRequest) -> io::Result<[u8; N]> {
     request.read_exact(&mut bytes).map(|()| bytes)
 }
 
-/// Sends a reply with this code. In place of the relay's own address it has 0.0.0.0:0.
+/// Sends a reply with this code. The reply names 0.0.0.0:0 in place of the relay's own address.
 fn answer(request: &mut StreamRequest, code: u8) -> HandlerResult {
     Ok(request.write_all(&[5, code, 0, 1, 0, 0, 0, 0, 0, 0])?)
 }

@@ -1,5 +1,5 @@
-//! Listens at a Unix socket that only its owner can connect to, and tells each client who it is. The file is removed when
-//! the server stops.
+//! Listens at a Unix socket that only its owner can connect to, and tells each client its user id. The file is removed
+//! when the server stops.
 //!
 //! Try it, in the same folder: `nc -U example.sock`.
 

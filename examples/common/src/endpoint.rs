@@ -53,11 +53,11 @@ impl Endpoint {
     }
 
     /// Reads a word for a program that serves connections alone: the error names only the forms of connections. A word
-    /// for a datagram transport is accepted nevertheless, because the program itself says best why it has none.
+    /// for a datagram transport is accepted nevertheless: the program refuses it later, with a better error.
     ///
     /// # Errors
     ///
-    /// As for `parse`: if the word is none of the forms in the table above.
+    /// As for `parse`: if the word has none of the forms in the table above.
     pub fn of_streams(text: &str) -> Result<Self, BadEndpoint> {
         Self::read(text, |unix| format!("unix:{unix}"), "HOST:PORT or unix:PATH")
     }
@@ -132,7 +132,7 @@ fn with_scheme(text: &str) -> Option<(&str, &str)> {
 
 /// The parts of `HOST:PORT`, or the reason why the text is wrong. Host names are not looked up.
 ///
-/// The library's own, which `bind` calls, but which has no public name. A test holds the two together.
+/// A copy of the function that `bind` calls, which is not public in the library. A test compares the two.
 fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
     let Some((host, port)) = text.rsplit_once(':') else { return Err("write it as HOST:PORT") };
     let Ok(port) = port.parse() else { return Err("the port is a number from 0 to 65535") };

@@ -7,13 +7,13 @@
 //!               that are written say how many were
 //! ```
 //!
-//! How a line is written depends on [`HOW`]. It goes through these states in this order:
+//! How a line is written depends on the state in [`HOW`]:
 //!
-//! | state | until | a line is |
+//! | state | from | a line is |
 //! |---|---|---|
-//! | `PLAINLY` | [`start`]; a client stays here | written, and may wait for a reader |
-//! | `QUEUED` | [`finish`] | put into the queue; under `forking`, which allows no thread, this state is left out |
-//! | `AT_ONCE` | the end | written at once or lost, by [`Console`] |
+//! | `PLAINLY` | the beginning; a client has no other state | written, and may wait for a reader |
+//! | `QUEUED` | [`start`], but not under `forking`, which allows no thread | put into the queue |
+//! | `AT_ONCE` | [`finish`], or under `forking` [`start`] | written at once or lost, by [`Console`] |
 //!
 //! Which lines there are depends on the [`Level`], which the operator may change while the program serves.
 
@@ -31,8 +31,8 @@ use clap::ValueEnum;
 use rustix::event::{PollFd, PollFlags, poll};
 use socketserver::monitor::{Console, RunPhase, ServerEvent};
 
-/// How many bytes may wait for the reader of a stream, beside the same number that its thread is writing. They are some
-/// thousands of lines, more than a busy server prints in a second.
+/// How many bytes a queue holds. As many again may be in the hands of the stream's thread, which is writing them. These are
+/// a few thousand lines, more than a busy server prints in a second.
 const QUEUE_BYTES: usize = 256 * 1024;
 
 /// How long the end of a program waits for the queues to be read.
@@ -63,7 +63,7 @@ impl fmt::Display for Level {
 /// The present level, as its number. Under `forking` a child keeps the level that its parent had at the fork.
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Normal as u8);
 
-/// How much is said at the moment.
+/// Returns the present level.
 pub fn level() -> Level {
     // Relaxed, here and below: the level orders nothing else.
     match LEVEL.load(Ordering::Relaxed) {
@@ -80,8 +80,8 @@ pub fn set_level(level: Level) {
 
 /// An observer of servers: prints each event at [`Level::Verbose`].
 pub(crate) fn observe(event: &ServerEvent<'_>) {
-    // No event before the first line is printed, because that line comes first and says where the program listens. Both
-    // of these phases have events of their own.
+    // Before the first line, which says where the program listens, no event is printed. The phase `Bound` comes before that
+    // line, and `Ready` has an event of its own.
     let is_said =
         matches!(event, ServerEvent::PhaseReached { phase: RunPhase::Bound | RunPhase::Ready, .. });
     if level() == Level::Verbose && !is_said && HOW.load(Ordering::SeqCst) != PLAINLY {
@@ -89,7 +89,7 @@ pub(crate) fn observe(event: &ServerEvent<'_>) {
     }
 }
 
-/// Prints a line on stdout, and adds its newline. Nothing at [`Level::Quiet`].
+/// Prints a line on stdout, and adds its newline. At [`Level::Quiet`] nothing is printed.
 pub fn say(line: &str) {
     if level() != Level::Quiet {
         tell(&STDOUT, Console::Stdout, line);
@@ -126,8 +126,8 @@ pub(crate) fn start(first: &str, writers: Writers) {
     }
 }
 
-/// At the end of the program: waits until the queues are written, at most [`AT_END`]. Lines after this are written at once
-/// or lost.
+/// Waits at the end of the program until the queues are written, at most [`AT_END`]. Later lines are written at once or
+/// lost.
 pub(crate) fn finish() {
     if HOW.load(Ordering::SeqCst) != QUEUED {
         return;
@@ -144,7 +144,7 @@ pub(crate) fn finish() {
     }
 }
 
-/// How lines are written at the moment: see the table above.
+/// The present state: see the table at the top.
 static HOW: AtomicU8 = AtomicU8::new(PLAINLY);
 const PLAINLY: u8 = 0;
 const QUEUED: u8 = 1;
@@ -177,7 +177,7 @@ struct Waiting {
     lines: Vec<u8>,
     /// Lines that found the queue full, or could not be written.
     lost: u64,
-    /// The writer has taken lines and is writing them.
+    /// Whether the writer has taken lines and is writing them.
     writing: bool,
 }
 
@@ -210,8 +210,8 @@ impl Queue {
         }
     }
 
-    /// Waits for lines and takes all of them. The writer calls it, and has then written the lines that it took
-    /// before.
+    /// Waits for lines and takes all of them. The writer calls this when it has written the lines that it took at its
+    /// previous call.
     fn take(&self) -> Vec<u8> {
         let mut waiting = self.lock();
         waiting.writing = false;
@@ -302,7 +302,7 @@ mod tests {
             let line = lines.next().unwrap();
             assert!(line.starts_with(&format!("line {number} x")) && line.ends_with('x'), "{line}");
         }
-        // A short one may have found room behind the long ones that did not.
+        // The short line may have found room that the last long ones did not.
         let next = lines.next().unwrap();
         let notice = if next == "short" { lines.next().unwrap() } else { next };
         assert!(notice.contains("lines were lost here"), "{notice}");

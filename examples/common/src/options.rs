@@ -50,7 +50,7 @@ impl MixinName {
         }
     }
 
-    /// Whether the number of its workers can be chosen.
+    /// Whether `--workers` sets the number of its workers.
     fn has_workers(self) -> bool {
         !matches!(self, Self::Inline | Self::Threading | Self::Forking)
     }
@@ -90,7 +90,7 @@ pub struct ServeOptions {
     /// How many clients each address serves at once; more have to wait
     #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = count)]
     pub max_clients: usize,
-    /// How many of them may come from one address (IPv6: from one network); more are turned away. Behind a proxy,
+    /// How many clients may come from one address (IPv6: from one network); more are turned away. Behind a proxy,
     /// without --proxy-from, all clients come from one address: raise this limit there. Clients of a Unix socket have no
     /// address and no such limit [default: a tenth of --max-clients; under inline, pool and forking at most half of the
     /// clients that those serve at once, and at least 8]
@@ -168,9 +168,9 @@ impl ServeOptions {
     }
 }
 
-/// The least share of one address: a browser opens six connections at once. If fewer workers than that serve
-/// everybody, the clients of one address can occupy all of them. But then a client of another address waits behind
-/// eight clients, and not behind a thousand.
+/// The smallest default share of one address: a browser opens six connections at once. If fewer workers than that serve
+/// everybody, the clients of one address can occupy all of them. Even so a client of another address waits behind eight
+/// clients, and not behind a thousand.
 const LEAST_PER_PEER: usize = 8;
 
 /// The option of programs whose clients speak first.

@@ -46,7 +46,7 @@ impl Place {
         if !found.is_empty() {
             return Ok(found);
         }
-        // No socket was passed under this name. The error of the bind says why, and what to write.
+        // No such socket was passed. The error of the bind says why, and what to write.
         let missing = name.clone().map_or_else(BindAddress::activated_only, BindAddress::activated);
         Ok(vec![(Endpoint::Tcp(self.to_string()), missing)])
     }
@@ -66,7 +66,7 @@ impl Places {
     ///
     /// # Errors
     ///
-    /// If the handover fails, if the service manager contradicts itself, or if one mixin cannot serve all places.
+    /// If the handover fails, if the service manager contradicts itself, or if a forking server has several places.
     pub fn of(options: &ServeOptions) -> Result<Self, Failure> {
         let check = |count: usize| {
             if options.mixin == MixinName::Forking && count > 1 {
@@ -77,7 +77,7 @@ impl Places {
         };
         // This is checked first, so that a mistake in the addresses begins no handover.
         check(options.bind.len())?;
-        // The handover may bring the service manager's sockets along.
+        // The places are found after the handover, which may bring the service manager's sockets along.
         let handover = match &options.handover {
             Some(path) => Handover::at(path).map_err(|error| {
                 let advice =

@@ -41,17 +41,17 @@ pub trait Program {
         None
     }
 
-    /// The limits. The command line sets `live`, `per_peer`, `peer_rate` and `drain`.
+    /// The limits. The command line sets `live`, `per_peer`, `peer_rate`, `drain` and `lame_duck`.
     fn limits(&self) -> Limits {
         Limits::default()
     }
 
-    /// TLS for all its connections. `None` if they are in the clear. See [`ServeTls`](crate::ServeTls).
+    /// TLS for all connections of the program. `None` if they are in the clear. See [`ServeTls`](crate::ServeTls).
     fn tls(&self) -> Option<&Tls> {
         None
     }
 
-    /// The words behind `listening on` at the start, for each address.
+    /// The words after `listening on` at the start, for each address.
     fn address(&self, at: &Endpoint) -> String {
         if self.tls().is_some() { format!("{at} with TLS") } else { at.to_string() }
     }
@@ -63,13 +63,13 @@ pub trait Program {
         Ok(())
     }
 
-    /// Called once, after the lines that say where it listens and before anything is served. Threads beside the servers
-    /// are started here; not under `forking`, which needs a process of one thread.
+    /// Called once, after the lines that say where the program listens and before anything is served. A program starts
+    /// threads of its own here, but not under `forking`, which needs a process of one thread.
     fn ready(&self) {}
 
-    /// Work to be done before its connections end, for a program that has to tell its clients something. It runs once
-    /// for each address, in several threads at once. In the meantime new clients are still accepted, and the grace
-    /// period begins after it. It does not run under `forking`.
+    /// The work to be done at a stop before the connections end, for a program that has to tell its clients something. It
+    /// runs once for each address, in several threads at once. While it runs, new clients are still accepted; the grace
+    /// period begins afterwards. It does not run under `forking`.
     fn stopping(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         None
     }
@@ -88,7 +88,7 @@ impl<R: Request> ServerHooks<R> for BeforeTheEnd {
 /// hours, but a machine that has lost its power never ends its connection by itself.
 pub const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// The type for a program without datagrams: it returns `None::<NoDatagrams>`.
+/// The type for a program without datagrams, whose [`Program::datagram`] returns `None::<NoDatagrams>`.
 pub type NoDatagrams = DatagramFn<fn(&mut DatagramRequest) -> HandlerResult>;
 
 /// Serves until Ctrl-C or SIGTERM.
@@ -164,8 +164,8 @@ pub fn serve_at<P: Program>(
     Ok(())
 }
 
-/// A builder with the mixin and the limits of the command line; with the observer of the log and the hook of the control
-/// socket, if it asks for them; and with the program's own hook.
+/// Makes a builder with the mixin and the limits of the command line, with the program's own hook, and, if the command line
+/// asks for them, with the observer of the log and the hook of the control socket.
 fn operated<T: Transport, P: Program>(
     program: &P,
     endpoint: &Endpoint,
@@ -241,8 +241,8 @@ impl BaseServer for WithinItsLimits {
     }
 }
 
-/// A builder for connections: that of [`operated`], which also takes the clients' addresses from the headers of proxies,
-/// if the command line names proxies, and has the program's TLS.
+/// Makes a builder for connections: that of [`operated`] with the program's TLS. If the command line names proxies, the
+/// server takes the clients' addresses from their headers.
 fn of_streams<T: Transport<Request = StreamRequest>, P: Program>(
     program: &P,
     endpoint: &Endpoint,

@@ -66,7 +66,7 @@ pub struct Rates {
     pub ended: f64,
     /// Requests that ended by a failure of their handler or of this system.
     pub failed: f64,
-    /// The time over which these are counted.
+    /// The time over which these rates are counted.
     pub over: Duration,
 }
 
@@ -129,7 +129,7 @@ pub const PHASES: [RunPhase; 7] = [
 ];
 
 impl Status {
-    /// The figures of this moment. Under `forking` a child knows what its parent knew when it forked.
+    /// Collects the figures of this moment. Under `forking` a child knows the figures that its parent had at the fork.
     pub fn now() -> Self {
         let servers = SERVERS.get().into_iter().flatten().filter_map(Weak::upgrade);
         let servers: Vec<_> = servers.collect();
@@ -154,8 +154,8 @@ impl Status {
         }
     }
 
-    /// The lines of the control socket's `status`: a key, and its values behind tabs. The lines of a server follow its
-    /// line `server`.
+    /// The lines of the control socket's `status`: each is a key and its values, with tabs between them. The lines of a
+    /// server follow its line `server`.
     pub fn lines(&self) -> String {
         let mut text = format!(
             "program\t{}\t{}\nuptime\t{:.1}\nlog\t{}\n",
@@ -268,7 +268,7 @@ pub(crate) fn row(id: &str, request: &LiveRequest) -> String {
     )
 }
 
-/// A text that others have chosen, as one column of one line.
+/// Makes a text that others have chosen fit for one column of one line: control characters are escaped.
 pub(crate) fn clean(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
     for character in text.chars() {
@@ -296,8 +296,8 @@ struct Sample {
     failed: u64,
 }
 
-/// For each server its samples, the oldest first. Each question for the status takes one sample; nobody samples while
-/// nobody asks.
+/// The samples of each server, the oldest first. A sample is taken when somebody asks for the status, and at no other
+/// time.
 static SAMPLES: Mutex<Vec<VecDeque<Sample>>> = Mutex::new(Vec::new());
 
 /// The longest time that rates are counted over, as far as there are samples.
@@ -310,8 +310,8 @@ const LEAST: Duration = Duration::from_secs(1);
 const BETWEEN: Duration = Duration::from_millis(250);
 
 impl Rates {
-    /// The rates since the oldest sample of the window, or since the newest one before the window; at first since the
-    /// start.
+    /// Counts the rates since the oldest sample in the window, or, if there is none, since the newest one before it. The
+    /// first sample is the start of the server.
     fn lately(counts: Counts, started: Instant, samples: &mut VecDeque<Sample>) -> Self {
         let now = Sample {
             at: Instant::now(),
@@ -323,7 +323,7 @@ impl Rates {
         if samples.is_empty() {
             samples.push_back(Sample { at: started, accepted: 0, ended: 0, failed: 0 });
         }
-        // Of the samples older than the window the newest stays: after a pause no other one is old enough.
+        // Of the samples before the window the newest is kept: after a pause it is the only one that is old enough.
         while samples.get(1).is_some_and(|second| age(second) > WINDOW) {
             samples.pop_front();
         }
@@ -370,7 +370,7 @@ fn uses(limits: &Limits, live: &[LiveRequest], rates: Rates, figures: &Figures) 
         for peer in live.iter().filter_map(|request| peer_of(&request.client_address)) {
             *peers.entry(peer).or_default() += 1;
         }
-        // If two peers have as many requests, the same peer is shown each time.
+        // If two peers have the same number of requests, the same peer is shown each time.
         let busiest = peers.into_iter().max_by(|(a, m), (b, n)| m.cmp(n).then(b.cmp(a)));
         if let Some((by, count)) = busiest {
             uses.push(Use { by, ..of("per_peer", count as f64, limits.per_peer.max(1) as f64) });
@@ -425,7 +425,7 @@ mod tests {
         samples[1].at -= Duration::from_secs(2);
         let rates = Rates::lately(counts(1_100), start, &mut samples);
         assert!(near(rates.accepted, 50.0), "since the sample: {rates:?}");
-        // A minute later there is none of the last seconds.
+        // A minute later no sample is from the last seconds.
         samples.iter_mut().for_each(|sample| sample.at -= Duration::from_secs(60));
         let rates = Rates::lately(counts(1_160), start, &mut samples);
         assert!(near(rates.accepted, 1.0) && samples.len() == 2, "since the newest: {rates:?}");

@@ -12,7 +12,7 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     limits.set("idle", text).map(|()| limits.idle).map_err(|_| write_a_time())
 }
 
-/// As [`seconds`], but `none` is refused: with a lame duck that has no end no signal would close the server.
+/// Reads a time as [`seconds`] does, but refuses `none`: if a lame duck had no end, no signal would close the server.
 pub(crate) fn lame_duck(text: &str) -> Result<Duration, String> {
     let mut limits = Limits::default();
     let read = limits.set("lame_duck", text).map(|()| limits.lame_duck);
@@ -33,7 +33,7 @@ pub(crate) fn rows(text: &str) -> Result<usize, String> {
     digits(text).ok_or_else(|| "write a number of requests; 0 is the count alone".to_owned())
 }
 
-/// Reads how many may come in a second. Both `0` and `none` mean no limit, and give 0.
+/// Reads a number of events per second. Both `0` and `none` mean no limit, and give 0.
 pub fn rate(text: &str) -> Result<u32, String> {
     let read = if text == "none" { Some(0) } else { digits(text) };
     read.ok_or_else(|| "write a number per second; 0 or none is no limit".to_owned())
@@ -64,7 +64,8 @@ fn digits<N: FromStr>(text: &str) -> Option<N> {
 mod tests {
     use super::*;
 
-    /// `2^64` and more than any type holds, signs, blanks, fractions, units of others.
+    /// Texts that no option accepts as a number: blanks, signs, fractions, exponents, letters, 2^64, and a digit that is
+    /// not ASCII.
     const NONSENSE: [&str; 9] =
         ["", " ", "-1", "+1", "1.5", "18446744073709551616", "1e3", "x", "\u{663}"];
 

@@ -1,4 +1,4 @@
-//! Addresses as users write them: none panics, and one that is shown is read again as the same.
+//! Addresses as users write them: reading one never panics, and a valid one is read back as the same from its own display.
 
 use common::Endpoint;
 

@@ -11,7 +11,7 @@ use socketserver::{
     StreamRequestHandler,
 };
 
-/// The answer to a connection.
+/// How a connection is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
     /// Send back every byte as it comes
@@ -26,7 +26,7 @@ pub enum Mode {
 
 pub struct Echo {
     mode: Mode,
-    /// The client's place in the room, in a chat alone.
+    /// The client's place in the room; `None` unless the mode is `Chat`.
     membership: Option<Membership>,
 }
 
@@ -69,8 +69,8 @@ fn echo(request: &mut StreamRequest) -> HandlerResult {
     Ok(())
 }
 
-// Not inlined, like `sink` and `chat`: their locals would lie in the frame of each coroutine that echoes, and a thousand
-// coroutines cost memory above all.
+// `line`, `sink` and `chat` are not inlined: their locals would lie in the frame of each coroutine that echoes, and memory
+// is the main cost of a thousand coroutines.
 #[inline(never)]
 fn line(request: &mut StreamRequest) -> HandlerResult {
     // The answer is held back, so that it leaves together with the end of the connection, in one packet.
@@ -95,7 +95,7 @@ fn sink(request: &mut StreamRequest) -> HandlerResult {
 
 impl StreamRequestHandler for Echo {
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult {
-        // This form compiles to no jump table, which each child of a forking server would have to map.
+        // A match in this form needs no jump table, which each child of a forking server would have to map.
         match (&self.membership, self.mode) {
             (Some(member), _) => member.chat(request),
             (None, Mode::Echo) => echo(request),

@@ -6,8 +6,8 @@
 //! cargo run --release --bin echo -- connect 127.0.0.1:9999
 //! ```
 //!
-//! `--mode` chooses what a benchmark measures: `echo` every byte as it comes, one `line` and then
-//! close, `sink` (count the bytes, answer the count), or `chat` (a line goes to all the others).
+//! `--mode` chooses what a benchmark measures: `echo` sends back every byte as it comes, `line` sends back one line and
+//! closes, `sink` counts the bytes and answers the count, and `chat` sends each line to all other clients.
 //!
 //! Limits: in `chat` a member that is 64 KiB behind is dropped. Over UDP every datagram is answered. If a datagram
 //! names another such server as its sender, the two answer each other for ever: use UDP in networks whose members are
@@ -92,7 +92,7 @@ impl Program for EchoServer {
     }
 
     fn limits(&self) -> Limits {
-        // A line may take as long as the silence before it.
+        // The rest of a line may take as long as the silence before the line.
         Limits::default().idle(self.idle).read(self.idle)
     }
 

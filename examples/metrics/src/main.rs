@@ -31,7 +31,8 @@ fn page(request: &mut StreamRequest, figures: &PrometheusHandle) -> HandlerResul
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // In seconds. Without buckets a histogram is shown as quantiles, which cannot be added up over several servers.
+    // The buckets are in seconds. Without them a histogram is shown as quantiles, which cannot be added up over several
+    // servers.
     let buckets = [0.001, 0.01, 0.1, 1.0, 10.0, 100.0];
     let figures = PrometheusBuilder::new().set_buckets(&buckets)?.install_recorder()?;
     let address = |at, default: &str| std::env::args().nth(at).unwrap_or(default.to_owned());

@@ -76,7 +76,7 @@ fn curl_reads_the_page() {
         return skip("there is no curl");
     };
     assert!(output.status.success(), "{output:?}");
-    // The first event of the echo server, which is that it is ready, makes its series.
+    // The series of the echo server exist from its first event on, which says that it is ready.
     let body = String::from_utf8(output.stdout).unwrap();
     assert!(
         body.contains("socketserver_accepted_total{server=\"echo\",transport=\"tcp\"} 0"),

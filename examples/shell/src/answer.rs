@@ -1,6 +1,6 @@
-//! The end of the length and the beginning of the output, in an answer on the tutorial's wire.
+//! Finds where the length ends and the output begins in an answer on the tutorial's wire.
 
-/// The state of an answer, by the bytes so far.
+/// The state of an answer, judged by the bytes that have arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// More bytes are needed, whatever the length is.

@@ -180,8 +180,8 @@ impl Client {
         }
     }
 
-    /// Shows the messages that have come, for as long as the screen takes them. Adds to `room` what the server allows in
-    /// addition. Returns the end of the command, if that has come.
+    /// Shows the messages that have come, for as long as the screen takes them. Adds to `room` the further input that the
+    /// server allows. Returns the end of the command, if that has come.
     fn show_answers(
         &mut self,
         screen: &mut Screen,

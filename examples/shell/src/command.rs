@@ -82,8 +82,8 @@ impl Running {
         }
     }
 
-    /// Sends a message to the supervisor. Failures are ignored: the supervisor has ended, or its socket is full of the
-    /// same messages.
+    /// Sends a message to the supervisor. Failures are ignored: the supervisor has ended, or its socket is full of equal
+    /// messages.
     fn tell(&self, what: u8) {
         if let Some(control) = &self.control {
             let _ = (&*control).write(&[what]);
@@ -166,7 +166,7 @@ impl Running {
     }
 }
 
-/// The program that runs as the supervisor: this one, on Linux even if its file has been replaced.
+/// The program that runs as a supervisor or a keeper: this one, on Linux even if its file has been replaced.
 pub fn own_program() -> io::Result<PathBuf> {
     if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() }
 }

@@ -38,7 +38,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The most bytes of output. The length is sent first, so all of the output has to be in memory.
 const LONGEST_OUTPUT: u64 = 16 * 1024 * 1024;
 
-/// How often to look whether the server stops, while waiting for a command.
+/// How often the handler checks whether the server is stopping, while it waits for a command.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Serves one client.
@@ -110,7 +110,7 @@ fn check(line: &[u8]) -> Result<(), String> {
 /// An answer that is being collected.
 struct Answer {
     output: Vec<u8>,
-    /// Bytes that the client has sent in the meantime: its next command.
+    /// Bytes that the client has sent while the command ran: its next command.
     next: Vec<u8>,
 }
 
@@ -131,7 +131,7 @@ impl Answer {
             }
         };
         if !ended.why.is_empty() {
-            // The tutorial's protocol has no place for a status but the output.
+            // The tutorial's protocol has no other place for a reason than the output.
             self.output.extend(format!("[{}]\n", ended.why).into_bytes());
         }
         if let Some(encoding) = settings.encoding {
@@ -145,7 +145,7 @@ impl Answer {
 }
 
 impl Wire for Answer {
-    /// Both streams, as they are printed: the wire cannot separate them, and hiding stderr would be worse.
+    /// Keeps the output of both streams in its order: the wire cannot separate them, and hiding stderr would be worse.
     fn output(&mut self, _: Printed, bytes: &[u8]) -> Result<Vec<u8>, HandlerError> {
         self.output.extend_from_slice(bytes);
         Ok(Vec::new())

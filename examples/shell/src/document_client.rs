@@ -150,6 +150,6 @@ fn has_input() -> bool {
     if stdin.is_terminal() {
         return false;
     }
-    // The bytes that a pipe or a socket holds now, or those of a file after its position.
+    // This counts the bytes that a pipe or a socket holds now, or those of a file after its position.
     rustix::io::ioctl_fionread(&stdin).is_ok_and(|bytes| bytes > 0)
 }

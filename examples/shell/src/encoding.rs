@@ -1,4 +1,4 @@
-//! Output in a legacy encoding: to UTF-8, or from UTF-8.
+//! Converts output from a legacy encoding to UTF-8, or the other way.
 
 use encoding_rs::{CoderResult, Decoder, Encoder, EncoderResult, Encoding, UTF_8};
 
@@ -26,13 +26,13 @@ pub struct Transcoder {
 }
 
 impl Transcoder {
-    /// From this encoding to UTF-8: for a terminal.
+    /// Makes a transcoder from this encoding to UTF-8, for a terminal.
     pub fn to_utf8(from: &'static Encoding) -> Self {
         // A byte order mark is an ordinary character here: a command may print it anywhere.
         Self { decoder: from.new_decoder_without_bom_handling(), encoder: None }
     }
 
-    /// From UTF-8 to this encoding: for a client that expects it.
+    /// Makes a transcoder from UTF-8 to this encoding, for a client that expects it.
     pub fn from_utf8(to: &'static Encoding) -> Self {
         Self { decoder: UTF_8.new_decoder_without_bom_handling(), encoder: Some(to.new_encoder()) }
     }

@@ -1,7 +1,7 @@
 //! Beginnings of other protocols, which are refused on the tutorial's wire.
 //!
 //! Any web page can make a browser connect to a port of this machine, and can choose most of the bytes that the
-//! browser sends: the address, the fields, the body, and the ticket of TLS. Without a login these would be the page's
+//! browser sends: the address, the fields, the body, and a session ticket of TLS. Without a login these would be the page's
 //! commands. But the page cannot choose the beginning. An HTTP request begins with a line of its own form, for every
 //! method and version, and all other protocols that a browser speaks (TLS, TURN) are binary. So there is no list of
 //! methods here: the form is refused, and with it everything that was sent together with it.
@@ -30,7 +30,7 @@ pub fn kind_of(sent: &[u8]) -> Option<&'static str> {
         || (is_token(first) && starts_like(third, b"HTTP/"))
         || (is_token(first) && second.starts_with(b"/") && names_http(last))
         || is_preface(first, second);
-    // A line without a version is HTTP/0.9. Its methods are all capital letters, as no program's name is.
+    // A line without a version is HTTP/0.9. Its methods are all in capital letters, as no program's name is.
     let is_old_http = is_token(first) && is_of_capitals(first) && is_target(second);
     // If a path has no end yet and is longer than any path, it is a target whose rest has not arrived.
     let is_cut = end.is_none()
@@ -49,7 +49,7 @@ fn is_of_no_text(byte: u8) -> bool {
     byte.is_ascii_control() && !matches!(byte, b'\t'..=b'\r' | 0x1b)
 }
 
-/// A token of RFC 9110, 5.6.2, as a method is.
+/// Whether a word is a token of RFC 9110, 5.6.2, as each method is.
 fn is_token(word: &[u8]) -> bool {
     let is_of_a_token =
         |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
@@ -60,22 +60,22 @@ fn is_of_capitals(word: &[u8]) -> bool {
     word.iter().any(u8::is_ascii_uppercase) && !word.iter().any(u8::is_ascii_lowercase)
 }
 
-/// A path, or an address with a scheme.
+/// Whether a word is a path, or an address with a scheme.
 fn is_target(word: &[u8]) -> bool {
     word.starts_with(b"/") || word.windows(3).any(|three| three == b"://")
 }
 
-/// `HTTP/1.1`, or any other version.
+/// Whether a word begins with `HTTP/1.1`, or with any other version of HTTP.
 fn names_http(word: &[u8]) -> bool {
     starts_like(word, b"HTTP/") && word.get(5).is_some_and(u8::is_ascii_digit)
 }
 
-/// The beginning of an HTTP/2 connection, or its first word.
+/// Whether these words begin an HTTP/2 connection. The second one may not have arrived.
 fn is_preface(first: &[u8], second: &[u8]) -> bool {
     first == b"PRI" && (second.is_empty() || second == b"*")
 }
 
-/// `RTSP/1.0`, `SIP/2.0`, `ICAP/1.0`.
+/// Whether a word is a protocol with its version, such as `RTSP/1.0`, `SIP/2.0` or `ICAP/1.0`.
 fn names_version(word: &[u8]) -> bool {
     let Some(slash) = word.iter().position(|byte| *byte == b'/') else { return false };
     let (name, version) = (&word[..slash], &word[slash + 1..]);

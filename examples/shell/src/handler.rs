@@ -60,8 +60,8 @@ fn is_timeout(error: &HandlerError) -> bool {
     error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
-/// How long one wait for the next command lasts. Under `Inline` a stop does not end the wait, so the handler looks
-/// again and again.
+/// How long one wait for the next command lasts. Under `Inline` a stop does not end the wait, so the handler checks for it
+/// after each one.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs the client's commands, until it leaves.
@@ -77,7 +77,7 @@ fn serve(request: &mut StreamRequest, link: Link, settings: &Settings) -> Handle
                 asked = Instant::now();
                 continue;
             }
-            // It comes too late: the command has ended.
+            // The message comes too late: its command has ended.
             Some(Message::Interrupt | Message::Input(_)) => continue,
             Some(_) => return Err(Malformed::BadBody("command").into()),
             None => {}
@@ -105,7 +105,7 @@ fn serve(request: &mut StreamRequest, link: Link, settings: &Settings) -> Handle
 /// A session after its login.
 struct Session {
     link: Link,
-    /// For stdout and stderr of a running command, if its output is transcoded.
+    /// The transcoders of the running command's stdout and stderr, if its output is transcoded.
     turns: Option<[Transcoder; 2]>,
 }
 
@@ -166,7 +166,7 @@ impl Wire for Session {
                 Message::Interrupt => wishes.push(Wish::Interrupt),
                 Message::Input(bytes) if bytes.is_empty() => wishes.push(Wish::EndOfInput),
                 Message::Input(bytes) => wishes.push(Wish::Input(bytes)),
-                // The next command waits for the end of this one.
+                // A client may send its next command only when this one has ended.
                 _ => return Err(Malformed::BadBody("message while a command runs").into()),
             }
         }

@@ -9,12 +9,12 @@ use crate::protocol::{INPUT_WINDOW, Malformed};
 /// Input that the command has not read. The client sends at most as much as the server has allowed (a window). So the
 /// input is bounded, and the connection can always be read: a Ctrl-C may follow the input.
 pub struct Input {
-    /// `None` if the command gets no input, has closed it, or has read all of it.
+    /// `None` if the command gets no input, has closed its input, or has been sent all of it.
     pipe: Option<File>,
     waiting: Vec<u8>,
     /// Whether the client has sent the end of the input.
     ended: bool,
-    /// How many bytes the command has read that the client has not been told of.
+    /// How many bytes have gone into the pipe since the client was last allowed to send more.
     taken: usize,
 }
 

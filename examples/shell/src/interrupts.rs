@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-/// Readable after Ctrl-C.
+/// A descriptor that is readable after Ctrl-C.
 pub struct Interrupts {
     heard: UnixStream,
     other: UnixStream,

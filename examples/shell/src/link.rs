@@ -14,7 +14,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// For a login: not encrypted, and with room for short messages.
+    /// Makes the link of a login, which is not encrypted and takes only short messages.
     pub fn new() -> Self {
         Self { decoder: Decoder::new(LONGEST_LOGIN), seal: Seal::Open }
     }

@@ -11,7 +11,8 @@ use crate::seal;
 use crate::secret::Secret;
 use crate::settings::{Entry, Settings, log_refusal};
 
-/// Logs a client in. If that fails, the refusal is logged. Some reasons are told to the client, and some are not.
+/// Logs a client in. Returns false if the client has left or is refused. A refusal is logged, and the client gets some of
+/// the reasons.
 ///
 /// # Errors
 ///
@@ -47,7 +48,7 @@ pub fn log_in(
 enum Stop<'a> {
     /// The client has left.
     Gone,
-    /// A mistake that the client is told of.
+    /// The client has made a mistake, and gets the reason.
     Refused(String),
     /// A wrong proof: the client is told nothing, and gets the penalty.
     Failed(&'static str, &'a Penalty),
@@ -93,7 +94,7 @@ fn steps<'a>(
         (Ok(Some(Message::Ready)), _) => Ok(()),
         (Ok(Some(_)), _) => Err(Stop::Refused("after the welcome comes READY".into())),
         (Ok(None), _) => Err(Stop::Gone),
-        // The first message was valid, but its sender cannot continue: it is a copy of another client's.
+        // The first message was valid, but its sender cannot continue: the message is a copy of another client's.
         (Err(error), Some((_, penalty))) if error.is::<snow::Error>() => {
             Err(Stop::Failed("its login is a recording of another", penalty))
         }
@@ -127,7 +128,7 @@ fn way_in<'a>(
     }
 }
 
-/// The next message, up to the end of the login's time.
+/// Waits for the next message, at most until the end of the login's time.
 fn receive(
     request: &mut StreamRequest,
     link: &mut Link,

@@ -13,16 +13,17 @@
 //! its stdin is the command's. Ctrl-C ends the command, and a second one the client. At the prompt Ctrl-C discards the
 //! typed line, and `exit` or Ctrl-D ends the client.
 //!
-//! A command ends with its connection, its time, its output or its server, and all its processes end with it: those in the
-//! background, and those that have left its process group. They get SIGTERM, and a second later SIGKILL.
+//! A command is ended when its connection or its server ends, when it runs for longer than `--timeout`, or when it prints
+//! more than `--max-output`. When a command ends, all its processes end with it: those in the background, and those that
+//! have left its process group. They get SIGTERM, and a second later SIGKILL.
 //!
 //! `--wire document` speaks the wire of the tutorial's programs, which is a length and then the output: `document.rs` says
 //! what cannot be known on it.
 //!
 //! Limits: the command has no terminal, so that editors do not work, and the input of a command that is typed at the
 //! prompt is empty. Each line is a shell of its own: `cd` and variables end with it. Some processes cannot be ended and
-//! are left: those of another user (`sudo`), those that leave their session and kill their supervisor, and on other
-//! systems than Linux those that leave their process group. Commands have the server's folder and environment, and the
+//! are left: those of another user (`sudo`), those that leave their session and kill their supervisor, and on
+//! systems other than Linux those that leave their process group. Commands have the server's folder and environment, and the
 //! rights of its user. Only `--allow` protects the server from its clients, and only as far as the allowed programs
 //! start no others, as `find` does. A shell that is starting a program when Ctrl-C arrives may react only when that
 //! program has ended, as at any terminal. If a client's machine disappears, the server notices it within a quarter of an
@@ -228,7 +229,7 @@ fn check_server(socket: &Socket, address: &Endpoint, no_auth: bool) -> Result<()
     }
 }
 
-/// The user at the other end of a Unix socket, where the system tells.
+/// The user at the other end of a Unix socket, if the system reports it.
 #[cfg(target_os = "linux")]
 fn owner_of(socket: &Socket) -> Result<Option<u32>, Failure> {
     let owner = rustix::net::sockopt::socket_peercred(socket).map_err(std::io::Error::from)?;

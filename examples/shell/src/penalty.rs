@@ -2,7 +2,7 @@
 //!
 //! The delay must occupy neither a thread nor a forked child. So the worker passes the connection's descriptor to a
 //! process that only keeps such connections, the keeper, and serves the next client. The keeper is a process because
-//! a server that forks may have no second thread. So it is the same for every mixin.
+//! a server that forks may have no second thread. So the penalty is the same under every mixin.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -24,7 +24,7 @@ use crate::handover;
 /// user with the wrong secret has to wait for it.
 const DELAY: Duration = Duration::from_secs(2);
 
-/// How many connections are kept. One more ends the oldest, so that failed logins cannot use up the descriptors.
+/// How many connections are kept. A further one ends the oldest, so that failed logins cannot use up the descriptors.
 const AT_ONCE: usize = 256;
 
 /// The server's side: passes connections to the keeper.
@@ -46,7 +46,7 @@ impl Penalty {
 
     /// Takes the connection from its request. If it cannot be passed on, it ends at once.
     pub fn give(&self, request: &mut StreamRequest) {
-        // The server ends the connection of a request after its handler. It will end this stand-in.
+        // The server ends a request's connection after the handler. With the stand-in it ends nothing.
         let _ = request.wrap_stream(|connection| {
             if let Some(fd) = connection.fileno() {
                 let _ = handover::send(&self.socket, Some(fd));

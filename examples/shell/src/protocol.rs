@@ -35,14 +35,14 @@ pub const LONGEST_PAYLOAD: usize = LONGEST_BODY - 3 - 16;
 /// How many bytes of input may be on their way: enough for a network, and little memory for each of many clients.
 pub const INPUT_WINDOW: usize = 256 * 1024;
 
-/// The longest body before the login: a HELLO has 50 bytes, and a refusal is a sentence. This bounds the memory that
+/// The longest body before the login: a HELLO has some 50 bytes, and a refusal is a sentence. This bounds the memory that
 /// a client without the secret can use.
 pub const LONGEST_LOGIN: usize = 512;
 
 /// How a client proves that it may run commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
-    /// Not by this wire. On a Unix socket the user is the proof, and with `--no-auth` there is none.
+    /// By nothing on this wire. On a Unix socket the user is the proof, and with `--no-auth` there is none.
     Nothing,
     /// By the secret: a session of Noise.
     Secret,
@@ -53,9 +53,9 @@ pub enum Proof {
 pub enum Message {
     /// The client's first message. `noise` is the first message of the session, empty without a secret.
     Hello { version: u8, proof: Proof, noise: Vec<u8> },
-    /// The server's answer to it. `noise` is the second message of the session.
+    /// The server's answer to `Hello`. `noise` is the second message of the session, empty without a secret.
     Welcome { version: u8, noise: Vec<u8> },
-    /// The server refuses this client, or this command.
+    /// The server refuses this client, with the reason.
     Refused(String),
     /// The client's first encrypted message, which shows that the login is not a recording.
     Ready,
@@ -77,7 +77,7 @@ pub enum Message {
     Ended(Ended),
 }
 
-/// How a command has ended. `why` is empty unless the server has ended it.
+/// How a command has ended. `why` is the reason if the server has ended it or could not start it, and empty otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     pub status: Status,

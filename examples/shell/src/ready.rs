@@ -41,7 +41,7 @@ pub fn wait_for<const N: usize>(
         watched.map(|(fd, interest)| PollFd::from_borrowed_fd(*fd, *interest)).collect();
     let time = time.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
     match poll(&mut fds, time.as_ref()) {
-        // A signal interrupted the wait: its own descriptor is readable now, and the caller looks.
+        // A signal interrupted the wait. If the caller watches that signal by a descriptor, its next wait returns at once.
         Err(rustix::io::Errno::INTR) => return Ok([PollFlags::empty(); N]),
         result => result?,
     };

@@ -1,5 +1,5 @@
-//! One run of a command for a client: its output goes to the connection as it is printed, and it ends with the
-//! connection, with its bounds, or with the server.
+//! One run of a command for a client. The output goes to the connection as it is printed. The command is ended when the
+//! connection or the server ends, or when it exceeds its bounds.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -24,7 +24,7 @@ pub struct Bounds {
     pub after_stop: Duration,
 }
 
-/// Output, by its stream.
+/// The stream on which output was printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Printed {
     Stdout,
@@ -35,7 +35,7 @@ pub enum Printed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
     Interrupt,
-    /// Input for it.
+    /// Input for the command.
     Input(Vec<u8>),
     EndOfInput,
 }
@@ -77,14 +77,14 @@ pub fn run(
     result
 }
 
-/// How often to look whether the server stops, because nothing wakes a handler that polls its own descriptors.
+/// How often a run checks whether the server is stopping: nothing wakes a handler that polls descriptors of its own.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// How many bytes of a pipe one read takes: half of a pipe's buffer on Linux.
 const PIECE: usize = 32 * 1024;
 
-/// Waits for the command and the connection at once, in one thread. It reads no output while earlier output waits for
-/// the client. So if a command prints faster than its client reads, the command waits in its own write, and no buffer
+/// A run, which waits for the command and the connection at once, in one thread. It reads no output while earlier output
+/// waits for the client. So if a command prints faster than its client reads, the command waits in its own write, and no buffer
 /// grows.
 struct Run<'a> {
     request: &'a mut StreamRequest,
@@ -296,7 +296,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Reads a pipe; at its end it is closed.
+/// Reads once from a pipe, and closes it at its end.
 fn read_piece(pipe: &mut Option<impl Read>) -> io::Result<Vec<u8>> {
     let mut piece = vec![0; PIECE];
     let count = match pipe {

@@ -1,5 +1,5 @@
-//! The client's output: the command's output goes to the client's own stdout and stderr, never faster than they
-//! accept it.
+//! The screen of the client: a command's output goes to the client's own stdout and stderr, never faster than they accept
+//! it.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,7 +9,7 @@ use encoding_rs::Encoding;
 use crate::encoding::Transcoder;
 use crate::run::Printed;
 
-/// Bytes that a writable pipe accepts without waiting.
+/// How many bytes a writable pipe accepts without waiting.
 const AT_ONCE: usize = 4_096;
 
 /// The output of one command.
@@ -18,7 +18,7 @@ pub struct Screen {
     stderr: io::Stderr,
     /// Output on its way to one of the two streams.
     waiting: Option<(Printed, Vec<u8>)>,
-    /// For output that is not UTF-8.
+    /// The transcoders of stdout and stderr, if the output is not UTF-8.
     turns: Option<[Transcoder; 2]>,
 }
 
@@ -78,7 +78,7 @@ impl Screen {
 
 /// Shows the user a line that is not output.
 pub fn say(text: &str) {
-    // If stderr is closed, the exit status still shows it.
+    // A failure is ignored: the user still has the exit status.
     let _ = writeln!(io::stderr(), "{text}");
 }
 

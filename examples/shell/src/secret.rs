@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 
 use common::Failure;
 
-/// The length of the secret: that of a key of the session's cipher.
+/// The length of the secret, which is that of a pre-shared key of Noise.
 pub const BYTES: usize = 32;
 
 /// The secret. It has no `Debug`, so that no message shows it.

@@ -44,7 +44,7 @@ pub struct Serve {
     encoding: Option<&'static Encoding>,
 }
 
-/// The default time of a login: two messages of a program.
+/// The default time of a login, which is two messages of a program.
 const LOGIN: Duration = Duration::from_secs(10);
 
 /// The default time of a first command: the tutorial's client connects before its user has typed anything.
@@ -56,7 +56,7 @@ pub fn serve(options: Serve) -> Result<(), Failure> {
     let bounds = Bounds {
         time: options.timeout,
         output_bytes: options.max_output,
-        // The other half is for ending commands that do not end by themselves.
+        // The other half of the grace is for ending commands that do not end by themselves.
         after_stop: options.options.grace / 2,
     };
     let places = Places::of(&options.options)?;
@@ -115,7 +115,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Ok(time)
 }
 
-/// The program for `common::serve`.
+/// The program for `common::serve_at`.
 pub struct ShellServer {
     settings: Arc<Settings>,
 }

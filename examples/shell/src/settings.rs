@@ -16,7 +16,7 @@ use common::warn;
 pub struct Settings {
     pub wire: WireName,
     pub entry: Entry,
-    /// The programs that may run; if empty, any line, in a shell.
+    /// The programs that may run. If there are none, any line may run, in a shell.
     pub allow: Vec<String>,
     /// The encoding that output is converted to.
     pub encoding: Option<&'static Encoding>,
@@ -65,7 +65,7 @@ impl Settings {
     }
 }
 
-/// Logs a refusal, with its client. The caller escapes text of the client, so that it cannot steer the operator's
+/// Logs a refusal, with the client's address. The caller escapes text of the client, so that it cannot steer the operator's
 /// terminal.
 pub fn log_refusal(request: &StreamRequest, why: &str) {
     warn(&format!("refused {}: {why}", request.client_address()));

@@ -1,4 +1,4 @@
-//! Signals of commands: their defaults, even if the server was started with some of them ignored.
+//! Gives commands the default of each signal, even if the server was started with some of them ignored.
 
 use std::fs;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use signal_hook::flag;
 /// Restores the default of all signals in the program that this process is about to start. Ignored signals are
 /// inherited: `nohup` ignores SIGHUP, and a script ignores SIGINT and SIGQUIT in its background jobs, so that Ctrl-C
 /// could not end a command. In this process the signals have no effect from here on. (Blocked signals are inherited,
-/// too; `run` unblocks those that this program waits for. Only Linux can tell which signals are ignored.)
+/// too; the library unblocks SIGCHLD, for which the supervisor waits. Only Linux can tell which signals are ignored.)
 pub fn default_in_programs() {
     let ignored = ignored().unwrap_or(0);
     for signal in (1..64).filter(|signal| ignored >> (signal - 1) & 1 == 1) {

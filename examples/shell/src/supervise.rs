@@ -40,13 +40,13 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 /// under `sudo`, and cannot be killed.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
-/// The pause between two looks for children while they are killed. A killed process leaves its own children to the
+/// The pause between two searches for children while they are killed. A killed process leaves its own children to the
 /// supervisor, and a process that forks and ends again and again has to be caught in between.
 const AGAIN: Duration = Duration::from_millis(2);
 
 /// Runs a command; stdin is the control socket, to which it reports.
 pub fn supervise(arguments: &[OsString]) -> ExitCode {
-    // Close-on-exec: the command must not write to it.
+    // The copy is close-on-exec, because the command must not write to the socket.
     let control = match rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3) {
         Ok(control) => UnixStream::from(control),
         Err(_) => return ExitCode::FAILURE,
@@ -63,7 +63,7 @@ pub fn supervise(arguments: &[OsString]) -> ExitCode {
 }
 
 fn report(mut control: &UnixStream, status: Status, why: String) {
-    // It fails if the server is gone.
+    // This fails if the server is gone.
     let _ = control.write_all(&Message::Ended(Ended { status, why }).body());
 }
 
@@ -78,7 +78,7 @@ struct Supervisor<'a> {
     stage: Stage,
 }
 
-/// The steps of the end, with the time of the next one.
+/// The stages of a command. Those of its end have the time of the next one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Running,
@@ -92,7 +92,7 @@ enum Left {
     /// There is no child.
     Nothing,
     Something,
-    /// A child was reaped that may have left children of its own after the last look.
+    /// A child was reaped. It may have left children of its own, which the last search has not found.
     Perhaps,
 }
 
@@ -106,11 +106,11 @@ impl<'a> Supervisor<'a> {
         take_orphans()?;
         signals::default_in_programs();
         let (program, rest) = arguments.split_first().ok_or(ErrorKind::InvalidInput)?;
-        // The server sent it before it started this process.
+        // The server sent this descriptor before it started this process.
         let stdin = handover::receive(control)?.ok_or(ErrorKind::UnexpectedEof)?;
         let command = Command::new(program)
             .args(rest)
-            // Without a client's input its stdin is at its end.
+            // If the client sends no input, the command's stdin is empty.
             .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
             .process_group(0)
             .spawn()?;
@@ -127,7 +127,7 @@ impl<'a> Supervisor<'a> {
         loop {
             let left = self.reap()?;
             if left == Left::Nothing {
-                // No process is left, so its number is no longer needed.
+                // No process is left, so the leader's number is no longer needed.
                 waitpid(Some(self.leader), WaitOptions::NOHANG)?;
                 return Ok(());
             }
@@ -155,7 +155,7 @@ impl<'a> Supervisor<'a> {
 
     /// Reaps children that have ended.
     fn reap(&mut self) -> io::Result<Left> {
-        // The pipe is emptied before the look: a later signal makes it readable again.
+        // The signals are taken before the search for children: a later signal makes the socket readable again.
         while matches!((&self.children).read(&mut [0; 64]), Ok(1..)) {}
         if !self.over {
             // The leader is not reaped here: until it is, the number of its group stays its own.
@@ -200,7 +200,7 @@ impl<'a> Supervisor<'a> {
                 for word in &told[..count] {
                     match *word {
                         INTERRUPT => {
-                            // It may have ended in this moment.
+                            // The group may have ended just now.
                             let _ = kill_process_group(self.leader, Signal::INT);
                         }
                         TERMINATE => self.begin_end(),
@@ -216,7 +216,7 @@ impl<'a> Supervisor<'a> {
     /// Sends a signal to the whole group at once, so that no process in the group can escape by a fork; and to the
     /// children that have left the group. All other processes become children when their parents end.
     fn signal_all(&self, signal: Signal) {
-        // An error means that the process has ended, or is another user's. The latter is left alone in the end.
+        // An error means that the process has ended, or is another user's. A process of another user is left in the end.
         let _ = kill_process_group(self.leader, signal);
         for child in own_children() {
             let _ = kill_process(child, signal);
@@ -225,7 +225,7 @@ impl<'a> Supervisor<'a> {
 
     fn wait(&self, until: Option<Instant>) -> io::Result<()> {
         let mut fds = vec![PollFd::new(&self.children, PollFlags::IN)];
-        // The end of the control socket stays readable, and counts once.
+        // After its end the control socket stays readable. So it is watched only until the end of the command has begun.
         if self.stage == Stage::Running {
             fds.push(PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN));
         }
@@ -252,7 +252,7 @@ fn take_orphans() -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(io::Error::from)
 }
 
-/// On other systems orphans go to the first process of the system, and a process that leaves the group is left.
+/// On other systems orphans go to the first process of the system, and a process that leaves the group is not ended.
 #[cfg(not(target_os = "linux"))]
 fn take_orphans() -> io::Result<()> {
     Ok(())

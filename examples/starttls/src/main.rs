@@ -5,7 +5,7 @@
 //! openssl s_client -connect 127.0.0.1:2525 -starttls smtp -CAfile cert.pem -quiet -crlf
 //! ```
 //!
-//! A certificate for a try is in `examples/README.md`, under TLS.
+//! `examples/README.md` shows, under TLS, how to make a certificate to try it with.
 
 use std::env;
 use std::io::Write;
@@ -29,8 +29,8 @@ impl StreamRequestHandler for Mail {
                 ("QUIT", _) => return Ok(write!(request, "221 goodbye\r\n")?),
                 ("STARTTLS", None) => {
                     write!(request, "220 go ahead\r\n")?;
-                    // Commands behind STARTTLS in the same packet came in the clear, from anybody. They are taken
-                    // for the handshake, which fails, so they never become commands of the session.
+                    // Commands after STARTTLS in the same packet came in the clear, and anybody may have sent them. They
+                    // are taken for the handshake, which fails, so they never become commands of the session.
                     request.start_tls(&self.tls)?;
                     continue;
                 }

@@ -19,7 +19,7 @@ fn serve() -> (Process, String) {
     (server, address)
 }
 
-/// A client in the clear, after the greeting.
+/// Connects without TLS, and reads the greeting.
 fn greeted(address: &str) -> TcpStream {
     let mut client = connect(address.parse().unwrap());
     assert_eq!(read_line(&mut client), "220 ready\r\n");

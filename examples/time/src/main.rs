@@ -9,8 +9,8 @@
 //! Each of the two handlers is one line. They show UDP beside TCP, and functions as handlers.
 //!
 //! Limits: the time is UTC. Every datagram is answered to the address that it names as its sender, which may be
-//! forged. The answer is hardly longer than the question, but two of these servers can be made to answer each other
-//! for ever: use UDP in networks whose members are known.
+//! forged. The answer is short, some forty bytes, but two of these servers can be made to answer each other for ever: use
+//! UDP in networks whose members are known.
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
@@ -98,7 +98,8 @@ fn main() -> ExitCode {
     })
 }
 
-/// A server's words, in bytes: room for every form of a time, and a bound on the memory that a wrong server can fill.
+/// How many bytes of an answer are kept: enough for every form of a time, and a bound on the memory that a wrong server can
+/// fill.
 const LONGEST: u64 = 4_096;
 
 fn run_client(endpoint: &Endpoint, tls: &ClientTls) -> Result<(), Failure> {
@@ -108,7 +109,7 @@ fn run_client(endpoint: &Endpoint, tls: &ClientTls) -> Result<(), Failure> {
     let connection = open(endpoint, tls)?;
     let mut text = Vec::new();
     let whole = (&connection).take(LONGEST).read_to_end(&mut text);
-    // A wrong server may say more. It is not kept; but a connection that breaks is told as one that breaks.
+    // A wrong server may send more. The rest is read and not kept, so that a connection that breaks is reported as broken.
     let rest = whole.and_then(|_| io::copy(&mut &connection, &mut io::sink()));
     if rest.map_err(|error| broke(endpoint, &error))? > 0 {
         let why = format!("{endpoint} sends more than a time; is the address right?");

@@ -118,5 +118,5 @@ fn a_time_that_may_have_been_cut_short_is_not_shown() {
     while !server.line().starts_with("CIPHER is") {}
     server.ask("half past");
     server.send_signal(9);
-    assert_fails_in_one_line(&client.end(), 1, &["broke: it ended without TLS's farewell"]);
+    assert_fails_in_one_line(&client.end(), 1, &["broke: it ended without a close_notify"]);
 }

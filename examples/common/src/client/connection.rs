@@ -62,7 +62,7 @@ impl Connection {
         }
     }
 
-    /// Ends one direction or both. A server that speaks TLS is told first.
+    /// Ends one direction or both. Under TLS the server gets a close_notify first.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match &*self.0 {
             Link::Clear { socket, .. } => socket.shutdown(how),

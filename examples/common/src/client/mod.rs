@@ -34,7 +34,7 @@ pub fn open(endpoint: &Endpoint, tls: &ClientTls) -> Result<Connection, Failure>
         let why = format!("{endpoint} is for datagrams, and TLS needs a connection");
         return Err(Failure::Usage(why));
     }
-    // The files of the command line come first: their faults have nothing to do with the server.
+    // The files that the options name are read first: their faults have nothing to do with the server.
     let session = tls.session(endpoint)?;
     let socket = connect(endpoint)?;
     socket.set_read_timeout(Some(CONNECT))?;
@@ -89,8 +89,8 @@ fn try_connect(endpoint: &Endpoint) -> io::Result<Socket> {
         match connected {
             Ok(()) => {
                 if matches!(endpoint, Endpoint::Tcp(_)) {
-                    // With Nagle's algorithm each small message would wait until the one before is acknowledged, and
-                    // the peer may delay that by up to 40 ms.
+                    // With Nagle's algorithm each small message would wait until the previous one is acknowledged,
+                    // and the peer may delay that by up to 40 ms.
                     socket.set_tcp_nodelay(true)?;
                 }
                 return Ok(socket);
@@ -139,8 +139,8 @@ pub fn copy_both_ways(connection: &Connection, endpoint: &Endpoint) -> Result<()
         let _ = sending.shutdown(Shutdown::Write);
     });
     let result = show_all(connection, endpoint);
-    // The other thread may still wait for its user, so it does not end the connection. This shutdown fails if the server
-    // is gone already.
+    // The other thread may still wait for stdin, so it does not end the connection. This shutdown fails if the server is
+    // gone already.
     let _ = connection.shutdown(Shutdown::Both);
     result
 }

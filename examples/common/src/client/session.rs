@@ -5,13 +5,13 @@
 //! nothing while it waits for an answer. So there are three locks, and the lock of rustls is never held across a wait:
 //!
 //! ```text
-//!   read:   receiving  ->  tls      decrypt what is there; nothing: unlock tls, wait for the socket
-//!   write:  sending    ->  tls      encrypt, take the records out;  unlock tls, wait for the socket
+//!   read:   receiving  ->  tls      decrypt what is there; if nothing is, unlock tls and wait for the socket
+//!   write:  sending    ->  tls      encrypt, take the records out; unlock tls and wait for the socket
 //! ```
 //!
 //! *Records leave in the order in which they were encrypted*, because both happen under `sending`.
 //!
-//! *A read never waits for a write.* A read may have something to send, such as the answer to a new key. If it waited
+//! *A read never waits for a write.* A read may have something to send, such as the answer to a key update. If it waited
 //! for space in the socket's buffer while the server waits for its own output to be read, both would wait for ever. So a
 //! read sends only what fits at once, and only if no other thread is sending. A thread that has sent its records checks
 //! for new ones after it has unlocked `sending`, so that none is left behind.
@@ -103,7 +103,7 @@ impl Session {
                     continue;
                 }
             }
-            // An error is left to the next write, which fails as well.
+            // Nothing has come yet, or the connection is lost. Then the next write fails as well.
             if inbox.receive(&self.socket, RecvFlags::DONTWAIT).is_err() {
                 break false;
             }
@@ -129,7 +129,7 @@ impl Session {
         sent.map(|()| count)
     }
 
-    /// Ends one direction or both. The server is told first, so that it does not take the end for an attack.
+    /// Ends one direction or both. A close_notify goes first, so that the server does not take the end for an attack.
     pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if how == Shutdown::Write {
             let mut outbox = lock(&self.sending);
@@ -191,7 +191,7 @@ fn decrypt(
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(truncated()),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
             Err(_) if !inbox.has_bytes() && !inbox.is_over() => return Ok(None),
-            // This comes only when all decrypted bytes are read: before that, rustls takes no more. At the end of input
+            // All decrypted bytes have been read by now; until then rustls would accept no more. At the end of the input
             // this call tells rustls about the end.
             Err(_) => drop(tls.read_tls(inbox)?),
         }

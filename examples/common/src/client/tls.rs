@@ -39,11 +39,11 @@ pub struct ClientTls {
 }
 
 impl ClientTls {
-    /// A session with the server at an address, before its handshake.
+    /// Makes the session with the server at an address, before its handshake.
     ///
     /// # Errors
     ///
-    /// If a file that the options name cannot be used, or if the name is none that a certificate can have.
+    /// If a file that the options name cannot be used, or if the name is not one that a certificate can have.
     pub fn session(&self, endpoint: &Endpoint) -> Result<ClientConnection, Failure> {
         let name = self.name(endpoint)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -89,7 +89,7 @@ impl ClientTls {
         }
         ServerName::try_from(text.to_owned()).map_err(|_| {
             Failure::Usage(format!(
-                "{text:?} is no name that a certificate can have: give --tls-name"
+                "{text:?} is not a name that a certificate can have: give --tls-name"
             ))
         })
     }
@@ -177,8 +177,8 @@ fn system_roots() -> Result<RootCertStore, Failure> {
     Ok(roots)
 }
 
-/// The certificates at the usual places of a system. The variables of the environment are not asked: a variable may be
-/// set and empty.
+/// Loads the certificates from the usual places of a system. A variable of the environment that is set and empty counts
+/// as unset; `load_native_certs` would take it for a path, so this function finds the places itself in that case.
 fn of_the_system() -> CertificateResult {
     let is_set = |name| std::env::var_os(name).is_some();
     if !is_set("SSL_CERT_FILE") && !is_set("SSL_CERT_DIR") {

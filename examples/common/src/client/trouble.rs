@@ -32,19 +32,19 @@ pub fn of_handshake(error: &io::Error) -> String {
     format!("{what}; does it speak TLS there?")
 }
 
-/// The error of a session, in the words of its user.
+/// The error of a session, in words for its user.
 pub(super) fn explain(error: &Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, of(error))
 }
 
-/// The error of a session that has ended without the server's farewell.
+/// The error of a session that has ended without the server's close_notify.
 pub(super) fn truncated() -> io::Error {
-    let text = "it ended without TLS's farewell (close_notify): something may be missing, because the server crashed or \
+    let text = "it ended without a close_notify of TLS: something may be missing, because the server crashed or \
                 somebody cut it off";
     io::Error::new(io::ErrorKind::UnexpectedEof, text)
 }
 
-/// Fails if the first answer to input in the clear is one alert of TLS, and nothing after it.
+/// Fails if `first`, the beginning of the answer to input in the clear, is one alert of TLS and nothing else.
 pub(super) fn answers_with_tls(first: &[u8]) -> io::Result<()> {
     match first {
         // A record of the type alert, with a version from SSL 3.0 to TLS 1.3 and two bytes: the level fatal, and any
@@ -137,7 +137,7 @@ fn of_alert(alert: AlertDescription) -> String {
     format!("{words} (alert {alert:?})")
 }
 
-/// rustls shows names in the form `DnsName("localhost")`.
+/// Takes a name out of the form in which rustls shows it: `DnsName("localhost")`.
 fn plain(name: &str) -> &str {
     match name.split_once('(') {
         Some((_, rest)) => rest.trim_end_matches(')').trim_matches('"'),

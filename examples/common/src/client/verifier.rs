@@ -1,4 +1,4 @@
-//! [`Verifier`]: decides whether a server is the one that its user means.
+//! [`Verifier`]: decides whether a server is the one that the user means.
 
 use std::sync::Arc;
 

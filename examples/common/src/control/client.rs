@@ -30,7 +30,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// kind, whose answer may have no end.
 const REST: Duration = Duration::from_secs(2);
 
-/// The longest line of an answer, and the longest answer, in bytes: the latter lists some hundred thousand live
+/// The longest line of an answer, and the longest answer, in bytes. The latter has room for several hundred thousand live
 /// requests.
 const LINE_BYTES: usize = 1 << 16;
 const ANSWER_BYTES: usize = 1 << 26;
@@ -63,11 +63,11 @@ pub(super) struct ControlSocket {
 
 /// The answer to a command.
 pub(super) struct Reply {
-    /// Its lines, without the last one.
+    /// Its lines before the last one.
     pub(super) lines: Vec<String>,
-    /// The text behind `ok`.
+    /// The text after `ok`.
     pub(super) note: String,
-    /// The text behind `error`.
+    /// The text after `error`.
     pub(super) error: Option<String>,
 }
 
@@ -105,7 +105,7 @@ impl ControlSocket {
         // A command is one line, so a newline in a word becomes a space.
         let line = command.replace(['\n', '\r'], " ") + "\n";
         let sent = self.stream.get_mut().write_all(line.as_bytes());
-        // A connection that was turned away has its answer already.
+        // A server that has turned the connection away has sent its answer before it ended the connection.
         sent.or_else(
             |error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) },
         )
@@ -142,7 +142,7 @@ impl ControlSocket {
             if left.is_zero() && !self.has_buffered() {
                 return Err(self.no_answer(&line, before));
             }
-            // A timeout of zero is refused.
+            // `set_read_timeout` refuses a timeout of zero.
             let timeout = Some(left.max(Duration::from_millis(1)));
             let set = self.stream().set_read_timeout(timeout);
             let block = match set.and_then(|()| self.stream.fill_buf()) {

@@ -36,7 +36,7 @@ pub(crate) enum Then {
 }
 
 impl From<Result<String, String>> for Answer {
-    /// The lines of a successful answer, whose last line is the text behind `ok`; or the reason of a failure.
+    /// Makes the answer from its lines, of which the last one is the text after `ok`, or from the reason of a failure.
     fn from(result: Result<String, String>) -> Self {
         let text = match result {
             Ok(lines) => {
@@ -238,7 +238,7 @@ impl Operator {
         if let Some(seconds) = seconds {
             self.limit("drain", seconds)?;
         }
-        // As after the signal: with a lame duck the server goes on serving for that time.
+        // `retire` stops the server as SIGTERM does: if it has a lame duck, it goes on serving for that time.
         self.servers.iter().for_each(|server| server.shutdown_handle().retire());
         let limits = self.servers.first().map(|server| server.context().limits());
         let value = |name| limits.and_then(|limits| limits.get(name)).unwrap_or_default();
@@ -252,7 +252,7 @@ impl Operator {
     }
 
     fn stop(&self) -> Result<String, String> {
-        // A lame duck is past `Ready` too, because its close has begun.
+        // The close has begun as soon as the server is past `Ready`: the next phase is the lame duck.
         let is_closing =
             |server: &Arc<dyn BaseServer>| server.context().run_phase() > RunPhase::Ready;
         let was_stopping = self.is_stopping() || self.servers.iter().any(is_closing);
@@ -275,7 +275,7 @@ thread_local! {
 }
 
 /// An observer of the servers. It keeps the failure of a reload for the operator who has asked for the reload, and the
-/// number of the successor for those that watch.
+/// number of the successor for operators that watch.
 pub(crate) fn observe(event: &ServerEvent<'_>) {
     match event {
         ServerEvent::Reloaded { error: Some(error), .. } => {
@@ -297,7 +297,7 @@ fn set_log(level: &str) -> Result<String, String> {
     Ok(format!("the log is {level}"))
 }
 
-/// The error for an unknown command, or for a command with the wrong words behind it.
+/// The error for an unknown command, or for a command with the wrong words after it.
 fn misused(command: &str) -> String {
     let usage = HELP.lines().find(|line| line.split_whitespace().next() == Some(command));
     match usage.and_then(|line| line.split("  ").next()) {

@@ -60,7 +60,7 @@ impl InTurn {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one turn: looks at all connections, and waits for none.
+    /// Takes one turn: serves all connections, and waits for none.
     fn turn(&self) {
         let mut state = self.lock();
         let Some(state) = &mut *state else { return };
@@ -76,7 +76,7 @@ impl InTurn {
 
 impl State {
     fn accept(&mut self) {
-        // A successor has the socket now.
+        // This process has handed over: its successor accepts at the socket now.
         if self.server.shutdown_handle().is_shutdown() {
             return;
         }
@@ -115,7 +115,7 @@ struct Connection {
     output: Vec<u8>,
     /// The interval of the figures, and the moment of the next ones.
     watch: Option<(Duration, Instant)>,
-    /// No more input is read, and the connection ends when its output is sent.
+    /// Whether the connection ends when its output is sent. Then no more input is read.
     ends: bool,
     /// The moment of the last read or send.
     last: Instant,
@@ -133,7 +133,7 @@ impl Connection {
 
     /// Does everything that is possible without waiting. Returns false if the connection is over.
     fn turn(&mut self, operator: &Operator) -> bool {
-        // Output first: as long as some is left, no command is obeyed that would add to it.
+        // Output is sent first: as long as some is left, no command is obeyed that would add to it.
         let turned = self.send().and_then(|()| {
             self.receive()?;
             self.obey(operator);

@@ -4,8 +4,8 @@
 //! # The protocol
 //!
 //! A command is a line of words. Its answer is any number of lines, and then one line that begins with `ok` or
-//! `error`; no other line begins so. This makes it fit for typing (`nc -U PATH`, `socat - UNIX:PATH`), for scripts,
-//! and for `PROGRAM control PATH COMMAND`. A table begins with a line of names, and has a tab between two columns.
+//! `error`; no other line begins so. This suits typing (`nc -U PATH`, `socat - UNIX:PATH`), scripts, and
+//! `PROGRAM control PATH COMMAND`. A table begins with a line of names, and has a tab between two columns.
 //!
 //! ```text
 //! $ printf 'limit idle soon\nlimit idle 5m\n' | socat - UNIX:/run/echo.ctl
@@ -23,11 +23,11 @@
 //! # It holds nothing up
 //!
 //! ```text
-//! threads:   a server of its own in the thread "control", ThreadingUnixStreamServer   server.rs
-//! forking:   a few connections that never wait, looked at in the loop's own turn      in_turn.rs
+//! with threads:   a server of its own in the thread "control", ThreadingUnixStreamServer    server.rs
+//! when forking:   a few non-blocking connections, which the program's loop serves in turn   in_turn.rs
 //! ```
 //!
-//! Both forms have at most [`MOST`] connections. One more ends the oldest that waits for a command, so that forgotten
+//! Both forms have at most [`MOST`] connections. A further one ends the oldest that waits for a command, so that forgotten
 //! terminals keep no operator out. A connection that does not take its answers is ended after some seconds, and a
 //! silent one after ten minutes.
 
@@ -98,7 +98,7 @@ pub(crate) fn path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// The limits of the control socket, whichever way it is served.
+/// The limits of the control socket if it is a server in a thread. `in_turn.rs` applies the same bounds itself.
 fn limits() -> Limits {
     Limits::default().live(4 * MOST).line_bytes(LINE_BYTES).idle(IDLE).read(IDLE).write(WRITE)
 }
@@ -149,7 +149,7 @@ impl Bound {
         }
     }
 
-    /// Serves it: in a thread, until the returned value is dropped; or in turns.
+    /// Serves the socket: in a thread, until the returned value is dropped, or in turns of the program's loop.
     pub(crate) fn start(
         self,
         in_turn: &InTurn,

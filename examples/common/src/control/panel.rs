@@ -61,10 +61,10 @@ impl Line {
     }
 }
 
-/// A limit of which this share is used is shown as an alarm, and before the others.
+/// A limit of which this share is used is shown as an alarm.
 const NEAR: f64 = crate::status::NEAR;
 
-/// How many other limits a server shows: the fullest ones.
+/// How many limits a server shows, the fullest ones. It shows more if more are nearly reached.
 const USES: usize = 4;
 
 /// The width of a bar.
@@ -211,7 +211,7 @@ impl Server {
         let near = uses.iter().filter(|used| used.part() >= NEAR).count();
         uses.truncate(near.max(USES));
         lines.extend(uses.into_iter().map(Use::line));
-        // The first count is the total.
+        // The first count is that of all accepted requests. Counts of nothing are left out.
         let counts = self.counts.iter().filter(|(_, count)| *count > 0);
         let counts: Vec<_> = counts.map(|(name, count)| format!("{name} {count}")).collect();
         if !counts.is_empty() {

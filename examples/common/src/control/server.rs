@@ -29,7 +29,7 @@ impl Running {
 }
 
 pub(super) fn bind(path: &Path, operator: &Arc<Operator>) -> socketserver::Result<Server> {
-    // At the program's end the operators' connections are closed, and nothing waits for them.
+    // At the program's end the operators' connections are closed at once; only an answer that is being written has `AT_END`.
     let limits = limits().drain(AT_END).first_read(Duration::ZERO);
     let operator = Arc::clone(operator);
     Server::builder()
@@ -73,7 +73,7 @@ impl Session {
                     let text = format!("error a command has {LINE_BYTES} bytes at most\n");
                     return Ok(request.write_all(text.as_bytes())?);
                 }
-                // The terminal was silent, or the program ends: the error is reported like any other.
+                // The operator was silent for too long, which `handle` ignores, or the program ends.
                 Err(error) => return Err(error.into()),
             };
             let answer = self.operator.obey(line);

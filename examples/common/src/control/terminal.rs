@@ -36,7 +36,7 @@ impl Terminal {
             let mut mode = mode.clone();
             // Ctrl-C and Ctrl-Z stay signals.
             mode.local_modes -= LocalModes::ECHO | LocalModes::ICANON;
-            // An error is ignored: a terminal that is gone needs no mode.
+            // An error is ignored: it means that the terminal is gone.
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, &mode);
         }
         write(ENTER)
@@ -96,7 +96,7 @@ fn write(text: &str) -> Result<(), Failure> {
     written.map_err(|error| Failure::of_stdout(&error))
 }
 
-/// The signals of a terminal's program: each makes its socket readable.
+/// The signals that a program on a terminal gets. Each makes the socket of its kind readable.
 pub(super) struct Signals {
     pub(super) ends: UnixStream,
     pub(super) stops: UnixStream,

@@ -1,13 +1,10 @@
 //! `PROGRAM control PATH watch`: the panel on a terminal, until `q`; elsewhere its text, once.
 //!
-//! It follows the program from process to process:
-//!
-//! ```text
-//! the figures name a successor, or the connection ends, or no figures come for [`SILENCE`] (a forking server that stops)
-//!   connects to the path, again and again, and asks; the last figures stay on the screen
-//!     another process answers:   its figures are shown, and the last row says so
-//!     none within [`PATIENCE`]:  goes on with the process that it has; if that has ended, ends as well
-//! ```
+//! It follows the program from process to process. A search for the next process begins when the figures name a successor,
+//! when the connection ends, or when the figures are late by [`SILENCE`], as those of a forking server that stops. The
+//! search connects to the path again and again, and asks for the figures, while the last ones stay on the screen. If another
+//! process answers, its figures are shown, and the last row says so. If none answers within [`PATIENCE`], the panel goes on
+//! with the process that it has, or ends if that process has ended.
 
 use std::io::{self, IsTerminal, Read};
 use std::time::{Duration, Instant};
@@ -20,13 +17,13 @@ use super::terminal::{Signals, Terminal};
 use crate::Failure;
 use crate::client::show;
 
-/// How long another process is looked for: a restart takes no longer.
+/// How long a search for another process lasts: a restart takes no longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How late figures may be.
+/// How late figures may be before a search begins.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// The time between two attempts to find it.
+/// The time between two attempts of a search.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Watches a program. `command` is `watch` with its words.
@@ -75,7 +72,7 @@ pub(super) fn watch(mut socket: ControlSocket, command: &str) -> Result<(), Fail
     }
 }
 
-/// The process that is shown, and the one that is looked for.
+/// The process that is shown, and the search for another one.
 struct Watched<'a> {
     socket: ControlSocket,
     /// The last figures.
@@ -88,14 +85,15 @@ struct Watched<'a> {
     /// The last change from one process to another, for the last row.
     said: String,
     search: Option<Search>,
-    /// Whether a search has found no other process: the present one is then shown to its end.
+    /// Whether the last search has found no other process. Then the next search begins only when the connection ends, or
+    /// when figures have come after a silence.
     gave_up: bool,
 }
 
 /// The search for another process at the same path.
 struct Search {
     began: Instant,
-    /// How the connection ended. `None` while it still lives.
+    /// How the connection to the present process ended. `None` while that connection lives.
     lost: Option<Failure>,
     /// A connection that was asked, and has not answered.
     asked: Option<ControlSocket>,
@@ -155,7 +153,7 @@ impl Watched<'_> {
         }
     }
 
-    /// Takes a step of the search, if there is one. `answered` says that the connection that was asked has input.
+    /// Takes a step of the search, if there is one. `answered` is whether the connection that was asked has input.
     fn look(&mut self, answered: bool) -> Result<(), Failure> {
         if self.search.is_none() && !self.gave_up && self.is_late() {
             self.search = Some(Search::begin(None));

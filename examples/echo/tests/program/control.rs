@@ -44,7 +44,7 @@ impl Controlled {
         operator(&self.path)
     }
 
-    /// The program's own client with these words.
+    /// Runs the program's own client with these words.
     fn control(&self, words: &[&str]) -> Ended {
         ECHO.run(&[&["control", self.path.to_str().unwrap()], words].concat())
     }
@@ -58,7 +58,7 @@ fn operator(path: &Path) -> UnixStream {
     stream
 }
 
-/// The lines of the answer to a command, with the last one, which has the mark.
+/// Sends a command, and returns the lines of its answer, up to the one that begins with `ok` or `error`.
 fn ask(operator: &mut UnixStream, command: &str) -> Vec<String> {
     operator.write_all(format!("{command}\n").as_bytes()).unwrap();
     answer(operator)
@@ -76,7 +76,7 @@ fn answer(operator: &mut UnixStream) -> Vec<String> {
     }
 }
 
-/// The answer to a command, if it has a single line.
+/// Sends a command whose answer is a single line, and returns that line.
 fn mark(operator: &mut UnixStream, command: &str) -> String {
     let lines = ask(operator, command);
     assert_eq!(lines.len(), 1, "{lines:?}");
@@ -173,7 +173,7 @@ fn wrong_commands_are_told_what_is_allowed() {
         operator.write_all(&[b'x'; 2_000]).unwrap();
         assert_eq!(answer(&mut operator), ["error a command has 512 bytes at most"]);
         let mut rest = Vec::new();
-        // An end, or a reset, because more was sent than the server has read.
+        // The connection ends, or is reset, because more was sent than the server has read.
         assert_eq!(operator.read_to_end(&mut rest).unwrap_or(0), 0, "{rest:?}");
         assert_eq!(exchange(&mut at.client(), "hello"), "hello\n");
     }
@@ -255,14 +255,14 @@ fn a_watch_that_nobody_reads_holds_nothing_up() {
         watch.write_all(b"watch 0.1\n").unwrap();
         assert_eq!(mark(&mut at.connect(), "log"), "ok the log is normal", "{mixin}");
         assert_eq!(exchange(&mut at.client(), "hello"), "hello\n", "{mixin}");
-        // It takes nothing for five seconds, and is ended.
+        // This operator takes nothing for five seconds, and its connection is ended.
         eventually("the deaf one is ended", || {
             (&deaf).write_all(b"\n").is_err_and(|error| is_end(&error))
         });
         at.server.send_signal(libc::SIGTERM);
         let ended = at.server.end();
         assert_ends(&ended, 0);
-        // This is no failure of the program.
+        // The end of that connection is not reported as a failure.
         assert_eq!(ended.err, "", "{mixin}");
     }
 }
@@ -276,7 +276,7 @@ fn is_end(error: &std::io::Error) -> bool {
 fn an_operator_looks_on_while_the_program_stops_and_may_cut_it_short() {
     let at = Controlled::start(&["127.0.0.1:0"], &["--mode", "line", "--grace", "600"]);
     let mut client = at.client();
-    // Half a line: its request may take the whole grace.
+    // The client sends half a line, so its request may take the whole grace.
     client.write_all(b"hel").unwrap();
     let mut operator = at.connect();
     eventually("it has begun", || ask(&mut at.connect(), "live")[1].contains("receiving"));
@@ -308,7 +308,7 @@ fn a_limit_that_is_changed_holds_for_the_next_request() {
         let mut before = at.client();
         assert_eq!(exchange(&mut before, "hello"), "hello\n");
         assert_eq!(mark(&mut at.connect(), "limit idle 50ms"), "ok idle is 0.05s for new requests");
-        // A new client is ended by its silence; the one before keeps its limit.
+        // A new client is ended by its silence; the earlier client keeps the old limit.
         assert_eq!(read_to_end(&mut at.client()), b"");
         assert_eq!(exchange(&mut before, "hello"), "hello\n");
     }
@@ -332,7 +332,7 @@ fn a_verbose_log_has_a_line_for_each_start_and_end() {
     assert_eq!(exchange(&mut at.client(), "hello"), "hello\n");
     assert_eq!(mark(&mut at.connect(), "log verbose"), "ok the log is verbose");
     assert_eq!(exchange(&mut at.client(), "hello"), "hello\n");
-    // The second request was not logged when it came; its end may have been, because it may be late.
+    // The second request was not logged when it came. Its end may be logged, because it may come after `log verbose`.
     assert!(next("has come").starts_with("request 3 "));
 }
 
@@ -349,7 +349,7 @@ fn a_successor_takes_the_path_when_its_predecessor_has_ended() {
             operator.set_read_timeout(Some(SOON)).ok()?;
             operator.write_all(b"status\n").ok()?;
             let mut line = String::new();
-            // The predecessor may end at this very moment.
+            // The predecessor may end before it has answered.
             BufReader::new(operator).read_line(&mut line).ok()?;
             (line.starts_with("program\techo\t") && line.trim_end() != first).then_some(())
         };
@@ -366,7 +366,7 @@ fn another_user_gets_nothing() {
         return test_support::skip("only root can be another user");
     }
     let at = Controlled::start(&["127.0.0.1:0"], &[]);
-    // A mode that lets everybody connect: the server asks the kernel for the user as well.
+    // The file now lets everybody connect, but the server also asks the kernel for the user.
     fs::set_permissions(&at.path, fs::Permissions::from_mode(0o666)).unwrap();
     let folder = at.path.parent().unwrap();
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();

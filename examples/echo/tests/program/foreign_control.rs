@@ -12,8 +12,8 @@ use test_support::program::assert_fails_in_one_line;
 
 use super::ECHO;
 
-/// Asks for the counts at a path. Fails unless the client ends with a failure in these words, within twenty seconds,
-/// which are for a busy machine.
+/// Asks for the counts at a path. Fails unless the client fails in these words within twenty seconds. It needs at most ten;
+/// the others are for a busy machine.
 fn fails_in_time(path: &Path, says: &[&str]) {
     let began = Instant::now();
     let asked = ECHO.run(&["control", path.to_str().unwrap(), "counts"]);
@@ -21,7 +21,7 @@ fn fails_in_time(path: &Path, says: &[&str]) {
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
-/// A server that answers each connection in its way, in a thread.
+/// Starts a server in a thread, which serves each connection by `answer`.
 fn server(path: &Path, answer: impl Fn(UnixStream) + Send + 'static) {
     let listener = UnixListener::bind(path).unwrap();
     thread::spawn(move || listener.incoming().flatten().for_each(answer));

@@ -35,9 +35,9 @@ fn free_address() -> SocketAddr {
     TcpListener::bind((HOST, 0)).unwrap().local_addr().unwrap()
 }
 
-/// The proxy's configuration. It connects to a server as soon as its client has connected to it, before the request. If
-/// a server refuses, the proxy tries the other one. A connection that is accepted and ends without an answer is a failed
-/// request.
+/// The proxy's configuration. The proxy connects to a server as soon as a client has connected to the proxy, before the
+/// request. If a server refuses, the proxy tries the other one. A connection that is accepted and ends without an answer
+/// is a failed request.
 fn config(at: SocketAddr, servers: [SocketAddr; 2]) -> String {
     let [one, other] = servers;
     format!(
@@ -49,7 +49,7 @@ fn config(at: SocketAddr, servers: [SocketAddr; 2]) -> String {
     )
 }
 
-/// One request; the error says what is wrong with its answer.
+/// Makes one request. The error says what is wrong with the answer.
 fn ask(proxy: SocketAddr, number: usize) -> Result<(), String> {
     let wrong = |error: std::io::Error| format!("request {number}: {error}");
     let mut stream = TcpStream::connect_timeout(&proxy, SOON).map_err(wrong)?;
@@ -62,7 +62,7 @@ fn ask(proxy: SocketAddr, number: usize) -> Result<(), String> {
     right.then_some(()).ok_or_else(|| format!("request {number}: {answer:?}"))
 }
 
-/// Sends one request through TLS, which the servers end: the proxy passes it on.
+/// Makes one request over TLS. The servers do the encryption, and the proxy passes the bytes on.
 fn ask_over_tls(proxy: SocketAddr, number: usize) -> Result<(), String> {
     let asked = std::panic::catch_unwind(|| {
         let mut client = Client::of(&format!("{proxy} with TLS"));
@@ -101,7 +101,7 @@ fn none_fails(mixin: &str, is_tls: bool, requests: usize, restarts: usize) {
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
-                // More than `requests` are made, if those are done before the last restart.
+                // If `requests` are done before the last restart, the clients go on until it is over.
                 while next.load(Ordering::SeqCst) < requests
                     || over.load(Ordering::SeqCst) < restarts
                 {

@@ -24,7 +24,7 @@ use test_support::{connect, eventually, exchange, folder, read_line, read_to_end
 
 const ECHO: Program<'_> = Program(env!("CARGO_BIN_EXE_echo"));
 
-/// An echo server on TCP, and its address.
+/// Starts an echo server on TCP, and returns its address as well.
 fn echo(options: &[&str]) -> (Process, SocketAddr) {
     let (server, addresses) = ECHO.serve(&["127.0.0.1:0"], options);
     (server, addresses[0].parse().unwrap())
@@ -64,7 +64,7 @@ fn a_forking_server_has_one_address() {
 fn echo_sends_every_byte_back_as_it_comes() {
     let (_server, address) = echo(&[]);
     let mut client = connect(address);
-    // It waits for no newline, and the bytes need not be text.
+    // The server waits for no newline, and the bytes need not be text.
     for bytes in [&b"a"[..], &[0, 255, 13], b"b\nc"] {
         client.write_all(bytes).unwrap();
         let mut back = vec![0; bytes.len()];
@@ -97,7 +97,7 @@ fn echo_in_chat_mode_sends_a_line_to_all_the_others() {
     for mixin in ["threading", "pool"] {
         let (_server, address) = echo(&["--mode", "chat", "--mixin", mixin]);
         let mut members: Vec<TcpStream> = (0..3).map(|_| connect(address)).collect();
-        // A member that receives a line has joined: the first member speaks until all the others have.
+        // The first member speaks until all the others have received a line, which shows that they have joined.
         for number in 1..members.len() {
             wait_until_heard(&mut members, 0, number);
         }
@@ -119,7 +119,7 @@ fn echo_in_chat_mode_sends_a_line_to_all_the_others() {
 fn a_room_has_members_at_all_of_its_addresses() {
     let addresses = ["127.0.0.1:0", "127.0.0.1:0"];
     let (_server, listening) = ECHO.serve(&addresses, &["--mode", "chat"]);
-    // The first client of each server: their requests have the same number.
+    // Each is the first client of its server, so their requests have the same number.
     let mut members: Vec<TcpStream> =
         listening.iter().map(|address| connect(address.parse().unwrap())).collect();
     wait_until_heard(&mut members, 0, 1);
@@ -137,7 +137,7 @@ fn wait_until_heard(members: &mut [TcpStream], speaker: usize, listener: usize) 
     members[listener].set_nonblocking(false).unwrap();
 }
 
-/// The next line that is not one of those that `speaker` repeated.
+/// Reads the next line that is not a `?` of [`wait_until_heard`].
 fn next_news(member: &mut TcpStream) -> String {
     loop {
         let line = read_line(member);
@@ -190,7 +190,7 @@ fn a_used_port_is_told_with_what_to_do() {
     let (_server, address) = echo(&[]);
     let second = ECHO.run(&["serve", "--bind", &address.to_string()]);
     assert_fails_in_one_line(&second, 1, &[&address.to_string(), "choose another --bind"]);
-    // One address of several fails, and the ones that were bound before it are released.
+    // If one of several addresses fails, those that were bound before it are released.
     let folder = folder();
     let path = folder.path().join("s");
     let unix = format!("unix:{}", path.display());
@@ -326,7 +326,7 @@ fn a_server_that_others_can_reach_says_so_in_one_line() {
     let local = SocketAddr::from(([127, 0, 0, 1], port));
     assert_eq!(exchange(&mut connect(local), "hello"), "hello\n");
     server.send_signal(libc::SIGTERM);
-    // A server that only this machine can reach prints no warning.
+    // For the address that only this machine can reach there is no warning.
     let ended = server.end();
     assert_ends(&ended, 0);
     assert_eq!(ended.err, "");
@@ -356,7 +356,7 @@ fn the_file_that_a_killed_server_leaves_does_not_stop_the_next_one() {
     }
 }
 
-/// Whether a client from 127.0.0.`last` is served; its connection stays open.
+/// Connects from 127.0.0.`last`. Returns the connection if it is served.
 fn is_served(address: SocketAddr, last: u8) -> Option<TcpStream> {
     let mut client = connect_from([127, 0, 0, last], address);
     // A client that is turned away sees the end or a reset, at the write or at the read.
@@ -367,13 +367,13 @@ fn is_served(address: SocketAddr, last: u8) -> Option<TcpStream> {
 
 #[test]
 fn one_address_cannot_keep_the_others_out() {
-    // A tenth of ten would be one, and a browser opens more.
     for (options, most) in [
         (&["--max-clients", "12", "--max-per-peer", "3"][..], 3),
+        // A tenth of ten would be one, and a browser opens more connections.
         (&["--max-clients", "10"], 8),
         (&["--max-clients", "100"], 10),
         (&["--max-clients", "10", "--max-per-peer", "10"], 10),
-        // Half of forty.
+        // Half of the forty children.
         (&["--mixin", "forking"], 20),
     ] {
         let (server, address) = echo(options);

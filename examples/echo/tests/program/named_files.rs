@@ -1,5 +1,5 @@
-//! Files and variables that are given by mistake: a pipe, a device or a folder in the place of a file, and a variable that
-//! is set and empty. Each ends the program at once, with a sentence, or counts as nothing.
+//! Files and variables that are given by mistake. A pipe, a device or a folder in the place of a file ends the program at
+//! once, with a sentence about it. A variable that is set and empty counts as unset.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -12,7 +12,7 @@ use test_support::tls::{Dialog, certificate};
 
 use super::ECHO;
 
-/// Paths that lead to no file, and the words about each. The folder keeps them.
+/// Paths that do not lead to a file, each with the words of the error about it. They exist until the folder is dropped.
 fn no_files() -> (tempfile::TempDir, Vec<(PathBuf, &'static str)>) {
     let folder = folder();
     let pipe = folder.path().join("pipe");
@@ -101,7 +101,7 @@ fn an_empty_variable_counts_as_unset() {
     }
     let trusted = ends(&[("SSL_CERT_FILE", &certificate("ca.pem")), ("SSL_CERT_DIR", "")]);
     assert_ends(&trusted, 0);
-    // The variables of a service manager.
+    // The variables of a service manager count as unset, too.
     let mut command = ECHO.command(&["serve", "--bind", "127.0.0.1:0"]);
     for name in [
         "NOTIFY_SOCKET",

@@ -1,4 +1,5 @@
-//! `--proxy-from`, which all programs have: the clients of a proxy by their own addresses, and nobody else.
+//! `--proxy-from`, which all programs have: a program knows the clients of a proxy by their own addresses, and refuses all
+//! others.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -11,7 +12,7 @@ use crate::haproxy::no_haproxy;
 /// No other test listens at this address.
 const HOST: &str = "127.0.0.79";
 
-/// The next line of the log that has this in it.
+/// Reads the next line of the log that contains `what`.
 fn logged(server: &Process, what: &str) -> String {
     loop {
         let line = server.line();
@@ -34,7 +35,7 @@ fn the_log_has_the_true_address(mixin: &str) {
     let ended = logged(&server, "ended");
     let says = format!("request 1 from 203.0.113.9:56324 by {own} ended: completed, ");
     assert!(ended.starts_with(&says), "{ended}");
-    // A client without a header.
+    // A client without a header is refused.
     let mut other = connect(address);
     other.write_all(b"hello\n").unwrap();
     assert_eq!(other.read(&mut [0; 8]).unwrap_or(0), 0);
@@ -66,7 +67,7 @@ fn the_log_has_the_true_address_in_processes() {
     the_log_has_the_true_address("forking");
 }
 
-/// The rate of one client is changed while the server runs, and counts the address behind the proxy.
+/// The rate per client is changed while the server runs. It counts by the address behind the proxy.
 fn a_new_rate_holds_for_clients_of_a_proxy_under(mixin: &str) {
     let folder = folder();
     let path = folder.path().join("ctl");
@@ -86,7 +87,7 @@ fn a_new_rate_holds_for_clients_of_a_proxy_under(mixin: &str) {
     };
     assert!((0..10).all(|_| is_served(1)), "{mixin}: there is no rate yet");
     limit("1/2");
-    // Two at once, and one more each second.
+    // Two clients at once are served, and one more each second.
     assert!((0..50).any(|_| !is_served(1)), "{mixin}: its rate does not hold");
     assert!(is_served(2), "{mixin}: another one pays for it");
     limit("none");
@@ -160,7 +161,7 @@ fn a_share_of_each_client_and_not_of_haproxy() {
     eventually("it listens", || TcpStream::connect(front).is_ok());
     let from = |last: u8| connect_from([127, 0, 0, last], front);
     let mut inside = Vec::new();
-    // The first address is that of the client above.
+    // 127.0.0.1 is left out, because the attempts above came from there.
     for last in [2, 2, 3, 3, 4, 4] {
         let mut client = from(last);
         assert_eq!(exchange(&mut client, "hello"), "hello\n");

@@ -54,7 +54,7 @@ fn a_client_that_never_ends_is_named_and_cut_off_after_the_grace() {
 /// timeout(1) signals its program, and then the group that the program is in.
 #[test]
 fn an_echo_of_the_first_signal_leaves_the_requests_their_time() {
-    // The two signals differ, because the kernel would merge two that are alike.
+    // The two signals differ, because the kernel would merge equal ones.
     let (server, mut busy, mut waiting) = server_with_a_member_that_never_ends(&["--grace", "2"]);
     server.send_signal(libc::SIGTERM);
     server.send_signal(libc::SIGINT);

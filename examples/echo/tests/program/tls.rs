@@ -61,7 +61,7 @@ fn the_log_says_why_a_handshake_has_failed() {
 fn both_directions_flow_at_once() {
     let dialog = Dialog { serve: &[], ..DIALOG };
     let (_server, address) = dialog.serve(ECHO, "127.0.0.1:0", &[]);
-    // Far more than fits into the buffers between the two: if the client could not read while it writes, both would wait.
+    // This is far more than fits into the buffers between the two: if the client did not read while it writes, both would wait.
     let typed = "0123456789abcdef".repeat(1 << 20) + "\n";
     let ended = Dialog { typed: &typed, ..dialog }.ask(ECHO, &address, &trusting());
     assert_ends(&ended, 0);
@@ -147,7 +147,7 @@ fn a_server_whose_files_are_wrong_does_not_start() {
     }
 }
 
-/// A client with TLS at this address, without input.
+/// Connects to this address with TLS and without input.
 fn connect_with_tls(address: &str, options: &[&str]) -> Ended {
     ECHO.run(&[&["connect", address, "--tls"], options].concat())
 }
@@ -182,7 +182,7 @@ fn options_of_tls_that_cannot_work_are_refused() {
         ),
         (&["--ca", "/dev/zero"], 1, "in /dev/zero: it is a device, and no file"),
         (&["--ca", "/dev/null"], 1, "in /dev/null: it is a device, and no file"),
-        (&["--tls-name", "not a name"], 2, "\"not a name\" is no name that a certificate can have"),
+        (&["--tls-name", "not a name"], 2, "\"not a name\" is not a name that a certificate can have"),
     ] {
         assert_fails_in_one_line(&connect_with_tls("127.0.0.1:1", options), status, &[says]);
     }
@@ -245,7 +245,7 @@ fn a_wrong_name_is_told_with_those_of_the_certificate() {
 fn an_expired_certificate_is_told_with_its_age() {
     let folder = folder();
     let Some([chain, key]) = self_signed(folder.path(), &[]) else { return };
-    // `openssl req` has no dates in the past; `openssl ca` signs the certificate again with some.
+    // `openssl req` cannot set dates in the past; `openssl ca` signs the certificate again with such dates.
     let conf = folder.path().join("ca.conf");
     let base = folder.path().display();
     fs::write(
@@ -307,6 +307,6 @@ fn a_connection_that_is_cut_off_does_not_pass_for_a_whole_one() {
     assert_eq!(client.line(), "an answer");
     server.send_signal(libc::SIGKILL);
     let ended = client.end();
-    let says = format!("the connection to {address} broke: it ended without TLS's farewell");
+    let says = format!("the connection to {address} broke: it ended without a close_notify");
     assert_fails_in_one_line(&ended, 1, &[&says]);
 }

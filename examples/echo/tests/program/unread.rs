@@ -19,7 +19,7 @@ fn full_pipe() -> (io::PipeReader, OwnedFd, usize) {
     (reader, writer, filled)
 }
 
-/// A server at an abstract address, because its stdout with the address cannot be read.
+/// Starts a server at an abstract address that is chosen here, because nobody can read the address on the server's stdout.
 fn serve_unread(mixin: &str, options: &[&str]) -> (Server, String, [(io::PipeReader, usize); 2]) {
     let at = format!("socketserver-unread-{}-{mixin}", std::process::id());
     let (out, err) = (full_pipe(), full_pipe());

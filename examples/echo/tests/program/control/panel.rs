@@ -106,7 +106,7 @@ fn the_panel_follows_the_program_from_process_to_process() {
         client.write_all(b"lo\n").unwrap();
         assert_eq!(read_to_end(&mut client), b"hello\n");
         assert_ends(&at.server.ended_before_its_output(), 0);
-        // The first one's end changes nothing.
+        // The end of the first process changes nothing on the panel.
         show(&mut user, ", after another one");
         user.write_all(b"q").unwrap();
         show(&mut user, "\x1b[?25h\x1b[?1049l");
@@ -123,7 +123,7 @@ fn the_panel_tells_the_phases_of_a_stop() {
         let at = Controlled::start(&["127.0.0.1:0"], &options);
         assert!(at.control(&["watch"]).out.contains("   serving   "));
         let mut client = at.client();
-        // Half a line: its request may take the whole grace.
+        // The client sends half a line, so its request may take the whole grace.
         client.write_all(b"hel").unwrap();
         eventually("it has begun", || ask(&mut at.connect(), "live")[1].contains("receiving"));
         let mut operator = at.connect();

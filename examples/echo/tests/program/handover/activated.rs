@@ -14,7 +14,7 @@ use test_support::{eventually, folder};
 use super::line::Client;
 use crate::ECHO;
 
-/// A service of one line: the process that systemd has started, and its successors, all with one standard output.
+/// A service: the process that was started with the sockets, and its successors, which all have its standard output.
 struct Service {
     first: Process,
     manager: NotifySocket,
@@ -103,7 +103,8 @@ fn the_successors_find_the_only_socket() {
     }
 }
 
-/// The next process is started by hand, without the sockets: it asks at the path, and may name the socket or its address.
+/// The next process is started by hand, without the sockets. It asks for them at the path, and its `--bind` may have the
+/// name of the socket or its address.
 #[test]
 fn a_process_that_asks_at_the_path_finds_the_sockets_by_name_and_by_address() {
     let folder = folder();
@@ -161,7 +162,7 @@ fn the_successors_find_the_sockets_of_every_kind_whose_files_stay() {
     assert!(path("s").exists() && path("g").exists());
 }
 
-/// With `NotifyAccess=all` its STOPPING=1 would be taken for the service's.
+/// With `NotifyAccess=all` a STOPPING=1 of the old process would be taken for the service's.
 #[test]
 fn an_old_process_tells_the_service_manager_of_its_successor_and_nothing_more() {
     for mixin in ["threading", "forking"] {

@@ -1,4 +1,4 @@
-//! A line of servers that hand over to each other, and clients that count.
+//! A line of servers that hand over to each other, and their clients.
 
 use std::io::{Read, Write};
 use std::net::UdpSocket;
@@ -17,14 +17,14 @@ use test_support::{SOON, connect, eventually, folder, read_line};
 
 use crate::ECHO;
 
-/// Servers with the same addresses and one path at which they hand over. Those that are left are ended with the test.
+/// Servers with the same addresses and one path at which they hand over. Those that are left at the end of the test are killed.
 pub struct Line {
     addresses: Vec<String>,
     folder: tempfile::TempDir,
 }
 
 impl Line {
-    /// `FOLDER` in an address is a folder of this line's own.
+    /// A line without servers. `FOLDER` in an address stands for a folder of the line's own.
     pub fn at(addresses: &[&str]) -> Self {
         let folder = folder();
         let path = folder.path().to_str().unwrap();
@@ -42,7 +42,7 @@ impl Line {
         self.command_of(ECHO, options)
     }
 
-    /// The command of a server, by another path of the program.
+    /// The command of a server whose program has another path.
     pub fn command_of(&self, program: Program<'_>, options: &[&str]) -> Command {
         let mut command = program.command(&["serve"]);
         command.args(self.addresses.iter().flat_map(|address| ["--bind", address]));
@@ -55,10 +55,10 @@ impl Line {
         Process::start(&mut self.command(options))
     }
 
-    /// Where the next server of this output says that it listens.
+    /// The addresses at which the next server that prints to this output listens.
     pub fn listening(&self, server: &Process) -> Vec<String> {
         let address = || loop {
-            // A pool prints a line more.
+            // A pool prints one more line.
             if let Some(address) = server.line().strip_prefix("listening on ") {
                 break address.to_owned();
             }
@@ -66,7 +66,7 @@ impl Line {
         self.addresses.iter().map(|_| address()).collect()
     }
 
-    /// The servers of this line that live, by their command lines: the folder has a name of its own.
+    /// The live servers of this line, found by their command lines, which have the line's own folder in them.
     pub fn processes(&self) -> Vec<u32> {
         let handover = self.file("h");
         let handover = handover.to_str().unwrap().as_bytes();
@@ -79,7 +79,7 @@ impl Line {
         numbers.filter(is_one).collect()
     }
 
-    /// The server that this one has started to be its successor. (Its own children have the same environment, and
+    /// The server that this one has started to be its successor. (Children of the successor have the same environment, and
     /// higher numbers.)
     pub fn started_by(&self, process: u32) -> u32 {
         let is_told = |candidate: &u32| {
@@ -130,7 +130,7 @@ pub trait Duplex: Read + Write + Send {}
 impl<S: Read + Write + Send> Duplex for S {}
 
 impl Client {
-    /// `address` as a server prints it.
+    /// Makes a client for an address as a server prints it.
     pub fn of(address: &str) -> Self {
         if let Some(address) = address.strip_suffix(" with TLS") {
             return Self::over_tls(address);
@@ -175,8 +175,8 @@ impl Client {
         Self::Stream(Box::new(stream))
     }
 
-    /// Sends a line, and gets it back; then, if the server answers only one line, the end. (Over TLS an end without
-    /// close_notify is an error.)
+    /// Sends a line to a server that answers one line and closes, and expects the line and the end. (Over TLS an end
+    /// without close_notify is an error.)
     pub fn asks_for_one(&mut self, text: &str) {
         self.asks(text);
         if let Self::Stream(stream) = self {
@@ -184,7 +184,7 @@ impl Client {
         }
     }
 
-    /// Sends a line, and gets it back.
+    /// Sends a line, and expects it back.
     pub fn asks(&mut self, text: &str) {
         let line = format!("{text}\n");
         let answer = match self {

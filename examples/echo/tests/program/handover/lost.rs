@@ -1,4 +1,4 @@
-//! Requests that are lost in restarts, counted at the clients: none.
+//! Restarts lose no request, as counted at the clients.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -11,10 +11,12 @@ use test_support::{eventually, system};
 
 use super::line::{Client, Line};
 
-/// The times between a connection and its first byte: a client on the same machine, in the same network, and in another.
+/// The milliseconds between a connection and its first byte: for a client on the same machine, in the same network, and in
+/// another.
 const BETWEEN: [u64; 3] = [0, 2, 4];
 
-/// The clients for each of these times. Each asks again and again, once over each connection (a datagram needs none).
+/// How many clients there are for each of these times. Each makes one request after the other, over a new connection each
+/// time (a datagram needs none).
 const CLIENTS_EACH: usize = 3;
 
 /// Restarts a server while clients ask, until each restart has had its share of the requests. Fails if one request has no
@@ -41,8 +43,8 @@ fn none_is_lost(bind: &str, options: &[&str], requests: usize, restarts: usize) 
                         stopped_for.store(u64::try_from(millis).unwrap(), Ordering::SeqCst);
                         client.asks_for_one("hello");
                     });
-                    // A client that sends nothing for `Limits::first_read`, a second, is not waited for; that a busy
-                    // machine has stopped it is no fault of the server's.
+                    // The server does not wait for a client that sends nothing for `Limits::first_read`, which is a
+                    // second. If a busy machine has stopped the client for so long, the server is not at fault.
                     if asked.is_err() && stopped_for.into_inner() < 500 {
                         failed.lock().unwrap().push(between);
                     }
@@ -65,7 +67,7 @@ fn none_is_lost(bind: &str, options: &[&str], requests: usize, restarts: usize) 
     line.stop();
 }
 
-/// Restarts the server, by the path and by the signal in turn.
+/// Restarts the server, by the path and by the signal in turn. Returns the new process's number.
 fn restart(
     number: usize,
     line: &Line,
@@ -78,10 +80,10 @@ fn restart(
     } else {
         system::send_signal(old, libc::SIGUSR2);
     }
-    // A server that was started by a signal has the stdout of the one before.
+    // A server that was started by a signal has its predecessor's stdout.
     line.listening(&servers[servers.len() - 1]);
     eventually("the one before has ended", || {
-        // It is a zombie until it is waited for.
+        // `has_ended` waits for the process, which is a zombie until then.
         servers.iter().for_each(|server| _ = server.has_ended());
         !line.processes().contains(&old)
     });

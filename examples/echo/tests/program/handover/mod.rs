@@ -49,7 +49,7 @@ fn a_signal_starts_the_next_process() {
     first.send_signal(libc::SIGUSR2);
     // The successor prints to the stdout of the first one.
     assert_eq!(line.listening(&first), addresses);
-    // The first one ends before the end of its output, which the successor has as well.
+    // The first process ends before its stdout does, because the successor has the same stdout.
     assert_ends(&first.ended_before_its_output(), 0);
     let successor = line.processes();
     assert_eq!(successor.len(), 1, "{successor:?}");
@@ -60,7 +60,7 @@ fn a_signal_starts_the_next_process() {
     assert!(!line.file("s").exists() && !line.file("h").exists());
 }
 
-/// The successor is started beside the workers' threads, their sets and their connections, and inherits none of them.
+/// The successor is started while the workers have threads, epoll sets and connections, and inherits none of them.
 #[test]
 fn a_signal_starts_the_next_process_while_coroutines_wait() {
     if !MIXINS.contains(&"green") {
@@ -79,7 +79,7 @@ fn a_signal_starts_the_next_process_while_coroutines_wait() {
     assert_eq!(exchange(&mut connect(address), "before"), "before\n");
     first.send_signal(libc::SIGUSR2);
     assert_eq!(line.listening(&first), addresses);
-    // If the successor had their connections as well, they would not end.
+    // If the successor had these connections as well, they would not end.
     for client in &mut idle {
         assert!(read_to_end(client).is_empty());
     }
@@ -127,7 +127,7 @@ fn a_program_that_serves_none_of_its_addresses_takes_no_server_s_place() {
         let line = Line::at(&["127.0.0.1:0"]);
         let first = line.start(&["--mixin", mixin]);
         let address = line.listening(&first).remove(0);
-        // A mistake: an address of its own, and the handover path of another server.
+        // The operator's mistake is an address of the program's own with the handover path of another server.
         let new = format!("unix:{}", line.file("new").display());
         let mut command = ECHO.command(&["serve", "--mixin", mixin, "--bind", &new, "--handover"]);
         let output = Process::start(command.arg(line.file("h"))).end();
@@ -165,7 +165,7 @@ fn a_request_in_progress_ends_where_it_began() {
     let address: SocketAddr = line.listening(&first)[0].parse().unwrap();
     let mut client = connect(address);
     client.write_all(b"half").unwrap();
-    // When this client is answered, the one before it was accepted, and its bytes are there.
+    // When this client is answered, the first client has been accepted, and its bytes are there.
     assert_eq!(exchange(&mut connect(address), "hello"), "hello\n");
     let second = line.start(&["--mode", "echo"]);
     line.listening(&second);
@@ -192,7 +192,7 @@ fn a_service_manager_is_told_which_process_is_the_main_one() {
     let second = start();
     line.listening(&second);
     let told = format!("MAINPID={}", second.id());
-    // Other messages may come before.
+    // Other messages may come first.
     while !receive_text(&manager).lines().any(|line| line == told) {}
     assert_ends(&first.end(), 0);
     // With `NotifyAccess=all` the end of the first one would be taken for the end of both.

@@ -1,4 +1,4 @@
-//! The program that a signal starts: another version, none, one that ends, and one that does not listen.
+//! The program that a signal starts: another version, none, one that ends, and one that says nothing.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -13,8 +13,8 @@ use test_support::{eventually, skip};
 use super::line::{Client, Line};
 use crate::ECHO;
 
-/// A copy of the program in the folder of a line, and a link to it. Returns the link, which a test can lead to another
-/// file.
+/// Copies the program into the folder of a line, and makes a link to the copy. Returns the link, which a test can lead to
+/// another file.
 fn program(line: &Line) -> PathBuf {
     let (version, link) = (line.file("one"), line.file("program"));
     fs::copy(ECHO.path(), &version).unwrap();
@@ -29,7 +29,7 @@ fn turn(link: &Path, to: &Path) {
     fs::rename(new, link).unwrap();
 }
 
-/// The seconds in which a successor that does something has done it, on the busiest machine as well.
+/// How many seconds a successor may take: enough for one that does something, even on the busiest machine.
 const PATIENT: &str = "60";
 
 fn start(line: &Line, program: &Path, within: &str) -> (Process, String) {
@@ -152,7 +152,7 @@ fn twenty_processes_one_after_the_other_keep_the_port_and_the_files() {
         running = line.started_by(running);
         addresses.iter().for_each(|address| Client::of(address).asks("hello"));
     }
-    // No descriptor is added on the way: three standard ones, and those of a server with three sockets.
+    // The handovers have added no descriptors to the three standard ones and those of a server with three sockets.
     let open = fs::read_dir(format!("/proc/{running}/fd")).unwrap().count();
     assert!(open < 40, "{open} descriptors");
     line.stop();

@@ -1,4 +1,4 @@
-//! Each step of a handover, with a successor that does something else.
+//! Each step of a handover, with a successor that breaks the protocol, ends or is late.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -19,7 +19,7 @@ const SOCKETS: u8 = 2;
 const RELEASE: u8 = 4;
 const REFUSE: u8 = 5;
 
-/// The message that says ready, with the socket of this number.
+/// The message by which a successor is ready and takes the socket of this number.
 fn ready(number: u8) -> Vec<u8> {
     [&b"skho\x01\x03\x08\0"[..], &[1, 0, 0, 0], &[1, 0], &[number, 0]].concat()
 }
@@ -63,7 +63,7 @@ fn passed_sockets(line: &Line) -> (UnixStream, Vec<OwnedFd>) {
     (successor, sockets)
 }
 
-/// The server says why there is no handover, and goes on; the next attempt works.
+/// Fails unless the server says why there is no handover, and goes on, and the next attempt succeeds.
 fn goes_on(line: &Line, first: Process, address: &str, why: &str) {
     let said = first.err_line();
     assert!(said.contains("no handover") && said.contains(why), "{said:?}, not {why:?}");
@@ -85,7 +85,7 @@ fn a_successor_that_says_something_else_is_told_so_and_the_server_goes_on() {
         (b"skho\x02\x01\0\0", "version 2"),
         (b"skho\x01\x09\0\0", "cannot be understood"),
         (b"skho\x01\x01\x01\0x", "cannot be understood"),
-        // This order is wrong: the successor is ready, and has not asked for anything.
+        // The last two come in the wrong order: the successor has not asked for anything yet.
         (&ready(0), "wrong order"),
         (b"skho\x01\x04\0\0", "wrong order"),
     ] {
@@ -137,12 +137,12 @@ fn a_successor_that_is_late_is_not_waited_for() {
     let line = Line::at(&["127.0.0.1:0"]);
     let (first, address) = server(&line);
     let (mut successor, _) = passed_sockets(&line);
-    // In the meantime clients are served.
+    // Until then clients are served.
     Client::of(&address).asks("meanwhile");
     let (kind, reason) = message(&mut successor);
     assert_eq!(kind, REFUSE);
     assert!(String::from_utf8(reason).unwrap().contains("not ready within 0.3 s"));
-    // This comes too late.
+    // The successor is ready too late.
     let _ = successor.write_all(&ready(0));
     goes_on(&line, first, &address, "not ready within 0.3 s");
 }
@@ -322,7 +322,7 @@ fn a_child_of_a_killed_server_does_not_stand_at_the_path_in_its_place() {
     // When this client is answered, the first child has done everything at its beginning.
     assert_eq!(exchange(&mut other, "hello"), "hello\n");
     first.send_signal(libc::SIGKILL);
-    // This does not wait for the time in which a predecessor has to answer.
+    // The second server need not wait until the time of a predecessor that does not answer is over: nobody is at the path.
     let second = line.start(&options);
     line.listening(&second);
     client.write_all(b" and half\n").unwrap();
