@@ -35,7 +35,7 @@ pub const LONGEST_PAYLOAD: usize = LONGEST_BODY - 3 - 16;
 /// How many bytes of input may be on their way: enough for a network, and little memory for each of many clients.
 pub const INPUT_WINDOW: usize = 256 * 1024;
 
-/// The longest body before the login: a HELLO has some 50 bytes, and a refusal is a sentence. This bounds the memory that
+/// The longest body before the login: a HELLO has 51 bytes, and a refusal is a sentence. This bounds the memory that
 /// a client without the secret can use.
 pub const LONGEST_LOGIN: usize = 512;
 

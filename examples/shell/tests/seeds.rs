@@ -1,5 +1,5 @@
-//! Bytes from a peer of the shell program: in any pieces, it is messages or an error, and what is understood is
-//! encoded as the same.
+//! Bytes from a peer of the shell program: in pieces of any size they are messages or an error, and each message is the
+//! same after it is encoded and decoded again.
 
 #[path = "../src/answer.rs"]
 mod answer;

@@ -26,7 +26,7 @@ pub struct Client {
     connection: Connection,
     endpoint: Endpoint,
     resume: bool,
-    /// A frame, header and payload: both leave by one write.
+    /// Room for a frame, whose header and payload leave by one write.
     frame: Vec<u8>,
 }
 
@@ -97,7 +97,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Why it was not.
+    /// Why the file was not stored.
     pub fn send(&mut self, source: &Source, report: &Report) -> Result<Stored, Trouble> {
         let cannot_read = |error: io::Error| Trouble::File(format!("it cannot be read: {error}"));
         let mut file = source.open().map_err(cannot_read)?;
@@ -131,8 +131,8 @@ impl Client {
         }
     }
 
-    /// Agrees with the server on the offset to begin at. Returns the digest of the bytes before it, or `None` if the
-    /// whole file is stored.
+    /// Agrees with the server on the offset to begin at. Returns the digest of the bytes before it, and the offset, or
+    /// `None` if the whole file is stored.
     fn agree(
         &mut self,
         file: &mut File,
@@ -250,7 +250,7 @@ impl Client {
         }
     }
 
-    /// The failure of a broken connection: the server may have sent the reason before.
+    /// The failure of a broken connection, with the reason that the server may have sent first.
     fn broken(&self, error: &io::Error) -> Trouble {
         let last = if self.connection.has_input() { self.hear().ok() } else { None };
         let why = match last {

@@ -6,14 +6,14 @@ use std::io::{self, Read, Seek, SeekFrom};
 /// How much is read at once.
 pub const BLOCK: usize = 256 * 1024;
 
-/// Bytes that are digested between two `Working` messages to the other side.
+/// How many bytes are digested between two `Working` messages to the other side.
 pub const WORKING_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Digests the first `length` bytes of a file, whose position is then after them.
 ///
 /// # Errors
 ///
-/// `UnexpectedEof` if it is shorter; errors of reading, and of `working`, which is called every [`WORKING_BYTES`].
+/// `UnexpectedEof` if the file is shorter; errors of reading, and of `working`, which is called every [`WORKING_BYTES`].
 pub fn hash(
     file: &mut File,
     length: u64,

@@ -50,7 +50,7 @@ pub fn is_of_a_browser(after_header: &[u8]) -> bool {
 ///   server expects it so.
 /// - If other bytes follow, the number may end in several places. A place is right if the piece then ends with the file, or
 ///   goes on with the next header. Of several such places the longest number counts.
-/// - Else the size ends before the first byte that is not a digit.
+/// - Otherwise the size ends before the first byte that is not a digit.
 pub fn read_header(piece: &[u8]) -> Found {
     let begin = piece.len().min(BEGIN.len());
     if piece[..begin] != BEGIN[..begin] {
@@ -78,7 +78,7 @@ pub fn read_header(piece: &[u8]) -> Found {
         })
     };
     let alone = digits == numbers.len();
-    // Bounded, because the cost of a piece grows with its digits.
+    // The number of tries is bounded, because otherwise the cost of a piece would grow with its digits.
     let exact = if alone { None } else { (1..=digits.min(DIGITS)).rev().find(fits) };
     let digits = exact.unwrap_or(digits);
     if digits > DIGITS {

@@ -56,12 +56,12 @@ pub fn unlikely(name: &str) -> String {
 /// A random mark, which makes a name unique.
 pub fn random_mark() -> String {
     let mut bytes = [0; 8];
-    // If it fails, two names at once may get the same mark, and the second is then refused as taken.
+    // Without random bytes, two names at once may get the same mark, and the second one is then refused as taken.
     let _ = getrandom::fill(&mut bytes);
     format!("-{:016x}", u64::from_be_bytes(bytes))
 }
 
-/// A number whose name is free, and whose predecessor is taken (or zero). It tries 1, 2, 4 and so on, and then halves
+/// Finds a number whose name is free and whose predecessor's name is taken, or zero. It tries 1, 2, 4 and so on, and then halves
 /// the interval between the last taken and the first free number, so that thousands of files cost few calls of
 /// `is_taken`. `None` if all numbers that it tries are taken.
 ///
@@ -97,7 +97,7 @@ fn marked(name: &str, mark: &str) -> String {
     let (stem, ending) = name.split_at(dot);
     let room = LONGEST.saturating_sub(mark.len() + ending.len());
     if room == 0 {
-        // An extension as long as the whole name is dropped.
+        // An extension that leaves no room for a stem is cut as a part of the stem.
         return format!("{}{mark}", shortened(name, LONGEST - mark.len()));
     }
     format!("{}{mark}{ending}", shortened(stem, room))

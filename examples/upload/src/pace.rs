@@ -12,8 +12,9 @@ pub const PACE_BYTES: usize = 64 * 1024;
 pub struct Pace {
     /// The longest time for [`PACE_BYTES`].
     idle: Duration,
-    /// The time that the waits for them have taken. The time of the server's disk does not count.
+    /// The time that the waits for the present bytes have taken. The time of the server's disk does not count.
     taken: Duration,
+    /// How many of the present [`PACE_BYTES`] have arrived.
     bytes: usize,
 }
 

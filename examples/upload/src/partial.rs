@@ -20,14 +20,14 @@ use crate::names::{OWN_PREFIX, random_mark};
 use crate::protocol::{Digest, Put};
 
 const ENDING: &str = ".part";
-/// Hexadecimal digits of a key: half of a digest is enough to tell files apart.
+/// How many hexadecimal digits a key has: half of a digest is enough to tell files apart.
 const KEY_LENGTH: usize = 32;
 
 /// How many parts of one key have a number, by which they are found again. A client can make more of them only on
 /// purpose. Those can be completed, but not resumed.
 const NUMBERED: u32 = 64;
 
-/// Opens an existing file, and neither follows a link nor waits at a pipe.
+/// The flags to open a part: no link is followed, and with `RDWR` no pipe is waited for.
 const OPEN: OFlags = OFlags::RDWR.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 pub struct Partial {
@@ -60,7 +60,7 @@ pub fn try_folder(root: &OwnedFd) -> io::Result<()> {
     match fs::openat(root, &*name, flags, Mode::from_raw_mode(0o600)) {
         Ok(_) => Ok(fs::unlinkat(root, &*name, AtFlags::empty())?),
         Err(Errno::NOSPC | Errno::DQUOT) => Ok(()),
-        // A folder of the kernel's own, as /proc is.
+        // The folder is one of the kernel's own, as /proc is.
         Err(Errno::NOENT) => {
             Err(io::Error::new(io::ErrorKind::Unsupported, "no file can be made in it"))
         }
@@ -121,7 +121,7 @@ impl Partial {
             let length = file.metadata()?.len();
             let (name, hasher) = (left.name.clone(), blake3::Hasher::new());
             let partial = Self { file, name, length, hasher, other: None };
-            // Another program, which knows nothing of the lock, may write to it.
+            // The length is checked again: another program, which knows nothing of the lock, may write to the part.
             return Ok((length <= put.size).then_some(partial));
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -131,7 +131,7 @@ impl Partial {
                 new.other = Some((File::from(other), left.length));
                 Ok(Some(new))
             }
-            // The upload was completed in the meantime.
+            // The upload has been completed since the part was found.
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -210,7 +210,7 @@ impl Partial {
     ///
     /// Errors of reading. A later sweep removes parts that could not be removed here.
     pub fn remove_left(mut self, root: &OwnedFd, put: &Put) -> io::Result<()> {
-        // Each byte is compared once or twice, however many there are.
+        // At most twice as many bytes as the file has are compared, however many parts there are.
         let mut budget = put.size.saturating_mul(2);
         for left in left_of(root, put) {
             let Some(file) = open_locked(root, &*left.name)? else { continue };
@@ -327,8 +327,8 @@ pub fn remove_if_older(root: &OwnedFd, name: &CStr, age: Duration) {
     let Ok(Some(file)) = open_locked(root, name) else { return };
     // A client may have resumed it in between.
     if file.metadata().and_then(|data| data.modified()).is_ok_and(is_old) {
-        // If that fails, the next sweep tries again. The lock is held until after the removal, so that no client resumes
-        // it in between.
+        // If the removal fails, the next sweep tries again. The lock is held until after the removal, so that no client
+        // resumes the part in between.
         let _ = fs::unlinkat(root, name, AtFlags::empty());
     }
 }

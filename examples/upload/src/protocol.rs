@@ -39,7 +39,7 @@ const MAGIC: &[u8] = b"upload";
 pub const DATA_BYTES: usize = 1024 * 1024;
 /// The most bytes of any other frame: a path of 32 components of 255 bytes fits.
 pub const CONTROL_BYTES: usize = 16 * 1024;
-/// Components of a path.
+/// The most components of a path.
 pub const DEPTH: usize = 32;
 /// The length of the header of a frame.
 pub const HEADER_BYTES: usize = 5;
@@ -143,7 +143,7 @@ pub fn shown(path: &[Vec<u8>]) -> String {
     format!("{:?}", names.join("/"))
 }
 
-/// The header of a frame of the file.
+/// The header of a `Data` frame.
 pub fn data_header(length: usize) -> [u8; HEADER_BYTES] {
     let length = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
     [b'D', length[0], length[1], length[2], length[3]]

@@ -22,7 +22,7 @@ pub struct Report {
     already: usize,
     /// How many bytes were sent of the files that were then stored.
     bytes: u64,
-    /// How many were sent of the file that is on its way.
+    /// How many bytes were sent of the file that is on its way.
     under_way: std::cell::Cell<u64>,
     /// The files that were not stored, and why.
     failed: Vec<(String, String)>,
@@ -107,7 +107,7 @@ impl Report {
         self.failed.push((shown(path), why.to_owned()));
     }
 
-    /// The summary, and the result of the program.
+    /// Prints the summary, and returns the result of the program.
     ///
     /// # Errors
     ///

@@ -14,7 +14,7 @@ use common::Failure;
 pub struct Source {
     /// Where it is.
     pub file: PathBuf,
-    /// Its path on the server: its name, after those of its folders from the named one on.
+    /// Its path on the server: the names of its folders, beginning with the one that the user has named, and its own name.
     pub path: Vec<Vec<u8>>,
     pub size: u64,
 }
@@ -105,7 +105,7 @@ impl Sources {
         self.files.len() + self.folders.len() + self.failed.len()
     }
 
-    /// The bytes of all files. Sparse files may claim more together than fits into the number.
+    /// The bytes of all files. The sum saturates, because sparse files may claim more together than fits into the number.
     pub fn bytes(&self) -> u64 {
         self.files.iter().fold(0, |sum, source| sum.saturating_add(source.size))
     }

@@ -1,5 +1,5 @@
 //! The folder that files are stored in. A client chooses names below it and nothing else: each component of a path is
-//! opened separately, inside the one before, and no link is followed.
+//! opened separately, inside the previous one, and no link is followed.
 
 use std::fs::File;
 use std::io;
@@ -49,14 +49,15 @@ pub struct Store {
     swept: Mutex<Option<Instant>>,
 }
 
-/// How often old parts are removed; by each process, and so by each child under `forking`.
+/// How often a process removes old parts. Under `forking` each child is a process of its own.
 const SWEEP: Duration = Duration::from_secs(60);
 
 /// How many free names are tried, if other clients take them first. After that a random name is used.
 const TRIES: u32 = 16;
 
-/// How many of the first and of the last files of one name are compared with a file that is resumed. Bounded, because a
-/// client may have stored ten thousand.
+/// A file that is resumed may be stored already, under its name or with a number: as `a.txt`, `a-1.txt`, `a-2.txt` and so on.
+/// This many of the first of these files, and as many of the last, are compared with it. A client may have stored ten
+/// thousand.
 const LOOKED_AT: u32 = 16;
 
 impl Store {
@@ -83,8 +84,8 @@ impl Store {
         Ok(Self { folder: folder.to_owned(), root, rules, swept })
     }
 
-    /// Removes the parts that have been kept for long enough. At most once in [`SWEEP`], because it reads the whole
-    /// folder.
+    /// Removes the parts that have been kept for long enough. It does so at most once in [`SWEEP`], or in the time for
+    /// which parts are kept if that is shorter, because it reads the whole folder.
     ///
     /// # Errors
     ///
@@ -147,7 +148,7 @@ impl Store {
             let stat = fs::statat(&folder, &*candidate, AtFlags::SYMLINK_NOFOLLOW).ok()?;
             Some((candidate, u64::try_from(stat.st_size)))
         };
-        // A free name gets no number.
+        // Names get their numbers in order, so the first free number is the end.
         let end = match self.rules.conflict {
             Conflict::Rename => {
                 let end = names::next_number(|number| Ok::<_, Errno>(size_of(number).is_some()));
@@ -165,7 +166,7 @@ impl Store {
         })
     }
 
-    /// A new part, which counts with its whole size from now on. If the file could not be stored in the end, it is
+    /// Makes a new part, which counts with its whole size from now on. A file that could not be stored in the end is
     /// refused here.
     ///
     /// # Errors
@@ -268,7 +269,7 @@ impl Store {
             let (candidate, flags) = match self.rules.conflict {
                 Conflict::Replace => (name.to_owned(), RenameFlags::empty()),
                 Conflict::Refuse => (name.to_owned(), RenameFlags::NOREPLACE),
-                // Of two clients with one name neither overwrites the other's file.
+                // If two clients store files of one name, neither overwrites the other's.
                 Conflict::Rename => {
                     let number =
                         if tries < TRIES { names::next_number(is_taken) } else { Ok(None) };
@@ -306,12 +307,12 @@ impl Store {
     pub fn discard(&self, partial: Partial) {
         // If it fails, a later sweep removes it.
         let _ = fs::unlinkat(&self.root, partial.name(), AtFlags::empty());
-        // The lock ends here, after the removal, so that no client could resume it.
+        // The lock ends here, after the removal, so that no client resumes the part in between.
         drop(partial);
     }
 
-    /// Opens the folder at the end of a path. With `make`, missing folders are made; otherwise the result for one is
-    /// `None`.
+    /// Opens the folder at the end of a path. With `make`, missing folders are made; otherwise the result is `None` if one
+    /// is missing.
     fn folder_of(&self, folders: &[Vec<u8>], make: bool) -> Result<Option<OwnedFd>, Refusal> {
         let mut folder =
             self.root.try_clone().map_err(|error| storage("open the folder of", error))?;

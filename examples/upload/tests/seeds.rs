@@ -1,5 +1,5 @@
-//! Bytes that the upload program reads from its peers: no bytes panic, every message is encoded as it was read, and
-//! no name that is taken for good leads out of its folder.
+//! Bytes that the upload program reads from its peers: no bytes cause a panic, every message is the same after it is encoded
+//! and read again, and no name that passes the check leads out of its folder.
 #![allow(dead_code, reason = "only what reads is run here")]
 
 #[path = "../src/document.rs"]

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// The bytes of all listings together: enough for about a hundred that nobody reads, or thirty that are being made.
+/// The bytes of all listings together: enough for about a hundred full pages that nobody reads, or for forty first pages that
+/// are being made.
 const BYTES: usize = 64 * 1024 * 1024;
 
 /// The bytes of one address's listings, so that other addresses get theirs.
 const BYTES_OF_ONE: usize = BYTES / 4;
 
-/// How long a request waits for memory before it is answered by 503.
+/// How long a request waits for memory before it is answered with 503.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How many bytes are in use.

@@ -49,9 +49,8 @@ pub struct Answered {
 
 impl Exchange<'_, '_> {
     /// Answers from a folder. The result says how much of the answer was sent, and is an error if the connection or the
-    /// file failed in the middle.
-    /// Folders that are opened on the way to a file or a listing are closed before it is sent, so a client that takes an
-    /// hour for a file holds one descriptor beside its connection's.
+    /// file failed in the middle. Folders that are opened on the way to a file or a listing are closed before it is sent, so
+    /// a client that takes an hour for a file holds one descriptor and that of its connection.
     pub fn answer(mut self, folder: &Folder, budget: &Budget) -> (Answered, io::Result<()>) {
         let Some(target) = Target::read(self.head.target) else { return whole(self.not_found()) };
         let root = match folder.open() {
@@ -144,7 +143,7 @@ impl Exchange<'_, '_> {
     /// Sends a file from `at` on, through the buffer of the answers. A small file leaves together with its head. Of a
     /// large file at most one batch is in memory.
     fn send(&mut self, file: &File, at: &mut u64, end: u64) -> io::Result<()> {
-        // A small part is nearly always in memory. A coroutine leaves a large one to another thread.
+        // A small part is nearly always in memory. A coroutine leaves the reads of a large one to another thread.
         let is_large = end - *at > LARGE_BYTES;
         let large = is_large.then(|| file.try_clone().map(Arc::new)).transpose()?;
         while *at < end {
@@ -190,7 +189,7 @@ impl Exchange<'_, '_> {
         }
         let page = error_page(Status::MovedPermanently, "It is a folder.", &url);
         let head_only = self.head.method == Method::Head;
-        // A header is ASCII.
+        // The value of a header has to be ASCII.
         let url = percent_encoding::utf8_percent_encode(&url, percent_encoding::CONTROLS);
         let answer = self.begin(Status::MovedPermanently).field("Location", url);
         answer.body(HTML, page.as_bytes(), head_only);
@@ -226,7 +225,8 @@ impl Exchange<'_, '_> {
         }
     }
 
-    /// Answers that the folder, which existed at the start, cannot be opened. It may come back: a link that changes, a disk.
+    /// Answers that the folder, which existed at the start, cannot be opened. It may come back,
+    /// as when a link is changed or a disk is mounted.
     fn folder_is_gone(&mut self, folder: &Folder, error: &io::Error) -> Answered {
         common::warn(&format!("cannot open {}: {error}", folder.path().display()));
         self.unavailable("What is served here cannot be reached now.")
@@ -261,7 +261,7 @@ impl Exchange<'_, '_> {
     }
 }
 
-/// A coroutine does not read a file that is larger than this.
+/// A coroutine leaves the reads of a part that is larger than this to another thread.
 const LARGE_BYTES: u64 = 256 * 1024;
 
 /// Appends up to `wanted` bytes of a file to a buffer, by one read (`read_to_end` would make four). Returns how many
@@ -274,7 +274,7 @@ fn read_at(file: &File, out: &mut Vec<u8>, wanted: usize, at: u64) -> io::Result
     result
 }
 
-/// An answer that is sent, or is in the buffer as a whole.
+/// The result for an answer that is sent, or is in the buffer as a whole.
 fn whole(answered: Answered) -> (Answered, io::Result<()>) {
     (answered, Ok(()))
 }

@@ -20,7 +20,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_e
 ///
 /// The folder is looked up for each request, so that it may be a link that a deployment changes.
 ///
-/// It needs the `/proc` of Linux.
+/// All of this needs the `/proc` of Linux.
 #[derive(Debug)]
 pub struct Folder {
     /// The absolute path, as given: it may contain links.
@@ -142,7 +142,7 @@ impl<'a> Target<'a> {
         };
         let mut found = PathBuf::new();
         let mut is_folder = true;
-        // Decoded once, and before it is split: an encoded slash is a slash.
+        // The path is decoded once, before it is split: an encoded slash is a slash.
         let decoded: Vec<u8> = percent_decode_str(path).collect();
         for part in decoded.split(|byte| *byte == b'/') {
             is_folder = matches!(part, b"" | b".");
@@ -157,7 +157,7 @@ impl<'a> Target<'a> {
     }
 }
 
-/// The path of the form that proxies get, `http://host/path`.
+/// The path in a target, which may have the form that proxies get: `http://host/path`.
 fn without_authority(target: &str) -> &str {
     match target.split_once("://") {
         Some((scheme, rest)) if !scheme.contains('/') => {

@@ -16,8 +16,8 @@ use crate::health;
 use crate::protocol::{Decoder, Head, Method, Refusal, Status, Step};
 use crate::status::{self, Readers};
 
-/// How many bytes of answers are gathered before a send: so many that the system call costs little beside the copy,
-/// and no more than the processor's cache holds.
+/// How many bytes of answers are gathered before a send: so many that the system call costs little compared with
+/// the copy, and no more than the processor's cache holds.
 pub const BATCH_BYTES: usize = 64 * 1024;
 
 /// How many bytes of buffer a silent connection keeps.
@@ -25,7 +25,7 @@ const KEPT_BYTES: usize = 8 * 1024;
 
 /// The site: its folder, its limits, its log.
 pub struct Site {
-    /// `None` if every path is answered by `Hello, World`.
+    /// `None` if every path is answered with `Hello, World`.
     pub folder: Option<Folder>,
     /// How long a request may take to arrive.
     pub header_timeout: Duration,
@@ -200,7 +200,8 @@ impl Web {
         Ok(if connection == Connection::Closes { Next::Close } else { Next::Read })
     }
 
-    /// The pages about this server itself, each behind its option. They hide files of the same names.
+    /// Answers a request for a page about this server itself, if the option for that page is given. Such a page hides a file
+    /// of the same name.
     fn own_page(
         &mut self,
         request: &StreamRequest,
@@ -285,7 +286,7 @@ fn first_line(bytes: &[u8]) -> &[u8] {
     &line[..line.len().min(SHOWN)]
 }
 
-/// Writes a request to stdout, in one line: other bytes than printable ASCII are escaped.
+/// Writes a request to stdout, in one line. Bytes other than printable ASCII are escaped.
 fn log(request: &StreamRequest, clock: &Clock, what: &[u8], answered: Answered) {
     let mut line = format!("{} [{}] \"", request.client_address(), clock.date);
     for byte in what {

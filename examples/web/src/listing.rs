@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use crate::answer::{escape, http_date};
 use crate::folder::{Root, Thing, encode, folder_url};
 
-/// The entries of a page: more than anyone reads, and few enough for many clients at once.
+/// How many entries a page has: more than anyone reads, and few enough for many clients at once.
 const PAGE: usize = 1_000;
 
 /// The most pages of a folder. The entries up to the end of the shown page are sorted in memory.
@@ -46,7 +46,7 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     sorting: Sorting,
-    /// From 1 on.
+    /// The number of the page, from 1 on.
     page: usize,
 }
 
@@ -81,7 +81,7 @@ impl View {
         Self { sorting, page: page.clamp(1, PAGES) }
     }
 
-    /// How many bytes making this page may take: the sorted entries, and twice the page itself.
+    /// How many bytes it may take to make this page: twice the entries up to its end, and twice the page itself.
     pub fn cost(self) -> usize {
         const ENTRY_BYTES: usize = 2 * 200;
         const ROW_BYTES: usize = 2 * 600;
@@ -221,7 +221,7 @@ impl Total {
 }
 
 impl Entry {
-    /// Looks at an entry. Returns `None` if a client could not open it.
+    /// Reads an entry. Returns `None` if a client could not open it.
     fn read(root: &Root<'_>, folder: &Thing, entry: &DirEntry) -> io::Result<Option<Self>> {
         let name = entry.file_name();
         if root.hides(&name) {
@@ -234,7 +234,7 @@ impl Entry {
             Ok(metadata) => Some(metadata),
             // The folder allows its names to be read and nothing else: it counts as unreadable.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
-            // It has been removed in the meantime.
+            // The entry has been removed since the folder was read.
             Err(_) => None,
         };
         let is_shown = |metadata: &Metadata| metadata.is_file() || metadata.is_dir();
@@ -262,7 +262,7 @@ impl Entry {
             ),
         };
         let date = self.modified.and_then(http_date).unwrap_or_default();
-        // From the day to the minute.
+        // This is the date from the day to the minute.
         let short = date.get(5..22).unwrap_or_default();
         format!(
             "<tr><td class=\"name\"><a href=\"./{}{slash}{query}\">{}<bdi>{}{slash}</bdi></a></td>{size}\
@@ -310,12 +310,12 @@ impl Sorting {
         other.is_folder.cmp(&one.is_folder).then(order).then(by_name)
     }
 
-    /// A column's heading: a link to its order, and to the reverse if it is in that order now.
+    /// A column's heading, which links to the order by this column, or to the reverse if the page is in that order now.
     fn heading(self, key: Key) -> String {
         let is_current = self.key == key;
         let next = match is_current {
             true => Self { key, descending: !self.descending },
-            // The first click on size or date shows the largest first: that is what readers look for.
+            // The first click on size or date shows the largest or newest first, as readers expect.
             false => Self { key, descending: key != Key::Name },
         };
         let (aria, mark) = match (is_current, self.descending) {

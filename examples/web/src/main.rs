@@ -19,7 +19,7 @@
 //! Limits: GET and HEAD; one range of a file at a time; no compression, no virtual hosts (`Host` has to be there, as
 //! HTTP/1.1 demands, and its value is ignored). Names that begin with a dot are served only with `--dot-files`. A
 //! listing has 100 pages of 1,000 entries. The listings that wait to be sent may take 64 MiB together, and those of one
-//! address a quarter of that; a request beyond that is answered by 503. `--dir` needs Linux.
+//! address a quarter of that; a request beyond that is answered with 503. `--dir` needs Linux.
 
 mod answer;
 mod budget;
@@ -76,7 +76,7 @@ struct Serve {
     /// Talk TLS with a certificate that is made for this run, for a try; the first lines say how to use it
     #[arg(long, conflicts_with = "tls_cert")]
     tls_self_signed: bool,
-    /// The folder whose files are served; without it every path is answered by `Hello, World`
+    /// The folder whose files are served; without it every path is answered with `Hello, World`
     #[arg(long, value_name = "PATH")]
     dir: Option<PathBuf>,
     /// Serve and list names that begin with a dot as well (.git, .env); .well-known is served in any case

@@ -63,8 +63,8 @@ fn binary() -> String {
 fn text_type(guess: Option<Mime>, head: &[u8]) -> String {
     let guess = match guess {
         Some(guess) if is_shown_as_itself(&guess) => guess,
-        // With another type browsers would save it instead of showing it.
         guess if !is_text(head) => return guess.map_or_else(binary, |guess| guess.to_string()),
+        // With another type, browsers would save the text instead of showing it.
         _ => mime_guess::mime::TEXT_PLAIN,
     };
     // A charset in the header would override the file's own and the browser's guess.

@@ -1,6 +1,6 @@
 //! [`SelfSigned`]: a certificate for one run, which no authority has signed.
 //!
-//! It is written here and not by a crate, because it always has the same twelve fields. The key is only in this
+//! It is encoded here and not by a crate, because it always has the same twelve fields. The key is only in this
 //! process's memory and is gone with it. So the certificate needs no end date, and has the date that means "none".
 
 use std::net::IpAddr;
@@ -51,7 +51,7 @@ impl SelfSigned {
             .map_err(|error: KeyRejected| failed(&error.to_string()))?;
         let mut serial = [0; 16];
         random.fill(&mut serial).map_err(no_randomness)?;
-        // Positive, and of this length.
+        // The number is positive, and none of its bytes can be left out.
         serial[0] = serial[0] & 0x3f | 0x40;
         let public_key = public_key(pair.public_key().as_ref());
         let content = content(&serial, &public_key, &names);
@@ -61,7 +61,7 @@ impl SelfSigned {
         Ok(Self { certificate, public_key, key: key.as_ref().to_vec(), names })
     }
 
-    /// The server's settings.
+    /// The server's settings for TLS.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ const ECDSA_WITH_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x0
 const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
-/// A value of a type, with its parts one after the other. They are shorter than 64 KiB.
+/// Encodes a value of a type, whose content is the parts one after the other, less than 64 KiB together.
 fn der(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     let content = parts.concat();
     let [.., high, low] = content.len().to_be_bytes();
@@ -144,7 +144,7 @@ fn content(serial: &[u8], public_key: &[u8], names: &[String]) -> Vec<u8> {
     let version_3 = der(0xa0, &[&der(INTEGER, &[&[2]])]);
     let common_name = [der(OBJECT, &[COMMON_NAME]), der(UTF8, &[b"made for one run"])].concat();
     let name = der(SEQUENCE, &[&der(SET, &[&der(SEQUENCE, &[&common_name])])]);
-    // RFC 5280, 4.1.2.5: the second is for certificates without a known end.
+    // RFC 5280, 4.1.2.5: the second date is for certificates without a known end.
     let validity = [der(TIME, &[b"20200101000000Z"]), der(TIME, &[b"99991231235959Z"])].concat();
     let names: Vec<u8> = names.iter().flat_map(|name| alternative_name(name)).collect();
     let names = der(OCTET_STRING, &[&der(SEQUENCE, &[&names])]);

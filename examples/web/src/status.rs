@@ -190,7 +190,7 @@ fn time(seconds: f64) -> String {
     }
 }
 
-/// All figures as JSON. Numbers that grow have units in their names.
+/// All figures as JSON. The names of times and amounts have the unit in them.
 fn json(figures: &Figures) -> String {
     let mut json = format!(
         "{{\"program\":{},\"process\":{},\"took_over\":{},\"uptime_seconds\":{:.1},\"log\":\"{}\",\"servers\":[",
@@ -252,7 +252,7 @@ fn joined(parts: impl Iterator<Item = String>) -> String {
     parts.collect::<Vec<_>>().join(",")
 }
 
-/// A text as a string of JSON. Beside what JSON asks for, `<` is escaped, so that no reader takes it for HTML.
+/// A text as a string of JSON. In addition to what JSON demands, `<` is escaped, so that no reader takes the text for HTML.
 fn text(text: &str) -> String {
     let mut json = "\"".to_owned();
     for letter in text.chars() {

@@ -1,4 +1,4 @@
-//! Requests as a peer sends them: none panics, and the same bytes give the same answers however they are cut.
+//! Requests as a peer sends them: none causes a panic, and the same bytes give the same answers however they are cut.
 
 #[path = "../src/protocol/mod.rs"]
 #[allow(dead_code, reason = "the server uses all of it")]
@@ -6,7 +6,7 @@ mod protocol;
 
 use protocol::{Decoder, Step};
 
-/// All that a connection is told when it gets these pieces.
+/// All results of the decoder, as text, when it gets these pieces.
 fn told<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
     let mut decoder = Decoder::default();
     let (mut told, mut bytes) = (Vec::new(), Vec::new());

@@ -1,5 +1,5 @@
-//! The frames and messages, and the answers of the tutorial's wire: encoded, and cut anywhere, they are
-//! decoded; and nothing that is made up does any harm.
+//! The frames and messages, and the answers of the tutorial's wire: encoded and cut anywhere, they are decoded as they were,
+//! and arbitrary bytes do no harm.
 
 #[path = "../../src/answer.rs"]
 mod answer;
@@ -46,7 +46,7 @@ fn message() -> impl Strategy<Value = Message> {
     ]
 }
 
-/// Gives bytes to a decoder in pieces of these sizes, again and again, and takes out what there is after each.
+/// Gives bytes to a decoder in pieces of these sizes in rotation, and takes out the messages after each piece.
 fn decode_in_pieces(bytes: &[u8], sizes: &[usize]) -> Vec<Message> {
     let mut decoder = Decoder::new(LONGEST_BODY);
     let (mut rest, mut sizes) = (bytes, sizes.iter().cycle());
@@ -103,11 +103,11 @@ proptest! {
     ) {
         let length = output.len().to_string();
         let whole = [length.as_bytes(), &output].concat();
-        // When all of it is there, it begins behind its length and nowhere else.
+        // When the whole answer is there, its output begins after the length and nowhere else.
         let at = length.len();
         let found = read_answer(&whole);
         prop_assert!(matches!(found, Reading::Whole(found) | Reading::Perhaps(found) if found == at));
-        // Before that it is never called whole or wrong.
+        // An incomplete answer is never called whole or wrong.
         for end in 0..whole.len() {
             let found = read_answer(&whole[..end]);
             prop_assert!(!matches!(found, Reading::Whole(_) | Reading::Wrong), "{end} of {whole:?}");

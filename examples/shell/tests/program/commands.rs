@@ -106,7 +106,7 @@ fn given(server: &Server, input: &[u8], arguments: &[&std::ffi::OsStr]) -> Vec<u
 fn the_bytes_of_a_line_stay_what_they_are() {
     let allowing = Server::start(&["--allow", "printf"]);
     for server in [Server::start(&[]), allowing] {
-        // A byte that is not UTF-8, and a blank at the end that is escaped.
+        // The lines have bytes that are not UTF-8, and escaped blanks at their end.
         for (line, printed) in [
             (&b"printf [%s] caf\xe9"[..], &b"[caf\xe9]"[..]),
             (b"printf [%s] a\\ ", b"[a ]"),
@@ -122,7 +122,7 @@ fn the_bytes_of_a_line_stay_what_they_are() {
         let words = [&b"--"[..], b"printf", b"[%s]", b"caf\xe9 \\ "];
         let words = words.map(std::ffi::OsStr::from_bytes);
         assert_eq!(given(&server, b"", &words), b"[caf\xe9 \\ ]");
-        // A line that can be no command is refused, and no other one runs.
+        // A line that cannot be a command is refused, and no other line runs in its place.
         assert_eq!(given(&server, b"printf a\0b\n", &[]), b"");
     }
 }
@@ -187,7 +187,7 @@ fn output_in_another_encoding_is_shown_as_utf_8() {
     let line = r"printf '\304\343'; sleep 0.05; printf '\272'; sleep 0.05; printf '\303\n'";
     let ended = server.client(&["--encoding", "gbk", "--", line]).end();
     assert_ends(&ended, 0);
-    // The same holds if a character arrives in two pieces.
+    // The second character has arrived in two pieces.
     assert_eq!(ended.out, "你好\n");
     // An incomplete character is visible.
     let ended = server.client(&["--encoding", "gbk", "--", r"printf '\304'"]).end();
@@ -218,7 +218,7 @@ fn a_command_has_no_descriptor_but_its_own_three() {
 
 #[test]
 fn a_command_inherits_nothing_of_what_the_servers_starter_has_made() {
-    // A lock, a pipe, signals that are ignored, and a limit that the server raises for itself.
+    // The starter has a file open, under two numbers, ignores signals, and sets a limit, which the server raises for itself.
     let starter = "trap '' HUP INT QUIT USR1 TERM CHLD; ulimit -Sn 256; exec 9>\"$0\"; exec \"$@\"";
     for mixin in MIXINS {
         let folder = folder();
@@ -238,14 +238,14 @@ fn a_command_inherits_nothing_of_what_the_servers_starter_has_made() {
             // The C library keeps two signals for itself.
             assert_eq!(set & !(0b11 << 31), 0, "{mixin}: {signals}");
         }
-        // Ctrl-C ends it, though the server itself does not mind.
+        // Ctrl-C ends a command, though the server itself was started with SIGINT ignored.
         let client = server.client(&["--", "echo begun; while :; do sleep 0.01; done"]);
         assert_eq!(client.line(), "begun");
         client.send_signal(libc::SIGINT);
         assert_ends(&client.end(), 130);
-        // Nothing that the server has started for itself has the lock, either.
+        // A process that the server has started for itself does not have the file open, either.
         let lock = server.folder.path().join("lock");
-        eventually("the server alone has the lock", || holders(&lock) == [server.process.id()]);
+        eventually("the server alone has the file", || holders(&lock) == [server.process.id()]);
     }
 }
 
@@ -274,7 +274,7 @@ fn a_program_that_is_not_there_is_named() {
 #[test]
 fn a_command_has_a_session_of_its_own_and_so_not_the_operators_terminal() {
     let server = Server::start(&[]);
-    // The sixth field is the session: its supervisor's. The seventh is the terminal, and there is none.
+    // The sixth field is the session, which is the supervisor's. The seventh is the terminal, and zero means none.
     let ended = server.run("echo $PPID 0; cut -d' ' -f6,7 /proc/$$/stat");
     let lines: Vec<&str> = ended.out.lines().collect();
     assert_eq!(lines[0], lines[1]);

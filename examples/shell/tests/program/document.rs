@@ -27,7 +27,7 @@ fn has_python() -> bool {
     found
 }
 
-/// Sends a line, and fails unless this output comes, in however many pieces.
+/// Sends a line, and fails unless this output comes after its length, in however many pieces.
 #[track_caller]
 fn ask(stream: &mut TcpStream, line: &str, output: &[u8]) {
     stream.write_all(line.as_bytes()).unwrap();
@@ -37,8 +37,8 @@ fn ask(stream: &mut TcpStream, line: &str, output: &[u8]) {
     assert!(answer == expected, "{:?}", String::from_utf8_lossy(&answer));
 }
 
-/// Repeats an assertion that depends on how soon a client reads, on a machine that may be busy: it need not succeed each
-/// time.
+/// Repeats an assertion that depends on how soon a client reads. On a busy machine it need not succeed each time, but once
+/// in ten times.
 fn at_last(what: &str, succeeds: impl Fn() -> bool) {
     assert!((0..10).any(|_| succeeds()), "never in ten times: {what}");
 }
@@ -48,13 +48,13 @@ fn the_length_comes_by_itself_and_then_the_output() {
     for mixin in MIXINS {
         let server = server(&["--mixin", mixin]);
         let mut client = connect(server.address.parse().unwrap());
-        // Output that begins with digits, that is empty, that is long.
+        // The outputs begin with digits, are empty, come from both streams, and are long.
         ask(&mut client, "echo 123", b"123\n");
         ask(&mut client, "true", b"");
         ask(&mut client, "echo out; echo err >&2; exit 9", b"out\nerr\n");
         let long: String = (1..=50_000).map(|number| format!("{number}\n")).collect();
         ask(&mut client, "seq 1 50000", long.as_bytes());
-        // `inline` has one client at a time.
+        // `inline` serves one client at a time, so the first one leaves.
         drop(client);
         at_last("the length is all that the first receive gives", || {
             let mut client = connect(server.address.parse().unwrap());
@@ -71,7 +71,7 @@ fn send_pieces(server: &Server, pieces: &[&[u8]]) -> Vec<u8> {
     let mut stream = connect(server.address.parse().unwrap());
     stream.set_nodelay(true).unwrap();
     for piece in pieces {
-        // After the first one the server may have gone.
+        // After the first piece the server may have gone.
         let _ = stream.write_all(piece);
     }
     let mut answer = Vec::new();
@@ -96,7 +96,7 @@ fn a_page_of_the_web_runs_no_command_by_its_readers_browser() {
         &["x / HTTP/1.1\r\n", &fields, &body],
         &["\r\n\r\nQUERY /;", &path, " HTTP/1.1\r\n\r\n", &body],
         &["post /;", path_begins, path_ends, " HTTP/1.1\r\n\r\n"],
-        // A path so long that its end arrives later, or not at all.
+        // The version of this request arrives later, or not at all, as after a long path.
         &["GET /;", &path],
         &["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &body],
         &["GET /chat HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", &body],
@@ -120,7 +120,7 @@ fn a_page_of_the_web_runs_no_command_by_its_readers_browser() {
     assert!(!file.exists());
 }
 
-/// A command of this length, each beginning of which does something else.
+/// A command of this length that ends with `ends`. The bytes before that do nothing.
 fn of_length(length: usize, ends: &str) -> Vec<u8> {
     let (begins, ends) = (b": ".to_vec(), format!("; {ends}").into_bytes());
     let padding = vec![b'x'; length - begins.len() - ends.len()];
@@ -177,7 +177,7 @@ fn what_comes_while_a_command_runs_is_held_to_the_same() {
         let logged = server.process.err_line();
         assert!(logged.contains(says), "{logged}");
     }
-    // A command that arrives by itself is served.
+    // Commands that arrive one by one are served.
     let mut client = connect(server.address.parse().unwrap());
     client.write_all(b"sleep 0.3; echo one").unwrap();
     assert_eq!(read_to(&mut client, b"\n"), b"4one\n");
@@ -217,7 +217,7 @@ fn the_documents_wire_has_the_same_bounds() {
     let hasty = server(&["--timeout", "0.5"]);
     let mut client = connect(hasty.address.parse().unwrap());
     ask(&mut client, "sleep 1000", b"[it ran for longer than 0.5 s]\n");
-    // How much the command prints in its time depends on the machine; then there is one more line.
+    // How much the command prints in its time depends on the machine. The reason of its end is one more line.
     client.write_all(b"yes").unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"]\n") {
@@ -259,7 +259,7 @@ fn our_client_speaks_to_our_server_over_the_documents_wire() {
     assert_fails_in_one_line(&server.client(&single).end(), 2, &["1024 bytes"]);
 }
 
-/// A server of the tutorial's kind in a few lines: everything in one piece, as it may well arrive.
+/// A server like the tutorial's in a few lines. It sends the length and the output in one piece, as they may well arrive.
 const PEER: &str = "import socket, subprocess
 s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()
 print('listening on 127.0.0.1:%d' % s.getsockname()[1], flush=True)
@@ -292,7 +292,7 @@ fn typed_to(address: &str, text: &str) -> Ended {
     client.end()
 }
 
-/// The tutorial's own programs, where they are at hand.
+/// The path of one of the tutorial's own programs, if it is there.
 fn documents(name: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("SOCKETSERVER_DOCUMENT").map(PathBuf::from);
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/document");
@@ -305,7 +305,7 @@ fn documents(name: &str) -> Option<PathBuf> {
     has_python().then_some(path)
 }
 
-/// A copy of one of these programs, with another port than its own.
+/// Copies one of these programs, with another port. Returns the path of the copy.
 fn with_port(path: &Path, port: &str, folder: &Path) -> PathBuf {
     let text = fs::read_to_string(path).unwrap();
     assert!(text.contains("8000"), "{text}");
@@ -333,7 +333,7 @@ fn the_documents_own_client_is_served() {
 #[test]
 fn the_documents_own_server_is_spoken_to() {
     let Some(path) = documents("shell_server.py") else { return };
-    // The server has a fixed port: one that is free now, and most likely still in a moment.
+    // The server gets a fixed port: one that is free now, and most likely still free when the server binds to it.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap();
     drop(free);

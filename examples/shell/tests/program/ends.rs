@@ -1,4 +1,5 @@
-//! A command ends, and all that it has started, with itself, its connection, its bounds and its server.
+//! All processes of a command end when the command itself, its connection or its server ends, or when the command exceeds
+//! its bounds.
 
 use std::fs;
 use std::path::Path;
@@ -8,8 +9,9 @@ use super::{Server, assert_gone, is_running};
 use test_support::program::*;
 use test_support::{SOON, eventually};
 
-/// Starts three processes that mean to stay, tells their numbers in one line, and goes on with `then`: a child in
-/// the group, one that has left it, and a grandchild of one that has left it and ended, as daemons are made.
+/// A command line that starts three processes, prints their numbers in one line, and goes on with `then`. The processes are
+/// a child in the group, a child that has left the group, and one that is made as daemons are: its parent has left the group
+/// and ended.
 fn three_that_stay(then: &str) -> String {
     format!(
         "sleep 1000 & A=$!; setsid sleep 1000 & B=$!; \
@@ -69,10 +71,10 @@ fn a_command_ends_at_its_time_limit_and_the_client_is_told() {
     assert_ends(&ended, 128 + 15);
     assert_eq!(ended.err, "the server ended the command: it ran for longer than 0.5 s\n");
     assert_gone(&numbers(&ended.out));
-    // A command that calls its end by force a success is not believed.
+    // If a command that is ended reports success, the client does not.
     let ended = server.run("trap 'exit 0' TERM; while :; do sleep 0.01; done");
     assert_ends(&ended, 1);
-    // The limit is one command's, not the session's.
+    // The limit is for one command, not for the session.
     let ended = server.types("sleep 0.3\nsleep 0.3\necho two\n");
     assert_ends(&ended, 0);
     assert_eq!(ended.out, "two\n");
@@ -90,7 +92,7 @@ fn a_command_ends_at_its_output_limit() {
     // Both streams count.
     let ended = server.run("head -c 600 /dev/zero; head -c 600 /dev/zero >&2; sleep 1000");
     assert!(ended.err.contains(says), "{ended:?}");
-    // Output of exactly the most bytes is not too long.
+    // An output of exactly the limit is not too long.
     let ended = server.run("head -c 1024 /dev/zero");
     assert_ends(&ended, 0);
     assert_eq!(ended.out.len(), 1_024);
@@ -149,7 +151,7 @@ fn an_idle_client_does_not_hold_a_server_that_stops() {
         assert_eq!(stopped.err, "", "{mixin}");
         let ended = client.end();
         assert_ends(&ended, 1);
-        // The command may have been about to end when the server began to.
+        // A notice of the stop may come first, if the command had not quite ended when the stop began.
         assert!(ended.err.ends_with("ended the connection\n"), "{mixin}: {ended:?}");
     }
 }
@@ -198,7 +200,7 @@ fn a_command_that_stops_its_supervisor_and_itself_ends_all_the_same() {
 fn a_command_without_its_supervisor_ends_with_its_session() {
     for (then, why) in [
         ("kill -KILL $PPID; sleep 1000", "its supervisor was killed"),
-        // The command stops its supervisor again and again, so that it reads no message.
+        // The command stops its supervisor again and again, so that the supervisor reads no message.
         ("while :; do kill -STOP $PPID; done", "it ran for longer than 1 s"),
     ] {
         let server = Server::start(&["--timeout", "1"]);
@@ -215,8 +217,8 @@ fn a_connection_is_watched_while_its_command_is_silent() {
     let server = Server::start(&[]);
     let client = server.client(&["--", "echo here; sleep 1000"]);
     assert_eq!(client.line(), "here");
-    // A machine that is gone says nothing. The kernel's table shows that it asks: both ends of the connection have the
-    // timer of keepalive.
+    // A machine that is gone says nothing, so the kernel has to ask. Its table shows that it does: both ends of the
+    // connection have a keepalive timer.
     let port = server.address.rsplit(':').next().unwrap().parse::<u16>().unwrap();
     eventually("both ends are watched", || {
         let table = fs::read_to_string("/proc/net/tcp").unwrap();
@@ -247,7 +249,7 @@ fn what_is_killed_leaves_no_children_of_its_own() {
     let server = Server::start(&["--timeout", "0.3"]);
     // A number of seconds that no other process sleeps.
     let seconds = format!("1000{}", std::process::id());
-    // Each process is ended by force, and its sleep is an orphan in that moment: the last of all is easily missed.
+    // Each shell is ended by force, and its `sleep` is an orphan from then on. The last orphan is easily missed.
     let stubborn = format!("setsid sh -c 'trap \"\" TERM; while :; do sleep {seconds}; done' &");
     let line = format!("{stubborn} {stubborn} {stubborn} sleep {seconds}");
     let clients: Vec<_> = (0..25).map(|_| server.client(&["--", &line])).collect();
@@ -279,13 +281,13 @@ fn output_that_nobody_reads_stops_the_command_and_grows_nothing() {
     let supervisor = client.line();
     client.send_signal(libc::SIGSTOP);
     let stalled = stalled_at(&progress);
-    // Sockets and pipes hold some; the server itself holds a piece.
+    // Sockets and pipes hold some of the output, and the server itself holds one piece.
     assert!(stalled < 64, "{stalled} MB went somewhere");
     let status = fs::read_to_string(format!("/proc/{}/status", parent_of(&supervisor))).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(peak < 64 * 1024, "the server has come to {peak} kB");
-    // The command waits, and is not lost; and others are served in the meantime.
+    // Others are served while the command waits, and the command then goes on.
     assert_ends(&server.run("true"), 0);
     client.send_signal(libc::SIGCONT);
     eventually("the command goes on", || read_number(&progress) > stalled);

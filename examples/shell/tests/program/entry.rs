@@ -37,7 +37,7 @@ fn a_server_makes_a_secret_that_only_its_user_can_read() {
     assert_eq!(folder.mode() & 0o777, 0o700);
     let secret = fs::read(server.secret()).unwrap();
     assert_ne!(secret, [0; 32]);
-    // The next start finds it, and so do clients that have it by another name.
+    // The next server finds the secret, and a client may have it in a file of another name.
     let Server { folder, process, .. } = server;
     drop(process);
     let server = Server::in_folder(folder, "127.0.0.1:0", &[]);
@@ -140,7 +140,7 @@ fn a_thousand_wrong_logins_delay_nobody_else() {
         others += 1;
     }
     let came = guesser.read(&mut [0]).map_err(|error| error.kind());
-    // On a busy machine the last of them may have taken until the end of the delay.
+    // On a busy machine the last of the others may have taken until the end of the delay.
     if began.elapsed() < Duration::from_millis(1_900) {
         assert_eq!(came, Err(ErrorKind::WouldBlock), "after {others} others");
     }
@@ -149,7 +149,7 @@ fn a_thousand_wrong_logins_delay_nobody_else() {
     assert!(began.elapsed() >= Duration::from_millis(1_900));
 }
 
-/// The bytes of a client that logs in and runs a command which writes a file, and the length of the login in them.
+/// Records the bytes that a client sends to log in and to run a command.
 fn recorded(server: &Server, line: &str) -> Vec<u8> {
     let proxy = Proxy::start(&server.address, |_, _, byte| byte);
     assert_ends(&server.client_of(&proxy.address, &["--", line]).end(), 0);
@@ -165,7 +165,7 @@ fn a_recorded_login_lets_nobody_in() {
     let mut replay = socket(&server);
     replay.write_all(&recording).unwrap();
     let answer = read_to_end(&mut replay);
-    // A welcome, which is of no use without the keys, and nothing else.
+    // The answer is a welcome, which is of no use without the keys, and nothing else.
     assert_eq!((answer.len(), answer[4]), (4 + 2 + 48, 2));
     assert!(server.process.err_line().ends_with("its login is a recording of another"));
     assert_ends(&server.run("true"), 0);
@@ -355,7 +355,7 @@ fn without_a_login_there_is_only_this_machine() {
     let ended = server.client(&["--no-auth", "--", "echo in; exit 3"]).end();
     assert_ends(&ended, 3);
     assert_eq!(ended.out, "in\n");
-    // A client with a secret and a server without one do not fit together, nor the other way round, and both say so.
+    // If only one side has a secret, the server refuses the client, and says what to do.
     let secret = server.secret();
     fs::create_dir_all(secret.parent().unwrap()).unwrap();
     fs::write(&secret, [1; 32]).unwrap();

@@ -10,7 +10,7 @@ use test_support::eventually;
 use test_support::process::Process;
 use test_support::program::*;
 
-/// A client that runs this, with a pipe for its stdin.
+/// Starts a client with these arguments, whose stdin is a pipe.
 fn client(server: &Server, arguments: &[&str]) -> Process {
     let mut command = shell(server.folder.path(), &["connect", &server.address]);
     Process::start(command.args(arguments).stdin(Stdio::piped()))
@@ -77,14 +77,14 @@ fn a_command_that_leaves_its_input_alone_ends_as_ever() {
         let mut command = shell(server.folder.path(), &["connect", &server.address]);
         let mut child = command.args(["--", line]).stdin(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        // The client sends more than any window, until the server stops reading.
+        // The client gets more input than any window holds, for as long as it lives.
         let endless =
             thread::spawn(move || while stdin.write_all(&b"y\n".repeat(10_000)).is_ok() {});
         let output = child.wait_with_output().unwrap();
         assert_eq!((output.status.code(), output.stdout), (Some(status), out.into()), "{line}");
         endless.join().unwrap();
     }
-    // A command that reads nothing is not waited for, though its input has no end yet.
+    // The client ends with a command that reads nothing, though its input has no end yet.
     let ended = client(&server, &["--", "echo at once"]).end();
     assert_eq!(ended.out, "at once\n");
 }

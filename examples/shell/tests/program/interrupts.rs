@@ -1,4 +1,4 @@
-//! Ctrl-C, by itself and at a terminal.
+//! Ctrl-C, as a signal to the client and as a key at a terminal.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,7 @@ use test_support::process::Process;
 use test_support::program::*;
 use test_support::{eventually, skip};
 
-/// Stays until it is interrupted, whenever that is. A shell that is starting a program obeys Ctrl-C only when that
+/// A loop that lasts until Ctrl-C. A shell that is starting a program obeys Ctrl-C only when that
 /// program has ended, so no program here may stay for long.
 const STAY: &str = "while :; do sleep 0.01; done";
 
@@ -55,7 +55,7 @@ fn ctrl_c_reaches_a_command_whose_output_nobody_takes() {
     let server = Server::start(&[]);
     let mut command = shell(server.folder.path(), &["connect", &server.address]);
     command.args(["--", "echo $$ >&2; while :; do echo y; done"]);
-    // An output that is never read.
+    // Nobody reads the client's output.
     let (reader, writer) = UnixStream::pair().unwrap();
     let client = Process::start(command.stdout(OwnedFd::from(writer)));
     drop(command);

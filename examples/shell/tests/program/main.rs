@@ -70,12 +70,12 @@ impl Server {
         self.folder.path().join("socketserver-shell/secret")
     }
 
-    /// A client that has been started; its stdin is at its end.
+    /// Starts a client, whose stdin is empty.
     fn client(&self, arguments: &[&str]) -> Process {
         self.client_of(&self.address, arguments)
     }
 
-    /// A client that has been started, at another address.
+    /// Starts a client that connects to another address.
     fn client_of(&self, address: &str, arguments: &[&str]) -> Process {
         Process::start(shell(self.folder.path(), &["connect", address]).args(arguments))
     }
@@ -85,7 +85,7 @@ impl Server {
         self.client(&["--", line]).end()
     }
 
-    /// A client at its prompt, which types this and ends its input.
+    /// Types this at the prompt of a client, and ends the client's input.
     fn types(&self, text: &str) -> Ended {
         let mut command = shell(self.folder.path(), &["connect", &self.address]);
         let mut client = Process::start(command.stdin(Stdio::piped()));

@@ -6,7 +6,7 @@ mod foreign;
 use foreign::kind_of;
 use proptest::prelude::*;
 
-/// Names of methods of every kind, of which no list has all.
+/// Names of methods of every kind. No list could have all of them.
 const METHODS: [&str; 16] = [
     "GET", "post", "PROPFIND", "X", "x", "M-SEARCH", "QUERY", "ls", "Get", "reboot", "CONNECT",
     "a.b", "$x", "`x`", "0", "TRACE",
@@ -53,7 +53,7 @@ fn other_beginnings_of_other_protocols_are_no_commands() {
         b"options sip:a SIP/2.0\r\n",
         b"HTTP/1.1 200 OK\r\n",
         b"SSH-2.0-OpenSSH_9.9\r\n",
-        // TLS of all versions, its first bytes alone, that of SSL 2, and TURN.
+        // The hello of TLS, its first bytes alone, the hello of SSL 2, and TURN.
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\nid\n",
         b"\x16\x03\x03",
         b"\x16",

@@ -20,7 +20,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// `change` is given each byte of the connection, which way it goes, and its place on that way.
+    /// Starts a proxy for one connection. `change` gets the way of a byte, its place on that way and the byte itself, and
+    /// returns the byte that is passed on.
     pub fn start(
         server: &str,
         change: impl Fn(Way, usize, u8) -> u8 + Send + Sync + 'static,

@@ -37,7 +37,7 @@ const UNWANTED_BYTES: u64 = 64 * 1024 * 1024;
 
 pub struct Upload {
     store: Arc<Store>,
-    /// How long a client may be silent, and how long it may take for a piece of a file.
+    /// How long a client may be silent, and how long it may take for [`PACE_BYTES`] of a file.
     idle: Duration,
     /// How long the client may take for its greeting, or its first header.
     first_word: FirstWord,
@@ -206,7 +206,7 @@ impl Upload {
         let mut partial = self.begin(request, put)?;
         match self.fill(request, put, &mut partial) {
             Ok(()) => {
-                // `finish` waits for the disk, which would block a coroutine's worker.
+                // `commit` waits for the disk, which would block a coroutine's worker.
                 let (store, put) = (Arc::clone(&self.store), put.clone());
                 offload(move || match store.commit(&partial, &put) {
                     Ok(path) => {

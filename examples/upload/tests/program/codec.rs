@@ -143,7 +143,7 @@ fn no_message_of_ours_is_taken_for_the_documents() {
     assert_ne!(first, b'p');
 }
 
-/// Found by the fuzz target: with a number it would be a name of the store's own.
+/// The fuzz target has found that such a name with a number would be one of the store's own.
 #[test]
 fn no_number_makes_a_name_one_of_the_stores_own() {
     for name in [".upload", ".upload.part", ".upload.- uplt"] {
@@ -166,8 +166,8 @@ fn names_for_names_that_are_taken() {
         assert_eq!(names::candidate(name, 0), name);
         assert_eq!(names::candidate(name, 1), other);
     }
-    // Found by the fuzz target: the first alternative of a long name with a number may be the name itself. The second is
-    // not.
+    // The fuzz target has found this: the first alternative of a long name that ends with a number may be the name itself.
+    // The second one is not.
     let longest = format!("{}-1.txt", "a".repeat(249));
     assert_eq!(names::candidate(&longest, 1), longest);
     assert_ne!(names::candidate(&longest, 2), longest);
@@ -186,12 +186,12 @@ fn a_documents_header_is_read_in_the_most_sensible_way() {
     assert_eq!(read(b"post|a|12"), Some((12, 0)));
     // A header with the beginning of a file.
     assert_eq!(read(b"post|a|12xy"), Some((12, 2)));
-    // A header with a whole file that begins with digits, and with the beginning of one.
+    // A header with a whole file that begins with digits, and a header with the beginning of such a file.
     assert_eq!(read(b"post|a|51234x"), Some((5, 5)));
     assert_eq!(read(b"post|a|51234xyz"), Some((51234, 3)));
     // A header with a whole file that begins with digits, and the next header.
     assert_eq!(read(b"post|a|51234xpost|b|12"), Some((5, 14)));
-    // A number that is too large, and none at all.
+    // A number that is too large, and no number at all.
     assert_eq!(read(b"post|a|99999999999999999999x"), None);
     assert_eq!(read(b"post|a|x"), None);
     assert_eq!(read_header(b"post|a|"), Found::More);
@@ -204,7 +204,7 @@ fn a_size_on_the_documents_wire_has_as_many_digits_as_the_largest() {
     let read = |digits: &str, rest: &str| read_header(format!("post|a|{digits}{rest}").as_bytes());
     let largest = u64::MAX.to_string();
     assert!(matches!(read(&largest, ""), Found::Header(header) if header.size == u64::MAX));
-    // One more is no size, also where a shorter number would fit the piece, or where a zero changes nothing.
+    // One digit more makes no size, even if a shorter number would fit the piece, or if the digit is a leading zero.
     for digits in ["0".to_owned() + &largest, "0".repeat(200_000), "1".repeat(21)] {
         for rest in ["", "x"] {
             assert_eq!(read(&digits, rest), Found::Nothing, "{} digits", digits.len());

@@ -11,7 +11,7 @@ fn send_raw(address: &str, bytes: &[u8]) {
     let mut stream = connect(address.parse().unwrap());
     stream.write_all(bytes).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    // There is no answer. A file that is refused ends in a reset or in an end, as it happens.
+    // There is no answer. After a refusal the connection ends or is reset, as it happens.
     let mut answer = Vec::new();
     let _ = std::io::Read::read_to_end(&mut stream, &mut answer);
     assert_eq!(answer, b"");
@@ -50,7 +50,7 @@ fn header_and_file_may_come_in_one_piece() {
     let folder = folder();
     let (_server, address) = serve_in(folder.path(), &[]);
     send_raw(&address, b"post|a|5hellopost|b|3abcpost|c|0post|d|2dd");
-    // Files that begin with a digit, where the end of the file shows which number is meant.
+    // These files begin with a digit. The end of the file shows which digits are the size.
     send_raw(&address, b"post|digits|71st daypost|more|22x");
     let stored: Vec<_> = stored(folder.path()).into_iter().collect();
     let file = |name: &str, content: &[u8]| (name.to_owned(), content.to_owned());
@@ -98,7 +98,7 @@ fn the_same_checks_hold_and_end_the_connection() {
         "posh|a|1",
         "post|a",
     ] {
-        // A byte that is no digit ends the number.
+        // The `x` is no digit, so it ends the number.
         send_raw(&address, format!("{header}x and what follows").as_bytes());
         assert!(stored(folder.path()).is_empty(), "{header}");
     }
@@ -159,7 +159,7 @@ fn python(folder: &Path, args: &[&str]) -> Process {
     Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
 }
 
-/// Two files, the second of several pieces.
+/// Makes two files, of which the second takes several pieces. Returns their contents.
 fn two_files(folder: &Path) -> [Vec<u8>; 2] {
     let contents = [b"1 is a digit".to_vec(), noise(1, 500_000)];
     fs::write(folder.join("one.txt"), &contents[0]).unwrap();
@@ -213,7 +213,7 @@ fn what_the_wire_cannot_say_is_told_before_anything_is_sent() {
     }
 }
 
-/// A program of the document, changed to use this port; `None` where the document is not at hand.
+/// Copies a program of the tutorial into a folder, with this port. Returns `None` if the tutorial is not there.
 fn document_program(folder: &Path, name: &str, port: &str) -> Option<()> {
     let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/document");
     let document = std::env::var("SOCKETSERVER_DOCUMENT").unwrap_or_else(|_| beside.to_owned());
@@ -240,7 +240,7 @@ fn the_documents_client_is_served() {
         client.ask(name);
         assert_eq!(client.line(), "上传成功");
         let there = |stored: Vec<u8>| stored == contents[content];
-        // The client sends header and file at once. If the file begins with a digit, only its end shows where it begins.
+        // The client sends header and file at once. If the file begins with a digit, only its end shows where it began.
         eventually("it is stored", || stored(folder.path()).remove(*name).is_some_and(there));
     }
     drop(client);
@@ -254,7 +254,7 @@ fn the_documents_server_is_sent_to() {
     let folder = folder();
     let contents = two_files(folder.path());
     fs::create_dir(folder.path().join("model")).unwrap();
-    // Its port is fixed: this one was free a moment ago.
+    // The server's port is fixed: this one was free a moment ago.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -266,7 +266,7 @@ fn the_documents_server_is_sent_to() {
         return;
     }
     let _server = python(folder.path(), &["upload_server.py"]);
-    // The test does not connect: the server would take it for its client.
+    // The test does not connect, because the server would take the test for its client.
     eventually("it listens", || {
         let table = fs::read_to_string("/proc/net/tcp").unwrap();
         table.contains(&format!("0100007F:{:04X} 00000000:0000 0A", address.port()))

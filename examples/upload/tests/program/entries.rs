@@ -9,7 +9,8 @@ use std::process::Command;
 use super::*;
 use test_support::{folder, skip};
 
-/// The program, run by a user without all rights, from a folder that this user can reach.
+/// A command that runs the program as an unprivileged user, from a folder that this user can reach. `None` if this process
+/// cannot act as another user.
 fn as_nobody(folder: &Path, arguments: &[&str]) -> Option<Command> {
     let program = folder.join("upload");
     fs::copy(UPLOAD.path(), &program).unwrap();
@@ -145,7 +146,8 @@ fn a_file_that_is_longer_or_shorter_than_it_says_is_told() {
     }
 }
 
-/// A server that only greets, so that a test can act between a client's steps.
+/// Accepts a client, calls `before`, and greets the client. The rest of the server is the test, which can so act between the
+/// client's steps.
 fn greet(listener: &TcpListener, before: impl FnOnce()) -> TcpStream {
     let (mut stream, _) = listener.accept().unwrap();
     before();

@@ -48,7 +48,7 @@ fn the_help_says_where_it_listens() {
     promises::the_help_says_where_it_listens(UPLOAD, "127.0.0.1:8000", false);
 }
 
-/// A server that stores in `model` of this folder, and its address.
+/// Starts a server that stores in `model` of this folder, and returns its address as well.
 fn serve_in(folder: &Path, options: &[&str]) -> (Process, String) {
     let (server, mut addresses) = serve_at(folder, &["127.0.0.1:0"], options);
     (server, addresses.remove(0))
@@ -60,7 +60,7 @@ fn serve_at(folder: &Path, addresses: &[&str], options: &[&str]) -> (Process, Ve
     UPLOAD.serve(addresses, &options)
 }
 
-/// A client that sends these files and folders of `folder`.
+/// Runs a client that sends these files and folders of `folder`.
 fn send(folder: &Path, address: &str, files: &[&str]) -> Ended {
     send_with(folder, address, &[], files)
 }
@@ -75,7 +75,8 @@ fn start_sending(folder: &Path, address: &str, options: &[&str], files: &[&str])
     Process::start(command.stdout(Stdio::piped()))
 }
 
-/// All files below a folder, by their paths in it; links and others have their kind for content.
+/// The contents of all files below a folder, by their paths in it. A link, or another entry that is no file, has the content
+/// `no file`.
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -90,7 +91,7 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
             let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
             let bytes = if kind.is_file() { fs::read(&path) } else { Ok(b"no file".into()) };
             match bytes {
-                // It has got another name since the folder was read.
+                // The file has got another name since the folder was read.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 bytes => {
                     found.insert(name, bytes.unwrap());
@@ -113,7 +114,7 @@ fn partial_files(folder: &Path) -> Vec<std::path::PathBuf> {
     names.map(|name| model.join(name)).collect()
 }
 
-/// Bytes that repeat nowhere near, the same for the same seed.
+/// Pseudo-random bytes, the same for the same seed.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     blake3::Hasher::new().update(&seed.to_be_bytes()).finalize_xof().fill(&mut bytes);
@@ -163,7 +164,7 @@ impl Peer {
         self.say(&Message::End(*blake3::hash(content).as_bytes()));
     }
 
-    /// Sends a whole file and says where it was stored.
+    /// Sends a whole file, and returns where it was stored.
     fn store(&mut self, name: &str, content: &[u8]) -> String {
         self.put(&[name.as_bytes()], content, false);
         self.data(content);

@@ -21,7 +21,7 @@ fn half_sent(folder: &Path, address: &str, content: &[u8], count: usize) -> Peer
     peer
 }
 
-/// The real client goes on, and sends no more than what was missing.
+/// Runs the real client with `--resume`. Fails unless it sends what was missing, and no more.
 fn goes_on(folder: &Path, address: &str, content: &[u8], missing: &str) {
     fs::write(folder.join("file"), content).unwrap();
     let ended = send_with(folder, address, &["--resume"], &["file"]);
@@ -46,7 +46,7 @@ fn an_upload_goes_on_after_its_server_was_killed() {
         assert!(!server.end().status.success());
         assert_eq!(partial_files(folder.path()).len(), stored(folder.path()).len());
         let (_server, address) = serve_in(folder.path(), &["--mixin", mixin]);
-        // 500,000 bytes.
+        // The missing 500,000 bytes.
         goes_on(folder.path(), &address, &content, "488.28 KiB");
     }
 }
@@ -62,7 +62,7 @@ fn an_upload_goes_on_after_its_client_has_vanished() {
     drop(peer);
     assert!(server.line().contains("broke off \"file\""));
     assert!(!stored(folder.path()).contains_key("file"));
-    // 1,000,000 bytes.
+    // The missing 1,000,000 bytes.
     goes_on(folder.path(), &address, &content, "976.56 KiB");
     assert!(partial_files(folder.path()).is_empty());
     server.send_signal(libc::SIGTERM);
@@ -89,7 +89,8 @@ fn without_resume_an_upload_begins_anew() {
     assert_eq!(stored(folder.path()).keys().collect::<Vec<_>>(), ["file"]);
 }
 
-/// The part of a file that is offered to a client that goes on: each offset, and what the client answers.
+/// Answers the server's offers until one is accepted, and returns their offsets. `takes` decides which are accepted; the
+/// empty offer always is.
 fn answer_offers(peer: &mut Peer, takes: impl Fn(u64) -> bool) -> Vec<u64> {
     let mut offered = Vec::new();
     loop {
@@ -110,7 +111,7 @@ fn what_one_has_left_no_other_takes_away() {
         let (server, address) = serve_in(folder.path(), &["--mixin", mixin]);
         drop(half_sent(folder.path(), &address, &content, 1_500_000));
         assert!(server.line().contains("broke off \"file\""));
-        // A stranger knows its name, its size and its fingerprint, and no more of it.
+        // A stranger knows the file's name, its size and its fingerprint, and no more of it.
         let mut false_one = content.clone();
         false_one[100_000..].fill(0);
         let left = || {
@@ -205,7 +206,7 @@ fn what_is_left_of_another_file_is_not_mixed_with_this_one() {
     let (server, address) = serve_in(folder.path(), &[]);
     drop(half_sent(folder.path(), &address, &content, 1_500_000));
     assert!(server.line().contains("broke off \"file\""));
-    // Another file of the same name, size and beginning.
+    // The changed file has the same name, size and beginning.
     let mut changed = content;
     changed[1_000_000] ^= 1;
     goes_on(folder.path(), &address, &changed, "1.91 MiB");
@@ -269,7 +270,7 @@ fn what_nobody_continues_is_removed_when_the_next_client_comes() {
     drop(half_sent(folder.path(), &address, &content, 1_500_000));
     assert!(server.line().contains("broke off \"file\""));
     assert_eq!(partial_files(folder.path()).len(), 1);
-    // This part is being written, however old it may be.
+    // The next client comes. Its own part is being written, and so is kept, however old it may be.
     let mut living = Peer::connect(&address);
     assert_eq!(partial_files(folder.path()).len(), 0);
     living.put(&[b"living"], &content, false);
@@ -344,7 +345,7 @@ fn what_was_stored_by_another_name_is_not_sent_again() {
     let folder = folder();
     let (_server, address) = serve_in(folder.path(), &[]);
     let content = noise(1, LENGTH);
-    // Two files of the same size: one has another beginning, and one has the same.
+    // Two of the older files have the same size: one has another beginning, and one only another end.
     let (mut one, mut two) = (content.clone(), content.clone());
     one[0] ^= 1;
     two[LENGTH - 1] ^= 1;

@@ -4,7 +4,7 @@ use super::*;
 use test_support::folder;
 use test_support::tls::{self, Dialog, s_server, trusting};
 
-/// Sends this file, which is in the repository, to servers that store in a folder.
+/// A dialog in which a client sends [`FILE`], which is in the repository.
 fn dialog<'a>(serve: &'a [&'a str], connect: &'a [&'a str]) -> Dialog<'a> {
     // The server has no dialog for clients of others: it refuses what it does not understand, and says so.
     let (sent, answer) = ("GET nothing that it knows\n", "stored \"client.rs\"");
@@ -18,7 +18,7 @@ fn files_come_through_tls_as_they_are() {
     let folder = folder();
     let model = folder.path().join("model");
     let serve = ["--dir", model.to_str().unwrap(), "--conflict", "replace"];
-    // If the client shows nothing on stdout, its last line is on stderr.
+    // The client's stdout has a line for the stored file.
     tls::own_client_talks_tls(UPLOAD, &dialog(&serve, &[FILE]));
     assert_eq!(fs::read(model.join("client.rs")).unwrap(), fs::read(FILE).unwrap());
 }
@@ -38,7 +38,7 @@ fn a_broken_upload_goes_on_through_tls() {
     assert!(format!("{again:?}").contains("is there already"), "{again:?}");
 }
 
-/// A refusal comes in the middle of a file. The client sees it although tickets of TLS came before.
+/// A refusal comes in the middle of a file. The client sees it although tickets of TLS came first.
 #[test]
 fn a_refusal_is_heard_before_the_end_of_the_file() {
     let folder = folder();
@@ -79,7 +79,7 @@ fn words_in_the_clear_are_not_answered() {
     assert!(ended.err.contains("it speaks TLS: give --tls"), "{ended:?}");
 }
 
-/// The tutorial's wire, to a server that shows what it gets.
+/// The client speaks the tutorial's wire to a server that prints what it gets.
 #[test]
 fn a_server_of_openssl_gets_a_file() {
     let Some((server, address)) = s_server(&["-quiet"]) else { return };

@@ -5,7 +5,7 @@ use std::process::Command;
 use super::*;
 use test_support::{eventually, folder, has_ipv6, skip, skip_if};
 
-/// A folder with files of all sizes that make a difference, in folders and not.
+/// Makes a folder with files of every size that matters, some of them in folders below it.
 fn tree() -> (tempfile::TempDir, BTreeMap<String, Vec<u8>>) {
     let folder = folder();
     let mut files = BTreeMap::new();
@@ -209,7 +209,7 @@ fn all_files_together_are_limited_with_what_is_on_its_way() {
             serve_in(folder.path(), &["--max-total", "1000", "--mixin", mixin]);
         let mut peer = Peer::connect(&address);
         peer.store("a", &[1; 300]);
-        // Almost none of it has arrived yet.
+        // Almost nothing of this file arrives at first.
         peer.put(&[b"b"], &[2; 600], false);
         peer.data(&[2; 1]);
         eventually("it is on its way", || partial_files(folder.path()).len() == 1);
@@ -299,7 +299,7 @@ fn wrong_use_ends_with_2_and_a_bad_folder_with_1() {
     }
     let unclear = UPLOAD.run(&["connect", "nonsense", "file"]);
     assert!(unclear.err.contains("write HOST:PORT or unix:PATH\n"), "{unclear:?}");
-    // A folder of the kernel, in which root may make files, and nobody can.
+    // `/proc` is the kernel's: root has the right to make files there, but nobody can.
     for (folder, why) in [("/dev/null", "not a directory"), ("/proc", "cannot store files in")] {
         let args = ["serve", "--bind", "127.0.0.1:0", "--dir", folder];
         let says = [folder, why, "choose another --dir"];
@@ -338,13 +338,13 @@ fn a_client_does_not_hold_back_what_is_small() {
     assert!(trace.contains("TCP_NODELAY, [1]"), "{trace}");
 }
 
-/// The order of the system calls: a power failure cannot be tested otherwise.
+/// This checks the order of the system calls, because a power failure cannot be tested.
 #[test]
 fn a_file_is_synced_and_renamed_and_its_folder_synced_before_its_client_is_told() {
     let folder = folder();
     let trace = folder.path().join("trace");
     let model = folder.path().join("model");
-    // The file descriptors with their paths; `-D`, so that the process is the server itself.
+    // `-y` shows file descriptors with their paths, and with `-D` the process is the server itself.
     let mut command = Command::new("strace");
     command.args(["-D", "-f", "-y", "-s", "8", "-o", trace.to_str().unwrap()]);
     command.args(["-e", "trace=fsync,renameat2,sendto,write"]).arg(UPLOAD.path());
@@ -365,7 +365,7 @@ fn a_file_is_synced_and_renamed_and_its_folder_synced_before_its_client_is_told(
         ("fsync(", ".part>"),
         ("renameat2(", "\"file\", RENAME_NOREPLACE"),
         ("fsync(", "/model/tree>"),
-        // The kind of `Done`.
+        // `K` is the kind of `Done`.
         ("", "\"K\\0\\0\\0"),
     ];
     let is_in_order = |trace: &str| {
@@ -382,7 +382,7 @@ fn a_file_is_synced_and_renamed_and_its_folder_synced_before_its_client_is_told(
 
 #[test]
 fn files_that_claim_to_be_larger_than_any_number_are_refused_one_by_one() {
-    // The file is in memory, where that is possible: file systems of disks cannot count so far.
+    // The files are in memory, where such a size is possible: file systems of disks cannot count so far.
     let Ok(memory) = tempfile::Builder::new().prefix("ss").tempdir_in("/dev/shm") else {
         return skip("there is no /dev/shm");
     };

@@ -76,7 +76,7 @@ pub struct BodyReader {
     /// How many bytes have been read.
     pub at: usize,
     start: usize,
-    /// The bytes of the chunks so far.
+    /// The sum of the sizes of the chunks so far.
     decoded: usize,
     part: Part,
 }

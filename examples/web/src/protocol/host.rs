@@ -4,8 +4,8 @@
 use std::net::Ipv6Addr;
 use std::str;
 
-/// Whether it is a host with or without a port. An empty one is valid: a client sends it for an address without a host.
-/// Each request has one, so it is read byte by byte, once.
+/// Whether a value is a host with or without a port. An empty host is valid: a client sends it for an address without a host.
+/// Each request has a host, so its bytes are read only once.
 pub fn is_host(value: &[u8]) -> bool {
     let rest = match value {
         // The grammar allows a port without a host, but no address has that form.
@@ -50,8 +50,8 @@ fn after_name(mut name: &[u8]) -> &[u8] {
     }
 }
 
-/// RFC 3986: unreserved and sub-delims. A table, because a search of the signs for each byte of each request took a quarter
-/// of the instructions of a pipelined request.
+/// The characters that RFC 3986 calls unreserved or sub-delims. This is a table, because a search of the signs for each byte
+/// took a quarter of the instructions of a pipelined request.
 const IS_PLAIN: [bool; 256] = {
     let (signs, mut table, mut byte) = (b"-._~!$&'()*+,;=", [false; 256], 0);
     while byte < 256 {

@@ -70,7 +70,7 @@ pub struct Head<'a> {
     pub method: Method,
     /// As received, percent-encoded; ASCII or UTF-8 without blanks and control characters.
     pub target: &'a str,
-    /// The 1 of HTTP/1.1.
+    /// The second number of the version: the last 1 of HTTP/1.1.
     pub minor: u8,
     /// Whether the connection may be used for another request.
     pub keep_alive: bool,
@@ -90,13 +90,13 @@ pub enum Step<'a> {
     More,
     /// The client waits for "100 Continue" before it sends its body. Call again after that.
     Continue,
-    /// A whole request, and its bytes with its body.
+    /// A whole request, and how many bytes it has with its body.
     Request(Head<'a>, usize),
     /// The bytes after this request cannot be trusted: answer and close.
     Refused(Refusal),
 }
 
-/// Reads requests from bytes that arrive in pieces. It looks at each byte of a head about twice, however small the pieces
+/// Reads requests from bytes that arrive in pieces. It reads each byte of a head about twice, however small the pieces
 /// are.
 #[derive(Debug, Default)]
 pub struct Decoder {
@@ -226,7 +226,7 @@ fn without_return(line: &[u8]) -> &[u8] {
 }
 
 impl RequestLine {
-    /// Reads a line. `start` is where it begins, and `end` where the next one does.
+    /// Reads a line. `start` is where it begins, and `end` where the next line begins.
     fn read(line: &[u8], start: usize, end: usize) -> Result<Self, Refusal> {
         let line = line.trim_ascii_end();
         let mut request = httparse::Request::new(&mut []);
@@ -304,7 +304,7 @@ impl<'a> Head<'a> {
     /// Reads a request of the usual form: short, complete, valid and without a body. Returns `None` for any other form,
     /// which the decoder then reads step by step. A request of the usual form is too short to reach any limit.
     fn read_whole(bytes: &'a [u8]) -> Option<(Self, usize)> {
-        // Clearing room for more headers would cost more than reading a few.
+        // More room would cost more to clear than a few headers cost to read.
         let mut room = [httparse::EMPTY_HEADER; 16];
         let mut request = httparse::Request::new(&mut room);
         let Ok(Parsed::Complete(used)) = request.parse(bytes) else { return None };

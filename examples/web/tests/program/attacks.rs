@@ -123,9 +123,9 @@ fn links_are_followed_inside_and_lead_nowhere_else() {
     ] {
         assert_eq!(get(address, target, "").status, 404, "{target}");
     }
-    // An index that is a link to the outside counts as none.
+    // An index that is a link to the outside does not count.
     assert!(get(address, "/sub/", "").text().contains("file.txt"));
-    // A listing does not tell of what is outside, either.
+    // A listing does not show links to the outside, either.
     let listing = get(address, "/", "");
     for (name, is_shown) in [
         ("inside.txt", true),
@@ -166,7 +166,7 @@ fn exchanging_a_folder_for_a_link_in_the_right_moment_gains_nothing() {
             seen[usize::from(answer.status == 200)] += 1;
         }
         done.store(true, Ordering::Relaxed);
-        // How often each of them is met is chance.
+        // How often a request meets the folder, and how often not, is chance.
         assert_eq!(seen[0] + seen[1], 3_000);
     });
 }
@@ -373,8 +373,8 @@ fn listings_that_nobody_reads_cost_a_bounded_memory() {
             client
         })
         .collect();
-    // This asks until the waiting clients have the whole budget: then one page more is refused, and everything else is
-    // answered.
+    // This asks until the waiting clients have used up the share of their address. Then one page more is refused, and
+    // everything else is answered.
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let answer = get(address, "/", "");
@@ -386,10 +386,11 @@ fn listings_that_nobody_reads_cost_a_bounded_memory() {
         assert!(Instant::now() < deadline, "nothing bounds what waits");
     }
     assert_eq!(get(address, "/none", "").status, 404);
-    // One address has a part of it, and keeps no other from its listing.
+    // The share of one address is only a part of the budget, so a client from elsewhere gets its listing.
     assert_eq!(Client::from_elsewhere(address).get("/", "").status, 200);
     let cost = peak_memory(server.id()) - before;
-    // A quarter of 64 MiB of listings, and the threads of 400 clients; without a bound it was 3 MiB for each.
+    // The cost is a quarter of 64 MiB for the listings, and the threads of 400 clients. Without a bound it was 3 MiB for
+    // each client.
     assert!(cost < 160 * 1024, "{cost} KiB for {CLIENTS} clients");
     drop(silent);
     while get(address, "/", "").status != 200 {

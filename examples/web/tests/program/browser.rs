@@ -1,5 +1,5 @@
-//! The listing in a real browser: headless Chromium, which runs a page of the test that looks at the listing
-//! through frames, and tells what it has found.
+//! The listing in a real browser. Headless Chromium runs a page of the test, which looks at the listing through frames and
+//! reports what it has found.
 
 use std::fs;
 use std::path::Path;
@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 use super::*;
 use test_support::{folder, skip};
 
-/// Looks at the listing in `list/` and puts what it finds into its own body.
+/// A page that looks at the listing in `list/` and puts what it finds into its own body.
 const LOOK: &str = include_str!("look.html");
 
-/// A name that would run if it were not text, and one that has no place to be broken.
+/// The name of a file that would run a script if it were not shown as text.
 const EVIL: &str = "<img src=x onerror=parent.document.title='ran'>.txt";
 
 pub(super) fn chromium() -> Option<&'static str> {
@@ -23,7 +23,7 @@ pub(super) fn chromium() -> Option<&'static str> {
     found
 }
 
-/// The page after its scripts have run.
+/// Loads a page, and returns it as it is after its scripts have run.
 pub(super) fn dump(browser: &str, url: &str, options: &[&str]) -> String {
     let profile = folder();
     let mut command = headless(browser, &profile);
@@ -33,7 +33,7 @@ pub(super) fn dump(browser: &str, url: &str, options: &[&str]) -> String {
     ended.out
 }
 
-/// A browser without a window, which knows nothing of other tests.
+/// The command of a browser without a window, which shares nothing with other tests.
 pub(super) fn headless(browser: &str, profile: &tempfile::TempDir) -> Command {
     let mut command = Command::new(browser);
     command
@@ -82,7 +82,7 @@ fn a_listing_is_good_to_look_at_in_a_browser() {
             );
         }
         assert_eq!(number("rows"), 6.0);
-        // The contrast that WCAG asks of text.
+        // WCAG demands this contrast of text.
         assert!(number("contrast of links") >= 4.5);
         assert!(number("contrast of headings") >= 4.5);
         assert!(number("contrast of details") >= 4.5);
@@ -105,7 +105,7 @@ fn a_listing_is_sorted_in_a_browser_by_its_address_alone() {
     fill(folder.path());
     let (_server, address) = web(&["--dir", folder.path().to_str().unwrap()]);
     let target = "/list/?sort=size&order=desc";
-    // It has no script, and the browser would not run one.
+    // The listing has no script, and the browser would not run one.
     let answer = get(address, target, "");
     assert!(answer.header("Content-Security-Policy").unwrap().starts_with("default-src 'none';"));
     assert!(!answer.text().contains("<script"));

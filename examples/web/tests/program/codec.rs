@@ -8,7 +8,7 @@ mod protocol;
 
 use protocol::{Decoder, Step};
 
-/// All results of the decoder, as text, when the bytes arrive in these pieces.
+/// All results of the decoder, as text, when the bytes are cut at these places.
 fn told(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
     let mut decoder = Decoder::default();
     let mut told = Vec::new();
@@ -37,7 +37,7 @@ fn told(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
     told
 }
 
-/// A request without faults.
+/// A valid request, after its target.
 fn good() -> impl Strategy<Value = (String, Vec<u8>)> {
     let header = "[A-Za-z-]{1,12}: [ -~]{0,20}".prop_filter("framing is chosen apart", |header| {
         let name = header.split(':').next().unwrap_or_default().to_ascii_lowercase();

@@ -38,7 +38,7 @@ fn pipelined_requests_are_answered_in_order_and_by_one_send() {
     client.write_all(GET.as_bytes()).unwrap();
     let mut buffer = vec![0; 65_536];
     let length = client.read(&mut buffer).unwrap();
-    // Bytes of one call arrive together; of several calls some would be seen by themselves.
+    // The bytes of one send arrive together. After several sends, some reads would get fewer bytes.
     for _ in 0..200 {
         client.write_all(GET.repeat(16).as_bytes()).unwrap();
         assert_eq!(client.read(&mut buffer).unwrap(), 16 * length);
@@ -74,7 +74,7 @@ fn a_request_may_come_in_any_pieces() {
         client.send([*byte]);
     }
     assert_eq!(client.answer().body, HELLO);
-    // The end of one and the beginning of the next in one piece.
+    // The end of one request and the beginning of the next arrive in one piece.
     client.send(&GET[..10]);
     client.send(format!("{}{}", &GET[10..], &GET[..20]));
     assert_eq!(client.answer().body, HELLO);
@@ -106,7 +106,7 @@ fn a_request_that_ends_in_its_middle_is_told_so() {
 #[test]
 fn a_request_that_takes_too_long_is_told_so() {
     let (_server, address) = web(&["--header-timeout", "0.3"]);
-    // A silent connection keeps another one waiting, and its end is not logged.
+    // A connection that has sent nothing ends without an answer.
     Client::new(address).assert_closed();
     for beginning in [
         "GET / HTTP/1.1\r\nHost: here\r\nA: ",
@@ -135,7 +135,7 @@ fn a_request_that_takes_too_long_is_told_so() {
 
 #[test]
 fn silence_between_requests_ends_quietly() {
-    // Long enough for the client to speak in time, also on a busy machine.
+    // The timeout is long enough for the client to speak in time, even on a busy machine.
     let (server, address) = web(&["--idle-timeout", "3"]);
     let mut client = Client::new(address);
     client.assert_open();
@@ -151,7 +151,7 @@ fn silence_between_requests_ends_quietly() {
 fn a_silent_client_gives_way_where_others_wait() {
     for (mixin, workers) in [("inline", 1), ("pool", 4), ("forking", 40)] {
         let (_server, address) = web(&["--mixin", mixin, "--max-per-peer", "100"]);
-        // More silent clients than there are workers, and all of them stay.
+        // There are more silent clients than workers, and all of them stay.
         let mut silent: Vec<Client> = (0..workers + 2).map(|_| Client::new(address)).collect();
         let mut client = Client::new(address);
         assert_eq!(client.get("/", "").body, HELLO, "{mixin}");

@@ -58,8 +58,8 @@ fn a_lame_duck_is_not_ready_and_serves_in_processes() {
     a_lame_duck_is_not_ready_and_serves_under("forking");
 }
 
-/// The successor serves already, so no client has to be sent elsewhere: neither a lame duck that is to come nor one that
-/// has begun keeps the predecessor.
+/// The successor serves already, so no client has to be sent elsewhere. The predecessor ends without its lame duck, or in the
+/// middle of a lame duck that has begun.
 fn a_successor_ends_the_lame_duck_under(mixin: &str) {
     for is_begun in [false, true] {
         let folder = test_support::folder();

@@ -1,4 +1,4 @@
-//! The log: one line for each request, whether it is read or not.
+//! The log: one line for each request, whether somebody reads the log or not.
 
 #![allow(clippy::incompatible_msrv, reason = "tests may need a newer Rust than the library does")]
 
@@ -79,7 +79,7 @@ fn a_log_that_nobody_reads_keeps_nobody_waiting() {
         let mut line = String::new();
         reader.read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on ").unwrap().parse().unwrap();
-        // Ten times as much as a pipe and the queue hold.
+        // The lines of these requests are several times as much as a pipe and the queue hold.
         let target = "/".repeat(3_000);
         let mut client = Client::new(address);
         for _ in 0..1_000 {
@@ -88,7 +88,8 @@ fn a_log_that_nobody_reads_keeps_nobody_waiting() {
         // The reader is back, and learns how many lines it has missed.
         drop(client);
         let mut told = String::new();
-        // As many lines as there can be: those that were not lost, and one for each request from here on.
+        // The notice comes after the lines that were not lost, which are fewer than a thousand. Each request adds a line,
+        // so that no read waits.
         for _ in 0..1_000 {
             get(address, "/", "");
             told.clear();

@@ -33,7 +33,7 @@ fn the_help_says_where_it_listens() {
     promises::the_help_says_where_it_listens(WEB, "127.0.0.1:8080", false);
 }
 
-/// A web server on TCP, and its address.
+/// Starts a web server on TCP, and returns its address as well.
 fn web(options: &[&str]) -> (Process, SocketAddr) {
     let (server, addresses) = WEB.serve(&["127.0.0.1:0"], options);
     (server, addresses[0].parse().unwrap())
@@ -60,7 +60,7 @@ impl Answer {
     }
 }
 
-/// A connection, read answer by answer.
+/// A client's connection, whose answers are read one by one.
 struct Client {
     reader: BufReader<TcpStream>,
 }
@@ -70,7 +70,7 @@ impl Client {
         Self { reader: BufReader::new(connect(address)) }
     }
 
-    /// A client from another address than all others.
+    /// Connects from an address that no other client has.
     fn from_elsewhere(address: SocketAddr) -> Self {
         Self { reader: BufReader::new(connect_from([127, 0, 0, 2], address)) }
     }
@@ -119,7 +119,7 @@ impl Client {
         self.ask(format!("GET {target} HTTP/1.1\r\nHost: here\r\n{headers}\r\n"))
     }
 
-    /// Fails unless the server has closed, and has sent nothing more before.
+    /// Fails unless the server closes the connection, and has sent nothing after the last answer.
     #[track_caller]
     fn assert_closed(&mut self) {
         assert_eq!(read_to_end(&mut self.reader), b"", "something came after the last answer");
@@ -132,12 +132,12 @@ impl Client {
     }
 }
 
-/// One answer over a connection of its own.
+/// Makes one request over a connection of its own.
 fn get(address: SocketAddr, target: &str, headers: &str) -> Answer {
     Client::new(address).get(target, headers)
 }
 
-/// Fails unless the request is answered by this status, and by nothing after it.
+/// Fails unless the request is answered with this status, and nothing comes after this answer.
 #[track_caller]
 fn assert_refused(address: SocketAddr, request: impl AsRef<[u8]>, status: u16) -> Answer {
     let mut client = Client::new(address);

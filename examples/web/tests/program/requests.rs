@@ -1,4 +1,4 @@
-//! Requests: which are served, and which are refused with which status.
+//! Requests that are served, and requests that are refused, each with its status.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn every_path_is_greeted() {
         assert_eq!((answer.status, &answer.body[..]), (200, HELLO), "{target}");
         assert_eq!(answer.header("Content-Type"), Some("text/plain; charset=utf-8"));
         assert_eq!(answer.header("Content-Length"), Some("12"));
-        // The form of `Sun, 06 Nov 1994 08:49:37 GMT`.
+        // The date has the form of `Sun, 06 Nov 1994 08:49:37 GMT`.
         let date = answer.header("Date").expect("a date");
         let time = httpdate::parse_http_date(date).unwrap();
         assert_eq!(httpdate::fmt_http_date(time), date);
@@ -25,7 +25,7 @@ fn a_head_is_answered_without_a_body() {
     client.send("HEAD / HTTP/1.1\r\nHost: here\r\n\r\n");
     let answer = client.head();
     assert_eq!((answer.status, answer.header("Content-Length")), (200, Some("12")));
-    // The next byte is the next answer's.
+    // The next byte belongs to the next answer.
     client.assert_open();
 }
 
@@ -53,7 +53,7 @@ fn a_body_that_nobody_wants_is_thrown_away() {
         client.send(&request);
         let answer = if head_only { client.head() } else { client.answer() };
         assert_eq!(answer.status, 200, "{request}");
-        // Exactly one answer, and then that of the next request.
+        // The next answer is that of the next request.
         client.send("GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");
         assert_eq!(client.answer().body, HELLO);
         client.assert_closed();
@@ -216,7 +216,7 @@ fn a_request_names_its_host_once_and_well() {
             assert_refused(address, format!("GET {target} HTTP/1.1\r\nHost: here\r\n\r\n"), 400);
         }
     }
-    // No host, two of them, and an invalid one, behind a served and an unserved method.
+    // The requests have no host, two hosts or an invalid one, with methods that are served and methods that are not.
     for method in ["GET", "HEAD", "POST", "BOGUS"] {
         for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a\r\nhost: b\r\n", "Host: a b\r\n"] {
             let mut client = Client::new(address);
@@ -229,7 +229,7 @@ fn a_request_names_its_host_once_and_well() {
     assert_eq!(get_raw(address, "GET / HTTP/1.0\r\n\r\n").status, 200);
 }
 
-/// RFC 9112, 6.3: where the body ends is settled before anything else is said of a request.
+/// RFC 9112, 6.3: the end of the body is settled before anything else about a request.
 #[test]
 fn framing_is_judged_before_the_method() {
     let (_server, address) = web(&[]);
@@ -257,7 +257,7 @@ fn framing_is_judged_before_the_method() {
             assert_refused(address, request, status);
         }
     }
-    // A valid head with a body that is too large or not served is refused by its method.
+    // If the head is valid and the body too large, a method that is not served decides the status.
     for (method, status) in [("GET", 413), ("POST", 405), ("BREW", 501)] {
         let request = format!("{method} / HTTP/1.1\r\nHost: here\r\nContent-Length: 65537\r\n\r\n");
         assert_refused(address, request, status);
@@ -296,7 +296,7 @@ fn what_is_unusual_and_right_is_served() {
         assert_eq!(client.ask(&request).body, HELLO, "{request:.80}");
         client.assert_open();
     }
-    // Bytes of Latin-1.
+    // A header may have bytes of Latin-1.
     let mut client = Client::new(address);
     assert_eq!(client.ask(b"GET / HTTP/1.1\r\nHost: here\r\nA: caf\xe9\r\n\r\n").body, HELLO);
 }

@@ -23,7 +23,7 @@ fn figures_are_shown_where_they_are_asked_for() {
             assert!(text.contains(says), "{mixin}: {says} is not in {text}");
         }
         assert!(text.contains("<li aria-current=\"step\">ready</li>"), "{mixin}: {text}");
-        // The request for the page itself is alive, as the first request of the server.
+        // The only live request is the one for the page itself.
         assert!(text.contains("<dt>live</dt><dd>1</dd>") && text.contains("<td>running</td>"));
         assert!(!text.contains("<script"));
         assert!(!get(address, "/status?every=0", "").text().contains("http-equiv"));

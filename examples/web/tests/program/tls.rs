@@ -36,7 +36,7 @@ fn curl_is_served_under_every_mixin() {
         let options = [&dir[..], &["--mixin", mixin]].concat();
         let (server, address) = DIALOG.serve(WEB, "127.0.0.1:0", &options);
         let url = format!("https://{address}/file.txt");
-        // Two requests over one connection.
+        // There are two requests over one connection.
         let count = ["--cacert", &ca, "-w", " %{num_connects}\n", &url, &url];
         assert_eq!(curl(&count), format!("{file} 1\n{file} 0\n"), "{mixin}");
         assert_eq!(curl(&["--cacert", &ca, "-r", "2-4", &url]), "234");
@@ -63,7 +63,8 @@ fn a_client_without_the_authority_or_a_certificate_gets_nothing() {
     assert!(!status(&["--cert", &cert, "--key", &key]));
 }
 
-/// A server with a certificate of its own making, its address, and what it says about it.
+/// Starts a server with a self-signed certificate. Returns also its URL, and its first lines, which say how to trust the
+/// certificate.
 fn self_signed() -> (Process, String, Vec<String>) {
     let mut command = WEB.command(&["serve", "--bind", "127.0.0.1:0", "--tls-self-signed"]);
     let server = Process::start(&mut command);
@@ -85,7 +86,7 @@ fn the_advice_of_a_self_signed_server_works_for_curl_and_for_nobody_else() {
         output.unwrap()
     };
     assert_eq!(String::from_utf8(run(advice).stdout).unwrap(), "Hello, World");
-    // Another server of the same kind, as an attacker could be.
+    // An attacker could run another server of the same kind.
     let (_other, other, _) = self_signed();
     assert!(!run(&advice.replace(&url, &other)).status.success());
     // openssl computes the same fingerprint.

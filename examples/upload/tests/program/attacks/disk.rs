@@ -15,7 +15,7 @@ fn a_folder_that_vanishes_is_told() {
     }
 }
 
-/// Sends 3,000,000 bytes to where there is room for one mebibyte, and a small file, which has room.
+/// Sends a file of 3,000,000 bytes to where there is room for one mebibyte, and an empty file, which finds room.
 fn send_to_a_full_disk(folder: &Path, address: &str) {
     fs::write(folder.join("large"), noise(1, 3_000_000)).unwrap();
     fs::write(folder.join("empty"), "").unwrap();

@@ -288,7 +288,7 @@ fn a_number_that_is_free_is_found_by_few_looks() {
     assert_eq!(looks(&|_| true), None);
 }
 
-/// A file system that is full after a mebibyte; unmounted in the end.
+/// A small file system, which is unmounted when this is dropped.
 struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
@@ -310,7 +310,7 @@ impl<'a> SmallDisk<'a> {
 
 impl Drop for SmallDisk<'_> {
     fn drop(&mut self) {
-        // Lazily: a server may still be ending.
+        // The unmount is lazy, because a server may still be ending.
         let _ = Command::new("umount").arg("-l").arg(self.0).status();
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Sends a few bytes now and then, for as long as the server takes it.
+/// Sends a few bytes now and then, for as long as the server takes them.
 fn trickle(mut stream: &TcpStream, bytes: &[u8]) {
     stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
     let began = std::time::Instant::now();
@@ -91,7 +91,7 @@ fn what_is_announced_and_never_comes_keeps_nobody_out() {
         assert!(server.line().contains("was refused"));
         assert!(server.line().contains("broke off"));
         assert_eq!(other.store("b", &[2; 900]), "b");
-        // Now there is no room for the rest of it. The part stays, even if another client begins anew.
+        // Now there is no room for the rest of `a`. Its part stays, even if another client begins anew.
         for resume in [true, false] {
             other.put(&[b"a"], &[1; 1000], resume);
             other.expect_refusal(Code::TooMuch);

@@ -100,7 +100,7 @@ fn what_the_client_has_is_not_sent_again() {
             }
         }
     }
-    // Another content, of the same size and in the same second.
+    // The file is changed: its size and the second of its time stay the same.
     let path = folder.path().join("digits.txt");
     let modified = fs::metadata(&path).unwrap().modified().unwrap();
     let file = File::options().write(true).open(&path).unwrap();
@@ -110,7 +110,7 @@ fn what_the_client_has_is_not_sent_again() {
 
 #[test]
 fn a_file_from_before_all_dates_is_served() {
-    // The file is in memory, where there is such a folder: file systems of disks cannot count so far.
+    // The files are in memory, if there is such a folder: file systems of disks cannot store such times.
     let memory = tempfile::Builder::new().prefix("ss").tempdir_in("/dev/shm");
     let folder = memory.unwrap_or_else(|_| folder());
     for (name, time) in [

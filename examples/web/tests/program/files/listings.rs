@@ -12,7 +12,7 @@ fn a_folder_shows_its_index_or_a_listing() {
         fs::write(path.join("old/index.htm"), "the old index").unwrap();
         fs::write(path.join("both/index.html"), "the index").unwrap();
         fs::write(path.join("both/index.htm"), "the old index").unwrap();
-        // A folder of that name is no index.
+        // A folder with the name of an index is no index.
         fs::create_dir(path.join("without/index.html")).unwrap();
     });
     assert_eq!(get(address, "/with/", "").text(), "the index");
@@ -59,7 +59,7 @@ fn a_large_folder_is_sorted_as_a_whole_and_has_pages() {
     let first_file = shown(newest.text()).into_iter().find(|name| name.starts_with('f'));
     assert_eq!(first_file, Some("f10000"));
     assert!(newest.text().contains("href=\"?sort=modified&amp;order=desc&amp;page=2\""));
-    // Pages beyond the end, and numbers that are none.
+    // Numbers beyond the last page, and texts that are not the number of a page.
     for (page, number) in
         [("12", 11), ("99999999999999999999999", 1), ("0", 1), ("-1", 1), ("x", 1)]
     {
@@ -103,7 +103,7 @@ fn listings_are_sorted_as_asked_for() {
     assert!(answer.text().contains("class=\"size\" aria-sort=\"ascending\""));
     // An empty folder says so.
     assert!(get(address, "/z/", "").text().contains("This folder is empty."));
-    // The way down keeps the order.
+    // The link to a folder keeps the order.
     assert!(answer.text().contains("href=\"./z/?sort=size&amp;order=asc\""));
     let answer = get(address, "/?sort=size&order=desc", "");
     assert!(answer.text().contains("class=\"size\" aria-sort=\"descending\""));

@@ -12,7 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::*;
 use test_support::{folder, skip};
 
-/// A server of a folder that `fill` has put things into.
+/// Starts a server of a folder that `fill` has put things into.
 fn site(fill: impl Fn(&Path)) -> (tempfile::TempDir, Process, SocketAddr) {
     let folder = folder();
     fill(folder.path());
@@ -103,7 +103,7 @@ fn what_is_not_there_is_not_found() {
         assert!(status.unwrap().success());
     });
     let long = format!("/{}", "a".repeat(300));
-    // Such a request is no error: its connection serves the next one, and one connection serves all of these.
+    // The connection goes on after such a request, so one connection serves all of these.
     let mut client = Client::new(address);
     for target in ["/none", "/none/none", "/digits.txt/", "/digits.txt/x", "/pipe", "/%00", &long] {
         let answer = client.get(target, "");
@@ -122,7 +122,7 @@ fn what_is_not_there_is_not_found() {
     assert_eq!(head.status, 404);
     assert_ne!(head.header("Content-Length"), Some("0"));
     client.assert_open();
-    // A file that vanishes while the server runs.
+    // A file that vanishes while the server runs is not found, either.
     assert_eq!(get(address, "/digits.txt", "").status, 200);
     fs::remove_file(folder.path().join("digits.txt")).unwrap();
     assert_eq!(get(address, "/digits.txt", "").status, 404);
@@ -244,7 +244,7 @@ fn a_file_that_declares_its_charset_keeps_it() {
         ("a.css", b"@charset \"iso-8859-1\";", "text/css"),
         ("a.txt", b"caf\xe9", "text/plain"),
         ("b.txt", b"\xff\xfea\0", "text/plain"),
-        // The last character that is looked at may be cut by the look, and not by the file.
+        // The kilobyte that is read may end in the middle of a character.
         ("c.txt", cut.as_bytes(), "text/plain; charset=utf-8"),
         ("d.txt", &cut.as_bytes()[..1024], "text/plain; charset=utf-8"),
         ("empty", b"", "text/plain; charset=utf-8"),
@@ -314,16 +314,16 @@ fn a_link_that_names_the_folder_may_be_exchanged() {
     std::os::unix::fs::symlink("1", &link).unwrap();
     let (_server, address) = web(&["--dir", link.to_str().unwrap()]);
     assert_eq!(get(address, "/page.txt", "").text(), "1");
-    // As a deployment does it: never a moment without the link.
+    // The link is exchanged as a deployment does it, without a moment at which there is no link.
     std::os::unix::fs::symlink("2", outside.path().join("next")).unwrap();
     fs::rename(outside.path().join("next"), &link).unwrap();
     assert_eq!(get(address, "/page.txt", "").text(), "2");
     assert!(get(address, "/", "").text().contains("page.txt"));
-    // A file that was inside before is outside now.
+    // The file of the old version, which was inside, is outside now.
     std::os::unix::fs::symlink(outside.path().join("1/page.txt"), outside.path().join("2/old"))
         .unwrap();
     assert_eq!(get(address, "/old", "").status, 404);
-    // Gone, and back again.
+    // The link is removed, and made again.
     fs::remove_file(&link).unwrap();
     let answer = get(address, "/page.txt", "");
     assert_eq!((answer.status, answer.header("Retry-After")), (503, Some("5")));
