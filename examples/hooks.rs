@@ -19,7 +19,7 @@ impl ServerHooks for Hooks {
         let (fault, phase, peer) = (failure.fault(), failure.phase(), failure.client_address());
         eprintln!("{fault:?} failed in {phase} for {peer}: {}", failure.error());
     }
-    // Called after every request, and at least once a second because of `poll_interval`.
+    // The loop calls this after every request, and at least once a second because of `poll_interval`.
     fn service_actions(&self) {
         eprintln!("tick");
     }

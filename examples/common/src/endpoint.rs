@@ -103,7 +103,7 @@ impl Endpoint {
     }
 }
 
-/// The error for a word that is no [`Endpoint`]. It says what to write.
+/// The error for a word that is not an [`Endpoint`]. It says what to write.
 #[derive(Debug)]
 pub struct BadEndpoint(String);
 
@@ -124,7 +124,7 @@ impl FromStr for Endpoint {
     }
 }
 
-/// The transport that an address names, and the rest of it.
+/// The transport that an address names, and the rest of the address.
 fn with_scheme(text: &str) -> Option<(&str, &str)> {
     text.split_once(':')
         .filter(|(scheme, _)| matches!(*scheme, "tcp" | "udp" | "unix" | "unixgram"))

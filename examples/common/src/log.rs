@@ -116,7 +116,7 @@ pub(crate) fn start(first: &str, writers: Writers) {
     HOW.store(AT_ONCE, Ordering::SeqCst);
     // The server catches and reports a panic, but std prints it first and would wait for a reader.
     panic::set_hook(Box::new(|panic| warn(&panic.to_string())));
-    // Printed at every level: the first line says where the program listens.
+    // The first line is printed at every level, because it says where the program listens.
     tell(&STDOUT, Console::Stdout, first);
     let has_threads = writers == Writers::Threads
         && start_writer("stdout", &STDOUT, io::stdout())
@@ -302,7 +302,7 @@ mod tests {
             let line = lines.next().unwrap();
             assert!(line.starts_with(&format!("line {number} x")) && line.ends_with('x'), "{line}");
         }
-        // The short line may have found room that the last long ones did not.
+        // The short line may have found room where the last long ones did not.
         let next = lines.next().unwrap();
         let notice = if next == "short" { lines.next().unwrap() } else { next };
         assert!(notice.contains("lines were lost here"), "{notice}");

@@ -57,7 +57,7 @@ where
             warn(&format!("{} has read its certificates again", server.server_address()));
             Ok(())
         }
-        // This error is printed to stderr by the server.
+        // The server prints this error to stderr.
         Err(error) => Err(format!("{error}; the certificates from before stay").into()),
     })
 }

@@ -421,7 +421,7 @@ mod tests {
         assert!(near(rates.accepted, 10.0), "since the start: {rates:?}");
         let rates = Rates::lately(counts(1_000), start, &mut samples);
         assert!(near(rates.accepted, 10.0) && samples.len() == 2, "no time has passed: {rates:?}");
-        // Two seconds later.
+        // Two seconds pass.
         samples[1].at -= Duration::from_secs(2);
         let rates = Rates::lately(counts(1_100), start, &mut samples);
         assert!(near(rates.accepted, 50.0), "since the sample: {rates:?}");

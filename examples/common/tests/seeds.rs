@@ -1,4 +1,4 @@
-//! Addresses as users write them: reading one never panics, and a valid one is read back as the same from its own display.
+//! Addresses as users write them: reading one never panics, and a valid one that is displayed is read back as the same.
 
 use common::Endpoint;
 

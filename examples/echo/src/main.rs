@@ -118,7 +118,7 @@ fn run_client(endpoint: &Endpoint, tls: &ClientTls) -> Result<(), Failure> {
         return copy_both_ways(&open(endpoint, tls)?, endpoint);
     }
     let socket = connect(endpoint)?;
-    // Bytes and not text: any input is sent as it is.
+    // The lines are bytes and not text, so that any input is sent as it is.
     for line in io::stdin().lock().split(b'\n') {
         let line = line.map_err(|error| Failure::Other(format!("cannot read stdin: {error}")))?;
         let mut answer = ask(&socket, endpoint, &line)?;

@@ -63,7 +63,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Logs in: with the secret, if its file is given.
+    /// Logs in, with the secret if its file is given.
     pub fn log_in(
         socket: Socket,
         endpoint: &Endpoint,

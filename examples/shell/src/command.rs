@@ -40,7 +40,7 @@ pub struct Running {
     until: Option<Instant>,
 }
 
-/// How long a supervisor may take for the end. It needs less, unless it was stopped (by its command, say).
+/// How long a supervisor may take to end. It needs less, unless it was stopped (by its command, say).
 const LONGEST_END: Duration = Duration::from_secs(10);
 
 impl Running {
@@ -52,7 +52,7 @@ impl Running {
         let input = has_input.then(rustix::pipe::pipe).transpose()?;
         let (its_stdin, stdin) =
             input.map_or((None, None), |(read, write)| (Some(read), Some(write)));
-        // The supervisor's first message carries this descriptor, because its own stdin is the control socket.
+        // The first message to the supervisor carries the command's stdin, because the supervisor's own is the control socket.
         handover::send(&control, its_stdin.as_ref().map(AsFd::as_fd))?;
         drop(its_stdin);
         let input = Input::new(stdin.map(File::from))?;

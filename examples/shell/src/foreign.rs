@@ -6,7 +6,7 @@
 //! method and version, and all other protocols that a browser speaks (TLS, TURN) are binary. So there is no list of
 //! methods here: the form is refused, and with it everything that was sent together with it.
 
-/// As long as the longest path of Linux (`PATH_MAX`).
+/// The length of the longest path of Linux (`PATH_MAX`).
 const LONGEST_PATH: usize = 4_096;
 
 /// The protocol of bytes that are no command, as the end of the sentence "it sent ..". `None` if they may be a command.

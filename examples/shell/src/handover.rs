@@ -21,7 +21,7 @@ pub fn send(socket: impl AsFd, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
     Ok(())
 }
 
-/// Receives one message, and its descriptor if it has one. Returns `None` at the end.
+/// Receives one message, and its descriptor if it has one. Returns `None` at the end of the input.
 pub fn receive(socket: impl AsFd) -> io::Result<Option<Option<OwnedFd>>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -19,7 +19,7 @@ pub struct Input {
 }
 
 impl Input {
-    /// Input for a command that reads the other end of this pipe. Without a pipe the command gets no input.
+    /// Makes the input of a command that reads the other end of this pipe. Without a pipe the command gets no input.
     pub fn new(pipe: Option<File>) -> io::Result<Self> {
         if let Some(pipe) = &pipe {
             rustix::io::ioctl_fionbio(pipe, true)?;

@@ -102,7 +102,7 @@ fn steps<'a>(
     }
 }
 
-/// How this client has to prove itself: by the secret, or not at all.
+/// How this client has to prove itself: by the secret, or by nothing on the wire. Fails if it may not enter.
 fn way_in<'a>(
     request: &StreamRequest,
     settings: &'a Settings,

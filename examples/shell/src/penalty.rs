@@ -46,7 +46,7 @@ impl Penalty {
 
     /// Takes the connection from its request. If it cannot be passed on, it ends at once.
     pub fn give(&self, request: &mut StreamRequest) {
-        // The server ends a request's connection after the handler. With the stand-in it ends nothing.
+        // The server ends a request's connection after the handler. Here it ends only the stand-in.
         let _ = request.wrap_stream(|connection| {
             if let Some(fd) = connection.fileno() {
                 let _ = handover::send(&self.socket, Some(fd));

@@ -28,7 +28,7 @@ pub const VERSION: u8 = 1;
 /// The longest body: a message of Noise holds no more.
 pub const LONGEST_BODY: usize = 65_535;
 
-/// The longest text or output of one message: a body without its kind, the two bytes of ENDED, and the tag of the
+/// The longest text or output of one message: a body less its kind, the two bytes of an ENDED, and the tag of the
 /// encryption.
 pub const LONGEST_PAYLOAD: usize = LONGEST_BODY - 3 - 16;
 

@@ -102,13 +102,13 @@ struct Run<'a> {
     why: Option<String>,
 }
 
-/// Which descriptors are readable.
+/// Which descriptors are ready.
 struct Ready {
     client: bool,
     stdout: bool,
     stderr: bool,
     control: bool,
-    /// The command accepts more input.
+    /// Whether the command accepts more input.
     stdin: bool,
 }
 

@@ -33,7 +33,7 @@ impl Screen {
         self.waiting.is_none()
     }
 
-    /// Adds output, after earlier output is shown.
+    /// Adds output. Earlier output must have been shown.
     pub fn show(&mut self, on: Printed, bytes: &[u8]) {
         let bytes = match &mut self.turns {
             Some(turns) => turns[on as usize].turn(bytes),

@@ -94,7 +94,7 @@ fn make(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let mut secret = [0; BYTES];
     getrandom::fill(&mut secret).map_err(io::Error::other)?;
-    // From the beginning only its owner can read the draft, and it is removed if a step fails.
+    // Only the owner can read the draft, from its beginning on, and the draft is removed if a step fails.
     let mut draft = NamedTempFile::new_in(folder)?;
     draft.write_all(&secret)?;
     draft.as_file().sync_all()?;

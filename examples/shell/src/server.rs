@@ -44,7 +44,7 @@ pub struct Serve {
     encoding: Option<&'static Encoding>,
 }
 
-/// The default time of a login, which is two messages of a program.
+/// The default time of a login, in which a program sends two messages.
 const LOGIN: Duration = Duration::from_secs(10);
 
 /// The default time of a first command: the tutorial's client connects before its user has typed anything.

@@ -25,7 +25,7 @@ pub struct Settings {
     pub first_word: Duration,
 }
 
-/// The wire.
+/// The protocol between client and server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum WireName {
     /// Frames: stdout and stderr as they are printed, the exit status, and Ctrl-C

@@ -163,7 +163,7 @@ impl<'a> Supervisor<'a> {
             if let Some(status) = waitid(WaitId::Pid(self.leader), look)? {
                 self.over = true;
                 report(self.control, status_of(&status), String::new());
-                // The processes that it has left behind end with it.
+                // The processes that the leader has left behind end with it.
                 self.begin_end();
             }
         }

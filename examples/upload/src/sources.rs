@@ -32,7 +32,7 @@ pub struct Sources {
 }
 
 impl Source {
-    /// Opens it, if it still is a file: a link or a pipe may have replaced it since the folder was read.
+    /// Opens the file, if it still is one: a link or a pipe may have replaced it since the folder was read.
     pub fn open(&self) -> io::Result<File> {
         let follow = if self.path.len() == 1 { OFlags::empty() } else { OFlags::NOFOLLOW };
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | follow;

@@ -292,7 +292,7 @@ impl Store {
 
     /// Removes a part whose file has been stored.
     pub fn remove_left(&self, partial: Partial, put: &Put) {
-        // If it fails, a later sweep removes it.
+        // A part that cannot be removed here is removed by a later sweep.
         let _ = partial.remove_left(&self.root, put);
     }
 
@@ -305,7 +305,7 @@ impl Store {
 
     /// Removes an incomplete part.
     pub fn discard(&self, partial: Partial) {
-        // If it fails, a later sweep removes it.
+        // If this fails, a later sweep removes the part.
         let _ = fs::unlinkat(&self.root, partial.name(), AtFlags::empty());
         // The lock ends here, after the removal, so that no client resumes the part in between.
         drop(partial);
@@ -374,7 +374,7 @@ fn open_folder(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
 
 fn make_folder(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
     match fs::mkdirat(parent, name, Mode::from_raw_mode(0o777)) {
-        // Another client has made it in the meantime.
+        // If the folder exists, another client has just made it.
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error),
     }

@@ -54,7 +54,7 @@ impl Total {
                         Err(error @ (Errno::ACCESS | Errno::PERM)) => {
                             self.not_counted.push((path.join("/"), error.into()));
                         }
-                        // The entry was removed or replaced in the meantime.
+                        // The entry was removed or replaced after its kind was read.
                         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                         Err(error) => return Err(error.into()),
                     }

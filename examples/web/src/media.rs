@@ -48,7 +48,7 @@ impl Media {
         let head = first_bytes(file, &mut room)?;
         if is_packed {
             let kind = guess.map_or_else(binary, |guess| guess.to_string());
-            // Without gzip's first two bytes it is not compressed, even if its name says so.
+            // Without gzip's first two bytes the file is not compressed, even if its name says so.
             return Ok(Self { kind, coding: head.starts_with(b"\x1f\x8b").then_some("gzip") });
         }
         Ok(Self { kind: text_type(guess, head), coding: None })
@@ -100,7 +100,7 @@ fn is_text(head: &[u8]) -> bool {
     is_utf8(head) && !head.iter().any(is_control)
 }
 
-/// Whether it is UTF-8; the last character may be incomplete.
+/// Whether the beginning of a file is UTF-8. If the file may go on, the last character may be incomplete.
 fn is_utf8(head: &[u8]) -> bool {
     str::from_utf8(head)
         .map_or_else(|error| error.error_len().is_none() && head.len() == LOOKED_AT, |_| true)
@@ -138,7 +138,7 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
-/// Whether an attribute of this name with a value is there.
+/// Whether an attribute of this name gets a value in these bytes.
 fn assigns(bytes: &[u8], word: &[u8]) -> bool {
     let after = find(bytes, word).map(|at| bytes[at + word.len()..].trim_ascii_start());
     after.is_some_and(|after| after.starts_with(b"="))

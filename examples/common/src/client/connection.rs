@@ -1,4 +1,4 @@
-//! [`Connection`]: a client's connection, clear or with TLS.
+//! [`Connection`]: a client's connection, in the clear or with TLS.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -76,7 +76,7 @@ impl Read for &Connection {
         match &*self.0 {
             Link::Clear { socket, heard } => {
                 if !heard.swap(true, Ordering::Relaxed) {
-                    // One byte longer than an alert, so that a longer message is not taken for one.
+                    // The buffer is one byte longer than an alert, so that a longer message is not taken for one.
                     let mut first = [0; 8];
                     let count = retry(|| recv(socket, &mut first[..], RecvFlags::PEEK))?.0;
                     answers_with_tls(&first[..count])?;

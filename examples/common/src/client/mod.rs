@@ -1,4 +1,4 @@
-//! The client's side: a connection, clear or with TLS, or a datagram socket to an [`Endpoint`].
+//! The client's side: a connection to an [`Endpoint`], in the clear or with TLS, or a datagram socket.
 
 mod connection;
 mod session;

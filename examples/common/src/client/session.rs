@@ -53,7 +53,7 @@ impl Session {
         Ok(Self { socket, tls: Mutex::new(tls), receiving, sending })
     }
 
-    /// The socket below, for its timeouts.
+    /// The socket below the session, for its timeouts.
     pub(super) fn socket(&self) -> &Socket {
         &self.socket
     }
@@ -103,7 +103,7 @@ impl Session {
                     continue;
                 }
             }
-            // Nothing has come yet, or the connection is lost. Then the next write fails as well.
+            // Nothing has come yet, or the connection is lost. In the latter case the next write fails as well.
             if inbox.receive(&self.socket, RecvFlags::DONTWAIT).is_err() {
                 break false;
             }
@@ -203,7 +203,7 @@ fn decrypt(
 struct Inbox {
     bytes: Vec<u8>,
     taken: usize,
-    /// The server has ended its output.
+    /// Whether the server has ended its output.
     ended: bool,
 }
 

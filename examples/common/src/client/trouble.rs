@@ -1,4 +1,4 @@
-//! Errors of TLS, in the words of the user of a program.
+//! Errors of TLS, in words for the user of a program.
 
 use std::error::Error as _;
 use std::io;

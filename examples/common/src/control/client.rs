@@ -222,7 +222,7 @@ impl ControlSocket {
         !self.stream.buffer().is_empty()
     }
 
-    /// The connection, to wait for an answer.
+    /// The connection, for a caller that waits for an answer.
     pub(super) fn stream(&self) -> &UnixStream {
         self.stream.get_ref()
     }
@@ -279,13 +279,13 @@ impl Reply {
     }
 }
 
-/// Lines with tabs as a table.
+/// Makes a table of lines with tabs.
 fn aligned(lines: &[String]) -> String {
     let rows: Vec<Vec<&str>> = lines.iter().map(|line| line.split('\t').collect()).collect();
     table(&rows).into_iter().map(|line| line + "\n").collect()
 }
 
-/// Rows as lines: each column is as wide as its widest value. A column of numbers, below its name, is aligned to the
+/// Makes lines of rows: each column is as wide as its widest value. A column of numbers, below its name, is aligned to the
 /// right.
 pub(super) fn table<S: AsRef<str>>(rows: &[Vec<S>]) -> Vec<String> {
     let mut widths = Vec::new();

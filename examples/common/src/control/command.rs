@@ -60,7 +60,7 @@ impl Operator {
         let line = String::from_utf8_lossy(line);
         let words: Vec<&str> = line.split_whitespace().collect();
         let result = match words[..] {
-            // An empty line, as Enter at a terminal sends it.
+            // Enter at a terminal sends an empty line.
             [] => Ok(String::new()),
             ["live"] => Ok(self.live(usize::MAX)),
             ["live", count] => values::rows(count)

@@ -36,7 +36,7 @@ impl<R: Request> ServerHooks<R> for TurnHook {
 }
 
 struct State {
-    /// Bound and never run: its connections are accepted here.
+    /// This server is bound and never run: its connections are accepted here.
     server: UnixStreamServer,
     operator: Arc<Operator>,
     connections: Vec<Connection>,

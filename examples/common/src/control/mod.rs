@@ -121,7 +121,7 @@ impl Bound {
         operator: &Arc<Operator>,
     ) -> Result<Self, Failure> {
         let bound = match mixin {
-            // The parent has only one thread, so a forking server controls itself in its loop.
+            // The parent has only one thread, so a forking server serves its control socket in its loop.
             MixinName::Forking => UnixStreamServer::builder()
                 .socket_options(socket_options())
                 .bind(path, socketserver::stream_fn(|_request| Ok(())))

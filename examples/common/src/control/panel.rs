@@ -211,7 +211,7 @@ impl Server {
         let near = uses.iter().filter(|used| used.part() >= NEAR).count();
         uses.truncate(near.max(USES));
         lines.extend(uses.into_iter().map(Use::line));
-        // The first count is that of all accepted requests. Counts of nothing are left out.
+        // Counts of zero are left out.
         let counts = self.counts.iter().filter(|(_, count)| *count > 0);
         let counts: Vec<_> = counts.map(|(name, count)| format!("{name} {count}")).collect();
         if !counts.is_empty() {

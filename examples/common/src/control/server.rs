@@ -29,7 +29,7 @@ impl Running {
 }
 
 pub(super) fn bind(path: &Path, operator: &Arc<Operator>) -> socketserver::Result<Server> {
-    // At the program's end the operators' connections are closed at once; only an answer that is being written has `AT_END`.
+    // At the program's end the operators' connections are closed at once; only an answer that is being written may take `AT_END`.
     let limits = limits().drain(AT_END).first_read(Duration::ZERO);
     let operator = Arc::clone(operator);
     Server::builder()

@@ -95,9 +95,10 @@ struct Search {
     began: Instant,
     /// How the connection to the present process ended. `None` while that connection lives.
     lost: Option<Failure>,
-    /// A connection that was asked, and has not answered.
+    /// A connection on which the command was sent, and no answer has come.
     asked: Option<ControlSocket>,
-    /// The earliest moment of the next connection: a program may end each one at once.
+    /// The earliest moment of the next connection. Without it, a program that ends each one at once would be asked all the
+    /// time.
     next: Instant,
 }
 

@@ -231,11 +231,11 @@ fn forgotten_terminals_keep_no_operator_out_and_cost_clients_nothing() {
     for mixin in ["threading", "inline", "forking"] {
         let at = Controlled::start(&["127.0.0.1:0"], &["--mixin", mixin]);
         let mut idle: Vec<UnixStream> = (0..100).map(|_| at.connect()).collect();
-        // Half a command does not keep a connection.
+        // A connection with half a command is ended like the others.
         idle[99].write_all(b"li").unwrap();
         assert_eq!(mark(&mut at.connect(), "log"), "ok the log is normal", "{mixin}");
         assert_eq!(exchange(&mut at.client(), "hello"), "hello\n", "{mixin}");
-        // The oldest were ended.
+        // The oldest connections were ended.
         assert_eq!(read_to_end(&mut idle[0]), b"", "{mixin}");
         assert_eq!(mark(&mut at.connect(), "stop"), "ok it stops at once");
         assert_ends(&at.server.end(), 0);

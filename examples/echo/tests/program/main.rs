@@ -162,7 +162,7 @@ fn a_closed_stdin_and_a_closed_stdout_do_not_end_the_server() {
     let address = format!("unix:{}", path.display());
     let shell = |closed: &str| {
         let mut command = Command::new("sh");
-        // `exec`, so that the process is the server and not the shell.
+        // With `exec` the process is the server and not the shell.
         command.args(["-c", &format!("exec \"$@\" {closed}"), "sh"]).arg(ECHO.path());
         command.args(["serve", "--bind", &address]).stdout(Stdio::piped());
         command

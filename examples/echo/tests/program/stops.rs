@@ -15,7 +15,7 @@ fn a_signal_ends_the_server_although_a_client_is_silent() {
         for mixin in MIXINS {
             let (server, address) = echo(&["--mixin", mixin]);
             let mut silent = connect(address);
-            // Its handler has begun. From here on the client is silent.
+            // The client's handler has begun. From here on the client is silent.
             assert_eq!(exchange(&mut silent, "hello"), "hello\n");
             server.send_signal(signal);
             let ended = server.end();

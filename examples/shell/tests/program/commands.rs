@@ -218,7 +218,7 @@ fn a_command_has_no_descriptor_but_its_own_three() {
 
 #[test]
 fn a_command_inherits_nothing_of_what_the_servers_starter_has_made() {
-    // The starter has a file open, under two numbers, ignores signals, and sets a limit, which the server raises for itself.
+    // The starter has a file open under two numbers, ignores signals, and sets a limit, which the server raises for itself.
     let starter = "trap '' HUP INT QUIT USR1 TERM CHLD; ulimit -Sn 256; exec 9>\"$0\"; exec \"$@\"";
     for mixin in MIXINS {
         let folder = folder();

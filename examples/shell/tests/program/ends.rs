@@ -89,7 +89,7 @@ fn a_command_ends_at_its_output_limit() {
     assert_eq!((ended.out.len(), &*ended.err), (1_024, says));
     assert!(!ended.status.success());
     assert_gone(&[fs::read_to_string(path).unwrap().trim().to_owned()]);
-    // Both streams count.
+    // The output of both streams counts.
     let ended = server.run("head -c 600 /dev/zero; head -c 600 /dev/zero >&2; sleep 1000");
     assert!(ended.err.contains(says), "{ended:?}");
     // An output of exactly the limit is not too long.

@@ -281,7 +281,7 @@ struct Ends(std::process::Child);
 
 impl Drop for Ends {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -146,7 +146,7 @@ fn a_file_that_is_longer_or_shorter_than_it_says_is_told() {
     }
 }
 
-/// Accepts a client, calls `before`, and greets the client. The rest of the server is the test, which can so act between the
+/// Accepts a client, calls `before`, and greets the client. The test is the rest of the server, and can act between the
 /// client's steps.
 fn greet(listener: &TcpListener, before: impl FnOnce()) -> TcpStream {
     let (mut stream, _) = listener.accept().unwrap();

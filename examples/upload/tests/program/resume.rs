@@ -46,7 +46,7 @@ fn an_upload_goes_on_after_its_server_was_killed() {
         assert!(!server.end().status.success());
         assert_eq!(partial_files(folder.path()).len(), stored(folder.path()).len());
         let (_server, address) = serve_in(folder.path(), &["--mixin", mixin]);
-        // The missing 500,000 bytes.
+        // 500,000 bytes are missing.
         goes_on(folder.path(), &address, &content, "488.28 KiB");
     }
 }
@@ -62,7 +62,7 @@ fn an_upload_goes_on_after_its_client_has_vanished() {
     drop(peer);
     assert!(server.line().contains("broke off \"file\""));
     assert!(!stored(folder.path()).contains_key("file"));
-    // The missing 1,000,000 bytes.
+    // 1,000,000 bytes are missing.
     goes_on(folder.path(), &address, &content, "976.56 KiB");
     assert!(partial_files(folder.path()).is_empty());
     server.send_signal(libc::SIGTERM);

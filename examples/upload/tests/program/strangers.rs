@@ -46,7 +46,7 @@ fn a_client_has_so_long_for_its_first_word_and_then_more() {
     for stream in [&mut silent, &mut slow, &mut in_a_header] {
         assert!(is_ended(stream), "it is waited for");
     }
-    // By now the client that has greeted has been silent for as long.
+    // The client that has greeted has been silent for as long, and is served.
     assert_eq!(greeted.store("a", b"a"), "a");
     server.send_signal(libc::SIGTERM);
     assert_eq!(server.end().err, "", "it is no failure of the server");

@@ -1,4 +1,4 @@
-//! The first tries of an attacker, by curl and by bytes.
+//! The first tries of an attacker, with curl and with bytes of their own.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -37,7 +37,7 @@ fn told(bytes: &[u8], cuts: &[usize]) -> Vec<String> {
     told
 }
 
-/// A valid request, after its target.
+/// A target, and a valid request for it.
 fn good() -> impl Strategy<Value = (String, Vec<u8>)> {
     let header = "[A-Za-z-]{1,12}: [ -~]{0,20}".prop_filter("framing is chosen apart", |header| {
         let name = header.split(':').next().unwrap_or_default().to_ascii_lowercase();

@@ -49,7 +49,8 @@ impl Service {
         assert!(Command::new("kill").args([signal, &process]).status().unwrap().success());
     }
 
-    /// Makes the main process start a successor, which is the main process from then on. Returns the old one.
+    /// Makes the main process start a successor, which is the main process from then on. Returns the number of the
+    /// old one.
     fn upgrade(&mut self) -> u32 {
         self.signal("-USR2");
         let main = loop {
@@ -65,7 +66,7 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         if self.main != self.first.id() {
-            // It may have ended.
+            // The process may have ended.
             let _ = Command::new("kill").args(["-9", &self.main.to_string()]).status();
         }
     }

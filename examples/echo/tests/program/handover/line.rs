@@ -97,7 +97,7 @@ impl Line {
     /// Stops all servers in order.
     pub fn stop(&self) {
         for process in self.processes() {
-            // It may be a child that serves one request, and has ended.
+            // The process may be a child that serves one request, and have ended.
             let _ = Command::new("kill").arg(process.to_string()).stderr(Stdio::null()).status();
         }
         eventually("all have ended", || self.processes().is_empty());
@@ -107,7 +107,7 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         for process in self.processes() {
-            // It may be ending.
+            // The process may be ending.
             let _ = Command::new("kill").args(["-9", &process.to_string()]).status();
         }
     }

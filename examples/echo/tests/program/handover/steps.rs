@@ -166,7 +166,7 @@ fn a_stop_in_the_middle_removes_the_files_of_a_successor_that_has_ended_as_well(
     let (first, _) = server(&line);
     let (mut successor, sockets) = passed_sockets(&line);
     first.send_signal(libc::SIGTERM);
-    // The first one has closed its sockets by now.
+    // The first server has closed its sockets by now.
     assert_eq!(message(&mut successor).0, RELEASE);
     drop((successor, sockets));
     assert_ends(&first.end(), 0);
