@@ -231,7 +231,7 @@ fn forgotten_terminals_keep_no_operator_out_and_cost_clients_nothing() {
     for mixin in ["threading", "inline", "forking"] {
         let at = Controlled::start(&["127.0.0.1:0"], &["--mixin", mixin]);
         let mut idle: Vec<UnixStream> = (0..100).map(|_| at.connect()).collect();
-        // A connection with half a command is ended like the others.
+        // One of these connections has sent half a command.
         idle[99].write_all(b"li").unwrap();
         assert_eq!(mark(&mut at.connect(), "log"), "ok the log is normal", "{mixin}");
         assert_eq!(exchange(&mut at.client(), "hello"), "hello\n", "{mixin}");

@@ -1,4 +1,4 @@
-//! The first tries of an attacker, with curl and with bytes of their own.
+//! The first tries of an attacker, with curl and with raw bytes.
 
 use std::ffi::OsStr;
 use std::fs;
