@@ -182,7 +182,11 @@ fn options_of_tls_that_cannot_work_are_refused() {
         ),
         (&["--ca", "/dev/zero"], 1, "in /dev/zero: it is a device, and no file"),
         (&["--ca", "/dev/null"], 1, "in /dev/null: it is a device, and no file"),
-        (&["--tls-name", "not a name"], 2, "\"not a name\" is not a name that a certificate can have"),
+        (
+            &["--tls-name", "not a name"],
+            2,
+            "\"not a name\" is not a name that a certificate can have",
+        ),
     ] {
         assert_fails_in_one_line(&connect_with_tls("127.0.0.1:1", options), status, &[says]);
     }
