@@ -155,7 +155,7 @@ impl<'a> Supervisor<'a> {
 
     /// Reaps children that have ended.
     fn reap(&mut self) -> io::Result<Left> {
-        // The signals are taken before the search for children: a later signal makes the socket readable again.
+        // The signals are read before the search for children: one that comes later makes the socket readable again.
         while matches!((&self.children).read(&mut [0; 64]), Ok(1..)) {}
         if !self.over {
             // The leader is not reaped here: until it is, the number of its group stays its own.

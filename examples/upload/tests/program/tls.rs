@@ -6,7 +6,7 @@ use test_support::tls::{self, Dialog, s_server, trusting};
 
 /// A dialog in which a client sends [`FILE`], which is in the repository.
 fn dialog<'a>(serve: &'a [&'a str], connect: &'a [&'a str]) -> Dialog<'a> {
-    // The server has no dialog for clients of others: it refuses what it does not understand, and says so.
+    // The server has no answer for the clients of other projects: it refuses their message, and says so.
     let (sent, answer) = ("GET nothing that it knows\n", "stored \"client.rs\"");
     Dialog { serve, connect, typed: "", sent, answer, mixins: &MIXINS }
 }

@@ -37,7 +37,7 @@ fn is_ip_literal(text: &[u8]) -> bool {
     str::from_utf8(text).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok()) || is_future()
 }
 
-/// Passes over letters, digits, the signs that a name may have, and percent codes.
+/// Skips letters, digits, the signs that a name may have, and percent-encoded bytes.
 fn after_name(mut name: &[u8]) -> &[u8] {
     loop {
         let plain = name.iter().take_while(|byte| IS_PLAIN[usize::from(**byte)]).count();

@@ -53,7 +53,7 @@ fn a_body_that_nobody_wants_is_thrown_away() {
         client.send(&request);
         let answer = if head_only { client.head() } else { client.answer() };
         assert_eq!(answer.status, 200, "{request}");
-        // The next answer is that of the next request.
+        // The body was no request: the next answer is that of the next request.
         client.send("GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");
         assert_eq!(client.answer().body, HELLO);
         client.assert_closed();
