@@ -22,7 +22,7 @@ pub struct Status {
     /// Whether it has taken the place of another process.
     pub took_over: bool,
     /// The process that has taken this one's place: it serves the new clients, while this one ends its requests. Only a
-    /// program with a control socket knows it.
+    /// program with a control socket or a verbose log knows it.
     pub successor: Option<u32>,
     /// How long its servers have existed.
     pub uptime: Duration,

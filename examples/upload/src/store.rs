@@ -138,7 +138,7 @@ impl Store {
     }
 
     /// The file that an earlier upload of the same file may have stored, and its path: it has this name, or this name
-    /// with a number, and the same size and beginning. If there are several, the newest.
+    /// with a number, and the same size and beginning. If there are several, it is the newest.
     pub fn stored_before(&self, put: &Put) -> Option<(File, Vec<Vec<u8>>)> {
         let (name, folders) = put.path.split_last()?;
         let name = names::check(name).ok()?;

@@ -85,8 +85,8 @@ struct Watched<'a> {
     /// The last change from one process to another, for the last row.
     said: String,
     search: Option<Search>,
-    /// Whether the last search has found no other process. Then the next search begins only when the connection ends, or
-    /// when figures have come after a silence.
+    /// Whether the last search has found no other process. Then only the end of the connection begins another search, until
+    /// figures come after a silence.
     gave_up: bool,
 }
 
