@@ -3,8 +3,8 @@
 /// The most bytes of a name: the limit of Linux's file systems.
 const LONGEST: usize = 255;
 
-/// The beginning of the names of the store's own files. No peer may choose such a name, nor a name that a number
-/// would turn into one, as `.upload.part`.
+/// The beginning of the names of the store's own files. No peer may choose a name that begins so: with a number even
+/// `.upload.part` would look like one of them.
 pub const OWN_PREFIX: &str = ".upload";
 
 /// Devices of Windows, with any extension. There, a file of such a name in a copied or shared folder can neither be
