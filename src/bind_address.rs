@@ -300,7 +300,7 @@ impl fmt::Display for BindAddress {
     }
 }
 
-// Never an error here: a mistake is reported by `bind`, together with its other errors.
+// A conversion never fails: `bind` reports a mistake in the address, together with its other errors.
 macro_rules! bind_address {
     ($($from:ty, $value:ident => $kind:expr;)*) => {$(
         impl From<$from> for BindAddress {

@@ -20,7 +20,7 @@ use crate::sys::{self, Common};
 
 /// Standard output or standard error, written to at once or not at all.
 ///
-/// A stream that nobody reads (a pager, a terminal after Ctrl-S, a log collector that hangs) is full after some
+/// A stream that nobody reads (a pager, a terminal after Ctrl-S, a log collector that hangs) is full after a few dozen
 /// kilobytes, and from then on every `eprintln!` waits. Such a wait delays one request in a worker, and all requests in
 /// the accept loop. So this crate writes its reports through `Console`, and hooks and handlers can use it as well. A
 /// text that does not fit at once is lost; the next text that fits begins with the number of lost texts. A forking
@@ -121,7 +121,7 @@ fn tell(losses: &Losses, text: &str, write: impl FnOnce(&[u8]) -> usize) -> bool
     if count == whole.len() {
         return true;
     }
-    // The losses count as told only if the note about them was written to its end.
+    // The losses count as reported only if the note about them was written to its end.
     let still = if count < before.len() { lost } else { 0 };
     losses[LOST].fetch_add(still + 1, Ordering::Relaxed);
     // If nothing was written, the stream ends as it did before.
@@ -150,7 +150,7 @@ mod tests {
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
-    /// Tells a text to a stream that takes `room` bytes, and returns the bytes that have arrived.
+    /// Writes a text to a stream that takes `room` bytes. Returns the result of `tell`, and the bytes that have arrived.
     fn told(losses: &Losses, text: &str, room: usize) -> (bool, String) {
         let arrived = RefCell::new(Vec::new());
         let whole = tell(losses, text, |bytes| {

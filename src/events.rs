@@ -383,7 +383,7 @@ reasons! {
     Rejected, rejected, "it was rejected";
     /// No worker was free, or its peer had too many requests.
     Refused, refused, "it was refused";
-    /// It was passed to another process that has not reported its end, or a mixin dropped it.
+    /// It was passed to another process, which has not reported the request's end, or a mixin dropped it.
     Released, released, "it was released";
     /// The process that served it was killed.
     Killed, killed, "its process was killed";

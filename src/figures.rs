@@ -75,7 +75,7 @@ pub struct WorkerFigures {
 }
 
 /// A server in numbers, at the moment of the call of [`ServerContext::figures`](crate::ServerContext::figures). Its
-/// `Display` is one line. A number of the kernel's is `None` where the kernel does not tell it.
+/// `Display` is one line. A number of the kernel's is `None` where the kernel does not report it.
 ///
 /// ```
 /// use socketserver::{PoolTcpServer, stream_fn};
@@ -141,8 +141,8 @@ impl fmt::Display for Figures {
     }
 }
 
-/// The parts of a server that know figures, and whose types its context does not know. The source keeps none of these
-/// parts alive.
+/// Figures from the parts of a server whose types the server's context does not know: the mixin and the listener. The
+/// source keeps neither of them alive.
 pub(crate) trait FigureSource: Send + Sync {
     /// The mixin's figures. `None`: the server is gone.
     fn workers(&self) -> Option<WorkerFigures>;

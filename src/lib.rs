@@ -152,7 +152,7 @@
 //!   ([`CloseReason`](monitor::CloseReason)), by whose fault, and where its time has gone. [`ServerContext`] has the counts,
 //!   the list of live requests, and the server in numbers ([`figures`](ServerContext::figures)), can end a request, and
 //!   changes a limit by its name: all that a control socket needs (the example `control`). With the feature `metrics` one line,
-//!   `.metrics("name")`, tells all of it to a collector such as Prometheus (`examples/metrics`); with `tracing` another,
+//!   `.metrics("name")`, gives all of it to a collector such as Prometheus (`examples/metrics`); with `tracing` another line,
 //!   `.tracing()`, gives each request a span.
 //! - **Proxies**: behind HAProxy or nginx a server takes each client's true address from the PROXY header of a trusted
 //!   network ([`proxy_protocol`]).
@@ -199,7 +199,7 @@
 //! - [The design](_documentation::design): the life of a request, the layers, the reasons, and an order
 //!   in which to read the source.
 
-// Only in the library: a program or a test has no users outside, and there the lint would warn of every `pub`.
+// This lint is set only in the library: programs and tests have no outside users, and the lint would warn of every `pub`.
 #![warn(unreachable_pub)]
 
 #[cfg(not(unix))]

@@ -32,13 +32,13 @@ pub use by_name::LimitError;
 /// A duration of [`Duration::MAX`], or one longer than the clock can count, means no limit. With zero the server does
 /// not wait at all.
 ///
-/// An observer is told of each limit that is reached:
+/// What happens when a limit is reached, and how an observer learns of it:
 ///
 /// - `live`, `per_peer`, `accept_rate`, `peer_rate` and `handshakes` hold requests back or refuse them. They are reported as
 ///   [`LimitReached`](crate::monitor::ServerEvent::LimitReached).
 /// - `line_bytes`, `idle`, `read`, `write`, `request`, `handshake`, `proxy_header`, `drain` and `first_read` end a
 ///   request. The [`CloseReason`](crate::monitor::CloseReason) of its end shows it.
-/// - Exceeding `outbox_bytes` makes the send fail.
+/// - A send that would exceed `outbox_bytes` fails. No observer learns of it.
 /// - `lame_duck` is reported as a [phase](crate::monitor::RunPhase).
 /// - `linger` and `linger_bytes` are not reported: the request has already ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ pub struct Limits {
     pub handshakes: usize,
     /// How long a trusted proxy may take for its [PROXY header](crate::proxy_protocol), from the moment at which a
     /// worker has taken the connection. Default 5 s: a proxy sends its header with the connection, so that only a lost
-    /// packet delays it. Servers that read no such header do not look at this limit.
+    /// packet delays it. Servers that read no such header ignore this limit.
     pub proxy_header: Duration,
     /// How long a connection stays open after its request has ended, so that a peer that is still sending can read the
     /// answer. Further input is discarded. The server lingers when the peer has sent more than was read, or more than 8
@@ -123,9 +123,9 @@ pub struct Limits {
     /// process managers commonly give.
     pub drain: Duration,
     /// How long a server that is about to close goes on accepting, although it is not
-    /// [ready](crate::ServerContext::is_ready) any more: its *lame duck*. A balancer that asks for its health learns of the
-    /// end in this time, and sends new clients elsewhere before they would be refused. Choose it longer than the
-    /// balancer takes: its interval, times the failures that it waits for. It comes before `drain` and is no part of it.
+    /// [ready](crate::ServerContext::is_ready) any more: its *lame duck*. A balancer that checks the server's health learns
+    /// of the end in this time, and sends new clients elsewhere before they would be refused. Choose it longer than the
+    /// balancer needs: its interval, times the failures that it waits for. `drain` begins after it.
     ///
     /// A lame duck begins with a signal under [`run`](crate::Server::run), with
     /// [`ShutdownHandle::retire`](crate::ShutdownHandle::retire), and with a close that waits for requests while
@@ -142,7 +142,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        // The page of each field gives the reason for its number.
+        // The documentation of each field gives the reason for its number.
         Self {
             live: 10_000,
             per_peer: 10_000,
@@ -293,7 +293,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Without `..`: a limit that is added has to be added here.
+    /// The struct is written out without `..`, so that a new limit has to be added here.
     #[test]
     fn every_default_is_the_documented_one() {
         let documented = Limits {

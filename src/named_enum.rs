@@ -1,6 +1,6 @@
 //! [`named!`]: enums whose values have a number, a name and a text.
 //!
-//! Such a value is stored as its number (in the memory that a forked child shares with its parent, for one), is a label of
+//! Such a value is stored as its number (in memory that a forked child shares with its parent, for example), is a label of
 //! a metric by its name, and is a part of a message by its text. All three come from one table, so a new value has all of
 //! them.
 

@@ -59,7 +59,7 @@ pub(crate) use owned_error;
 /// | kind of the error | cause |
 /// |---|---|
 /// | `ConnectionReset`, `BrokenPipe` and others of the system | the peer has gone |
-/// | `UnexpectedEof` | the input ended in the middle of something; under TLS also an end without its farewell |
+/// | `UnexpectedEof` | the input ended in the middle of something; under TLS also an end without a close_notify |
 /// | `InvalidData` | no UTF-8 where a `String` is read, [`garbled`](crate::StreamRequest::garbled), no TLS where TLS is expected, or a handshake without agreement |
 ///
 /// An adapter that decodes by itself (`BufReader`, `Take`) makes an `InvalidData` of its own, without this payload.
@@ -103,9 +103,9 @@ enum FaultKind {
     NotAgreed(#[source] Box<dyn StdError + Send + Sync>),
     /// The end of input, where an attacker could have made it.
     #[error(
-        "the peer ended the connection without the farewell of TLS: its input may be cut short"
+        "the peer ended the connection without TLS's close_notify: its input may be cut short"
     )]
-    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS has a farewell"))]
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS has a close_notify"))]
     Truncated,
     /// Bytes without a meaning, with the reason.
     #[error("the peer sent what cannot be read: {0}")]
@@ -144,7 +144,7 @@ impl PeerFault {
         io::Error::new(io::ErrorKind::InvalidData, Self { owner, kind })
     }
 
-    /// Makes the error for a connection that has ended without the farewell that TLS requires.
+    /// Makes the error for a connection that has ended without the close_notify that TLS requires.
     #[cfg(feature = "tls")]
     pub(crate) fn truncated(owner: RequestId) -> io::Error {
         io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, kind: FaultKind::Truncated })
@@ -186,12 +186,12 @@ impl StdError for PeerFault {
     }
 }
 
-/// The kinds of the system's errors that mean: the connection is gone. The live list notes one by its place here
+/// The kinds of the system's errors which mean that the connection is gone. The live list notes a kind by its index here
 /// (`live/entry.rs`), so there are fewer than 255.
 pub(crate) const LOSSES: [io::ErrorKind; 9] = [
     io::ErrorKind::BrokenPipe,
     io::ErrorKind::ConnectionReset,
-    // Also the kind of `Stopping`, so the payload is looked at before the kind.
+    // Also the kind of `Stopping`, so the payload is checked before the kind.
     io::ErrorKind::ConnectionAborted,
     io::ErrorKind::ConnectionRefused,
     io::ErrorKind::NotConnected,
@@ -222,7 +222,7 @@ pub(crate) fn causes<'a>(
     std::iter::successors(Some(error), |error| cause(*error)).take(MAX_CAUSES)
 }
 
-/// How many errors of a chain are looked at. Real chains have a handful; a chain whose `source` goes in a circle has no
+/// How many errors of a chain are searched. Real chains have a handful; a chain whose `source` goes in a circle has no
 /// end.
 pub(crate) const MAX_CAUSES: usize = 64;
 

@@ -1,4 +1,4 @@
-//! Which process this is. All other parts that have to know it ask here. `server/fork.rs` does what a fork makes
+//! Which process this is. All other parts that have to know it ask this file. `server/fork.rs` does what a fork makes
 //! necessary.
 //!
 //! A fork copies the memory of a process and one of its threads. Parent and child share the descriptors. So a child
@@ -20,13 +20,14 @@
 //! # A bare fork
 //!
 //! A handler of any mixin may fork by itself, while other threads hold locks: a lock that one of them held stays held in the
-//! child for ever. `sys/fork_count.rs` hears of the fork ([`enter_bare_fork`]), and [`BareFork`] tells what was made before it.
+//! child for ever. `sys/fork_count.rs` notices the fork ([`enter_bare_fork`]), and a [`BareFork`] shows whether the value
+//! that holds it was made before the fork.
 //! The child serves its request on the one thread that it has, and ends with the handler.
 //!
 //! | in such a child | |
 //! |---|---|
 //! | the outbox writer, the lingering close, threads of `offload`, the locks of events and of a run's begin | its own: `PerProcess` of `sys` |
-//! | an outbox of before, deferred replies and lists | the parent's to send: left alone |
+//! | an outbox, deferred replies and lists from before the fork | the parent's to send: left alone |
 //! | the pool of blocks, the description of the terminal | their locks are only tried |
 //! | the console's counts, the limit of descriptors that programs get back | have no lock |
 //! | the process number | noted at the fork, so that an event becomes the child's own when it is next waited for |
@@ -50,8 +51,8 @@ pub(crate) fn no_return(gone: Infallible) -> ! {
     match gone {}
 }
 
-/// The value of a variable of the environment. An empty variable counts as unset, because a unit file takes a variable
-/// back by an empty value.
+/// The value of a variable of the environment. An empty variable counts as unset, because a unit file unsets a variable by
+/// an empty value.
 pub(crate) fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
@@ -114,7 +115,7 @@ impl CurrentRole {
     /// The role of the process that asks. Each request asks a few times, so this makes two atomic loads at most.
     #[inline]
     pub(crate) fn get(&self) -> Role {
-        // Only a server that forks has children. In all others this is one comparison: the static is not even looked at.
+        // Only a server that forks has children. In all others this is one comparison: the static is not even read.
         if self.at_first.is_parent() && self.is_of_child() { Role::Child } else { self.at_first }
     }
 
@@ -174,15 +175,15 @@ pub(crate) fn enter_bare_fork() {
     note();
 }
 
-/// The process of a bare fork that something was made in. In a child, what is inherited may be half changed, and its lock
-/// held for ever by a thread of the parent's.
+/// The process in which something was made, identified by the number of bare forks before it. In a child of a bare fork an
+/// inherited value may be half changed, and its lock may stay held for ever.
 ///
-/// Compared without a system call. A bare clone(2) is not seen, and neither is a child of `Forking`.
+/// A comparison needs no system call. It notices neither a bare clone(2) nor a fork by `Forking`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BareFork(u32);
 
 impl BareFork {
-    /// That of this process.
+    /// The value of this process.
     #[inline]
     pub(crate) fn current() -> Self {
         Self(BARE_FORKS.load(Ordering::Relaxed))

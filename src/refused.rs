@@ -17,7 +17,7 @@ pub enum Refused {
     /// The peer sends requests faster than `Limits::peer_rate` allows.
     #[error("this client comes too often")]
     TooFastFromPeer,
-    /// More handshakes than `Limits::handshakes` were unfinished, and its own was the oldest.
+    /// More handshakes than `Limits::handshakes` were unfinished, and this request's was the oldest.
     #[error("the handshake took too long while others waited")]
     TooManyHandshakes,
     /// The server is closing.

@@ -6,7 +6,7 @@
 //! | send | never blocks: tries; without room, waits in `write_stall.rs` | as a thread does, but the wait parks |
 //!
 //! SO_RCVTIMEO bounds one call, and starts anew with the next call. So after a return without bytes the time is
-//! compared with the deadline, and the option is set again if its value is too far from the rest of the time. In the
+//! compared with the deadline, and the option is set again if its value is too far from the time that is left. In the
 //! usual case (one receive, data within the timeout, the timeout as before) a receive is one system call, and no clock
 //! is read.
 
@@ -93,7 +93,7 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(i32::MAX as u64);
 pub(crate) struct SocketIo {
     /// Shared with the live list, which may shut the connection down but never closes the descriptor.
     fd: SharedFd,
-    /// The parker's note about this descriptor; zero while there is none. The drop has the parker forget it.
+    /// The parker's note about this descriptor; zero while there is none. The drop makes the parker forget it.
     slot: Slot,
     /// The value of SO_RCVTIMEO in nanoseconds; zero is for ever.
     armed: AtomicU64,
@@ -103,7 +103,7 @@ pub(crate) struct SocketIo {
     /// Whether a receive that does not fill its memory has taken everything that was there. This holds for TCP. On a
     /// Unix socket a receive also ends where the bytes of one sending process end.
     takes_all: bool,
-    /// The last receive of a coroutine has taken everything: the next one waits before it looks.
+    /// The last receive of a coroutine has taken everything: the next one waits before it tries.
     is_drained: AtomicBool,
 }
 
@@ -135,14 +135,14 @@ impl SocketIo {
         self.fd.share()
     }
 
-    /// The descriptor, for a caller that may keep a copy of it. A copy is the same socket: a timeout that is set here
-    /// would end the copy's reads, and a timeout that is set there would lift our bounds. So the timeout is removed,
+    /// The descriptor, for a caller that may keep a copy of it. A copy is the same socket: a timeout that this code sets
+    /// would end the copy's reads, and one that the copy's owner sets would lift our bounds. So the timeout is removed,
     /// and from then on a receive waits by poll(2) and relies on neither timeout nor mode.
     pub(crate) fn lend(&self) -> BorrowedFd<'_> {
         // Only the first time, and only if a timeout is set, because it is a system call.
         if !self.is_lent.swap(true, Ordering::Relaxed) && self.armed.swap(0, Ordering::Relaxed) != 0
         {
-            // An error means that this is no socket any more: then every later call fails as well.
+            // An error means that the descriptor is not a socket any more: then every later call fails as well.
             let _ = sys::set_receive_timeout(self.as_fd(), None);
         }
         self.as_fd()
@@ -163,7 +163,7 @@ impl SocketIo {
     #[inline(always)]
     pub(crate) fn recv(&self, room: &mut RecvBuf<'_>, bound: RecvTimeout) -> io::Result<usize> {
         let mut failed = None;
-        // First, because `may_block` flushes: replies that this thread has gathered leave before it blocks.
+        // `may_block` is asked first, because it flushes: replies that this thread has gathered leave before it blocks.
         if wait::may_block() && self.is_armed_with(bound) {
             match room.recv(self.fd.as_fd(), Mode::Block) {
                 Ok(count) => return Ok(count),
@@ -183,7 +183,7 @@ impl SocketIo {
     fn recv_parked(&self, room: &mut RecvBuf<'_>, bound: RecvTimeout) -> io::Result<usize> {
         // The last receive has taken everything, so a receive now would find nothing.
         let mut waits = self.is_drained.load(Ordering::Relaxed);
-        // Read when the first wait begins: most receives need no clock.
+        // Computed when the first wait begins: most receives need no clock.
         let mut until: Option<Option<Instant>> = None;
         loop {
             if waits {
@@ -214,12 +214,12 @@ impl SocketIo {
         // readable.
         let is_all = self.takes_all && count > 0 && count < room.len();
         self.is_drained.store(is_all, Ordering::Relaxed);
-        // Last: it may suspend this coroutine, so that others of its thread go on.
+        // This comes last, because it may suspend this coroutine, so that others of its thread go on.
         wait::spend();
         Ok(count)
     }
 
-    /// Whether a coroutine's next receive waits before it looks.
+    /// Whether a coroutine's next receive waits before it tries.
     #[inline]
     pub(crate) fn is_drained(&self) -> bool {
         self.is_drained.load(Ordering::Relaxed)
@@ -231,7 +231,7 @@ impl SocketIo {
         let peer =
             Waiting { fd: self.fd.as_fd(), interest: Interest::Read, slot: Some(&self.slot) };
         wait::any_inlined(&[peer], until)?;
-        // Awake for any reason: the next receive looks.
+        // Whatever has ended the wait, the next receive tries at once.
         self.is_drained.store(false, Ordering::Relaxed);
         Ok(())
     }
@@ -240,7 +240,7 @@ impl SocketIo {
     ///
     /// ```text
     /// no time left         one try without blocking; nothing there: TimedOut. The only case for a coroutine
-    /// usually              arms SO_RCVTIMEO and blocks; EAGAIN: that time has passed, and the rest is armed exactly
+    /// usually              arms SO_RCVTIMEO and blocks; EAGAIN: that time has passed, and the time left is armed exactly
     /// a lent descriptor    tries without blocking; EAGAIN: waits by poll(2)
     /// ```
     #[cold]
@@ -273,7 +273,7 @@ impl SocketIo {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // An armed value that was only near the rest of the time may have ended the call too early.
+                    // An armed value that was only near the time that was left may have ended the call too early.
                     fit = Fit::Exact;
                     // SO_RCVTIMEO has ended the call: the wait was as long as the option, so no clock is read.
                     if block { self.waited_in_vain() } else { Duration::ZERO }
@@ -282,7 +282,7 @@ impl SocketIo {
             };
             // From here on the bound is a moment, so that signals and early returns do not extend the wait.
             bound = bound.after(waited);
-            // A thread that must rely on neither mode nor timeout of the socket waits here.
+            // A thread that can rely on neither the mode nor the timeout of the socket waits here.
             if fit == Fit::Exact && !block {
                 let interest = Interest::Read;
                 let peer = Waiting { fd: self.as_fd(), interest, slot: Some(&self.slot) };
@@ -428,8 +428,8 @@ impl Drop for SocketIo {
         if self.slot.get() == 0 {
             return;
         }
-        // Before the descriptor closes (`fd` is dropped after this), because its number may then be another
-        // connection's.
+        // The parker forgets the descriptor before it closes (`fd` is dropped after this), because its number may then
+        // be another connection's.
         if let Some(parker) = wait::parker() {
             parker.forget(self.fd.as_fd(), &self.slot);
         }

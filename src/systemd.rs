@@ -4,7 +4,7 @@
 //! | what | how |
 //! |---|---|
 //! | sockets that the unit has opened | [`BindAddress::activated`]`("http")`, `activated_number(0)`, `activated_only()` |
-//! | readiness, reloads, the end, a line of status, the watchdog | [`run`](crate::Server::run) tells by itself, if `NOTIFY_SOCKET` is set |
+//! | readiness, reloads, the end, a line of status, the watchdog | [`run`](crate::Server::run) sends the messages, if `NOTIFY_SOCKET` is set |
 //! | `systemctl reload` | [`Builder::on_reload`](crate::Builder::on_reload), by SIGHUP |
 //! | a server that is started by its first client, and stops when it is idle | [`Builder::stop_when_idle`](crate::Builder::stop_when_idle) |
 //! | anything else of sd_notify(3) | [`notify`] |
@@ -25,7 +25,7 @@
 //! # }
 //! ```
 //!
-//! The units beside it, `hello.socket` and `hello.service`:
+//! Two units for this program, `hello.socket` and `hello.service`:
 //!
 //! ```text
 //! [Socket]                                [Service]
@@ -53,12 +53,13 @@
 //!
 //! # What `run` tells
 //!
-//! If `NOTIFY_SOCKET` is set, [`run`](crate::Server::run) and [`run_all`](crate::run_all()) tell the service manager:
+//! If `NOTIFY_SOCKET` is set, [`run`](crate::Server::run) and [`run_all`](crate::run_all()) send the service manager these
+//! messages:
 //!
 //! | message | when |
 //! |---|---|
 //! | `READY=1` | the servers are [ready](crate::monitor::RunPhase::Ready), all of them |
-//! | `RELOADING=1`, and then `READY=1` | around what [`on_reload`](crate::Builder::on_reload) has registered |
+//! | `RELOADING=1`, and then `READY=1` | before and after the functions that [`on_reload`](crate::Builder::on_reload) has registered |
 //! | `STOPPING=1` | the last server that still serves begins its lame duck or its close |
 //! | `EXTEND_TIMEOUT_USEC=..` | with `STOPPING=1`, and again when the drain begins: the time that `Limits` allows |
 //! | `STATUS=..` | every ten seconds at most, if requests have come or ended: how many are open, and how many were completed |
@@ -69,12 +70,12 @@
 //! [`Inline`](crate::Inline) a request is a part of the loop, so `WatchdogSec=` has to be longer than the longest
 //! request. After `STOPPING=1` systemd watches the time of the stop instead.
 //!
-//! After a [handover](crate::handover) the old process tells which process is the main one now (`MAINPID=`), and
-//! nothing more: the old process stops, but the service does not. [`notify`] still sends: the program decides by itself
-//! when to stop calling it.
+//! After a [handover](crate::handover) the old process reports which process is the main one now (`MAINPID=`), and then
+//! sends nothing more: the old process stops, but the service does not. [`notify`] still sends: the program decides by
+//! itself when to stop calling it.
 //!
 //! A message that cannot be sent is reported once, on stderr, and the server goes on. Children of
-//! [`Forking`](crate::Forking) tell nothing. To silence `run`, start the program without the variable: `env -u
+//! [`Forking`](crate::Forking) send nothing. To silence `run`, start the program without the variable: `env -u
 //! NOTIFY_SOCKET`.
 //!
 //! `Type=notify` needs no more than this. With `Type=notify-reload`, `systemctl reload` waits until the reload is over.
@@ -151,7 +152,7 @@ impl NotifySocket {
     fn send(&self, message: &str) -> io::Result<()> {
         let until = Instant::now() + SEND_WAIT;
         loop {
-            // Signals do not extend the time. The system takes a timeout of zero for none.
+            // Signals do not extend the time. To the system a timeout of zero means no timeout.
             let left = until.saturating_duration_since(Instant::now());
             // SO_SNDTIMEO also bounds the wait for room in the receiver's queue, which no poll reports for a Unix
             // datagram.
@@ -200,7 +201,7 @@ impl ServiceManager {
     }
 }
 
-/// Warns the operator, on stderr: a service manager that is not told restarts the service or kills it.
+/// Warns the operator, on stderr: a service manager that gets no messages may restart the service or kill it.
 fn warn(error: &io::Error) {
     let text = format!("warning: cannot tell the service manager (NOTIFY_SOCKET): {error}\n");
     Console::Stderr.tell(&text);
@@ -208,13 +209,13 @@ fn warn(error: &io::Error) {
 
 /// `WATCHDOG_USEC`, if it is for this process.
 fn watchdog() -> Option<Duration> {
-    // None: the variable is not set. An error: it is no number.
+    // None: the variable is not set. An error: its text is not a number.
     let number = |name: &str| variable(name).map(|text| text.to_string_lossy().parse::<u64>());
     match number("WATCHDOG_PID") {
         // The variables are for another process, which has started this one.
         Some(process) if process != Ok(u64::from(std::process::id())) => return None,
         _ => {}
     }
-    // Zero and nonsense are none, as for sd_watchdog_enabled(3).
+    // With zero, or with a text that is not a number, there is no watchdog, as for sd_watchdog_enabled(3).
     number("WATCHDOG_USEC")?.ok().filter(|micros| *micros > 0).map(Duration::from_micros)
 }

@@ -29,7 +29,7 @@ named! {
         /// `Limits::idle`: the connection was silent between two requests. The server closes it, and reports nothing.
         Idle, "idle", "idle timeout";
         /// `Limits::read`, or the [handler's timeout](crate::StreamRequest::set_timeout): the peer stopped in the
-        /// middle.
+        /// middle of a line or a message.
         Read, "read", "read timeout";
         /// `Limits::write`, or the [handler's timeout](crate::StreamRequest::set_timeout): the peer reads nothing.
         Write, "write", "write timeout";

@@ -1,5 +1,5 @@
 //! [`Limit`]: the limits that hold requests back. The gate and the live list apply them before a request has a worker,
-//! with two exceptions: `Handshakes`, and the limits for one peer if a proxy names the client, which the worker learns.
+//! with two exceptions, which apply in the worker: `Handshakes`, and the limits for one peer if a proxy names the client.
 
 use crate::named_enum::named;
 

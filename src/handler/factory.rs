@@ -43,7 +43,7 @@ use crate::request::{DatagramRequest, StreamRequest};
 /// # }
 /// ```
 ///
-/// `How` is inferred wherever it is not written; leave it out.
+/// `How` is inferred: leave it out.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not make handlers for a `{R}`",
     label = "expected a closure that makes a handler, as in `|| Echo`",
@@ -153,7 +153,7 @@ pub(crate) fn boxed<R: 'static, How: 'static>(
     Box::new(Stored { handler, how: PhantomData::<fn() -> How> })
 }
 
-/// Implements `MakeHandler<R>` for anything that does so with another `How`.
+/// Turns a `MakeHandler<R, How>` of any `How` into a `MakeHandler<R>`.
 struct Stored<F, How> {
     /// The argument of `bind`, until the server is dropped.
     handler: F,

@@ -200,8 +200,8 @@ pub trait BaseRequestHandler<R> {
 impl<H: StreamRequestHandler> BaseRequestHandler<StreamRequest> for H {
     #[inline]
     fn setup(&mut self, request: &mut StreamRequest) -> HandlerResult {
-        // Before the program's `setup`, which may already read and write, and may change these settings. Also with the
-        // defaults: the hook `wrap_request` may have set others.
+        // Before the program's `setup`, which may already read and write, and may change these settings. The defaults are
+        // set as well, because the hook `wrap_request` may have changed the settings.
         request.set_timeout(self.timeout());
         // It fails only if that hook has held back more than this allows, and the peer does not take it.
         request.set_wbufsize(self.wbufsize())?;

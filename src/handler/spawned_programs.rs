@@ -10,7 +10,7 @@ use crate::sys;
 /// (`RLIMIT_NOFILE`) to the hard one, because a server needs a descriptor for each connection. A program that a
 /// handler starts inherits the raised limit, and some programs cannot cope with it. A program that uses `select`
 /// writes past its tables from the 1,025th descriptor on, and a program that closes every possible descriptor is busy
-/// for a while. So a handler passes its command through this before `spawn`, `output` or `status`.
+/// for a while. So a handler passes its command through this function before `spawn`, `output` or `status`.
 ///
 /// The program does not get the variables by which a service manager speaks to this process (`LISTEN_FDS`,
 /// `NOTIFY_SOCKET`, `WATCHDOG_USEC` and the others of their kind), unless the command sets them itself.

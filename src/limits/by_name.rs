@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use super::{Limits, Rate};
 
-/// One line for each field of [`Limits`]. A test compares it with the struct. A macro, because the same list is the names,
-/// the arms of `get` and those of `set`.
+/// Takes one line for each field of [`Limits`], and makes the names and the arms of `get` and `set` from it. A test compares
+/// the names with the struct's fields.
 macro_rules! limits {
     ($($name:ident $kind:ident)*) => {
         impl Limits {
@@ -148,7 +148,7 @@ enum Kind {
     Count,
     /// A number of bytes, with a unit in powers of 1,024.
     Bytes,
-    /// A time limit. It may be none, and zero.
+    /// A time limit. It may be zero or `none`.
     Time,
     /// A time that a close waits for, so it must have an end.
     Delay,
@@ -181,10 +181,11 @@ const NO_LIMIT: &str = "none";
 
 /// The value of a field as text. Each type of field has one implementation; the kind tells it the rules.
 trait Value: Sized {
-    /// As [`read`](Self::read) takes it. (A lame duck without an end, which only code can set, is shown as `none`.)
+    /// Writes the value as [`read`](Self::read) takes it. (A lame duck without an end, which only code can set, is shown as
+    /// `none`.)
     fn show(&self, kind: Kind) -> String;
 
-    /// None: the text is not a value of that kind.
+    /// Reads a value. None: the text is not a value of that kind.
     fn read(text: &str, kind: Kind) -> Option<Self>;
 }
 

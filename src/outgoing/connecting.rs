@@ -77,10 +77,10 @@ fn of_address(error: Error) -> io::Error {
     io::Error::new(error.io_kind().unwrap_or(io::ErrorKind::InvalidInput), error)
 }
 
-/// The addresses of a name, of both versions in turn, as the system has sorted them.
+/// Returns the addresses of a name in the system's order, but with the two versions of IP in turn.
 ///
-/// An address in numbers is not looked up. A look-up counts within the time: at the end of the time a coroutine stops
-/// waiting for it; a plain thread cannot.
+/// An address in numbers is not looked up. A look-up is a part of the time until `until`, when a coroutine stops waiting
+/// for it. A plain thread cannot stop waiting.
 fn look_up(
     to: &BindAddress,
     until: Option<Instant>,
@@ -121,8 +121,8 @@ struct Failed {
     error: io::Error,
 }
 
-/// Connects to the first of the addresses that answers. The error is that of the first one that failed; or, once the time
-/// is over, `TimedOut` with an address that was still waited for. Without an address it is `AddrNotAvailable`.
+/// Connects to the first of the addresses that answers. The error is that of the first address that failed; or, once the
+/// time is over, `TimedOut` with an address that was still waited for. If `addresses` is empty, it is `AddrNotAvailable`.
 fn to_first(addresses: &[SocketAddr], until: Option<Instant>) -> Result<Connected, Failed> {
     let mut rest = addresses.iter().copied();
     let mut attempts = Attempts { under_way: Vec::new(), failed: None, next: Instant::now() };
@@ -191,7 +191,7 @@ impl Attempts {
         }
     }
 
-    /// Looks at each attempt. The first that has connected wins, and those that have failed leave the list.
+    /// Checks each attempt. The first that has connected wins, and those that have failed leave the list.
     fn take_connected(&mut self) -> Option<(Socket, SocketAddr)> {
         let mut at = 0;
         while let Some((socket, address)) = self.under_way.get(at) {
@@ -215,7 +215,7 @@ impl Attempts {
 /// The socket does not block until it is connected. An error here is one of the address itself (no route, say), or
 /// of this process (no descriptor).
 fn begin(address: SocketAddr) -> io::Result<Socket> {
-    // `Socket::new` sets close-on-exec: a program that a handler starts does not get it.
+    // `Socket::new` sets close-on-exec: a program that a handler starts does not inherit the socket.
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     match socket.connect(&address.into()) {
@@ -232,7 +232,7 @@ fn begin(address: SocketAddr) -> io::Result<Socket> {
 ///
 /// This never waits. An error is that of the attempt, and is returned once.
 fn has_connected(socket: &Socket) -> io::Result<bool> {
-    // SO_ERROR tells a failure once, and clears it.
+    // SO_ERROR reports a failure once, and clears it.
     if let Some(error) = socket.take_error()? {
         return Err(error);
     }
@@ -246,8 +246,7 @@ fn has_connected(socket: &Socket) -> io::Result<bool> {
 
 /// Connects to a Unix socket, which succeeds or fails at once, unless its accept queue is full.
 ///
-/// The caller gets a socket in blocking mode. The time is looked at after each try, so a zero timeout still makes one
-/// try.
+/// The caller gets a socket in blocking mode. The time is checked after each try, so a zero timeout still makes one try.
 fn to_unix(address: &Address, until: Option<Instant>) -> io::Result<Socket> {
     let name = address.to_socket()?;
     let mut pause = FIRST_RETRY_PAUSE;

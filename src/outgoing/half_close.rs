@@ -5,8 +5,8 @@
 
 use std::io::{self, Write};
 
-/// An output that can end before its input does: of a connection that a handler has made or serves, as a whole or as
-/// a half. For code that moves bytes from any connection to any other.
+/// An output that can end before its input does: a connection that a handler has made or serves, or the output half of
+/// one. For code that moves bytes from any connection to any other.
 ///
 /// ```
 /// use std::io::{self, Read};

@@ -21,7 +21,7 @@ use crate::socket_io::{RecvTimeout, SocketIo};
 use crate::sys::RecvBuf;
 use crate::write_stall::{SendTimeout, earlier};
 
-/// A connection to another server, by [`connect`](crate::outgoing::connect).
+/// A connection to another server, made by [`connect`](crate::outgoing::connect).
 ///
 /// It reads and writes as a socket in blocking mode, on a thread and in a coroutine alike, and everything that takes a
 /// [`Read`] and a [`Write`] works over it: `BufReader`, rustls' `StreamOwned`, a protocol's client. It has no buffer: for
@@ -31,8 +31,8 @@ use crate::write_stall::{SendTimeout, earlier};
 ///
 /// A read fails if nothing has come for 60 seconds, and the other half has sent nothing in that time. A write fails if
 /// the peer has taken nothing for 60 seconds. [`set_timeout`](Self::set_timeout) changes both, and
-/// [`deadline_in`](Self::deadline_in) bounds several calls together. These are the defaults of a request's own reads
-/// and writes. The limits of the server do not apply to this connection.
+/// [`deadline_in`](Self::deadline_in) bounds several calls together. The 60 seconds are also the default of a request's
+/// own limits, but the limits of the server do not apply to this connection.
 ///
 /// Errors name the operation and the peer (`cannot read from 127.0.0.1:7000: ..`) and have the cause's kind; after a limit
 /// it is `TimedOut`. They are never taken for faults of the request's own peer.
@@ -77,7 +77,7 @@ pub(crate) struct Outgoing {
 impl OutgoingStream {
     /// Makes a connection of a connected socket in blocking mode.
     pub(super) fn over(socket: Socket, peer: Address) -> io::Result<Self> {
-        // On TCP a short receive has taken everything that was there, and `SocketIo` saves a look.
+        // On TCP a short receive has taken everything that was there, and `SocketIo` then saves a system call.
         let io = if peer.as_inet().is_some() {
             socket.set_tcp_nodelay(true)?;
             SocketIo::over_tcp(Arc::new(socket.into()))
@@ -105,9 +105,9 @@ impl OutgoingStream {
         address.map_or(Address::Unnamed, |address| Address::from_socket(&address))
     }
 
-    /// How long one read may wait without a byte, and one write without progress. None, at first, is 60 seconds for each;
-    /// [`Duration::MAX`] is for ever; zero does not wait. After it a call fails with an error of kind `TimedOut`, and may be
-    /// made again.
+    /// How long one read may wait without a byte, and one write without progress. None, the default, means 60 seconds for
+    /// each; [`Duration::MAX`] means for ever; with zero no call waits. When the time has passed, the call fails with an
+    /// error of kind `TimedOut`, and may be made again.
     #[doc(alias = "settimeout")]
     pub fn set_timeout(&mut self, timeout: Option<Duration>) {
         self.input.set_timeout(timeout);
@@ -279,7 +279,7 @@ impl Write for OutgoingOutput {
         }
     }
 
-    /// Sends the whole text at once, as that of a request does.
+    /// Sends the whole text at once, as a request does.
     fn write_fmt(&mut self, arguments: fmt::Arguments<'_>) -> io::Result<()> {
         match arguments.as_str() {
             Some(text) => self.write_all(text.as_bytes()),
@@ -307,7 +307,7 @@ impl HalfClose for OutgoingOutput {
     }
 }
 
-/// Called when the request is cut off.
+/// Called when the request that the connection is tied to (`end_together`) is cut off.
 impl LinkedConnection for Outgoing {
     fn end(&self) {
         self.close();

@@ -1,7 +1,7 @@
 //! [`crc32c`]: the checksum of a PROXY header.
 //!
-//! It is computed by a table, one byte at a time: the sum is taken over some hundred bytes once in a connection, so neither
-//! larger tables nor the processor's own instruction are worth their code.
+//! It is computed by a table, one byte at a time: it covers a few hundred bytes once in a connection, so neither larger
+//! tables nor the processor's own instruction are worth their code.
 
 /// Returns the CRC-32 of the parts, one after the other, with Castagnoli's polynomial (RFC 3720, appendix B.4), as in iSCSI
 /// and SCTP.
@@ -38,7 +38,7 @@ const TABLE: [u32; 256] = {
 mod tests {
     use super::*;
 
-    /// The examples of RFC 3720, and the check value of catalogues.
+    /// The examples of RFC 3720, and the usual check value: the sum of `123456789`.
     #[test]
     fn the_sums_are_those_of_the_standard() {
         let sum = |bytes: &[u8]| crc32c(&[bytes]);

@@ -42,9 +42,9 @@ pub enum Version {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Command {
-    /// On its own: for a health check, for example.
+    /// On its own behalf: for a health check, for example.
     Local,
-    /// On a client's.
+    /// On a client's behalf.
     Proxy,
 }
 
@@ -166,7 +166,7 @@ impl Header {
         self.transport
     }
 
-    /// All TLVs, in their order. Version 1 has none, and those of a `LOCAL` connection are not looked at.
+    /// All TLVs, in their order. Version 1 has none, and those of a `LOCAL` connection are ignored.
     #[must_use]
     pub fn tlvs(&self) -> Tlvs<'_> {
         Tlvs::new(&self.tlvs)
@@ -196,7 +196,7 @@ impl Header {
         self.tlvs().text(tlv::NETNS)
     }
 
-    /// The client's TLS connection, if the proxy tells of it.
+    /// The client's TLS connection, if the proxy describes it.
     #[must_use]
     pub fn ssl(&self) -> Option<Ssl<'_>> {
         self.tlvs().find(tlv::SSL).and_then(Ssl::new)
@@ -213,7 +213,7 @@ impl Header {
 /// [`StreamRequest::proxy`](crate::StreamRequest::proxy).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxied {
-    /// The other end of the connection, as `accept` has told it.
+    /// The other end of the connection, as `accept` has returned it.
     proxy_address: Address,
     header: Header,
 }

@@ -93,7 +93,7 @@
 //! A header that is wrong, cut short, late or missing is the peer's fault. Nothing is printed, the request ends as
 //! [`BadProxyHeader`](crate::monitor::CloseReason::BadProxyHeader), and the hook
 //! [`handle_error`](crate::ServerHooks::handle_error) gets the cause. A connection from elsewhere ends as
-//! [`Rejected`](crate::monitor::CloseReason::Rejected). Both connections are closed at once. If all connections end like
+//! [`Rejected`](crate::monitor::CloseReason::Rejected). Connections of both kinds are closed at once. If all end like
 //! this, the proxy sends no header, or its address is not in the list.
 //!
 //! Under [`Inline`](crate::Inline) the loop reads the header, and a proxy that is silent keeps all other clients waiting
@@ -131,8 +131,8 @@ pub use invalid::InvalidHeader;
 pub use network::Network;
 pub use tlv::{Ssl, Tlv, Tlvs};
 
-/// The most bytes of a header of version 2, its TLVs included. Proxies send some hundred; a client's certificate, which
-/// some can send along, has one to three thousand.
+/// The most bytes of a header of version 2, its TLVs included. Most headers have a few hundred bytes; a client's
+/// certificate, which some proxies can add, has one to three thousand.
 pub const MAX_BYTES: usize = 4_096;
 
 /// Which networks proxies connect from, for [`Builder::proxy_protocol`](crate::Builder::proxy_protocol). The
@@ -196,7 +196,7 @@ impl ProxyProtocol {
     }
 }
 
-/// Trusts proxies in these networks. With none, nobody is a proxy.
+/// Trusts proxies in these networks. With an empty list no peer is a proxy.
 impl<L: Into<Vec<Network>>> From<L> for ProxyProtocol {
     fn from(networks: L) -> Self {
         Self { networks: networks.into(), serves_others: false }

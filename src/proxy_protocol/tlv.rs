@@ -30,7 +30,7 @@ const MAX_UNIQUE_ID: usize = 128;
 pub struct Tlv<'a> {
     /// The type of the field.
     pub kind: u8,
-    /// The value of the field, of at most some 4,000 bytes.
+    /// The value of the field, of about 4,000 bytes at most.
     pub value: &'a [u8],
 }
 

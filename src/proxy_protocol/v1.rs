@@ -61,7 +61,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
     Ok(HeaderProgress::Partial { missing })
 }
 
-/// Parses a line whose end was cut off.
+/// Parses a line, given without its `\r\n`.
 fn whole(line: &[u8]) -> Result<Header, InvalidHeader> {
     let bad = |why| InvalidHeader::Line { why };
     let rest = line.strip_prefix(PREFIX).ok_or(InvalidHeader::Unknown)?;
@@ -71,7 +71,7 @@ fn whole(line: &[u8]) -> Result<Header, InvalidHeader> {
     }
     // `UNKNOWN` comes first, because its rest may be anything.
     let text = std::str::from_utf8(rest).map_err(|_| bad("it is not ASCII"))?;
-    // Two blanks in a row make an empty field, which is no address: single blanks are checked by that.
+    // Two blanks in a row make an empty field: then there are too many fields, or one is neither an address nor a port.
     let fields: Vec<&str> = text.split(' ').collect();
     let [kind, source, destination, source_port, destination_port] = fields[..] else {
         return Err(bad(NOT_SIX_WORDS));

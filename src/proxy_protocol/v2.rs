@@ -18,7 +18,7 @@ use super::invalid::InvalidHeader;
 use super::tlv;
 use crate::address::Address;
 
-/// The first bytes, which no protocol of text has.
+/// The first bytes, with which no text protocol begins.
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// The length of the fixed part, which every header begins with.
@@ -96,7 +96,7 @@ fn family(byte: u8) -> Option<(ProxiedTransport, Family)> {
         _ => return None,
     };
     match (byte & 0xf, family) {
-        // The transport of an unspecified family is not looked at.
+        // The transport of an unspecified family is ignored.
         (1, _) | (_, Family::Unspecified) => Some((ProxiedTransport::Stream, family)),
         (2, _) => Some((ProxiedTransport::Datagram, family)),
         _ => None,

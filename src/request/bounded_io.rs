@@ -6,7 +6,8 @@
 //! reason, a `Cut`, in the live list's [`Entry`](crate::live::Entry). So a receive that returns no bytes looks at the
 //! entry first (`receive_nothing`), and only without a cut takes that for the peer's end.
 //!
-//! A request must not wait through a drain. Each side writes before it looks, so that at least one sees the other:
+//! A request must not wait through a drain. The worker and the drain each store their own state before they read the
+//! other's, so that at least one of them sees the other:
 //!
 //! ```text
 //! worker: receive                           drain (drain.rs)
@@ -97,7 +98,7 @@ impl BoundedIo {
             BoundedBy::Timeout
         };
         if let Some(socket) = connection.as_socket() {
-            // After each wait the counters are touched next.
+            // The counters are the next memory that is used after each wait.
             socket.set_near(ticket.entry().address_of_counters());
         }
         if ticket.entry().is_lent() {
@@ -225,7 +226,8 @@ impl BoundedIo {
     ) -> io::Result<usize> {
         let result = match &mut self.connection {
             Connection::Socket(socket) => socket.recv(buf, timeout),
-            // The thread that has cut the request off could shut no stream of a user's transport down.
+            // The thread that cuts a request off cannot shut down the stream of a user's transport, so the cut is
+            // noticed here.
             Connection::Other(_) if self.ticket.entry().is_cut_off() => Ok(0),
             connection => connection.receive(buf, timeout),
         };
@@ -243,7 +245,7 @@ impl BoundedIo {
         match result {
             // A half of this request has closed the connection. That is neither the peer's end nor its fault.
             Ok(0) | Err(_) if self.is_closed_by_half() => Err(closed_here()),
-            // Under a seal only the peer's own farewell counts as its end.
+            // Under TLS zero bytes are the peer's close_notify, and nothing else.
             Ok(0) if self.connection.is_sealed() => {
                 self.saw_end = true;
                 Ok(0)
@@ -286,11 +288,12 @@ impl BoundedIo {
 
     /// Receives the rest of a request that began just when a drain shut down the input of its connection. TCP still
     /// delivers that rest; this receives it until the peer ends its output, or until the deadline of the drain or of
-    /// the read. [`InputAfterShutdown`] waits for it. On systems that have no such event, this looks every millisecond.
+    /// the read. [`InputAfterShutdown`] waits for the bytes. Where the system has no event for them, this function tries
+    /// every millisecond.
     fn receive_late(&mut self, buf: &mut RecvBuf<'_>, timeout: RecvTimeout) -> io::Result<usize> {
         let (drained, own) = (Instant::now().checked_add(self.ticket.limits().drain), timeout.at());
         let until = earlier(drained, own);
-        // None also if there is no descriptor for its epoll set.
+        // This is also None if the process has no descriptor left for the epoll set.
         let late = self.connection.fileno().and_then(|fd| InputAfterShutdown::new(fd).ok());
         while until.is_none_or(|until| Instant::now() < until) && !self.ticket.entry().is_cut_off()
         {
@@ -301,8 +304,8 @@ impl BoundedIo {
             // This receive does not wait: after the shutdown a receive without bytes returns zero.
             let count = self.connection.receive(buf, timeout)?;
             if count > 0 {
-                // Not below a wrapper, whose bytes the raw stream counts: the raw stream receives the rest itself, or
-                // turns the cut into an error.
+                // A wrapped connection does not come here: its raw stream receives the rest and counts it, or turns the
+                // cut into an error.
                 self.ticket.entry().add_bytes_in(count);
                 return Ok(count);
             }
@@ -322,7 +325,7 @@ impl BoundedIo {
                 None => wait::sleep(Duration::from_millis(1)),
             }
         }
-        // The read's own limit, and not the drain's, has ended it.
+        // The read's own limit has ended the wait, and not the drain's.
         if own.is_some_and(|own| Instant::now() >= own) && !self.ticket.entry().is_cut_off() {
             return Err(io::ErrorKind::TimedOut.into());
         }

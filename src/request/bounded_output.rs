@@ -143,7 +143,7 @@ impl BoundedIo {
         let is_cut =
             matches!(self.connection, Connection::Other(_)) && self.ticket.entry().is_cut_off();
         let result = match &self.outbox {
-            // As for a receive: nobody else could end the stream of a user's transport.
+            // As in `receive_within`: the cut could not shut down the stream of a user's transport.
             None if is_cut => Err(io::ErrorKind::BrokenPipe.into()),
             None => self.connection.send(bytes, timeout).inspect(|count| {
                 if !self.connection.counts_itself() {

@@ -1,5 +1,9 @@
 //! The input of a [`StreamRequest`]: lines, chunks, and the buffer.
 //!
+//! `BoundedIo::receive` bounds each receive in time: by `Limits::idle` until a read has its first byte, by `Limits::read`
+//! from then on, or by the handler's own timeout. `Limits::line_bytes` bounds a line. `read` and `read_exact` are in
+//! `stream.rs`, over the same buffer.
+//!
 //! ```text
 //! the buffer is empty, and        a coroutine waits before it takes memory (empty_socket_wait.rs): wait_for_*
 //! a wait is sure                    then receive_awaited_chunk: recv into a block
@@ -76,7 +80,7 @@ impl StreamRequest {
         Ok((!chunk.is_empty()).then_some(chunk))
     }
 
-    /// The chunk of a coroutine whose socket is known to be empty.
+    /// The chunk of a coroutine whose socket is known to be empty. The wait has no memory for bytes.
     #[inline(never)]
     fn wait_for_chunk(&mut self) -> io::Result<Option<Chunk>> {
         let chunk = match self.io.wait_without_memory()? {
@@ -86,7 +90,7 @@ impl StreamRequest {
         Ok((!chunk.is_empty()).then_some(chunk))
     }
 
-    /// Not inlined, so that a coroutine that has waited keeps no room for bytes on its stack.
+    /// Receives a chunk. Not inlined, so that a coroutine that has waited keeps no room for bytes on its stack.
     #[inline(never)]
     fn receive_chunk(&mut self) -> io::Result<Chunk> {
         Chunk::receive(&mut self.appetite, |buf| self.io.receive(buf, None))
@@ -105,7 +109,7 @@ impl StreamRequest {
         let begun = bytes.len();
         // The time of a read counts from its first byte; before it the peer is idle.
         let mut started = None;
-        // A line begins a request, unless its beginning has been read with the line before.
+        // A line begins a request, unless its beginning has come together with the previous line.
         self.io.at_boundary |= self.input.is_empty();
         loop {
             let taken = bytes.len() - begun;
@@ -113,8 +117,8 @@ impl StreamRequest {
             let have = self.input.bytes();
             let found = have.iter().position(|byte| *byte == delimiter);
             let count = found.map_or(have.len(), |at| at + 1);
-            // The limit counts the text: the `\r` of an ending does not count. The last byte so far may be such a `\r`,
-            // also if it has come with an earlier receive.
+            // The limit counts the text, without the `\r` of a line's end. The last byte so far may be such a `\r`, even
+            // if an earlier receive has brought it.
             let text = &have[..found.unwrap_or(count)];
             let ends_in_cr =
                 text.last().or(bytes[begun..].last()).is_some_and(|last| *last == b'\r');
@@ -134,16 +138,16 @@ impl StreamRequest {
             if bytes.len() > begun {
                 started.get_or_insert_with(Instant::now);
             }
-            // The end of input ends a last line as well. The deadline of the line is the one of its first byte: a peer
-            // that sends a byte a second does not move it.
+            // The end of input ends a last line as well. The time of a line counts from its first byte, so a peer that
+            // sends a byte a second does not extend it.
             if self.fill_input(started)? == 0 {
                 return Ok(bytes.len() - begun);
             }
         }
     }
 
-    /// Receives into the empty buffer; returns zero at the end of input. `started`: when the read began, if it needs
-    /// more bytes.
+    /// Receives into the empty buffer; returns zero at the end of input. `started`: the moment at which the read began,
+    /// if it has begun and needs more bytes.
     pub(super) fn fill_input(&mut self, started: Option<Instant>) -> io::Result<usize> {
         if self.io.is_sure_to_wait(started) {
             return self.wait_for_input();
@@ -151,7 +155,7 @@ impl StreamRequest {
         self.receive_input(started)
     }
 
-    /// Not inlined, as [`wait_for_chunk`](Self::wait_for_chunk).
+    /// As [`wait_for_chunk`](Self::wait_for_chunk), into the buffer.
     #[inline(never)]
     fn wait_for_input(&mut self) -> io::Result<usize> {
         match self.io.wait_without_memory()? {
@@ -163,7 +167,7 @@ impl StreamRequest {
         }
     }
 
-    /// Not inlined, as [`receive_chunk`](Self::receive_chunk).
+    /// As [`receive_chunk`](Self::receive_chunk), into the buffer.
     #[inline(never)]
     fn receive_input(&mut self, started: Option<Instant>) -> io::Result<usize> {
         let chunk = self.appetite.receive(|buf| self.io.receive(buf, started))?;

@@ -39,7 +39,7 @@ impl BoundedIo {
         let is_stuck = self.connection.raw_status().is_some_and(|status| status.is_stuck());
         if !self.is_plain() && !is_stuck {
             // As in Python: a peer that does not take the last bytes is no error of the handler, which has returned.
-            // A wrapper can still send its own rest before its farewell; the output held back on this side is dropped.
+            // If the flush fails, a wrapper can still send what it holds back, but the output held back here is dropped.
             let holds = !self.output.is_empty();
             self.dropped_output |= self.flush().is_err() && holds;
         }
@@ -70,8 +70,8 @@ impl BoundedIo {
         self.output.clear();
     }
 
-    /// How long the outbox may take to send its rest when the handler has ended: as long as a drain lasts, and no
-    /// longer without progress than a write.
+    /// The bounds of the outbox's last sends, after the handler has ended: in all no longer than a drain, and without
+    /// progress no longer than a write.
     fn last_timeout(&self) -> SendTimeout {
         let limits = self.ticket.limits();
         let whole = self.deadline().map(|whole| whole.at);
@@ -139,8 +139,8 @@ impl BoundedIo {
 
     /// Whether the peer goes on sending, as far as the server can see. The signs are unread bytes in the socket or in
     /// the read buffer, a long request, a read that ended in the middle, and a call of `expect_more_input`. A peer
-    /// that sends one line, and only after the answer goes on, cannot be told from one that waits for its answer, as
-    /// most do. To linger for all of these would cost each short request two system calls and another thread.
+    /// that has only paused after its first line looks like one that waits for its answer, as most do. To linger for
+    /// all of these would cost each short request two system calls and another thread.
     #[inline]
     fn peer_is_sending(&self, input: &ReadBuffer) -> bool {
         let Some(fd) = self.connection.socket() else { return false };
@@ -160,7 +160,7 @@ impl BoundedIo {
             // Zero bytes: either nothing has come, or the end.
             Ok(0) => (left || goes_on) && is_more_to_come(fd),
             Ok(_) => true,
-            // The descriptor is no such socket, or the connection is broken already.
+            // The descriptor is not a socket, or the connection is broken already.
             Err(_) => false,
         }
     }
@@ -192,7 +192,7 @@ impl BoundedIo {
     }
 
     /// Drops the connection. In a forked child a plain socket is left to the end of the process, which closes it as
-    /// well: giving back memory and references before that would copy pages of the parent's.
+    /// well: to give memory and references back before that would copy pages of the parent.
     #[inline]
     fn let_go(self) {
         let is_childs = self.ticket.server().role().is_child();
@@ -237,7 +237,7 @@ impl StreamRequest {
 }
 
 /// Whether the peer may send more: it has not ended its output. A receive of one byte tells this, because a connection
-/// at its end has zero unread bytes as well. If a byte has come by then, it is lost, as all input that a linger reads.
+/// at its end has zero unread bytes as well. If a byte has come by then, it is lost, like all input that a linger reads.
 fn is_more_to_come(fd: BorrowedFd<'_>) -> bool {
     let mut memory = [MaybeUninit::uninit()];
     let received = RecvBuf::new(&mut memory).recv(fd, sys::Mode::Try);

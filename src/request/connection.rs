@@ -41,9 +41,9 @@ use crate::write_stall::SendTimeout;
 ///   message is of no use any more to a handler that goes on after a limit.
 /// - An end of input that the wrapper's protocol does not allow is an error of kind `UnexpectedEof`; bytes that it
 ///   cannot read are one of kind `InvalidData`. Both are then the peer's fault. An allowed end is `Ok(0)`.
-/// - `shutdown(Write)` sends the farewell (TLS's close_notify) and passes the call on. It is called at every orderly
-///   end, and also when a drain or `close_live` ends the connection. It may take as long as a write; after
-///   `close_live` and at a drain's deadline, it must not wait.
+/// - `shutdown(Write)` sends the protocol's last message (TLS's close_notify) and passes the call on. It is called at
+///   every orderly end, and also when a drain or `close_live` ends the connection. It may take as long as a write;
+///   after `close_live` and at a drain's deadline, it must not wait.
 /// - The wrapper keeps the raw stream for as long as it has the connection. If it drops the raw stream, the connection
 ///   counts as given away, and the server does not end it.
 ///
@@ -341,8 +341,8 @@ impl Connection {
         }
     }
 
-    /// Ends one or both directions. Of a wrapped connection this is the wrapper's `shutdown`, which sends its farewell
-    /// and may take as long as a write.
+    /// Ends one or both directions. For a wrapped connection this is the wrapper's `shutdown`, which sends its farewell
+    /// (TLS's close_notify) and may take as long as a write.
     #[inline]
     pub(super) fn shutdown(&mut self, how: Shutdown, timeout: SendTimeout) -> io::Result<()> {
         match self {

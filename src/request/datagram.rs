@@ -1,6 +1,6 @@
 //! [`DatagramRequest`]: a packet, for its handler.
 //!
-//! A datagram request never waits for its peer, so it has no deadline, no drain to look at, and no connection to end.
+//! A datagram request never waits for its peer and has no connection. So it has no deadline, and ignores a drain.
 //! Two ways lead back to the sender:
 //!
 //! ```text

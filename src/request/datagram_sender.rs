@@ -1,4 +1,4 @@
-//! [`DatagramSender`]: replies that are sent later, and datagrams to others than the sender of the request.
+//! [`DatagramSender`]: replies that are sent later, and datagrams to addresses other than that of the request's sender.
 //!
 //! A sender shares the transport's socket (`transport/later_datagram.rs`), which the server closes all the same when it
 //! ends. So a program that keeps a sender does not keep the port open.
@@ -26,12 +26,13 @@ pub trait LastingReply: Send + Sync {
     ///
     /// # Errors
     ///
-    /// The errors of [`reply`](Self::reply). Also if the address is of another family than the server's.
+    /// The errors of [`reply`](Self::reply), and an error for an address of a family other than the server's.
     fn send_to(&self, bytes: &[u8], to: &Address) -> io::Result<bool>;
 }
 
-/// Sends datagrams from a server's socket, for as long as the server is open: by
-/// [`DatagramRequest::sender`](crate::DatagramRequest::sender). Clones are the same sender, and may be used on any thread.
+/// Sends datagrams from a server's socket, for as long as the server is open.
+/// [`DatagramRequest::sender`](crate::DatagramRequest::sender) makes it. Clones are the same sender, and may be used on any
+/// thread.
 ///
 /// - [`reply`](Self::reply) goes to the sender of the request, from the address that the request was sent to.
 /// - [`send_to`](Self::send_to) goes to another address, from an address that the system chooses.
@@ -103,8 +104,8 @@ impl DatagramSender {
     ///
     /// # Errors
     ///
-    /// The errors of [`reply`](Self::reply). Also if the address is of another family than the server's; but a server that
-    /// is bound to IPv6, and takes IPv4 as well, sends to both. The errors name the address.
+    /// The errors of [`reply`](Self::reply), and an error for an address of a family other than the server's. (A server
+    /// that is bound to IPv6, and takes IPv4 as well, sends to both.) The errors name the address.
     #[doc(alias = "sendto")]
     pub fn send_to(&self, bytes: &[u8], to: impl Into<Address>) -> io::Result<bool> {
         self.lasting.send_to(bytes, &to.into()).inspect(|sent| self.count(*sent, bytes))

@@ -7,7 +7,7 @@
 //! handler's timeout      in place of Limits::idle, read and write, for each call anew
 //! ```
 //!
-//! Of all bounds of a call the earliest ends it, and its error has that bound's name.
+//! The earliest of all bounds ends a call, and the error names that bound.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
 //! The receive of a coroutine whose socket is known to be empty: it waits first, and takes memory for bytes only when
-//! some have come. This is the usual state between two requests. So a silent connection has a short stack, and holds no
-//! block of the pool.
+//! some have come. Between two requests a socket is usually empty. So a silent connection has a short stack, and holds
+//! no block of the pool.
 //!
 //! ```text
-//! wait_without_memory   shown as waiting; parks         its stack is short meanwhile, and it holds no block
+//! wait_without_memory   shown as waiting; parks         the parked coroutine has a short stack and no block
 //! receive_awaited       recv(2), into a block           still shown as waiting: nothing is shown twice
 //!   nothing there         the usual receive, which waits again
 //! ```
@@ -50,7 +50,7 @@ impl BoundedIo {
             if self.at_boundary { Activity::Idle } else { Activity::Receiving },
             BoundedBy::Reaper,
         );
-        // In this order: see the diagram in `bounded_io.rs`. The usual receive looks again, and ends the wait.
+        // In this order: see the diagram in `bounded_io.rs`. The usual receive asks again, and then does not wait.
         if self.at_boundary && self.ticket.is_to_end() {
             return Ok(Awaited::No);
         }
@@ -64,7 +64,7 @@ impl BoundedIo {
     /// The receive that follows a wait by [`wait_without_memory`](Self::wait_without_memory).
     #[inline]
     pub(super) fn receive_awaited(&mut self, buf: &mut RecvBuf<'_>) -> io::Result<usize> {
-        // Never none: `is_sure_to_wait` has seen the socket.
+        // The connection is a socket: `is_sure_to_wait` has checked it.
         let Some(socket) = self.connection.as_socket() else { return self.receive(buf, None) };
         let result = match socket.recv_at_once(buf) {
             // Nothing has come yet, or the wait was interrupted.

@@ -1,5 +1,5 @@
-//! Receives that `Limits::idle` bounds without the idle reaper: those with a short limit, of a process under `Forking`
-//! (parent and children start no thread), of connections in a user's wrapper, and of requests with a deadline.
+//! Receives that `Limits::idle` bounds without the idle reaper: those with a short limit, under `Forking` (parent and
+//! children start no thread), through a user's wrapper or transport, and in a request with a deadline.
 //!
 //! A silent peer is not idle while it takes the bytes that the handler, an outbox or a copy of the descriptor sends.
 //! So when the time of a wait is over, the wait looks for progress first, as the reaper does (`live/idle_check.rs`).

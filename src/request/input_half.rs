@@ -65,8 +65,8 @@ impl<'a> InputHalf<'a> {
     }
 }
 
-// Each method is passed on, also those that std would derive from `read` and `fill_buf`. Only the request's own methods
-// bound a line, and blame the peer for an early end or for bytes that are no text.
+// Every method is passed on, even those that std would derive from `read` and `fill_buf`, because only the request's own
+// methods bound a line, and blame the peer for an early end or for bytes that are not text.
 impl Read for InputHalf<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.request.read(buf)

@@ -57,7 +57,7 @@ impl BoundedIo {
     pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
         self.ended_output = true;
         let patience = self.write_timeout();
-        // Messages that the outbox has taken are output as well, and nothing can follow its end.
+        // Messages that the outbox has taken are output as well, and have to leave before the end.
         if let Some(outbox) = &self.outbox {
             outbox.finish(patience).map_err(|error| {
                 self.dropped_output = true;
@@ -91,7 +91,7 @@ impl StreamRequest {
     }
 
     /// An error that says: the peer has ended its input in the middle of a message.
-    /// ([`read_exact`](io::Read::read_exact) gives the same.) A request that fails with it ends as
+    /// ([`read_exact`](io::Read::read_exact) returns the same error.) A request that fails with it ends as
     /// [`Disconnected`](crate::monitor::CloseReason::Disconnected).
     #[must_use]
     pub fn ended_early(&self) -> io::Error {

@@ -96,7 +96,7 @@ pub(crate) fn read_to_string(
     text: &mut String,
     owner: RequestId,
 ) -> io::Result<usize> {
-    // Into bytes of its own, because `text` takes nothing but UTF-8.
+    // Into a vector of its own, because `text` takes nothing but UTF-8.
     let mut bytes = Vec::new();
     let read = from.read_to_end(&mut bytes);
     // As with std, text that came before an error is kept. Of two errors the earlier one counts: cut-off text may end
@@ -132,7 +132,7 @@ pub(crate) struct NotText(#[source] pub(crate) Utf8Error);
 ///             if let Some(long) = LineTooLong::find(&error) {
 ///                 writeln!(request, "a line has at most {} bytes", long.limit_bytes())?;
 ///             }
-///             // Also ends the request: the rest of the line is still unread.
+///             // The rest of the line is still unread, so the request has to end.
 ///             Err(error.into())
 ///         }
 ///     }

@@ -98,7 +98,7 @@ pub trait Request {
     /// The address of the peer.
     fn client_address(&self) -> &Address;
 
-    /// The server that has accepted it.
+    /// The server that has accepted the request.
     fn server(&self) -> &ServerContext;
 
     /// Sets the handler's own deadline for every wait from now on. The server has a deadline too, and the earlier of
@@ -119,8 +119,8 @@ pub trait Request {
     /// For a request without a connection it does nothing.
     fn expect_more_input(&mut self) {}
 
-    /// The request's ticket. A handler may swap its request for another one of the same type. The errors of the request
-    /// that it holds at its end then count as those of its own peer, and the server knows that request by its ticket.
+    /// The request's ticket. A handler may swap its request for another one of the same type. The server recognises the
+    /// request that the handler holds when it ends by this ticket, and counts that request's errors as its peer's.
     ///
     /// A request type of your own returns the ticket that it keeps. With this default the errors of a swapped-in
     /// request count as failures of the handler, as those of an upstream do.
@@ -161,7 +161,7 @@ impl Ticket {
         self.registration.entry.client_address()
     }
 
-    /// The server that has accepted it.
+    /// The server that has accepted the request.
     #[must_use]
     pub fn server(&self) -> &ServerContext {
         &self.context
@@ -190,8 +190,8 @@ impl Ticket {
     }
 
     /// Whether the connection is to end instead of waiting. A drain waits for no next request, and for a first
-    /// request only until first reads are over. Asked after the wait is shown in the list: see the diagram in
-    /// `bounded_io.rs`.
+    /// request only until first reads are over. Callers show the wait in the live list before they ask: see the diagram
+    /// in `bounded_io.rs`.
     #[inline]
     fn is_to_end(&self) -> bool {
         is_to_end(&self.context, &self.registration.entry)
@@ -227,7 +227,8 @@ enum LateInput {
 }
 
 impl LateInput {
-    /// Asks the system. Called before a receive: if that finds no bytes, and none may arrive, the input is at its end.
+    /// Asks the system, before a receive. If the receive then finds no bytes, and none may arrive, the input is at its
+    /// end.
     #[cold]
     fn of(entry: &Entry, socket: BorrowedFd<'_>) -> Self {
         if entry.peer_address().as_inet().is_none() {

@@ -38,16 +38,16 @@ use crate::write_stall::SendTimeout;
 /// connection.
 ///
 /// [`send`](Self::send) only appends to a queue and never waits for the peer, so that a slow member of a room delays
-/// nobody. The bytes are sent when the sending thread next waits or returns, or at once if more than 64 KiB are due.
+/// nobody. The bytes are sent when the sending thread next waits or returns, or at once if 64 KiB or more are due.
 /// So lines for one member leave together. If the socket has no room, a thread of the library waits for it.
 ///
 /// A forking server must start no thread in its own process, where only the hook `overflow` can send. There `send`
 /// writes at once and never waits, and bytes that the socket does not take by the end of the hook are lost. In a child
 /// an outbox works as under other mixins.
 ///
-/// In a child that a handler has forked by itself (`libc::fork`), the outboxes of before are the parent's, which sends what
-/// is due: there [`send`](Self::send) fails with [`OutboxError::Closed`], and the other methods do nothing. The child's own
-/// connection gets another one by [`StreamRequest::outbox`].
+/// In a child that a handler has forked by itself (`libc::fork`), an outbox from before the fork belongs to the parent,
+/// which sends what is due. In the child its [`send`](Self::send) fails with [`OutboxError::Closed`], and its other
+/// methods do nothing. For its own connection the child makes a new outbox by [`StreamRequest::outbox`].
 ///
 /// Messages are never torn: the handler's own writes go through the same queue. The queue is bounded by
 /// `Limits::outbox_bytes`; under TLS it holds the bytes that are not encrypted yet.
@@ -161,19 +161,19 @@ impl Outbox {
     /// How many bytes the system has taken for the peer since the outbox was made. Dropped bytes do not count. Under
     /// TLS these are bytes before the encryption.
     ///
-    /// If bytes wait and this number grows, the peer is slow. If it stays, the peer reads nothing.
+    /// If bytes wait and this number grows, the peer is slow. If it does not grow, the peer reads nothing.
     #[must_use]
     pub fn sent_bytes(&self) -> u64 {
         self.shared.lock().map_or(0, |state| state.sent_total)
     }
 
-    /// Waits until at most `waiting_bytes` bytes wait for the peer, but no longer than `timeout`. True: no more are
-    /// waiting, or the connection has ended. False: the time is over, or the wait was cancelled.
+    /// Waits until at most `waiting_bytes` bytes wait for the peer, but no longer than `timeout`. True: no more than that
+    /// wait, or the connection has ended. False: the time is over, or the wait was cancelled.
     ///
     /// For a sender that has much to send at once, more than the outbox should hold: it waits here and does not run
-    /// into [`OutboxError::Full`]. The peer decides how long that takes. If others depend on the same sender, give it a
-    /// bound: see [`sent_bytes`](Self::sent_bytes). Under a mixin with coroutines only the caller waits, and not its
-    /// thread. Do not hold a lock during the call that handlers need as well.
+    /// into [`OutboxError::Full`]. The peer decides how long its waits take in all. If others depend on the same sender,
+    /// bound the whole, by [`sent_bytes`](Self::sent_bytes) for example. Under a mixin with coroutines only the caller
+    /// waits, and not its thread. Do not hold a lock that handlers need during the call.
     ///
     /// ```
     /// use std::time::Duration;
@@ -205,12 +205,12 @@ impl Outbox {
             };
             // Without a descriptor nothing waits for long: the request has ended.
             let Some(fd) = fd else { return true };
-            // After the look at the queue, so that a call with no time at all still says whether there is room.
+            // The time is checked after the queue, so that a call with no time at all still says whether there is room.
             let now = Instant::now();
             if now >= until {
                 return false;
             }
-            // Without the slot, which belongs to the request's own waits: this may be another thread.
+            // The slot belongs to the request's own waits, and this may be another thread, so the wait has none.
             let room = Waiting { fd: fd.as_fd(), interest: Interest::Write, slot: None };
             if wait::any(&[room], Some(until.min(now + ROOM_CHECK_PAUSE))).is_err() {
                 return false;
@@ -220,13 +220,13 @@ impl Outbox {
 
     /// Ends the connection. The handler's reads and writes fail, and it returns.
     ///
-    /// Bytes that are due are sent first, as far as the socket takes them at once. So a farewell reaches a peer that
+    /// Bytes that are due are sent first, as far as the socket takes them at once. So a last message reaches a peer that
     /// reads. If the peer does not read, its connection is reset, because the system could otherwise keep megabytes
     /// of unread data for minutes.
     pub fn close(&self) {
         {
             let Some(mut state) = self.shared.lock() else { return };
-            // Sends as much of the farewell as fits without waiting.
+            // Sends as many of the due bytes as fit without waiting.
             self.shared.send_due_of(&mut state);
             if let (Some(fd), 1..) = (&state.fd, state.waiting_bytes()) {
                 // The option takes effect when the connection is closed. Unix sockets have no resets.
@@ -237,7 +237,7 @@ impl Outbox {
                 state.drop_due(OutboxPhase::Closed);
             }
         }
-        // Without the lock: `shut_down` takes the lock of the entry, and may wake the handler.
+        // The queue is unlocked by now, because `shut_down` locks the entry, and may wake the handler.
         self.shared.entry.shut_down(Cut::Closed, Shutdown::Both);
     }
 
@@ -262,7 +262,7 @@ impl Outbox {
     /// The end of the request or of its output: takes no more messages, and waits until the queued bytes are sent.
     /// After an error the unsent bytes are dropped, and the caller must not say that the output was whole.
     pub(super) fn finish(&self, timeout: SendTimeout) -> io::Result<()> {
-        // The parent's: nothing that is due waits for this process.
+        // None: the outbox is the parent's, which sends the due bytes.
         let Some(mark) = self.take_no_more(OutboxPhase::Ending) else { return Ok(()) };
         let sent = self.wait_until_sent(mark, timeout);
         self.let_go(OutboxPhase::Closed);
@@ -285,8 +285,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// From here on [`send`](Self::send) fails. Returns the total that is reached when all bytes that it has taken are
-    /// sent. None: the outbox is the parent's.
+    /// Makes [`send`](Self::send) fail from here on. Returns the number that `sent_total` has when all bytes taken so far
+    /// are sent. None: the outbox is the parent's.
     fn take_no_more(&self, phase: OutboxPhase) -> Option<u64> {
         let mut state = self.shared.lock()?;
         // An outbox that was closed meanwhile stays closed.
@@ -306,7 +306,7 @@ impl Outbox {
             state.listed
         };
         if listed {
-            // The writer may be waiting for room in the socket, and then keeps it open too.
+            // The writer may be waiting for room in the socket, and keeps the socket open for that time.
             outbox_thread::look_again();
         }
     }
@@ -332,10 +332,10 @@ impl StreamRequest {
     ///
     /// # Errors
     ///
-    /// If the connection is wrapped by [`wrap_stream`](Self::wrap_stream), because bytes from elsewhere cannot be put
-    /// into the wrapper's output. (The server's own TLS can have an outbox: its messages are encrypted when they are
-    /// sent.) If an outbox was made before the connection was wrapped, or before TLS was started, it fails from then
-    /// on, with [`OutboxError::Wrapped`]. And if held-back output cannot be sent.
+    /// If held-back output cannot be sent, or if the connection is wrapped by [`wrap_stream`](Self::wrap_stream), because
+    /// bytes from elsewhere cannot be put into the wrapper's output. (The server's own TLS can have an outbox: its
+    /// messages are encrypted when they are sent.) An outbox that was made before the connection was wrapped, or before
+    /// TLS was started, fails from then on with [`OutboxError::Wrapped`].
     pub fn outbox(&mut self) -> io::Result<Outbox> {
         // Bytes that `wbufsize` holds back were written before any message, and so leave first.
         self.flush()?;
@@ -363,7 +363,7 @@ impl BoundedIo {
             let text = "only a socket can have an outbox, plain or under the server's own TLS, not what is wrapped";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         };
-        // A share of the entry and of the socket, and not of the request: an outbox may outlive it.
+        // The outbox shares the entry and the socket, and not the request, which it may outlive.
         let capacity = self.ticket.limits().outbox_bytes;
         let entry = Arc::clone(self.ticket.entry());
         let may_start_threads = self.ticket.server().role().may_start_threads();
@@ -374,9 +374,9 @@ impl BoundedIo {
         Ok(self.outbox.insert(Outbox { shared }).clone())
     }
 
-    /// In the child of a bare fork: the outbox of before is the parent's, and this process writes by itself.
+    /// Forgets an outbox from before a bare fork: it is the parent's. The child then writes by itself.
     pub(super) fn leave_outbox_to_parent(&mut self) {
-        // Kept, and not dropped: with the last reference the parent's state would go.
+        // It is not dropped, because its state may have been copied in the middle of a change.
         std::mem::forget(self.outbox.take_if(|outbox| !outbox.is_ours()));
     }
 }

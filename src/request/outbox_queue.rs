@@ -36,7 +36,7 @@ pub(super) struct OutboxQueue {
     pub(super) state: Mutex<OutboxState>,
 }
 
-/// The queue itself, and how far its connection is.
+/// The queue itself, its totals, and its phase.
 #[derive(Default)]
 pub(super) struct OutboxState {
     /// The connection, until its request ends: an outbox that is kept longer does not keep it open.
@@ -70,7 +70,7 @@ pub(super) struct OutboxState {
 pub(super) enum Writer {
     /// The one thread for all outboxes.
     Thread,
-    /// The thread that sends: this process must start no thread of the library.
+    /// The thread that calls `send`: this process must start no thread of the library.
     Sender,
 }
 
@@ -153,7 +153,7 @@ impl OutboxState {
         self.due_total += bytes.len() as u64;
     }
 
-    /// Appends the handler's own output. Returns the total that has to be reached before it is sent.
+    /// Appends the handler's own output. Returns the number that `sent_total` has when all of this output is sent.
     pub(super) fn append_own(&mut self, bytes: &[u8]) -> u64 {
         self.append(bytes);
         (self.own_bytes, self.own_mark) = (bytes.len() as u64, self.due_total);

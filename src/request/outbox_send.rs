@@ -26,7 +26,7 @@ impl OutboxQueue {
         let mut waiting = given_up.map(|(sent, stall)| (sent, stall.resume(timeout)));
         loop {
             self.send_due();
-            // A share of the descriptor, so that the wait needs no lock and the number is not used again meanwhile.
+            // A share of the descriptor, so that the wait needs no lock and the descriptor's number is not reused.
             let (sent, fd) = {
                 let state = self.lock().ok_or_else(not_ours)?;
                 if state.sent_total >= mark {
@@ -117,7 +117,7 @@ impl OutboxQueue {
     }
 }
 
-/// In the child of a bare fork, of an outbox that its parent has made.
+/// The error of an outbox in the child of a bare fork, if the parent has made the outbox.
 #[cold]
 pub(super) fn not_ours() -> io::Error {
     io::Error::other(

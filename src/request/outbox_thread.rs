@@ -30,7 +30,7 @@ use crate::wait::{self, Event, Flush};
 thread_local! {
     /// The outboxes that this thread has sent to since it last waited.
     static LISTED: RefCell<Vec<Arc<OutboxQueue>>> = const { RefCell::new(Vec::new()) };
-    /// The flush of that list. Each thread has its own: to share one, a lock would be needed where the first is made.
+    /// The flush of that list. Each thread has its own, because the making of a shared one would need a lock.
     static LIST: Arc<dyn Flush> = Arc::new(ThisThreadsList);
 }
 
@@ -39,7 +39,7 @@ thread_local! {
 pub(super) fn list(outbox: &Arc<OutboxQueue>) {
     let first = LISTED.with(|listed| {
         let mut listed = listed.borrow_mut();
-        // In the child of a bare fork: nobody here flushes what was listed before.
+        // In the child of a bare fork the list is a copy of the parent's, and the parent sends for its outboxes.
         if listed.first().is_some_and(|first| !first.made_in.is_current()) {
             std::mem::forget(std::mem::take(&mut *listed));
         }
@@ -48,7 +48,7 @@ pub(super) fn list(outbox: &Arc<OutboxQueue>) {
     });
     // One promise holds for the whole list, until it is flushed. So only the first outbox asks for it.
     if first {
-        // This thread has made no promise, so nothing would flush the list later. (Or it ends, and its thread-locals are gone.)
+        // This thread makes no promise (or is ending, and its thread-locals are gone), so nothing would flush later.
         if !LIST.try_with(wait::flush_before_waiting).unwrap_or(false) {
             ThisThreadsList.flush();
         }
@@ -62,7 +62,7 @@ pub(super) fn look_after(outbox: &Arc<OutboxQueue>) {
     }
 }
 
-/// Wakes the writer to look at its sockets: one of them has ended.
+/// Wakes the writer, so that it checks its outboxes again: one of them has ended.
 pub(super) fn look_again() {
     if let Some(inbox) = &mut *lock_inbox() {
         inbox.sleeps = false;
@@ -80,8 +80,8 @@ impl Flush for ThisThreadsList {
         if listed.is_empty() {
             return;
         }
-        // A coroutine's thread flushes after each batch of events, so its lines are together already. The child of a handler may
-        // end right after this, and with it the writer.
+        // A coroutine's thread flushes after each batch of events, so its lines are together already. A child that a
+        // handler has forked may end right after this, and a writer would end with it.
         let full = if wait::is_parked_here() || is_in_child() {
             listed.into_iter().filter(|outbox| outbox.send_listed()).collect()
         } else {
@@ -105,7 +105,7 @@ const GATHER_THRESHOLD: usize = 16;
 /// The state that the writer and its senders share. None while there is no thread.
 static THREAD: PerProcess<Mutex<Option<WriterInbox>>> = PerProcess::new(Mutex::default);
 
-/// Nothing panics while it is locked.
+/// Locks the inbox. Nothing panics while it is locked, so it is never poisoned.
 fn lock_inbox() -> MutexGuard<'static, Option<WriterInbox>> {
     THREAD.get().lock().unwrap_or_else(PoisonError::into_inner)
 }

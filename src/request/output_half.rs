@@ -41,11 +41,11 @@ use crate::write_stall::{SendTimeout, WriteStall};
 /// [`shutdown_write`](HalfClose::shutdown_write) ends the output, and the input half goes on.
 /// [`close`](HalfClose::close) ends both, for a handler that gives up: a read of the input half then fails with an
 /// error of kind `ConnectionAborted`, which is no fault of the peer. The peer sees a cut connection; under TLS it gets
-/// no farewell, so that it does not take the output for whole.
+/// no close_notify, so that it does not take the output for complete.
 pub struct OutputHalf<'a> {
     /// By a plain socket or by an outbox: decided when the request was split.
     way: Way,
-    /// The request's line in the live list. This half changes only the number of sent bytes in it.
+    /// The request's entry in the live list. This half counts sent bytes in it, shows its activity, and notes a loss.
     entry: Arc<Entry>,
     /// The limits of the request, which never change.
     limits: Arc<Limits>,
@@ -65,12 +65,12 @@ pub struct OutputHalf<'a> {
 pub(super) enum Way {
     /// This half sends by itself.
     Socket(Arc<SocketIo>),
-    /// The outbox sends, after the messages of others, or encrypted. `fd`: the socket below, to be shut down. `seal`:
-    /// under TLS, for the farewell.
+    /// The outbox sends: behind the messages that are queued already, and encrypted under TLS. `fd`: the socket below, to
+    /// be shut down. `seal`: under TLS, for the close_notify.
     Outbox { outbox: Outbox, fd: Arc<OwnedFd>, seal: Option<Arc<dyn Seal>> },
 }
 
-/// How the output half has ended, for the request after it.
+/// How the output half has ended. The request reads these notes when it goes on after the half.
 #[derive(Default)]
 pub(super) struct SplitNotes {
     /// The handler has ended the output. (This flag and the next one are relaxed: the end of `join`, or other code that
@@ -89,18 +89,18 @@ impl SplitNotes {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Notes the handler's `close`. Called before the connection is shut down: a read that finds the end of input looks
-    /// here, and must not take the end for the peer's.
+    /// Notes the handler's `close`. Called before the connection is shut down: a read that finds the end of input reads
+    /// this note, and must not take the end for the peer's.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.ended.set();
-        // The rest is not sent, and no farewell says that it was whole.
+        // Unsent output is dropped, and no close_notify may say that the output was complete.
         self.dropped.set();
     }
 }
 
 impl OutputHalf<'_> {
-    /// The caller borrows the request of `io` for as long as the half lives.
+    /// Makes the half. The caller borrows the request of `io` for as long as the half lives.
     pub(super) fn new(way: Way, io: &BoundedIo, notes: Arc<SplitNotes>) -> Self {
         let (server, handler) = io.deadlines.both();
         Self {
@@ -122,7 +122,7 @@ impl OutputHalf<'_> {
 
     /// As [`StreamRequest::deadline_in`], for writes.
     pub fn deadline_in(&mut self, after: impl Into<Option<Duration>>) {
-        // A deadline beyond the clock's range is none.
+        // A deadline beyond the clock's range means no deadline.
         self.handler = after.into().and_then(|after| Deadline::after(Timeout::Deadline, after));
     }
 
@@ -163,7 +163,7 @@ impl OutputHalf<'_> {
         result.map_err(|error| self.explain(error))
     }
 
-    /// A wait above TLS. A cut usually leaves the output open, for the worker's farewell; during this wait it ends
+    /// Waits above TLS. A cut usually leaves the output open, for the worker's close_notify; during this wait a cut ends
     /// both directions. The order matters: see `live/entry/ending.rs`.
     fn while_it_may_be_cut<R>(&self, wait: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
         self.entry.begin_write_wait();
@@ -212,7 +212,7 @@ pub(super) fn closed_here() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "this side has closed the connection")
 }
 
-/// Sends TLS's farewell, and waits for room for it. After a partial send the seal goes on where it was.
+/// Sends TLS's close_notify, and waits for room for it. After a partial send the seal goes on where it was.
 fn send_farewell(seal: &dyn Seal, fd: &OwnedFd, timeout: SendTimeout) -> io::Result<()> {
     let mut stall = None;
     loop {
@@ -220,7 +220,7 @@ fn send_farewell(seal: &dyn Seal, fd: &OwnedFd, timeout: SendTimeout) -> io::Res
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             done => return done,
         }
-        // Made only when needed: the farewell usually fits, and a stall begins with a system call.
+        // Made only when needed: close_notify usually fits, and a stall begins with a system call.
         let stall = stall.get_or_insert_with(|| WriteStall::begin(fd.as_fd(), timeout));
         stall.wait(fd.as_fd(), None)?;
     }
@@ -258,7 +258,7 @@ impl HalfClose for OutputHalf<'_> {
     }
 
     fn close(&mut self) {
-        // First: the shutdown wakes the reader of the other half at once.
+        // Noted first, because the shutdown wakes the reader of the other half at once.
         self.notes.close();
         // It fails only if the connection is broken already.
         let _ = match &self.way {

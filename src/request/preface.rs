@@ -50,7 +50,8 @@ pub(crate) trait Preface<R>: Send + Sync {
     fn run(&self, request: &mut R) -> HandlerResult;
 }
 
-/// The place of a step. A connection brings them in this order, whatever the order of the builder's setters was.
+/// The place of a step. A connection goes through the places in this order, whatever the order of the builder's setters
+/// was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PrefacePlace {
     /// A proxy sends its header first, in the clear.
@@ -60,7 +61,7 @@ pub(crate) enum PrefacePlace {
     Tls,
 }
 
-/// The prefaces of a server, in the order in which a connection brings them. Usually there are none.
+/// The prefaces of a server, in the order in which a connection goes through them. Usually there are none.
 pub(crate) struct Prefaces<R> {
     /// At most one for each place.
     steps: Vec<(PrefacePlace, Box<dyn Preface<R>>)>,
@@ -93,7 +94,7 @@ impl<R> Prefaces<R> {
 
     /// Whether a connection of this peer begins with a TLS handshake.
     pub(crate) fn begin_with_handshake(&self, peer: &Address) -> bool {
-        // A proxy's connection begins with its header, and the handshake is its client's.
+        // A connection from a proxy begins with a header, and the handshake after it is the client's.
         self.iter().any(Preface::is_handshake) && !self.name_client(peer)
     }
 

@@ -1,14 +1,14 @@
 //! [`RawStream`]: the connection below a wrapper. It keeps the request's limits, whatever the wrapper does.
 //!
 //! A wrapper (TLS, say) is a user's code, and sees a [`Stream`] that behaves like a socket in blocking mode. This
-//! stream counts the bytes, looks at deadlines, drain and cuts, and notes its events in a [`RawStatus`]. The request
+//! stream counts the bytes, checks deadlines, drain and cuts, and notes its events in a [`RawStatus`]. The request
 //! reads the notes when the wrapper's call has returned: see `raw_stream_status.rs`.
 //!
 //! A read goes through these steps, and each may end it:
 //!
 //! 1. Bytes that the request had read ahead are given first.
 //! 2. Above another wrapper nothing more is done here: the raw stream below that wrapper keeps the limits.
-//! 3. The wait is shown in the live list, and then the drain is asked, in this order.
+//! 3. The wait is shown in the live list, and only then a drain is checked for.
 //! 4. One receive, within the timeout of the request's call.
 //! 5. No bytes: the reason is a cut, or the peer's end.
 //!
@@ -105,11 +105,11 @@ impl RawStream {
         SendTimeout { until: earlier(timeout.until, self.deadline), ..timeout }
     }
 
-    /// One receive, without a look at drain or cut. `until` bounds it; None means for ever.
+    /// One receive, which checks neither drain nor cut. `until` bounds it; None means for ever.
     fn receive(&mut self, buf: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
         match &mut self.below {
             Below::Socket(socket) => {
-                // Somebody has got the descriptor in the meantime: from then on the socket's own timeout is not used.
+                // A program has asked for the descriptor: from then on the socket's own timeout is not used.
                 if self.status.entry.is_lent() {
                     socket.lend();
                 }
@@ -163,7 +163,7 @@ impl RawStream {
         }
     }
 
-    /// Receives the rest of a record, as `BoundedIo::receive_late` does of a request. It looks every millisecond: the
+    /// Receives the rest of a record, as `BoundedIo::receive_late` does of a request. It tries every millisecond: the
     /// few connections under a wrapper that a drain meets in the middle of a record are not worth an epoll set each.
     fn receive_late(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let (began, own) = (Instant::now(), self.timeout().at());
@@ -205,7 +205,7 @@ impl RawStream {
                 stream.set_deadline(timeout.at());
                 uninterrupted(|| stream.write(buf))
             }
-            // Not reached from `write`, which passes such bytes on at once.
+            // `write` does not come here: it passes such bytes on itself.
             Below::Wrapper(stream) => uninterrupted(|| stream.write(buf)),
         }
     }
@@ -231,10 +231,10 @@ impl Read for RawStream {
             return Ok(self.read_ahead(buf));
         }
         if matches!(self.below, Below::Wrapper(_)) {
-            // The raw stream below that wrapper looks at limits and drain.
+            // The raw stream below that wrapper keeps the limits and checks the drain.
             return self.receive(buf, None);
         }
-        // Asked once for each receive: the first receive of a call gets another answer than the following ones.
+        // Asked once for each receive, because the first receive of a call gets a different answer from later ones.
         let is_reaped = self.status.is_reaped();
         // In this order: see the diagram in `bounded_io.rs`.
         self.status.begin_wait();
@@ -255,7 +255,7 @@ impl Read for RawStream {
                 self.status.received(count);
                 Ok(count)
             }
-            // A drain, and nothing has come: this ends as a request without a wrapper does.
+            // A drain has begun, and nothing has come: the read ends as that of a request without a wrapper does.
             Err(error) if must_not_wait && is_no_more_for_now(&error) => Err(self.status.stop()),
             Err(error) => Err(self.status.fail(error)),
         }
@@ -280,7 +280,7 @@ impl Write for RawStream {
             Err(error) if is_no_more_for_now(&error) => self.write_patiently(buf),
             result => result,
         };
-        // Ordered, because it may be `Idle`, which a drain acts on.
+        // Sequentially consistent, because `before` may be `Idle`, which a drain acts on.
         self.status.entry.set_activity(before);
         self.status.sent(result)
     }

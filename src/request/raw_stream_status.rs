@@ -86,7 +86,7 @@ enum WrapPhase {
     Failed,
     /// The wrapper stands between the connection and the handler.
     InPlace,
-    /// The request is at its end: the wrapper may send its farewell, and nothing else.
+    /// The request is at its end: the wrapper may send its last message (TLS's close_notify), and nothing else.
     Farewell,
 }
 
@@ -247,7 +247,7 @@ impl RawStatus {
         self.stuck.is_set()
     }
 
-    /// From here on the wrapper may only send its farewell. It gets no time for the farewell if this side has cut the
+    /// Lets the wrapper send only its farewell from here on. It gets no time for the farewell if this side has cut the
     /// connection off, or if the peer has already taken nothing for the whole limit.
     pub(super) fn begin_farewell(&self, timeout: SendTimeout) {
         // Neither a close by the operator nor a drain at its deadline waits for the peer.

@@ -92,7 +92,7 @@ impl Appetite {
         self.receive_into_block(receive)
     }
 
-    /// A receive into a block at once. Without bytes, or after an error, the block goes back with the chunk. Always
+    /// Receives into a block at once. Without bytes, or after an error, the block goes back to the pool. Always
     /// inlined: for a coroutine that has waited this is the whole way to recv(2).
     #[inline(always)]
     fn receive_into_block(
@@ -235,7 +235,7 @@ impl Chunk {
         Ok(chunk.grows(appetite))
     }
 
-    /// Notes that the peer has filled a block. Only for chunks, which the handler gets without a copy.
+    /// Makes later blocks larger, if the peer has filled this one.
     #[inline]
     fn grows(self, appetite: &mut Appetite) -> Self {
         if self.end == appetite.size() {

@@ -79,9 +79,9 @@ impl StreamRequest {
 
 impl BoundedIo {
     /// Makes the output half. The caller has to borrow the request for as long as the half lives: only that borrow
-    /// keeps the request from writing beside it.
+    /// keeps the request from writing at the same time.
     fn output_half<'a>(&mut self) -> io::Result<OutputHalf<'a>> {
-        // Under TLS both directions have one session. The queue of an outbox and the seal's lock allow a write beside a
+        // Under TLS both directions have one session. The queue of an outbox and the seal's lock allow a write during a
         // read.
         let seal = match &mut self.connection {
             Connection::Sealed { stream, .. } => Some(stream.share()),
@@ -116,7 +116,7 @@ impl BoundedIo {
         self.split.as_ref().is_some_and(|notes| notes.is_closed())
     }
 
-    /// Whether output was given up, by the request or by a half: then no farewell may call it whole.
+    /// Whether output was given up, by the request or by a half: then no farewell may say that the output was whole.
     pub(super) fn has_dropped_output(&self) -> bool {
         self.dropped_output || self.split.as_ref().is_some_and(|notes| notes.dropped.is_set())
     }

@@ -104,7 +104,7 @@ impl StopToken {
         self.is_closed()
     }
 
-    /// Waits for one of the events, or until the timeout has passed. The callers then look at the state itself.
+    /// Waits for one of the events, or until the timeout has passed. The callers then check the state itself.
     fn wait_for(&self, which: impl Fn(&StopEvents) -> &Event, timeout: Option<Duration>) {
         // A moment, so that a wait that comes back early goes on to the same end. A moment beyond the clock's range is
         // never.
@@ -112,7 +112,7 @@ impl StopToken {
         let event = which(self.made());
         // A wait may come back early.
         while !event.is_set() && until.is_none_or(|until| Instant::now() < until) {
-            // A wait that fails would fail again at once. The caller looks at the state, and may call again.
+            // A wait that fails would fail again at once. The caller checks the state, and may call again.
             if wait::any(&[event.waiting()], until).is_err() {
                 return;
             }

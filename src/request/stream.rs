@@ -42,7 +42,7 @@ use crate::sys::{self, Credentials, RecvBuf};
 /// connection may still wait for [`Limits::first_read`](crate::Limits::first_read), because its peer may be about to
 /// send. All other reads may wait until the deadline of the drain.
 // In this order: the fields that each request touches are in the first three cache lines, and among a thousand
-// connections each line is a miss. The test below holds it.
+// connections each line is a miss. The test below checks this.
 #[repr(C, align(64))]
 pub struct StreamRequest {
     /// The connection, its limits and its output.
@@ -127,8 +127,8 @@ impl StreamRequest {
     ///
     /// # Errors
     ///
-    /// If it is not a Unix socket, or if a [proxy](crate::proxy_protocol) is there: its own credentials would pass for
-    /// those of its client.
+    /// If it is not a Unix socket, or if a [proxy](crate::proxy_protocol) is at the other end: its own credentials would
+    /// pass for those of its client.
     #[doc(alias = "SO_PEERCRED")]
     pub fn peer_credentials(&self) -> io::Result<Credentials> {
         let unsupported = || io::Error::from(io::ErrorKind::Unsupported);
@@ -324,7 +324,7 @@ impl BufRead for StreamRequest {
     /// Like std's (the newline stays), and bounded by `Limits::line_bytes`. Bytes that are not UTF-8 are a
     /// [`PeerFault`].
     fn read_line(&mut self, line: &mut String) -> io::Result<usize> {
-        // Into bytes of its own: `line` may hold text already, which stays if these are no text.
+        // Into a vector of its own: `line` may hold text already, which stays if the new bytes are not text.
         let mut bytes = Vec::new();
         let count = self.append_until(b'\n', &mut bytes)?;
         line::append_text(line, bytes, self.io.ticket.entry().owner())?;
@@ -395,7 +395,7 @@ mod tests {
     use super::*;
     use std::mem::{offset_of, size_of};
 
-    /// The last numbers that each receive looks at are `start` and `end` of `input`.
+    /// The last numbers that each receive reads are `start` and `end` of `input`.
     #[cfg(target_pointer_width = "64")]
     #[test]
     fn a_request_that_has_nothing_buffered_touches_three_cache_lines() {

@@ -46,7 +46,7 @@ pub(crate) trait Seal: Send + Sync {
     /// `WouldBlock`, if the socket does not take all bytes; the rest stays. Also the errors of the socket.
     fn transmit(&self, fd: BorrowedFd<'_>) -> io::Result<()>;
 
-    /// Sends the farewell, after all encrypted bytes. It may be called again after an error.
+    /// Sends close_notify, after all encrypted bytes. It may be called again after an error.
     ///
     /// # Errors
     ///

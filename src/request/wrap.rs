@@ -10,8 +10,8 @@
 //!   it fails, or panics     the connection stays `Gone`; its socket is still the request's, which ends it
 //! ```
 //!
-//! At the end of the request the wrapper says its farewell (`end_wrapped`), unless output was dropped: the peer would
-//! take the farewell for the end of a whole answer.
+//! At the end of the request the wrapper sends its farewell, TLS's close_notify for example (`end_wrapped`), unless
+//! output was dropped: the peer would take the farewell for the end of a whole answer.
 
 use std::io;
 use std::net::Shutdown;
@@ -59,7 +59,7 @@ impl StreamRequest {
         )
     }
 
-    /// Does the same for any kind of wrapper; `place` makes the connection of the wrapper.
+    /// Wraps by any kind of wrapper. `place` makes the connection that has the wrapper in it.
     pub(super) fn wrap_by<W>(
         &mut self,
         wrap: impl FnOnce(RawStream, &RawStatus) -> io::Result<W>,
@@ -112,8 +112,8 @@ impl BoundedIo {
             }
             Err(error) => {
                 status.fail_handshake();
-                // The cause that the raw stream has met comes first. Without one it is the limit that bounded the
-                // handshake.
+                // First the cause that the raw stream has noted replaces the error. If that cause is a timeout, the error
+                // then gets the name of the limit that bounded the handshake.
                 let error = status.explain(error, Direction::In);
                 Err(match deadline {
                     Some(Deadline { limit, after, .. }) => self.explain(error, limit, after),
@@ -124,7 +124,7 @@ impl BoundedIo {
     }
 
     /// Ends a connection that is wrapped, or whose wrapper failed: the wrapper's farewell, then the end of the output.
-    /// False: there is no connection to end.
+    /// False: there is no connection to end, or it is broken already.
     pub(super) fn end_wrapped(&mut self) -> bool {
         // The handler's output goes before the farewell.
         if !self.output.is_empty() {
@@ -144,7 +144,7 @@ impl BoundedIo {
         if dropped_output || status.is_stuck() {
             return status.end_output().is_ok();
         }
-        // First: allows the raw stream to send after a cut, and says for how long.
+        // This allows the raw stream to send even after a cut, and says for how long.
         status.begin_farewell(timeout);
         stream.set_deadline(timeout.until);
         // Without a farewell the peer may think that an attacker cut the connection. If it cannot be sent, the

@@ -47,8 +47,8 @@ impl ResolvesServerCert for ByName {
 
 /// Whether a certificate is for that name, also by a wildcard.
 fn has_name(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
-    // The certificate is parsed for each handshake: rustls keeps no parsed form, and parsing takes some microseconds,
-    // little beside a signature.
+    // The certificate is parsed for each handshake: rustls keeps no parsed form, and parsing takes a few microseconds,
+    // which is little compared with a signature.
     let parsed = key.cert.first().and_then(|first| ParsedCertificate::try_from(first).ok());
     parsed.is_some_and(|parsed| verify_server_name(&parsed, name).is_ok())
 }

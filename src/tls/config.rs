@@ -58,7 +58,7 @@ struct SharedConfig {
     config: RwLock<Arc<ServerConfig>>,
     /// The files that the configuration comes from. None if it was given as a whole.
     source: Option<Source>,
-    /// Held by a reload, so that two of them do not mix.
+    /// Held by a reload and a replacement, so that two of them do not mix.
     reloading: Mutex<()>,
     /// The keys of its tickets. None if the configuration was given as a whole: then the program has them.
     tickets: RwLock<Option<Arc<Tickets>>>,

@@ -1,6 +1,6 @@
 //! The errors of TLS as errors of the request: the peer's fault, or this side's.
 //!
-//! | the peer | is told by | the request ends as |
+//! | the peer | gets | the request ends as |
 //! |---|---|---|
 //! | sends what is no TLS, or breaks its rules | an alert | `Garbled` |
 //! | has no version, cipher or certificate that suits | an alert | `HandshakeFailed` |

@@ -41,7 +41,7 @@ impl Preface<StreamRequest> for Tls {
 }
 
 impl StreamRequest {
-    /// The TLS of this connection: version, cipher, names and certificates. None in the clear.
+    /// The TLS of this connection: version, cipher, names and certificates. None if the connection is not encrypted.
     ///
     /// The result is borrowed from the request, so that a choice by name or protocol copies nothing. To write a part of it
     /// to the same request, copy that part first:
@@ -77,8 +77,9 @@ impl StreamRequest {
     /// # Errors
     ///
     /// The errors of the handshake. They are the peer's fault ([`PeerFault`](crate::request::PeerFault)), unless the
-    /// machine has no randomness. `TimedOut` after [`Limits::handshake`](crate::Limits::handshake). If the handshake had to
-    /// make room for others ([`Limits::handshakes`](field@crate::Limits::handshakes)), the error ends the request as
+    /// machine has no randomness or the configuration cannot work. After
+    /// [`Limits::handshake`](crate::Limits::handshake) the error is `TimedOut`. If the handshake had to make room for
+    /// others ([`Limits::handshakes`](field@crate::Limits::handshakes)), the error ends the request as
     /// [`Refused`](crate::monitor::CloseReason::Refused), and is not reported. After an error the connection is gone.
     ///
     /// ```
@@ -150,7 +151,7 @@ fn shake_hands(config: Arc<ServerConfig>, mut base: SealBase) -> io::Result<(Tls
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if let Err(error) = tls.process_new_packets() {
-            // So that the client's log says `bad certificate` and not `connection reset`.
+            // With the alert the client's log says `bad certificate` and not `connection reset`.
             tell(&mut tls, &mut base.raw);
             return Err(own_fault(error));
         }
@@ -162,7 +163,7 @@ fn shake_hands(config: Arc<ServerConfig>, mut base: SealBase) -> io::Result<(Tls
 
 /// Sends the alert, as far as this needs no wait: the peer may not be reading.
 fn tell(tls: &mut ServerConnection, raw: &mut Box<dyn Stream>) {
-    // A deadline that has passed: the raw stream tries once, and does not wait.
+    // With a deadline that has passed the raw stream tries once, and does not wait.
     raw.set_deadline(Some(Instant::now()));
     while tls.wants_write() && tls.write_tls(raw).is_ok() {}
 }

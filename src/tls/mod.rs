@@ -35,7 +35,7 @@
 //! are as without TLS. [`request.tls()`](crate::StreamRequest::tls) says what was agreed on. Three things differ:
 //!
 //! - An end of input is `Ok(None)` or zero bytes only if the client has said so (close_notify). If the connection ends
-//!   without, somebody may have cut it, and the read fails with `UnexpectedEof`, a
+//!   without a close_notify, somebody may have cut it, and the read fails with `UnexpectedEof`, a
 //!   [`PeerFault`](crate::request::PeerFault): a message that was cut short does not pass for a whole one.
 //! - [`shutdown_write`](crate::StreamRequest::shutdown_write) sends close_notify and the end of the TCP stream. Reading
 //!   goes on. (Many clients answer a close_notify by closing.)
@@ -46,8 +46,8 @@
 //!
 //! # The handshake
 //!
-//! It runs in the worker, within [`Limits::handshake`](field@crate::Limits::handshake), so that a client that stalls in it
-//! delays no other client. A failed handshake is the client's fault, and is not reported on stderr.
+//! The handshake runs in the worker, within [`Limits::handshake`](field@crate::Limits::handshake), so that a client that
+//! stalls in it delays no other client. A failed handshake is the client's fault, and is not reported on stderr.
 //! [`CloseReason`](crate::monitor::CloseReason) is `TimedOut` for silence, `Garbled` for bytes that are no TLS,
 //! `Disconnected` if the client has left, and `HandshakeFailed` for a version, cipher or certificate that does not suit.
 //! The client is sent an alert, if TLS has one for the case.
@@ -64,18 +64,18 @@
 //! # Resumption
 //!
 //! A client that comes again shows a ticket and skips the costly part of the handshake. The tickets need no memory here:
-//! the server encrypts its state into them, with a key that is in no file. Each key makes tickets for six hours and is
-//! accepted for six more. Then it is gone, and nobody can use it to decrypt old sessions. A new key is made when the first
-//! connection comes after the six hours, by the process that accepts. Under [`Forking`](crate::Forking) that is the parent,
-//! before the fork, so that a ticket of one child is good in every other. (With STARTTLS the first handshake after that
-//! time makes the key; under `Forking` such a server keeps its first key, because the parent sees no handshake, and tickets
-//! that it gives after the six hours cannot be resumed.) A restart makes new keys, and so does a [`reload`](Tls::reload) if
-//! clients have to show certificates. TLS 1.2 and 1.3 have the same tickets. Early data (0-RTT) is never accepted.
+//! the server encrypts its state into them, with a key that is in no file. Each key makes tickets for six hours, and reads
+//! them until the next key is six hours old. Then it is gone, and nobody can use it to decrypt old sessions. Keys change
+//! when a connection comes, in the process that accepts. Under [`Forking`](crate::Forking) that is the parent, before the
+//! fork, so that a ticket of one child is good in every other. (With STARTTLS a handshake changes the keys; under `Forking`
+//! such a server keeps its first key, because the parent sees no handshake, and tickets that it gives after the six hours
+//! cannot be resumed.) A restart makes new keys, and so does a [`reload`](Tls::reload) if clients have to show
+//! certificates. TLS 1.2 and 1.3 have the same tickets. Early data (0-RTT) is never accepted.
 //!
 //! # The crypto provider
 //!
-//! The process default of rustls if one is installed, otherwise ring; [`with_provider`](Tls::with_provider) takes
-//! another one. For all other settings make a [`rustls::ServerConfig`], and pass it to [`Tls::from`].
+//! The provider is rustls' process default, if one is installed, and otherwise ring. [`with_provider`](Tls::with_provider)
+//! takes another. For all other settings make a [`rustls::ServerConfig`], and pass it to [`Tls::from`].
 
 mod certificates;
 mod config;

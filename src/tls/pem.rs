@@ -27,7 +27,7 @@ pub(super) fn certified_key(
 ) -> Result<Arc<CertifiedKey>> {
     let chain = read_certificates(certificates, "read the certificates in")?;
     let private = read_key(key)?;
-    // Each error names the file at fault. If the two files do not fit together, that is the key's.
+    // Each error names one file. If the two files do not fit together, it names that of the key.
     let wrong_key = |why: String| bad("use the private key in", key, why);
     let signing = provider.key_provider.load_private_key(private).map_err(|error| {
         wrong_key(format!(
@@ -77,8 +77,8 @@ fn read_certificates(path: &Path, operation: &'static str) -> Result<Vec<Certifi
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     let operation = "read the private key in";
     let text = read(path, operation)?;
-    // `from_pem_slice` passes over sections that it does not know, and an encrypted key is one. Its header alone
-    // tells.
+    // `from_pem_slice` passes over sections that it does not know, such as an encrypted key. So the text is searched
+    // for the header of an encrypted key.
     let is_encrypted = || text.windows(17).any(|part| part == b"ENCRYPTED PRIVATE");
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
         pem::Error::NoItemsFound if is_encrypted() => {

@@ -36,10 +36,10 @@ pub fn read_small_file(path: impl AsRef<Path>, most_bytes: u64) -> io::Result<Ve
     let path = path.as_ref();
     // This comes before the open, because the open alone may act: that of a watchdog device starts the watchdog.
     refuse_others(path.metadata()?.file_type())?;
-    // So that the open does not wait for the other end of a pipe.
+    // With O_NONBLOCK the open does not wait for the other end of a pipe.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    // Another thing may have the name by now.
+    // The name may lead to something else by now.
     let found = file.metadata()?.file_type();
     refuse_others(found)?;
     // One byte more than allowed shows that a file is too long, and no more than that is read of a file without an end.
@@ -48,7 +48,7 @@ pub fn read_small_file(path: impl AsRef<Path>, most_bytes: u64) -> io::Result<Ve
         read_pipe(&file, bound)?
     } else {
         let mut text = Vec::new();
-        // The length that the system tells is not used: a file of /proc has none.
+        // The length that the system reports is not used: a file of /proc has none.
         (&mut file).take(bound).read_to_end(&mut text)?;
         text
     };

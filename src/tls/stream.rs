@@ -109,9 +109,9 @@ impl TlsStream {
 
     /// Receives once, and decrypts. False: the peer has ended the connection below.
     ///
-    /// May wait, within the limits of the raw stream. After its error nothing is lost: `ahead` has what came
-    /// before. Received bytes need not give plaintext yet, because a record has up to 16 KiB, so the caller calls
-    /// it again.
+    /// It may wait, within the limits of the raw stream. After an error of the raw stream no byte is lost: `ahead` has
+    /// the bytes that came before. Received bytes need not give plaintext yet, because a record has up to 16 KiB, so the
+    /// caller calls again.
     fn receive(&mut self) -> io::Result<bool> {
         if self.ahead.is_empty() {
             let (raw, much) = (&mut self.raw, self.much > 0);
@@ -247,7 +247,7 @@ impl Stream for TlsStream {
     }
 
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
-        // close_notify goes before the end of TCP, which alone anybody on the way could have sent.
+        // close_notify goes before the end of TCP: without it the peer could not tell this end from a forged one.
         if how != Shutdown::Read {
             // Nothing is encrypted after close_notify.
             self.session.with(Session::end_output);

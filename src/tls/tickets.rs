@@ -1,6 +1,6 @@
 //! [`Tickets`]: the keys of session tickets, and when they change.
 //!
-//! rustls' own rotation looks at the clock when a ticket is made or read. Under `Forking` that is in a child, and a key
+//! rustls' own rotation checks the clock when a ticket is made or read. Under `Forking` that is in a child, and a key
 //! that the child makes would end with it. So here neither the making nor the reading of a ticket changes a key. Instead
 //! the process that accepts checks before each connection (`rotate_if_due`): under `Forking` the parent, before the fork.
 //!
@@ -10,8 +10,10 @@
 //! previous  -           K1          K2        reads them
 //! ```
 //!
-//! Invariant: a ticket is good for at least `KEY_PERIOD` and at most twice that, in the process that has made it, in its
-//! parent, and in all children that the parent forks meanwhile.
+//! The times are those of a server that always has clients. After a pause the next connection changes the keys.
+//!
+//! Invariant: a ticket is good for at least `KEY_PERIOD`, and for less than three times that, in the process that has made
+//! it, in its parent, and in all children that the parent forks meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -114,15 +116,15 @@ impl ProducesTickets for Tickets {
     }
 }
 
-/// Makes a key, by rustls. It also rotates by itself, six hours after it was made: by then ours has replaced it, and as the
-/// previous key it still reads the tickets that it has made. Only where nothing calls `rotate_if_due` (STARTTLS under
-/// `Forking`) does each child make a key of its own from then on, which ends with the child.
+/// Makes a key, by rustls. The key also rotates by itself, six hours after it was made. By then the next key of this file
+/// has replaced it, and as the previous key it still reads the tickets that it has made. Only where nothing calls
+/// `rotate_if_due` (STARTTLS under `Forking`) does each child make a key of its own from then on, which ends with the child.
 fn new_key() -> Result<Arc<dyn ProducesTickets>> {
     let key = ring::Ticketer::new().map_err(|error| {
         Error::io("make a key for", "session tickets", std::io::Error::other(error))
     })?;
-    // The key accepts no ticket that is longer than the longest it has made. In a child it has made none, and would accept
-    // none. So it makes a long one here.
+    // The key accepts no ticket that is longer than the longest ticket it has made. In a new child it would have made none,
+    // and would accept none. So it makes a long ticket here, before any fork.
     let _ = key.encrypt(&[0; LONGEST_STATE]);
     Ok(key)
 }
