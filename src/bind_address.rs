@@ -175,7 +175,7 @@ impl BindAddress {
                 look_up(host, port)
             }
             BindForm::HostPort(host, port) => {
-                // Before the look-up, which would fail too, but after a wait, and with a text about unknown names.
+                // Checked before the look-up, which would also fail, but after a wait and with a text about unknown names.
                 host_alone(host).map_err(|why| self.mistake(why))?;
                 look_up(host, *port)
             }
@@ -210,7 +210,7 @@ impl BindAddress {
                 }
                 None => Address::Unix(text.into()),
             },
-            // Not searched for a port: the program says that it is a path.
+            // A `Path` is not searched for a port, because the program says that it is a path.
             BindForm::Path(path) => Address::Unix(path.clone()),
             BindForm::Address(address @ (Address::Unix(_) | Address::Abstract(_))) => {
                 address.clone()
@@ -246,7 +246,7 @@ impl BindAddress {
 
 /// The parts of `HOST:PORT`, or a sentence about what is wrong with the text. Host names are not looked up.
 fn host_and_port(text: &str) -> Result<(&str, u16), &'static str> {
-    // From the right: an IPv6 address in brackets contains colons as well.
+    // Split from the right: an IPv6 address in brackets contains colons as well.
     let Some((host, port)) = text.rsplit_once(':') else { return Err("write it as HOST:PORT") };
     let Ok(port) = port.parse() else { return Err("the port is a number from 0 to 65535") };
     // Without brackets the colons of IPv6 cannot be told from the one before the port.

@@ -85,7 +85,7 @@ pub enum ServerEvent<'a> {
     RequestStarted {
         /// The request's number, unique within the server.
         id: u64,
-        /// The client; or the [proxy](crate::proxy_protocol) that it comes by: see `ClientKnown`.
+        /// The client, or the [proxy](crate::proxy_protocol) that it comes through: see `ClientKnown`.
         client_address: &'a Address,
         /// The type name of its handler.
         handler: &'static str,
@@ -202,7 +202,7 @@ impl fmt::Display for ServerEvent<'_> {
             }
             Self::RequestEnded { id, client_address, reason, age, bytes_in, bytes_out, .. } => {
                 let seconds = age.as_secs_f64();
-                // Only the parts that an operator looks for first; an observer has all of them.
+                // The line has only the parts that an operator looks for first; an observer has all of them.
                 write!(f, "request {id} from {client_address}")?;
                 if let Self::RequestEnded { proxy_address: Some(proxy), .. } = self {
                     write!(f, " by {proxy}")?;
@@ -228,7 +228,7 @@ impl fmt::Display for ServerEvent<'_> {
     }
 }
 
-// One row for each reason: its variant, its name, which is the field of its count, and its text. So no reason can be
+// Each reason has one row: its variant, its name (which is also the field of its count), and its text. So no reason can be
 // without a count, and the sum over the fields is the number of ended requests.
 macro_rules! reasons {
     ($($(#[$doc:meta])* $reason:ident, $count:ident, $text:literal;)*) => {

@@ -143,7 +143,7 @@
 //!   whole grace period. [`ShutdownHandle`] stops a server from anywhere; [`DrainReport`](monitor::DrainReport) says
 //!   what was still open. Behind a balancer, set [`Limits::lame_duck`]: before it closes, the server goes on serving
 //!   for a while, and already says that it is not [ready](ServerContext::is_ready).
-//! - **A service manager**: [`Server::run`] tells systemd of readiness, reloads and the end, and answers its watchdog.
+//! - **A service manager**: [`Server::run`] reports readiness, reloads and the end to systemd, and answers its watchdog.
 //!   A server can take its socket by socket activation. The module [`systemd`] explains both.
 //! - **Errors**: a handler's error or panic ends its own request and is reported
 //!   ([`ServerHooks::handle_error`]). A process that runs out of descriptors turns clients away, waits a little and
@@ -314,7 +314,7 @@ pub mod monitor {
 ///
 /// - `kill -USR2 PID`: the old process starts the program that is now at the path by which it was started itself, with the
 ///   same arguments and environment.
-/// - Start the program once more, in the same way as the first time. The new process connects to the path, and asks for
+/// - Start the program again, in the same way as the first time. The new process connects to the path, and asks for
 ///   the sockets.
 ///
 /// ```text

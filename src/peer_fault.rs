@@ -102,9 +102,7 @@ enum FaultKind {
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS has such faults"))]
     NotAgreed(#[source] Box<dyn StdError + Send + Sync>),
     /// The end of input, where an attacker could have made it.
-    #[error(
-        "the peer ended the connection without TLS's close_notify: its input may be cut short"
-    )]
+    #[error("the peer ended the connection without TLS's close_notify: its input may be cut short")]
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only TLS has a close_notify"))]
     Truncated,
     /// Bytes without a meaning, with the reason.

@@ -98,8 +98,8 @@ pub(crate) struct CurrentRole {
 /// The server that this process is a child of, by the address of that server's [`CurrentRole`]; [`NOBODY`] if it is no
 /// child. Set once.
 ///
-/// A static, because a child writes to other statics beside it anyway. A flag in the server would be on a page of its
-/// own, which each child would have to copy.
+/// It is a static, because a child writes to other statics on the same page anyway. A flag in the server would be on a page
+/// of its own, which each child would have to copy.
 static SERVED: AtomicUsize = AtomicUsize::new(NOBODY);
 
 /// The value of [`SERVED`] in a process that is no child. It is not zero, so that the linker puts the static among

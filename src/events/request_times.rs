@@ -17,8 +17,8 @@ pub struct RequestTimes {
     /// How long a TCP connection waited in the kernel's accept queue, in the kernel's ticks (1 to 10 ms). Only with
     /// [`Builder::time_accept_queue`](crate::Builder::time_accept_queue). It is not a part of the request's age.
     pub in_accept_queue: Option<Duration>,
-    /// From its acceptance until a worker took it: in the queue of the mixin, in the hook `verify_request`, or until the
-    /// child was forked.
+    /// From the acceptance until a worker took the request: the time in the hook `verify_request`, and in the mixin's queue
+    /// or until the child was forked.
     pub in_queue: Option<Duration>,
     /// The steps before the handler: a PROXY header, a TLS handshake, the hook `wrap_request`. `None` for a server
     /// that can have none of these steps.

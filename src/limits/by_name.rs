@@ -206,7 +206,7 @@ impl Value for usize {
         if kind == Kind::Count {
             return number(text).filter(|count| *count > 0);
         }
-        // In powers of two, as memory and buffers are counted.
+        // The units are powers of two, in which memory and buffers are counted.
         let unit = text.as_bytes().last();
         let shift = match unit.map(u8::to_ascii_uppercase) {
             Some(b'K') => 10,

@@ -230,10 +230,10 @@ impl Read for OutgoingInput {
         let shared = &*self.shared;
         let mut room = RecvBuf::from(buf);
         loop {
-            // Before the receive, so that bytes that are sent during it count.
+            // Read before the receive, so that bytes that are sent during the receive count as progress.
             let sent = shared.sent.load(Ordering::Relaxed);
             match shared.io.recv(&mut room, self.bounds.of_read()) {
-                // Our own `close` has made this end of input, and not the peer.
+                // Our own `close`, and not the peer, has ended the input.
                 Ok(0) if shared.is_closed.load(Ordering::SeqCst) => {
                     return Err(shared.cannot("read from", closed_here()));
                 }
@@ -379,7 +379,7 @@ impl Bounds {
         if !is_timeout(&error) {
             return error;
         }
-        // Both may have passed: the deadline is named, because it stays passed and the limit begins anew.
+        // Limit and deadline may both have passed. The error names the deadline, because a new call would not extend it.
         let text = match self.deadline {
             Some((at, after)) if Instant::now() >= at => {
                 format!("the handler's deadline of {after:?} has passed")

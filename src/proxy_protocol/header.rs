@@ -209,7 +209,7 @@ impl Header {
     }
 }
 
-/// The proxy that a request has come by, and its header: see
+/// The proxy that a request has come through, and its header: see
 /// [`StreamRequest::proxy`](crate::StreamRequest::proxy).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxied {

@@ -35,7 +35,7 @@
 //! # Whom to trust
 //!
 //! The server believes what the header says. If a client could send one itself, it would choose its own address: in
-//! the log, in the limits, and in every rule that looks at the address. So the specification demands that a server
+//! the log, in the limits, and in every rule that uses the address. So the specification demands that a server
 //! never guesses whether a header is there:
 //!
 //! | the connection comes from | and brings | then |

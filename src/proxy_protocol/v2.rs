@@ -153,7 +153,7 @@ where
 }
 
 /// The address of a Unix socket, from the bytes of `sun_path`. A path ends at a zero byte. An abstract name follows a
-/// leading zero byte; the header does not tell its length, so zeros at its end do not count. If all bytes are zero, there
+/// leading zero byte; the header does not give its length, so zeros at its end do not count. If all bytes are zero, there
 /// is no name.
 fn unix(bytes: &[u8]) -> Address {
     let until = |end: Option<usize>| &bytes[..end.unwrap_or(bytes.len())];

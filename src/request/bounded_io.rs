@@ -3,8 +3,8 @@
 //!
 //! Only the request's worker calls this, one call at a time. Others may end its wait by a `shutdown` of the socket: a
 //! drain, the idle reaper, the deadline of a close, `close_live`. Before the `shutdown` each of them stores its
-//! reason, a `Cut`, in the live list's [`Entry`](crate::live::Entry). So a receive that returns no bytes looks at the
-//! entry first (`receive_nothing`), and only without a cut takes that for the peer's end.
+//! reason, a `Cut`, in the live list's [`Entry`](crate::live::Entry). So a receive that returns no bytes reads the entry
+//! first (`receive_nothing`), and only without a cut takes the lack of bytes for the peer's end.
 //!
 //! A request must not wait through a drain. The worker and the drain each store their own state before they read the
 //! other's, so that at least one of them sees the other:
@@ -297,7 +297,7 @@ impl BoundedIo {
         let late = self.connection.fileno().and_then(|fd| InputAfterShutdown::new(fd).ok());
         while until.is_none_or(|until| Instant::now() < until) && !self.ticket.entry().is_cut_off()
         {
-            // Before the receive: bytes that come after it set the event again.
+            // Cleared before the receive: bytes that come later set the event again.
             late.iter().for_each(InputAfterShutdown::clear);
             let socket = self.connection.as_socket().map(AsFd::as_fd);
             let rest = socket.map(|socket| LateInput::of(self.ticket.entry(), socket));

@@ -41,7 +41,7 @@ impl StreamRequest {
             }
             if bytes.ends_with(b"\n") {
                 bytes.pop();
-                // One only: a second `\r` is part of the line.
+                // Only one `\r` is removed: a second one is part of the line.
                 if bytes.ends_with(b"\r") {
                     bytes.pop();
                 }

@@ -66,7 +66,7 @@ impl BoundedIo {
             self.ticket.entry().add_bytes_out(count);
             Ok(count)
         });
-        // The output was sent, or given up: a later step must not send it once more.
+        // The output was sent, or given up: a later step must not send it again.
         self.output.clear();
     }
 
@@ -89,7 +89,7 @@ impl BoundedIo {
             // As with every last output, a peer that does not take it is no failure of the handler.
             self.dropped_output |= outbox.finish(self.last_timeout()).is_err();
         }
-        // After the outbox, whose messages are output as well.
+        // The output ends after the outbox has sent its messages, which are output as well.
         let ended = match self.connection.raw_status() {
             Some(_) => self.end_wrapped(),
             None => self.end_output(),
@@ -236,8 +236,8 @@ impl StreamRequest {
     }
 }
 
-/// Whether the peer may send more: it has not ended its output. A receive of one byte tells this, because a connection
-/// at its end has zero unread bytes as well. If a byte has come by then, it is lost, like all input that a linger reads.
+/// Whether the peer may send more: it has not ended its output. A receive of one byte finds this out; the number of unread
+/// bytes cannot, because it is zero at the end as well. The byte is lost, like all input that a linger reads.
 fn is_more_to_come(fd: BorrowedFd<'_>) -> bool {
     let mut memory = [MaybeUninit::uninit()];
     let received = RecvBuf::new(&mut memory).recv(fd, sys::Mode::Try);

@@ -364,7 +364,7 @@ impl Connection {
             Self::Split(socket) => Some(socket.as_fd()),
             Self::Other(stream) => stream.fileno(),
             Self::Wrapped { stream, status } => {
-                // First the socket's own: a wrapper need not know its descriptor.
+                // The raw stream's socket is asked first: a wrapper need not know its descriptor.
                 status.own_fd().map(AsFd::as_fd).or_else(|| stream.fileno())
             }
             Self::Sealed { stream, status } => {

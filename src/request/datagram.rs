@@ -152,7 +152,7 @@ impl DatagramRequest {
     /// nothing can be sent to its address (a broadcast address, say).
     #[doc(alias = "sendto")]
     pub fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
-        // An error about this peer carries the request's mark, which tells it from errors of other sockets.
+        // An error about this peer carries the request's mark, which distinguishes it from errors of other sockets.
         let sent = self.reply.reply(bytes).map_err(|error| {
             if self.is_of_peer(&error) { self.ticket.entry().lose(error) } else { error }
         })?;

@@ -101,7 +101,7 @@ impl StreamRequest {
     /// ```
     ///
     /// With `?` every client that stays silent is a failure, which [`handle_error`](crate::ServerHooks::handle_error)
-    /// prints on stderr. A handler that expects silent clients looks at the error first:
+    /// prints on stderr. A handler that expects silent clients checks the error first:
     ///
     /// ```
     /// use socketserver::{HandlerResult, StreamRequest, stream_fn};
@@ -138,9 +138,9 @@ pub(super) struct Deadlines {
 /// The two deadlines are kept apart, so that a handler that removes its own does not lift the server's.
 #[derive(Clone, Copy, Debug, Default)]
 struct Both {
-    /// Of `Limits::handshake`, then of `Limits::request`.
+    /// The deadline of the present step before the handler, then that of `Limits::request`.
     server: Option<Deadline>,
-    /// Of [`StreamRequest::deadline_in`] or [`Request::set_deadline`](super::Request::set_deadline).
+    /// The deadline from [`StreamRequest::deadline_in`] or [`Request::set_deadline`](super::Request::set_deadline).
     handler: Option<Deadline>,
 }
 
@@ -161,7 +161,7 @@ impl Deadlines {
         self.both.as_deref().and_then(|both| Deadline::earlier(both.server, both.handler))
     }
 
-    /// Sets the server's deadline, or removes it. Without a deadline it is a look at one pointer.
+    /// Sets the server's deadline, or removes it. A request without a deadline only checks one pointer here.
     #[inline]
     pub(super) fn set_server(&mut self, server: Option<Deadline>) {
         // Each request begins with this call, and nearly none has a deadline: no box is made for "none".
@@ -176,7 +176,7 @@ impl Deadlines {
         self.set(|both| both.handler = handler);
     }
 
-    /// Changes one of the deadlines. When both are gone the box is freed, so that [`any`](Self::any) is a look at one
+    /// Changes one of the deadlines. When both are gone the box is freed, so that [`any`](Self::any) checks only one
     /// pointer.
     fn set(&mut self, set: impl FnOnce(&mut Both)) {
         // Written anew each time: a request changes its deadlines a few times, if at all.

@@ -65,7 +65,7 @@ impl BoundedIo {
                 Err(error) if self.has_waited_in_vain(&error) => error,
                 result => return result.map_err(|error| self.explain(error, Timeout::Idle, idle)),
             };
-            // In vain so far. Which of the bounds has passed?
+            // The wait was in vain. The following lines find out which bound has passed.
             let (now, moved) = (Instant::now(), self.moved());
             // The deadline of the whole request holds even while bytes move.
             if let Some(whole) = whole.filter(|whole| now >= whole.at) {

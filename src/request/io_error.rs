@@ -116,7 +116,7 @@ pub(super) fn says_its_cause(error: &io::Error) -> bool {
 
 /// The limit that has ended a write: the deadline, if it is over, and otherwise the write limit.
 pub(super) fn limit_of_write(deadline: Option<Deadline>, write: Duration) -> (Timeout, Duration) {
-    // By the clock: the error itself does not say which of the two bounds has passed.
+    // The clock decides, because the error itself does not say which of the two bounds has passed.
     match deadline {
         Some(Deadline { at, limit, after }) if Instant::now() >= at => (limit, after),
         _ => (Timeout::Write, write),

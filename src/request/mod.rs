@@ -105,9 +105,9 @@ pub trait Request {
     /// the two applies. `None` removes the handler's deadline and leaves the server's.
     fn set_deadline(&mut self, deadline: Option<Deadline>);
 
-    /// Sets the server's deadline: first that of `Limits::handshake`, for `wrap_request`, then that of
-    /// `Limits::request`. The server calls this method. A handler that has to outlast `Limits::request` calls it with
-    /// `None` or with a later moment; nothing else lifts that limit.
+    /// Sets the server's deadline. The server calls this method for each step before the handler (a PROXY header, a TLS
+    /// handshake, `wrap_request`), and then for `Limits::request`. A handler that has to outlast `Limits::request` calls
+    /// it with `None` or with a later moment; nothing else lifts that limit.
     ///
     /// A request type with only one deadline keeps this default, which sets that deadline.
     fn set_server_deadline(&mut self, deadline: Option<Deadline>) {

@@ -122,8 +122,8 @@ impl Outbox {
                 OutboxPhase::Wrapping | OutboxPhase::Wrapped => return Err(OutboxError::Wrapped),
                 OutboxPhase::Ending | OutboxPhase::Closed => return Err(OutboxError::Closed),
             }
-            // Before anything is appended: a message is taken whole or not at all. The handler's own bytes do not
-            // count, because it waits for them.
+            // Checked before anything is appended, because a message is taken whole or not at all. The handler's own bytes
+            // do not count, because it waits for them.
             if state.others_bytes() + message.len() > self.shared.capacity {
                 return Err(OutboxError::Full);
             }
@@ -131,7 +131,7 @@ impl Outbox {
             let newly_listed = !std::mem::replace(&mut state.listed, true);
             (newly_listed, state.waiting_bytes() >= SEND_THRESHOLD)
         };
-        // After the lock is released: a list that cannot wait is handed over at once, which takes the lock again.
+        // The lock is released by now: `list` may hand the outbox over at once, which takes the lock again.
         if newly_listed {
             outbox_thread::list(&self.shared);
         }
@@ -203,7 +203,7 @@ impl Outbox {
                 }
                 state.fd.clone()
             };
-            // Without a descriptor nothing waits for long: the request has ended.
+            // Without a descriptor the request has ended, and there is nothing to wait for.
             let Some(fd) = fd else { return true };
             // The time is checked after the queue, so that a call with no time at all still says whether there is room.
             let now = Instant::now();
@@ -253,7 +253,7 @@ impl Outbox {
             if !state.phase.sends() {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
-            // Behind all that is due, so that no message is torn.
+            // Appended behind all that is due, so that no message is torn.
             state.append_own(bytes)
         };
         self.wait_until_sent(mark, timeout)

@@ -28,7 +28,8 @@ pub(super) struct OutboxQueue {
     pub(super) capacity: usize,
     /// Decided by the role of the process when the outbox is made.
     pub(super) writer: Writer,
-    /// Under TLS: encrypts the bytes when they are sent, so that lines that have gathered share one record.
+    /// TLS, if the connection has it. The bytes are encrypted only when they are sent, so that lines that have gathered
+    /// share one record.
     pub(super) seal: Option<Arc<dyn Seal>>,
     /// The process that sends the due bytes.
     pub(super) made_in: BareFork,

@@ -32,7 +32,7 @@ impl OutboxQueue {
                 if state.sent_total >= mark {
                     return Ok(());
                 }
-                // Under the same lock: after a close the total never reaches the mark.
+                // The phase is read under the same lock: after a close the total never reaches the mark.
                 (state.sent_total, state.fd.clone().filter(|_| state.phase.sends()))
             };
             // The outbox was closed by others, or its connection has failed.

@@ -124,7 +124,7 @@ struct WriterInbox {
 /// has once sent a message does not keep a thread for ever.
 const KEEP_OUTBOX_THREAD: Duration = Duration::from_secs(5);
 
-/// Gives outboxes that are marked as listed to the writer, and starts it if there is none.
+/// Gives the writer these outboxes, which are marked as listed, and starts the writer if there is none.
 fn hand_over(mut outboxes: Vec<Arc<OutboxQueue>>) {
     // A process that must start no thread sends by itself; bytes that do not fit wait for the next message.
     outboxes.retain(|outbox| {
@@ -176,8 +176,8 @@ fn run(wake_up: &Event) {
         thread::yield_now();
         let handed = match &mut *lock_inbox() {
             Some(inbox) => {
-                // Under the lock that a hand-over takes: a list comes before this, and is taken here, or after it,
-                // and then wakes this thread.
+                // This runs under the lock that a hand-over takes. So a list comes either before it, and is taken here,
+                // or after it, and then wakes this thread.
                 inbox.sleeps = inbox.handed.is_empty();
                 std::mem::take(&mut inbox.handed)
             }

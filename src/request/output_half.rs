@@ -7,7 +7,7 @@
 //! outbox or TLS              appends to the outbox's queue and waits until its own bytes are sent
 //! ```
 //!
-//! One thread or coroutine at a time uses this half, and another one may use the input half. The two halves share no
+//! One thread or coroutine at a time uses this half, and another may use the input half. The two halves share no
 //! lock. In the entry of the live list each writes its own numbers. [`SplitNotes`] is written by this half, and read by
 //! the request when both halves are gone; a read that meets an end of input reads it, too.
 
@@ -43,7 +43,7 @@ use crate::write_stall::{SendTimeout, WriteStall};
 /// error of kind `ConnectionAborted`, which is no fault of the peer. The peer sees a cut connection; under TLS it gets
 /// no close_notify, so that it does not take the output for complete.
 pub struct OutputHalf<'a> {
-    /// By a plain socket or by an outbox: decided when the request was split.
+    /// The way in which bytes leave. It is chosen when the request is split.
     way: Way,
     /// The request's entry in the live list. This half counts sent bytes in it, shows its activity, and notes a loss.
     entry: Arc<Entry>,

@@ -63,7 +63,7 @@ impl Preface<StreamRequest> for ProxyHeader {
 }
 
 impl StreamRequest {
-    /// The proxy that this connection has come by, and the header that it has sent: see
+    /// The proxy that this connection has come through, and the header that the proxy has sent: see
     /// [`proxy_protocol`](crate::proxy_protocol). None if the server reads no headers, or if the connection does not
     /// come from a proxy.
     ///

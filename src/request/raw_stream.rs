@@ -303,8 +303,8 @@ impl Stream for RawStream {
         }
     }
 
-    /// Passes the end on: the wrapper has sent its farewell by now. (The request ends the output once more after the
-    /// wrapper's `shutdown`, for wrappers that do not pass it on.)
+    /// Passes the end on: the wrapper has sent its farewell by now. (After the wrapper's `shutdown` the request ends the
+    /// output again, in case the wrapper does not pass the end on.)
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
         match &mut self.below {
             Below::Socket(socket) => socket.shutdown(how),

@@ -1,7 +1,7 @@
 //! Events below a wrapper, noted for the request above it.
 //!
 //! The [`RawStream`](super::raw_stream::RawStream) notes its events here. When the wrapper's call has returned, the
-//! request looks at the notes, and does not depend on the wrapper's own error:
+//! request reads the notes, and does not depend on the wrapper's own error:
 //!
 //! ```text
 //! request (BoundedIo)        wrapper (TLS, say)        RawStream
@@ -229,7 +229,7 @@ impl RawStatus {
         if self.stopped.is_set() {
             Some(stop(&self.entry))
         } else {
-            // Without the length of the limit: the request knows it, and completes the error.
+            // The error does not have the limit's name and length: the request knows them, and completes the error.
             self.timed_out.is_set().then(|| io::ErrorKind::TimedOut.into())
         }
     }

@@ -133,7 +133,7 @@ impl ReadBuffer {
     #[inline]
     pub(crate) fn consume(&mut self, count: usize) {
         self.held.consume(count);
-        // Now, and not with the next receive: the peer may be silent until then.
+        // The block goes back now, and not with the next receive: the peer may be silent until then.
         if self.is_empty() {
             self.take();
         }
@@ -177,8 +177,8 @@ impl ReadBuffer {
 /// }
 /// # let _handler = stream_fn(echo);
 /// ```
-// In this order: a request that has nothing buffered looks only at the two numbers, which `StreamRequest` keeps in its
-// first cache lines.
+// The two numbers come first: a request that has nothing buffered reads only them, and `StreamRequest` has them in its first
+// cache lines.
 #[derive(Default)]
 #[repr(C)]
 pub struct Chunk {

@@ -36,8 +36,8 @@ impl StreamRequest {
     /// - The [`OutputHalf`] writes. It holds nothing back: output from before leaves now, and `wbufsize` counts again
     ///   when both halves are gone.
     ///
-    /// Both halves begin with the request's timeout and deadlines. If the output half sets others, they are its own,
-    /// and end with it; the input half sets the request's.
+    /// Both halves begin with the request's timeout and deadlines. A timeout or deadline that the output half sets is its
+    /// own, and ends with it; the input half sets those of the request.
     ///
     /// Over the server's own TLS, the output half sends in the way of an [outbox](Self::outbox): each write is copied
     /// once.

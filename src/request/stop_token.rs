@@ -1,4 +1,4 @@
-//! [`StopToken`]: tells of a stop, for code that works for a request but does not read from its peer.
+//! [`StopToken`]: reports a stop to code that works for a request but does not read from its peer.
 //!
 //! A token shares the request's entry in the live list, where the events are (`live/stop_events.rs`). They are made
 //! with the first token, so other requests have no descriptors for them, and set by the threads that drain or cut:

@@ -41,8 +41,8 @@ use crate::sys::{self, Credentials, RecvBuf};
 /// beginning of a line, and for the read after [`between_requests`](Self::between_requests). The first read of a
 /// connection may still wait for [`Limits::first_read`](crate::Limits::first_read), because its peer may be about to
 /// send. All other reads may wait until the deadline of the drain.
-// In this order: the fields that each request touches are in the first three cache lines, and among a thousand
-// connections each line is a miss. The test below checks this.
+// The order of the fields matters: those that each request touches are in the first three cache lines, and among a thousand
+// connections each line is a miss. The test below checks the order.
 #[repr(C, align(64))]
 pub struct StreamRequest {
     /// The connection, its limits and its output.
@@ -51,7 +51,7 @@ pub struct StreamRequest {
     pub(super) appetite: Appetite,
     /// Bytes that were received and not yet read.
     pub(super) input: ReadBuffer,
-    /// None for a socket: the system is asked when a handler needs the address, and few handlers need it.
+    /// The local address. None for a socket: the system is asked when a handler needs the address, and few handlers do.
     local: Option<Box<Address>>,
 }
 
@@ -377,7 +377,7 @@ impl Write for StreamRequest {
         write_formatted(arguments, |text| self.write_all(text))
     }
 
-    /// Sends what is held back here and in a wrapper. Without either it does nothing.
+    /// Sends the output that the request and a wrapper hold back. If neither holds any back, it does nothing.
     fn flush(&mut self) -> io::Result<()> {
         self.io.flush()
     }

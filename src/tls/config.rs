@@ -184,7 +184,7 @@ impl Tls {
         let source = self.shared.source.as_ref().ok_or_else(|| unsupported("reload", why))?;
         // The files are read under this lock alone. Connections go on meanwhile.
         let _one = self.shared.reloading.lock();
-        // With clients' certificates a ticket stands for a check by the old authorities, so its key goes.
+        // If clients show certificates, a ticket stands for a check by the old authorities, so its key is dropped.
         let kept = self.shared.tickets.read().clone().filter(|_| source.clients.is_none());
         let (config, tickets) = source.config(kept)?;
         // The order of the two writes does not matter: a configuration has its own keys, and `prepare` only checks whether

@@ -41,8 +41,8 @@ pub(super) struct TlsStream {
     fd: Option<Arc<OwnedFd>>,
     /// The request, for the owner of an error and the count of bytes.
     entry: Arc<Entry>,
-    /// Bytes that were received and not decrypted yet. It has memory only while it has bytes, or during a stream of
-    /// them.
+    /// Bytes that were received and not decrypted yet. Without bytes it has no memory, except while a receive of a
+    /// stream waits.
     ahead: Chunk,
     /// How many of the next receives use a block at once.
     much: u8,
@@ -229,7 +229,7 @@ impl Write for TlsStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // The rest of an earlier call goes first.
         self.send_pending()?;
-        // A call takes at most 64 KiB: the caller comes again with the rest, as with any short write.
+        // A call takes at most 64 KiB: the caller calls again with the rest, as after any short write.
         let count = self.session.with(|session| session.seal(bytes))?;
         self.send_pending()?;
         Ok(count)

@@ -67,7 +67,7 @@ impl Tickets {
             return;
         }
         let next = now + self.period.as_secs().max(1);
-        // One thread changes the key.
+        // Of several threads that find the key due, only one changes it.
         if self.due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return;
         }
