@@ -2,7 +2,7 @@
 //!
 //! | the system's form | here |
 //! |---|---|
-//! | `sockaddr_in`; `sockaddr_in6`, also if it maps an IPv4 address | `Inet`, canonical |
+//! | `sockaddr_in`; `sockaddr_in6`, even if it maps an IPv4 address | `Inet`, canonical |
 //! | `sockaddr_un` with a path | `Unix` |
 //! | `sockaddr_un` with a NUL first | `Abstract`, without the NUL |
 //! | `sockaddr_un` of no length; an unknown family | `Unnamed` |

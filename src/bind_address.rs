@@ -278,7 +278,7 @@ fn host_alone(host: &str) -> Result<(), String> {
     }
 }
 
-/// Resolves a host as Python's `bind` does: an empty one is every interface.
+/// Resolves a host as Python's `bind` does: an empty host means every interface.
 fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     // IPv4 alone, as for Python's `''`. All of IPv6 is "::".
     if host.is_empty() {

@@ -53,8 +53,8 @@ pub enum Console {
     Stderr,
 }
 
-/// The earlier losses of one stream, which the next text has to report: [`LOST`] and [`TORN`]. Two numbers and no more,
-/// because they also stand in memory that several processes share.
+/// The earlier losses of one stream, which the next text has to report: [`LOST`] and [`TORN`]. They are two plain numbers,
+/// because they may be in memory that several processes share.
 type Losses = [AtomicU64; 2];
 
 /// The index of the number of texts that did not fit, or not as a whole.
@@ -69,8 +69,8 @@ const fn none_lost() -> Losses {
 /// The losses of this process, by the number of the stream: that of [`Console`]'s variants.
 static PROCESS_LOSSES: [Losses; 2] = [const { none_lost() }; 2];
 
-/// Used in place of [`PROCESS_LOSSES`] by a process and the children that it forks: the parent or the next child reports a
-/// child's losses.
+/// The losses that a process and its forked children count together, in place of [`PROCESS_LOSSES`]. The parent or the next
+/// child reports a child's losses.
 static SHARED: OnceLock<Common<2>> = OnceLock::new();
 
 /// Makes this process and the children that it forks from here on count their losses together. Without shared memory

@@ -102,7 +102,7 @@ pub enum ServerEvent<'a> {
         /// The proxy: the client's address in `RequestStarted`.
         proxy_address: &'a Address,
     },
-    /// A step before the handler has failed: the TLS handshake, the PROXY header. `RequestEnded` follows. Its reason
+    /// A step before the handler has failed: the TLS handshake or the PROXY header. `RequestEnded` follows. Its reason
     /// says less than this error does. Under [`Forking`](crate::Forking) the error has the text of the child's error
     /// and its causes, and no more; the event comes just before the request's end, when the parent hears of its child.
     HandshakeFailed {

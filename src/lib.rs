@@ -92,7 +92,7 @@
 //! | [`Forking`] | 91 + 35 KiB, with its process | a fork for each connection | none |
 //!
 //! Begin with [`Threading`]: nothing is forbidden there. Take `Green` when clients are many and mostly wait; its page lists
-//! the calls that its handlers must not make, each with its right way (`sleep`, `connect`, `offload`, `join`). The word in
+//! the calls that its handlers must not make, and what to use instead (`sleep`, `connect`, `offload`, `join`). The word in
 //! the server's type is all that changes.
 //!
 //! # State
@@ -135,8 +135,8 @@
 //! # What the crate takes care of
 //!
 //! - **Limits**: live requests, lengths of lines and packets, silent peers, the time of reads, writes and handshakes.
-//!   One struct, [`Limits`], has them all, and these are finite by default. Other limits are off until you set them:
-//!   the share and the rate of one peer, the rate of all peers, the time of a whole request. The [table
+//!   All of these are finite by default. Other limits are off until you set them: the share and the rate of one peer, the
+//!   rate of all peers, the time of a whole request. One struct, [`Limits`], has all limits. The [table
 //!   below](#too-many-clients) says what happens to clients beyond a limit.
 //! - **Stopping**: [`Server::run`] returns after a signal or after `shutdown()`, and closes with a grace period
 //!   ([`Limits::drain`]). An idle client is ended at once; a client in the middle of a line can hold the stop for the
@@ -309,8 +309,8 @@ pub mod monitor {
 /// # }
 /// ```
 ///
-/// An operator restarts this program, after an upgrade say, in one of two ways. Both start the new process while the old
-/// one serves; no address is ever without a listener, and a client that has connected is served by one of the two.
+/// An operator restarts this program, after an upgrade say, in one of two ways. Either way, the new process starts while
+/// the old one serves; no address is ever without a listener, and a client that has connected is served by one of the two.
 ///
 /// - `kill -USR2 PID`: the old process starts the program that is now at the path by which it was started itself, with the
 ///   same arguments and environment.

@@ -134,7 +134,7 @@ impl CurrentRole {
     /// Notes that from here on this process is a child that serves one request.
     #[inline]
     pub(crate) fn enter_child(&self) {
-        // A process of one thread, just forked: no other thread stores between the two lines.
+        // The process has just been forked and has one thread, so no other thread stores between the load and the store.
         if SERVED.load(Ordering::SeqCst) == NOBODY {
             SERVED.store(self.place(), Ordering::SeqCst);
         } else {
@@ -151,7 +151,7 @@ static NOTED: AtomicU32 = AtomicU32::new(0);
 /// that belongs to one process.
 pub(crate) fn note() -> u32 {
     let process = std::process::id();
-    // No write without need: in a child it copies a page of the parent's.
+    // Stored only if it has changed: a store in a child copies a page of the parent's.
     if NOTED.load(Ordering::Relaxed) != process {
         NOTED.store(process, Ordering::Relaxed);
     }
@@ -216,7 +216,7 @@ impl OwnerProcess {
 
     /// Whether this process is the owner. It asks the system by getpid(2), so the action of a signal may call it, too.
     pub(crate) fn is_this_process(&self) -> bool {
-        // Not the noted number: a child that has noted nothing yet would take its parent's for its own.
+        // The noted number would not do: a child that has noted nothing yet would take its parent's for its own.
         self.process.load(Ordering::SeqCst) == std::process::id()
     }
 

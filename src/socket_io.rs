@@ -403,9 +403,9 @@ fn nanos(duration: Duration) -> u64 {
 /// How close SO_RCVTIMEO has to be to the time that is left.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fit {
-    /// At first: an old value that is about right saves a system call.
+    /// Used at first: a value from an earlier call that is about right saves a system call.
     Near,
-    /// After a call that has returned too early.
+    /// Used after a call that has returned too early.
     Exact,
 }
 

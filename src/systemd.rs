@@ -51,7 +51,7 @@
 //! [`inherit_only_stdio`](crate::handler::inherit_only_stdio) or [`restore_limits`](crate::handler::restore_limits).
 //! The descriptors are closed in every started program.
 //!
-//! # What `run` tells
+//! # What `run` sends
 //!
 //! If `NOTIFY_SOCKET` is set, [`run`](crate::Server::run) and [`run_all`](crate::run_all()) send the service manager these
 //! messages:
@@ -65,8 +65,8 @@
 //! | `STATUS=..` | every ten seconds at most, if requests have come or ended: how many are open, and how many were completed |
 //! | `WATCHDOG=1` | at least twice in each `WATCHDOG_USEC`, if that is set for this process |
 //!
-//! The accept loops themselves tell the watchdog that they live. A message is sent only when every loop has gone round
-//! since the last message. So a loop that hangs (in a hook, say) is noticed, although other threads go on. Under
+//! The watchdog watches the accept loops. Its message is sent only when every loop has gone round since the last
+//! message. So a loop that hangs (in a hook, say) is noticed, although other threads go on. Under
 //! [`Inline`](crate::Inline) a request is a part of the loop, so `WatchdogSec=` has to be longer than the longest
 //! request. After `STOPPING=1` systemd watches the time of the stop instead.
 //!
@@ -169,7 +169,7 @@ impl NotifySocket {
 /// The service manager of a run, if there is one.
 #[derive(Debug)]
 pub(crate) struct ServiceManager {
-    /// Made once for a run. The address is used anew for each message.
+    /// Made once for a run. Its path is looked up anew for each message.
     socket: NotifySocket,
     /// The time within which it expects a message for its watchdog.
     watchdog: Option<Duration>,

@@ -60,7 +60,7 @@ pub(crate) struct WriteStall {
     timeout: SendTimeout,
     /// When the peer last took something, as far as is known.
     since: Instant,
-    /// How many bytes the peer's system had not acknowledged at that moment. None if the system does not tell.
+    /// How many bytes the peer's system had not acknowledged at that moment. None if this system does not report it.
     unacknowledged: Option<usize>,
     /// When to look again. None means never.
     look_at: Option<Instant>,

@@ -15,7 +15,7 @@ pub enum Fault {
     Resource,
     /// The handler or the hook itself.
     Handler,
-    /// The server's own limits: it had no room for the request, or its drain no more time.
+    /// The server's own limits: it had no room for the request, or its drain had no more time.
     Server,
 }
 

@@ -71,9 +71,9 @@ pub trait StreamRequestHandler {
     ///
     /// # Errors
     ///
-    /// Any. Every error but the idle limit is passed to `handle_error`. If the peer has gone away
-    /// ([`PeerFault`](crate::request::PeerFault)), the default of `handle_error` prints nothing. A
-    /// [`Fatal`](crate::Fatal) ends the server.
+    /// Any. The error is passed to `handle_error`, unless the server itself has ended the request: by the idle limit, a
+    /// drain, or `close_live`. If the peer has gone away ([`PeerFault`](crate::request::PeerFault)), the default of
+    /// `handle_error` prints nothing. A [`Fatal`](crate::Fatal) ends the server instead.
     fn handle(&mut self, request: &mut StreamRequest) -> HandlerResult;
 
     /// Runs last, also after a `handle` that failed or panicked. Default: nothing. Output that `wbufsize` still holds
@@ -149,8 +149,8 @@ pub trait DatagramRequestHandler {
     ///
     /// # Errors
     ///
-    /// Any. It is reported to `handle_error`, and written output is not sent. A [`Fatal`](crate::Fatal) ends the
-    /// server.
+    /// Any. It is passed to `handle_error`, and written output is not sent. A [`Fatal`](crate::Fatal) ends the server
+    /// instead.
     fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult;
 
     /// Runs last, also after a `handle` that failed or panicked. Default: nothing.

@@ -152,7 +152,7 @@ enum Kind {
     Time,
     /// A time that a close waits for, so it must have an end.
     Delay,
-    /// Requests each second, and at once.
+    /// A number of requests each second, and a number of requests at once.
     Rate,
 }
 

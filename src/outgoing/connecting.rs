@@ -79,8 +79,8 @@ fn of_address(error: Error) -> io::Error {
 
 /// Returns the addresses of a name in the system's order, but with the two versions of IP in turn.
 ///
-/// An address in numbers is not looked up. A look-up is a part of the time until `until`, when a coroutine stops waiting
-/// for it. A plain thread cannot stop waiting.
+/// An address in numbers is not looked up. At `until` a coroutine stops waiting for the look-up; a plain thread cannot
+/// stop.
 fn look_up(
     to: &BindAddress,
     until: Option<Instant>,

@@ -63,8 +63,8 @@ pub struct OutgoingOutput {
 
 /// The part that both halves share.
 pub(crate) struct Outgoing {
-    /// The socket, which closes with the last half. A request that ends together with it (`end_together`) has a weak
-    /// reference.
+    /// The socket, which closes with the last half. A request that the connection is tied to (`end_together`) has only a
+    /// weak reference.
     io: SocketIo,
     /// For errors: the system forgets the address when the connection breaks.
     peer: Address,
@@ -75,7 +75,7 @@ pub(crate) struct Outgoing {
 }
 
 impl OutgoingStream {
-    /// Makes a connection of a connected socket in blocking mode.
+    /// Makes a connection from a connected socket in blocking mode.
     pub(super) fn over(socket: Socket, peer: Address) -> io::Result<Self> {
         // On TCP a short receive has taken everything that was there, and `SocketIo` then saves a system call.
         let io = if peer.as_inet().is_some() {

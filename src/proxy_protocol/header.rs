@@ -78,7 +78,7 @@ pub enum HeaderProgress {
 }
 
 impl Header {
-    /// Parses a header that begins with the first of these bytes. Looks at no more than 107 bytes of version 1 and
+    /// Parses a header that begins with the first of these bytes. Reads no more than 107 bytes of version 1 and
     /// [`MAX_BYTES`](super::MAX_BYTES) of version 2. Bytes that cannot become a header are an error as early as
     /// possible.
     ///

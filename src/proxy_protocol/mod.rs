@@ -45,7 +45,7 @@
 //! | elsewhere | anything | it is closed without an answer and unread; or, with [`serve_others`], it is served under its own address, and all its bytes are the handler's |
 //!
 //! Connections from elsewhere are refused by default, for two reasons. If others can reach a server that only its
-//! proxies should reach, it is wrongly set up. And if a proxy is missing in the list, its header would be taken for a
+//! proxies should reach, it is wrongly set up. And if a proxy is missing from the list, its header would be taken for a
 //! request.
 //!
 //! Name the addresses of the proxies and no more. In a network where clients live too, each of them may choose its

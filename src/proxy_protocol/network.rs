@@ -83,7 +83,7 @@ impl Network {
         Ok(Self { peers: PeerSet::Inet { first, bits } })
     }
 
-    /// Whether a peer is of this network.
+    /// Whether a peer is in this network.
     #[must_use]
     pub fn contains(&self, peer: &Address) -> bool {
         match (self.peers, peer) {

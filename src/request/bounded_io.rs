@@ -151,8 +151,8 @@ impl BoundedIo {
         self.show_wait(if idle { Activity::Idle } else { Activity::Receiving }, bounded_by);
         // In this order: see the diagram above.
         if idle && self.ticket.is_to_end() {
-            // No wait, then. From here on the drain must not shut the input down, because the handler may read the
-            // bytes that have come.
+            // So this receive does not wait. From here on the drain must not shut the input down, because the handler may
+            // read the bytes that have come.
             self.ticket.entry().set_activity(Activity::Running);
             return self.receive_at_once(buf)?.ok_or_else(|| stop(self.ticket.entry()));
         }

@@ -58,11 +58,11 @@ impl StreamRequest {
     ///
     /// # Errors
     ///
-    /// `TimedOut` if the peer is silent for too long, and those of the connection.
+    /// `TimedOut` if the peer is silent for too long, and the errors of the connection.
     #[doc(alias = "recv")]
     #[inline]
     pub fn chunk(&mut self) -> io::Result<Option<Chunk>> {
-        // Nothing else here, and inlined into the handler: a coroutine that waits has no frame for this call.
+        // This function does no more, and is inlined into the handler: a coroutine that waits has no frame for it.
         if self.input.is_empty() && self.io.is_sure_to_wait(None) {
             return self.wait_for_chunk();
         }

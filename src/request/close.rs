@@ -80,7 +80,7 @@ impl BoundedIo {
         SendTimeout { stall: limits.write, until }
     }
 
-    /// The orderly end, before the close: the peer sees the end of the output, also if a copy of the descriptor is
+    /// The orderly end, before the close: the peer sees the end of the output, even if a copy of the descriptor is
     /// still open. `input`: the bytes that the handler has not read.
     #[inline]
     pub(super) fn shutdown_request(&mut self, input: &ReadBuffer) {

@@ -37,8 +37,8 @@ pub trait Reply {
         None
     }
 
-    /// A way to the same sender and to others that outlives the request, for [`DatagramRequest::sender`]. None, the
-    /// default: the transport has no such way.
+    /// A way to the same sender and to other addresses that outlives the request, for [`DatagramRequest::sender`]. None,
+    /// the default: the transport has no such way.
     fn lasting(&self) -> Option<Arc<dyn LastingReply>> {
         None
     }
@@ -206,8 +206,8 @@ impl DatagramRequest {
     }
 }
 
-/// Whether the error says that the system sends nothing to such an address. A mistake of the handler has another error:
-/// for a reply that is too long it is EMSGSIZE.
+/// Whether the error says that the system sends nothing to such an address. A mistake of the handler gives a different
+/// error: for a reply that is too long it is EMSGSIZE.
 ///
 /// | errno | the address |
 /// |---|---|

@@ -37,7 +37,7 @@ pub trait LastingReply: Send + Sync {
 /// - [`reply`](Self::reply) goes to the sender of the request, from the address that the request was sent to.
 /// - [`send_to`](Self::send_to) goes to another address, from an address that the system chooses.
 ///
-/// Both send at once. If the socket has no room, a call waits for room for a tenth of a second at most, and then the
+/// Both methods send at once. If the socket has no room, a call waits for room for a tenth of a second at most, and then the
 /// datagram is lost (`WouldBlock`). Over Unix sockets a call does not wait, because there the receiver itself does
 /// not read. The bytes count as sent by the server, and not by the request, which may have ended.
 ///

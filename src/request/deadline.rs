@@ -179,7 +179,7 @@ impl Deadlines {
     /// Changes one of the deadlines. When both are gone the box is freed, so that [`any`](Self::any) checks only one
     /// pointer.
     fn set(&mut self, set: impl FnOnce(&mut Both)) {
-        // Written anew each time: a request changes its deadlines a few times, if at all.
+        // The box is made anew each time: a request changes its deadlines a few times, if at all.
         let mut both = self.both.as_deref().copied().unwrap_or_default();
         set(&mut both);
         let any = both.server.is_some() || both.handler.is_some();

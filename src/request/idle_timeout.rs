@@ -92,8 +92,7 @@ impl BoundedIo {
 
     /// Whether sent bytes still wait for the peer.
     ///
-    /// Asked once, at the end of the limit, because it is a system call. Where the system does not tell, nothing is
-    /// due.
+    /// Asked once, at the end of the limit, because it is a system call. False where the system does not report this.
     fn is_still_due(&self) -> bool {
         self.connection
             .socket()

@@ -15,7 +15,7 @@ use super::stream::StreamRequest;
 /// The input of a request, by [`StreamRequest::split`]. It reads as the request does, line by line, in chunks or by
 /// [`Read`], within the same limits.
 pub struct InputHalf<'a> {
-    /// This half uses the request's reading methods; the output half uses nothing of it.
+    /// This half uses the request's reading methods. The output half does not use the request.
     request: &'a mut StreamRequest,
 }
 

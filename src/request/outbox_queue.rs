@@ -62,7 +62,7 @@ pub(super) struct OutboxState {
     pub(super) given_up: Option<(u64, WriteStall)>,
     /// The outbox is on the list of a sender, or of the writer.
     pub(super) listed: bool,
-    /// Whether it takes messages, and whether it sends.
+    /// Whether the outbox takes messages, and whether it sends.
     pub(super) phase: OutboxPhase,
 }
 

@@ -1,6 +1,6 @@
 //! [`RawStream`]: the connection below a wrapper. It keeps the request's limits, whatever the wrapper does.
 //!
-//! A wrapper (TLS, say) is a user's code, and sees a [`Stream`] that behaves like a socket in blocking mode. This
+//! A wrapper (TLS, say) may be a user's code, and sees a [`Stream`] that behaves like a socket in blocking mode. This
 //! stream counts the bytes, checks deadlines, drain and cuts, and notes its events in a [`RawStatus`]. The request
 //! reads the notes when the wrapper's call has returned: see `raw_stream_status.rs`.
 //!

@@ -33,8 +33,8 @@ pub(crate) struct Appetite {
     /// The size of a block; see [`size`](Self::size). [`MAX_BUFFER_BYTES`] fits into half a word, and so all fields
     /// that a receive uses lie in three cache lines.
     size: u32,
-    /// How many of the next receives use a block at once, because the peer has sent more than [`FIRST_RECEIVE_BYTES`].
-    /// Two: the receive after a large one may find only the rest.
+    /// How many of the next receives use a block at once, because the peer has filled [`FIRST_RECEIVE_BYTES`] or more. A
+    /// large receive sets it to two: the receive after it may find only the rest.
     much: u8,
 }
 
@@ -55,14 +55,14 @@ impl Appetite {
         self.size = bytes.clamp(1, MAX_BUFFER_BYTES) as u32;
     }
 
-    /// Receives. The chunk is empty at the end of input.
+    /// Receives a chunk, which is empty at the end of input.
     #[inline]
     pub(super) fn receive(
         &mut self,
         receive: impl FnOnce(&mut RecvBuf<'_>) -> io::Result<usize>,
     ) -> io::Result<Chunk> {
-        // A peer that sends much would need a second receive for the rest. And a block that is no larger than the
-        // memory on the stack needs no copy.
+        // If the peer sends much, a receive into memory on the stack would need a second one for the rest. A block that
+        // is no larger than this memory saves the copy.
         if self.much > 0 || self.size() <= FIRST_RECEIVE_BYTES {
             return self.receive_much(receive);
         }

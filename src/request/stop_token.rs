@@ -106,8 +106,8 @@ impl StopToken {
 
     /// Waits for one of the events, or until the timeout has passed. The callers then check the state itself.
     fn wait_for(&self, which: impl Fn(&StopEvents) -> &Event, timeout: Option<Duration>) {
-        // A moment, so that a wait that comes back early goes on to the same end. A moment beyond the clock's range is
-        // never.
+        // The timeout becomes a moment, so that a wait that comes back early goes on to the same end. A moment beyond the
+        // clock's range means never.
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let event = which(self.made());
         // A wait may come back early.

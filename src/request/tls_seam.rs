@@ -43,7 +43,7 @@ pub(crate) trait Seal: Send + Sync {
     ///
     /// # Errors
     ///
-    /// `WouldBlock`, if the socket does not take all bytes; the rest stays. Also the errors of the socket.
+    /// `WouldBlock`, if the socket does not take all bytes; the rest stays for the next call. Also the errors of the socket.
     fn transmit(&self, fd: BorrowedFd<'_>) -> io::Result<()>;
 
     /// Sends close_notify, after all encrypted bytes. It may be called again after an error.

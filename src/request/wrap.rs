@@ -67,7 +67,7 @@ impl StreamRequest {
     ) -> io::Result<()> {
         // Earlier output first, so that no byte of it goes through the wrapper.
         self.io.end_the_open()?;
-        // Takes the bytes that were read ahead only now: if the step before fails, they stay with the connection.
+        // Takes the bytes that were read ahead only now: if the previous step fails, they stay with the connection.
         self.io.wrap(self.input.take(), wrap, place)
     }
 }
@@ -139,8 +139,8 @@ impl BoundedIo {
             Connection::Gone(Some(status)) => return status.end_output().is_ok(),
             _ => return false,
         };
-        // If output was dropped, the peer must not take the end for the end of a whole answer. And a record that the
-        // peer has not taken may still be in the way.
+        // In two cases there is no farewell. If output was dropped, the peer must not take the end for that of a whole
+        // answer. If a write was stuck, a part of its record is in the way.
         if dropped_output || status.is_stuck() {
             return status.end_output().is_ok();
         }

@@ -1,7 +1,8 @@
 //! [`Tls`]: the settings, their files, and the configuration that new connections get.
 //!
 //! ```text
-//! reload, replace      under `reloading`: reads the files, makes a whole ServerConfig, and exchanges the Arc
+//! reload               under `reloading`: reads the files, makes a whole ServerConfig, and exchanges the Arc
+//! replace              under `reloading`: exchanges the Arc
 //! a new connection     clones the Arc: a handshake that has begun keeps its configuration to its end
 //! prepare              in the process that accepts, before each connection: a new key for tickets, if it is due
 //! ```
@@ -60,7 +61,7 @@ struct SharedConfig {
     source: Option<Source>,
     /// Held by a reload and a replacement, so that two of them do not mix.
     reloading: Mutex<()>,
-    /// The keys of its tickets. None if the configuration was given as a whole: then the program has them.
+    /// The keys of session tickets. None if the configuration was given as a whole: then the program has them.
     tickets: RwLock<Option<Arc<Tickets>>>,
 }
 
@@ -301,7 +302,7 @@ fn unsupported(operation: &'static str, why: &'static str) -> Error {
     Error::io(operation, "the TLS configuration", error)
 }
 
-/// Refuses early data. It would reach no handler: rustls keeps it apart, because an attacker may have repeated it.
+/// Refuses early data. It would reach no handler: rustls keeps it apart, because an attacker may have replayed it.
 fn without_early_data(mut config: Arc<ServerConfig>) -> Arc<ServerConfig> {
     // The configuration is copied only if it must be changed and the program has kept a reference.
     if config.max_early_data_size > 0 {

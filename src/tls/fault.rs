@@ -2,7 +2,7 @@
 //!
 //! | the peer | gets | the request ends as |
 //! |---|---|---|
-//! | sends what is no TLS, or breaks its rules | an alert | `Garbled` |
+//! | sends bytes that are not TLS, or breaks the rules of TLS | an alert | `Garbled` |
 //! | has no version, cipher or certificate that suits | an alert | `HandshakeFailed` |
 //! | does not accept this side, and says so | | `HandshakeFailed`; later `Disconnected` |
 //! | leaves, or ends without close_notify | | `Disconnected` |

@@ -48,7 +48,7 @@
 //!
 //! The handshake runs in the worker, within [`Limits::handshake`](field@crate::Limits::handshake), so that a client that
 //! stalls in it delays no other client. A failed handshake is the client's fault, and is not reported on stderr.
-//! [`CloseReason`](crate::monitor::CloseReason) is `TimedOut` for silence, `Garbled` for bytes that are no TLS,
+//! [`CloseReason`](crate::monitor::CloseReason) is `TimedOut` for silence, `Garbled` for bytes that are not TLS,
 //! `Disconnected` if the client has left, and `HandshakeFailed` for a version, cipher or certificate that does not suit.
 //! The client is sent an alert, if TLS has one for the case.
 //!

@@ -118,7 +118,7 @@ impl Seal for SharedSession {
 pub(super) enum Hold {
     /// No other thread has it. The session is boxed, so that the other variants do not need its room.
     Alone(Box<Session>),
-    /// An outbox has it as well, or had it: a session never goes back.
+    /// An outbox has it as well, or had it: a shared session never becomes `Alone` again.
     Shared(Arc<SharedSession>),
     /// Stands in for a moment, between the other two.
     Moving,

@@ -94,7 +94,7 @@ fn read_pipe(mut pipe: &File, bound: u64) -> io::Result<Vec<u8>> {
             }
             Err(error) => return Err(error),
         }
-        // The time is also checked after each read, because a writer may write a little all the time.
+        // The time is also checked after each read, because a writer may go on writing a little at a time.
         if Instant::now() >= deadline && (text.len() as u64) < bound {
             let text =
                 format!("it is a pipe, and its end did not come within {} s", PIPE_WAIT.as_secs());
