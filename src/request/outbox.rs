@@ -171,9 +171,9 @@ impl Outbox {
     /// wait, or the connection has ended. False: the time is over, or the wait was cancelled.
     ///
     /// For a sender that has much to send at once, more than the outbox should hold: it waits here and does not run
-    /// into [`OutboxError::Full`]. The peer decides how long its waits take in all. If others depend on the same sender,
-    /// bound the whole, by [`sent_bytes`](Self::sent_bytes) for example. Under a mixin with coroutines only the caller
-    /// waits, and not its thread. Do not hold a lock that handlers need during the call.
+    /// into [`OutboxError::Full`]. The peer decides how long such a transfer takes. If others depend on the same sender, it
+    /// should give up in time: [`sent_bytes`](Self::sent_bytes) shows whether the peer reads at all. Under a mixin with
+    /// coroutines only the caller waits, and not its thread. Do not hold a lock that handlers need during the call.
     ///
     /// ```
     /// use std::time::Duration;
