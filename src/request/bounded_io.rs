@@ -304,8 +304,8 @@ impl BoundedIo {
             // This receive does not wait: after the shutdown a receive without bytes returns zero.
             let count = self.connection.receive(buf, timeout)?;
             if count > 0 {
-                // A wrapped connection does not come here: its raw stream receives the rest and counts it, or turns the
-                // cut into an error.
+                // These are no bytes of a wrapped connection, whose raw stream receives the rest and counts it, or turns
+                // the cut into an error.
                 self.ticket.entry().add_bytes_in(count);
                 return Ok(count);
             }
