@@ -126,7 +126,7 @@ impl BindAddress {
     /// [`connect`](crate::outgoing::connect), where no transport decides this.
     pub(crate) fn is_unix(&self) -> bool {
         match &self.kind {
-            // A slash alone is no proof. `tcp://host:80` has two slashes, and is a mistake that `to_inet` explains.
+            // A slash alone proves nothing: `tcp://host:80` has two, and is a mistake that `to_inet` explains.
             BindForm::Text(text) => {
                 text.starts_with('@') || (text.contains('/') && !has_scheme(text))
             }

@@ -229,7 +229,7 @@ setters! {
     /// Sets [`drain`](field@Self::drain). Default 10 s. Zero forces running requests at once; `Duration::MAX` waits for
     /// them without limit.
     drain(limit: Duration);
-    /// Sets [`lame_duck`](field@Self::lame_duck). Default zero, which is no lame duck; `Duration::MAX` lasts until a
+    /// Sets [`lame_duck`](field@Self::lame_duck). Default zero, which means none; `Duration::MAX` lasts until a
     /// [`shutdown`](crate::ShutdownHandle::shutdown).
     lame_duck(limit: Duration);
     /// Sets [`first_read`](field@Self::first_read). Default 1 s. Zero waits for no first bytes; half of `drain` is the

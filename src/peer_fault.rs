@@ -150,7 +150,7 @@ impl PeerFault {
 
     /// Makes the error for a datagram that is shorter than the read asks for.
     pub(crate) fn too_short(owner: RequestId) -> io::Error {
-        // The kind is that of std's `read_exact`. But nothing has ended, so it is no departure (`is_gone`).
+        // The kind is that of std's `read_exact`. But nothing has ended, so the peer does not count as gone (`is_gone`).
         let kind = FaultKind::Garbled("the datagram is too short".into());
         io::Error::new(io::ErrorKind::UnexpectedEof, Self { owner, kind })
     }
@@ -158,7 +158,7 @@ impl PeerFault {
     /// Whether the peer has gone away or accepts no datagram. Otherwise the peer has sent bytes that cannot be decoded.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        // An early end is a departure as well.
+        // A peer that has ended early counts as gone as well.
         !matches!(self.kind, FaultKind::Garbled(_) | FaultKind::NotAgreed(_))
     }
 

@@ -47,7 +47,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 /// Turns the result of a call that ends the process into an expression that never returns. (Rust 1.85 warns of a
 /// `match` on the call itself.)
 pub(crate) fn no_return(gone: Infallible) -> ! {
-    // There is no value of this type, and so no arm.
+    // There is no value of this type, so the match has no arms.
     match gone {}
 }
 
@@ -102,7 +102,7 @@ pub(crate) struct CurrentRole {
 /// of its own, which each child would have to copy.
 static SERVED: AtomicUsize = AtomicUsize::new(NOBODY);
 
-/// The value of [`SERVED`] in a process that is no child. It is not zero, so that the linker puts the static among
+/// The value of [`SERVED`] in a process that is not a child. It is not zero, so that the linker puts the static among
 /// those with an initial value.
 const NOBODY: usize = usize::MAX;
 

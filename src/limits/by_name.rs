@@ -179,7 +179,7 @@ impl Kind {
 /// The word for no limit.
 const NO_LIMIT: &str = "none";
 
-/// The value of a field as text. Each type of field has one implementation; the kind tells it the rules.
+/// The value of a field as text. Each type of field has one implementation; the kind gives it the rules.
 trait Value: Sized {
     /// Writes the value as [`read`](Self::read) takes it. (A lame duck without an end, which only code can set, is shown as
     /// `none`.)
@@ -237,7 +237,7 @@ impl Value for Duration {
             _ => return None,
         };
         // As a float, because operators write half a second as 0.5.
-        // `parse` would also take a sign and an exponent, which are no part of a time.
+        // `parse` would also take a sign and an exponent, which are not part of a time.
         let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
         let number: f64 = digits.parse().ok().filter(|_| is_plain)?;
         // A time that is too long for the type is an error, and not the longest time, which is written `none`.

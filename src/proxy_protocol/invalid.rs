@@ -1,14 +1,14 @@
-//! [`InvalidHeader`]: why bytes are no PROXY header.
+//! [`InvalidHeader`]: why bytes are not a PROXY header.
 //!
 //! The kinds are for the operator of a proxy that is set up wrongly. The peer hears none of them: the connection
 //! closes.
 
-/// Why bytes are no PROXY header. The connection that has brought them is closed: the specification forbids guesses at the
+/// Why bytes are not a PROXY header. The connection that has brought them is closed: the specification forbids guesses at the
 /// meaning of its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidHeader {
-    /// The bytes do not begin as a header of either version. Probably their sender is no proxy, or sends no header.
+    /// The bytes do not begin as a header of either version. Probably their sender is not a proxy, or sends no header.
     #[error("it begins as no PROXY header does")]
     Unknown,
     /// Version 1: no end of the line within 107 bytes.

@@ -190,7 +190,7 @@ impl ProxyProtocol {
         self.networks.iter().any(|network| network.contains(peer))
     }
 
-    /// Whether a peer that is no proxy is served.
+    /// Whether a peer that is not a proxy is served.
     pub(crate) fn serves_others(&self) -> bool {
         self.serves_others
     }

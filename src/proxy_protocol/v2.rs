@@ -29,7 +29,7 @@ const UNIX_ADDRESS_BYTES: usize = 108;
 
 /// Parses a header. The caller has compared the first bytes with those of a header.
 pub(super) fn parse(bytes: &[u8]) -> Result<HeaderProgress, InvalidHeader> {
-    // A wrong byte is an error as soon as it has come, and not only when the header is whole: a peer that is no proxy may
+    // A wrong byte is an error as soon as it has come, and not only when the header is whole: a peer that is not a proxy may
     // never send more.
     let command = match bytes.get(12) {
         None => return Ok(HeaderProgress::Partial { missing: FIXED_BYTES - bytes.len() }),

@@ -144,7 +144,7 @@ impl BoundedIo {
             }
             self.send_output()?;
         }
-        // A read that has begun is no wait between two requests.
+        // A read that has begun does not count as a wait between two requests.
         let idle = self.at_boundary && started.is_none();
         let bounded_by =
             if started.is_none() { self.next_wait_bounded_by() } else { BoundedBy::Timeout };
@@ -304,8 +304,8 @@ impl BoundedIo {
             // This receive does not wait: after the shutdown a receive without bytes returns zero.
             let count = self.connection.receive(buf, timeout)?;
             if count > 0 {
-                // These are no bytes of a wrapped connection, whose raw stream receives the rest and counts it, or turns
-                // the cut into an error.
+                // Bytes of a wrapped connection do not come here: its raw stream receives and counts them, or turns the
+                // cut into an error.
                 self.ticket.entry().add_bytes_in(count);
                 return Ok(count);
             }

@@ -132,7 +132,7 @@ impl BoundedIo {
         }
     }
 
-    /// A send through the outbox, or through a stream that is no plain socket. An outbox takes all bytes, and counts
+    /// A send through the outbox, or through a stream that is not a plain socket. An outbox takes all bytes, and counts
     /// them itself when they leave. The raw stream below a wrapper counts its bytes, too. The bytes of a user's
     /// transport are counted here.
     #[inline(never)]

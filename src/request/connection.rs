@@ -282,7 +282,7 @@ impl Connection {
         }
     }
 
-    /// A call of a stream that is no socket of this crate. If a signal interrupts it, it is repeated.
+    /// Calls a stream that is not a socket of this crate. If a signal interrupts the call, it is repeated.
     #[inline(never)]
     fn within(
         &mut self,

@@ -116,7 +116,7 @@ pub(crate) struct NotText(#[source] pub(crate) Utf8Error);
 /// the line has been read but not the rest, so handlers usually answer with an error message and close.
 ///
 /// It is the peer's fault ([`Fault::Peer`](crate::hooks::Fault::Peer),
-/// [`CloseReason::LineTooLong`](crate::monitor::CloseReason::LineTooLong)), but it is no [`PeerFault`], and it is reported,
+/// [`CloseReason::LineTooLong`](crate::monitor::CloseReason::LineTooLong)), but it is not a [`PeerFault`], and it is reported,
 /// because the limit may be too low.
 ///
 /// ```

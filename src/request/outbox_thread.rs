@@ -159,7 +159,7 @@ fn hand_over(mut outboxes: Vec<Arc<OutboxQueue>>) {
     }
 }
 
-/// Starts the thread. None: there is no descriptor or no thread for it.
+/// Starts the thread. None: the system has no descriptor or no thread left for it.
 fn start() -> Option<WriterInbox> {
     let wake_up = Arc::new(Event::new().ok()?);
     let awaited = Arc::clone(&wake_up);

@@ -251,7 +251,7 @@ impl HalfClose for OutputHalf<'_> {
         self.entry.show_output_half(Activity::Sending);
         let ended = self.end_output();
         self.entry.show_output_half(Activity::Running);
-        // The flag is set after this: EPIPE from the end itself is no mistake of the handler.
+        // The flag is set after this, because EPIPE from the end itself is not the handler's mistake.
         let ended = ended.map_err(|error| self.explain(error));
         self.notes.ended.set();
         ended

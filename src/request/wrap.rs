@@ -81,7 +81,7 @@ impl BoundedIo {
         if let Some(outbox) = &self.outbox {
             outbox.retire(timeout).map_err(|error| self.explain_write(error))?;
         }
-        // A later `outbox` fails above a user's wrapper, because the connection is no plain socket then; above TLS it
+        // A later `outbox` fails above a user's wrapper, because the connection is not a plain socket then; above TLS it
         // makes a new one, which encrypts.
         self.outbox = None;
         Ok(())

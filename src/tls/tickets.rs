@@ -111,7 +111,7 @@ impl ProducesTickets for Tickets {
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let keys = self.keys.read();
         let by_previous = || keys.previous.as_ref().and_then(|key| key.decrypt(ticket));
-        // A ticket of another server, or an old one, is no error: the client gets a full handshake.
+        // A ticket of another server, or an old one, is not an error: the client gets a full handshake.
         keys.current.decrypt(ticket).or_else(by_previous)
     }
 }
