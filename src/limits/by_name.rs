@@ -277,8 +277,8 @@ impl Value for Option<Rate> {
     }
 }
 
-/// Reads a number of digits alone (`parse` would also take a sign). None for any other text, and for a number that the
-/// type cannot hold.
+/// Reads a number that consists of digits alone (`parse` would also take a sign). None for any other text, and for a number
+/// that the type cannot hold.
 fn number<N: std::str::FromStr>(text: &str) -> Option<N> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

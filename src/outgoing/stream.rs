@@ -51,7 +51,7 @@ pub struct OutgoingStream {
 pub struct OutgoingInput {
     /// Shared with the other half.
     shared: Arc<Outgoing>,
-    /// The limits of this half alone: reads may have other limits than writes.
+    /// The limits of this half alone: reads and writes may have different limits.
     bounds: Bounds,
 }
 

@@ -38,8 +38,9 @@ impl BoundedIo {
     pub(super) fn finish_output(&mut self) {
         let is_stuck = self.connection.raw_status().is_some_and(|status| status.is_stuck());
         if !self.is_plain() && !is_stuck {
-            // As in Python: a peer that does not take the last bytes does not make the handler fail, which has returned.
-            // If the flush fails, a wrapper can still send what it holds back, but the output held back here is dropped.
+            // As in Python, a peer that does not take the last bytes is not the handler's failure: the handler has
+            // returned. If the flush fails, a wrapper can still send what it holds back, but the output held back here
+            // is dropped.
             let holds = !self.output.is_empty();
             self.dropped_output |= self.flush().is_err() && holds;
         }
@@ -60,7 +61,7 @@ impl BoundedIo {
         }
         self.ticket.entry().show_activity(Activity::Sending);
         let timeout = self.write_timeout();
-        // An error here does not count as a failure of the handler, which has returned.
+        // An error here is not the handler's failure: the handler has returned.
         let _ = until_all_is_taken(&self.output, |rest| {
             let count = socket.send_before_end(rest, timeout)?;
             self.ticket.entry().add_bytes_out(count);
@@ -86,7 +87,7 @@ impl BoundedIo {
     pub(super) fn shutdown_request(&mut self, input: &ReadBuffer) {
         self.send_last();
         if let Some(outbox) = self.outbox.take() {
-            // As in `send_last`, an error does not count as a failure of the handler.
+            // As in `send_last`, an error here is not the handler's failure.
             self.dropped_output |= outbox.finish(self.last_timeout()).is_err();
         }
         // The output ends after the outbox has sent its messages, which are output as well.

@@ -119,8 +119,8 @@ pub trait Request {
     /// For a request without a connection it does nothing.
     fn expect_more_input(&mut self) {}
 
-    /// The request's ticket. A handler may swap its request for another one of the same type. The server recognises the
-    /// request that the handler holds when it ends by this ticket, and counts that request's errors as its peer's.
+    /// The request's ticket. A handler may swap its request for another one of the same type. When the handler has ended,
+    /// this ticket shows the server which request the handler holds then. Errors of that request's peer count as such.
     ///
     /// A request type of your own returns the ticket that it keeps. With this default the errors of a swapped-in
     /// request count as failures of the handler, as those of an upstream do.
