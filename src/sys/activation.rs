@@ -18,8 +18,8 @@ const FIRST_PASSED_FD: RawFd = 3;
 /// closed in programs that this process starts. If a descriptor cannot be taken, the error comes with its number.
 ///
 /// A passed descriptor has come through an exec, so it is not marked close-on-exec; all descriptors that std and this
-/// crate have opened since are. If another part of the program has taken the passed descriptor before, by the same
-/// protocol, it is marked as well.
+/// crate have opened since are. A passed descriptor that is marked has been taken already, by another part of the program
+/// that knows the same protocol.
 pub(crate) fn take_passed(count: usize) -> Result<Vec<OwnedFd>, (RawFd, io::Error)> {
     // Two threads must not take the same descriptors.
     static ONE_AT_A_TIME: PerProcess<Mutex<()>> = PerProcess::new(Mutex::default);

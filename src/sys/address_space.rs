@@ -1,24 +1,27 @@
-//! Address space that the process still has room for.
+//! How much address space the process has left.
 //!
-//! `ulimit -v` bounds it. A thread or a stack that finds none is an error, and refuses one request. Anything else that finds
-//! none ends the process: an allocation, the signal stack of a new thread. So threads and stacks must not take the last of it.
+//! `ulimit -v` bounds it. If none is left for a thread, or for the stack of a coroutine, that is an error, and one request is
+//! refused. If none is left for anything else (an allocation, the signal stack of a new thread), the process ends. So threads
+//! and stacks must leave some for the rest.
 //!
-//! The room is computed. To map a piece and unmap it again would tell as much, but for a moment take it from the other threads.
+//! The room is computed from the limit and from what is mapped. To map memory as a trial, and unmap it again, would take it from
+//! the other threads for a moment.
 
 use std::fs;
 use std::io;
 
 use super::check;
 
-/// Threads and stacks leave this to everything else: a thousand times as much as a request of this crate allocates by itself.
+/// The bytes that threads and stacks leave for everything else: a thousand times as many as this crate allocates for a request.
 pub(crate) const RESERVE: u64 = 8 << 20;
 
-/// Whether there is room for so many bytes and [`RESERVE`]. Another thread may take it in the next moment; the reserve is
-/// large enough for several. True also where nothing bounds the process, or nobody knows how much it has.
+/// Checks that there is room for this many bytes and for [`RESERVE`]. Another thread may take the room in the next moment; the
+/// reserve is large enough for several threads. Succeeds also if nothing bounds the process, or if the system does not tell
+/// how much it has mapped.
 ///
 /// # Errors
 ///
-/// Of the kind `OutOfMemory`. It says what bounds the room.
+/// `OutOfMemory`, with a text that says what bounds the room.
 pub(crate) fn check_room(bytes: usize) -> io::Result<()> {
     let Some(most) = most_bytes() else { return Ok(()) };
     let Some(mapped) = mapped_bytes() else { return Ok(()) };
@@ -32,7 +35,7 @@ pub(crate) fn check_room(bytes: usize) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::OutOfMemory, text))
 }
 
-/// The limit of the process. None: nothing bounds it; or it is under Miri, which does not have the call.
+/// The limit of the process, in bytes. None if nothing bounds it, and under Miri, which does not have the call.
 fn most_bytes() -> Option<u64> {
     if cfg!(miri) {
         return None;
@@ -65,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_process_without_a_limit_has_room_for_everything() {
-        // A test runner may have one; the tests of `tests/it/address_space.rs` set theirs.
+        // A test runner may have a limit; the tests of `tests/it/address_space.rs` set their own.
         assert!(most_bytes().is_some() || check_room(usize::MAX).is_ok());
         if cfg!(linux_kernel) && !cfg!(miri) {
             assert!(mapped_bytes().unwrap() > 1 << 20);

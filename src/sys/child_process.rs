@@ -1,9 +1,9 @@
 //! Children of this process: how one has ended, and signals to one. Each of these calls touches only the child that
 //! it was asked about; `waitpid(-1)` would take the statuses of `std::process::Command`. All of it is POSIX, and the same on
-//! every system: where `Forking` is refused, a handover still ends a failed successor.
+//! every system. A handover needs it even where `Forking` is refused, to end a failed successor.
 //!
 //! ```text
-//! runs -> has ended: WNOWAIT tells, as often as it is asked -> reaped: the number is free for another process
+//! runs -> has ended: a waitid(2) with WNOWAIT says so each time -> reaped: the number is free for another process
 //! ```
 
 use std::io;
@@ -27,9 +27,8 @@ pub(crate) enum ChildState {
 
 /// Reaps a child, if it has ended. [waitpid(2)](https://man7.org/linux/man-pages/man2/waitpid.2.html)
 ///
-/// One call for one child, with its number: it takes no other child's status. It is called for a child whose end
-/// `ExitWatch` has reported, and for each child where the watch cannot say which one has ended. After `Exited` or `Killed`
-/// the number must not be used any more.
+/// The call names one child by its number, and so takes no other child's status. After `Exited` or `Killed` the number
+/// must not be used any more.
 pub(crate) fn reap(child: i32) -> ChildState {
     // WNOHANG: the accept loop calls this, and must not wait for a child.
     let mut status = 0;
@@ -42,7 +41,7 @@ pub(crate) fn reap(child: i32) -> ChildState {
     }
 }
 
-/// A child that has ended, whether this server or another part of the program has started it. None, if no child has.
+/// A child that has ended, whether this server or another part of the program has started it. None if no child has ended.
 /// This call does not reap.
 ///
 /// The answer stays the same until that child is reaped. So a caller that leaves the child alone must not ask again
@@ -51,7 +50,7 @@ pub(crate) fn ended_child() -> Option<i32> {
     ended(libc::P_ALL, 0).ok().filter(|pid| *pid != 0)
 }
 
-/// Sends a signal to a child. False if the child has been reaped: its number may be a stranger's by then.
+/// Sends a signal to a child. False if the child has been reaped: its number may belong to another process by then.
 ///
 /// [kill(2)](https://man7.org/linux/man-pages/man2/kill.2.html). A child keeps its number until it is reaped, also when it
 /// ends between the check and the signal.
@@ -63,15 +62,15 @@ pub(crate) fn signal(child: i32, signal: libc::c_int) -> bool {
     }
 }
 
-/// The number of an ended child among those that are asked for. Zero if all of them run.
+/// The number of one child that has ended, among the children that `of` and `id` select. Zero if all of them run.
 /// [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html)
 ///
-/// WNOWAIT leaves a child that has ended to [`reap`]; with WNOHANG the number is zero if none has ended. If there are no
-/// such children, the call fails (ECHILD).
+/// WNOWAIT leaves the child to [`reap`], and WNOHANG makes the call return at once. If there are no such children, it fails
+/// (ECHILD).
 fn ended(of: libc::idtype_t, id: libc::id_t) -> io::Result<i32> {
     let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: all zeros is a valid siginfo_t, which the call fills in if there is such a child, and leaves
-    // otherwise; the pointer is to a live one.
+    // SAFETY: all zeros is a valid siginfo_t, and the pointer is to a live one. The call fills it in if such a child has ended,
+    // and otherwise leaves it as it is.
     unsafe {
         let mut info = std::mem::zeroed::<libc::siginfo_t>();
         check(libc::waitid(of, id, &raw mut info, how))?;

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Directory {
     /// The name as it was given. Used if `opened` is none.
     name: PathBuf,
-    /// The directory, opened by O_PATH, and only if `/proc` names it: it is only used to build paths.
+    /// The directory, opened with O_PATH. It only serves to build paths through `/proc`, so this is none where `/proc` is not
+    /// mounted.
     opened: Option<File>,
 }
 
@@ -34,7 +35,7 @@ impl Directory {
 
     /// Opens the directory in order to lock it.
     ///
-    /// flock(2) refuses a descriptor that was opened by O_PATH. So this opens the directory once more, which needs
+    /// flock(2) refuses a descriptor that was opened with O_PATH. So this opens the directory once more, which needs
     /// the right to read it.
     pub(crate) fn open(&self) -> io::Result<File> {
         File::open(self.file(OsStr::new(".")))
@@ -49,7 +50,7 @@ fn of_descriptor(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// Sets the permissions of a socket that is not bound yet, so that the file its `bind` makes never has more of them, not
+/// Sets the permissions of a socket that is not bound yet. The file that `bind` then makes has no permission beyond these, not
 /// even for a moment. Linux only: elsewhere the mode is set right after the bind.
 ///
 /// [bind(2)](https://man7.org/linux/man-pages/man2/bind.2.html) on Linux gives the file the mode of the socket's own
@@ -67,7 +68,7 @@ pub(crate) fn set_mode_before_bind(_fd: BorrowedFd<'_>, _mode: u32) -> io::Resul
     Ok(())
 }
 
-/// Tries to take an exclusive lock on an open file or directory, until it is closed.
+/// Tries to take an exclusive lock on a file or directory, for as long as it is open.
 /// [flock(2)](https://man7.org/linux/man-pages/man2/flock.2.html)
 ///
 /// `WouldBlock` if another open file description has the lock. Copies of the descriptor, also those in forked
@@ -101,7 +102,7 @@ pub(crate) fn set_mode_of_socket_file(
     if found.permissions().mode() & MODE_BITS == mode {
         return Ok(());
     }
-    // fchmod(2) refuses a descriptor by O_PATH; chmod(2) of its link in /proc changes the same inode.
+    // fchmod(2) refuses a descriptor that was opened with O_PATH; chmod(2) of its link in /proc changes the same inode.
     let name = file.as_ref().map_or_else(|_| path.to_owned(), of_descriptor);
     fs::set_permissions(name, Permissions::from_mode(mode))
 }
@@ -109,8 +110,8 @@ pub(crate) fn set_mode_of_socket_file(
 /// The bits that chmod can set; the others of a mode are the kind of file.
 pub(crate) const MODE_BITS: u32 = 0o7777;
 
-/// Whether a file may be the one that this socket's `bind` has made. The inode of the file is not the socket's, and
-/// no call tells one from the other. So the kind, the number of names and the owner have to be enough.
+/// Whether a file may be the one that this socket's `bind` has made. The file has an inode of its own, and no call leads from
+/// the socket to it. So the kind, the number of names and the owner have to be enough.
 fn is_file_of_socket(fd: BorrowedFd<'_>, found: &Metadata) -> io::Result<bool> {
     // fstat(2) of a socket names the user that has made it.
     let socket = File::from(fd.try_clone_to_owned()?).metadata()?;

@@ -11,10 +11,10 @@
 //! | `exit_watch` | the pidfds of children, and an event | EPOLLIN |
 //! | `input_after_shutdown` | one connection | EPOLLIN and EPOLLET |
 //!
-//! **Numbers, and descriptors that come back.** The kernel returns with each event the number that the descriptor was added
-//! with, and nothing else: not the descriptor. An event may be fetched before its descriptor is closed, and handled after
-//! the same number has been given to another file. A user that closes descriptors has to be able to tell such an event: a
-//! worker puts a token of the connection into the number (`mixin/green/registrations.rs`).
+//! **Stale events.** With each event the kernel returns the number that the descriptor was added with, and not the descriptor.
+//! An event may be fetched, its descriptor closed and given to another file, and only then the event handled. A user that
+//! closes descriptors has to recognise such an event: a worker puts a token of the connection into the number
+//! (`mixin/green/registrations.rs`).
 //!
 //! **Errors.** EPOLL_CTL_ADD fails with ENOSPC at `fs.epoll.max_user_watches`, a bound for all sets of a user, and with
 //! ENOMEM; `epoll_create1` with EMFILE or ENFILE, as every call that makes a descriptor. A wait fails with EINTR alone.
@@ -115,8 +115,8 @@ impl Epoll {
     /// Watches a descriptor from here on. A descriptor that is in the set already is watched for the new events
     /// instead.
     ///
-    /// One system call for a new descriptor, two for one that is there. The second case is a connection whose earlier
-    /// registration its user has forgotten, and the kernel has not.
+    /// A new descriptor takes one system call. One that is in the set takes two: it is a connection whose earlier registration
+    /// the worker has forgotten, and the kernel has not.
     pub(crate) fn watch(&self, fd: BorrowedFd<'_>, what: WatchFor, number: u64) -> io::Result<()> {
         match self.add(fd, what.events(), number) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -151,10 +151,10 @@ impl Epoll {
 
     /// Waits until a descriptor is ready, or for this long; None means for ever. A signal ends the wait.
     ///
-    /// The worker's one wait: between two of them it runs all coroutines that are ready. A timeout of zero only looks.
-    /// The timeout is in milliseconds, as epoll_wait(2) has it; the longest is 25 days.
+    /// A worker waits nowhere else: between two calls it runs all coroutines that are ready. A timeout of zero only looks.
+    /// The kernel counts the timeout in milliseconds; the longest is 25 days.
     pub(crate) fn wait_for_events(&self, events: &mut ReadyEvents, timeout: Option<Duration>) {
-        // Rounded up: a wait that ends early would make its caller spin for the rest.
+        // Rounded up: a wait that ended early would make its caller spin until the time is over.
         let millis = timeout.map_or(-1, |timeout| {
             libc::c_int::try_from(timeout.as_nanos().div_ceil(1_000_000))
                 .unwrap_or(libc::c_int::MAX)
@@ -178,7 +178,7 @@ impl Epoll {
 pub(crate) enum WatchFor {
     /// Input that arrives, and the end of the input. Each is reported once.
     Arrivals,
-    /// As `Arrivals`, and also room to write that comes back.
+    /// As `Arrivals`; and room to write, each time there is some again.
     ArrivalsAndRoom,
     /// Input or clients. Reported for as long as there are some.
     Input,
@@ -188,8 +188,8 @@ pub(crate) enum WatchFor {
 
 #[cfg(has_green)]
 impl WatchFor {
-    /// The flags of epoll_ctl(2). EPOLLRDHUP: the peer has ended its output; by it the end of the input is known
-    /// without a read. EPOLLPRI: urgent data.
+    /// The flags of epoll_ctl(2). EPOLLRDHUP says that the peer has ended its output, so that no read is needed to find that
+    /// out. EPOLLPRI says that there is urgent data.
     fn events(self) -> libc::c_int {
         const ARRIVAL_EVENTS: libc::c_int =
             libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLET;

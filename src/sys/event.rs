@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::check;
 
-/// The descriptor behind an event: on Linux one, whose counter is above zero while the event is notified.
+/// The descriptor behind an event. Its counter is above zero while the event is notified. Other systems need two descriptors.
 pub(crate) type Ends = OwnedFd;
 
 /// An event that is not notified.

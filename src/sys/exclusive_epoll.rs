@@ -11,12 +11,12 @@
 //!
 //! ```text
 //! client comes, a worker waits     the worker's set is woken; it accepts and serves
-//! client comes, no worker waits    the loop's set is woken; it accepts and hands the client to a new or another thread
+//! client comes, no worker waits    the loop's set is woken; it accepts and hands the client to another thread
 //! the woken worker cannot accept   wake_loop: the loop's turn, for the same client
 //! ```
 //!
 //! Each wake-up is a hint, never a promise: the client may be gone (ECONNABORTED), or another process that has the
-//! listener may have taken it. Both then find EAGAIN, and wait again.
+//! listener may have taken it. The thread that was woken then finds EAGAIN, and waits again.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -49,9 +49,9 @@ impl ExclusiveEpoll {
     ///
     /// # Errors
     ///
-    /// `Unsupported` for a socket that does not listen; EMFILE without two descriptors. Workers then do not accept, and
-    /// all clients come by the loop. A kernel before 4.5 ignores the flag: a client wakes both, and one of them finds
-    /// nothing.
+    /// `Unsupported` for a socket that does not listen; EMFILE if two descriptors are not free. Workers then do not accept,
+    /// and all clients come by the loop. A kernel before 4.5 ignores EPOLLEXCLUSIVE: a client wakes both threads, and one of
+    /// them finds nothing.
     pub(crate) fn new(
         listener: BorrowedFd<'_>,
         interrupts: [BorrowedFd<'_>; 2],
@@ -90,8 +90,8 @@ impl ExclusiveEpoll {
     /// For the worker, on one thread at a time: waits until there may be a client, or until it is interrupted. Signals do
     /// not end it.
     ///
-    /// One event is enough to know, so only one is asked for. The caller tries to accept, and looks whether it was
-    /// interrupted.
+    /// The caller tries to accept, and checks whether it was interrupted, whichever event ends the wait. So one event is
+    /// enough.
     pub(crate) fn wait(&self) -> io::Result<()> {
         super::uninterrupted(|| self.worker.wait::<1>(super::Mode::Block)).map(drop)
     }
@@ -105,7 +105,7 @@ impl ExclusiveEpoll {
     /// queue.
     ///
     /// An exclusive wake-up is spent once a thread has returned with it. Without this call the client would wait until the
-    /// next one comes.
+    /// next client comes.
     pub(crate) fn wake_loop(&self, listener: BorrowedFd<'_>) {
         self.accept_loop.remove(listener);
         // When a descriptor is added to a set, the kernel checks whether it is ready, and wakes the thread that waits. This

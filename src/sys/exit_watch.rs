@@ -31,7 +31,7 @@ use crate::process::OwnerProcess;
 pub(crate) struct ExitWatch {
     /// The epoll set. Its numbers are those of the children, and [`SIGCHLD_EVENT`].
     set: Epoll,
-    /// The event that SIGCHLD notifies. It is in the set from the beginning, but is notified only after `sigchld` is there.
+    /// The event that SIGCHLD notifies. It is in the set from the beginning, but is notified only once `sigchld` is set.
     sigchld_event: Arc<event::Ends>,
     /// Set by [`watch_by_signal`](Self::watch_by_signal), and for good.
     sigchld: OnceLock<Sigchld>,
@@ -67,7 +67,7 @@ impl ExitWatch {
 
     /// In a forked child that goes on to run the server itself: makes the watch the child's own. It watches no child yet.
     ///
-    /// The action of SIGCHLD that was inherited writes to the same number, which is the new event from here on.
+    /// The inherited action of SIGCHLD writes to the same descriptor number, which belongs to the new event from here on.
     pub(crate) fn renew(&self) -> io::Result<()> {
         event::renew(&self.sigchld_event)?;
         self.set.renew()?;
@@ -81,7 +81,8 @@ impl ExitWatch {
     ///
     /// # Errors
     ///
-    /// ESRCH, if this is no child of the process any more; also if SIGCHLD cannot be taken.
+    /// ESRCH if the process has no such child any more; another error if the child has no pidfd and the action of SIGCHLD
+    /// cannot be set.
     pub(crate) fn add(&self, child: i32) -> io::Result<Watched> {
         match self.add_descriptor(child) {
             Ok(pidfd) => Ok(Watched::ByDescriptor(pidfd)),
@@ -125,8 +126,7 @@ impl ExitWatch {
         self.sigchld.get().is_some()
     }
 
-    /// Whether children leave no status behind, because SIGCHLD is ignored. They then have to be looked at one by
-    /// one.
+    /// Whether children leave no status behind, because SIGCHLD is ignored. They then have to be checked one by one.
     pub(crate) fn are_reaped_by_the_kernel(&self) -> bool {
         self.sigchld.get().is_some_and(|sigchld| sigchld.reaped_by_the_kernel)
     }
@@ -163,7 +163,7 @@ impl ExitWatch {
 pub(crate) struct Ended {
     /// SIGCHLD has come: a child has ended, perhaps one that is not watched by a descriptor.
     pub(crate) signalled: bool,
-    /// Zero stands for none: no process has this number.
+    /// The numbers of children. Zero marks an empty place: no process has this number.
     children: [i32; ENDS_AT_ONCE],
 }
 
@@ -207,7 +207,7 @@ impl Sigchld {
         let before = action_of(libc::SIGCHLD)?;
         // SAFETY: the action asks for a number and writes to a descriptor.
         let id = unsafe { signal_hook_registry::register(libc::SIGCHLD, action) }?;
-        // While the signal is ignored the kernel reaps, and it goes on doing so.
+        // If the signal was ignored, the kernel has reaped children so far. With SA_NOCLDWAIT it goes on doing so.
         let ignored = before.sa_sigaction == libc::SIG_IGN;
         let mut keep = before.sa_flags & (libc::SA_NOCLDWAIT | libc::SA_NOCLDSTOP);
         if ignored {

@@ -4,8 +4,8 @@
 //! the same everywhere: `check(unsafe { libc::call(..) })?`, with the reason of the `unsafe` above it, and
 //! `uninterrupted` around it where a signal may end the call before it has done anything.
 //!
-//! The error of a call is in errno, which the next call of the thread may overwrite, a signal's handler included if it
-//! does not put it back. So `check` stands directly around the call.
+//! The error of a call is in errno, which the thread's next call may overwrite, and so may a signal's handler that does not
+//! restore it. So `check` stands directly around the call.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -18,7 +18,7 @@ pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 
 /// As [`check`], for a call that returns a number of bytes.
 ///
-/// Any negative number counts as a failure; there is only -1.
+/// Any negative number counts as a failure; calls return no other than -1.
 #[inline]
 pub(super) fn check_len(result: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
@@ -69,7 +69,7 @@ pub(crate) fn replace(old: &impl AsFd, new: OwnedFd) -> io::Result<()> {
     replace_by(old, new.as_fd()).map(|()| drop(new))
 }
 
-/// As [`replace`], by a file whose own descriptor stays open.
+/// As [`replace`], with a file whose own descriptor stays open.
 #[cfg(linux_kernel)]
 #[inline]
 pub(crate) fn replace_by(old: &impl AsFd, new: BorrowedFd<'_>) -> io::Result<()> {

@@ -56,7 +56,7 @@ pub(crate) fn fork() -> io::Result<Forked> {
 /// Holds back SIGTERM and SIGINT until it is dropped. It is held across a fork: a child that gets a signal before it
 /// has noted its request would act on it as its parent does.
 pub(crate) struct SignalsHeld {
-    /// The mask to return to: that of the thread before, or in a child `in_child`.
+    /// The mask to return to: the one that the thread had before; in a child, `in_child`.
     before: libc::sigset_t,
     /// The mask of a child. It is made before the fork, because in the child the call would need one more page of the
     /// C library, and each child would have to map that page.
@@ -64,7 +64,8 @@ pub(crate) struct SignalsHeld {
 }
 
 impl SignalsHeld {
-    /// Called before the fork, by the thread that forks: a mask is a thread's own, and the child inherits it.
+    /// Blocks both signals. Called before the fork, by the thread that forks: a mask is a thread's own, and the child
+    /// inherits it.
     ///
     /// ```text
     /// parent                                  child

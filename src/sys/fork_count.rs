@@ -1,14 +1,14 @@
-//! How often this process has forked, by which it can tell whether another process may have its descriptors; and whether it is
-//! itself a child of a bare fork, and of a marked thread.
+//! How often this process has forked, which shows whether another process may have its descriptors; and whether a thread is the
+//! copy, in a child, of a worker's thread.
 //!
-//! A listener asks for the count before it tells the kernel to refuse clients: that holds for every process that has the
-//! socket, and another one may still serve (`transport/server_socket.rs`). A worker's thread asks whether it
+//! A listener asks for the count before it makes the kernel refuse clients: the refusal holds for every process that has the
+//! socket, and another process may still serve (`transport/server_socket.rs`). A worker's thread asks whether it
 //! is in a child: copied by a fork in a handler, it must not take its parent's requests (`server/open_request.rs`), nor run
 //! its coroutines (`mixin/green/parked.rs`).
 //!
 //! fork(3) runs the handlers that were registered by pthread_atfork(3). They cannot be taken back, so each is registered
-//! for good, and decides itself whether it has anything to do. A second thread may register one again meanwhile, which
-//! changes nothing; a `Once` would catch a child whose parent was in it.
+//! for good, and decides itself whether it has anything to do. Two threads may both register a handler, which does no harm. A
+//! `Once` would do harm: in a child that is forked while another thread is in the `Once`, it would never end.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,8 +20,8 @@ use crate::process::enter_bare_fork;
 /// Atomic, because any thread of the program may fork.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
-/// This process, and how often it has forked since the first call of [`now`](Self::now). If two moments are equal, a
-/// descriptor that was made at the first has come into no other process by a fork until the second.
+/// This process, and how often it has forked since the first call of [`now`](Self::now). If two moments are equal, no fork
+/// between them has copied a descriptor that was made at the first.
 ///
 /// Programs that are started by [posix_spawn(3)](https://man7.org/linux/man-pages/man3/posix_spawn.3.html), as
 /// `std::process::Command` mostly does, do not count, because they do not inherit descriptors that are close-on-exec.
@@ -40,8 +40,8 @@ impl Moment {
     pub(crate) fn now() -> Self {
         static COUNTS: AtomicBool = AtomicBool::new(false);
         if !COUNTS.load(Ordering::SeqCst) {
-            // SAFETY: the function is one that may run in the parent after any fork: it is an atomic addition. There is
-            // no other handler. Without memory for it the forks are not counted, which an allocation would not survive.
+            // SAFETY: the function may run in the parent after any fork: it is an atomic addition. The call fails only without
+            // memory. Then forks are not counted; but in that state the next allocation ends the process.
             unsafe { libc::pthread_atfork(None, Some(count), None) };
             COUNTS.store(true, Ordering::SeqCst);
         }
@@ -61,10 +61,10 @@ thread_local! {
     static UNCOUNTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a fork that is not counted. The count is then not written to, which would make the kernel copy its page.
+/// Runs a fork that is not counted. To write to the count would make the kernel copy its page.
 ///
-/// `fork` must be one fork at most, on this thread. The mark is a thread-local, so that a fork of another thread
-/// meanwhile is counted. In the child it is set back as well.
+/// `fork` must be one fork at most, on this thread. The mark is a thread-local, so that another thread's fork is counted
+/// meanwhile. In the child the mark is cleared as well.
 #[inline]
 pub(super) fn uncounted<R>(fork: impl FnOnce() -> R) -> R {
     UNCOUNTED.set(true);
@@ -73,16 +73,16 @@ pub(super) fn uncounted<R>(fork: impl FnOnce() -> R) -> R {
     forked
 }
 
-/// Has children of bare forks noted as such, from the moment of the fork on ([`enter_bare_fork`]). Called before anything
-/// that such a child must not take for its own: at the beginning of each run.
+/// Makes each child of a bare fork note that it is one, from the moment of the fork on ([`enter_bare_fork`]). Called at the
+/// beginning of each run, and of a worker's thread: before there is anything that such a child must not take for its own.
 ///
-/// By [pthread_atfork(3)](https://man7.org/linux/man-pages/man3/pthread_atfork.3.html): a bare clone(2) is not seen, nor is
-/// the fork of [`uncounted`], whose child is `Forking`'s.
+/// [pthread_atfork(3)](https://man7.org/linux/man-pages/man3/pthread_atfork.3.html) misses a bare clone(2). The forks of
+/// [`uncounted`] are left out: their children are `Forking`'s, or execute another program.
 pub(crate) fn note_children() {
     static NOTES: AtomicBool = AtomicBool::new(false);
     if !NOTES.load(Ordering::SeqCst) {
-        // SAFETY: the function is one that may run in the child after any fork: it takes no lock and no memory. Without memory
-        // for the handler children are not told apart, which an allocation would not survive.
+        // SAFETY: the function may run in the child after any fork: it takes no lock and no memory. The call fails only without
+        // memory. Then children are not noted; but in that state the next allocation ends the process.
         unsafe { libc::pthread_atfork(None, None, Some(enter_child)) };
         NOTES.store(true, Ordering::SeqCst);
     }
@@ -90,7 +90,8 @@ pub(crate) fn note_children() {
 
 /// Runs in the child after each fork, on the copy of the thread that has forked.
 extern "C" fn enter_child() {
-    // If the handler is registered twice, this is called twice: the number only has to differ.
+    // If the handler is registered twice, this runs twice, and a count of two does as well: it only has to differ from the
+    // parent's.
     if !UNCOUNTED.get() {
         enter_bare_fork();
         IS_IN_CHILD.set(IS_MARKED.get());
@@ -104,13 +105,13 @@ thread_local! {
     static IS_IN_CHILD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Has [`is_in_child`] tell a child that this thread forks from its parent. For threads that take one request after another.
+/// Makes [`is_in_child`] true in the children that this thread forks. For threads that take one request after another.
 pub(crate) fn mark_children_of_this_thread() {
     note_children();
     IS_MARKED.set(true);
 }
 
-/// Whether this thread is the copy of a marked one, in a forked child. The child's own threads are not.
+/// Whether this thread is the copy of a marked one, in a forked child. False on threads that the child starts.
 #[inline]
 pub(crate) fn is_in_child() -> bool {
     IS_IN_CHILD.get()
@@ -128,7 +129,7 @@ mod tests {
         assert!(Command::new("true").status().unwrap().success());
         assert_eq!(Moment::now(), before);
         let mut forked = Command::new("true");
-        // SAFETY: it does nothing, and has std fork by itself.
+        // SAFETY: the closure does nothing. Because of it std calls fork(3), and not posix_spawn(3).
         unsafe { forked.pre_exec(|| Ok(())) };
         assert!(forked.status().unwrap().success());
         assert_ne!(Moment::now(), before);

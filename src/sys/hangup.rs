@@ -73,7 +73,8 @@ fn is_from_terminal(info: &libc::siginfo_t) -> bool {
     if info.si_code == libc::SI_KERNEL {
         return true;
     }
-    // SAFETY: a signal that another process has sent has its number. The other two calls have no conditions.
+    // SAFETY: the first call reads a field of `info`, which holds the sender's number if a process has sent the signal. The other
+    // two calls have no conditions.
     let (sender, first, parent) = unsafe { (info.si_pid(), libc::getsid(0), libc::getppid()) };
     info.si_code == libc::SI_USER && (sender == first || sender == parent)
 }

@@ -1,5 +1,5 @@
 //! Calls of the system that Miri does not have. The tests of the library define them here, as far as they need them;
-//! Miri takes a function of this program in the place of one that it does not know.
+//! Miri calls a function of the program in place of one that it does not know.
 
 use std::ptr;
 use std::slice;
@@ -31,7 +31,7 @@ extern "C" fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
     }
 }
 
-/// madvise(2). Memory that is given back is cleared by a write, so that Miri looks whether anybody still has a reference
+/// madvise(2). Memory that is given back is cleared by a write, so that Miri checks whether anybody still has a reference
 /// to it. A light guard leaves the memory as it is.
 // SAFETY: nothing else defines it under Miri.
 #[unsafe(no_mangle)]

@@ -12,13 +12,13 @@
 //! | `tcp_info` | how many bytes the peer's system has acknowledged |
 //! | `socket_figures` | the kernel's figures of a server's socket: its queues and its drops |
 //! | `error_queue`, `refuse_new_clients` | the error queue of a socket; the end of a listener's accept queue |
-//! | `pass_fds` | descriptors that another process gives or gets |
+//! | `pass_fds` | descriptors passed from one process to another |
 //! | `peer_credentials` | the process at the other end of a Unix socket |
 //! | `recv_batch`, `send_batch` | datagrams by the batch |
 //! | `recv_cmsg`, `send_cmsg`, `peer_name` | control messages of datagrams, and their senders' names |
 //! | `directory` | a directory that is held open; modes and locks of files |
 //! | `nonblocking_write` | writing to a standard stream without waiting for its reader |
-//! | `fork`, `fork_count` | forking, in a process of one thread; whether others may have a descriptor |
+//! | `fork`, `fork_count` | forking, in a process of one thread; whether another process may have a descriptor |
 //! | `per_process` | a static value, with its lock, that a forked child makes anew |
 //! | `child_process`, `exit_watch`, `orphan_reaper` | how a child has ended, how its parent learns of that, and the processes that it leaves |
 //! | `shared_memory`, `shared_fd` | counters shared with children; a descriptor with several owners |
@@ -37,8 +37,9 @@
 //! **Other systems.** No `cfg` of a system stands outside this folder. A file here is the form for Linux and Android,
 //! `cfg(linux_kernel)`; the form for every other Unix has the same name and the same functions in `portable/`. Where only
 //! one function of a file differs, its two forms stand one below the other. `build.rs` says how the other forms are compiled
-//! on Linux, which CI does (`.ci/run`). Inside a function's body there is no `cfg`, except for arms of a
-//! `match` in the two files of control messages, which name constants that some systems lack.
+//! on Linux, which CI does (`.ci/run`). Inside a function's body no `cfg` names a system, with two exceptions: arms of a `match`
+//! in the two files of control messages, for constants that some systems lack; and the two names of errno in
+//! `coroutine/overflow.rs`.
 
 mod activation;
 pub(crate) mod address_space;

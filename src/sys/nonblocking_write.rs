@@ -53,10 +53,10 @@ pub(crate) fn write_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
                 }
                 done
             }
-            // A named pipe without a reader.
+            // A named pipe has no reader.
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) => 0,
-            // Out of descriptors. A terminal that is ready has room for one byte, and a longer write would wait for
-            // the rest; so poll(2) does not help here.
+            // The process is out of descriptors. poll(2) does not help: it reports a terminal that has room for one byte, and
+            // a longer write would wait.
             Err(_) if own_description::IS_POSSIBLE && fd.is_terminal() => {
                 own_description::kept(file).map_or(0, |own| {
                     in_pieces(bytes, ATOMIC_WRITE_BYTES, |piece| write((*own).as_fd(), piece))
@@ -71,7 +71,7 @@ pub(crate) fn write_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
 /// Writes piece by piece until a piece does not fit. A piece ends at the end of a line, if there is one in it.
 ///
 /// So lines of several processes that share a log stay whole, as far as the file allows it. An error ends the loop as a
-/// full pipe does: there is nobody to tell.
+/// full pipe does: there is nobody to report it to.
 fn in_pieces(bytes: &[u8], most: usize, write: impl Fn(&[u8]) -> io::Result<usize>) -> usize {
     let mut done = 0;
     while done < bytes.len() {
@@ -139,7 +139,7 @@ mod own_description {
         (file.st_dev, file.st_ino, file.st_rdev)
     }
 
-    /// Keeps a description for [`kept`], in place of the earlier one. Does nothing while another thread is in here.
+    /// Keeps a description for [`kept`], in place of the earlier one. Does nothing while another thread holds the lock.
     pub(super) fn keep(own: File, file: Option<libc::stat>) {
         let now = file.map(|file| (which(&file), Arc::new(own)));
         let before = TERMINAL.try_lock().map(|mut kept| std::mem::replace(&mut *kept, now));
@@ -147,7 +147,7 @@ mod own_description {
         drop(before);
     }
 
-    /// The kept description, if it belongs to this terminal: the number may belong to another file by now.
+    /// The kept description, if it is one of this terminal: the descriptor may lead to another file by now.
     pub(super) fn kept(file: Option<libc::stat>) -> Option<Arc<File>> {
         let kept = TERMINAL.try_lock()?;
         let (of, own) = kept.as_ref()?;

@@ -88,9 +88,9 @@ fn limit_of(process: i32) -> io::Result<libc::rlimit> {
     Ok(limit)
 }
 
-/// Whether orphans among its descendants become its children:
-/// [prctl(2)](https://man7.org/linux/man-pages/man2/prctl.2.html), PR_GET_CHILD_SUBREAPER. False where it cannot be
-/// asked.
+/// Whether orphans among this process's descendants become its children:
+/// [prctl(2)](https://man7.org/linux/man-pages/man2/prctl.2.html), PR_GET_CHILD_SUBREAPER. False if the system does not
+/// tell.
 fn is_subreaper() -> bool {
     let mut is: libc::c_int = 0;
     // SAFETY: the call writes an int, and the pointer is to a live one.

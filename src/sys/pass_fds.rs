@@ -1,7 +1,7 @@
-//! Descriptors that another process gives or gets: over a Unix socket (SCM_RIGHTS), or across an exec.
+//! Descriptors passed from one process to another: over a Unix socket (SCM_RIGHTS), or across an exec.
 //!
-//! Over a socket the kernel makes new descriptors of the same open files in the receiver. It makes them while the
-//! receiver receives. So all of them are owned from the first moment on, even if nobody has asked for them.
+//! Over a socket the kernel makes new descriptors of the same open files in the receiver. It makes them during the receive,
+//! whether they were asked for or not. So [`receive_fds`] owns all of them from the first moment on.
 //!
 //! The handover of a server's sockets to the next process uses both ways (`server/handover`): the successor inherits one
 //! end of a socket pair across exec, or connects to a Unix socket; the listeners come over that socket as SCM_RIGHTS.
@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Descriptors come with the first byte of their send. A receive may begin with bytes of earlier sends, and never goes
-//! beyond the send that has brought descriptors. A receive without room for control messages would have the kernel close
+//! beyond the send that has brought descriptors. A receive without room for control messages would make the kernel close
 //! them.
 
 use std::io;
@@ -41,8 +41,8 @@ const CONTROL_BYTES: usize =
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
 
-/// Close-on-exec in the same call, where the system has it. Otherwise a fork of another thread could get a copy that
-/// an exec keeps.
+/// Sets close-on-exec in the same call, where the system can. Between two calls a fork of another thread could get a copy
+/// that an exec keeps.
 #[cfg(not(target_vendor = "apple"))]
 const RECEIVE_FLAGS: libc::c_int = libc::MSG_CMSG_CLOEXEC;
 #[cfg(target_vendor = "apple")]
@@ -91,8 +91,8 @@ pub(crate) fn send_fds(
     }
     let flags = SEND_FLAGS | libc::MSG_DONTWAIT;
     uninterrupted(|| {
-        // SAFETY: the header points to `part` and `control`, which outlive the call, with their lengths; `part` has those of
-        // `bytes`, which are only read.
+        // SAFETY: `header` has the addresses and lengths of `part` and `control`, and `part` has those of `bytes`. All three
+        // outlive the call, which only reads them.
         check_len(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, flags) })
     })
 }
@@ -118,8 +118,8 @@ pub(crate) fn receive_fds(
     header.msg_controllen = CONTROL_BYTES as _;
     let flags = RECEIVE_FLAGS | libc::MSG_DONTWAIT;
     let count = uninterrupted(|| {
-        // SAFETY: the header points to `part` and `control`, which outlive the call, with their lengths; `part` has those of
-        // `buffer`, which takes any bytes.
+        // SAFETY: `header` has the addresses and lengths of `part` and `control`, and `part` has those of `buffer`. All three
+        // outlive the call, and any bytes are valid in `buffer`.
         check_len(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) })
     })?;
     let fds = descriptors_of(&header);
@@ -149,8 +149,8 @@ fn descriptors_of(header: &libc::msghdr) -> Vec<OwnedFd> {
             // SAFETY: it computes with its argument.
             let before = unsafe { libc::CMSG_LEN(0) } as usize;
             for index in 0..len.saturating_sub(before) / mem::size_of::<RawFd>() {
-                // SAFETY: the message has as many numbers after its header, which need not be aligned; each is that of a
-                // new descriptor, which the kernel has given to this call and nobody else.
+                // SAFETY: `index` is below the count of numbers after the header, which need not be aligned. Each number is
+                // that of a new descriptor, which the kernel has given to this receive and to nobody else.
                 fds.push(unsafe {
                     let numbers = libc::CMSG_DATA(message).cast::<RawFd>();
                     OwnedFd::from_raw_fd(numbers.add(index).read_unaligned())
@@ -199,8 +199,8 @@ pub(crate) fn take_from_starter(
     }
     // SAFETY: no pointers.
     check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    // Everything that this crate and std open is close-on-exec, and this one is from now on; so it is owned by none of
-    // them, and by this function once.
+    // Descriptors of std and of this crate are close-on-exec, and this one was not: so nobody owns it yet. From now on it is
+    // close-on-exec too, so this function does not take it twice.
     Ok(owned(number))
 }
 

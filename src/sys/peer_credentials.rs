@@ -23,7 +23,8 @@ pub struct Credentials {
 
 /// The credentials of a Unix socket's peer: [SO_PEERCRED](https://man7.org/linux/man-pages/man7/unix.7.html)
 ///
-/// By the system's own name: there is no getpeereid(3) for the other form to be compiled with on Linux.
+/// The `cfg` names the systems, and not `linux_kernel`: the other form cannot be compiled on Linux, which has no
+/// getpeereid(3).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn credentials(fd: BorrowedFd<'_>) -> io::Result<Credentials> {
     // The kernel answers pid 0 and uid -1 for sockets that have no peer credentials, TCP for one.

@@ -28,7 +28,7 @@ impl PeerName {
     /// A sender without a name (an unbound Unix socket) has a length of zero, and a reply to it fails.
     pub(super) fn new(name: &libc::sockaddr_storage, len: libc::socklen_t) -> Self {
         let name = ptr::from_ref(name);
-        // SAFETY: a storage has the size and the alignment of every kind of address, any bytes are a valid one, and its
+        // SAFETY: a storage has the size and the alignment of every kind of address, any bytes are a valid address, and the
         // family says which kind the kernel has written. `len` is the length that the kernel has written with it.
         unsafe {
             match libc::c_int::from((*name).ss_family) {
@@ -46,7 +46,7 @@ impl PeerName {
         match address.as_socket() {
             // SAFETY: the address has a whole `sockaddr_storage`, and its family says that it is one of IPv4.
             Some(SocketAddr::V4(_)) => Self::V4(unsafe { *address.as_ptr().cast() }),
-            // SAFETY: the same, of IPv6.
+            // SAFETY: as above, for IPv6.
             Some(SocketAddr::V6(_)) => Self::V6(unsafe { *address.as_ptr().cast() }),
             None => Self::Other(Box::new(address.clone())),
         }

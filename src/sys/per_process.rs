@@ -1,13 +1,13 @@
 //! [`PerProcess`]: a static value that each process has for itself.
 //!
 //! The child of a fork has one thread, and a copy of each lock as it was at that moment. A lock that another thread held
-//! stays held in the copy for ever. So what threads of a process share by a static, its lock among it, is made anew in
-//! the child of a bare fork, and the inherited value is left as it is: to drop it would be to act on what is the parent's.
+//! stays held in the copy for ever. So a static value that threads share, with its lock, is made anew in the child of a bare
+//! fork. The inherited value is left as it is: to drop it could act on what belongs to the parent.
 //!
 //! ```text
-//! newest: value of the child --> never freed; the value of its parent is not reachable any more
+//! newest  points to the value of this process, which is never freed; a child cannot reach its parent's any more
 //! get     newest is this process's?  one load and one comparison, no system call
-//! renew   makes a value, and exchanges the pointer: no thread ever waits here, so no fork can catch one that holds something
+//! renew   makes a value, and exchanges the pointer: no thread holds a lock here, so no fork can leave one locked
 //! ```
 //!
 //! The locks inside are std's, whose waiters are known to the kernel alone. parking_lot lists waiters in a table of the
@@ -21,7 +21,7 @@ use crate::process::BareFork;
 
 /// A static value that each process has for itself: the first use in the child of a bare fork makes another one.
 ///
-/// A child of `Forking` keeps that of its parent, which has one thread.
+/// A child of `Forking` keeps its parent's value: the parent has one thread, so no other thread can hold a lock in it.
 pub(crate) struct PerProcess<T: 'static> {
     make: fn() -> T,
     /// Null before the first use.
@@ -35,7 +35,7 @@ struct ProcessValue<T> {
 }
 
 impl<T: Send + Sync + 'static> PerProcess<T> {
-    /// `make`: waits for nothing. It may be called more than once in a process; one of its values is kept.
+    /// `make` must not wait. It may be called more than once in a process; one of its values is kept.
     pub(crate) const fn new(make: fn() -> T) -> Self {
         Self { make, newest: AtomicPtr::new(ptr::null_mut()) }
     }
@@ -51,7 +51,7 @@ impl<T: Send + Sync + 'static> PerProcess<T> {
         }
     }
 
-    /// Makes the value of this process, in the place of one that is its parent's, or of none.
+    /// Makes the value of this process, in place of its parent's, or of none.
     #[cold]
     fn renew(&self, seen: *mut ProcessValue<T>) -> &'static T {
         let owned = ProcessValue { owner: BareFork::current(), value: (self.make)() };
@@ -112,14 +112,14 @@ mod tests {
             });
             is_held.wait();
             let (told, tells) = std::io::pipe().unwrap();
-            // SAFETY: the child takes memory, whose lock glibc keeps in order over a fork, and one lock of its own.
+            // SAFETY: the child allocates, which glibc allows after a fork, and takes one lock of its own.
             let child = unsafe { libc::fork() };
             if child == 0 {
                 let is_new = VALUE.get().lock().is_ok_and(|value| *value == 0);
                 // SAFETY: it may be called anywhere.
                 unsafe { libc::_exit(if is_new { 0 } else { 1 }) };
             }
-            // The end of the child is the end of its copy.
+            // The child has the only other copy of this end: `told` is readable once the child has ended.
             drop(tells);
             let soon = Instant::now() + Duration::from_secs(20);
             poll(&mut [PollFd::readable(told.as_fd())], Some(soon)).unwrap();

@@ -1,7 +1,8 @@
 //! Waiting for descriptors: [`poll`].
 //!
-//! Every wait of a thread that has no parker ends here (`wait::any`), and so do the waits of the accept loop. The
-//! descriptors stay blocking or not, as they are; a call that follows has a flag of its own (`socket.rs`).
+//! A thread without a parker waits here, by `wait::any`, whether it serves a request or accepts. The outbox's thread, the
+//! lingering close and the handover call it directly. The descriptors stay blocking or not, as they are; a call that follows
+//! has a flag of its own (`socket.rs`).
 //!
 //! A wait is level-triggered and keeps nothing in the kernel: a descriptor that is ready is reported each time, until
 //! the caller takes what there is. So a caller that does not read what was reported spins.
@@ -28,7 +29,7 @@ pub(crate) fn poll(fds: &mut [PollFd], deadline: Option<Instant>) -> io::Result<
         // Computed anew in each round: a signal has used up a part of the time.
         let timeout = match deadline {
             None => -1,
-            // Rounded up: a wait that ends early would make its caller spin for the rest.
+            // Rounded up: a wait that ended early would make its caller spin until the deadline.
             Some(deadline) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 let millis = left.as_nanos().div_ceil(1_000_000);
@@ -94,8 +95,8 @@ impl PollFd {
         if self.0.revents != libc::POLLERR {
             return;
         }
-        // SAFETY: `PollFd::readable` and `writable` have it from a borrowed descriptor, which the caller of `poll` holds open
-        // during the call, and -1 has no events. It is borrowed no longer than this function runs.
+        // SAFETY: the number is not -1, which has no events. So it comes from `readable` or `writable`, which borrow a
+        // descriptor; the caller of `poll` keeps that open during the call. It is borrowed no longer than this function runs.
         let fd = unsafe { BorrowedFd::borrow_raw(self.0.fd) };
         error_queue::empty(fd);
     }

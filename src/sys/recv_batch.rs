@@ -15,8 +15,8 @@
 //! next call.
 //!
 //! A datagram server makes one batch and uses it for as long as it serves (`transport/datagram_socket.rs`). One call takes
-//! the datagrams that are there, up to the batch's size, and waits for no more: a batch costs one datagram's latency, and
-//! under load one call serves many. An error that comes after the first datagram is kept by the kernel for the next call.
+//! the datagrams that are there, up to the batch's size, and waits for no more. So a batch delays no datagram, and under load
+//! one call takes many. An error that comes after the first datagram is kept by the kernel for the next call.
 
 use std::io;
 use std::iter;

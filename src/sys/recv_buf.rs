@@ -60,11 +60,12 @@ impl<'a> RecvBuf<'a> {
 
     /// Receives once.
     ///
-    /// [recv(2)](https://man7.org/linux/man-pages/man2/recv.2.html), to the beginning of the memory. Zero means the end of
-    /// the input, or that the memory has no room. A signal ends it with `Interrupted`.
+    /// [recv(2)](https://man7.org/linux/man-pages/man2/recv.2.html). Zero means the end of the input, or that the memory has no
+    /// room.
     ///
-    /// The receive goes to the beginning of the memory each time: a caller that keeps bytes makes a new `RecvBuf` of
-    /// the rest. EINTR is returned and not repeated, because a blocking receive has a timeout, which the caller counts.
+    /// The receive goes to the beginning of the memory each time: a caller that keeps bytes makes a new `RecvBuf` of the memory
+    /// after them. A signal ends the call with `Interrupted`. It is not repeated, because a blocking receive has a timeout,
+    /// and the caller counts the time.
     #[inline]
     pub(crate) fn recv(&mut self, fd: BorrowedFd<'_>, mode: Mode) -> io::Result<usize> {
         if mode == Mode::Block {

@@ -80,7 +80,7 @@ impl ControlMessage<'_> {
         }
     }
 
-    /// Some bytes of the data. None if the data ends before them.
+    /// `LEN` bytes of the data, from `at` on. None if the data is too short.
     fn field<const LEN: usize>(&self, at: usize) -> Option<[u8; LEN]> {
         self.data.get(at..at + LEN)?.try_into().ok()
     }
@@ -120,7 +120,7 @@ impl<'a> Iterator for ControlMessages<'a> {
     }
 }
 
-/// An int of a header. None if the header ends before it.
+/// The int at an offset of a header. None if the header is too short.
 fn number(header: &[u8], at: usize) -> Option<libc::c_int> {
     header.get(at..)?.first_chunk().copied().map(libc::c_int::from_ne_bytes)
 }
@@ -194,10 +194,10 @@ mod tests {
         let whole = info_message("fe80::a", 3);
         let data = info("fe80::a", 3);
         for len in 0..DATA + data.len() {
-            // The message is cut as the kernel cuts it: the length is that of the buffer.
+            // The message says that it has `len` bytes, as one that the kernel has cut to the length of the buffer.
             let cut = message(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &data, len);
             assert_eq!(destination(&cut), Destination::default(), "the length is {len}");
-            // A length that goes beyond the end gives none either.
+            // The message says that it is whole, and only `len` bytes of it are there.
             assert_eq!(destination(&whole[..len]), Destination::default(), "{len} bytes are there");
         }
     }

@@ -26,8 +26,8 @@ pub(super) unsafe fn recv(
 ) -> isize {
     let (fd, flags) = (libc::c_long::from(fd), libc::c_long::from(flags));
     let no_address = ptr::null_mut::<libc::sockaddr>();
-    // SAFETY: the arguments of recvfrom(2), by the caller's promise. The last, where the length of the sender's address goes, is
-    // whatever the register holds: the kernel looks at it only if there is room for an address.
+    // SAFETY: the arguments of recvfrom(2), by the caller's promise. The last one, a pointer to the length of the sender's
+    // address, is left out and may have any value: the kernel uses it only if there is room for an address.
     unsafe { libc::syscall(libc::SYS_recvfrom, fd, into, len, flags, no_address) as isize }
 }
 
@@ -45,7 +45,7 @@ pub(super) unsafe fn send(
 ) -> isize {
     let (fd, flags) = (libc::c_long::from(fd), libc::c_long::from(flags));
     let no_address = ptr::null::<libc::sockaddr>();
-    // SAFETY: the arguments of sendto(2), by the caller's promise. The last, the length of the address, is whatever the register
-    // holds: the kernel looks at it only if there is an address.
+    // SAFETY: the arguments of sendto(2), by the caller's promise. The last one, the length of the address, is left out and may
+    // have any value: the kernel uses it only if there is an address.
     unsafe { libc::syscall(libc::SYS_sendto, fd, buf, len, flags, no_address) as isize }
 }

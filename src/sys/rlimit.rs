@@ -1,4 +1,4 @@
-//! How many descriptors this process may have, and the programs that it starts.
+//! How many descriptors this process, and each program that it starts, may have.
 //!
 //! The soft limit is what a process may use, and the process may raise it itself, up to the hard limit. Programs
 //! inherit both limits by fork and exec. So a raised limit is set back in programs that handlers start.
@@ -17,11 +17,12 @@ use super::check;
 
 /// The soft limit that programs get back: the one with which this process began.
 ///
-/// Two numbers and no lock: a handler's child may meet a lock that another thread holds for ever. This one is stored first.
+/// There is no lock, because a child that a handler forks would find it held for ever if another thread held it at the fork.
+/// `RAISED_FROM` is stored before [`RAISED_TO`], so that a thread that sees the second sees the first as well.
 static RAISED_FROM: AtomicU64 = AtomicU64::new(0);
 
-/// The limit that [`raise_descriptors`] has set first; zero before that. If the limit is another one by now, the program has
-/// decided that, and it stays.
+/// The limit that the first [`raise_descriptors`] has set; zero before that. If the process has a different limit by now, the
+/// program has set it, and it stays.
 static RAISED_TO: AtomicU64 = AtomicU64::new(0);
 
 /// Raises the soft limit of descriptors to the hard one, and returns it.

@@ -19,8 +19,8 @@ use std::rc::Rc;
 use crate::panic_payload::drop_payload;
 
 /// Gives `within` a closure that calls `work`. Does not return, or unwind, before that closure has been called or
-/// dropped. Until then it calls `wait`, which should let the borrower go on. If the borrower forgets the closure, it
-/// waits for ever. `on_end` is called when `work` is gone, to wake `wait`.
+/// dropped. Until then it calls `wait`, which should let the borrower go on. If the borrower forgets the closure,
+/// `lend_once` waits for ever. `on_end` is called when `work` is gone, to wake `wait`.
 ///
 /// A panic of `wait` is held back until the end; if there are several, the first counts.
 pub(crate) fn lend_once<'a, X>(
@@ -63,7 +63,7 @@ struct Lent {
 impl Lent {
     fn call(self) {
         let Self { work, _end } = self;
-        // Consumed by the call, by a panic as well; then `_end` is dropped.
+        // The call consumes `work`, even if it panics. After it `_end` is dropped.
         work();
     }
 }

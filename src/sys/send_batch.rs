@@ -57,7 +57,7 @@ impl OutgoingDatagram<'_> {
     }
 
     /// A header that points to the peer's name, to `part` and to `control`. The kernel only reads them. The header must not
-    /// be used longer than all three live.
+    /// outlive any of the three.
     fn header(&self, part: &mut libc::iovec, control: &mut ControlBuf) -> libc::msghdr {
         // SAFETY: all zeros is a valid msghdr (null pointers of length zero).
         let mut header = unsafe { mem::zeroed::<libc::msghdr>() };

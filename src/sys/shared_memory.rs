@@ -4,7 +4,7 @@
 //! alone.
 //!
 //! `Forking` keeps in it all that the parent has to know of a request while a child serves it, and that children have
-//! to know of each other: counts of bytes, buckets of rates, lines that were lost. There is no lock in it. A child may
+//! to know of each other: counts of bytes, buckets of rates, how many log texts were lost. There is no lock in it. A child may
 //! be killed at any instruction, and a lock that it held would stay locked.
 
 use std::io;

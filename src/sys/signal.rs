@@ -41,7 +41,7 @@ pub(crate) fn on_signal(
     on_signal_with_info(signal, move |_info| action())
 }
 
-/// As [`on_signal`], with what the kernel says of the signal.
+/// As [`on_signal`], with an action that gets the kernel's information about the signal.
 ///
 /// # Errors
 ///
@@ -52,7 +52,7 @@ pub(super) fn on_signal_with_info(
     action: impl Fn(&libc::siginfo_t) + Send + Sync + 'static,
 ) -> io::Result<SignalGuard> {
     bring_back_default(signal)?;
-    // SAFETY: the callers, all within this crate, do no more in `action` than the page of `on_signal` allows.
+    // SAFETY: the callers, all within this crate, do no more in `action` than the docs of `on_signal` allow.
     let id = unsafe { signal_hook_registry::register_sigaction(signal, action) }?;
     // The guard is counted after the registration, so that a failure leaves the count as it was. A signal in between has
     // its default effect.
@@ -61,10 +61,10 @@ pub(super) fn on_signal_with_info(
 }
 
 /// As [`on_signal`], for as long as the process lives, and for its children. The action runs in this process as well,
-/// and has to do nothing there. If there is no guard and `takes` says no, the signal has its default effect.
+/// and must do nothing there. If there is no guard and `takes` says no, the signal has its default effect.
 ///
-/// `takes` runs in the signal's handler, and is the same function for all signals. It takes the place of a guard,
-/// because a child would have to write to the count of guards.
+/// `takes` runs in the signal's handler, and is the same function for all signals. A child needs no guard, for which it
+/// would have to write to the count of guards.
 pub(crate) fn on_signal_in_children(
     signal: libc::c_int,
     takes: fn() -> bool,
@@ -84,8 +84,8 @@ static CHILD_TAKES: OnceLock<fn() -> bool> = OnceLock::new();
 /// Read by actions, on any thread.
 static GUARDS: AtomicUsize = AtomicUsize::new(0);
 
-/// The registry never gives a signal back: when its last action is gone, the signal is ignored. So before the first
-/// action one more is registered for good, which produces the default effect while there is no guard.
+/// Registers an action, for good, that produces the default effect while there is no guard. It comes before any other action of
+/// the signal. The registry itself never gives a signal back: when its last action is gone, the signal is ignored.
 fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
     // This is done once for each signal: a second such action would produce the default effect twice.
     let mut taken = TAKEN.lock();
@@ -94,12 +94,12 @@ fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
     }
     let before = action_of(signal)?;
     let was_default = before.sa_sigaction == libc::SIG_DFL;
-    // A handler of the program's runs as before: the registry calls it. An ignored signal is for the callers to leave
-    // alone.
+    // A handler of the program's runs as before: the registry calls it. If the signal is ignored, the callers leave it
+    // alone (`is_ignored`).
     if was_default {
         let default = move || {
-            // The first process of a container is not ended by a signal that it does not take: the kernel ignores it.
-            // It would only lose its action.
+            // In the first process of a container the default effect of a signal is none, so `default_effect` would only
+            // remove the handler.
             let is_taken = || CHILD_TAKES.get().is_some_and(|takes| takes());
             if GUARDS.load(Ordering::SeqCst) == 0 && !is_taken() && std::process::id() != 1 {
                 default_effect(signal);
@@ -167,8 +167,8 @@ pub(crate) fn is_default(signal: libc::c_int) -> bool {
     )
 }
 
-/// Sets SIGCHLD to its default, if it is ignored: the kernel would keep no statuses of children. And unblocks it in this
-/// thread: the threads that this one starts, and the programs that they start, would wait for it in vain.
+/// Sets SIGCHLD to its default if it is ignored, because the kernel would keep no statuses of children. Also unblocks it in
+/// this thread: otherwise the threads that it starts, and the programs that they start, would wait for the signal in vain.
 ///
 /// A parent that ignores or blocks SIGCHLD hands that down: some shells and supervisors do. A handler of the program's, and
 /// SA_NOCLDWAIT, stay as they are.
@@ -262,8 +262,9 @@ impl Drop for SignalGuard {
 
 /// Signals that give the same order, and when the first of them has come.
 ///
-/// A second order, of a user who has lost patience, is told from an echo of the first: timeout(1) signals its program and
-/// then the group that the program is in, and a wrapper passes on the Ctrl-C that the terminal has sent to both.
+/// A second order, of a user who has lost patience, is told from an echo of the first. An echo comes from timeout(1), which
+/// signals its program and then the program's group, or from a wrapper that passes on the Ctrl-C that the terminal has sent
+/// to both.
 #[derive(Debug, Default)]
 pub(crate) struct Repeats {
     /// When the first one came, by the monotonic clock in microseconds. Zero: none has come.
@@ -281,8 +282,9 @@ pub(crate) enum Repeat {
     Second,
 }
 
-/// An echo follows within microseconds, but both sides of it may lose the processor on a busy machine. A user who repeats
-/// the order sooner than this has to repeat it again.
+/// The longest time after the first signal in which another counts as its echo. An echo follows within microseconds, but on a
+/// busy machine the sender and this process may both lose the processor. A user who repeats the order sooner than this has
+/// to repeat it again.
 const ECHO_MICROS: u64 = 300_000;
 
 impl Repeats {

@@ -54,7 +54,7 @@ impl Mode {
     }
 }
 
-/// Sends once, possibly not all of it, and never blocks, whatever the descriptor's mode.
+/// Sends once, possibly not all of the bytes, and never blocks, whatever the descriptor's mode.
 ///
 /// A short count means that the send buffer is full: the caller waits for room, and goes on after these bytes. EINTR does
 /// not come, because the call never waits.
@@ -91,7 +91,7 @@ pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-/// As above, by recv(2) with MSG_PEEK, for Miri, which has no FIONREAD. Tells of one byte at the most.
+/// As above, by recv(2) with MSG_PEEK, for Miri, which has no FIONREAD. Counts one byte at the most.
 #[cfg(miri)]
 pub(crate) fn unread(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let (mut byte, flags) = (0_u8, libc::MSG_PEEK | libc::MSG_DONTWAIT);
@@ -179,10 +179,10 @@ pub(crate) const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
 /// Bounds every receive from here on. Without a timeout receives may wait for ever.
 /// [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), SO_RCVTIMEO
 ///
-/// At the timeout the kernel ends the receive with EAGAIN, which is `WouldBlock`: the caller (`socket_io.rs`) looks at the
-/// time to tell it from a descriptor that does not block. A timeout costs a system call for each change and none for each
-/// receive, so it is cheaper than a poll before every receive. It belongs to the open file, and so holds for all copies of
-/// the descriptor.
+/// At the timeout the kernel ends the receive with EAGAIN, which is `WouldBlock`. So does a descriptor that does not block,
+/// and the caller (`socket_io.rs`) tells the two apart by the time that has passed. A timeout costs a system call for each
+/// change and none for each receive, so it is cheaper than a poll before every receive. It belongs to the open file, and so
+/// holds for all copies of the descriptor.
 pub(crate) fn set_receive_timeout(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<()> {
     let timeout = timeout.unwrap_or_default();
     let value = libc::timeval {

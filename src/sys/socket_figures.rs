@@ -11,9 +11,8 @@
 //! | Unix datagram | none: its senders wait | |
 //!
 //! `ServerContext` asks when a program or a metric wants the figures: seldom, and on any thread. A figure tells of one
-//! moment: the next client may change it. Drops are counted since the socket was made and never go back; they are the sign
-//! of a backlog or of a receive buffer that is too small, which nothing else tells, because the server never sees those
-//! clients.
+//! moment: the next client may change it. Drops are counted since the socket was made and never go back. They are the only sign
+//! of a backlog or a receive buffer that is too small, because the server never sees the dropped clients.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -57,7 +56,7 @@ pub(crate) fn socket_figures(fd: BorrowedFd<'_>) -> SocketFigures {
                 ..SocketFigures::default()
             }
         }
-        // There are no drops: a client that finds the queue full is told so at once.
+        // There are no drops: a client that finds the queue full waits, or gets EAGAIN if it does not block.
         Ok((Domain::UNIX, Type::STREAM)) => SocketFigures {
             accept_queue: unix_accept_queue(fd).ok().flatten(),
             ..SocketFigures::default()
@@ -95,8 +94,8 @@ fn memory(fd: BorrowedFd<'_>) -> Option<[u32; 9]> {
 /// ```
 ///
 /// netlink answers while the request is written, into the buffer of this socket, so nothing is waited for. Every length
-/// in the answer is checked, though it is the kernel's: a version may differ. An error, or None: a filter refuses
-/// netlink, or the kernel was built without unix_diag.
+/// in the answer is checked, though it is the kernel's: a version may differ. Returns an error or None if a filter refuses
+/// netlink, or if the kernel was built without unix_diag.
 fn unix_accept_queue(fd: BorrowedFd<'_>) -> io::Result<Option<Used>> {
     /// `SOCK_DIAG_BY_FAMILY`, `UNIX_DIAG_RQLEN`, `UDIAG_SHOW_RQLEN`.
     const BY_FAMILY: u16 = 20;

@@ -2,7 +2,7 @@
 //! socket.
 //!
 //! A send buffer still takes bytes when the peer is gone. Only acknowledgements show that the peer is there. The idle
-//! reaper asks for them, and sends that wait for space do.
+//! reaper asks for them, and so does a send that waits for room.
 //!
 //! Each function asks by one system call, which never waits and changes nothing. An error, or None, means that the system
 //! does not tell, and the callers then go by their own counts.
@@ -37,7 +37,7 @@ pub(crate) fn bytes_transferred(_fd: BorrowedFd<'_>) -> Option<u64> {
 }
 
 /// Whether the peer of a TCP connection may still send: it has not ended its output, and the connection is not broken.
-/// `None` as above.
+/// `None` as for [`bytes_transferred`].
 ///
 /// The system notes the end when it has arrived. Bytes from before it may still wait to be received.
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -5,13 +5,15 @@
 
 use std::sync::OnceLock;
 
+/// The number of threads that this process can have.
+///
 /// On Linux a thread takes four memory mappings: its stack, its signal stack, and a guard page before each. A new
 /// thread that cannot map its signal stack does not fail; it aborts the process. The kernel bounds the mappings of a
 /// process (vm.max_map_count, 65,530 by default). An eighth is kept for everything else: 57,339 / 4 = 14,334 threads.
 ///
-/// Elsewhere there is no such bound.
+/// Elsewhere there is no such bound, and the number is `usize::MAX`.
 ///
-/// Read once: the limit of a running machine hardly ever changes, and each start of a thread asks for it.
+/// The limit is read once: that of a running machine hardly ever changes, and each start of a thread asks for it.
 pub(crate) fn most_threads() -> usize {
     static THREAD_LIMIT: OnceLock<usize> = OnceLock::new();
     *THREAD_LIMIT.get_or_init(|| {

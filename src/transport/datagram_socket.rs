@@ -61,7 +61,7 @@ pub(super) struct DatagramSocket {
     /// The replies that wait to leave together. Locked to gather a reply, and to take all of them out for a flush, and
     /// never while they are sent.
     replies: Mutex<ReplyQueue>,
-    /// The server closes, and receives nothing more.
+    /// Whether the server is closing, and receives nothing more.
     closing: AtomicBool,
     /// Whether the batch has more datagrams than the one that was taken last.
     batch_has_more: AtomicBool,
@@ -101,8 +101,7 @@ impl ReceiveQueue {
     }
 
     /// Whether the handler of the previous datagram was slow. Replies are gathered only while handlers are fast,
-    /// because a slow handler delays the gathered replies. That happens once; then replies are sent at once for a
-    /// while.
+    /// because a slow handler delays those that are gathered. It does so once: after it no reply is gathered for a while.
     fn was_slow(&mut self, now: Instant) -> bool {
         self.last_taken.replace(now).is_some_and(|last| now - last > SLOW_HANDLER)
     }
@@ -178,7 +177,7 @@ impl DatagramSocket {
                 RecvBatch::new(BATCH, self.max_packet_size, destinations)
             };
             let receiver = queue.receiver.get_or_insert_with(make);
-            // The queue is locked here, which is no wait: recvmmsg does not block.
+            // The queue stays locked during the receive, but not across a wait: recvmmsg does not block.
             self.socket.with(|fd| receiver.receive(fd.as_fd()))?;
             queue.guard.get_or_insert_with(|| ReplyLoopGuard::new(self.socket.local_name()));
         }
@@ -266,8 +265,8 @@ impl DatagramSocket {
         Some(replies.gathered.len())
     }
 
-    /// Counts down the replies that are not gathered after a slow handler. Two threads may count one of them twice:
-    /// the number is a guess anyway.
+    /// Whether this reply may be gathered. Counts down the replies that are not gathered after a slow handler. Two threads
+    /// that count at once may count one reply for two: the number is a guess anyway.
     fn may_gather(&self) -> bool {
         let ungathered = self.ungathered.load(Ordering::Relaxed);
         self.ungathered.store(ungathered.saturating_sub(1), Ordering::Relaxed);
@@ -338,8 +337,8 @@ impl Flush for DatagramSocket {
                 Ok(count) => sent += count,
                 // The route to some peer takes no bursts, or none of datagrams that long.
                 Err(_) if gso == Gso::On => gso = Gso::Off,
-                // The first of the rest failed. It is tried once more alone, and is lost if that fails as well; the replies
-                // after it are sent all the same.
+                // The first of the replies that are left has failed. It is tried once more alone, and is lost if that fails as
+                // well; the replies after it are sent all the same.
                 Err(_) => {
                     let _ = self.send(batch.get(sent));
                     sent += 1;

@@ -70,7 +70,7 @@ impl IncomingDatagram {
 
     /// The address that it was sent to, if the kernel has told it (over UDP); otherwise the address of the socket.
     pub(super) fn local_address(&self) -> Address {
-        // The kernel tells the address of a datagram and not its port, which is the socket's own.
+        // The kernel tells the address that the datagram was sent to, and not the port, which is the socket's own.
         let bound = self.socket.bound_address();
         match (self.local, bound.port()) {
             (Some(local), Some(port)) => std::net::SocketAddr::new(local.ip, port).into(),
@@ -121,7 +121,7 @@ impl Reply for IncomingDatagram {
         if self.reply_to == ReplyTo::Nobody {
             return Ok(false);
         }
-        // An error goes to the handler. A gathered reply gives none: it may be lost later, as any datagram.
+        // An error goes to the handler. A gathered reply gives no error: it may be lost later, as any datagram.
         self.socket.reply(OutgoingDatagram { peer: &self.peer, local: self.local, bytes })?;
         Ok(true)
     }
@@ -133,7 +133,7 @@ impl Reply for IncomingDatagram {
     }
 
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        // A share that lives as long as the request: `fileno` lends it, and a close must not take it away.
+        // The request keeps a share of the descriptor, because `fileno` lends it out: a close must not close it meanwhile.
         self.fd.get_or_init(|| self.socket.socket.fileno()).as_ref().map(|fd| fd.as_fd())
     }
 }

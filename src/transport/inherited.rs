@@ -7,15 +7,15 @@
 //! take(which, kind): the socket is of this kind and listens?  -> its only owner: a server
 //! ```
 //!
-//! So a successor finds its sockets as the first process of the line did, by the same names and numbers. Sockets that
-//! the predecessor has not taken are not handed over.
+//! So each successor finds its sockets by the same names and numbers as the process that the service manager has started.
+//! Sockets that the predecessor has not taken are not handed over.
 //!
 //! Other processes may have such a socket too. So a server on it never calls shutdown(2) for it, removes no file,
 //! leaves its accept queue alone when it closes, and keeps the length of that queue.
 //!
 //! The variables stay in the environment, because removing one is a race with any other thread that reads it. So this
 //! table, and not the environment, knows which sockets are taken. `sys` marks each descriptor to be closed in started
-//! programs, and the helpers of `command` take the variables out of a program's environment.
+//! programs, and `handler/spawned_programs.rs` takes the variables out of a program's environment.
 
 use std::fmt;
 use std::io;
@@ -91,7 +91,7 @@ impl SocketKind {
         }
     }
 
-    /// The addresses that a program has asked such a server to bind to: those of a host name, or else one. Never none.
+    /// The addresses that a program has asked such a server to bind to: those of a host name, or else one. Never empty.
     pub(super) fn addresses(self, asked: &BindAddress) -> Result<Vec<Address>> {
         if self.is_unix() {
             return Ok(vec![asked.to_unix()?]);
@@ -99,7 +99,7 @@ impl SocketKind {
         Ok(asked.to_inet()?.into_iter().map(Address::from).collect())
     }
 
-    /// The line of a `.socket` unit that makes such a socket.
+    /// The settings of a `.socket` unit that make such a socket.
     fn line(self) -> &'static str {
         match self {
             Self::UnixListener => "ListenStream=/PATH and Accept=no",
@@ -150,9 +150,9 @@ impl fmt::Display for ActivatedSocket {
     }
 }
 
-/// The sockets that a service manager has passed to this process. Also those that it has passed to the first of this
-/// process's predecessors, if they were handed over: they have the same names and numbers. Empty if the process was
-/// started without a service manager.
+/// The sockets that a service manager has passed to this process, or to the first of its predecessors. Those of a predecessor
+/// are listed if they were handed over, and have the same names and numbers as there. Empty if neither was started by a
+/// service manager.
 ///
 /// In a process that [takes another one's place](crate::handover) they are known as soon as it has its
 /// [`Handover`](crate::handover::Handover). A successor gets the sockets on which its predecessor has served.
@@ -246,8 +246,7 @@ pub(super) fn has_predecessors(kind: SocketKind) -> bool {
 /// Closes the predecessor's sockets that no server has taken, and returns their addresses.
 pub(super) fn close_those_of_predecessor() -> Vec<Address> {
     let mut left = Vec::new();
-    // The entry goes as well: a server that binds later must find the address free, and no note of a socket that is
-    // closed.
+    // The entries are removed as well: a server that binds later must not find the entry of a closed socket.
     SOCKET_TABLE.lock().entries.retain(|entry| {
         let is_left = entry.inherited_as.is_some() && !entry.shown.is_taken;
         left.extend(is_left.then(|| entry.shown.address.clone()));
@@ -268,7 +267,7 @@ pub(super) fn take(which: &Activated, kind: SocketKind) -> Result<TakenSocket> {
     taken.map_err(|why| cannot_take(which, why))
 }
 
-/// The error of a bind or of a list, with `what` the program has asked for.
+/// The error of a bind or of a list. `what` names the sockets that the program has asked for.
 fn cannot_take(what: &dyn fmt::Display, why: String) -> Error {
     Error::io("take", what, io::Error::new(io::ErrorKind::InvalidInput, why))
 }
@@ -288,7 +287,7 @@ impl SocketTable {
         self.asked.clone().unwrap_or(Ok(()))
     }
 
-    /// See [`add`]. The name stays; the number becomes the next free one if another socket has it.
+    /// See [`add`]. The name stays. If another socket has the number already, the new one gets the next after the highest.
     fn add(&mut self, activated: &ActivatedAs, fd: OwnedFd, inherited_as: usize) {
         let mut entry = PassedSocket::new(activated.clone(), fd, Some(inherited_as));
         let known = || self.entries.iter().map(|entry| &entry.shown);
@@ -296,13 +295,13 @@ impl SocketTable {
         let is_same = |shown: &ActivatedSocket| {
             (&shown.name, &shown.kind, &shown.address) == (name, kind, address)
         };
-        // Compared with those of the environment alone: each socket that a predecessor passes is another one, even if two
+        // Compared with the sockets of the environment alone: two that a predecessor passes are different sockets, even if they
         // look alike (SO_REUSEPORT).
         let is_of_environment = |entry: &&PassedSocket| entry.inherited_as.is_none();
         if self.entries.iter().filter(is_of_environment).any(|entry| is_same(&entry.shown)) {
             return;
         }
-        // A number that the environment of this process has given to another socket.
+        // If another socket has this number already, take the next after the highest.
         if known().any(|shown| shown.number == activated.number) {
             entry.shown.number =
                 known().map(|shown| shown.number.saturating_add(1)).max().unwrap_or_default();
@@ -356,8 +355,8 @@ impl PassedSocket {
         let ActivatedAs { number, name } = activated;
         let address = SockRef::from(&fd).local_addr();
         let address = address.map_or(Address::Unnamed, |address| Address::from_socket(&address));
-        // Asked also for a predecessor's socket: the table shows its real kind, and not the one that the predecessor has
-        // told.
+        // The system is asked also about a predecessor's socket: the table shows its real kind, and not the one that the
+        // predecessor has named.
         let kind = SocketKind::of(&fd);
         let shown = ActivatedSocket { number, name, kind, address, is_taken: false };
         Self { shown, fd: Some(fd), inherited_as }
@@ -398,7 +397,7 @@ fn no_socket() -> String {
 /// Takes over the descriptors that the environment names, with their names, if they are for this process. Every
 /// contradiction is an error, because a server on the wrong socket is worse than no server.
 fn passed_by_environment() -> Result<Vec<(String, OwnedFd)>, String> {
-    // An unset or empty variable is none. Nonsense is an error, because something was meant by it.
+    // None for an unset or empty variable. A value that is not a number is an error, because somebody meant something by it.
     let number = |name: &str| match variable(name) {
         Some(text) => match text.to_str().and_then(|text| text.parse::<usize>().ok()) {
             Some(number) => Ok(Some(number)),
@@ -416,10 +415,10 @@ fn passed_by_environment() -> Result<Vec<(String, OwnedFd)>, String> {
     }
     let names = match variable("LISTEN_FDNAMES") {
         Some(names) => names.to_string_lossy().split(':').map(str::to_owned).collect(),
-        // An old manager, or a unit without names: sd_listen_fds_with_names(3) uses this word.
+        // An old manager sets no names. sd_listen_fds_with_names(3) then names each `unknown`.
         None => vec!["unknown".to_owned(); count],
     };
-    // A name that contains a colon, say: the names after it would belong to the wrong sockets.
+    // A name with a colon in it, say, counts as two: the names after it would belong to the wrong sockets.
     if names.len() != count {
         return Err(format!("LISTEN_FDS is {count}, and LISTEN_FDNAMES has {} names", names.len()));
     }
@@ -429,7 +428,8 @@ fn passed_by_environment() -> Result<Vec<(String, OwnedFd)>, String> {
     Ok(names.into_iter().zip(fds).collect())
 }
 
-/// More descriptors than a process may have. A larger LISTEN_FDS is nonsense, and must cost no memory.
+/// The most descriptors that Linux allows a process, by default (`fs.nr_open`). A larger LISTEN_FDS is nonsense, and must cost
+/// no memory.
 const MAX_PASSED_FDS: usize = 1 << 20;
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::wait::{self, Flush};
 
 /// The way back to the sender of a datagram and to others, for as long as the server is open.
 ///
-/// A program may keep it in any thread, and beyond the server. It keeps the batches' memory, and not the
+/// A program may keep it in any thread, and beyond the server. It keeps the memory of the batches alive, but not the
 /// descriptor: once the server has closed, each send fails with `NotConnected`.
 pub(super) struct LaterDatagram {
     /// The sender of the datagram, and the address that it has sent to. None if no reply reaches the sender.
@@ -41,7 +41,7 @@ impl LaterDatagram {
             self.socket.flush();
         }
         self.socket.send(outgoing).map_err(|error| match error.raw_os_error() {
-            // `ServerSocket` reports a closed socket in this way.
+            // `DatagramSocket::send` reports a closed socket in this way.
             Some(libc::EBADF) => {
                 io::Error::new(io::ErrorKind::NotConnected, "the server is closed")
             }
@@ -66,7 +66,7 @@ impl LaterDatagram {
 
 impl LastingReply for LaterDatagram {
     fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
-        // The handler learns by `false` that nobody could get it, as from `request.reply`.
+        // `false` tells the handler that nobody can get the reply, as that of `request.reply` does.
         let Some((peer, local)) = &self.to else { return Ok(false) };
         self.send(OutgoingDatagram { peer, local: *local, bytes }).map(|()| true)
     }

@@ -114,7 +114,7 @@
 //! ```
 //!
 //! A transport that can be made from an address alone implements [`Bind`] as well; `Server::bind` and `from_fd` then
-//! work for it. A transport that changes only a little of another one holds that one and must forward every method,
+//! work for it. A transport that differs only a little from another one wraps it, and must forward every method,
 //! including those with a default.
 //!
 //! # Stability

@@ -52,8 +52,8 @@ pub(crate) struct PredecessorsSocket {
 }
 
 impl PredecessorsSocket {
-    /// Closes the socket, and returns its address. If the predecessor has closed its copy before, this process also removes
-    /// the socket's file, if the predecessor was to do so.
+    /// Closes the socket, and returns its address. Also removes the socket's file, if the predecessor was to remove it and has
+    /// closed its copy of the socket already.
     fn close(self) -> Address {
         let Self { fd, description: SocketDescription { bound, file, .. }, .. } = self;
         // This comes first: while a copy is open here, the file never looks stale.

@@ -1,8 +1,7 @@
-//! Protection against reply loops: a datagram that claims to come from the server itself.
+//! Protection against reply loops: datagrams that claim to come from the server itself are dropped.
 //!
 //! A server that answers such a datagram sends the answer to itself, answers that, and goes on for ever; one datagram with
-//! a forged sender is enough. So datagrams from the server's own address are dropped. (Two servers that answer each other
-//! cannot be protected here: see [`Udp`](super::Udp).)
+//! a forged sender is enough. (Two servers that answer each other cannot be protected here: see [`Udp`](super::Udp).)
 //!
 //! ```text
 //! attacker -> server:7   from server:7 (forged)
@@ -74,7 +73,7 @@ impl ReplyLoopGuard {
         if received.destination.group {
             return false;
         }
-        // The usual case, without a look at the machine's addresses.
+        // Usually the server is bound to one address. The machine's other addresses then do not matter.
         if !self.ip.is_unspecified() {
             return peer.ip() == self.ip;
         }

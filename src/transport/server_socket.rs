@@ -27,7 +27,7 @@
 //! | handed to a successor that serves | the successor |
 //!
 //! A file is removed only if `SocketOptions::unlink_on_close` asks for it, and only if it still is the same file. The
-//! settings of the process that removes it count: a successor may be told something else than its predecessor.
+//! options of the process that removes it count: those of a successor may differ from its predecessor's.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -58,7 +58,7 @@ pub(super) struct ServerSocket {
     /// The origin of the socket: it decides whether the socket is bound here, and which processes may have it.
     origin: Origin,
     /// The socket's place among those of the service manager, if the service manager has made it. Then it listens already,
-    /// and the length of its accept queue is not this server's affair.
+    /// and this server does not set the length of its accept queue.
     pub(super) activated: Option<ActivatedAs>,
     /// The options of this server, for later sockets and for accepted ones.
     pub(super) options: SocketOptions,
@@ -144,7 +144,8 @@ impl ServerSocket {
         }
         let mut this = Self::new(kind, origin, socket, vec![asked], options);
         this.activated = activated;
-        // For an internet address the kernel is asked each time. A socket that came unbound gets its port from `listen`.
+        // An internet address is not kept: the kernel is asked for it each time, because a socket that came unbound gets its
+        // port only by `listen`.
         if let Address::Unix(path) = bound {
             let file = file.map(|file| SocketFile::of_predecessors(&path, file, options));
             (this.bound, this.file) = (Address::Unix(path).into(), Mutex::new(file));
@@ -206,7 +207,7 @@ impl ServerSocket {
                 *self.fd.write() = Some(Arc::new(socket.into()));
             }
             let bind = self.with(|fd| {
-                // A program's own options count only before the bind.
+                // The hook of the program runs first: some options of a socket count only before the bind.
                 before_bind(fd.as_fd())?;
                 self.bind(fd, address)
             });
@@ -251,15 +252,15 @@ impl ServerSocket {
     /// Closes the socket, and removes its file if this server has to. The second call does nothing.
     ///
     /// The process that has made the file removes it before the socket closes: until then no other server takes the
-    /// file for a stale one, and its inode is not used again. A file of the process that has forked this one is shared:
-    /// that process may still listen; and so may a successor that was never ready. In both cases this process closes its
-    /// copy first, and then sees whether another process still listens.
+    /// file for a stale one, and its inode is not used again. If this process was forked from the one that has made the
+    /// file, that process may still listen; and so may a successor that was never ready. In both cases this process closes
+    /// its copy first, and then checks whether another process still listens.
     pub(super) fn server_close(&self) {
         // Of two threads that close at once only one finds the file.
         let mut file = self.file.lock().take();
         let is_shared = self.holders() == Holders::Both;
         if let Some(ours) = file.take_if(|file| file.owner.is_this_process() && !is_shared) {
-            // Forked children are not looked for: the process that has made the file decides.
+            // Forked children may still listen, but that is not checked: the process that has made the file decides.
             ours.close();
         }
         self.close();

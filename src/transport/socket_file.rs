@@ -1,7 +1,7 @@
 //! The file of a Unix socket: creating it, its permissions, replacing a stale one, and removing it.
 //!
-//! A socket's file outlives its server, so a file at the path says nothing. A server may replace it only if it is a
-//! socket file, and only if no socket is bound to it any more. Two servers that start at the same time could both
+//! A socket's file outlives its server, so a file at the path need not mean that a server runs. A server may replace it only
+//! if it is a socket file, and only if no socket is bound to it any more. Two servers that start at the same time could both
 //! find a stale file, and the slower one would remove the new file of the faster one. So a lock on the directory is
 //! held from the look at the path until after the bind:
 //!
@@ -98,7 +98,7 @@ impl SocketFile {
         Ok((Some(Self { entry, identity, owner, removed_at_close }), whole))
     }
 
-    /// The file of a predecessor's socket. From now on it is this process that removes it, if its own options say so.
+    /// The file of a predecessor's socket. From now on this process removes it, if its own options say so.
     pub(super) fn of_predecessors(
         path: &Path,
         file: DescribedFile,
@@ -157,7 +157,7 @@ fn whole_path(path: &Path) -> io::Result<(PathBuf, SockAddr)> {
     Ok((whole, address))
 }
 
-/// The path from the root.
+/// The path from the root. If the system does not tell the working directory, the path as it is.
 pub(super) fn absolute(path: &Path) -> PathBuf {
     // `path::absolute` fails if the working directory has been removed.
     path::absolute(path).unwrap_or_else(|_| path.to_owned())

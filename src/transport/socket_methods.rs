@@ -118,7 +118,7 @@ macro_rules! listener_methods {
 
         #[inline]
         fn close_in_child(&self) {
-            // The reserve descriptor keeps no port, and closes when the child ends.
+            // The reserve descriptor keeps no port busy, and closes when the child ends.
             self.listener.socket.close();
         }
 
@@ -144,7 +144,7 @@ macro_rules! datagram_methods {
 
         fn get_request(&self) -> std::io::Result<(Self::Raw, crate::address::Address)> {
             let datagram = self.datagrams.get_request()?;
-            // The address goes beside the datagram, because the loop decides by it (limits, `verify_request`) before a
+            // The address is returned with the datagram, because the loop decides by it (limits, `verify_request`) before a
             // request is made.
             let peer = datagram.client_address();
             Ok((datagram, peer))

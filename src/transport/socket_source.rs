@@ -44,7 +44,8 @@ impl Origin {
 
 /// An open socket for a server that is about to bind, and everything that is known about it.
 pub(super) struct FoundSocket {
-    /// Open and bound. It closes with this value, if no server takes it.
+    /// The open socket. It is bound, unless it is a stream socket that `listen` is to bind. It closes with this value, if no
+    /// server takes it.
     pub(super) socket: Socket,
     pub(super) origin: Origin,
     /// The kind, the addresses and the file of the socket. For an adopted socket this process has found them out; for a

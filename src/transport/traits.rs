@@ -32,8 +32,7 @@ pub trait Transport: Send + Sync + 'static {
     /// [`DatagramRequest`](crate::DatagramRequest), or a type of your own.
     type Request: Request + 'static;
 
-    /// Binds to the address. If there is a socket, it calls `before_bind`, the hook of that name, with the socket
-    /// before the bind.
+    /// Binds to the address. A transport with a socket first calls `before_bind`, the hook of that name, with the socket.
     ///
     /// # Errors
     ///

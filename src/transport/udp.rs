@@ -21,9 +21,9 @@ use crate::sys::send_cmsg::tell_local_address;
 /// A sender's address proves nothing: with a forged address anybody can have the reply sent to somebody else. A
 /// protocol over UDP has to guard against this:
 ///
-/// - **Amplification.** A reply that is longer than its request can be used to flood others. Answer with no more bytes than
-///   were received, or only peers that have proved that they receive at their address (by sending back a number, say),
-///   or limit replies per address.
+/// - **Amplification.** A reply that is longer than its request can be used to flood others. Reply with no more bytes than
+///   were received, or limit the replies to each address, or answer only peers that have proved that they receive at
+///   their address (by sending back a number, say).
 /// - **Loops.** Two servers that answer everything answer each other for ever, once one datagram tells one of them that
 ///   it comes from the other. A protocol in which no answer is a request is safe from such loops. The old internet
 ///   protocols `echo` and `time` are not safe, and are for closed networks only.

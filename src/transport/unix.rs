@@ -73,9 +73,9 @@ impl Transport for UnixStream {
 /// A reply to a sender that does not read is lost, and its request ends as
 /// [`Disconnected`](crate::monitor::CloseReason::Disconnected), without a report. A sender that has connected its socket to the
 /// server's can do more harm, because the kernel exempts it from the limit of its queue. If it never reads, its replies
-/// fill the whole send buffer of the server (some 390 of one byte, with Linux's usual 212,992 bytes), and no client gets a
-/// reply until it leaves. Serve clients that cannot be trusted by [`UnixStream`], or put the socket into a directory that
-/// only trusted users may enter.
+/// fill the whole send buffer of the server (some 390 replies of one byte, with Linux's usual 212,992 bytes), and no client
+/// gets a reply until that sender leaves. Use [`UnixStream`] for clients that you do not trust, or put the socket into a
+/// directory that only trusted users may enter.
 ///
 /// Descriptors that a sender passes (SCM_RIGHTS) are not received. The kernel closes them at once.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use crate::sys::check;
 
 /// The alternate stack of the thread that has made it, until it is dropped.
 ///
-/// std gives each of its threads such a stack, and then this value holds nothing. It gives none if the program had an
+/// std gives each of its threads such a stack, and then this value holds nothing. But std gives none if the program had an
 /// action for SIGSEGV when it started (a sanitizer's, for one), or was not started by Rust.
 ///
 /// The kernel has one setting for each thread, and switches to it for handlers with SA_ONSTACK when a signal comes. A new

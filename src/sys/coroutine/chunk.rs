@@ -12,7 +12,7 @@
 //!
 //! The mapping is private and anonymous ([mmap(2)](https://man7.org/linux/man-pages/man2/mmap.2.html)): its pages are
 //! zero when they are first read, and a forked child has a copy of those that were written, made page by page when one
-//! of the two writes. `StackSlab` makes chunks and keeps them alive by an `Rc`, which each stack that is handed out
+//! of the two processes writes. `StackSlab` makes chunks and keeps them alive by an `Rc`, which each stack that is handed out
 //! holds as well. So the order in which a slab and its last coroutines end does not matter.
 
 use std::io;
@@ -117,7 +117,8 @@ impl StackChunk {
             Some(found) if start != MAP_FAILED => found,
             _ => return Err(io::Error::last_os_error()),
         };
-        // A large page would be 2 MiB for a stack that uses 4 KiB. A kernel without large pages refuses, which is as good.
+        // A large page would take 2 MiB for a stack that uses 4 KiB. A kernel without large pages refuses the call, which does
+        // no harm.
         // SAFETY: the mapping that was just made; the advice changes no content.
         unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_NOHUGEPAGE) };
         Ok(Self { start, count, layout, guards, classic: std::cell::Cell::new(0) })
@@ -158,10 +159,9 @@ impl StackChunk {
         self.guard_start(index)..self.top(index) - self.layout.stack_bytes
     }
 
-    /// Makes the memory below a stack inaccessible: for a stack that nobody has used.
+    /// Makes the guard below a stack inaccessible.
     ///
-    /// Called once for each stack, before it is handed out for the first time: the guards of a chunk cost nothing for
-    /// stacks that are never used.
+    /// Called once for each stack, before it is handed out for the first time. So a stack that is never used costs nothing.
     ///
     /// # Errors
     ///
@@ -180,12 +180,12 @@ impl StackChunk {
         }
     }
 
-    /// Gives the memory of some stacks, side by side, back to the system. Their content is lost, and their guards stay.
-    /// A failure (EINVAL: the memory is locked, by mlockall(2) for one) leaves everything as it is, and costs memory only.
+    /// Gives the memory of adjacent stacks back to the system. Their content is lost, and their guards stay. A failure
+    /// (EINVAL: the memory is locked, by mlockall(2) for one) leaves everything as it is, and costs memory only.
     ///
     /// MADV_DONTNEED takes the pages away at once, and the next touch finds zeros. MADV_FREE would wait until the system is
-    /// short of memory; until then the process looks as large as at its peak, and an operator, or the limit of a container,
-    /// counts that. [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html)
+    /// short of memory; until then operators and the limit of a container would see the process as large as at its peak.
+    /// [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html)
     ///
     /// # Safety
     ///

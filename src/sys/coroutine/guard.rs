@@ -27,8 +27,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::sys::check;
 
-/// The longest guard, and that of all but small stacks. Rust's functions touch each page of a large frame in turn, and
-/// would meet a guard of one page; functions in C may reach beyond it. The threads of glibc have a guard of this length on
+/// The longest guard, and that of all but small stacks. Rust's functions touch each page of a large frame in turn, so a guard
+/// of one page would stop them; functions in C may step over it. The threads of glibc have a guard of this length on
 /// machines where C has no such probes.
 pub(super) const LARGEST_GUARD: usize = 64 * 1024;
 
@@ -122,8 +122,8 @@ pub(crate) struct StackBound {
 }
 
 impl StackBound {
-    /// Two mappings for each stack. An eighth of all is kept for threads, libraries and memory that come later, and
-    /// `in_use` are there already: of 65,530 with 100 in use (65,530 - 8,191 - 100) / 2 = 28,619 stacks.
+    /// Computes the bound. Each stack takes two mappings. An eighth of all mappings is kept for threads, libraries and memory
+    /// that come later, and `in_use` are there already: of 65,530 with 100 in use (65,530 - 8,191 - 100) / 2 = 28,619 stacks.
     fn of(mappings: usize, in_use: usize) -> Self {
         Self { stacks: (mappings - mappings / 8).saturating_sub(in_use) / 2, mappings }
     }
@@ -157,7 +157,7 @@ impl fmt::Display for StackBound {
 #[cfg(test)]
 pub(crate) static FORCED_BOUND: OnceLock<usize> = OnceLock::new();
 
-/// The bound on this kernel. None: it has light guards. Found out once.
+/// The bound on this kernel. None if the kernel has light guards, which is found out once.
 pub(crate) fn stack_bound() -> Option<StackBound> {
     static LIGHT: OnceLock<bool> = OnceLock::new();
     #[cfg(test)]

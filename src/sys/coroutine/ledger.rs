@@ -17,9 +17,9 @@
 //! `StackSlab` is its only caller, on the worker's thread. `take` and `give_back` run once for each request: each is a
 //! step at the end of a vector and one write into `chunks`, and takes memory only when a vector grows.
 //!
-//! `order` has at most as many entries as there are stacks, those that are None included. A stack is entered when it is
-//! given back, and for that it had been taken: as the youngest, which removes its entry; or as a cold or fresh one,
-//! which happens only when `order` is empty.
+//! `order` never has more entries than there are stacks, entries of None included. Giving a stack back adds one entry, and
+//! taking it has made room for that: the youngest warm stack is taken together with its entry, and a cold or fresh one only
+//! while `order` is empty.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -144,7 +144,7 @@ impl Ledger {
         None
     }
 
-    /// Undoes the last `take`, which was of a fresh stack: it could not get its guard.
+    /// Undoes the last `take`, of a fresh stack that could not get its guard.
     pub(super) fn not_taken(&mut self, id: StackId) {
         debug_assert_eq!((id.chunk + 1, id.index + 1), (self.chunks.len(), self.fresh.start));
         self.chunks[id.chunk][id.index] = StackState::Fresh;
@@ -231,17 +231,17 @@ mod tests {
     use super::*;
     use std::collections::{BTreeMap, BTreeSet};
 
-    /// All that a slab does with its ledger, beside the simplest description of what must come of it.
+    /// A ledger, used as a slab uses it, together with the simplest description of the state that it must have.
     struct Model {
         ledger: Ledger,
-        /// The sizes of the chunks that are added, again and again.
+        /// The sizes of the chunks, in the order in which they are added. After the last size comes the first again.
         sizes: Vec<usize>,
         live: Vec<StackId>,
         /// Free stacks that hold memory, in the order in which they became free.
         warm: Vec<StackId>,
         /// Free stacks without memory.
         cold: BTreeSet<(usize, usize)>,
-        /// How many calls have released how many stacks.
+        /// For each number of stacks, how many calls have released as many.
         released: BTreeMap<usize, usize>,
     }
 

@@ -10,7 +10,7 @@
 //! StackSlab::give_back it is the next one that is taken
 //! ```
 //!
-//! All of it stays on one thread, which `Rc` and raw pointers have the compiler check. Threads share two things only:
+//! All of it stays on one thread; `Rc` and raw pointers make the compiler check that. Threads share two things only:
 //! the count of classic guards (`guard.rs`), because the kernel counts mappings for the process; and the actions of
 //! SIGSEGV and SIGBUS (`overflow.rs`), which belong to the process as well.
 //!

@@ -7,10 +7,10 @@
 //! ```text
 //! the kernel -> on_fault, on the alternate stack of the thread
 //!                 is it the guard of the coroutine that runs here?  -> message, abort
-//!                 else                                              -> the action that was there before
+//!                 else                                              -> the previous action
 //! ```
 //!
-//! The action before is std's, which reports the overflows of threads, or the program's. It gets every other fault as if
+//! The previous action is std's, which reports the overflows of threads, or the program's. It gets every other fault as if
 //! this handler did not exist (`pass_on`). An action that a program installs later comes first, and decides itself
 //! whether it calls this one.
 //!
@@ -21,8 +21,8 @@
 //! may be in the middle of its work. So it reads a thread-local and atomics, formats into memory on its own stack, and
 //! makes system calls. See [signal-safety(7)](https://man7.org/linux/man-pages/man7/signal-safety.7.html).
 //!
-//! **Limits.** A function in C with a frame longer than the guard may step over it. A fault in the guard of another
-//! coroutine than the one that runs, by a wild pointer, is an ordinary fault.
+//! **Limits.** A function in C with a frame longer than the guard may step over it. A fault in the guard of a coroutine other
+//! than the running one is taken for an ordinary fault: it comes from a wild pointer.
 
 use std::fmt::{self, Write};
 use std::io;
@@ -59,12 +59,12 @@ pub(crate) fn watch_for_overflows() -> io::Result<AlternateStack> {
 /// The signals of a fault. Linux reports a guard by SIGSEGV. Other systems may use SIGBUS, and std takes both.
 const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
-/// The actions before ours, in the order of `SIGNALS`; null before the handler is installed. They are never freed, so that
-/// a fault may look at them at any time.
+/// The previous actions, in the order of `SIGNALS`; null before the handler is installed. They are never freed, so that
+/// the handler may read them at any time.
 static PREVIOUS_ACTIONS: [AtomicPtr<libc::sigaction>; 2] =
     [const { AtomicPtr::new(ptr::null_mut()) }; 2];
 
-/// The place of the action that was there before.
+/// The place of the previous action of a signal.
 fn before(signal: c_int) -> &'static AtomicPtr<libc::sigaction> {
     &PREVIOUS_ACTIONS[usize::from(signal != SIGNALS[0])]
 }
@@ -99,7 +99,7 @@ fn install(signal: c_int) -> io::Result<()> {
 /// The handler of both signals. It calls only what signal-safety(7) allows, takes no lock and no memory.
 extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel passes a valid `siginfo_t` to a handler with SA_SIGINFO; and so does a handler that was installed
-    // later and calls this one, as it was told to.
+    // later and calls this one.
     let (code, at) = unsafe { ((*info).si_code, (*info).si_addr().addr()) };
     // The kernel's codes are positive. A signal that a process sends is no fault, whatever it says about an address.
     if code > 0 {
@@ -118,9 +118,9 @@ extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, context: *mut c_void
     }
 }
 
-/// Passes a signal on to the action that was there before, in the way in which that action was registered.
+/// Passes a signal on to the previous action, in the way in which that action was registered.
 ///
-/// | the action before | how |
+/// | the previous action | how |
 /// |---|---|
 /// | a handler that runs on the alternate stack, as ours does | called |
 /// | ignored, and a process has sent the signal | nothing |
@@ -196,7 +196,7 @@ fn report(label: &str, stack_bytes: usize) {
     text.tell();
 }
 
-/// Text in memory of its own, for a place that may take no other.
+/// Text in an array, for a signal's handler, which must not allocate.
 struct Text {
     /// The message, up to `length`. It is on the alternate stack, which has room for it ([`AlternateStack`]).
     bytes: [u8; 512],

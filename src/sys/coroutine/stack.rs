@@ -68,15 +68,14 @@ pub(crate) struct StackSlab {
     chunks: Vec<Rc<StackChunk>>,
     /// The states of the stacks. The ledger names a stack of `chunks` by its two indices.
     ledger: Ledger,
-    /// Guards of one kind, whatever the kernel has.
+    /// The kind of guard that a test has asked for, whatever the kernel has.
     #[cfg(test)]
     guards: Option<GuardKind>,
 }
 
 impl StackSlab {
-    /// A slab of stacks of this many bytes, rounded up to whole pages, and to [`SMALLEST_STACK`]. The guards are extra.
-    ///
-    /// Makes a slab, which takes no memory yet.
+    /// Makes a slab for stacks of this many bytes, rounded up to [`SMALLEST_STACK`] and to whole pages. The guards are extra. The
+    /// slab takes no memory yet.
     pub(crate) fn new(stack_bytes: usize) -> Self {
         let layout = Layout::new(stack_bytes.max(SMALLEST_STACK));
         Self {
@@ -95,7 +94,7 @@ impl StackSlab {
     ///
     /// If the memory of the process has run out, or with classic guards its mappings; the error says which.
     ///
-    /// A fresh stack that gets no guard is not lost: the next call tries the same one again. Its caller reports the
+    /// A fresh stack that gets no guard is not lost: the next call tries the same one again. The caller reports the
     /// error as the reason why the request was not started.
     pub(crate) fn take(&mut self) -> io::Result<SlabStack> {
         let taken = match self.ledger.take() {
@@ -120,10 +119,10 @@ impl StackSlab {
 
     /// Maps the next chunk: as many stacks as there are, within the bounds, or fewer if the system refuses so many.
     ///
-    /// A refusal of many stacks need not be one of few: the bound may be on address space (`ulimit -v`), of which a
-    /// container often has little. So the number is halved until it fits, and only a refusal of a single stack is an
-    /// error. Stacks must not take the last of it: an allocation that fails ends the process, whereas a stack that is
-    /// not there refuses one request. So a chunk fits only if there is room for more beside it.
+    /// The system may refuse many stacks and still have room for a few: address space may be bounded (`ulimit -v`). So the
+    /// number is halved until the chunk fits, and only the refusal of a single stack is an error. A chunk fits only if it
+    /// leaves some address space: without any left an allocation ends the process, while a stack that is refused costs one
+    /// request.
     #[cold]
     fn add_chunk(&mut self) -> io::Result<()> {
         let layout = self.layout.ok_or_else(|| check_stack_bytes(self.stack_bytes).unwrap_err())?;
@@ -141,10 +140,10 @@ impl StackSlab {
         Ok(())
     }
 
-    /// Maps a chunk, and leaves address space for what is no stack.
+    /// Maps a chunk, if it leaves enough address space for everything that is not a stack.
     fn map_beside_reserve(&self, count: usize, layout: Layout) -> io::Result<StackChunk> {
-        // Before it is mapped: other threads must not find nothing, be it for a moment. An eighth more, for the memory that
-        // the requests of these stacks allocate.
+        // The room is checked before the chunk is mapped, so that other threads find some at every moment. An eighth is added
+        // for the memory that the requests on these stacks allocate.
         let bytes = layout.mapped_bytes(count).ok_or(io::ErrorKind::OutOfMemory)?;
         address_space::check_room(bytes.saturating_add(bytes / 8))?;
         self.map(count, layout)
@@ -175,8 +174,7 @@ impl StackSlab {
             return;
         }
         self.ledger.give_back(stack.into_id());
-        // Two, because each stack that is given back is one more free stack, and may lower by one the number of those that
-        // may be warm.
+        // Two calls are enough: with each stack that is given back one more is free, and one fewer may be warm.
         for _ in 0..2 {
             let Some((chunk, stacks)) = self.ledger.next_release() else { break };
             // SAFETY: the ledger releases free stacks only, and a stack is free when its `SlabStack` has come back: nobody
@@ -249,7 +247,7 @@ impl SlabStack {
     fn into_id(self) -> StackId {
         let id = self.id();
         let mut this = mem::ManuallyDrop::new(self);
-        // SAFETY: it is dropped once, because `this` is not, and not used after.
+        // SAFETY: `chunk` is dropped once, because `this` itself is never dropped; and it is not used afterwards.
         unsafe { std::ptr::drop_in_place(&raw mut this.chunk) };
         id
     }
@@ -297,7 +295,7 @@ pub(crate) fn check_stack_bytes(stack_bytes: usize) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
-/// The error when not even one stack can be mapped, with the reserve beside it.
+/// The error when there is no room for one stack and the reserve.
 fn out_of_memory(layout: &Layout, error: &io::Error) -> io::Error {
     let text = format!(
         "no address space for another stack of {} bytes: {error}. It is bounded by ulimit -v, vm.overcommit_memory = 2, \

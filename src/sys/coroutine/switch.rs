@@ -54,7 +54,7 @@ struct Bottom {
 }
 
 impl Bottom {
-    /// The value on a thread's own stack.
+    /// The value while a thread runs on its own stack.
     const NONE: Self = Self { yielder: ptr::null(), running: ptr::null() };
 }
 

@@ -1,6 +1,6 @@
 //! Only Linux has error queues.
 //!
-//! An error of a socket there is a pending one, and the next call on the socket takes it.
+//! On other systems an error of a socket is always pending, and the next call on the socket returns it.
 
 use std::os::fd::BorrowedFd;
 

@@ -1,4 +1,4 @@
-//! SIGHUP, on systems where its sender is not asked for: it is an order in any case.
+//! SIGHUP, on systems where this crate does not ask who has sent it: there it is always an order.
 //!
 //! The fields that name the sender differ among systems, and a wrong guess would end a server that was only told to read
 //! its certificates again. A server there that has something to reload outlives its terminal; it ends by SIGTERM, or by
@@ -19,7 +19,7 @@ impl StartTerminal {
     }
 }
 
-/// Runs `action` at each SIGHUP. It is never told that the terminal has ended.
+/// Runs `action` at each SIGHUP. Its argument is always false, because nothing shows here that the terminal has ended.
 pub(crate) fn on_hangup(
     _terminal: StartTerminal,
     action: impl Fn(bool) + Send + Sync + 'static,

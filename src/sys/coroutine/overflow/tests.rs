@@ -9,10 +9,10 @@ use crate::sys::coroutine::guard::page_size;
 use crate::sys::coroutine::stack::{DEFAULT_STACK_BYTES, StackSlab};
 use crate::sys::coroutine::switch::Coroutine;
 
-/// The name of the case that a child process is to run.
+/// The variable with the name of the case that a child process runs.
 const CASE: &str = "SOCKETSERVER_FAULT";
 
-/// The cases of [`CASE`].
+/// The cases, by their names.
 const CASES: &[(&str, fn())] = &[
     ("coroutine", || {
         watch();
@@ -153,7 +153,7 @@ fn child() {
     std::process::exit(0);
 }
 
-/// How a case has ended, and its standard error.
+/// Runs a case in a child process. Returns how the process has ended, and its standard error.
 fn run(case: &str) -> (ExitStatus, String) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["sys::coroutine::overflow::tests::child", "--exact", "--nocapture"]);
@@ -196,9 +196,9 @@ fn take_alternate_stack_away() {
     assert_eq!(unsafe { libc::sigaltstack(&raw const none, ptr::null_mut()) }, 0);
 }
 
-/// Sets the action of SIGSEGV, and returns the one before.
+/// Sets the action of SIGSEGV, and returns the previous one.
 fn set(handler: usize, flags: c_int) -> libc::sigaction {
-    // SAFETY: all zeros is a valid action but for the handler, which is one of this file's; the pointers are to live ones.
+    // SAFETY: all zeros is a valid action; its handler is then set to one of this file's, and the pointers are to live actions.
     unsafe {
         let mut action = mem::zeroed::<libc::sigaction>();
         action.sa_sigaction = handler;
@@ -209,7 +209,8 @@ fn set(handler: usize, flags: c_int) -> libc::sigaction {
     }
 }
 
-/// A handler of the program: says that it was called, with what and where, and ends the process with status 7.
+/// Installs a handler of the program. It prints the signal's code, its address or value, and the stack on which the handler
+/// runs. Then it ends the process with status 7.
 fn own_handler(flags: c_int) {
     extern "C" fn handler(_signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
         let here = 0_u8;
@@ -241,12 +242,12 @@ fn own_plain_handler() {
     set(handler as extern "C" fn(c_int) as usize, libc::SA_ONSTACK);
 }
 
-/// Calls the handler that was there before it.
+/// Installs a handler that calls the previous one.
 fn handler_that_passes_on() {
     static OTHER: AtomicUsize = AtomicUsize::new(0);
     extern "C" fn handler(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
         eprintln!("own handler first");
-        // SAFETY: the action before was registered with this type.
+        // SAFETY: the previous action was registered with this type.
         let other = unsafe {
             mem::transmute::<usize, extern "C" fn(c_int, *mut siginfo_t, *mut c_void)>(
                 OTHER.load(Ordering::Relaxed),
@@ -261,7 +262,7 @@ fn handler_that_passes_on() {
     OTHER.store(before.sa_sigaction, Ordering::Relaxed);
 }
 
-/// Makes the page accessible that a fault is about, and has the program go on.
+/// Installs a handler that makes the faulting page accessible, so that the program goes on.
 fn repairing_handler() {
     extern "C" fn handler(_signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
         // SAFETY: the page is one of `repaired_fault`.
@@ -294,7 +295,7 @@ fn send() {
     assert_eq!(unsafe { libc::sigqueue(libc::getpid(), libc::SIGSEGV, value) }, 0);
 }
 
-/// Another thread may take the signal.
+/// Waits until the signal ends the process. Another thread may be the one that gets it.
 fn wait_for_end() {
     std::thread::sleep(std::time::Duration::from_secs(20));
 }

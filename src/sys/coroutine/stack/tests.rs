@@ -9,7 +9,7 @@ use crate::sys::coroutine::guard::page_size;
 use crate::sys::coroutine::switch::{Coroutine, SwitchEnd};
 
 impl StackSlab {
-    /// With guards of this kind, whatever the kernel has.
+    /// A slab with guards of this kind, whatever the kernel has.
     fn with_guards(stack_bytes: usize, guards: GuardKind) -> Self {
         Self { guards: Some(guards), ..Self::new(stack_bytes) }
     }
@@ -74,7 +74,7 @@ fn pages_in_memory(stack: &SlabStack) -> usize {
     found.iter().filter(|page| **page & 1 == 1).count()
 }
 
-/// The mappings of this process that lie within the chunks of a slab.
+/// Counts the mappings of this process that lie within the chunks of a slab.
 fn mappings(slab: &StackSlab) -> usize {
     let first = |line: &str| usize::from_str_radix(line.split('-').next().unwrap(), 16).unwrap();
     let last = |line: &str| {
