@@ -19,9 +19,7 @@ pub(crate) enum ChildState {
     Exited(i32),
     /// The signal of this number has ended the child.
     Killed(i32),
-    /// Another part of the program has reaped the child, or the kernel has.
-    ///
-    /// There is no such child (ECHILD).
+    /// There is no such child any more (ECHILD): another part of the program has reaped it, or the kernel has.
     Gone,
 }
 

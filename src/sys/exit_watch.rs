@@ -205,7 +205,7 @@ impl Sigchld {
             }
         };
         let before = action_of(libc::SIGCHLD)?;
-        // SAFETY: the action asks for a number and writes to a descriptor.
+        // SAFETY: the action asks for the process number and writes to a descriptor.
         let id = unsafe { signal_hook_registry::register(libc::SIGCHLD, action) }?;
         // If the signal was ignored, the kernel has reaped children so far. With SA_NOCLDWAIT it goes on doing so.
         let ignored = before.sa_sigaction == libc::SIG_IGN;

@@ -68,7 +68,7 @@ pub(crate) fn write_now(fd: BorrowedFd<'_>, bytes: &[u8]) -> usize {
     }
 }
 
-/// Writes piece by piece until a piece does not fit. A piece ends at the end of a line, if there is one in it.
+/// Writes piece by piece until a piece does not fit. A piece that is not the last ends after its last newline, if it has one.
 ///
 /// So lines of several processes that share a log stay whole, as far as the file allows it. An error ends the loop as a
 /// full pipe does: there is nobody to report it to.

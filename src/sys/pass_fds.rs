@@ -31,7 +31,7 @@ use super::{PerProcess, check, check_len, fork_count, owned, uninterrupted};
 pub(crate) const MAX_FDS: usize = 253;
 
 /// The bytes of a control message with [`MAX_FDS`] descriptors.
-// SAFETY: it computes with its argument and touches no memory.
+// SAFETY: `CMSG_SPACE` computes with its argument and touches no memory.
 const CONTROL_BYTES: usize =
     unsafe { libc::CMSG_SPACE((MAX_FDS * mem::size_of::<RawFd>()) as libc::c_uint) } as usize;
 
@@ -75,12 +75,12 @@ pub(crate) fn send_fds(
         let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         let len = mem::size_of_val(&*numbers) as libc::c_uint;
         header.msg_control = control.0.as_mut_ptr().cast();
-        // SAFETY: they compute with their arguments and touch no memory.
+        // SAFETY: both functions compute with their argument and touch no memory.
         let (whole, filled) = unsafe { (libc::CMSG_SPACE(len), libc::CMSG_LEN(len)) };
         header.msg_controllen = whole as _;
         let message = control.0.as_mut_ptr().cast::<libc::cmsghdr>();
-        // SAFETY: `control` is aligned for a header, and has room for `MAX_FDS` numbers after it; there are no more of
-        // them (asserted above). CMSG_DATA only computes.
+        // SAFETY: `control` is aligned for a header, and has room for `MAX_FDS` numbers after it; `fds` has no more (asserted
+        // above). CMSG_DATA only computes.
         unsafe {
             (*message).cmsg_level = libc::SOL_SOCKET;
             (*message).cmsg_type = libc::SCM_RIGHTS;
@@ -146,7 +146,7 @@ fn descriptors_of(header: &libc::msghdr) -> Vec<OwnedFd> {
         let (level, kind, len) =
             unsafe { ((*message).cmsg_level, (*message).cmsg_type, (*message).cmsg_len as usize) };
         if (level, kind) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-            // SAFETY: it computes with its argument.
+            // SAFETY: `CMSG_LEN` computes with its argument.
             let before = unsafe { libc::CMSG_LEN(0) } as usize;
             for index in 0..len.saturating_sub(before) / mem::size_of::<RawFd>() {
                 // SAFETY: `index` is below the count of numbers after the header, which need not be aligned. Each number is

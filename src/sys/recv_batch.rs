@@ -87,7 +87,7 @@ pub(crate) struct RecvBatch {
     controls: Vec<[u8; CONTROL_BYTES]>,
     /// How many bytes of a slot a datagram may use.
     size: usize,
-    /// The facts that the kernel has told about each datagram of the batch.
+    /// The facts that the kernel has reported about each datagram of the batch.
     batch: Vec<ReceivedInfo>,
     /// How many datagrams of the batch have been taken.
     taken: usize,

@@ -93,7 +93,7 @@ struct ControlMessages<'a> {
 }
 
 /// The offset of a message's data, and the alignment of the next message.
-// SAFETY: they compute with their arguments and touch no memory.
+// SAFETY: `CMSG_SPACE` computes with its argument and touches no memory.
 const DATA: usize = unsafe { libc::CMSG_SPACE(0) } as usize;
 // SAFETY: as above.
 const ALIGNMENT: usize = unsafe { libc::CMSG_SPACE(1) } as usize - DATA;

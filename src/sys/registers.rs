@@ -8,8 +8,8 @@
 //! [`empty`] is called where a thread is about to leave the processor: before a receive that may wait, and before a fork.
 //! The kernel tracks by XINUSE whether a part of the state is empty, and XSAVEOPT and XSAVES skip such parts.
 
-/// Empties zmm16 to zmm31, which hold no value across a call. It takes some nanoseconds. A processor without these
-/// registers does nothing.
+/// Empties zmm16 to zmm31, which hold no value across a call. It takes a few nanoseconds, and does nothing on a processor
+/// without these registers.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn empty() {
     if std::arch::is_x86_feature_detected!("avx512vl") {

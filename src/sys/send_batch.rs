@@ -8,9 +8,9 @@
 //!
 //! The datagrams keep the order in which they were pushed.
 //!
-//! A sender need not know whether the kernel or the route can cut bursts. An error with [`Gso::On`] (EIO: the interface
-//! computes no checksums; EINVAL, EMSGSIZE: the datagrams are longer than the route takes) has the caller send the same
-//! datagrams again with [`Gso::Off`], and nothing is lost, because a burst is taken whole or not at all.
+//! A sender need not know whether the kernel or the route can cut bursts. After an error with [`Gso::On`] (EIO: the interface
+//! computes no checksums; EINVAL, EMSGSIZE: the datagrams are longer than the route takes) the caller sends the same
+//! datagrams again with [`Gso::Off`]. Nothing is lost, because a burst is taken whole or not at all.
 
 use std::io;
 use std::mem;

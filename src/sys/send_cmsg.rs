@@ -98,7 +98,7 @@ impl ControlBuf {
     /// If there is no room: [`LEN`](Self::LEN) has room for one message of each kind.
     fn push(&mut self, header: &mut libc::msghdr, level: i32, kind: i32, bytes: &[u8]) {
         let used: usize = header.msg_controllen as _;
-        // SAFETY: they compute with their arguments and touch no memory.
+        // SAFETY: both functions compute with their argument and touch no memory.
         let (len, space) = unsafe {
             let len = bytes.len() as libc::c_uint;
             (libc::CMSG_LEN(len), libc::CMSG_SPACE(len))

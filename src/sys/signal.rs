@@ -288,7 +288,7 @@ pub(crate) enum Repeat {
 const ECHO_MICROS: u64 = 300_000;
 
 impl Repeats {
-    /// Takes note of a signal. For signal handlers: an atomic and the clock.
+    /// Notes a signal. May be called by signal handlers: it uses an atomic and the clock alone.
     pub(crate) fn note(&self) -> Repeat {
         // Zero stands for no signal.
         let now = monotonic_micros().max(1);

@@ -97,7 +97,7 @@ fn memory(fd: BorrowedFd<'_>) -> Option<[u32; 9]> {
 /// in the answer is checked, though it is the kernel's: a version may differ. Returns an error or None if a filter refuses
 /// netlink, or if the kernel was built without unix_diag.
 fn unix_accept_queue(fd: BorrowedFd<'_>) -> io::Result<Option<Used>> {
-    /// `SOCK_DIAG_BY_FAMILY`, `UNIX_DIAG_RQLEN`, `UDIAG_SHOW_RQLEN`.
+    /// `SOCK_DIAG_BY_FAMILY`, `UNIX_DIAG_RQLEN` and `UDIAG_SHOW_RQLEN` of linux/sock_diag.h and linux/unix_diag.h.
     const BY_FAMILY: u16 = 20;
     const QUEUES: u16 = 4;
     const SHOW_QUEUES: u32 = 0x10;
@@ -130,7 +130,7 @@ fn unix_accept_queue(fd: BorrowedFd<'_>) -> io::Result<Option<Used>> {
     let len = netlink.read(&mut answer)?;
     let answer = &answer[..len];
     if short(answer, 4) != Some(BY_FAMILY) {
-        // An error: no such socket, or the kernel has no unix_diag.
+        // The answer is an error: there is no such socket, or the kernel has no unix_diag.
         return Ok(None);
     }
     let mut rest = answer.get(ATTRIBUTES..).unwrap_or_default();

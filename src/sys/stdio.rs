@@ -22,8 +22,8 @@ pub(crate) fn inherit_only_stdio(command: &mut Command) {
 /// The first descriptor after the standard ones.
 const FIRST_AFTER_STDIO: libc::c_int = 3;
 
-/// Marks all descriptors from 3 on, by [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html) if the
-/// kernel has it (Linux 5.11).
+/// Marks all descriptors from 3 on as close-on-exec, by
+/// [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html) if the kernel can do so (Linux 5.11).
 #[cfg(target_os = "linux")]
 fn close_on_exec_from_3() -> io::Result<()> {
     // SAFETY: three numbers; nothing is closed now. A kernel without the call or without the flag refuses it, and so may a

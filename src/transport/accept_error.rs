@@ -41,8 +41,8 @@ pub fn accept_action(error: &io::Error) -> AcceptAction {
     }
     match error.raw_os_error() {
         Some(libc::EINTR) => Retry,
-        // The peer's fault: the peer, or the network on the way to it, was gone before the connection was accepted.
-        // Linux reports errors that are pending on the new socket as errors of accept.
+        // The peer, or the network on the way to it, was gone before the connection was accepted. Linux reports errors
+        // that are pending on the new socket as errors of accept.
         Some(
             libc::ECONNABORTED | libc::ECONNRESET | libc::ECONNREFUSED | libc::EPROTO
             | libc::ENETDOWN | libc::ENETUNREACH | libc::EHOSTDOWN | libc::EHOSTUNREACH
@@ -54,7 +54,7 @@ pub fn accept_action(error: &io::Error) -> AcceptAction {
         Some(libc::EMFILE) => Shed,
         // Errors of the whole system.
         Some(libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => BackOff,
-        // Errors of the listener: it is closed, or something else has its number, or it does not listen.
+        // Errors of the listener: it is closed, or another file has its number, or it does not listen.
         Some(libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT) => Fatal,
         _ => BackOff,
     }

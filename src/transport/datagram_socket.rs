@@ -100,8 +100,8 @@ impl ReceiveQueue {
         self.receiver.as_ref().is_none_or(|receiver| receiver.len() == 0)
     }
 
-    /// Whether the handler of the previous datagram was slow. Replies are gathered only while handlers are fast,
-    /// because a slow handler delays those that are gathered. It does so once: after it no reply is gathered for a while.
+    /// Whether the handler of the previous datagram was slow. A slow handler delays the gathered replies, so after one no
+    /// reply is gathered for a while.
     fn was_slow(&mut self, now: Instant) -> bool {
         self.last_taken.replace(now).is_some_and(|last| now - last > SLOW_HANDLER)
     }
@@ -257,7 +257,8 @@ impl DatagramSocket {
             let flush: Arc<dyn Flush> = Arc::clone(self) as _;
             replies.promised = wait::flush_before_waiting(&flush).then_some(me);
         }
-        // Another thread gathers, and only that thread knows when it flushes.
+        // This thread has not promised to flush: it was refused, or another thread gathers. Only that one knows when it
+        // flushes.
         if replies.promised != Some(me) {
             return None;
         }
@@ -279,7 +280,7 @@ impl DatagramSocket {
     /// Called without a lock, on any thread. An error is that of the system, or `WouldBlock` after [`ROOM_WAIT`].
     pub(super) fn send(&self, outgoing: OutgoingDatagram<'_>) -> io::Result<()> {
         let Some(fd) = self.socket.fileno() else {
-            // `LaterDatagram` makes a sentence of it.
+            // `LaterDatagram` gives this error a text for the program.
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         };
         let deadline = Instant::now() + ROOM_WAIT;
@@ -300,8 +301,8 @@ impl DatagramSocket {
 
     /// See [`Transport::refuse_new`](super::Transport::refuse_new). The rest of the batch is still handed out.
     pub(super) fn refuse_new(&self) -> bool {
-        // The flag is set before the lock is taken: a receive that has not seen it has put its batch into the queue by
-        // then.
+        // The flag is set before the lock is taken. So a receive that has not seen the flag has put its batch into the queue
+        // when this thread gets the lock.
         self.closing.store(true, Ordering::SeqCst);
         !self.queue.lock().is_empty()
     }

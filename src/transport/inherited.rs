@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! the environment, once:  LISTEN_PID is this process?  LISTEN_FDS, LISTEN_FDNAMES  -> sys::take_passed -+
-//! a predecessor's, with the names and numbers that they have there  ------------------------------- add -+-> the table
+//! a predecessor's sockets, with their names and numbers there        ------------------------------ add -+-> the table
 //! take(which, kind): the socket is of this kind and listens?  -> its only owner: a server
 //! ```
 //!
@@ -55,10 +55,10 @@ impl SocketKind {
     ///
     /// Never fails: a descriptor that is no socket at all is [`Other`](Self::Other).
     fn of(fd: impl AsFd) -> Self {
-        // Three questions: the type, the family (that of its own address), and whether it is an end of a
-        // connection. No call tells all.
+        // Three calls are needed: for the type, for the family (that of the socket's own address), and for whether the
+        // socket is an end of a connection.
         let socket = SockRef::from(&fd);
-        // No socket: a file that the manager keeps for the program (`FDSTORE`), for example.
+        // The descriptor is no socket, but a file that the manager keeps for the program (`FDSTORE`), for example.
         let (Ok(kind), Ok(address)) = (socket.r#type(), socket.local_addr()) else {
             return Self::Other;
         };
@@ -67,7 +67,7 @@ impl SocketKind {
             return Self::Other;
         }
         match (kind, is_inet) {
-            // A connection first: it does not listen either, but the message for it says more.
+            // A connection does not listen either, but the message for it says more, so this case comes first.
             (Type::STREAM, _) if socket.peer_addr().is_ok() => Self::Connection,
             (Type::STREAM, _) if !socket.is_listener().unwrap_or(false) => Self::NotListening,
             (Type::STREAM, true) => Self::TcpListener,
@@ -232,7 +232,7 @@ pub(super) fn take_at(kind: SocketKind, addresses: &[Address]) -> Option<(TakenS
         let shown = &entry.shown;
         entry.inherited_as.is_some() && shown.kind == kind && addresses.contains(&shown.address)
     };
-    // The first that is still there: several sockets may share one address (SO_REUSEPORT).
+    // Several sockets may share one address (SO_REUSEPORT). This takes the first that is still there.
     let mut found = table.entries.iter_mut().filter(is_there);
     found.find_map(|entry| Some((entry.take()?, entry.shown.address.clone())))
 }
@@ -378,7 +378,7 @@ impl PassedSocket {
 /// unit has started. In the second case the variable has the number of the script's process.
 fn no_socket() -> String {
     let why = match variable("LISTEN_PID") {
-        // The sockets were for this process, and there were none.
+        // The variables are for this process, and name no socket.
         Some(process) if process.to_str() == Some(&std::process::id().to_string()) => {
             "LISTEN_FDS is 0".to_owned()
         }

@@ -18,7 +18,7 @@ use crate::address::Address;
 use crate::sys::peer_name::PeerName;
 use crate::sys::recv_batch::Received;
 
-/// The address of a socket, and the other addresses that are known to be this machine's.
+/// The address of a socket, and the answers of the system to the question which other addresses are this machine's.
 pub(super) struct ReplyLoopGuard {
     /// The port of the socket; none for a Unix socket.
     port: Option<u16>,

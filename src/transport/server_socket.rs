@@ -47,8 +47,8 @@ use crate::bind_address::BindAddress;
 use crate::error::{Error, Result};
 use crate::sys::fork_count::Moment;
 
-/// A server's socket. The loop and other threads borrow it. A close takes it out, and the descriptor closes when the
-/// last borrower has dropped its share.
+/// A server's socket. The loop and other threads borrow its descriptor. A close takes the descriptor out, and the descriptor
+/// closes when the last borrower has dropped its share.
 #[derive(Debug)]
 pub(super) struct ServerSocket {
     /// None after the close. The close waits for the calls of [`with`](Self::with) that use the socket.
@@ -67,9 +67,9 @@ pub(super) struct ServerSocket {
     asked: Vec<Address>,
     /// The absolute path of a Unix socket, from the bind on. Empty for all other addresses.
     bound: OnceLock<Address>,
-    /// The close takes it, so that only the first close removes the file. None for an address without a file, and for a
-    /// file that another process has to remove. It is put back if another process still has the socket: this one may have
-    /// to remove the file later.
+    /// The file of a Unix socket. None for an address without a file, and for a file that another process has to remove. A
+    /// close takes the value out, so that only the first close removes the file. It puts the value back if another process
+    /// still has the socket: this one may have to remove the file later.
     file: Mutex<Option<SocketFile>>,
     /// The processes that have the socket. Forks of this process and handovers change this.
     sharing: Mutex<Sharing>,
@@ -80,7 +80,8 @@ pub(super) struct ServerSocket {
 struct Sharing {
     /// The processes as far as handovers are concerned.
     holders: Holders,
-    /// The moment at which this process alone had the socket, if it ever had. Until it forks, no other process has it.
+    /// A moment at which this process alone had the socket, if there was one. Until this process forks, no other has the
+    /// socket.
     alone: Option<Moment>,
     /// Whether the predecessor that has passed the socket was the only process that had it. If so, this process alone has
     /// the socket once the predecessor has closed it.
@@ -264,7 +265,7 @@ impl ServerSocket {
             ours.close();
         }
         self.close();
-        // A file that stays is for `remove_file_as_the_last`, when the other process has ended.
+        // If the file stays, `remove_file_as_the_last` removes it when the other process has ended.
         if let Some(left) = file.and_then(SocketFile::close_as_the_last) {
             *self.file.lock() = Some(left);
         }

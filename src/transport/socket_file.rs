@@ -31,14 +31,14 @@ use crate::sys::directory::{self, Directory, MODE_BITS};
 /// How long to wait for another server that starts in the same directory.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
-/// A socket file that this process has made.
+/// A socket file that this process has made or taken over.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     /// The place of the file. The directory is held open, so that the program may change its working directory.
     entry: DirectoryEntry,
     /// Device and inode: if a file at the path has others, it belongs to another server.
     identity: (u64, u64),
-    /// The process that has made it.
+    /// The process that has made it or taken it over.
     pub(super) owner: OwnerProcess,
     /// [`SocketOptions::unlink_on_close`].
     removed_at_close: bool,
@@ -203,8 +203,9 @@ impl DirectoryEntry {
         loop {
             match sys::try_lock(&directory) {
                 Ok(()) => return Some(directory),
-                // A process that holds the lock for longer is not a starting server. Going on without the lock risks that
-                // two servers both replace a stale file; failing would let any process with read access prevent the start.
+                // A process that holds the lock until the deadline is not a starting server. This one then goes on without
+                // the lock, and risks that two servers both replace a stale file. An error instead would let any process
+                // with read access prevent the start.
                 Err(error)
                     if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
                 {

@@ -40,7 +40,7 @@ pub struct SocketOptions {
     /// previous server still linger. TCP. Default: true, as in std (Python: false). UDP servers ignore the option,
     /// because with it two UDP servers could share a port.
     pub allow_reuse_address: bool,
-    /// SO_REUSEPORT: several servers may bind one port, and the kernel distributes connections among them.
+    /// SO_REUSEPORT: several servers may bind one port, and the kernel distributes connections or datagrams among them.
     /// TCP and UDP. Default: false.
     pub allow_reuse_port: bool,
     /// The length of the accept queue: the argument of

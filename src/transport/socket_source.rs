@@ -49,7 +49,7 @@ pub(super) struct FoundSocket {
     pub(super) socket: Socket,
     pub(super) origin: Origin,
     /// The kind, the addresses and the file of the socket. For an adopted socket this process has found them out; for a
-    /// predecessor's socket the predecessor has told them.
+    /// predecessor's socket the predecessor has sent them.
     pub(super) description: SocketDescription,
 }
 

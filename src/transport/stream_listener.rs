@@ -149,8 +149,7 @@ impl StreamListener {
             Holders::Other => return false,
         }
         let refuse = |fd: &OwnedFd| {
-            // If the kernel does not do it, clients of the last moment are reset by the close. That is no reason to
-            // fail.
+            // If the kernel cannot refuse clients, the close resets those of the last moment. That is no reason to fail.
             sys::refuse_clients(fd.as_fd());
             Ok(())
         };

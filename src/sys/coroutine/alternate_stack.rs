@@ -27,7 +27,8 @@ pub(crate) struct AlternateStack {
     _not_send: PhantomData<*const ()>,
 }
 
-/// Room for the handler, for the one before it, and for the processor's state, which takes up to 11 KiB on some machines.
+/// Room for the handler, for the previous one, which it may call, and for the processor's state, which takes up to 11 KiB on
+/// some machines.
 ///
 /// MINSIGSTKSZ of the headers is no guide: it was fixed before processors had AVX-512 and AMX.
 const ALTERNATE_STACK_BYTES: usize = 64 * 1024;
@@ -80,8 +81,8 @@ fn make() -> io::Result<*mut libc::c_void> {
         ss_flags: 0,
         ss_size: ALTERNATE_STACK_BYTES,
     };
-    // SAFETY: the new mapping, whose first page nobody uses. The thread has no alternate stack, so it runs on none, and this
-    // one stays mapped until it is taken away from the thread.
+    // SAFETY: nobody uses the first page of the new mapping. The thread has no alternate stack, so it runs on none; and the new
+    // one stays mapped until the thread has it no longer.
     let set = unsafe {
         check(libc::mprotect(start, page, PROT_NONE))
             .and_then(|_| check(libc::sigaltstack(&raw const stack, ptr::null_mut())))
@@ -105,8 +106,8 @@ impl Drop for AlternateStack {
             ss_flags: libc::SS_DISABLE,
             ss_size: ALTERNATE_STACK_BYTES,
         };
-        // SAFETY: this thread's own alternate stack, on which it does not run now, or else the call fails with EPERM and the
-        // memory stays. After the call nobody uses the mapping.
+        // SAFETY: the alternate stack belongs to this thread. If the thread runs on it now, the call fails with EPERM and the
+        // memory stays. After a call that succeeds nobody uses the mapping.
         unsafe {
             if !is_ours || libc::sigaltstack(&raw const none, ptr::null_mut()) == 0 {
                 libc::munmap(start, page + ALTERNATE_STACK_BYTES);

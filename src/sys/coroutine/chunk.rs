@@ -206,7 +206,7 @@ impl StackChunk {
 
 impl Drop for StackChunk {
     fn drop(&mut self) {
-        // SAFETY: it is the mapping that `map_with` has made. Stacks that are in use hold their chunk, so none is.
+        // SAFETY: it is the mapping that `map_with` has made. Stacks that are in use hold their chunk, so no stack is in use.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.count * self.layout.stride) };
         guard::forget_classic(self.classic.get());
     }

@@ -53,7 +53,7 @@ pub(super) fn page_size() -> usize {
 
 /// The length of the guard of a stack of this many bytes: a quarter of that, in whole pages.
 ///
-/// A stack of 64 KiB has one of 16 KiB; from 256 KiB on it is [`LARGEST_GUARD`]. It is address space only.
+/// A stack of 64 KiB has a guard of 16 KiB; stacks of 256 KiB or more have [`LARGEST_GUARD`]. A guard takes address space only.
 pub(super) fn guard_bytes(stack_bytes: usize) -> usize {
     (stack_bytes / 4).clamp(1, LARGEST_GUARD).next_multiple_of(page_size())
 }
@@ -69,7 +69,7 @@ const MADV_GUARD_INSTALL: libc::c_int = 102;
 /// The range must be whole pages of memory that the caller owns and nobody uses.
 pub(super) unsafe fn install_light(start: usize, bytes: usize) -> io::Result<()> {
     let start = std::ptr::with_exposed_provenance_mut(start);
-    // SAFETY: nothing uses the memory, says the caller.
+    // SAFETY: the caller promises that nothing uses the memory.
     check(unsafe { libc::madvise(start, bytes, MADV_GUARD_INSTALL) }).map(drop)
 }
 
@@ -91,7 +91,7 @@ pub(super) unsafe fn install_classic(start: usize, bytes: usize) -> io::Result<(
         return Err(bound.reached());
     }
     let start = std::ptr::with_exposed_provenance_mut(start);
-    // SAFETY: nothing uses the memory, says the caller.
+    // SAFETY: the caller promises that nothing uses the memory.
     check(unsafe { libc::mprotect(start, bytes, libc::PROT_NONE) }).map(drop).map_err(|error| {
         forget_classic(1);
         // ENOMEM is the kernel's answer when the mappings of the process have run out.

@@ -321,7 +321,7 @@ mod tests {
         }
     }
 
-    /// Tries every sequence of this many steps, each of which takes a stack or gives any live one back.
+    /// Tries every sequence of this many steps. Each step takes a stack, or gives back one of those that are live.
     fn all_sequences(model: &mut Vec<usize>, steps: usize, tried: &mut usize) {
         let mut now = Model::new(1, &[2, 3]);
         for step in &*model {

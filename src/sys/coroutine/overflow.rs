@@ -154,7 +154,8 @@ fn pass_on(
     if handler == libc::SIG_IGN && !is_fault {
         return;
     }
-    // SAFETY: the action as it was registered, and no pointer for the result; errno is the interrupted code's.
+    // SAFETY: the action is passed as it was registered, and no pointer for the replaced one. errno is put back, because it
+    // belongs to the interrupted code.
     unsafe {
         let errno = *errno();
         libc::sigaction(signal, action, ptr::null_mut());
@@ -173,12 +174,12 @@ fn pass_on(
 /// A handler has to leave it as it was: the interrupted code may be about to read it.
 fn errno() -> *mut c_int {
     #[cfg(target_os = "linux")]
-    // SAFETY: it has no conditions.
+    // SAFETY: the call has no conditions.
     unsafe {
         libc::__errno_location()
     }
     #[cfg(target_os = "android")]
-    // SAFETY: it has no conditions.
+    // SAFETY: the call has no conditions.
     unsafe {
         libc::__errno()
     }

@@ -1,4 +1,4 @@
-//! Slabs without coroutines: guards, reuse, memory and mappings. Faults happen in child processes.
+//! Slabs: guards, reuse, memory and mappings. Two tests run in a process of their own, in which no other test maps memory.
 
 use std::fs;
 use std::process::Command;
@@ -121,7 +121,7 @@ fn the_whole_stack_can_be_used() {
     for kind in kinds() {
         let mut slab = StackSlab::with_guards(DEFAULT_STACK_BYTES, kind);
         let stack = slab.take().unwrap();
-        // The rest is for the frames between the blocks, which are larger without optimization.
+        // A quarter of the stack is for the blocks, the rest for the frames around them, which are larger without optimization.
         let stack = run_on(stack, || assert!(use_stack(DEFAULT_STACK_BYTES / 4) > 0));
         assert!(pages_in_memory(&stack) * page_size() >= DEFAULT_STACK_BYTES / 4);
         slab.give_back(stack);
@@ -297,7 +297,7 @@ fn classic_guards_end_with_an_error_that_names_the_setting() {
     assert!(other.take().is_err());
     let again = slab.take().unwrap();
     assert!(faults(again.extent().guard.start));
-    // The rest of the process has room.
+    // Mappings are left for other things, such as a thread.
     std::thread::spawn(|| ()).join().unwrap();
     // Unmapped guards no longer count.
     slab.give_back(again);
@@ -306,7 +306,7 @@ fn classic_guards_end_with_an_error_that_names_the_setting() {
     assert!(other.take().is_ok());
 }
 
-/// Writes and reads at both ends of each stack as a coroutine's frames do. Runs under Miri.
+/// Writes and reads at both ends of each stack as a coroutine's frames do. Runs under Miri too.
 #[test]
 fn memory_goes_back_of_free_stacks_only() {
     const KEPT: usize = 3;
