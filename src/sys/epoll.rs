@@ -43,7 +43,7 @@ impl Epoll {
         Ok(Self { set: super::owned(fd) })
     }
 
-    /// In a forked child: replaces the set by an empty one of the child's own, under the same number. Until then the child
+    /// In a forked child: replaces the set with an empty one of the child's own, under the same number. Until then the child
     /// shares the parent's set, and every change would hold in the parent as well.
     ///
     /// Takes one descriptor for a moment. The user of the set adds the descriptors again that the child still has.

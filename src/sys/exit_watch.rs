@@ -146,7 +146,7 @@ impl ExitWatch {
         let mut ended = Ended { signalled: false, children: [0; ENDS_AT_ONCE] };
         let found = self.set.wait::<ENDS_AT_ONCE>(super::Mode::Try).into_iter().flatten();
         for (place, number) in ended.children.iter_mut().zip(found) {
-            // Cleared before the caller looks at its children: an end after the look notifies it again.
+            // The event is cleared before the caller checks its children: an end after the check notifies it again.
             if number == SIGCHLD_EVENT {
                 event::clear(&self.sigchld_event);
                 ended.signalled = true;

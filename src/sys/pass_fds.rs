@@ -175,8 +175,8 @@ pub(crate) fn spawn_with(command: &mut Command, fd: BorrowedFd<'_>) -> io::Resul
     fork_count::uncounted(|| command.spawn())
 }
 
-/// Owns a descriptor that this process was started with. The starter has told its number, and `is_it` decides whether
-/// it is the one that was meant. From here on it is close-on-exec.
+/// Owns a descriptor that this process was started with. The process that has started this one has named its number, and
+/// `is_it` decides whether it is the descriptor that was meant. From here on it is close-on-exec.
 ///
 /// # Errors
 ///

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::process::BareFork;
 
-/// A static value that each process has for itself: the first use in the child of a bare fork makes another one.
+/// A static value that each process has for itself: the first use in the child of a bare fork makes a new value.
 ///
 /// A child of `Forking` keeps its parent's value: the parent has one thread, so no other thread can hold a lock in it.
 pub(crate) struct PerProcess<T: 'static> {

@@ -60,7 +60,7 @@ pub(crate) const MAX_DATAGRAM_BYTES: usize = 16 * 1024 * 1024;
 const BATCH_BYTES: usize = 64 * stride(65_535);
 
 /// Room for the control messages of one datagram. The kernel writes those of SOL_SOCKET first, then the address that is
-/// asked for, and then the other ones of IP, which may have any length and may be cut off. Before the address there can
+/// asked for, and then the other messages of IP, which may have any length and may be cut off. Before the address there can
 /// be a time (32 bytes), hardware times (64) with their interface (32), and six numbers (drops, mark, priority, wireless
 /// status, cell, length of a burst; 24 each). With the address (40): 32 + 64 + 32 + 6 x 24 + 40 = 312.
 const CONTROL_BYTES: usize = 320;

@@ -98,8 +98,8 @@ fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
     // alone (`is_ignored`).
     if was_default {
         let default = move || {
-            // In the first process of a container the default effect of a signal is none, so `default_effect` would only
-            // remove the handler.
+            // For the first process of a container the kernel ignores signals that have their default action. So
+            // `default_effect` would only remove the handler.
             let is_taken = || CHILD_TAKES.get().is_some_and(|takes| takes());
             if GUARDS.load(Ordering::SeqCst) == 0 && !is_taken() && std::process::id() != 1 {
                 default_effect(signal);

@@ -68,7 +68,7 @@ impl IncomingDatagram {
         self.peer.to_inet().map_or_else(Address::from_socket, Address::from)
     }
 
-    /// The address that it was sent to, if the kernel has told it (over UDP); otherwise the address of the socket.
+    /// The address that it was sent to, if the kernel has reported it (over UDP); otherwise the address of the socket.
     pub(super) fn local_address(&self) -> Address {
         // The kernel tells the address that the datagram was sent to, and not the port, which is the socket's own.
         let bound = self.socket.bound_address();

@@ -1,4 +1,4 @@
-//! Sockets that this process has from another one: a service manager that has opened them before it started the program
+//! Sockets that this process has from another: a service manager that has opened them before it started the program
 //! (socket activation), or a predecessor that hands them over.
 //!
 //! ```text

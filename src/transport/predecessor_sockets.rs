@@ -23,7 +23,7 @@ use crate::address::Address;
 use crate::bind_address::BindAddress;
 use crate::error::Result;
 
-/// Everything that a process tells another one about a socket, besides its descriptor.
+/// Everything that a process tells another about a socket, besides its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketDescription {
     /// Decides which server can take it.

@@ -25,7 +25,7 @@ pub(super) struct ReplyLoopGuard {
     /// Unspecified if the server is bound to every interface: then each address of the machine is its own address.
     ip: IpAddr,
     /// The name of a Unix socket. No other socket can send from this name. But a peer may have replaced its own file
-    /// by a link to ours, and an answer to that peer then comes here.
+    /// with a link to ours, and an answer to that peer then comes here.
     name: Option<SockAddr>,
     /// The addresses that were looked up since `since`, and whether each is one of this machine's.
     asked: HashMap<SocketAddr, bool>,
@@ -83,7 +83,7 @@ impl ReplyLoopGuard {
         }
         let now = Instant::now();
         let is_fresh = self.since.is_some_and(|since| now - since < ANSWER_HOLDS);
-        // A sender that forges many addresses costs some system calls for each, and no more memory than this.
+        // A sender that forges many addresses costs a few system calls for each, and no more memory than this.
         if !is_fresh || self.asked.len() >= MAX_ANSWERS {
             self.asked.clear();
             self.since = Some(now);

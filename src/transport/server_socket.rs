@@ -297,7 +297,7 @@ impl HandoverSocket for ServerSocket {
         // The predecessor has closed the socket. So this process alone has it now, if the predecessor alone had it before.
         let is_taken_over = holders == Holders::Alone && before == Holders::Both;
         if is_taken_over && sharing.predecessor_was_alone {
-            // From this moment on forks of this process count.
+            // From this moment on a fork of this process shares the socket.
             sharing.alone.get_or_insert_with(Moment::now);
         }
         drop(sharing);

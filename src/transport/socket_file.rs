@@ -198,7 +198,7 @@ impl DirectoryEntry {
     fn lock(&self) -> Option<File> {
         // flock(2) refuses an O_PATH descriptor, so the directory is opened once more.
         let directory = self.directory.open().ok()?;
-        // Several servers of one directory may start together, each for some milliseconds.
+        // Several servers of one directory may start together, and each holds the lock for a few milliseconds.
         let deadline = Instant::now() + LOCK_WAIT;
         loop {
             match sys::try_lock(&directory) {

@@ -66,7 +66,7 @@ impl Transport for UnixStream {
 ///
 /// A sender's address is the name that its socket is bound to, and a reply is sent to that name, with the rights of the
 /// server. A relative path gets no reply, because in the server's directory it names a different file. An absolute path
-/// gets a reply, but may by then lead to another socket: a client can replace the file by a link, and so have the reply
+/// gets a reply, but may by then lead to another socket: a client can replace the file with a link, and so have the reply
 /// delivered to a socket that it may not send to itself. So a server with more rights than its clients should answer
 /// over connections ([`UnixStream`]), or send only replies that harm no receiver.
 ///

@@ -71,7 +71,7 @@ fn before(signal: c_int) -> &'static AtomicPtr<libc::sigaction> {
 
 /// Installs `on_fault` for a signal. [sigaction(2)](https://man7.org/linux/man-pages/man2/sigaction.2.html)
 ///
-/// Reads the action that is there, stores it, and replaces it by ours. These are three steps; so if another thread has
+/// Reads the action that is there, stores it, and replaces it with ours. These are three steps; so if another thread has
 /// installed a handler between the first and the last, the round is repeated with the handler that was in fact
 /// replaced.
 fn install(signal: c_int) -> io::Result<()> {

@@ -3,8 +3,8 @@
 /// Fetches the cache line at an address while the program goes on. It is only a hint: any address will do, and on
 /// processors without such an instruction nothing happens.
 ///
-/// A worker knows from one wait which coroutines it resumes next. While it runs one, the lines that the next ones begin
-/// with come from memory, which takes some hundred cycles otherwise (`mixin/green/registrations.rs`).
+/// A worker knows from one wait which coroutines it resumes next. While it runs one, it fetches the cache lines that the next
+/// ones begin with; each would otherwise cost them a few hundred cycles (`mixin/green/registrations.rs`).
 #[inline(always)]
 pub(crate) fn prefetch(address: usize) {
     #[cfg(target_arch = "x86_64")]

@@ -255,7 +255,7 @@ impl SlabStack {
 
 impl Drop for SlabStack {
     fn drop(&mut self) {
-        // Somebody may still look at the frames: the chunk is never unmapped.
+        // The frames may still be in use, so the chunk is never unmapped.
         mem::forget(Rc::clone(&self.chunk));
     }
 }

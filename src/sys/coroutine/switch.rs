@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A coroutine never leaves its thread: the type is neither `Send` nor `Sync`. One that is dropped before its end is
-//! leaked with its stack, and its destructors never run: another thread may still look at what lies there.
+//! leaked with its stack, and its destructors never run: another thread may still use values that lie there.
 //!
 //! A switch is a handful of instructions of corosensei's: they save the registers that the code needs again, exchange the
 //! stack pointers, and jump. No system call is made, and the kernel knows nothing of it. For the thread all of this is one
