@@ -1,8 +1,8 @@
 //! Waiting for descriptors: [`poll`].
 //!
-//! A thread without a parker waits here, by `wait::any`, whether it serves a request or accepts. The outbox's thread, the
-//! lingering close and the handover call it directly. The descriptors stay blocking or not, as they are; a call that follows
-//! has a flag of its own (`socket.rs`).
+//! A thread without a parker waits here, by `wait::any`, whether it serves a request or accepts. Others call [`poll`] directly,
+//! such as the outbox's thread, the lingering close and the handover. The descriptors stay blocking or not, as they are; a
+//! call that follows has a flag of its own (`socket.rs`).
 //!
 //! A wait is level-triggered and keeps nothing in the kernel: a descriptor that is ready is reported each time, until
 //! the caller takes what there is. So a caller that does not read what was reported spins.

@@ -94,8 +94,8 @@ fn bring_back_default(signal: libc::c_int) -> io::Result<()> {
     }
     let before = action_of(signal)?;
     let was_default = before.sa_sigaction == libc::SIG_DFL;
-    // A handler of the program's runs as before: the registry calls it. If the signal is ignored, the callers leave it
-    // alone (`is_ignored`).
+    // A handler of the program's runs as before: the registry calls it. A signal that was ignored has no effect beyond that of
+    // the actions.
     if was_default {
         let default = move || {
             // For the first process of a container the kernel ignores signals that have their default action. So

@@ -37,7 +37,7 @@ pub(crate) struct SocketFigures {
     pub(crate) datagram_drops: Option<u64>,
 }
 
-/// Asks the kernel; two to six system calls.
+/// Asks the kernel: up to four system calls, and about a dozen for a Unix listener.
 pub(crate) fn socket_figures(fd: BorrowedFd<'_>) -> SocketFigures {
     let socket = SockRef::from(&fd);
     let kind = socket.domain().and_then(|domain| Ok((domain, socket.r#type()?)));

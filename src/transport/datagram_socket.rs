@@ -252,8 +252,8 @@ impl DatagramSocket {
         }
         let me = wait::number_of_thread();
         if replies.promised.is_none() {
-            // The first reply of a batch asks for the flush. A thread without a `FlushPromise` is refused, and sends at
-            // once.
+            // With the first reply of a batch this thread promises to flush. A thread without a `FlushPromise` cannot, and
+            // sends at once.
             let flush: Arc<dyn Flush> = Arc::clone(self) as _;
             replies.promised = wait::flush_before_waiting(&flush).then_some(me);
         }

@@ -170,7 +170,7 @@ pub enum CloseWhen {
     /// At the beginning of a close, in the thread that closes, even while another thread is in `get_request`. Clients
     /// are refused from then on.
     AtOnce,
-    /// When the loop has ended, in the loop's thread.
+    /// When the loop has ended, in the loop's thread; in the thread that closes, if no loop runs.
     LoopHasEnded,
     /// When the requests have ended or the grace period is over, because they need the server's own socket. A close that
     /// does not wait for requests (without `block_on_close`, or called by the loop or by a handler) calls it when the loop

@@ -5,7 +5,7 @@
 //!
 //! The slab belongs to its worker's thread, which takes a stack when it starts a request and gives it back when the
 //! request's coroutine has ended. A used stack costs no system call; a fresh one costs one, for its guard; and a new
-//! chunk costs three more, which the doubling of chunks makes rare.
+//! chunk costs four more (a few more still under `ulimit -v`), which the doubling of chunks makes rare.
 //!
 //! Two errors of the system are possible here. Both refuse one request and leave the worker as it is: no address space for
 //! another chunk (ENOMEM of mmap), and no mapping left for a guard (ENOMEM of mprotect). Memory itself is not asked for:

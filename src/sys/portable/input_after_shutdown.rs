@@ -1,6 +1,6 @@
 //! Late input cannot be waited for on other systems: `new` always fails.
 //!
-//! The reader then looks every millisecond instead, until the drain's deadline (`request/bounded_io.rs`).
+//! The reader then looks every millisecond instead, until the deadline of the drain or of its read (`request/bounded_io.rs`).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
