@@ -54,7 +54,7 @@ pub(crate) fn lend_once<'a, X>(
 
 /// The closure, and the note of its end. They are dropped in the order of the fields.
 ///
-/// The borrower has it. A drop without a call means that the borrower has given up, which ends the loan as well.
+/// The borrower holds this value. If the borrower drops it without a call, that ends the loan as well.
 struct Lent {
     work: Box<dyn FnOnce()>,
     _end: LentEnd,

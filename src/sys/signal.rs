@@ -122,7 +122,7 @@ fn default_effect(signal: libc::c_int) {
         _ => {
             // SAFETY: `SIG_DFL` is an action of any signal, and both calls may be made in a signal's handler.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
-            // The signal is blocked while its own handler runs.
+            // While its handler runs, a signal is blocked. So it is unblocked before it is raised.
             change_mask(libc::SIG_UNBLOCK, &[signal]);
             raise(signal);
         }

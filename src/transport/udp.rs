@@ -69,7 +69,7 @@ impl Transport for Udp {
     }
 
     fn make_request(&self, raw: Box<IncomingDatagram>, ticket: Ticket) -> DatagramRequest {
-        // The address that this datagram was sent to: a server of every interface has several.
+        // The address that this datagram was sent to: a server that is bound to every interface has several.
         let local = raw.local_address();
         raw.into_request(local, ticket)
     }

@@ -112,7 +112,7 @@ pub(super) fn forget_classic(guards: usize) {
 /// next might be one of the allocator, and that would end the process. Relaxed, because it counts and orders nothing.
 static CLASSIC_GUARDS: AtomicUsize = AtomicUsize::new(0);
 
-/// How many stacks this process can have, where that is bounded. Its text is for the operator.
+/// How many stacks this process can have, where that is bounded. `Display` writes a text for the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StackBound {
     /// At most this many stacks, of all workers together.
