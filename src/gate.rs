@@ -19,8 +19,8 @@ use crate::wait::Event;
 
 /// A token bucket: it fills at the rate, up to the burst, and each request takes a token.
 ///
-/// Only the accept loop takes tokens; any thread may set another rate. It has no event: the moment at which the next token
-/// is earned is known, and the loop sleeps until then.
+/// Only the accept loop takes tokens, and at a close the thread that takes the backlog. Any thread may set another rate. The
+/// bucket has no event: the moment at which the next token is earned is known, and the loop sleeps until then.
 #[derive(Debug)]
 pub(crate) struct RateGate {
     /// Whether there is a bucket. Most servers have none, and take no lock here.
@@ -92,7 +92,7 @@ impl RateGate {
     /// Takes the token of a request that has passed. If a server has several loops, a second loop may take a token that
     /// is not earned yet; the next request then waits longer.
     ///
-    /// Called by the accept loop after [`wait_until`](Self::wait_until) has let it pass.
+    /// Called after [`wait_until`](Self::wait_until) has returned `None` and the request is accepted.
     pub(crate) fn pass(&self) {
         if !self.is_on() {
             return;
@@ -189,7 +189,7 @@ impl Gate {
         self.room.event.waiting().fd
     }
 
-    /// For a forked child that becomes a server of its own: forgets the permits, which are the parent's.
+    /// Forgets the permits, which are the parent's, in a forked child that goes on as a server of its own.
     pub(crate) fn enter_process(&self) -> io::Result<()> {
         if self.room.event.is_of_noted_process() {
             return Ok(());
@@ -241,7 +241,7 @@ mod tests {
     }
 
     /// Two loops of a server wait for room, and one change makes room for both. Each keeps its permit until the other one has
-    /// its own, so that no other wake-up comes. The one that clears the event must not take the other one's wake-up with it.
+    /// its own, so that no second wake-up comes. The loop that clears the event must not lose the other loop's wake-up.
     #[test]
     fn two_loops_that_wait_for_room_both_get_in() {
         const ROUNDS: u64 = 2_000;

@@ -2,7 +2,7 @@
 //!
 //! The kernel could keep this limit, by a timer (`SO_RCVTIMEO`) that it sets before each wait and removes after it.
 //! Such a timer would cost a twentieth of a short request, for a limit that hardly any request reaches. So the wait of
-//! a thread for `Limits::idle` has no timer. Instead the reaper looks at the live list eight times per limit.
+//! a thread for `Limits::idle` has no timer. Instead the reaper checks the live list eight times per limit.
 //!
 //! The reaper ends the waits of coroutines as well: their parker keeps no timer for such a wait either.
 //!
@@ -26,7 +26,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::live::{LiveList, SHORTEST_REAPED};
 
-/// The reaper is late by at most this part of a limit: an eighth. With 60 s it looks every 7.5 s, and the connection of
+/// The reaper is late by at most this part of a limit: an eighth. With 60 s it checks every 7.5 s, and the connection of
 /// a silent peer ends after 60 to 67.5 s. (Likewise `socket_io.rs` keeps an old `SO_RCVTIMEO` that is at most an eighth
 /// too long.)
 const LATE: u32 = 8;
@@ -34,7 +34,7 @@ const LATE: u32 = 8;
 /// A server's idle reaper. The thread ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct IdleReaper {
-    /// Shared with the thread, which may outlive this value by one look.
+    /// Shared with the thread, which may outlive this value by one check of the list.
     shared: Arc<ReaperShared>,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct IdleReaper {
 struct ReaperShared {
     /// The list alone, and not the server: a server that is dropped is not kept alive by its reaper.
     list: Arc<LiveList>,
-    /// The thread runs. Cleared under the lock of the list, when the list is empty.
+    /// Whether the thread runs. Cleared under the lock of the list, when the list is empty.
     is_on: AtomicBool,
     /// Held while the thread is started, so that two first requests start only one.
     start: Mutex<()>,
@@ -69,24 +69,24 @@ impl IdleReaper {
         Self { shared: Arc::new(ReaperShared { list, is_on, start, call, called }) }
     }
 
-    /// Whether the reaper ends the waits of a request that is in the list. Starts the thread if need be. False: each
-    /// wait needs a timeout of its own. Asked before the first wait of a request, by its worker: so the request is in
-    /// the list, and a thread that runs by now does not end before the request.
+    /// Whether the reaper ends the waits of a request that is in the list. If not, each wait needs a timeout of its own.
+    /// Starts the thread if need be. The request's worker asks this before the first wait: so the request is in the list,
+    /// and a thread that runs by now does not end before the request.
     pub(crate) fn covers(&self, idle: Duration) -> bool {
         idle >= SHORTEST_REAPED && (self.shared.is_on.load(Ordering::Acquire) || self.start())
     }
 
-    /// Has the thread look at once after a change of the limits, and then as often as the new limits need.
+    /// Makes the thread check the list at once after a change of the limits, and then as often as the new limits need.
     pub(crate) fn look_again(&self) {
         self.shared.call(Wakeup::LookAgain);
     }
 
-    /// For a forked child that becomes a server of its own: it has a copy of this value, but not the thread.
+    /// Notes that there is no thread, in a forked child that goes on as a server of its own: the thread is the parent's.
     pub(crate) fn enter_process(&self) {
         self.shared.is_on.store(false, Ordering::Release);
     }
 
-    /// Starts the thread, unless another request has. False: the system gives no thread.
+    /// Starts the thread, unless another request has. Returns false if the system gives no thread.
     fn start(&self) -> bool {
         // A new thread waits for this lock as well, in `run`.
         let _one_at_a_time = self.shared.start.lock();

@@ -32,7 +32,7 @@ use crate::wait::{self, Event};
 
 /// A connection whose answer is on its way. It closes when this is dropped: its output was ended before.
 struct LingeringConnection {
-    /// The last share, unless the program has kept a copy. The request is over.
+    /// The last reference to the descriptor, unless the program has kept one. The request is over.
     fd: Arc<OwnedFd>,
     /// When `Limits::linger` is over.
     until: Instant,
@@ -58,7 +58,7 @@ const KEEP_THREAD: Duration = Duration::from_secs(1);
 /// None while there is no thread.
 static REAPER: PerProcess<Mutex<Option<Reaper>>> = PerProcess::new(Mutex::default);
 
-/// Nothing panics while it is locked.
+/// Locks [`REAPER`]. Nothing panics while it is locked.
 fn lock_reaper() -> MutexGuard<'static, Option<Reaper>> {
     REAPER.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -75,8 +75,8 @@ struct Reaper {
     max_lingering: usize,
 }
 
-/// Reads on for a connection, in the one thread for all of them, and closes it. Without a descriptor or a thread for
-/// that it is closed at once.
+/// Reads on for a connection, in the one thread for all of them, and closes it. If there is no descriptor or no thread for
+/// that, the connection is closed at once.
 pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: &Limits) {
     let until = wait::moment_after(Instant::now(), limits.linger);
     let connection = LingeringConnection { fd, until, bytes_left: limits.linger_bytes };
@@ -86,7 +86,7 @@ pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: &Limits) {
         let Ok(wake_up) = Event::new() else { return };
         let wake_up = Arc::new(wake_up);
         let woken = Arc::clone(&wake_up);
-        // Under the lock: the thread's first look comes after the push below.
+        // Started under the lock: the thread first takes `arriving` after the push below.
         let main = move || reap(&woken);
         if thread::Builder::new().name("linger".into()).spawn(main).is_err() {
             return;
@@ -107,14 +107,14 @@ pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: &Limits) {
     }
 }
 
-/// Reads on for a connection, for the whole of both limits if the peer goes on. The caller is a forked child, which has
-/// nothing else to do. The connection closes with the child.
+/// Reads on for a connection, until the peer ends or one of both limits is reached. The caller is a forked child, which
+/// has nothing else to do. The connection closes with the child.
 pub(crate) fn in_this_thread(socket: &SocketIo, limits: &Limits) {
     let until = RecvTimeout::until(Instant::now().checked_add(limits.linger));
-    // Not on the stack, where every request would pay for its pages: few linger.
+    // The buffer is not on the stack, where every request would pay for its pages, although few linger.
     let mut memory = vec![0; BUF_BYTES];
     let mut buf = RecvBuf::from(&mut *memory);
-    // Both limits hold: a peer that sends for ever, and one that sends nothing, end alike.
+    // Bytes and time are both limited: neither a peer that sends for ever nor one that sends nothing holds the child.
     let mut left = limits.linger_bytes;
     while left > 0 {
         match socket.recv(&mut buf, until) {
@@ -142,7 +142,7 @@ fn reap(wake_up: &Event) {
         let _ = sys::poll(&mut fds, Some(next.unwrap_or(leave_at)));
         drop(fds);
         wake_up.clear();
-        // Reads from all connections, not only from the readable ones: there are few, and `read_on` looks at their time
+        // Reads from all connections, not only from the readable ones: there are few, and `read_on` checks their time
         // limits as well.
         connections.retain_mut(|connection| connection.read_on(&mut buf));
         let now = Instant::now();
@@ -162,7 +162,7 @@ fn reap(wake_up: &Event) {
 }
 
 impl LingeringConnection {
-    /// Reads the bytes that have come. False: the connection is done, and closes.
+    /// Reads the bytes that have come. Returns false if the connection is done; the caller then closes it.
     fn read_on(&mut self, buf: &mut RecvBuf<'_>) -> bool {
         while self.bytes_left > 0 && Instant::now() < self.until {
             match buf.recv(self.fd.as_fd(), Mode::Try) {

@@ -1,8 +1,7 @@
 //! [`RunPhase`]: how far a server is on its way from its bind to its end.
 //!
-//! The phase is what programs and operators are told. The loops go by `shutdown/run_state.rs`, which knows more: a server
-//! whose run has ended and that is not closed has the phase `Bound` again, for example, and may be between two runs or
-//! before its first.
+//! The phase is for programs and operators. The loops use the state of `shutdown/run_state.rs`, which distinguishes more:
+//! the phase `Bound`, for example, is that of a server before its first run and of one between two runs.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -46,7 +45,7 @@ pub enum RunPhase {
     Draining,
     /// The grace period is over, and the connections of requests that were left are shut down.
     Forced,
-    /// The close has returned its report.
+    /// The close has ended everything, and is about to return its report.
     Ended,
 }
 
@@ -88,13 +87,13 @@ impl PhaseCell {
         RunPhase::ALL[usize::from(self.0.load(Ordering::SeqCst))]
     }
 
-    /// Goes on to a phase. False: this phase, or a later one, has been reached before.
+    /// Goes on to a phase. Returns false if this phase, or a later one, has been reached before.
     pub(crate) fn advance(&self, to: RunPhase) -> bool {
         // One atomic step compares and stores: of two threads that reach the same phase, only one gets true.
         self.0.fetch_max(to as u8, Ordering::SeqCst) < to as u8
     }
 
-    /// At the end of a run: back to `Bound`, unless the server closes. Says whether it was `Ready`.
+    /// Goes back to `Bound` at the end of a run, unless the server is closing. Returns whether the phase was `Ready`.
     pub(crate) fn go_back(&self) -> bool {
         let (ready, bound) = (RunPhase::Ready as u8, RunPhase::Bound as u8);
         // A close may be going on, and has then reached a later phase, which stays.

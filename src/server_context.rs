@@ -90,6 +90,8 @@ pub struct ServerContext {
 }
 
 impl ServerContext {
+    /// Makes the context of a server that is about to be made.
+    ///
     /// # Errors
     ///
     /// If there is no descriptor for its events, or no shared memory for the counters of children.
@@ -149,7 +151,7 @@ impl ServerContext {
     }
 
     /// Keeps the number of live requests at or below a budget, which is stored in `place`. If this budget is lower than
-    /// both the wanted limit and the other budget, returns it, and the lowered limit of one peer.
+    /// both the wanted limit and the other budget, returns it, and the lowered limit of one peer, if there is one.
     fn lower_live(&self, place: &AtomicUsize, most: usize) -> Option<(usize, Option<usize>)> {
         // A change of the limits comes wholly before this, or wholly after it.
         let _changing = self.changing_limits.lock();
@@ -226,14 +228,15 @@ impl ServerContext {
         *self.address.write() = address;
     }
 
-    /// The name of its transport, for a label or a log: `tcp`, `udp`, `unix_stream`, `unix_datagram`, or what a transport
-    /// of your own says ([`Transport::name`](crate::transport::Transport::name)).
+    /// The name of the server's transport, for a label or a log: `tcp`, `udp`, `unix_stream`, `unix_datagram`, or the
+    /// [`Transport::name`](crate::transport::Transport::name) of a transport of your own.
     #[must_use]
     pub fn transport(&self) -> &'static str {
         self.transport
     }
 
-    /// The limits in force for new requests.
+    /// The limits for new requests, as they were last set. If the process has too few descriptors or workers for
+    /// `Limits::live`, fewer requests are let in; [`Figures::live`](field@Figures::live) has that maximum.
     #[must_use]
     pub fn limits(&self) -> Limits {
         self.live.limits()
@@ -353,7 +356,7 @@ impl ServerContext {
     }
 
     /// The server in numbers: live requests, workers, queues, and the kernel's numbers of its socket. For a page or a
-    /// command of an operator, or a collector that comes every few seconds: a call costs a few locks and some ten
+    /// command of an operator, or a collector that comes every few seconds: a call costs a few locks and about ten
     /// system calls. When the server has been dropped, only its live requests are known. (In a child of
     /// [`Forking`](crate::Forking) the numbers are those of the moment of the fork, and the kernel's are missing.)
     ///
@@ -363,8 +366,8 @@ impl ServerContext {
         // Each figure is of its own moment: the numbers of a busy server need not add up.
         let source = self.figures.get();
         let workers = source.and_then(|source| source.workers()).unwrap_or_default();
-        // Held until its figures are read: if the server closes in the meantime, the number must not become another
-        // file's.
+        // Held until its figures are read: even if the server closes before that, the descriptor's number must not go to
+        // another file.
         let listener = source.and_then(|source| source.listener());
         let socket = listener.map(|fd| sys::socket_figures(fd.as_fd())).unwrap_or_default();
         // The counts of a mixin cost less than those of the live list, which looks at every request.
@@ -397,8 +400,8 @@ impl ServerContext {
     }
 
     /// Whether the server is ready for new clients: from the beginning of a run (before the hook
-    /// [`ready`](crate::ServerHooks::ready)) to that of its end. It is false in a lame duck, although clients are still
-    /// served: the answer for a balancer's check of its health.
+    /// [`ready`](crate::ServerHooks::ready)) until a stop or a close begins. It is false in a lame duck, although clients
+    /// are still served: the answer for a balancer's health check.
     ///
     /// ```
     /// use std::io::Write;

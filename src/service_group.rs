@@ -48,9 +48,9 @@ use crate::systemd::ServiceManager;
 /// The servers of one run.
 #[derive(Debug)]
 pub(crate) struct ServiceGroup {
-    /// None: there is no service manager, and the group only decides whether all servers are idle.
+    /// `None` if there is no service manager; the group then only decides whether all servers are idle.
     manager: Option<ServiceManager>,
-    /// Another process has taken the service over. Never reset.
+    /// Whether another process has taken the service over. Never reset.
     is_replaced: AtomicBool,
     /// Held while a message is sent, so that messages leave in the order of the events.
     state: Mutex<GroupState>,
@@ -58,13 +58,13 @@ pub(crate) struct ServiceGroup {
 
 #[derive(Debug, Default)]
 struct GroupState {
-    /// As many as there are servers, in their order; a [`Membership`] is an index.
+    /// The servers, in their order; a [`Membership`] is an index into this list.
     members: Vec<Member>,
-    /// How many servers reload. The service manager is told by the first and by the last of them.
+    /// How many servers reload. The first to begin and the last to end tell the service manager.
     reloading: usize,
-    /// `READY=1` has been sent for the beginning of the run.
+    /// Whether `READY=1` has been sent for the beginning of the run.
     has_been_ready: bool,
-    /// The last line of status that was sent: the same one is not sent twice.
+    /// The last line of status that was sent. An unchanged line is not sent again.
     status: String,
 }
 
@@ -75,9 +75,9 @@ struct Member {
     address: String,
     /// Stops the server when all servers are idle.
     handle: ShutdownHandle,
-    /// The phases come in their order. `Serving` is left out if a stop came while the hook `ready` ran.
+    /// How far the server is. `Serving` is left out if a stop came while the hook `ready` ran.
     progress: MemberPhase,
-    /// Its loop has beaten in this round.
+    /// Whether the server's loop has beaten in this round.
     is_alive: bool,
     /// The server's numbers, as of its last beat or of the beginning of its stop.
     load: Load,
@@ -118,10 +118,10 @@ pub(crate) struct Membership {
     index: usize,
 }
 
-/// How often the status is looked at, if nothing else wakes the loop: it is for a person at `systemctl status`.
+/// How often the status is updated, if nothing else wakes the loop: it is for a person at `systemctl status`.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 
-/// How often a loop looks within the time of `Builder::stop_when_idle`. So the stop is late by an eighth of that time
+/// How often a loop checks within the time of `Builder::stop_when_idle`. So the stop is late by an eighth of that time
 /// at most.
 const IDLE_CHECKS: u32 = 8;
 
@@ -155,7 +155,7 @@ impl ServiceGroup {
 
     /// Sends lines of `NAME=value` to the service manager, if there is one. The caller holds the lock of the state.
     fn tell(&self, message: &str) {
-        // Looked at for each message: a handover comes in the middle of a run.
+        // Checked for each message, because a handover comes in the middle of a run.
         let is_replaced = self.is_replaced.load(Ordering::SeqCst);
         if let Some(manager) = self.manager.as_ref().filter(|_| !is_replaced) {
             manager.tell(message);
@@ -231,8 +231,8 @@ impl Membership {
         // Counted even while the service is not serving, because `reloaded` counts it off in any case.
         state.reloading += 1;
         if state.reloading == 1 && state.is_serving() {
-            // By the time systemd knows which `systemctl reload` this answers. Without it that command would go on
-            // waiting.
+            // This moment shows systemd which `systemctl reload` the message answers. Without it that command would go
+            // on waiting.
             let micros = sys::monotonic_micros();
             self.group.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
         }
@@ -285,7 +285,7 @@ impl Membership {
 }
 
 impl GroupState {
-    /// See the table at the top.
+    /// Whether the service is serving: see the table at the top of the file.
     fn is_serving(&self) -> bool {
         let is_starting = |member: &Member| member.progress == MemberPhase::Starting;
         !self.members.iter().any(is_starting) && !self.is_stopping()
@@ -412,7 +412,7 @@ mod tests {
     fn a_stop_that_comes_before_ready_is_not_taken_back() {
         let memberships = memberships(2);
         let has_been_ready = || memberships[0].group.state.lock().has_been_ready;
-        // Stopped while its hook runs: the other one serves, and the service is ready by it.
+        // The first server is stopped while its hook `ready` runs. The second one serves, and makes the service ready.
         memberships[0].stopping(Duration::ZERO, Load::default());
         memberships[0].ready();
         assert!(!has_been_ready(), "the other one is starting");

@@ -15,8 +15,8 @@
 //! at (2). Otherwise the worker notifies. The event stays readable until [`take_notice`](Room::take_notice) clears it, in
 //! the loop.
 //!
-//! Several loops of one server wait for one event. A loop that clears it and then finds room wakes once more: the wake-up
-//! may have been for another one. `tests/models` tries all orders of these steps.
+//! Several loops of one server wait for one event. A loop that has cleared the event and then finds room notifies again,
+//! because the wake-up that it cleared may have been for another loop. `tests/models` tries all orders of these steps.
 
 use crate::sys::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::wait::Event;
@@ -28,9 +28,9 @@ pub(super) struct Room {
     pub(super) count: AtomicUsize,
     /// May be lowered below the count: nothing is taken back, and nothing passes until enough have left.
     max: AtomicUsize,
-    /// A loop has found no room, and is about to wait or waits.
+    /// Whether a loop has found no room, and is about to wait or waits.
     waiting: AtomicBool,
-    /// The event is readable.
+    /// Whether the event is readable.
     notified: AtomicBool,
     /// Wakes the loop. It is written to only while the loop waits.
     pub(super) event: Event,
@@ -55,7 +55,7 @@ impl Room {
         self.max.load(Ordering::SeqCst)
     }
 
-    /// A higher maximum makes room, as a permit that is given back does.
+    /// Sets the maximum. A higher one makes room, as a permit that is given back does.
     pub(super) fn set_max(&self, max: usize) {
         self.max.store(max, Ordering::SeqCst);
         self.wake();
@@ -92,15 +92,15 @@ impl Room {
         if self.count() >= self.max() {
             return false;
         }
-        // The wake-up that was cleared may have been for another loop of this server, which would sleep on beside an open
-        // gate. If there is no other loop, the event stays readable until no room is found again.
+        // The wake-up that was cleared may have been for another loop of this server, which would sleep on although the gate
+        // is open. If there is no other loop, the event stays readable until this function next finds no room.
         if was_notified {
             self.wake();
         }
         true
     }
 
-    /// Clears the event. True if it was readable.
+    /// Clears the event. Returns whether it was readable.
     pub(super) fn take_notice(&self) -> bool {
         // With one loop no wake-up comes between the two lines: each wake-up clears `waiting`, and only the loop sets it
         // again.
@@ -111,8 +111,8 @@ impl Room {
         was_notified
     }
 
-    /// For a forked child that becomes a server of its own, and has a new event, which is not readable: forgets the permits,
-    /// which are the parent's.
+    /// Forgets the permits, which are the parent's, in a forked child that goes on as a server of its own. The child has a
+    /// new event by now, which is not readable.
     pub(super) fn forget_permits(&self) {
         self.notified.store(false, Ordering::SeqCst);
         self.count.store(0, Ordering::SeqCst);

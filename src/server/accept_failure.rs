@@ -61,8 +61,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         let skip = action == AcceptAction::Skip;
         let pause = if skip { backoff.pause_after_skip() } else { backoff.next_pause() };
         let goes_on = skip && pause.is_zero();
-        // `is_due` starts the time until the next report. So it is not asked for a lost client that costs no pause,
-        // which is not reported.
+        // `is_due` also starts the time until the next report. So it is not called for a lost client that costs no
+        // pause: the default hook does not print such a loss.
         let is_first_or_due = !goes_on && backoff.is_due();
         core.accept_error(error, action, backoff.in_a_row, pause, is_first_or_due);
         // The loop goes on as after a request: `service_actions` runs, and there is no pause. `handle_request` returns,
@@ -84,8 +84,8 @@ fn pause_for(time: Duration) -> Attempt {
 }
 
 impl<T: Transport> Core<T> {
-    /// Reports an error of accept outside the loop, which has lost one client and nothing else. There is no pause, and no
-    /// loop's backoff counts it: a worker that accepts leaves the next client to the loop.
+    /// Reports a client that was lost in an accept outside the loop: by a worker, or by a close. No pause follows, and no
+    /// loop's backoff counts the error. (A worker leaves the next client to the loop.)
     pub(super) fn accept_skipped(&self, error: &io::Error) {
         self.accept_error(error, AcceptAction::Skip, 0, Duration::ZERO, false);
     }
@@ -136,8 +136,8 @@ pub(super) struct Backoff {
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest pause, while resources are short and after lost clients.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// This many lost clients in a row are bad luck, and cost no pause. Further ones would keep a processor busy with
-/// nothing else, so pauses follow, which double from a millisecond on.
+/// This many lost clients in a row are bad luck, and cost no pause. Each further one is followed by a pause, because
+/// otherwise they could keep a processor busy. The pauses double, from a millisecond on.
 const SKIPPED_AT_ONCE: u32 = 16;
 /// The first of the pauses after lost clients or fruitless wake-ups; each further one is twice as long.
 const FIRST_SHORT_PAUSE: Duration = Duration::from_millis(1);
@@ -185,8 +185,8 @@ impl Backoff {
         *self = Self { reported: self.reported, ..Self::default() };
     }
 
-    /// Tells the observer that a limit holds the loop back: once, until a request is accepted. (A loop that waits for room
-    /// finds none again after each wake-up.)
+    /// Tells the observer that a limit holds the loop back, and does not repeat it until a request is accepted. (A loop
+    /// that waits for room may wake several times and find none.)
     pub(super) fn reached<T: Transport>(&mut self, limit: Limit, core: &Core<T>) {
         if self.held_by.replace(limit) != Some(limit) {
             core.tell(&ServerEvent::LimitReached { limit });
@@ -198,13 +198,13 @@ impl Backoff {
 /// millisecond, doubled each time up to `longest`.
 fn one_more(times: &mut u32, at_once: u32, longest: Duration) -> Option<Duration> {
     *times = times.saturating_add(1);
-    // Twenty doublings are a quarter of an hour, beyond both of the longest pauses, and no overflow.
+    // Twenty doublings make a quarter of an hour: longer than either longest pause, and without overflow.
     let doublings = times.checked_sub(at_once + 1)?.min(20);
     Some((FIRST_SHORT_PAUSE * 2u32.pow(doublings)).min(longest))
 }
 
 /// A second error with the same text: `io::Error` has no `Clone`. An error of the system is made again from its number;
-/// of another one only the kind and the text are kept.
+/// of any other error only the kind and the text are kept.
 pub(super) fn clone_error(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(number) => io::Error::from_raw_os_error(number),

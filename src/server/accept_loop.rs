@@ -259,7 +259,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             let wait_until = match attempt {
                 Attempt::Done(turn) => return Ok(turn),
                 Attempt::Pause(_) => return Ok(AcceptOutcome::AcceptFailed),
-                // The deadline can wait for the next attempt, which comes at once.
+                // The next attempt follows at once, and the deadline is checked after it.
                 Attempt::Again => continue,
                 Attempt::TooFast(until) => {
                     // The gate of the rate has no event, so the loop sleeps until the moment that the gate has named.
@@ -278,7 +278,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
                 self.wait(wait_until, deadline)?;
             }
         }
-        // The caller is told, so the stop ends with this call.
+        // The result reports the stop to the caller, so the stop ends with this call.
         runs.report_stop();
         self.serve_backlog()?;
         Ok(AcceptOutcome::Stopped)
@@ -365,7 +365,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             waiting[count] = one;
             count += 1;
         }
-        // The rest of the array holds the stop's descriptors; one is enough.
+        // The unused places of the array all hold the stop. One of them is included in the wait.
         let waited = wait::any(&waiting[..=count], deadline);
         context.runs.settle();
         // A transport without a descriptor cannot announce a request, so the loop tries after any wake-up.

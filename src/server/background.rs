@@ -63,7 +63,7 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
         let thread = thread::Builder::new()
             .name("serve_forever".into())
             .spawn(move || {
-                // Dropped at the end of the loop, also by a panic.
+                // Dropped at the end of the loop, even after a panic.
                 let _running: Sender<Never> = running;
                 serving.serve_forever()
             })
@@ -74,14 +74,15 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
 }
 
 /// A server that runs in its own thread. It can be used like the server itself. Dropping a `BackgroundServer` shuts the
-/// server down and closes it, within `Limits::drain`. If a close that waits for requests has ended before, the drop
-/// does not wait for them again.
+/// server down and closes it, within `Limits::drain`. If a close has already waited for the requests, the drop does not
+/// wait for them again.
 pub struct BackgroundServer<T: Transport, M: Mixin> {
     /// The server, shared with its thread: it outlives a drop of the guard that does not wait for the thread.
     server: Arc<Server<T, M>>,
     /// None when the thread has been joined.
     thread: Option<LoopThread>,
-    /// [`stop`](Self::stop) has begun, and its close need not be repeated: not even if a mixin's panic has ended it.
+    /// Whether [`stop`](Self::stop) has begun. The drop then does not close again, not even if a mixin's panic has ended
+    /// that close.
     stopped: bool,
     /// The process that has the thread.
     owner: OwnerProcess,
@@ -94,7 +95,7 @@ struct LoopThread {
     ended: Receiver<Never>,
 }
 
-/// Nothing is ever sent.
+/// The type of a channel over which nothing is ever sent.
 enum Never {}
 
 impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
@@ -120,7 +121,7 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
     ///
     /// # Errors
     ///
-    /// The error of `serve_forever`, or a [`Fatal`](crate::Fatal) that a handler has returned since.
+    /// The error of `serve_forever`, or a [`Fatal`](crate::Fatal) that a handler has returned after the end of the loop.
     ///
     /// # Panics
     ///
@@ -169,8 +170,8 @@ impl<T: Transport, M: Mixin> BackgroundServer<T, M> {
 
 impl LoopThread {
     /// The result of the loop. A coroutine waits for it on another thread, because its own thread may have to run the
-    /// end of the accept loop. None: the loop has not ended in this time, and its thread goes on by itself; or the
-    /// coroutine cannot wait, because it is panicking or has been cancelled.
+    /// end of the accept loop. Returns `None` if the loop has not ended in this time; its thread then goes on by itself.
+    /// Also returns `None` if the coroutine cannot wait, because it is panicking or has been cancelled.
     fn joined(self, patience: Duration) -> Option<thread::Result<Result<()>>> {
         let join = move || match self.ended.recv_timeout(patience) {
             Err(RecvTimeoutError::Timeout) => None,

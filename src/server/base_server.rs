@@ -78,7 +78,7 @@ pub trait BaseServer: Send + Sync {
 }
 
 /// Passes every method on to a server. In the implementation for `Server`, each call finds the method of the type
-/// itself, which comes before the trait's. The other implementations call through the reference, or each method would
+/// itself, which takes precedence over the trait's. The other implementations dereference: otherwise each method would
 /// call itself.
 macro_rules! pass_on {
     ($this:ident => $server:expr, $forks:expr) => {

@@ -30,7 +30,7 @@ use crate::transport::{SocketOptions, Transport};
 /// | [`limits`](Self::limits) | [`Limits::default`] |
 /// | [`hooks`](Self::hooks), [`observer`](Self::observer) | none |
 /// | [`time_accept_queue`](Self::time_accept_queue) | false |
-/// | `tls`: feature of this name | in clear |
+/// | `tls`: feature of this name | no TLS |
 /// | `metrics`, `tracing`: features of these names | figures and spans go nowhere |
 /// | [`on_reload`](Self::on_reload) | nothing: SIGHUP stops the server |
 /// | [`socket_options`](Self::socket_options) | [`SocketOptions::default`] |
@@ -65,7 +65,7 @@ pub(super) type MakeObserver = Box<dyn FnOnce(&Arc<ServerContext>) -> super::Obs
 
 /// All settings but the mixin, whose type may change.
 struct Settings<T: Transport> {
-    /// The hooks, boxed at once: their type is in no type of the server.
+    /// The hooks, boxed at once: their type is not part of the server's type.
     hooks: Box<dyn ServerHooks<T::Request>>,
     /// The facts that follow from the type of the hooks, which is lost in the box.
     overridden_hooks: OverriddenHooks,
@@ -124,7 +124,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// Overrides steps of the server: see [`ServerHooks`]. Default: none.
     #[must_use]
     pub fn hooks<H: ServerHooks<T::Request>>(mut self, hooks: H) -> Self {
-        // Here, while the type of the hooks is known.
+        // The type of the hooks is known only here.
         self.settings.hooks = Box::new(hooks);
         self.settings.overridden_hooks = OverriddenHooks::of::<H>();
         self
@@ -201,7 +201,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// SIGTERM does. Each call adds a function; they run in that order.
     ///
     /// The function runs beside the requests, on the thread that waits for the end of the run, so it may take its time.
-    /// (Under [`Forking`](crate::Forking) it runs in the loop, between two requests; children that serve are not told.)
+    /// (Under [`Forking`](crate::Forking) it runs in the loop, between two requests; children that already run keep what
+    /// they have.)
     /// Several SIGHUPs that come while it runs lead to one more call. Once a close has begun there is no call: a SIGHUP
     /// in the [lame duck](field@crate::Limits::lame_duck) or in the drain reloads nothing, and does no harm. (Under
     /// `Forking` the loop still reloads in the lame duck.) [`Server::reload`](crate::Server::reload) does the same
@@ -210,8 +211,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// An error goes to the hook [`warning`](ServerHooks::warning), and the server goes on as it was; an observer gets
     /// [`ServerEvent::Reloaded`]. A SIGHUP that the process ignores when `run` begins (as under `nohup`) stays ignored.
     ///
-    /// SIGHUP also tells of the end of a terminal. If the program was started from a terminal that has ended (a closed window,
-    /// a cut ssh session), SIGHUP from there stops the server instead.
+    /// The end of a terminal also causes a SIGHUP. If the program was started from a terminal that has ended (a closed
+    /// window, a lost ssh session), SIGHUP stops the server instead.
     ///
     /// ```no_run
     /// use std::io::Write;
@@ -282,7 +283,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// such time, none stops. [`handle_request`](crate::Server::handle_request) ignores this setting.
     #[must_use]
     pub fn stop_when_idle(mut self, time: Duration) -> Self {
-        // The loop looks eight times in this time. With a shorter one an idle server would wake all the time.
+        // The loop checks eight times within this time. With a shorter one an idle server would wake all the time.
         self.settings.idle_limit = Some(time.max(Duration::from_millis(100)));
         self
     }

@@ -1,12 +1,15 @@
-//! The only place where panics of the program's own code end: [`catch_panic`].
+//! [`catch_panic`]: turns a panic of the program's own code into an error.
 //!
-//! It is around each single call, not around a whole request, so that the steps after a panic still run. Two payloads
-//! are not panics of the program but this crate's way to unwind a coroutine: one that is cancelled, and an accept loop
-//! that is retired. They become errors too: the frames that have called the program's code are the server's, and these
-//! go on with the error.
+//! It is around each single call, not around a whole request, so that the steps after a panic still run: `finish`, the
+//! report and the close, all in `open_request.rs`. (Mixins and `wait/` catch panics with `panic_payload::catch_and_drop`,
+//! which makes no error of them.)
 //!
-//! Drops are the program's code as well: of a payload, of an error, of a value that a hook has left. A drop that panics
-//! while another panic unwinds ends the process, so each is dropped here, on its own.
+//! Two payloads are not panics of the program but this crate's way to unwind a coroutine: one that is cancelled, and an
+//! accept loop that is retired. They become errors too: the frames that have called the program's code are the server's,
+//! and these go on with the error.
+//!
+//! The drop of a payload, of an error, or of a value that a hook has left is the program's code as well. A drop that
+//! panics while another panic unwinds ends the process, so each value is dropped here, on its own.
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};

@@ -14,10 +14,10 @@ use crate::refused::Refused;
 use crate::request::{LineTooLong, NoHeader};
 use crate::timed_out::{TimedOut, Timeout};
 
-/// The reason of a request that the server ended: by a cut, or because its handler was told of the stop. A cut decides
-/// whatever the handler's result is; `Stopped` decides only over a success.
+/// The reason of a request that the server ended: it cut the request off, or its handler has seen the stop. `Forced` and
+/// `ClosedHere` hold whatever the handler's result is; `Stopped` holds only if the handler succeeds.
 ///
-/// `None`: the server has not ended the request, and the handler's result decides alone.
+/// `None` if the server has not ended the request: then the handler's result alone decides.
 #[inline]
 pub(super) fn ended_from_here(entry: &Entry) -> Option<CloseReason> {
     // The usual case is decided here, without a call.
@@ -33,7 +33,7 @@ fn from_here(entry: &Entry) -> Option<CloseReason> {
     match entry.cut() {
         Some(Cut::Forced) => Some(CloseReason::Forced),
         Some(Cut::Closed) => Some(CloseReason::ClosedHere),
-        // These three end only the input, or a wait: the handler may have ended without noticing the cut or the stop.
+        // These three cuts end only the input, or a wait: the handler may have ended without noticing the cut or the stop.
         Some(Cut::Drained | Cut::Silent | Cut::Crowded) | None => {
             entry.is_stopped().then_some(CloseReason::Stopped)
         }
@@ -50,8 +50,8 @@ pub(super) fn reason_of(
     owner: ErrorOwner,
     from_here: Option<CloseReason>,
 ) -> CloseReason {
-    // The cut is the cause of the handler's error.
-    // `Stopped` is not here: a handler may fail for a reason of its own while its server stops.
+    // A cut is the cause of the handler's error. `Stopped` is not returned here: a handler may fail for a reason of its own
+    // while its server stops.
     if let Some(reason @ (CloseReason::Forced | CloseReason::ClosedHere)) = from_here {
         return reason;
     }
@@ -80,7 +80,7 @@ pub(super) fn reason_of(
     } else if owner.is_not_agreed(error) {
         CloseReason::HandshakeFailed
     } else if owner.is_garbled(error) {
-        // After the handshake, whose errors are garbled input as well.
+        // Checked after the handshake, whose errors count as garbled input as well.
         CloseReason::Garbled
     } else if owner.is_disconnect(error) {
         CloseReason::Disconnected

@@ -43,14 +43,14 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         let each = self.core.transport.descriptors_per_request();
         let counted = if each == 0 { None } else { sys::descriptors() };
         let Some((allowed, open)) = counted else { return Ok(()) };
-        // `run` has raised the soft limit to the hard limit already.
+        // Under `run` the soft limit has already been raised to the hard limit.
         let is_raised = self.core.context.runs.is_served_by_run();
         let raise = if is_raised {
             "a higher hard limit (ulimit -Hn) allows more"
         } else {
             "to raise it, serve by `run`, or say `ulimit -n` before the start"
         };
-        // Nothing is spare or lingering yet: this many are enough for one request after the other.
+        // This many are enough to serve one request at a time, with none spare and none for closes that linger.
         let least = each as u64 + FIRST_WAIT_DESCRIPTORS;
         let none_is_left = allowed < open + least;
         if none_is_left && is_raised && self.core.context.live.len() == 0 {

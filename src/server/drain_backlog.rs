@@ -41,7 +41,7 @@ use crate::transport::{AcceptAction, CloseWhen, Transport};
 use crate::wait::{self, Interest, Waiting};
 
 /// The requests that have been accepted and wait for the loop. Each has its permit and its slot in the live list, so that
-/// a drain waits for it, and its deadline cuts it off.
+/// a drain waits for it, and cuts it off at the deadline.
 pub(super) struct Backlog<T: Transport> {
     /// The state of the backlog. Locked for moments, and never while user code runs.
     state: Mutex<BacklogState<T>>,
@@ -50,7 +50,7 @@ pub(super) struct Backlog<T: Transport> {
 }
 
 struct BacklogState<T: Transport> {
-    /// Whether the accept queue is being emptied, by which thread, or has been.
+    /// Whether the accept queue has been emptied, and the thread that is emptying it.
     emptying: Emptying,
     /// The requests, in the order of the accept queue. Filled when the taker is dropped; emptied by the loop, or
     /// released.
@@ -129,7 +129,7 @@ impl<T: Transport> Core<T> {
     /// Stops listening, after accepting the backlog. Returns the number of requests accepted. Called on the thread that
     /// closes, or on the loop's thread if that comes first.
     pub(super) fn stop_listening(self: &Arc<Self>, mut taker: BacklogTaker<'_, T>) -> usize {
-        // Before the work, so that a transport that panics in it is not asked again.
+        // Set before the work, so that a transport that panics in it is not asked again.
         taker.ends_as = Emptying::Done;
         // Reported below, once no thread waits for this one: the hook is the program's code.
         let mut skipped = Vec::new();
@@ -244,7 +244,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         }
         while !self.mixin.ready() {
             let Some(room) = self.mixin.event_fd() else { return Ok(false) };
-            // This wait leaves out the stop, which is requested all the time by now and would end each wait at once.
+            // This wait leaves out the stop, which is requested by now and would end each wait at once.
             let room = Waiting { fd: room, interest: Interest::Read, slot: None };
             let waited = wait::any(&[room], until);
             self.waited(waited)?;

@@ -53,15 +53,15 @@ impl ErrorOwner {
         Self { own: Mark::of(entry), held: None }
     }
 
-    /// The owner for a request whose handler has the request of `held` at its end.
+    /// The owner for a request whose handler ends with another request in place of its own: that of `held`.
     pub(super) fn holding(entry: &Entry, held: &Entry) -> Self {
         let (own, held) = (Mark::of(entry), Mark::of(held));
         // Mostly the handler still has its own request.
         Self { own, held: (held.owner != own.owner).then_some(held) }
     }
 
-    /// The error of this kind in the chain, if it is this request's own. An error of another request, or of an
-    /// upstream, is not found.
+    /// The error of this kind in the chain, if it belongs to this request or to the one that the handler holds at its
+    /// end. An error of any other request, or of an upstream, is not found.
     pub(super) fn find<'a, E: Owned>(self, error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
         let of_held = || self.held.and_then(|held| find_of(held.owner, error));
         find_of(self.own.owner, error).or_else(of_held)
@@ -80,7 +80,7 @@ impl ErrorOwner {
         if let Some(fault) = self.find::<PeerFault>(error) {
             return fault.is_gone();
         }
-        // A payload that `find` did not return belongs to another request. The three kinds that name one are asked for.
+        // Three kinds of payload name a request. One that `self.find` has not returned belongs to another request.
         let names_a_request = find::<PeerFault>(error).is_some()
             || find::<Stopping>(error).is_some()
             || TimedOut::find(error).is_some();
@@ -92,7 +92,7 @@ impl ErrorOwner {
             let by_its_kind = error.downcast_ref::<io::Error>().is_some_and(|error| {
                 error.raw_os_error().is_none() && lost.contains(&Some(error.kind()))
             });
-            // An outbox has no payload: it outlives its request, and other requests send to it.
+            // An outbox's error names no request: the outbox outlives its own, and other requests send to it.
             by_its_kind || error.downcast_ref() == Some(&OutboxError::Closed)
         })
     }

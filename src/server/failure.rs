@@ -105,11 +105,11 @@ impl Failure<'_> {
     /// peer's fault, but are printed (except in a handshake), because the limit may be too low.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        // The last line: scanners, and clients that do not speak TLS to a port that does. There are many of them, and
-        // they are no news.
         let error = self.error();
         self.is_disconnect()
             || self.owner.is_garbled(error)
+            // Before the handler: a peer that was too slow for the handshake, or brought no valid PROXY header. Scanners
+            // cause many such failures, so they are no news.
             || (self.phase == Phase::Wrap && self.owner.is_peers(error))
     }
 
@@ -196,7 +196,7 @@ impl AcceptFailure<'_> {
         self.server
     }
 
-    /// How many times in a row resources have run out, including this time.
+    /// How many times in a row resources have run out, including this failure if it is such a shortage.
     #[must_use]
     pub fn in_a_row(&self) -> u64 {
         self.in_a_row

@@ -1,4 +1,4 @@
-//! The effects of a fork on a server. No other file of `server/` acts on a fork.
+//! The effects of a fork on a server. All changes that a server makes in a forked child begin in this file.
 //!
 //! A process may be forked for two reasons, and the two children have nothing in common:
 //!
@@ -92,8 +92,8 @@ pub(super) fn enter_process(context: &ServerContext) -> Result<()> {
     enter().map_err(|error| cannot_go_on(context, error))
 }
 
-/// The error of a child that cannot go on. Mostly descriptors are lacking: each event takes a new one before it gives
-/// the old one back.
+/// The error of a child that cannot go on. The usual cause is a lack of descriptors: each event takes a new one before it
+/// gives the old one back.
 fn cannot_go_on(context: &ServerContext, error: io::Error) -> Error {
     Error::io("go on in a forked child with", context.server_address(), error)
 }
@@ -174,8 +174,8 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
 
 /// Gives up a child's copy of the listener.
 ///
-/// The number of the listener gets another file, which the child has anyway. So the place where the listener is kept
-/// can stay as it is: its page is shared with the parent, and would be copied if the child wrote to it.
+/// The listener's number is made to refer to another file that the child has open anyway. So the variable that holds the
+/// listener stays as it is: its page is shared with the parent, and would be copied if the child wrote to it.
 #[inline]
 fn give_up_listener<T: Transport>(core: &Core<T>, listener: Option<&Arc<OwnedFd>>) {
     let stop = core.context.runs.stop_waiting().fd;
@@ -195,7 +195,7 @@ fn fatal_of(context: &ServerContext) -> Option<String> {
     fatal.unwrap_or_default()
 }
 
-// The signals of a child. By them its parent tells it of a drain, and has no other way to reach it.
+// The signals of a child. They tell the child that its parent drains; the parent has no other way to reach it.
 //
 // The parent registers the actions once, before it forks for the first time. A child inherits them, and only says which
 // request it serves: a child that registered its own would write to pages of memory that it shares with its parent. For
@@ -210,10 +210,10 @@ static SIGNALLED: Signalled = Signalled {
 
 /// Shared by a server, its children and the actions of their signals.
 struct Signalled {
-    /// The server whose requests are forked next. No action looks at it, so that a signal may come while it is locked.
+    /// The server whose requests are forked next. No signal's action locks this, so a signal may come while it is locked.
     server_of_children: Mutex<Weak<ServerContext>>,
-    /// The address of that server's context, or null. A parent compares it before each fork, because to lock is to
-    /// write.
+    /// The address of that server's context, or null. A parent compares it before each fork, because taking the lock would
+    /// write to a page.
     noted: AtomicPtr<ServerContext>,
     /// The request that this process serves, if it is a child. It is changed while signals are held back: so an action
     /// finds it locked by no one but another action.
@@ -225,7 +225,7 @@ struct ServedHere {
     /// The server of the request, taken from `server_of_children`: to count one more reference would be to write to its
     /// parent's page.
     server: Weak<ServerContext>,
-    /// The request's line in the live list, in memory that the parent has too. The reference is counted before the
+    /// The request's entry in the live list, in memory that the parent has too. The reference is counted before the
     /// fork.
     entry: Arc<Entry>,
     /// How long the request waits for the first bytes of its peer after the first signal of a drain.
@@ -262,15 +262,15 @@ fn prepare_signals(context: &Arc<ServerContext>) {
     }
 }
 
-/// Called in the child: from here on the signals are about this request. They are still held back; one that has come in
-/// the meantime acts when they are let through.
+/// Called in the child: from here on the signals are about this request. They are still held back; one that is pending
+/// acts when they are let through.
 #[inline]
 fn take_signals(context: &ServerContext, ticket: &Ticket, entry: Arc<Entry>) {
     // A parent that does not wait sends no second signal.
     let first_read =
         if context.waits_at_close { ticket.limits().first_read } else { Duration::ZERO };
     let server = std::mem::take(&mut *SIGNALLED.server_of_children.lock());
-    // The handler may be a server that forks in its turn, and has to register that server.
+    // The handler may run a server that forks too, which then has to note its own context.
     SIGNALLED.noted.store(ptr::null_mut(), Ordering::SeqCst);
     let served =
         ServedHere { server, entry, first_read, drained: None, interrupted: Repeats::default() };
@@ -287,8 +287,8 @@ fn serves_a_request() -> bool {
 /// The action makes atomic stores, tries locks, reads the clock, and calls shutdown(2).
 ///
 /// The parent signals a second time when `Limits::first_read` has passed. Others may signal as well, and earlier: a
-/// supervisor signals all processes that it has started. So this looks at the clock, and is content with half of the
-/// time, because the parent's began before this process was signalled first.
+/// supervisor signals all processes that it has started. So the action checks the clock, and counts a signal as the
+/// parent's second one if at least half of that time has passed. (The parent's clock began before the first signal came.)
 fn drain(signal: libc::c_int) {
     let Some(mut served) = SIGNALLED.served.try_lock() else { return };
     let Some(served) = &mut *served else { return };
@@ -321,8 +321,7 @@ fn drain(signal: libc::c_int) {
 /// All servers of this process.
 static SERVERS: Mutex<Vec<Weak<dyn AnyServer>>> = Mutex::new(Vec::new());
 
-/// How many servers the process has. The child of an only server looks at nothing but this number, and writes to no
-/// lock.
+/// How many servers the process has. If there is only one, its child reads nothing but this number, and takes no lock.
 static SERVER_COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// A server with its types erased.
@@ -399,7 +398,7 @@ fn close_other_servers<T: Transport>(core: &Core<T>) {
     }
 }
 
-/// The rest of [`close_other_servers`], apart because most children only look at the count.
+/// The rest of [`close_other_servers`], in a function of its own because most children only read the count.
 #[cold]
 fn close_all_but<T: Transport>(core: &Core<T>) {
     // Collected first: no lock is held while a transport closes, which may be the user's.

@@ -83,7 +83,7 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// `handle_request`), in the thread of the loop and before anything is served: the place to tell a service
     /// registry. ([`run`](crate::Server::run) tells a service manager by itself: see [`systemd`](crate::systemd).) It also
     /// runs if an earlier `shutdown` ends that run at once. Under `run`, signals are already handled then, so the service
-    /// manager can stop the program in order. An observer gets [`ServerEvent::Ready`](crate::monitor::ServerEvent::Ready).
+    /// manager can stop the program cleanly. An observer gets [`ServerEvent::Ready`](crate::monitor::ServerEvent::Ready).
     ///
     /// ```
     /// use socketserver::{ServerContext, ServerHooks, StreamRequest};
@@ -101,8 +101,8 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     }
 
     /// Runs once, when the server begins to close, in the thread that closes it; under `run`, as soon as a signal has
-    /// come. New clients are still accepted and the grace period has not begun: both go on until this hook has
-    /// returned, and then for [`Limits::lame_duck`](crate::Limits::lame_duck). An observer gets
+    /// come. New clients are accepted until this hook has returned, and then for
+    /// [`Limits::lame_duck`](crate::Limits::lame_duck); only then does the grace period begin. An observer gets
     /// [`ServerEvent::Stopping`](crate::monitor::ServerEvent::Stopping).
     ///
     /// A close means [`server_close`](crate::Server::server_close), which `run`, `run_all` and
@@ -114,8 +114,8 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     }
 
     /// Runs when the server has come to another [phase](RunPhase) of its life, once for each phase, after the phase's
-    /// own hook if it has one. Use it to tell a service registry, or to close what the requests of a drain no longer
-    /// need. It runs in the thread that activates, serves or closes the server, which waits for it. When several
+    /// own hook if it has one. Use it to tell a service registry, or to close resources that the requests of a drain no
+    /// longer need. It runs in the thread that activates, serves or closes the server, which waits for it. When several
     /// threads close a server at once, one of them calls this hook for all, in the order of the phases;
     /// `server.run_phase()` may then be a later phase. A panic in it ends nothing.
     ///
@@ -174,8 +174,8 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// Reports a failure, in the thread where it happened. Default: [`Failure::report`], which prints one block on
     /// stderr, and nothing for a [quiet](Failure::is_quiet) failure. An override may call `report` as well.
     ///
-    /// The hook is not called if the peer was silent for the idle limit, if a drain ended the request, or for a
-    /// [`Fatal`](crate::Fatal).
+    /// The hook is not called if the peer was silent for the idle limit, if a drain or an operator ended the request, or
+    /// for a [`Rejected`](crate::hooks::Rejected) or a [`Fatal`](crate::Fatal).
     ///
     /// ```
     /// use socketserver::hooks::Failure;
@@ -202,8 +202,8 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     /// [`AcceptOutcome::TimedOut`](crate::monitor::AcceptOutcome::TimedOut). A panic ends the call.
     fn handle_timeout(&self) {}
 
-    /// Runs in the loop after every request, and at least once in every `poll_interval`, if one is set. To override
-    /// this hook costs as much as to override [`verify_request`](Self::verify_request).
+    /// Runs in the loop after every request, and at least once in every `poll_interval`, if one is set. Overriding this
+    /// hook costs as much as overriding [`verify_request`](Self::verify_request).
     ///
     /// If the hook serves as a clock, set a `poll_interval`, because an idle server calls nothing:
     ///
@@ -256,10 +256,9 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     }
 
     /// Runs for a request that is refused because no worker is free or because its peer exceeds a limit. The hook may
-    /// write an answer ("busy, come again in a minute") before the request is closed. It runs in the thread that
-    /// accepted the request, so its writes never wait: output that does not fit into the socket's buffer is lost. On a server
-    /// with `Builder::tls` nothing is sent before the handshake: the writes fail, and the peer sees a
-    /// closed connection.
+    /// write an answer ("busy, come again in a minute") before the request is closed. It usually runs in the thread that
+    /// accepts, so its writes never wait: output that does not fit into the socket's buffer is lost. On a server with
+    /// `Builder::tls` nothing is sent before the handshake: the writes fail, and the peer sees a closed connection.
     ///
     /// **With a wrapper of your own.** If [`wrap_request`](Self::wrap_request) encrypts the connection, leave this hook as it is.
     /// Most requests are refused before `wrap_request` has run, and then an answer leaves in the clear. The server cannot

@@ -21,8 +21,8 @@ pub struct Incoming<'a> {
     ticket: &'a Ticket,
     /// The connection; `None` for datagrams.
     connection: Option<BorrowedFd<'a>>,
-    /// A value from the hook, passed on to the request if that is served. A cell, because hooks get a shared reference;
-    /// no other thread has it.
+    /// A value from the hook, passed on to the request if it is served. A cell, because hooks get a shared reference; no
+    /// other thread has it.
     pub(super) extension: RefCell<Extension>,
 }
 
@@ -33,8 +33,7 @@ impl<'a> Incoming<'a> {
     }
 
     /// The address of the sender: the other end of the connection. If that is a [proxy](crate::proxy_protocol), the
-    /// client is not known yet. A hook that has to know the client is
-    /// [`wrap_request`](crate::ServerHooks::wrap_request).
+    /// client is not known yet. The hook [`wrap_request`](crate::ServerHooks::wrap_request) runs when it is known.
     #[must_use]
     pub fn client_address(&self) -> &Address {
         self.ticket.client_address()

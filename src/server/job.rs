@@ -67,7 +67,7 @@ pub(super) struct TypedJob<T: Transport> {
 pub(super) enum Verdict {
     /// Hand the request to the mixin.
     Serve,
-    /// Close the request in order, without a handler.
+    /// Close the request properly, without a handler.
     Reject,
     /// Close the request as after `Reject`, and end the loop too, which was retired while the hook waited.
     Retire(RetiredUnwind),
@@ -93,8 +93,8 @@ impl<T: Transport> TypedJob<T> {
         let ticket = Ticket::new(registration, Arc::clone(&core.context));
         // In this process, which may be about to fork: TLS renews the keys of its tickets here, for all children alike.
         core.prefaces.iter().for_each(crate::request::Preface::prepare);
-        // A request beyond its peer's limits does not use up the rate of the server: a peer that connects again and
-        // again would keep the others out.
+        // A request beyond its peer's limits does not use up the rate of the server: otherwise a peer that connects again
+        // and again would keep the others out.
         if ticket.beyond().is_none() {
             core.context.rate.pass();
         }
@@ -192,7 +192,7 @@ impl<T: Transport> TypedJob<T> {
         if is_timed {
             job.ticket.entry().begin_step(CountStep::Worker);
         }
-        // Only if something may run before the handler: to share the limits costs the count of a reference.
+        // The limits are shared only if something may run before the handler, because sharing counts a reference.
         let has_steps = job.core.overridden_hooks.are_given() || !job.core.prefaces.are_none();
         let limits = has_steps.then(|| job.ticket.share_limits());
         // The time of the whole request begins before the handshake, which is a part of it.
@@ -271,7 +271,7 @@ impl<T: Transport> Work for TypedJob<T> {
         self.serve()
     }
 
-    /// Refuses the request, on the thread that has found no room: mostly the loop. So nothing here waits for the peer.
+    /// Refuses the request, on the thread that has found no room: usually the loop's. So nothing here waits for the peer.
     fn refuse(self: Box<Self>, why: Refused) {
         let _serving = start_serving(&self.core.context);
         let mut request = None;

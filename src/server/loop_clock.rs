@@ -1,4 +1,4 @@
-//! [`LoopClock`]: the moments at which a loop has something to do beside requests.
+//! [`LoopClock`]: the moments at which a loop has something to do apart from requests.
 //!
 //! A loop waits until [`next`](LoopClock::next) at most, and asks [`due`](LoopClock::due) after each request and each wait.
 //! The clock belongs to one call of the loop, so it needs no lock, and a later run begins with a new one.
@@ -36,7 +36,7 @@ impl LoopClock {
     /// A clock for a loop that begins now. `beat_every` is `None` if no service group wants to hear of the loop.
     pub(super) fn new(poll_interval: Option<Duration>, beat_every: Option<Duration>) -> Self {
         let now = Instant::now();
-        // An interval that the clock cannot count is none. The first moment is a whole interval away.
+        // An interval that is too long for the clock is ignored. The first moment is a whole interval away.
         let first = |every| Some((every, now.checked_add(every)?));
         let (tick, beat) = (poll_interval.and_then(first), beat_every.and_then(first));
         let mut clock = Self { tick, beat, ..Self::default() };
@@ -58,7 +58,7 @@ impl LoopClock {
 
     /// Takes the moments that have come. Each is due once; a tick is due again after its interval.
     pub(super) fn due(&mut self) -> Due {
-        // No clock is read for a loop that waits for nothing.
+        // The time is not read for a clock without moments.
         let Some(next) = self.next else { return Due::default() };
         let now = Instant::now();
         if now < next {

@@ -126,23 +126,23 @@ type Observer = Box<dyn Fn(&ServerEvent<'_>) + Send + Sync>;
 
 /// The part of a server that its requests share. It lives until the server and the last request are gone.
 pub(crate) struct Core<T: Transport> {
-    /// The transport. The loop, workers, and a thread that closes call it at the same time.
+    /// The transport. The loop, workers, and a thread that closes may call it at the same time.
     transport: T,
     /// Makes a handler for each request, on the thread that serves it. Several threads call it at the same time.
     factory: Box<dyn MakeHandler<T::Request>>,
     /// The type name of the handler, for reports, events and threads.
     handler_name: &'static str,
-    /// The program's hooks. Each call is in `catch_panic`, except where a panic is to end the loop.
+    /// The program's hooks. Each call is in `catch_panic`, except where a panic is to end the loop or to reach the caller.
     hooks: Box<dyn ServerHooks<T::Request>>,
     /// Whether a hook of the loop is overridden; if none is, workers may accept.
     overridden_hooks: OverriddenHooks,
-    /// Phases that were reached, and of which the hooks have not been told yet.
+    /// The phases that were reached and are not yet reported to the hooks.
     phases: PhaseQueue,
     /// The observers. Only [`Core::tell`] calls them, and it catches their panics.
     observers: Vec<Observer>,
     /// Whether requests have spans.
     spans: Spans,
-    /// Whether the time in the kernel's accept queue is asked for: `Builder::time_accept_queue`.
+    /// Whether the kernel is asked how long each connection was in its accept queue: `Builder::time_accept_queue`.
     times_accept_queue: bool,
     /// The part that handlers see.
     context: Arc<ServerContext>,
@@ -156,7 +156,7 @@ pub(crate) struct Core<T: Transport> {
     backlog: Backlog<T>,
     /// Whether the program has borrowed the listener's descriptor, and may have passed it to another process.
     lent: AtomicBool,
-    /// Whether a close has waited, or waits, for the end of its lame duck; the next close does not.
+    /// Whether a close has begun to wait for the end of the lame duck. Later closes do not wait for it.
     lame_duck_is_begun: AtomicBool,
     /// Whether the drain, and not the last loop, closes the transport, because requests need it until they end.
     closed_late: AtomicBool,
@@ -168,13 +168,13 @@ pub(crate) struct Core<T: Transport> {
 
 impl<T: Transport> Drop for Core<T> {
     fn drop(&mut self) {
-        // A child that another server forks has nothing of this one to close any more.
+        // From here on a child that another server forks has no sockets of this server to close.
         fork::unregister();
     }
 }
 
 impl<T: Transport> Core<T> {
-    /// Calls the hook of this name, and not the mixin's method. A panic ends the loop.
+    /// Calls the hook `service_actions`, not the mixin's method of that name. A panic ends the loop.
     fn service_actions(&self) {
         self.overridden_hooks.call(LoopHook::ServiceActions, || self.hooks.service_actions());
     }
@@ -200,7 +200,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// The coordinator of handovers, if the run that goes on has one.
+    /// The coordinator of handovers, if the current run has one.
     fn coordinator(&self) -> Option<&handover::Coordinator> {
         self.coordinator.get().map(|coordinator| &**coordinator)
     }
@@ -341,7 +341,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         kind: RunKind,
         accept: impl Fn(&AcceptLoop<T, M>) -> Result<()> + Send + Sync + 'static,
     ) -> Result<()> {
-        // Before the runs are looked at: in a forked child they may still be the parent's.
+        // This comes before the first use of the runs: in a forked child they may still be the parent's.
         self.core.enter_process()?;
         self.core.context.runs.begin(&self.server_address(), kind)?;
         // From here on the guard ends the run, even after a panic or an error.
@@ -349,7 +349,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if kind == RunKind::Forever {
             let prepared = self.mixin.prepare().and_then(|()| self.budget_descriptors());
             if let Err(error) = prepared {
-                // An error of the run itself, which a handler may have caused before, comes first.
+                // If a handler has already ended the run with an error, that error is returned instead.
                 return begun.end().and(Err(error));
             }
             self.core.tell_of_ready();
@@ -419,7 +419,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         &self.mixin
     }
 
-    /// The limits in force for new requests.
+    /// The limits for new requests: see [`ServerContext::limits`].
     #[must_use]
     pub fn limits(&self) -> Limits {
         self.core.context.limits()
@@ -430,9 +430,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 impl<T: Transport, M: Mixin> Drop for Server<T, M> {
     fn drop(&mut self) {
         let context = &self.core.context;
-        // In this order: no run begins any more, requests are told, and then the address is free.
+        // In this order: no further run begins, the requests learn of the stop, and then the address becomes free.
         context.runs.close();
-        // A server that is dropped has no close, and so nothing else would end these waits.
+        // A drop waits for nothing and forces nothing, so no later step would end the waits for first requests.
         context.runs.end_first_reads();
         context.live.tell_of_stop();
         self.core.close_listener();

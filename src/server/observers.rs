@@ -78,8 +78,8 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// The rest of [`tell_of_end`](Self::tell_of_end), apart because most servers have no observer: the stacks of their
-    /// workers then need no room for the large event.
+    /// The rest of [`tell_of_end`](Self::tell_of_end), in a function of its own because most servers have no observer: the
+    /// stacks of their workers then need no room for the large event.
     #[inline(never)]
     fn tell_observers_of_end(&self, entry: &Entry, reason: CloseReason, refused: Option<&Refused>) {
         let (bytes_in, bytes_out) = entry.bytes();
@@ -140,8 +140,8 @@ impl<T: Transport> WorkerWatch for Core<T> {
         });
     }
 
-    /// Lowers the limit of live requests to `most`, if it is higher, and tells the operator: clients beyond it wait in
-    /// the accept queue, as they do when descriptors are short.
+    /// Lowers the limit of live requests to `most`, if it is higher, and warns the operator. Clients beyond the limit then
+    /// wait in the accept queue, as they do when descriptors are short.
     fn requests_are_bounded(&self, most: usize, why: &dyn Display) {
         // `None`: the limit was as low already, and nothing is reported.
         if let Some(lowered) = self.context.budget_workers(most.max(1)) {
@@ -182,7 +182,7 @@ pub(super) fn handle_error_of<T: Transport>(
     run_catching(|| core.hooks.handle_error(&failure));
 }
 
-// A server on a kernel that bounds the number of stacks.
+// The test runs a server on a kernel that bounds the number of coroutines' stacks, or seems to.
 #[cfg(has_green)]
 #[cfg(test)]
 mod tests {
@@ -201,7 +201,7 @@ mod tests {
     use crate::sys::coroutine::FORCED_BOUND;
     use crate::transport::Tcp;
 
-    /// Notes what the operator is told.
+    /// Keeps the warnings for the operator.
     #[derive(Clone, Default)]
     struct Warned(Arc<Mutex<Vec<String>>>);
 

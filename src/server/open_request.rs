@@ -39,17 +39,17 @@ use crate::wait;
 pub(super) struct OpenRequest<T: Transport> {
     /// The server and a permit of `Limits::live`, which the drop gives back.
     pub(super) core: ServerPermit<T>,
-    /// The request's line in the live list. The request's ticket has it too, but the end is told after the request has
-    /// been closed, and a handler may have swapped its request for another one.
+    /// The request's entry in the live list. The request's ticket has it too, but the end is reported after the request
+    /// has been closed, and a handler may have swapped its request for another one.
     pub(super) entry: Arc<Entry>,
 }
 
 impl<T: Transport> OpenRequest<T> {
-    /// Calls the hook for a request that is refused. It may write an answer, and its error says only that the peer has
-    /// not got it.
+    /// Calls the hook `overflow` for a request that is refused. The hook may write an answer. Its error is ignored,
+    /// because it says only that the peer has not got the answer.
     pub(super) fn overflow(&self, request: &mut T::Request, why: &Refused) {
         run_catching(|| {
-            // First: under TLS the hook must not write in clear.
+            // This comes first: under TLS the hook must not write in the clear.
             self.core.prefaces.iter().for_each(|step| step.refuse(request));
             // Zero: the hook must not wait for the peer. Bytes that the socket's buffer does not take are lost.
             request.set_server_deadline(Deadline::after(Timeout::Write, Duration::ZERO));
@@ -130,8 +130,8 @@ impl<T: Transport> OpenRequest<T> {
         ran.unwrap_or(Ok(())).and(made.map_err(|error| (phase, error)))
     }
 
-    /// Why a request is refused after its beginning, if it is: a proxy has named a client that is beyond its limit, or
-    /// the handshake was crowded out. The observers are told.
+    /// The reason to refuse a request after its beginning, if there is one: a proxy has named a client that is beyond
+    /// its limit, or the handshake was crowded out. Also reports the limit to the observers.
     fn beyond(&self, error: &HandlerError) -> Option<Refused> {
         // The error's `source` is the program's code.
         let found = catch_panic(|| Ok(find(&**error).map(|BeyondLimit { limit }| *limit)));
@@ -140,8 +140,8 @@ impl<T: Transport> OpenRequest<T> {
         Some(refused_by(limit))
     }
 
-    /// Returns why the request ends, and the limit that it is beyond, if it is. It takes the result, and drops the
-    /// error in it: the error's own `Drop` has run when the peer sees the end.
+    /// Returns the reason of the request's end, and the refusal if the request is beyond a limit. It takes the result and
+    /// drops the error in it, so that the error's own `Drop` has run when the peer sees the end.
     ///
     /// `held`: the request as the handler has left it; `None` if it was never made.
     pub(super) fn conclude(
@@ -185,7 +185,7 @@ impl<T: Transport> OpenRequest<T> {
 
     /// Returns how a failed request has ended, reports the failure, and stops the server if the error is [`Fatal`].
     fn judge(&self, phase: Phase, error: &HandlerError, held: Option<&T::Request>) -> CloseReason {
-        // Before all else: it ends the run, whatever the request's own end was.
+        // A `Fatal` comes before all else: it ends the run, whatever the request's own end was.
         if let Some(fatal) = Fatal::find(error) {
             self.core.context.runs.fail(Error::fatal(fatal.clone()));
             return CloseReason::Fatal;
@@ -236,9 +236,9 @@ impl<T: Transport> OpenRequest<T> {
     }
 }
 
-/// The handler has forked this process, and has returned in it as well. A thread would end here, and the process with its last
-/// thread. The end of the request is the parent's, and so are the locks on the way to it; going on, the worker would take its
-/// parent's requests. Messages of its own outboxes leave.
+/// Ends a process that a handler has forked, when the handler returns in it. This thread is the only one here, and must not
+/// go on: the end of the request is the parent's, locks on the way to it may be held for ever by the parent's threads, and
+/// the worker would take its parent's requests. Messages of this process's own outboxes are sent first.
 #[cold]
 fn end_child() -> ! {
     wait::flush();

@@ -43,7 +43,8 @@ impl PhaseQueue {
         reached.is_some()
     }
 
-    /// Begins a turn. `None` if another thread, or a caller of this one, has the turn: that thread reports the queue.
+    /// Begins a turn. Returns `None` if another thread has the turn, or this thread itself in a caller of this function.
+    /// The holder of that turn reports the queue.
     pub(super) fn turn<F: Fn(RunPhase)>(&self, tell: F) -> Option<PhaseTurn<'_, F>> {
         let mut queue = self.0.lock();
         let is_mine = !std::mem::replace(&mut queue.is_told, true);

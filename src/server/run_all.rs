@@ -16,9 +16,9 @@
 //! There the loop obeys orders, keeps the lame duck by its clock, and then stops; the server is closed when the loop
 //! has ended.
 //!
-//! A run changes its process in this order: the claim of each server (first, so that nothing is changed for a run that
-//! cannot begin), the process's limits, the signals' actions, their unblocking, the memberships in the service group.
-//! Its guards undo these changes in the reverse order. The raised limit of descriptors and the default of SIGCHLD stay.
+//! A run first claims each server, so that nothing is changed for a run that cannot begin. Then it raises the process's
+//! limits, registers the signals' actions, unblocks the signals, and joins the service group. Its guards undo this in the
+//! reverse order. The raised limit of descriptors and the default of SIGCHLD stay.
 //!
 //! A signal's action runs on whichever thread the kernel picks, in the middle of anything. It only stores to atomics,
 //! writes to events (`ShutdownHandle::retire`, `Orders::give_reload`) and may end the process; everything else is done by the
@@ -53,9 +53,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// `run` raises the process's limit on file descriptors to the highest allowed value;
     /// [`restore_limits`](crate::handler::restore_limits) gives programs that handlers start the old limit.
     ///
-    /// A second signal ends the process at once, with status 128 + its number; one that follows within 0.3 s is an echo
-    /// of the first, as `timeout` and other wrappers send it. Children of [`Forking`](crate::Forking) then continue
-    /// within their own limits, unless the signal was sent to the whole process group.
+    /// A second signal ends the process at once, with status 128 + its number. Children of [`Forking`](crate::Forking)
+    /// then continue within their own limits, unless the signal was sent to the whole process group. (A signal within
+    /// 0.3 s of the first is ignored, because `timeout` and other wrappers may send the same order twice.)
     ///
     /// `run` treats the state that the process inherits as the user of a shell expects:
     ///
@@ -64,7 +64,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     ///   ignores SIGHUP. If the program has its own handler for SIGHUP, and nothing to reload, `run` leaves SIGHUP to
     ///   it.
     /// - If one of them is *blocked*, `run` unblocks it in this thread until `run` returns. A signal that was sent
-    ///   earlier stops the server in order. (A program with its own signal thread uses `serve_forever`.)
+    ///   earlier then stops the server cleanly. (A program with its own signal thread uses `serve_forever`.)
     /// - An ignored SIGCHLD is set to its default: otherwise the exit statuses of programs and children would be lost. A blocked
     ///   one is unblocked in this thread, and stays so: programs that handlers start may wait for it.
     /// - SIGXFSZ does not end the process, unless the program handles it: under `ulimit -f` a write that would make a file too
@@ -104,8 +104,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 /// Runs several servers, of different types if need be, as [`Server::run`] runs one: a thread for each, one Ctrl-C for
 /// all. When one of them ends with an error or a panic, all end. A single server runs in this thread.
 ///
-/// `ready` is called when signals are taken, and before anything is served: the moment to say that the
-/// program listens, because from here on a signal stops it in order.
+/// `ready` is called once the signals are handled, and before anything is served. It is the moment to say that the
+/// program listens: from here on a signal stops it cleanly.
 ///
 /// # Errors
 ///
@@ -123,14 +123,14 @@ pub fn run_all(
     grace: Duration,
     ready: impl FnOnce(),
 ) -> Result<Vec<DrainReport>> {
-    // All claims first: if one fails, the others are given back, and nothing has begun.
+    // All servers are claimed first: if one claim fails, the others are given back, and nothing has begun.
     let claims = servers.iter().map(|server| claim(&**server)).collect::<Result<Vec<_>>>()?;
     let all: Vec<&dyn BaseServer> = servers.iter().map(|server| &**server).collect();
     let _signals = prepare_process(&all)?;
     let _members = join_service(&all);
-    // The signals are taken by now. A panic of `ready` gives everything back, and nothing was served.
+    // The signals are handled by now. If `ready` panics, the guards undo everything, and nothing has been served.
     ready();
-    // In this thread, so that a server that forks runs in the main thread.
+    // A single server is served in this thread: a server that forks then runs in the main thread.
     if let [server] = servers {
         let (served, report) = serve_and_close(&**server, || server.server_close_within(grace));
         return served.map(|()| vec![report]);
@@ -158,7 +158,7 @@ pub fn run_all(
             let name = format!("serve {}", server.server_address());
             match thread::Builder::new().name(name).spawn_scoped(scope, serve) {
                 Ok(thread) => running.push(thread),
-                // The servers that have begun are stopped, and their threads are joined below as after any end.
+                // The servers that have begun are stopped, and their threads are joined below.
                 Err(error) => {
                     stop_all();
                     result = Err(Error::io("start a thread for", server.server_address(), error));
@@ -166,12 +166,13 @@ pub fn run_all(
                 }
             }
         }
-        // In the order of the servers. A panic of one goes on when the scope has joined the others.
+        // The threads are joined in the order of the servers. A panic in one of them goes on here, and leaves the scope
+        // when all others have ended.
         let mut reports = Vec::new();
         for thread in running {
             match thread.join().unwrap_or_else(|payload| resume_unwind(payload)) {
                 Ok(report) => reports.push(report),
-                // The first error is the answer. All threads are joined in any case.
+                // The first error is returned. All threads are joined in any case.
                 Err(error) => result = result.and(Err(error)),
             }
         }
@@ -215,7 +216,7 @@ fn serve_and_close(
     close: impl Fn() -> DrainReport + Sync,
 ) -> (Result<()>, DrainReport) {
     let (served, report) = serve_until_closed(server, close);
-    // After the close: until then a handler may still fail.
+    // Taken after the close, because until then a handler may still fail.
     let late_failure = server.shutdown_handle().runs().take_failure();
     (served.and(late_failure.map_or(Ok(()), Err)), report)
 }
@@ -232,7 +233,7 @@ fn serve_until_closed(
     let over = if server.context().role().is_parent() { None } else { Event::new().ok() };
     let handle = server.shutdown_handle();
     let Some(over) = over else {
-        // In this thread, one after the other: the server forks, or there is no descriptor for the event.
+        // This thread serves, and closes afterwards: the server forks, or there is no descriptor for the event.
         handle.runs().orders.leave_to_loop();
         return (server.serve_forever(), close());
     };
@@ -247,29 +248,29 @@ fn serve_until_closed(
         close()
     };
     thread::scope(|scope| {
-        // Scoped, because it borrows the server, and so joined in any case.
+        // The thread is scoped, because it borrows the server. So it is joined in any case.
         let closing =
             thread::Builder::new().name("close".into()).spawn_scoped(scope, wait_and_close);
         if closing.is_err() {
             handle.runs().orders.leave_to_loop();
         }
         let served = {
-            // Notified even after a panic: the thread that closes has to end before it is joined.
+            // A drop notifies even after a panic: without it the thread that closes would never end.
             let _over = OnDrop(|| over.notify());
             server.serve_forever()
         };
         let report = match closing {
             Ok(thread) => thread.join().unwrap_or_else(|payload| resume_unwind(payload)),
-            // Without a thread the server is closed late.
+            // No thread could be started, so this one closes the server, and only after the run.
             Err(_) => close(),
         };
         (served, report)
     })
 }
 
-/// Prepares the process. SIGINT and SIGTERM ask the servers to stop; the second of either ends the process. SIGHUP
-/// makes the servers reload, or stops them. The limit of descriptors is raised as far as it may be: the usual lower
-/// limit is for programs that use `select`.
+/// Prepares the process. SIGINT and SIGTERM ask the servers to stop; a second signal of either kind ends the process.
+/// SIGHUP makes the servers reload, or stops them. The limit of descriptors is raised as far as it may be: the usual
+/// lower limit is for programs that use `select`.
 fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
     // If the limit stays low, `descriptor_budget.rs` lowers `Limits::live`.
     let _ = sys::raise_descriptors();
@@ -286,13 +287,12 @@ fn prepare_process(servers: &[&dyn BaseServer]) -> Result<Signals> {
     let has_reloads = |server: &&&dyn BaseServer| !server.context().reloads.0.is_empty();
     let reloaded: Vec<_> =
         servers.iter().filter(has_reloads).map(BaseServer::shutdown_handle).collect();
-    // One for all servers and both signals: the second signal of either ends the process.
+    // All servers and both signals share this counter: a second signal of either kind ends the process.
     let asked = Arc::new(Repeats::default());
     let mut signals = Signals::default();
     for (signal, name) in [(libc::SIGINT, "SIGINT"), (libc::SIGTERM, "SIGTERM")] {
         let (asked, stopped) = (Arc::clone(&asked), Arc::clone(&stopped));
-        // The action needs an atomic, the clock, a write for each server, and `_exit`: a signal's handler may use
-        // these.
+        // The action uses only atomics, the clock, a write for each server, and `_exit`. All are async-signal-safe.
         let action = move || match asked.note() {
             Repeat::First => stopped.iter().for_each(ShutdownHandle::retire),
             // A second order would end the lame duck.
@@ -330,7 +330,7 @@ fn on_hangup(
         if !terminal_has_ended && !reloaded.is_empty() {
             reloaded.iter().for_each(|handle| handle.runs().orders.give_reload());
         } else if !is_stopped.swap(true, Ordering::SeqCst) {
-            // Once: the kernel and the shell both tell of a terminal's end.
+            // Done once, although both the kernel and the shell send SIGHUP when a terminal ends.
             stopped.iter().for_each(ShutdownHandle::retire);
         }
     })
@@ -367,7 +367,7 @@ impl Signals {
     }
 
     /// Unblocks the signals, in this thread alone: others keep the masks that the program gave them. Called after the
-    /// actions are registered, because a signal may be pending already, and must then stop the server in order.
+    /// actions are registered, because a signal may be pending already, and must then stop the server cleanly.
     fn let_through(&mut self) {
         let mut signals = vec![libc::SIGINT, libc::SIGTERM];
         signals.extend(self.taken.iter().map(|(signal, _)| *signal).filter(|s| *s == libc::SIGHUP));

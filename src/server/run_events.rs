@@ -1,5 +1,5 @@
-//! Guards for a run and for a loop within it. A panic ends the run and the loop too. The hooks and events of a run are
-//! here as well.
+//! Guards for a run and for a loop within it. Their drops end the run and the loop even after a panic. The hooks and events
+//! of a run are here as well.
 //!
 //! ```text
 //! Runs::begin succeeds   RunGuard::begun; then `serve_forever` calls tell_of_ready: Ready, its hook, the service manager
@@ -7,7 +7,7 @@
 //! the mixin returns      RunGuard::end, or the guard's drop after a panic; then leave_ready: Bound, if it does not close
 //! ```
 //!
-//! The guards are here because a mixin or a hook may panic: the run then ends in order, its accepted requests are
+//! The guards are needed because a mixin or a hook may panic: the run then still ends properly, its accepted requests are
 //! accounted for, and the panic goes on.
 //!
 //! The phases of a server are reached by several threads (one serves, others close). Each is reported once and in
@@ -33,7 +33,8 @@ impl<T: Transport> Core<T> {
         self.tell(&ServerEvent::Ready { server_address: &self.context.server_address() });
         // A panic of this one hook is not caught: it ends the run, which has served nobody yet.
         self.hooks.ready(&self.context);
-        // The phase and its hook are reported after the hook `ready`, even if another thread has reached further ones.
+        // The phase `Ready` is reported here, after the hook `ready`. Later phases, which other threads may have reached by
+        // now, follow it.
         drop(turn);
         // Last: on this message the service manager starts the services that depend on this one.
         if let Some(membership) = self.context.membership() {
@@ -64,7 +65,7 @@ impl<T: Transport> Core<T> {
         self.phases.push(|| self.context.runs.phase.advance(phase).then_some(phase))
     }
 
-    /// Reaches a phase, and reports it after those before it: here, or in the thread that is reporting already.
+    /// Reaches a phase, and has it reported after the earlier ones: here, or by the thread that is reporting already.
     fn tell_in_order(&self, reach: impl FnOnce() -> Option<RunPhase>) {
         self.phases.push(reach);
         drop(self.phases.turn(|phase| self.tell_of_phase(phase)));
@@ -121,8 +122,8 @@ impl<T: Transport> Core<T> {
             return;
         }
         let turn = self.phases.turn(|phase| self.tell_of_phase(phase));
-        // First: the hook finds the server not ready any more. A close after the first one finds the phase reached, and
-        // tells nothing.
+        // This comes first: the hook finds that the server is no longer ready. A second close finds the phase reached, and
+        // reports nothing.
         if !self.reach(RunPhase::LameDuck) {
             return;
         }
@@ -130,15 +131,14 @@ impl<T: Transport> Core<T> {
             let limits = self.context.limits();
             membership.stopping(limits.lame_duck.saturating_add(limits.drain), self.context.load());
         }
-        // After the message to the service manager: the hook may take long, beyond the time that the manager was told.
+        // The message to the service manager comes before the hook, which may take longer than the time in that message.
         self.tell(&ServerEvent::Stopping { server_address: &self.context.server_address() });
         run_catching(|| self.hooks.stopping(&self.context));
         drop(turn);
     }
 }
 
-/// A run of this server, of which there is one at a time. `end` ends it, or the drop, if a mixin or a hook has
-/// panicked.
+/// A run of this server, of which there is one at a time. `end` ends it; if a mixin or a hook has panicked, the drop does.
 pub(super) struct RunGuard<'a, T: Transport>(&'a Core<T>);
 
 impl<'a, T: Transport> RunGuard<'a, T> {
@@ -147,7 +147,7 @@ impl<'a, T: Transport> RunGuard<'a, T> {
         Self(core)
     }
 
-    /// Ends the run in order. Returns the error of a handler or another thread that has ended it.
+    /// Ends the run. Returns the error with which a handler or another thread has ended it, if one has.
     pub(super) fn end(self) -> Result<()> {
         // The drop is only for a run that does not get here.
         let Self(core) = *ManuallyDrop::new(self);

@@ -1,9 +1,9 @@
 //! [`ServedByChild`]: a request that a child serves, in its parent. The parent tells the observers what the child has left in
 //! shared memory, in its exit status and in its text.
 //!
-//! The mixin keeps it beside the child's process number, calls `ended` when it has reaped the child, and drops it.
-//! Dropped without that call, the request counts as released. All reports are made in the drop, so that each is made
-//! once, and in the same order, in both cases.
+//! The mixin keeps it together with the child's process number, calls `ended` when it has reaped the child, and drops it.
+//! If it is dropped without that call, the request counts as released. All reports are made in the drop, so that each is
+//! made once, and in the same order, in both cases.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::transport::Transport;
 pub(super) struct ServedByChild<T: Transport> {
     /// The slot in the live list, which the request keeps as long as its child lives. `None` only at the very end.
     ticket: Option<Ticket>,
-    /// The request's line in the live list: shared with the ticket, and still there when that has been dropped.
+    /// The request's entry in the live list: shared with the ticket, and still there when the ticket has been dropped.
     entry: Arc<Entry>,
     /// The permit of `Limits::live`: children count, too.
     core: ServerPermit<T>,
@@ -73,8 +73,8 @@ impl<T: Transport> Drop for ServedByChild<T> {
         if let Some(text) = self.failed_step.take() {
             self.core.tell_of_preface(&self.entry, &HandlerError::from(text));
         }
-        // The limit by which the child has refused its request. A child without a row of its own has noted none; there
-        // is no such row if there are more requests than rows.
+        // The limit for which the child has refused its request. The child has noted it in the request's shared row; if
+        // there are more requests than rows, this one may have had none.
         let refused = (self.reason == CloseReason::Refused)
             .then(|| self.entry.beyond().unwrap_or(Limit::PerPeer));
         if let Some(limit) = refused {

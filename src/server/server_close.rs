@@ -63,10 +63,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// 4. At the deadline the connections of the remaining requests are shut down, and their reads fail as in step 2.
     /// 5. The mixin's threads are joined.
     ///
-    /// A mixin whose `block_on_close` is off has steps 1 and 2 only (and a child of [`Forking`](crate::Forking) has no
-    /// time for a first read). The same holds for a call by the thread that serves, or by a handler of the server
-    /// itself, because such a call would wait for itself. In a forked child the call asks the parent to stop, as a
-    /// shutdown does. `server_close` may be called more than once.
+    /// A mixin whose `block_on_close` is off has no lame duck, and steps 1 and 2 only (and a child of
+    /// [`Forking`](crate::Forking) has no time for a first read). The same holds for a call by the thread that serves, or
+    /// by a handler of the server itself, because such a call would wait for itself. In a child of `Forking` the call asks
+    /// the parent to stop, as a shutdown does. `server_close` may be called more than once.
     pub fn server_close_within(&self, grace: Duration) -> DrainReport {
         self.core.tell_of_stopping();
         let context = &self.core.context;
@@ -91,7 +91,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             context.live.tell_of_stop();
             return report;
         }
-        // The report is about this close: the counts before are taken off at the end.
+        // The report is about this close: these earlier counts are subtracted at the end.
         let counted = context.counts();
         // Before the backlog is taken, whose requests enter the list at once.
         report.open_at_start = context.live.len();
@@ -119,7 +119,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         report.stopped = usize::try_from(counts.stopped - counted.stopped).unwrap_or(usize::MAX);
         report.unheard = usize::try_from(counts.unheard - counted.unheard).unwrap_or(usize::MAX);
         report.left_running = context.live.view();
-        // The deadline cuts no datagram off, because there is no connection: one that goes on is only still running.
+        // The deadline cuts no datagram off, because there is no connection. A datagram whose handler goes on is therefore
+        // only in `left_running`.
         let is_uncut = |left: &&LiveRequest| left.cut.is_none();
         let uncut: HashSet<u64> =
             report.left_running.iter().filter(is_uncut).map(|it| it.id).collect();
@@ -128,8 +129,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         report
     }
 
-    /// Waits for the end of the lame duck, in which the loop goes on. Only the first close waits: a second one ends
-    /// the lame duck.
+    /// Waits for the end of the lame duck, in which the loop goes on accepting. Only the first close waits; a second one
+    /// ends the lame duck.
     fn lame_duck(&self) {
         let time = self.limits().lame_duck;
         if !time.is_zero() && !self.core.lame_duck_is_begun.swap(true, Ordering::SeqCst) {
@@ -180,10 +181,10 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     fn wait_and_force(&self, first_reads: Instant, deadline: Instant) -> Vec<LiveRequest> {
         let context = &self.core.context;
         let mut forced = Vec::new();
-        // Twice, because with the second call the mixin tells its children that first reads are over.
+        // `drain_until` is called twice: in the second call the mixin tells its children that first reads are over.
         self.drain_until(first_reads);
         context.end_first_reads();
-        // The end of the wait for loops and threads. Without requests they have the rest of the grace.
+        // The moment until which loops and threads are waited for. If no request is left, they have the rest of the grace.
         let last = if self.drain_until(deadline) {
             deadline.max(Instant::now() + AFTER_FORCE)
         } else {
@@ -197,9 +198,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
             self.drain_until(last);
             last
         };
-        // The loops first: a closed mixin refuses the jobs that they still bring.
+        // The loops have to end first: a closed mixin would refuse the jobs that they still bring.
         context.runs.wait_until_ended(Some(last));
-        // Datagrams: no request needs the socket for its reply any more, or its time is over.
+        // A datagram socket was kept open until now: no request needs it for a reply any more, or its time is over.
         if self.core.closed_late.load(Ordering::SeqCst) {
             self.core.close_listener();
         }
@@ -217,7 +218,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 }
 
 impl<T: Transport> Core<T> {
-    /// For a step before a run.
+    /// Returns the core, for a step that comes before a run.
     ///
     /// # Errors
     ///
@@ -238,22 +239,23 @@ impl<T: Transport> Core<T> {
 }
 
 impl ServerContext {
-    /// Ends the waits for the first request of a connection, from here on. The flag is set before the list is looked
-    /// at: a request that begins such a wait in the meantime sees the flag, or is seen here.
+    /// Ends the waits for the first request of a connection, from here on. The flag is set before the list is read: a
+    /// request that is just beginning such a wait sees the flag, or is found in the list.
     fn end_first_reads(&self) {
         self.runs.end_first_reads();
         self.live.end_input_of_idle(FirstReads::Over);
     }
 
-    /// Ends these waits at a later moment: on a thread, if one may be started and there are first reads to end.
+    /// Ends the waits for first requests at a later moment: on a thread, if one may be started and there may be such
+    /// waits; otherwise at once.
     fn end_first_reads_at(self: &Arc<Self>, when: Instant) {
         let context = Arc::clone(self);
         let end = move || {
             wait::sleep(when.saturating_duration_since(Instant::now()));
             context.end_first_reads();
         };
-        // Where no thread can be started, first reads end at once, which is earlier than promised.
-        // If nobody is connected, a thread would sleep for nothing.
+        // Where no thread can be started, first reads end at once, which is earlier than promised. If nobody is connected,
+        // a thread would sleep for nothing.
         let nobody = self.live.len() == 0 || self.runs.first_reads_are_over();
         let later = !nobody && self.role().may_start_threads();
         if !later || thread::Builder::new().name("first reads".into()).spawn(end).is_err() {
@@ -262,7 +264,7 @@ impl ServerContext {
     }
 }
 
-/// The things that a close waits for. Decided at its beginning, and the same to its end.
+/// The things that a close waits for. Decided when the close begins; it does not change afterwards.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WaitFor {
     /// Running requests, and the mixin's threads.
@@ -272,6 +274,6 @@ enum WaitFor {
 }
 
 /// How long forced handlers may take to notice that their connections are gone, and killed children to end. This time
-/// comes after the deadline: short beside any grace, and long enough for threads to get their turns on a busy machine. A
-/// handler that goes on computing is left behind.
+/// comes after the deadline. It is short compared with any grace, and long enough for threads to get their turns on a busy
+/// machine. A handler that goes on computing is left behind.
 pub(super) const AFTER_FORCE: Duration = Duration::from_millis(75);

@@ -28,7 +28,7 @@ impl<T: Transport> ServerPermit<T> {
         core.context.gate.enter().then(|| Self { core: Arc::clone(core) })
     }
 
-    /// The server without the permit: for a worker that may accept the next request, and for its watch.
+    /// The server without the permit: for a worker that may accept the next request, and for the watchdog of workers.
     pub(super) fn share(&self) -> Arc<Core<T>> {
         Arc::clone(&self.core)
     }

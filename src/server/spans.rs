@@ -3,7 +3,7 @@
 //! ```text
 //! the thread that accepts     event "accepted"
 //! worker, or forked child     span "request" --- handshake, hooks, handler: their events are in it
-//!                               event "failed"     beside the hook handle_error
+//!                               event "failed"     before the hook handle_error
 //!                               event "ended"      the observer; after a fork in the parent, without the span
 //! ```
 //!
@@ -147,7 +147,8 @@ impl Spans {
             Fault::Peer => tell!(info),
             _ => tell!(error),
         }
-        // The level of errors is asked for in any case: a subscriber that takes those has chosen not to see the quieter ones.
+        // Each failure counts as taken by a subscriber that takes errors: if it does not take the other levels, it has chosen
+        // not to see such failures.
         enabled!(target: "socketserver", Level::ERROR)
     }
 }
@@ -301,7 +302,7 @@ fn tell_end(event: &ServerEvent<'_>, transport: &'static str) {
         };
     }
     match (reason, reason.fault()) {
-        // No failure was reported for these ends.
+        // For these two ends no failure has been reported.
         (CloseReason::Fatal | CloseReason::Killed, _) => tell!(error),
         (_, Some(Fault::Handler | Fault::Server | Fault::Resource)) => tell!(warn),
         (_, Some(Fault::Peer) | None) => tell!(debug),

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Every wake-up leads to an accept or to another wake-up: a worker that is woken and does not accept wakes the loop
-//! ([`Core::leave_to_loop`]), unless the server stops. The kernel has told of the client once, and tells nobody else.
+//! ([`Core::leave_to_loop`]), unless the server stops. The kernel has reported the client once, and wakes nobody else for it.
 //!
 //! The lock is [`AcceptPoint::failures`]. A thread holds it from before its accept until the request is with its
 //! worker, so that requests are served in the order in which they were accepted. Hooks run under this lock. That is
@@ -55,7 +55,7 @@ pub(super) struct WorkerAcceptor {
 }
 
 /// A duplicate of the listener's descriptor, which is in both epoll sets. The transport may close its own descriptor at
-/// any time; a worker that waits here still wakes, and its accept fails.
+/// any time; a worker that waits for the duplicate still wakes, and its accept fails.
 #[derive(Debug, Default)]
 struct ListenerCopy {
     /// `None` before the first worker accepts, and after the close.
@@ -128,7 +128,7 @@ impl WorkerAcceptor {
     }
 
     /// Sets whether workers leave every client to the loop from now on. The loop calls this before each of its waits; a
-    /// worker that has looked just before takes one client more.
+    /// worker that has checked just before may take one client more.
     pub(super) fn suspend(&self, suspended: bool) {
         // Most calls change nothing, and a load is cheaper than a store.
         if self.suspended.load(Ordering::SeqCst) != suspended {
@@ -187,7 +187,7 @@ impl<T: Transport> Core<T> {
         }
         // Held until this returns, so that a pool serves in the order of the accepts.
         let mut failures = point.failures.lock();
-        // The server's room first, the mixin's after it; the permit goes back if there is none.
+        // The gate is asked first and the mixin second. If the mixin has no room, the permit goes back.
         let Some(permit) = ServerPermit::try_enter(self).filter(|_| room()) else {
             return self.leave_to_loop(point);
         };
@@ -236,7 +236,7 @@ impl<T: Transport> WorkerAccept for Core<T> {
         }
         let mut accepted = None;
         run_catching(|| accepted = Some(self.accept_in_worker(point, room)));
-        // A transport that has panicked here does so once more in the loop, where the panic ends the run.
+        // A transport that has panicked here will panic in the loop too, and there the panic ends the run.
         let accepted = accepted.unwrap_or_else(|| self.leave_to_loop(point));
         // The next accept waits for the stop's event again: see `StopRequest`. (A worker that leaves waits for nothing.)
         if matches!(accepted, Accepted::TryAgain) {

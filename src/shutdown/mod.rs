@@ -6,8 +6,8 @@
 //! ```text
 //! a thread that stops               the loop                                 a thread that waits
 //!                                   begin, enter_loop
-//! request_stop                      waits for the latch, the listener, ..
-//!   requested, latch readable ----> wakes
+//! request_stop                      waits for the stop's event, the listener, ..
+//!   requested, event readable ----> wakes
 //!                                   settle: a stop is requested
 //!                                   leave_loop: the last one
 //!                                     closes the listener, if `close`
@@ -15,6 +15,9 @@
 //!                                   .. the mixin's requests
 //!                                   end: forgets the stop, takes the failure
 //! ```
+//!
+//! The state is in `runs.rs`. `server/run_all.rs` has `Server::run` and the actions of the signals; `server/server_close.rs`
+//! has the drain.
 //!
 //! Permitted callers:
 //!
@@ -74,8 +77,9 @@ impl ShutdownHandle {
     /// Asks the server to stop accepting, and returns at once. It makes an atomic store and one `write`, so that a
     /// signal's handler may call it.
     ///
-    /// A call before the first run makes that run return at once. Between two later runs a call does nothing: each
-    /// stop is for its own run. The listener stays open, and requests that are running go on.
+    /// A call before the first run makes that run return at once. Before a later `serve_forever` or `run` a call does
+    /// nothing: each stop is for its own run. (A `handle_request` obeys every earlier stop.) The listener stays open, and
+    /// requests that are running go on.
     pub fn shutdown(&self) {
         self.runs.request_stop();
     }

@@ -15,15 +15,15 @@ use crate::wait::{Event, Waiting};
 /// event.notify()                     reload.swap(false)
 /// ```
 ///
-/// The signal sets the flag before the event, and the thread clears the event before it looks at the flag. So an
-/// order is seen, or the event stays readable.
+/// The signal sets the flag before it notifies the event, and the thread clears the event before it reads the flag. So
+/// the order is seen, or the event stays readable.
 ///
 /// **Async-signal-safe** are [`give_reload`](Self::give_reload) and [`give_retire`](Self::give_retire).
 #[derive(Debug, Default)]
 pub(crate) struct Orders {
     /// The event that wakes the thread that obeys. Made by `run`; without it no order can be given.
     event: OnceLock<Event>,
-    /// Whether a reload was ordered, and not taken yet. Two orders before one look are one reload.
+    /// Whether a reload was ordered, and not taken yet. Two orders that are taken together are one reload.
     reload: AtomicBool,
     /// Whether a lame duck with the close after it was ordered, and not taken yet.
     retire: AtomicBool,
@@ -54,7 +54,7 @@ impl Orders {
         // In a forked child the event is still its parent's.
         event.own()?;
         event.clear();
-        // The thread that closes obeys, until the run says that there is none: see `leave_to_loop`.
+        // The thread that closes obeys, until the run says that there is no such thread: see `leave_to_loop`.
         self.closer_obeys.store(true, Ordering::SeqCst);
         self.reload.store(false, Ordering::SeqCst);
         self.retire.store(false, Ordering::SeqCst);
@@ -75,7 +75,7 @@ impl Orders {
     /// Asks for a lame duck and a close after it. Returns false if no `run` obeys orders.
     pub(super) fn give_retire(&self) -> bool {
         let Some(event) = self.event.get() else { return false };
-        // Before the event: a thread that wakes finds the order.
+        // Stored before the event is notified: a thread that wakes finds the order.
         self.retire.store(true, Ordering::SeqCst);
         event.notify();
         true
@@ -84,7 +84,7 @@ impl Orders {
     /// Takes the orders that were given.
     pub(super) fn take(&self) -> TakenOrders {
         let Some(event) = self.event.get() else { return TakenOrders::default() };
-        // Before the flags are looked at: an order that is given in between leaves the event readable.
+        // Cleared before the flags are read: an order that is given in between leaves the event readable.
         event.clear();
         TakenOrders {
             reload: self.reload.swap(false, Ordering::SeqCst),
@@ -94,7 +94,7 @@ impl Orders {
 
     /// Takes the orders for the loop; none if the thread that closes obeys them. Without an order this costs two loads.
     pub(crate) fn take_in_loop(&self) -> TakenOrders {
-        // Without the event: to ask the event is a system call, and this runs after each request.
+        // The flags are read and not the event, which would take a system call: this runs after each request.
         let is_given = self.reload.load(Ordering::SeqCst) || self.retire.load(Ordering::SeqCst);
         if !is_given || self.closer_obeys.load(Ordering::SeqCst) {
             return TakenOrders::default();

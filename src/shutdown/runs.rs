@@ -7,13 +7,13 @@
 //! | `stop`, `drain`, `orders`, `phase` and the flags | any thread, a signal's action | the same, without the lock |
 //! | [`RunsState`], under the lock | the threads that run, accept, close | the same, and those that wait for `changed` |
 //!
-//! A stop is requested without the lock and looked at under it. This loses nothing: `request_stop` stores before it
-//! notifies, and a loop that has looked too early is woken by the latch. `changed` is notified under the lock after each
-//! change of [`RunState`] that somebody may wait for.
+//! A stop is requested without the lock. No stop is lost: `request_stop` stores before it notifies, and a loop that has
+//! checked too early is woken by the stop's event. `changed` is notified under the lock after each change of [`RunState`]
+//! that a thread may wait for.
 //!
 //! | waits for `changed` | until | woken by |
 //! |---|---|---|
-//! | `begin`, `claim` | the run before is not `Finishing` | `end` |
+//! | `begin`, `claim` | the previous run is no longer `Finishing` | `end` |
 //! | `end` | no loop and no worker is listed | `leave_loop` of the last one |
 //! | `wait_until_ended` | the run does not accept, or the caller does itself | `end_accepting` |
 //!
@@ -50,7 +50,7 @@ pub(crate) struct Runs {
     drain: AtomicU8,
     /// Orders to reload or to retire. Signals' actions give them, too.
     pub(crate) orders: Orders,
-    /// The phase that the hooks are told. Signals' actions read it.
+    /// The phase, as hooks and observers get it. Signals' actions read it.
     pub(crate) phase: PhaseCell,
     /// Whether `Limits::lame_duck` is not zero. Signals' actions read it.
     has_lame_duck: AtomicBool,
@@ -165,7 +165,7 @@ impl Runs {
         self.stop_requested() || self.state.lock().run == RunState::Over
     }
 
-    /// Lets handlers see a drain. In a forked child a drain is nothing more than this, and a signal's action calls it.
+    /// Lets handlers see a drain. In a child of `Forking` a drain is nothing more than this, and a signal's action calls it.
     pub(crate) fn begin_drain(&self) {
         self.drain.fetch_max(DrainPhase::FirstReads as u8, Ordering::SeqCst);
     }
@@ -191,8 +191,7 @@ impl Runs {
         self.served_by_run.store(true, Ordering::SeqCst);
     }
 
-    /// Whether `run` or `run_all` serves. Asked before the first fork, and by warnings, which tell an operator the
-    /// remedy.
+    /// Whether `run` or `run_all` serves. Asked before each fork, and for warnings, which tell an operator the remedy.
     pub(crate) fn is_served_by_run(&self) -> bool {
         self.served_by_run.load(Ordering::SeqCst)
     }
@@ -229,8 +228,8 @@ impl Runs {
         Ok(())
     }
 
-    /// Waits for the end of a run that accepts no more. That end is near: a thread that has waited for its own
-    /// shutdown may begin the next run at once.
+    /// Waits for the end of a run that accepts no more. That end is near. So a thread that has shut a server down, and
+    /// has waited for it, may begin the next run at once.
     fn wait_while_finishing(&self) -> MutexGuard<'_, RunsState> {
         let mut state = self.state.lock();
         self.changed.wait_while(&mut state, |state| matches!(state.run, RunState::Finishing(_)));
@@ -268,7 +267,7 @@ impl Runs {
     /// Notes that the caller of this `handle_request` is told of the stop.
     pub(crate) fn report_stop(&self) {
         let run = &mut self.state.lock().run;
-        // Kept in the state and not obeyed here: `end` forgets the stop when no loop is left that could miss it.
+        // Only noted here: `end` forgets the stop, when no loop is left that could miss it.
         match run {
             RunState::Accepting(kind) | RunState::Finishing(kind) => *kind = RunKind::StopReported,
             RunState::Idle | RunState::Over => {}
@@ -280,7 +279,7 @@ impl Runs {
     /// Any thread calls this for a `Fatal`. If the run has already ended, the next run fails, or `take_failure`
     /// returns the error.
     pub(crate) fn fail(&self, error: Error) {
-        // Before the stop: the run that it ends finds the error.
+        // Stored before the stop is requested, so that the run which this stop ends finds the error.
         self.state.lock().failure.get_or_insert(error);
         self.request_stop();
     }
@@ -297,20 +296,20 @@ impl Runs {
     pub(crate) fn close(&self) -> Closer {
         let mut state = self.state.lock();
         state.closing = true;
-        // All under the lock: a loop that ends meanwhile finds `closing`, or has ended before it was set.
+        // All this happens under the lock: a loop that ends at this time finds `closing`, or has ended before it was set.
         self.begin_drain();
         self.request_stop();
-        // In `Finishing` the caller closes the listener too: the last loop has looked for `closing` already.
+        // In `Finishing` the caller closes the listener too: the last loop has already checked `closing`.
         if state.run.is_accepting() { Closer::Loop } else { Closer::Caller }
     }
 
-    /// An error after a [`close`](Self::close): for the steps before a run.
+    /// Fails if [`close`](Self::close) has been called. The steps before a run call this.
     pub(crate) fn check_open(&self, address: &dyn Display) -> Result<()> {
         if self.state.lock().closing { Err(Error::closed(address)) } else { Ok(()) }
     }
 
-    /// Whether the run that stops is the last one, and ends in order: the loop then takes the clients that are in the accept
-    /// queue already.
+    /// Whether the run is stopping, is the last one, and ends without an error. The loop then takes the clients that are
+    /// already in the accept queue.
     pub(crate) fn ends_for_good(&self) -> bool {
         let state = self.state.lock();
         (state.closing || state.claimed.is_some())

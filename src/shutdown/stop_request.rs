@@ -21,8 +21,8 @@ use crate::wait::{Event, Waiting};
 /// is_set = true
 /// ```
 ///
-/// Now the event is readable without a requested stop, and every wait would return at once. So after each wait for
-/// the latch, [`settle`](Self::settle) clears the event.
+/// After these steps the event is readable without a requested stop, and every wait would return at once. So after each
+/// wait for the event, [`settle`](Self::settle) clears it.
 ///
 /// **Async-signal-safe** are [`request`](Self::request) and [`is_requested`](Self::is_requested).
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(super) struct StopRequest {
 }
 
 impl StopRequest {
-    /// A latch without a requested stop. Takes one descriptor, and two on systems without eventfd.
+    /// Makes the event; no stop is requested yet. Takes one descriptor, and two on systems without eventfd.
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             requested: AtomicBool::new(false),
@@ -74,11 +74,11 @@ impl StopRequest {
         // Loaded before it is swapped: this runs after every wait, and the flag is hardly ever set.
         if self.is_set.swap(false, Ordering::SeqCst) {
             self.event.clear();
-            // A request came between the first look and the clear, and its notification may be lost.
+            // A request has come between the first check and the clear, and its notification may be lost.
             if self.is_requested() {
                 self.request();
             }
-            // A request that comes only now has not notified yet, and will.
+            // A request that comes after this check notifies the event itself.
         }
     }
 
@@ -91,7 +91,7 @@ impl StopRequest {
         self.event.clear();
     }
 
-    /// Gives a forked child that becomes a server of its own an event of its own. A requested stop stays requested.
+    /// Replaces the event, in a forked child that goes on as a server of its own. A requested stop stays requested.
     pub(super) fn enter_process(&self) -> io::Result<()> {
         self.event.own()?;
         // In this order: a request that comes meanwhile has either found the new event, or is found here.

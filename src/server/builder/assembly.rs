@@ -36,7 +36,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     ///
     /// # Errors
     ///
-    /// The errors of the transport.
+    /// The errors of the transport; or if a setting is out of range.
     pub fn with_transport<How: 'static>(
         self,
         transport: T,
@@ -94,8 +94,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
             mixin_closed_late: AtomicBool::new(false),
             coordinator: OnceLock::new(),
         });
-        // From here on a child that another server forks closes this one's sockets. Before the bind, so that no socket that
-        // listens is ever unknown.
+        // From here on a child that another server forks closes this server's sockets. The server is registered before it
+        // binds, so that such a child never keeps a port in use.
         fork::register(&core);
         // The console opens its descriptor of a terminal now: reports have to be written even when no descriptor is left.
         console::prepare();
@@ -135,14 +135,14 @@ impl<T: Bind, M: Mixin> Builder<T, M> {
     ///
     /// # Errors
     ///
-    /// If the address cannot be understood, or there is no descriptor.
+    /// If the address cannot be understood, if there is no descriptor, or if a setting is out of range.
     #[doc(alias = "bind_and_activate")]
     pub fn build_unbound<How: 'static>(
         self,
         address: impl Into<BindAddress>,
         handler: impl MakeHandler<T::Request, How>,
     ) -> Result<Server<T, M>> {
-        // `Builder::new` has filled them too, but the program may have closed one since then.
+        // `Builder::new` has done this too, but the program may have closed a standard stream since then.
         sys::fill_standard_descriptors();
         let transport = T::unbound(&address.into(), &self.settings.options)?;
         self.make(transport, handler)

@@ -56,13 +56,13 @@ const RETRY_PAUSE: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 ///
-/// If the file there is no socket, the server belongs to another user, or its queue stays full until the deadline.
+/// If the file there is not a socket, if the server belongs to another user, or if its queue stays full until the deadline.
 pub(super) fn connect(path: &Path, deadline: Instant) -> Result<Option<Channel>> {
     let cannot = |error| Error::io("ask for the sockets of the server at", path.display(), error);
     let socket = match connect_until(path, deadline) {
         Ok(socket) => OwnedFd::from(socket),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        // The system gives this error for the socket of a killed server, and for any file that is no socket.
+        // The system gives this error for the socket of a killed server, and for any file that is not a socket.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             return no_other_file(path).map(|()| None).map_err(cannot);
         }
@@ -83,7 +83,7 @@ pub(super) fn connect(path: &Path, deadline: Instant) -> Result<Option<Channel>>
     Ok(Some(Channel::new(Arc::new(socket))))
 }
 
-/// Fails if the file at the path is no socket. Such a file is never replaced, so waiting for the path would be in
+/// Fails if the file at the path is not a socket. Such a file is never replaced, so waiting for the path would be in
 /// vain.
 fn no_other_file(path: &Path) -> io::Result<()> {
     // The file may be gone by now. A link is not followed: the bind would replace the link, not its target.
@@ -107,7 +107,7 @@ fn connect_until(path: &Path, deadline: Instant) -> io::Result<Socket> {
             Ok(()) => return Ok(socket),
             Err(error) => match error.kind() {
                 io::ErrorKind::Interrupted => {}
-                // No event tells of room in the queue: unix(7).
+                // No event reports room in the queue: unix(7).
                 io::ErrorKind::WouldBlock if Instant::now() < deadline => {
                     thread::sleep(RETRY_PAUSE);
                 }
@@ -121,13 +121,13 @@ fn connect_until(path: &Path, deadline: Instant) -> io::Result<Socket> {
     }
 }
 
-/// Asks for the sockets, and keeps them for the servers that are bound from here on: `transport::predecessor` has them
-/// then. Returns `None` if the other process has ended before it passed all of them. `whom` is for messages.
+/// Asks for the sockets, and keeps them for the servers that are bound from here on, in `transport::predecessor_sockets`.
+/// Returns `None` if the other process has ended before it passed all of them. `whom` is for error messages.
 ///
 /// # Errors
 ///
-/// If the other process refuses, does not answer in time, or sends something else than its sockets. Those that have come
-/// are closed.
+/// If the other process refuses, does not answer in time, or sends anything other than its sockets. The sockets that have
+/// already come are then closed.
 pub(super) fn ask(
     mut channel: Channel,
     whom: &str,
@@ -154,7 +154,7 @@ pub(super) fn ask(
             }
             Err(error) => return Err(cannot(error)),
         };
-        // An empty message ends the list, so there are never more messages than sockets.
+        // Only the last message may be empty, so the bound on sockets also bounds the number of messages.
         let is_empty = sockets.is_empty();
         for (socket, fd) in sockets.into_iter().zip(fds) {
             let number = found.len();

@@ -55,7 +55,7 @@ pub(super) struct Candidate {
     pub(super) passed: Option<Vec<Target>>,
 }
 
-/// The result of one look at the candidate.
+/// The result of [`Candidate::step`].
 pub(super) enum CandidateStep {
     /// The candidate has said nothing more. The next step is due at its next message, or at the deadline.
     Wait,
@@ -84,8 +84,8 @@ impl Candidate {
         Self { channel, child: None, process, deadline, began, passed: None }
     }
 
-    /// Reads all messages of the candidate that have come, and answers them. Waits only while it passes the sockets:
-    /// see `own_sockets.rs`.
+    /// Reads all messages of the candidate that have come, and answers them. It waits while it passes the sockets (see
+    /// `own_sockets.rs`), and a few milliseconds for the exit status of a candidate that has ended.
     pub(super) fn step(&mut self, coordinator: &Coordinator) -> CandidateStep {
         loop {
             let message = match self.channel.receive() {
@@ -104,7 +104,7 @@ impl Candidate {
                 Err(error) => return self.fail(coordinator, &error.to_string()),
             };
             match (message, &self.passed) {
-                // From here on the candidate has the whole time: it is a program of this user, and it starts.
+                // From here on the candidate has the whole time of the attempt: it is a program of this user that starts.
                 (HandoverMessage::Hello, None) => match coordinator.sockets.pass(&self.channel) {
                     Ok(passed) => {
                         self.passed = Some(passed);
@@ -120,7 +120,7 @@ impl Candidate {
                     }
                 },
                 (HandoverMessage::Ready { process, taken }, Some(passed)) => {
-                    // A number beyond the list names nothing that could be given up.
+                    // A number beyond the list names no socket.
                     let is_known = |number: &u16| usize::from(*number) < passed.len();
                     if !taken.iter().all(is_known) {
                         return self
@@ -135,7 +135,7 @@ impl Candidate {
     }
 
     /// Ends the attempt of a candidate that has closed its end of the channel. Usually its process has ended, and its
-    /// copies of the sockets are closed. So it is not watched any more, unlike one that has failed.
+    /// copies of the sockets are closed. So its channel is not watched any more, unlike that of one that has failed.
     fn gone(&mut self, coordinator: &Coordinator) -> CandidateStep {
         if self.passed.is_some() {
             coordinator.take_back();
@@ -184,7 +184,7 @@ impl Candidate {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
-            // The end of a process that is no child cannot be waited for.
+            // The end of a process that is not a child cannot be waited for.
             None => std::thread::sleep(CLOSE_TIMEOUT),
         }
     }

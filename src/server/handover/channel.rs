@@ -5,7 +5,7 @@
 //!
 //! | resource | bound |
 //! |---|---|
-//! | bytes that are no whole message yet | one message: `HEADER_BYTES` + `MAX_PAYLOAD_BYTES` |
+//! | bytes that do not make a whole message yet | one message: `HEADER_BYTES` + `MAX_PAYLOAD_BYTES` |
 //! | descriptors that no message has named yet | those of two messages: [`MAX_PENDING_FDS`] |
 //! | time, whatever the peer sends | the deadline of the caller |
 //!
@@ -28,7 +28,7 @@ pub(super) struct Channel {
     /// A Unix stream socket. Shared with [`share`](Self::share)s of this channel, and for a moment with a loop that waits for
     /// it: it closes with the last of them.
     socket: Arc<OwnedFd>,
-    /// Bytes that were received and are no whole message yet: never more than one message has.
+    /// Bytes that were received and do not make a whole message yet: never more than one message has.
     received: Vec<u8>,
     /// Descriptors that have come with those bytes. They are closed with the channel.
     fds: VecDeque<OwnedFd>,
@@ -58,7 +58,7 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if the other side does not read: some hundred messages fit. `BrokenPipe` if it has closed.
+    /// `WouldBlock` if the other side does not read: a few hundred messages fit. `BrokenPipe` if it has closed.
     pub(super) fn send(&self, message: &HandoverMessage) -> io::Result<()> {
         self.send_until(message, &[], Instant::now())
     }
@@ -138,8 +138,8 @@ impl Channel {
         }
     }
 
-    /// Whether the other side has closed: mostly its process has ended. Everything that it has sent is thrown away,
-    /// descriptors as well. Never waits.
+    /// Whether the other side has closed, usually because its process has ended. Everything that it has sent is thrown
+    /// away, descriptors as well. Never waits.
     pub(super) fn is_closed(&self) -> bool {
         // These reads take more than the kernel holds for one connection: a side that has sent more is still there.
         for _ in 0..256 {

@@ -8,11 +8,11 @@
 //!      Over <------------------ ready, or a stop ----------- Applying ----------------------+
 //! ```
 //!
-//! A turn looks at everything once. It waits only for a successor that reads its sockets (`own_sockets.rs`). A thread
-//! of the coordinator's own takes the turns (`serve`); in a server that forks, the accept loop takes them, because a
-//! fork wants a process of one thread. Turns are taken by one thread at a time, so a transition needs no lock. The lock
-//! of the state is there for the other threads that ask for the descriptor of the next wait, and for the end of the
-//! run.
+//! A turn checks everything once. It waits only for a successor that reads its sockets (`own_sockets.rs`); the last turn
+//! also waits, a second at most each, until listeners are closed and a candidate has answered. A thread of the
+//! coordinator's own takes the turns (`serve`); in a server that forks, the accept loop takes them, because a fork needs a
+//! process with one thread. Turns are taken by one thread at a time, so a transition needs no lock. The lock of the state
+//! is there for the other threads that ask for the descriptor of the next wait, and for the end of the run.
 //!
 //! ```text
 //! this process                  this coordinator                              the other process
@@ -71,15 +71,16 @@ pub(crate) struct Coordinator {
     /// Handles of the servers of the run. They are told to stop when the successor serves, or if this process may not
     /// serve.
     handles: Vec<ShutdownHandle>,
-    /// Handles of servers that are not part of the run. They are told when the successor serves, and are not waited for.
+    /// Handles of servers that are not part of the run. They are told to stop when the successor serves, and are not waited
+    /// for.
     told: Vec<ShutdownHandle>,
     /// How many servers of the run have begun to serve. Before all do, this process neither says that it is
     /// ready nor takes a candidate.
     serving: AtomicUsize,
     /// `None` during a turn: a turn calls hooks, so it holds no lock and takes the state out.
     state: Mutex<Option<State>>,
-    /// Whether the state is `Idle` or `Over`, and no successor is left behind. The loop of a server that forks looks
-    /// only at this for each request, because a turn would write to pages that its child then has to copy.
+    /// Whether the state is `Idle` or `Over`, and no successor is left behind. The loop of a server that forks reads
+    /// only this for each request, because a turn would write to pages that its child then has to copy.
     at_rest: AtomicBool,
     /// Why this process may not serve. `run_all` returns it when its servers have stopped.
     pub(super) failure: Mutex<Option<Error>>,
@@ -100,11 +101,11 @@ enum State {
     Over,
 }
 
-/// The next state, with the time for its next look.
+/// The next state, and when to handle it.
 enum Step {
     /// At once: there may be something to do in this state.
     Again(State),
-    /// At the next wake-up: there is nothing to do before.
+    /// At the next wake-up: there is nothing to do until then.
     Wait(State),
 }
 
@@ -188,7 +189,7 @@ impl Coordinator {
         }
     }
 
-    /// The descriptor and the deadline that end the wait for the next turn, beside [`wake`](Self::wake_event). Both
+    /// The descriptor and the deadline that end the wait for the next turn, as [`wake`](Self::wake_event) does. Both
     /// belong to the present state, so they are asked for anew before each wait. The reference keeps the descriptor
     /// open during the wait.
     pub(crate) fn waits(&self) -> (Option<Arc<OwnedFd>>, Option<Instant>) {
@@ -218,7 +219,7 @@ impl Coordinator {
         self.at_rest.load(Ordering::SeqCst) && self.sockets.listener.is_none()
     }
 
-    /// Takes one turn: looks at everything once. Called after each wait, by one thread: the coordinator's own, or the
+    /// Takes one turn: checks everything once. Called after each wait, by one thread: the coordinator's own, or the
     /// accept loop of a server that forks. It calls hooks and observers.
     pub(crate) fn turn(&self) {
         // Cleared before the flags are read: a wake-up that comes later is for the next turn.
@@ -325,7 +326,7 @@ impl Coordinator {
 
     /// Makes the sockets this process's own, because the predecessor has stopped.
     fn take_over(&self) -> State {
-        // Not all servers may serve yet: the predecessor has ended, or was told to stop.
+        // Perhaps not all servers serve yet: the predecessor may have ended, or was told to stop.
         predecessor_sockets::close_the_rest();
         self.sockets.set_holders(Holders::Alone);
         State::Idle

@@ -108,7 +108,7 @@ impl HandoverMessage {
     ///
     /// # Errors
     ///
-    /// If it is no message of this protocol and version.
+    /// If the bytes are not a message of this protocol and version.
     pub(super) fn decode(bytes: &[u8]) -> io::Result<Option<(Self, usize)>> {
         // Refused as soon as one byte is wrong: another program may never send the eight bytes of a header.
         let begins = bytes.len().min(MAGIC.len());
@@ -141,7 +141,7 @@ impl HandoverMessage {
                     1 => true,
                     _ => return None,
                 };
-                // Collected one by one: a count that is a lie ends at the end of the payload, and reserves nothing.
+                // Collected one by one: a count that is too high fails at the end of the payload, and reserves nothing.
                 let sockets = (0..payload.u16()?).map(|_| Socket::read(payload));
                 Self::Sockets { sockets: sockets.collect::<Option<_>>()?, more }
             }
@@ -157,7 +157,7 @@ impl HandoverMessage {
     }
 }
 
-/// The error for bytes that are no message of this protocol.
+/// The error for bytes that are not a message of this protocol.
 pub(super) fn nonsense(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
@@ -168,7 +168,7 @@ fn length(len: usize) -> [u8; 2] {
 }
 
 impl Socket {
-    /// Appends the description of the socket. The descriptor itself goes beside the bytes, in the same order.
+    /// Appends the description of the socket. The descriptors are passed with the message, in the same order.
     fn encode(&self, into: &mut Vec<u8>) {
         let SocketDescription { kind, asked, activated, bound, file, alone } = &self.description;
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
@@ -177,7 +177,7 @@ impl Socket {
             | flag(removes_file, REMOVES_FILE)
             | flag(self.is_coordinator, IS_COORDINATOR);
         let (device, inode) = file.map_or(NO_FILE, |file| file.identity);
-        // Zero for a kind that is never passed: the other side does not understand it.
+        // Zero for a kind that is never passed: the other side would refuse it.
         let number = SOCKET_KINDS.iter().position(|it| it == kind).map_or(0, |at| at as u8 + 1);
         into.extend([number, flags]);
         into.extend(device.to_le_bytes());
@@ -236,8 +236,8 @@ fn encode_tagged(tag: u8, bytes: &[u8], into: &mut Vec<u8>) {
     into.extend(bytes);
 }
 
-/// Reads the parts of a payload, one after the other. Each method returns `None` at the end of the payload, and takes
-/// nothing then.
+/// Reads the parts of a payload, one after the other. Each method returns `None` if the payload ends too early or has
+/// other bytes there.
 struct Reader<'a> {
     rest: &'a [u8],
 }

@@ -69,7 +69,7 @@ use program::Program;
 pub struct Handover {
     /// How long a successor of this process may take to be ready.
     within: Duration,
-    /// The socket at which successors ask. `None` if only SIGUSR2 starts one.
+    /// The socket at which successors ask. `None` if a successor can only be started by SIGUSR2.
     listener: Option<UnixStream>,
     /// The server whose place this process takes.
     predecessor: Option<Predecessor>,
@@ -107,8 +107,8 @@ struct Signal {
 #[derive(Debug)]
 struct Wake {
     event: Event,
-    /// Set after the event was written to, so that it never stays readable unseen. At worst a look comes too early,
-    /// and the next one clears the event.
+    /// Set after the event was notified, so that the event never stays readable unseen. At worst a call of `clear` comes
+    /// too early, and the next one clears the event.
     is_notified: AtomicBool,
 }
 
@@ -231,7 +231,7 @@ impl Handover {
     ///
     /// Those of `run_all`. Also if the predecessor goes on without this process, for one of three reasons: it has
     /// waited for too long, it was told to stop, or no server here binds to one of its addresses (then this is more
-    /// likely another program at its path). The servers of this process are then closed in order. If only some of the
+    /// likely another program at its path). The servers of this process are then closed. If only some of the
     /// predecessor's addresses are not taken, the hook [`warning`](crate::ServerHooks::warning) names them.
     pub fn run_all(
         self,

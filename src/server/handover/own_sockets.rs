@@ -3,8 +3,8 @@
 //! The successor gets them as a list, and names one by its place in it. The list has only sockets that can be handed over,
 //! so its numbers are not the places of the servers: [`pass`](OwnSockets::pass) returns the meaning of each.
 //!
-//! Each socket is told which processes have it ([`Holders`]), because a close must not end what another one serves, and
-//! because the file of a Unix socket is removed by the last of them.
+//! Each socket is told which processes have it ([`Holders`]): a close must not end a socket that another process serves,
+//! and the last process that has a Unix socket removes its file.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -18,9 +18,9 @@ use crate::transport::{HandoverSocket, Holders, Transport, UnixStream};
 
 /// The sockets of the servers, and the one at which successors ask.
 pub(super) struct OwnSockets {
-    /// The servers of the run, and then those that are not part of it. The program owns them: a dropped one is passed over.
+    /// The servers of the run, and then those that are not part of it. The program owns them: a dropped one is skipped.
     pub(super) servers: Vec<Weak<dyn AnyServer>>,
-    /// The socket at which successors ask. `None` if only SIGUSR2 starts one.
+    /// The socket at which successors ask. `None` if a successor can only be started by SIGUSR2.
     pub(super) listener: Option<UnixStream>,
 }
 
@@ -102,8 +102,8 @@ impl OwnSockets {
             targets.push(target);
             found.push((Socket { description, is_coordinator }, fd));
         }
-        // Before they are sent: a close must not end a socket that the successor has. If the sending fails, they stay
-        // `Both` until the successor has ended.
+        // The sockets are marked before they are sent: a close must not end a socket that the successor has. If the sending
+        // fails, they stay `Both` until the successor has ended.
         self.set_holders(Holders::Both);
         // At least one message, even if there is no socket: the last one says that it is the last.
         let (mut rest, deadline) = (&found[..], Instant::now() + PASS_TIMEOUT);

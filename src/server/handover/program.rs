@@ -24,14 +24,14 @@ use crate::sys::{self, pass_fds};
 
 /// The variable by which a successor finds its end of the connection: `DESCRIPTOR:PROCESS`, the number of the
 /// descriptor and the process that has started it. It is not removed, because other threads may read the environment at
-/// that moment. So [`starter`] checks whether it is true.
+/// that moment. So [`starter`] checks whether it is still true.
 const VARIABLE: &str = "SOCKETSERVER_HANDOVER";
 
 /// A program's path and its arguments.
 #[derive(Debug)]
 pub(super) struct Program {
-    /// The path that the program was started by. It is kept as it was, because an upgrade puts another file there, or
-    /// turns a link.
+    /// The path by which the program was started. Links in it are not resolved, because an upgrade puts another file there,
+    /// or points a link elsewhere.
     pub(super) path: PathBuf,
     /// The arguments without the first one, which is the program's name.
     arguments: Vec<OsString>,

@@ -41,7 +41,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// [`metrics`](https://docs.rs/metrics), such as a Prometheus exporter: `examples/metrics` shows one. The
     /// argument `server` is the value of the label `server`. Feature `metrics`.
     ///
-    /// | figure | kind | labels beside `server` and `transport` |
+    /// | figure | kind | labels besides `server` and `transport` |
     /// |---|---|---|
     /// | `socketserver_accepted_total` | requests | |
     /// | `socketserver_requests_total` | requests that have ended | `reason`: [`CloseReason::name`](crate::monitor::CloseReason::name), `panicked` for one; `fault`: [`peer`, `handler`, `server`](crate::monitor::CloseReason::fault) or `none` |
@@ -56,7 +56,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// | `socketserver_live_requests`, `socketserver_busy_workers`, `socketserver_queued_requests`, `socketserver_accept_queue`, `socketserver_receive_buffer_bytes`, each also with `_max`; `socketserver_idle_workers` | gauges of [`Figures`](crate::monitor::Figures) | |
     /// | `socketserver_open_descriptors`, also with `_max` | gauges of the process | none at all |
     ///
-    /// No label has a value that a client chooses. If the kernel does not tell a level, or if there is no maximum,
+    /// No label has a value that a client chooses. If the kernel does not report a level, or if there is no maximum,
     /// there is no series for it. The histogram of the accept queue needs
     /// [`time_accept_queue`](Self::time_accept_queue) as well.
     ///
@@ -66,7 +66,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     ///
     /// Install the recorder before the server serves: the first event looks for it, and figures from before a recorder
     /// are lost. Give two servers of a program two names, or their gauges overwrite each other. Under
-    /// [`Forking`](crate::Forking) the parent tells all of this, so the recorder must not start a thread.
+    /// [`Forking`](crate::Forking) the parent reports all figures, so the recorder must not start a thread in it.
     ///
     /// ```
     /// use socketserver::{ThreadingTcpServer, stream_fn};
@@ -103,7 +103,7 @@ pub fn update_metrics() {
         meters.extend(meter);
         lives
     });
-    // Without the lock: a mixin's figures may be the program's code.
+    // `METERS` is not locked here: `update` asks the mixin for its figures, which may run the program's code.
     for meter in meters {
         meter.update(&mut meter.told.lock());
     }
@@ -147,7 +147,7 @@ impl Meter {
     fn new(server: String, context: &Arc<ServerContext>) -> Self {
         Self {
             server,
-            // Weak, because the context's observers have this meter.
+            // Weak: a meter that `update_metrics` still holds must not keep the context of a server that is gone.
             context: Arc::downgrade(context),
             handles: OnceLock::new(),
             made: Instant::now(),
@@ -196,8 +196,8 @@ impl Meter {
                 self.update(&mut told);
             }
         }
-        // After an update, which has still seen this request's worker at work. Another request may have begun since: then
-        // these zeros are wrong until the next update, which comes with its events.
+        // This comes after the update, which has still counted this request's worker as busy. Another request may have begun
+        // since: then the zeros are wrong until the next update, which comes with the events of that request.
         if is_last {
             self.rest(handles);
         }

@@ -1,4 +1,4 @@
-//! Tests of a program's own parkers: waits that end as the parker has it, and requests that change hands meanwhile.
+//! Tests of a program's own parkers: waits that end whenever the parker likes, and requests that are swapped during a wait.
 //! They are safe code that reaches the library's `unsafe`; all of them run under Miri too.
 
 #![allow(clippy::unit_arg, reason = "a step of a script is one line")]
@@ -79,7 +79,7 @@ impl Transport for Made {
     fn server_close(&self) {}
 }
 
-/// Hands the jobs to the test, and counts the failures that would be printed.
+/// Keeps the jobs for the test, and the texts of the failures that would be printed.
 #[derive(Clone, Default)]
 struct Collects {
     jobs: Arc<Mutex<Vec<Job>>>,
@@ -236,7 +236,7 @@ fn lengths(request: &mut StreamRequest) -> HandlerResult {
     Ok(())
 }
 
-/// Reads to the end, without a wait in a call: under Miri such a wait misses an end that came together with bytes.
+/// Reads to the end, without a wait in a system call: under Miri such a wait misses an end that came together with bytes.
 fn read_to_end(mut client: &TcpStream) -> String {
     client.set_nonblocking(true).unwrap();
     let (mut text, began) = (Vec::new(), Instant::now());

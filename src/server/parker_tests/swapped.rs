@@ -9,9 +9,9 @@ use crate::wait::{any, install};
 /// The place where handlers leave their requests for others.
 type Place = Arc<Mutex<Option<StreamRequest>>>;
 
-/// A handler that answers each line with its own name, which the first line says. The line "lend" leaves the request in
-/// the place, puts a kept one in its stead, waits, and takes the request that is in the place then. "swap" exchanges
-/// the request with the one in the place.
+/// A handler that answers each line with its own name, which is the first line. At the line "lend" it leaves its request
+/// in the place, goes on with a kept one, waits, and then takes the request that is in the place by now. At "swap" it
+/// exchanges its request with the one in the place.
 fn named(
     place: &Place,
     kept: &Shared<StreamRequest>,
@@ -43,8 +43,8 @@ fn named(
     }
 }
 
-/// Two requests change hands; one of them begins while the other waits. Each handler ends with the other's request, by
-/// a return or by a panic.
+/// Two handlers swap their requests; the second one begins while the first one waits. Each ends with the other's request,
+/// by a return or by a panic.
 #[test]
 fn requests_are_swapped_while_a_handler_waits() {
     for (last_of_b, last_of_a) in
@@ -70,7 +70,8 @@ fn requests_are_swapped_while_a_handler_waits() {
         };
         let parker = Script::new(vec![
             sends(&of_a, "a\nfirst\nlend\n"),
-            // The handler of `a` waits: that of `b` begins and ends in its wait, with the request of `a` from the swap on.
+            // The handler of `a` waits. That of `b` begins and ends during this wait; from the swap on it has the request
+            // of `a`.
             step(move |_| Ok(_ = b.run())),
             sends(&of_b, "b\nswap\n"),
             early(),

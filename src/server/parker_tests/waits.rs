@@ -117,7 +117,7 @@ fn the_halves_of_a_request_wait_beside_each_other() {
         Ok(write!(request, "{text}")?)
     });
     let all = [Spawns::AtOnce, Spawns::Later, Spawns::Never];
-    // The last of them is a plain thread, which would wait in a call for an end that has come with bytes: see
+    // With `Never`, `join` uses a plain thread, which waits in a system call. Under Miri such a wait may miss the end: see
     // `read_to_end`.
     for spawns in all.into_iter().take(if cfg!(miri) { 2 } else { 3 }) {
         let (client, job) = fixture.connect();

@@ -1,7 +1,7 @@
 //! [`Claim`]: the runs of a server for one thread alone.
 //!
-//! `run` and `run_all` close their servers as soon as the runs stop. Without a claim another thread could begin a run between the
-//! check and the first run, or after the stop and before the close, and that run would be closed with no stop of its own.
+//! `run` and `run_all` close their servers as soon as the runs stop. Without a claim another thread could begin a run of its
+//! own just before theirs, or between their stop and the close; the close would then end that run.
 //!
 //! ```text
 //! run, on its thread                  another thread
@@ -48,7 +48,7 @@ impl Runs {
     /// needs this, because it closes the server as soon as its run stops. Fails, and changes nothing, if there is
     /// another claim or a run goes on.
     pub(crate) fn claim(self: &Arc<Self>, address: &dyn Display) -> Result<Claim> {
-        // A run that finishes is as good as over: its end is near, and its thread may be the one that calls.
+        // A run that finishes is as good as over, so this waits for its end, which is near.
         let mut state = self.wait_while_finishing();
         if state.run.is_accepting() || state.claimed.is_some() {
             return Err(serving_already(address));

@@ -82,7 +82,7 @@ impl Runs {
                 if self.is_accepting() {
                     return;
                 }
-                // The stop keeps the latch readable, so that a wait for both would spin.
+                // The stop's event stays readable, so a wait that includes it would spin.
                 let _ = wait::any(&[over.waiting()], None);
             }
             // Clears the event first, so an order that comes meanwhile makes the next wait return.

@@ -15,7 +15,7 @@
 //!
 //! Invariant when unlocked: while a loop is listed the run is `Accepting`, or the last loop is just leaving. So no
 //! thread accepts once `Finishing` was seen, and the listener is closed by exactly one of the two sides: by the last
-//! loop if `close` came before it looked, else by the thread that called `close`, which then got
+//! loop if it finds `closing` set when it leaves; otherwise by the thread that calls `close`, which then gets
 //! [`Closer::Caller`](super::Closer).
 
 use std::thread;
@@ -30,7 +30,7 @@ use crate::shutdown::run_state::{RunKind, RunState};
 pub(super) enum Accepts {
     /// The thread runs the accept loop.
     Loop,
-    /// The thread is a worker without a request.
+    /// The thread is an idle worker, which accepts its next request itself.
     BesideLoop,
 }
 
@@ -71,8 +71,8 @@ impl Runs {
         may
     }
 
-    /// Notes that a loop has ended. If a stop was requested, the last loop ends the accepting. If a close was asked
-    /// for as well, it also closes the listener, while requests may still be running.
+    /// Notes that this thread's loop has ended. If a stop was requested, the last loop ends the accepting. If `close` was
+    /// called as well, it also closes the listener, while requests may still be running.
     pub(crate) fn leave_loop(&self, close_listener: impl FnOnce()) {
         let mut state = self.state.lock();
         let me = thread::current().id();
@@ -97,11 +97,11 @@ impl Runs {
         state: &mut MutexGuard<'_, RunsState>,
         close_listener: impl FnOnce(),
     ) {
-        // In this order: a thread that sees `Finishing` may rely on a listener that is closed, or is its own to close.
+        // In this order: when a thread sees `Finishing`, the listener is closed, or that thread has to close it itself.
         if state.run.is_accepting() && state.closing {
             MutexGuard::unlocked(state, close_listener);
         }
-        // Looked at again, because the lock was released.
+        // The state is checked again, because the lock was released.
         if let RunState::Accepting(kind) = state.run {
             state.run = RunState::Finishing(kind);
         }

@@ -25,14 +25,14 @@ use crate::{sys, systemd};
 /// How long to wait, at a stop in the middle of a handover, for the candidate to say that it goes on, or to end.
 const LAST_ANSWER_WAIT: Duration = Duration::from_secs(1);
 
-/// How long to wait for listeners to be closed. The loops close them at once when they are told; a loop in a hook of the
-/// program's may be late.
+/// How long to wait for listeners to be closed. The loops close them as soon as they see the stop; a loop that is in a
+/// hook of the program may be late.
 const LISTENER_CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 impl Coordinator {
     /// The next candidate: SIGUSR2 starts one, or a process asks. The signal comes first: a process that asks can wait
-    /// in the queue, and the signal may not come again. `None` if there is no candidate, or if one was refused; the
-    /// operator was told of that.
+    /// in the queue, and the signal may not come again. `None` if there is no candidate, or if one was refused; then the
+    /// operator is warned.
     pub(super) fn next_candidate(&self) -> Option<Candidate> {
         if !self.all_serve() {
             return None;
@@ -70,8 +70,8 @@ impl Coordinator {
         }
     }
 
-    /// Looks whether successors that have failed have ended. Takes nothing back while another candidate has the
-    /// sockets, or after the handover: then they are not this process's alone.
+    /// Checks whether failed successors have ended, and takes the sockets back from them. Takes nothing back while another
+    /// candidate has the sockets, or after the handover: then they are not this process's alone.
     pub(super) fn look_after_the_left(&self) {
         let is_shared = || matches!(&*self.state.lock(), Some(State::Applying(_) | State::Over));
         if self.left.look() && !is_shared() {
@@ -82,7 +82,7 @@ impl Coordinator {
     /// Hands over to a successor that serves: this process accepts no more. `taken`: the numbers of the sockets that
     /// the successor has taken, all of them known. It has closed its copies of the others.
     pub(super) fn hand_over(&self, candidate: &Candidate, process: u32, taken: &[u16]) {
-        // Each socket on its own: an operator may have taken an address out of the successor's command line.
+        // Each socket is decided on its own: the operator may have removed an address from the successor's command line.
         let passed = candidate.passed.iter().flatten();
         for (number, target) in passed.enumerate() {
             // The successor has closed each socket that it did not take.
@@ -119,8 +119,8 @@ impl Coordinator {
     /// goes on alone, because nobody has told it to stop; one that this process has started ends with it.
     pub(super) fn stop(&self, state: State) -> State {
         let State::Applying(mut candidate) = state else {
-            // If this process has a predecessor, that sees the end of the connection. It goes on, if it was not told of
-            // a ready successor.
+            // If this process has a predecessor, that one sees the end of the connection. It goes on serving, unless this
+            // process has told it already that it is ready.
             self.close_listener();
             return State::Over;
         };
