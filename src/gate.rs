@@ -247,7 +247,7 @@ mod tests {
         const ROUNDS: u64 = 2_000;
         let (gate, turn) = (Gate::new(0).unwrap(), Barrier::new(3));
         let forgotten = Mutex::new(None);
-        // Read between turns only, so that all three threads see the same.
+        // Read between turns only, so that all three threads see the same value.
         let goes_on = || forgotten.lock().is_none();
         let spin = |times: u64| (0..times).for_each(|_| hint::spin_loop());
         let enter = |round| loop {

@@ -30,7 +30,7 @@ use crate::socket_io::{RecvTimeout, SocketIo};
 use crate::sys::{self, Mode, PerProcess, PollFd, RecvBuf};
 use crate::wait::{self, Event};
 
-/// A connection whose answer is on its way. It closes when this is dropped: its output was ended before.
+/// A connection whose answer is on its way. Its output has been ended already; the connection closes when this is dropped.
 struct LingeringConnection {
     /// The last reference to the descriptor, unless the program has kept one. The request is over.
     fd: Arc<OwnedFd>,
@@ -63,7 +63,7 @@ fn lock_reaper() -> MutexGuard<'static, Option<Reaper>> {
     REAPER.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Shared by the thread and by all that hand connections over to it, under the lock of [`REAPER`].
+/// Shared by the thread and by the threads that hand connections over to it, under the lock of [`REAPER`].
 struct Reaper {
     /// Ends the thread's poll.
     wake_up: Arc<Event>,
@@ -127,14 +127,14 @@ pub(crate) fn in_this_thread(socket: &SocketIo, limits: &Limits) {
 /// Bytes that one receive throws away at the most. `Limits::linger_bytes` may be exceeded by as much.
 const BUF_BYTES: usize = 16 * 1024;
 
-/// The thread `linger`.
+/// The body of the thread `linger`.
 fn reap(wake_up: &Event) {
     let mut connections: Vec<LingeringConnection> = Vec::new();
     let mut memory = vec![0; BUF_BYTES];
     let mut buf = RecvBuf::from(&mut *memory);
     let mut leave_at = Instant::now() + KEEP_THREAD;
     loop {
-        // A deadline of one of them, or the end of the thread, ends the poll.
+        // The poll ends at the earliest deadline of a connection or, without connections, when the thread is to end.
         let next = connections.iter().map(|connection| connection.until).min();
         let mut fds = vec![PollFd::readable(wake_up.as_fd())];
         fds.extend(connections.iter().map(|connection| PollFd::readable(connection.fd.as_fd())));
@@ -168,7 +168,7 @@ impl LingeringConnection {
             match buf.recv(self.fd.as_fd(), Mode::Try) {
                 Ok(0) => return false,
                 Ok(count) => self.bytes_left = self.bytes_left.saturating_sub(count),
-                // Nothing more for now. Any other error means that the peer is gone, or has reset the connection.
+                // `WouldBlock`: there is nothing more for now. Any other error means that the peer is gone.
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
             }
         }

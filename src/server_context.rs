@@ -71,7 +71,7 @@ pub struct ServerContext {
     started: Instant,
     /// The role of this process for the server: see `process.rs`. It changes once, in a child.
     pub(crate) role: CurrentRole,
-    /// The server's membership in the group of its `run`. None without a `run`.
+    /// The server's membership in the group of its `run`. `None` outside of a `run`.
     membership: Mutex<Option<Membership>>,
     /// The functions that SIGHUP calls. If there are none, SIGHUP stops the server.
     pub(crate) reloads: Reloads,
@@ -102,7 +102,7 @@ impl ServerContext {
         waits_at_close: bool,
         transport: &'static str,
     ) -> std::io::Result<Self> {
-        // The live list keeps the limits in force; the gate, the rate and the runs have copies of the limits that they
+        // The live list keeps the limits for new requests; the gate, the rate and the runs have copies of those that they
         // apply.
         let live = LiveList::new(limits);
         let runs = Runs::new()?;
@@ -140,8 +140,8 @@ impl ServerContext {
         self.lower_live(&self.descriptors, descriptors)
     }
 
-    /// Does the same with the number of requests that the mixin's workers have room for. The mixin calls it at most
-    /// once, when it finds its bound.
+    /// Like [`budget_descriptors`](Self::budget_descriptors), for the number of requests that the mixin's workers have
+    /// room for. The mixin calls it at most once, when it finds its bound.
     #[cfg_attr(
         not(has_green),
         allow(dead_code, reason = "only `Green` asks, and Rust 1.85 sees that")
@@ -213,7 +213,7 @@ impl ServerContext {
     /// Whether the idle reaper ends a request whose peer is silent for this long: see `idle_reaper.rs`.
     #[inline]
     pub(crate) fn reaps_idle(&self, idle: Duration) -> bool {
-        // Not in a forking parent or its children: the reaper is a thread of the library, too.
+        // Not in a parent of forked children, nor in these: the reaper is a thread, and they must have no second one.
         self.lingering() == Lingering::Elsewhere && self.idle_reaper.covers(idle)
     }
 
@@ -281,7 +281,7 @@ impl ServerContext {
         self.rate.set(limits.accept_rate);
         self.runs.set_lame_duck(limits.lame_duck);
         self.live.set_limits(Arc::new(limits));
-        // Last, when the list has the new limits.
+        // This comes last, when the list has the new limits.
         self.idle_reaper.look_again();
     }
 

@@ -137,7 +137,7 @@ impl ServiceGroup {
         manager: Option<ServiceManager>,
     ) -> Vec<Membership> {
         let member = |(address, handle)| Member {
-            // One line, whatever a path contains: the control characters of an address are escaped.
+            // This is one line, whatever a path contains: the control characters of an address are escaped.
             address,
             handle,
             progress: MemberPhase::Starting,
@@ -202,8 +202,8 @@ impl Membership {
         }
     }
 
-    /// Notes that the server begins to stop. If it is the last one that serves, the service manager is told so, and how
-    /// long the stop may take. Called once for each server, perhaps before `ready`.
+    /// Notes that the server begins to stop. If no other server serves, this also reports to the service manager that the
+    /// service stops, and how long that may take. Called once for each server, perhaps before `ready`.
     pub(crate) fn stopping(&self, at_most: Duration, load: Load) {
         let mut state = self.group.state.lock();
         let member = &mut state.members[self.index];
@@ -373,7 +373,7 @@ mod tests {
         let busy = Load { live: 1, accepted: 1, completed: 0 };
         memberships.iter().for_each(Membership::ready);
         memberships[0].beat(none, limit);
-        // Nothing is known of the other one's limit yet.
+        // The second server's limit is not known yet.
         assert!(!is_stopped(&memberships[0]));
         memberships[1].beat(busy, limit);
         memberships[0].beat(none, limit);

@@ -26,7 +26,8 @@ use crate::wait::Event;
 pub(super) struct Room {
     /// The permits that are taken.
     pub(super) count: AtomicUsize,
-    /// May be lowered below the count: nothing is taken back, and nothing passes until enough have left.
+    /// The maximum. It may be lowered below the count: permits that are taken stay valid, and no further one is given
+    /// until enough have come back.
     max: AtomicUsize,
     /// Whether a loop has found no room, and is about to wait or waits.
     waiting: AtomicBool,
@@ -75,7 +76,7 @@ impl Room {
             // The permit is from before a fork, and this process does not count it.
             self.count.fetch_add(1, Ordering::SeqCst);
         }
-        // After the count: see (3) and (4) in the diagram above.
+        // The wake-up comes after the count: see (3) and (4) in the diagram above.
         self.wake();
     }
 
@@ -84,7 +85,7 @@ impl Room {
         if self.count() < self.max() {
             return true;
         }
-        // The first wait in a forked child: the event's descriptor is still shared with the parent.
+        // At the first wait in a forked child the event is still shared with the parent, and is replaced here.
         self.event.own_if_noted();
         // First announce the wait, then check again: see the diagram above.
         let was_notified = self.take_notice();
@@ -102,8 +103,8 @@ impl Room {
 
     /// Clears the event. Returns whether it was readable.
     pub(super) fn take_notice(&self) -> bool {
-        // With one loop no wake-up comes between the two lines: each wake-up clears `waiting`, and only the loop sets it
-        // again.
+        // With one loop no wake-up comes between the swap and the clear: each wake-up clears `waiting`, and only the loop
+        // sets it again.
         let was_notified = self.notified.swap(false, Ordering::SeqCst);
         if was_notified {
             self.event.clear();

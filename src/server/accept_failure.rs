@@ -71,7 +71,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             return Ok(Attempt::Done(AcceptOutcome::AcceptFailed));
         }
         if action == AcceptAction::Shed {
-            // After the report, which says why these clients are turned away.
+            // The clients are turned away after the report, which says why.
             core.context.counters.shed(core.transport.shed() as u64);
         }
         Ok(pause_for(pause))
@@ -179,8 +179,8 @@ impl Backoff {
         due
     }
 
-    /// A request was accepted. The time of the last report stays: trouble that comes and goes every few
-    /// milliseconds is reported once.
+    /// Ends all three series, because a request was accepted. The time of the last report stays: trouble that comes and
+    /// goes every few milliseconds is reported once.
     pub(super) fn reset(&mut self) {
         *self = Self { reported: self.reported, ..Self::default() };
     }

@@ -126,7 +126,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         // A mixin may call this on several threads: each call is a loop of its own.
         let Some(accepting) = Accepting::of_loop(&self.core) else { return Ok(()) };
         let served = accept(self);
-        // Before the mixin is closed: a close of the mixin waits until the last loop has ended.
+        // Dropped first: the call below closes the mixin only if the last loop has ended.
         drop(accepting);
         self.core.close_mixin_after_loops(&*self.mixin);
         served
@@ -153,7 +153,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             let attempt = self.handle_request_noblock(&mut backoff)?;
             let held_back =
                 matches!(attempt, Attempt::NoRoom | Attempt::TooFast(_) | Attempt::Pause(_));
-            // Before the wait: a worker must not take the client that the loop holds back.
+            // Set before the wait: a worker must not take a client that the loop leaves in the queue.
             self.core.worker_acceptor.suspend(held_back);
             match attempt {
                 Attempt::Done(_) => {
@@ -287,8 +287,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
     /// Takes one request, if there is a request and room for it. Never waits. Python's `_handle_request_noblock`.
     fn handle_request_noblock(&self, backoff: &mut Backoff) -> Result<Attempt> {
         let core = &self.core;
-        // Room first: a client without room stays in the kernel's queue, where it costs nothing. The mixin before the
-        // gate, because a permit that is taken in vain and given back can wake this very loop.
+        // Room is checked first: a client without room stays in the kernel's queue, where it costs nothing. The mixin is
+        // asked before the gate, because a permit that is taken in vain and given back can wake this very loop.
         let room = if self.mixin.ready() { ServerPermit::try_enter(core) } else { None };
         let Some(permit) = room else {
             backoff.reached(Limit::Live, core);
@@ -337,7 +337,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         let loop_fd = self.core.worker_acceptor.loop_fd();
         let readable = |fd| Waiting { fd, interest: Interest::Read, slot: None };
         let stop = context.runs.stop_waiting();
-        // Noted before a duplicate takes its place below.
+        // Noted now, because a duplicate may take the listener's place below.
         let has_listener = listener.is_some();
         let parked = |fd: &Arc<OwnedFd>| self.core.parked_listener.of(fd.as_fd(), stop.fd);
         let duplicate = listener.as_ref().and_then(|fd| loop_fd.or_else(|| parked(fd)));

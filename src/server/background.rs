@@ -49,7 +49,7 @@ impl<T: Transport, M: Mixin + 'static> Server<T, M> {
     /// # }
     /// ```
     pub fn serve_in_background(self) -> Result<BackgroundServer<T, M>> {
-        // Before a thread is started: a process that forks must have only one.
+        // Checked before a thread is started: a process that forks must have only one.
         if self.mixin.forks() {
             let why = "forks, which a process with another thread must not: it cannot serve in the \
                        background; run it in the main thread, and stop it by a signal, by a handler \

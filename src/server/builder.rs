@@ -22,7 +22,7 @@ use crate::server_context::{Reloads, ServerContext};
 use crate::sys;
 use crate::transport::{SocketOptions, Transport};
 
-/// Settings for a server. Each has a default: `builder().bind(..)` is `bind(..)`.
+/// Settings for a server. Each has a default: `builder().bind(..)` does the same as `bind(..)`.
 ///
 /// | setting | default |
 /// |---|---|
@@ -94,7 +94,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// Settings for a server with this mixin; `Server::builder` is the shorter way.
     #[must_use]
     pub fn new(mixin: M) -> Self {
-        // Before any event or socket is made: it could get the number of a closed standard stream.
+        // Done before any event or socket is made, which could get the number of a closed standard stream.
         sys::fill_standard_descriptors();
         let settings = Settings {
             hooks: Box::new(DefaultHooks),
@@ -272,8 +272,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
 
     /// Stops a run when the server has served nobody for this time, as a
     /// [`shutdown`](crate::ShutdownHandle::shutdown) does. For servers that a service manager starts with the first
-    /// client ([`systemd`](crate::systemd)). Default: none. At least 100 ms. The stop comes up to an eighth of the
-    /// time late.
+    /// client ([`systemd`](crate::systemd)). Default: none. At least 100 ms. The stop may come late, by an eighth of
+    /// this time at most.
     ///
     /// An open connection counts as served, even if it is silent. No client is lost: a client that comes at the last
     /// moment is served during the close, or stays in the accept queue, and then the service manager starts the
@@ -321,7 +321,7 @@ impl<T: Transport<Request = StreamRequest>, M: Mixin> Builder<T, M> {
     /// Serves over TLS, and nothing in the clear: see [`tls`](crate::tls). Only with the feature `tls`. Default: in the
     /// clear.
     ///
-    /// The handshake runs in the worker, before the hook [`wrap_request`](ServerHooks::wrap_request), and behind a
+    /// The handshake runs in the worker, before the hook [`wrap_request`](ServerHooks::wrap_request), and after a
     /// PROXY header if one is expected. The argument is a [`Tls`](crate::tls::Tls) or a `rustls::ServerConfig`.
     ///
     /// ```no_run

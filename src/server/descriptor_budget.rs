@@ -2,7 +2,7 @@
 //!
 //! Without the budget a server with too few descriptors would accept clients and fail in their handlers, at the first
 //! file that a handler opens. With the budget these clients wait in the accept queue, where a balancer sees them, and
-//! the operator is told once.
+//! the operator is warned once.
 //!
 //! ```text
 //!   RLIMIT_NOFILE - open - spare - lingering     1,024 - 24 - 32 - 256

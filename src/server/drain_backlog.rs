@@ -156,7 +156,7 @@ impl<T: Transport> Core<T> {
         jobs: &mut VecDeque<TypedJob<T>>,
         skipped: &mut Vec<io::Error>,
     ) {
-        // One deadline for all clients together: clients without end cannot hold up the close.
+        // All clients together have one deadline: an endless stream of clients cannot hold up the close.
         let until = Instant::now() + HANDSHAKE_WAIT;
         // The number is bounded too: if a successor may have the listener, new clients are not refused, and could come
         // without end.
@@ -219,7 +219,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         let time = if self.core.context.role().is_parent() { first_read.min(drain) } else { drain };
         let until = Instant::now().checked_add(time);
         while let Some(job) = self.core.backlog.next() {
-            // Without room in time the request is refused, and not dropped: its client has connected.
+            // If there is no room in time, the request is refused and not just dropped, because its client has connected.
             let room = self.wait_for_room(until)?;
             // Under `Inline`, earlier requests of the backlog may have used up the time. And the deadline of a drain
             // may have cut this request off while it waited here.

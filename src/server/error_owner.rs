@@ -22,8 +22,8 @@ use crate::peer_fault::{Owned, PeerFault, RequestId, causes, find, find_of};
 use crate::request::{LineTooLong, NoHeader, OutboxError};
 use crate::timed_out::TimedOut;
 
-/// Identifies the errors of one request. Made when a step of it has failed, and used for the reason of its end, for the
-/// default report and for [`Failure::fault`](super::Failure::fault), which therefore agree.
+/// Identifies the errors of one request. Made when a step of the request has failed, and used for the reason of the
+/// request's end, for the default report and for [`Failure::fault`](super::Failure::fault), which therefore agree.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ErrorOwner {
     /// The mark of the request itself.
@@ -73,7 +73,7 @@ impl ErrorOwner {
     ///
     /// 1. The error carries a [`PeerFault`] of this request, which says so itself.
     /// 2. It carries a payload of another request: false.
-    /// 3. It carries none: an `io::Error` made from the kind of another error, or an error of an outbox. True if this
+    /// 3. It carries no payload: an `io::Error` made from the kind of another error, or an error of an outbox. True if this
     ///    request's connection has failed in the same way. A bare error of the system (with an errno) is never of
     ///    this request, whose errors are all wrapped.
     pub(super) fn is_disconnect(self, error: &(dyn StdError + 'static)) -> bool {

@@ -60,7 +60,7 @@ impl<T: Transport> Core<T> {
     /// belongs to one process. It costs one `getpid` for each run, and nothing for a request.
     pub(super) fn enter_process(&self) -> Result<()> {
         enter_process(&self.context)?;
-        // After the runs: the acceptor's epoll set watches the stop's event, which is this process's own by then.
+        // The acceptor comes after the runs: its epoll set watches the stop's event, which is this process's own by now.
         let entered = self.worker_acceptor.enter_process(self.context.runs.stop_waiting().fd);
         entered.map_err(|error| cannot_go_on(&self.context, error))
     }
@@ -102,7 +102,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
     /// Everything that the child needs and that takes memory, a lock or a count is made here: after the fork each page that
     /// the child writes to is copied.
     fn prepare_fork(&mut self, most: usize) -> Option<Arc<OwnedFd>> {
-        // Noted by the parent for the last time: after the fork the child notes its activity.
+        // The parent shows the request's activity for the last time. After the fork the child does.
         self.ticket.entry().show_activity(Activity::Running);
         let begins_with_handshake =
             self.core.prefaces.begin_with_handshake(self.ticket.entry().peer_address());
@@ -129,7 +129,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         let (core, context) = (&this.core, &this.core.context);
         // The listener is never given back either: to count a reference is to write to a page.
         let listener = ManuallyDrop::new(listener);
-        // First the listeners, so that no port is held by a child that serves for long.
+        // The listeners are closed first, so that a child that serves for long keeps no port in use.
         give_up_listener(core, listener.as_ref());
         close_other_servers(core);
         if let Some(coordinator) = core.coordinator() {
@@ -137,7 +137,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         }
         context.role.enter_child();
         wait::leave_loop();
-        // Before the signals are let through: one that is pending acts on this request.
+        // Done before the signals are let through, so that a pending one acts on this request.
         take_signals(context, &this.ticket, signalled);
         signals.release_in_child();
         // A stop that was requested before the fork is the parent's affair, and may be over when this request ends.
@@ -243,7 +243,7 @@ fn prepare_signals(context: &Arc<ServerContext>) {
     static SIGTERM: Once = Once::new();
     static SIGINT: Once = Once::new();
     let register = |signal| {
-        // Without an action the signal ends the child, which is the default.
+        // If the action cannot be registered, the signal ends the child, which is the default.
         drop(sys::on_signal_in_children(signal, serves_a_request, move || drain(signal)));
     };
     SIGTERM.call_once(|| register(libc::SIGTERM));
@@ -315,8 +315,8 @@ fn drain(signal: libc::c_int) {
     served.entry.end_input_if_idle(first_reads);
 }
 
-// The servers of the process. A child closes the sockets of all of them, so that it keeps no port in use when their
-// process has closed them.
+// The servers of the process. A child closes the sockets of all of them: otherwise it would keep their ports in use after
+// the parent has closed them.
 
 /// All servers of this process.
 static SERVERS: Mutex<Vec<Weak<dyn AnyServer>>> = Mutex::new(Vec::new());
@@ -407,7 +407,7 @@ fn close_all_but<T: Transport>(core: &Core<T>) {
         if !ptr::eq(server.context(), &*core.context) {
             server.close_in_others_child();
         }
-        // A drop of the last reference would drop what is the parent's.
+        // If this is the last reference, its drop would end things that are the parent's.
         std::mem::forget(server);
     }
 }

@@ -91,7 +91,7 @@ impl<T: Transport> TypedJob<T> {
         let registration =
             live.enter(peer, peer_is, handler, received, connection, in_accept_queue);
         let ticket = Ticket::new(registration, Arc::clone(&core.context));
-        // In this process, which may be about to fork: TLS renews the keys of its tickets here, for all children alike.
+        // Called in this process, which may be about to fork: TLS renews the keys of its tickets here, for all children.
         core.prefaces.iter().for_each(crate::request::Preface::prepare);
         // A request beyond its peer's limits does not use up the rate of the server: otherwise a peer that connects again
         // and again would keep the others out.
@@ -221,16 +221,16 @@ impl<T: Transport> TypedJob<T> {
         if is_timed {
             open.entry.begin_step(CountStep::End);
         }
-        // Before the request ends: the handler may have swapped it for another one, whose errors then count as its own.
+        // Judged before the request ends: the handler may have swapped it for another one, whose errors count too.
         let (reason, beyond) = open.conclude(result, request.as_ref());
-        // Before the end: a client that sees the end of its connection must find itself counted.
+        // Counted before the end: a client that sees the end of its connection must find itself counted.
         open.core.count(&open.entry, reason);
         if let (Some(why), Some(request)) = (&beyond, &mut request) {
             open.overflow(request, why);
         }
         span.end(&open.entry, reason);
         open.end_request(&mut request, reason, beyond.as_ref());
-        // Here, and not in the span's drop, because `end` may not return.
+        // The span is left here, and not in its drop, because `end` may not return.
         span.leave();
         end(open, reason)
     }

@@ -1,4 +1,4 @@
-//! Reports requests to the observers, and counts how they end. In a forked child the parent does both.
+//! Reports requests to the observers, and counts how they end. For a request in a forked child, the parent does both.
 //!
 //! Observers and hooks are the program's code. A panic of one is caught, and ends neither the request nor the loop.
 //! Each call runs on the thread on which the event has happened, and that thread waits for it. A request is counted

@@ -1,4 +1,4 @@
-//! [`PhaseQueue`]: the hooks are told the phases of a server in their order, whichever threads reach them.
+//! [`PhaseQueue`]: reports the phases of a server to its hooks in order, whichever threads reach them.
 //!
 //! Two threads may close a server at once, so one may reach `Draining` before the other has reported `Closed`.
 //! Therefore a phase is reached and queued under one lock, and one thread at a time reports the queue, without the
@@ -68,7 +68,7 @@ impl PhaseQueue {
 
 /// A thread's turn. When it ends, even by a panic, the whole queue is reported.
 pub(super) struct PhaseTurn<'a, F: Fn(RunPhase)> {
-    /// `is_told` is set there until the turn ends.
+    /// The queue, whose `is_told` is set until the turn ends.
     phases: &'a PhaseQueue,
     /// Reports one phase. It does not panic, because a drop calls it, maybe in an unwinding.
     tell: F,

@@ -91,7 +91,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// `run` fails, and changes and closes nothing.
     #[doc(alias("KeyboardInterrupt", "SIGINT", "SIGTERM"))]
     pub fn run(&self) -> Result<DrainReport> {
-        // First: nothing of the process is changed for a run that cannot begin.
+        // The claim comes first: nothing of the process is changed for a run that cannot begin.
         let _claim = claim(self)?;
         let servers: [&dyn BaseServer; 1] = [self];
         let _signals = prepare_process(&servers)?;

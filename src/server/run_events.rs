@@ -27,7 +27,7 @@ impl<T: Transport> Core<T> {
     pub(super) fn tell_of_ready(&self) {
         // A phase that another thread reaches during this turn (in a close, say) is reported after this one.
         let turn = self.phases.turn(|phase| self.tell_of_phase(phase));
-        // First, so that the hook finds the server ready, and a client that hears of the server from the hook is
+        // Reached first, so that the hook finds the server ready, and a client that hears of the server from the hook is
         // served.
         self.reach(RunPhase::Ready);
         self.tell(&ServerEvent::Ready { server_address: &self.context.server_address() });
@@ -36,7 +36,7 @@ impl<T: Transport> Core<T> {
         // The phase `Ready` is reported here, after the hook `ready`. Later phases, which other threads may have reached by
         // now, follow it.
         drop(turn);
-        // Last: on this message the service manager starts the services that depend on this one.
+        // This comes last: on this message the service manager starts the services that depend on this one.
         if let Some(membership) = self.context.membership() {
             membership.ready();
         }
@@ -105,14 +105,14 @@ impl<T: Transport> Core<T> {
         let server_address = &self.context.server_address();
         self.tell(&ServerEvent::Reloaded { server_address, error: failed.as_ref() });
         drop(drop_catching(failed));
-        // Even after a failure: the service goes on as it was, and the service manager must not wait.
+        // Reported even after a failure: the service goes on as it was, and the service manager must not wait.
         if let Some(membership) = &membership {
             membership.reloaded();
         }
     }
 
-    /// Begins the close: the lame duck, or what comes after it. This is reported once, and not by a forked child. Called by
-    /// each close, and by the loop of a server that forks.
+    /// Reports that the close begins, with the lame duck if there is one. This is reported once, and not by a forked child.
+    /// Called by each close, and by the loop of a server that forks.
     ///
     /// The hook `stopping` runs on this thread in any case, because the close goes on only after it. If another
     /// thread is reporting phases (the hook `ready` has not returned, say), that thread may report `LameDuck` before

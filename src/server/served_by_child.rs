@@ -51,7 +51,7 @@ impl<T: Transport> RequestOfChild for ServedByChild<T> {
         }
         // `stop` is set only if the handler has asked for a stop: one from before the fork is known here.
         if end.stop {
-            // The child's `shutdown` stopped its copy of the server and nothing here.
+            // The child's `shutdown` has stopped only its copy of the server, and nothing in this process.
             runs.request_stop();
         }
         // The status says only that a signal has ended the child. If this process has sent that signal, the cut says

@@ -93,12 +93,12 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
         // The report is about this close: these earlier counts are subtracted at the end.
         let counted = context.counts();
-        // Before the backlog is taken, whose requests enter the list at once.
+        // Counted before the backlog is taken, because its requests enter the list at once.
         report.open_at_start = context.live.len();
         report.open_at_start += self.stop_accepting(wait_for);
         self.core.enter_phase(RunPhase::Closed);
         self.core.enter_phase(RunPhase::Draining);
-        // After the stop is told: a request that becomes idle from here on finds the drain by itself.
+        // Done after the stop is announced: a request that becomes idle from here on finds the drain by itself.
         context.live.end_input_of_idle(FirstReads::Awaited);
         // At most half of the grace: a request that begins in the time of first reads has to be served as well.
         let half = deadline.saturating_duration_since(began) / 2;
@@ -153,8 +153,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     /// Begins the close: no more clients are accepted. Returns how many were taken out of the backlog.
     fn stop_accepting(&self, wait_for: WaitFor) -> usize {
         let core = &self.core;
-        // Before `close`: a loop that ends meanwhile waits for the backlog to be taken, and serves it. `None`: another
-        // close has taken it.
+        // Begun before `close`: a loop that ends at this time waits until the backlog is taken, and serves it. `None`:
+        // another close has taken it.
         let taker = core.backlog.begin();
         if wait_for == WaitFor::Requests
             && core.transport.close_when() == CloseWhen::RequestsHaveEnded

@@ -44,7 +44,7 @@ impl<T: Transport> Deref for ServerPermit<T> {
 
 impl<T: Transport> Drop for ServerPermit<T> {
     fn drop(&mut self) {
-        // On any thread: this takes no lock, and makes a system call only for a loop that waits.
+        // Any thread may do this: it takes no lock, and makes a system call only if a loop waits for room.
         self.core.context.gate.leave();
     }
 }

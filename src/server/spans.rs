@@ -35,13 +35,15 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// server as events, for the subscriber that the program has installed. Feature `tracing`.
     ///
     /// The span `request` is entered in the worker, around the handshake, the hooks and the handler: their own events
-    /// carry it. It has the fields `id`, `client_address`, `handler` and `transport`; at the end also `reason`,
-    /// `bytes_in` and `bytes_out`. All spans and events have the target `socketserver`.
+    /// carry it. It has the fields `id`, `client_address`, `handler` and `transport`; behind a proxy also
+    /// `proxy_address`; at the end also `reason`, `bytes_in` and `bytes_out`. All spans and events have the target
+    /// `socketserver`.
     ///
     /// | event | level | fields |
     /// |---|---|---|
-    /// | `ready`, `stopping` and others of the server as a whole | INFO | the text |
+    /// | `ready`, `stopping` and others of the server as a whole; a failed handshake; a worker that is held | INFO | the text |
     /// | `accepted`: a request has come | DEBUG | `id`, `client_address`, `handler`, `transport` |
+    /// | `client known`: a proxy has named the client | DEBUG | `id`, `client_address`, `proxy_address` |
     /// | `failed`: a handler, a hook or a handshake has failed or panicked | ERROR; INFO by the peer's fault; DEBUG if it [is quiet](crate::hooks::Failure::is_quiet) | `phase`, `error`, `client_address` |
     /// | `ended` | DEBUG; WARN after a failure, a refusal, or a drain that had no more time; ERROR if the handler has ended the server or its process was killed | as the span, and `fault`, `limit`, `refused`, `seconds`, `queue_seconds`, `handshake_seconds`, `handler_seconds`, `accept_queue_seconds` |
     /// | accepting has failed | WARN | `error` |
@@ -263,7 +265,7 @@ fn tell(event: &ServerEvent<'_>, transport: &'static str) {
         ServerEvent::LimitReached { limit } => {
             warn!(target: "socketserver", limit = limit.name(), "limit reached");
         }
-        // Events of the server as a whole: ready, stopping, and so on.
+        // Events of the server as a whole (ready, stopping, and so on), a failed handshake, a worker that is held.
         _ => info!(target: "socketserver", "{event}"),
     }
 }

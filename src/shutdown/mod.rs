@@ -78,8 +78,8 @@ impl ShutdownHandle {
     /// signal's handler may call it.
     ///
     /// A call before the first run makes that run return at once. Before a later `serve_forever` or `run` a call does
-    /// nothing: each stop is for its own run. (A `handle_request` obeys every earlier stop.) The listener stays open, and
-    /// requests that are running go on.
+    /// nothing: each stop is for its own run. (A `handle_request` obeys every stop that no run has obeyed yet.) The
+    /// listener stays open, and requests that are running go on.
     pub fn shutdown(&self) {
         self.runs.request_stop();
     }

@@ -61,7 +61,7 @@ impl Orders {
         Ok(())
     }
 
-    /// Has the loop obey the orders, because there is no thread that closes.
+    /// Makes the loop obey the orders, because there is no thread that closes.
     pub(crate) fn leave_to_loop(&self) {
         self.closer_obeys.store(false, Ordering::SeqCst);
     }
@@ -92,7 +92,8 @@ impl Orders {
         }
     }
 
-    /// Takes the orders for the loop; none if the thread that closes obeys them. Without an order this costs two loads.
+    /// Takes the orders for the loop. Takes none if the thread that closes obeys them. Without an order this costs two
+    /// loads.
     pub(crate) fn take_in_loop(&self) -> TakenOrders {
         // The flags are read and not the event, which would take a system call: this runs after each request.
         let is_given = self.reload.load(Ordering::SeqCst) || self.retire.load(Ordering::SeqCst);

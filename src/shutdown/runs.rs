@@ -1,6 +1,6 @@
 //! [`Runs`]: the runs of one server.
 //!
-//! Two kinds of state, because a signal's action must not lock:
+//! There are two kinds of state, because a signal's action must not lock:
 //!
 //! | state | written by | read by |
 //! |---|---|---|
@@ -204,7 +204,7 @@ impl Runs {
     /// after the last run.
     pub(crate) fn begin(&self, address: &dyn Display, kind: RunKind) -> Result<()> {
         let mut state = self.wait_while_finishing();
-        // First, because it is for good: after the other errors a later call may succeed.
+        // Checked first, because a close is for good: after the other errors a later call may succeed.
         if state.closing {
             return Err(Error::closed(address));
         }

@@ -46,7 +46,7 @@ impl StopRequest {
         })
     }
 
-    /// Requests a stop. The flag is set before the event, so that a woken loop finds the request.
+    /// Requests a stop. The flag is set before the event is notified, so that a woken loop finds the request.
     pub(super) fn request(&self) {
         self.requested.store(true, Ordering::SeqCst);
         self.event.notify();
@@ -114,7 +114,7 @@ mod tests {
     fn a_request_that_crosses_the_end_of_a_run_wakes_one_wait_and_no_more() {
         let latch = StopRequest::new().unwrap();
         let is_readable = || wait::any(&[latch.waiting()], Some(Instant::now())).unwrap();
-        // The order of the diagram.
+        // The steps, in the order of the diagram.
         latch.requested.store(true, Ordering::SeqCst);
         latch.forget();
         latch.event.notify();

@@ -58,7 +58,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     ) -> Result<Server<T, M>> {
         let Self { mixin, settings } = self;
         let Settings { hooks, overridden_hooks, prefaces, limits, timeout, .. } = settings;
-        // Before anything is made that an error would have to undo.
+        // Checked before anything is made that an error would have to undo.
         mixin.check()?;
         let address = transport.server_address();
         // The role holds for the life of the server. It says whether the server may start threads, and whether it has

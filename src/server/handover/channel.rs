@@ -68,8 +68,8 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if the other side does not read before the deadline. A part of the message may be sent then, so the
-    /// connection is of no more use. Otherwise as [`send`](Self::send).
+    /// `WouldBlock` if the other side does not read before the deadline. A part of the message may have been sent by then,
+    /// so the connection is no longer usable. Otherwise as [`send`](Self::send).
     pub(super) fn send_until(
         &self,
         message: &HandoverMessage,
@@ -98,14 +98,14 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// `UnexpectedEof` if the other side has closed; `InvalidData` if its bytes are no message, or if it passes more or fewer
-    /// descriptors than it names.
+    /// `UnexpectedEof` if the other side has closed; `InvalidData` if its bytes are not a message, or if it passes more or
+    /// fewer descriptors than it names.
     pub(super) fn receive(&mut self) -> io::Result<Option<(HandoverMessage, Vec<OwnedFd>)>> {
         loop {
-            // First, because one receive may have brought several messages.
+            // Decoded before anything is received, because one receive may have brought several messages.
             if let Some((message, len)) = HandoverMessage::decode(&self.received)? {
                 self.received.drain(..len);
-                // Only this message has descriptors. They have come with its first byte, so they are here.
+                // Only a message of sockets has descriptors. They have come with its first byte, so they are here.
                 let count = match &message {
                     HandoverMessage::Sockets { sockets, .. } => sockets.len(),
                     _ => 0,
@@ -147,7 +147,7 @@ impl Channel {
                 Ok((0, _)) => return true,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                // A reset, or descriptors for which there was no room.
+                // The connection was reset, or there was no room for descriptors.
                 Err(error) => return error.kind() == io::ErrorKind::ConnectionReset,
             }
         }

@@ -58,7 +58,7 @@ use crate::wait::{self, Event, Interest, Waiting};
 /// The handovers of one run. The servers of the run know their coordinator, and keep it for longer than the run:
 /// `close` leaves it without a socket.
 pub(crate) struct Coordinator {
-    /// How long a successor may take.
+    /// How long a successor may take to be ready.
     pub(super) within: Duration,
     /// The sockets that this process hands over.
     pub(super) sockets: OwnSockets,
@@ -157,7 +157,7 @@ impl Coordinator {
         self.serving.load(Ordering::SeqCst) >= self.handles.len()
     }
 
-    /// Whether all servers of the run were told to stop.
+    /// Whether all servers of the run have begun to serve, and were then told to stop.
     fn is_stopped(&self) -> bool {
         self.all_serve() && self.handles.iter().all(ShutdownHandle::is_shutdown)
     }
@@ -274,7 +274,7 @@ impl Coordinator {
 
     // The part of a successor. (`handing_over.rs` has that of a predecessor.)
 
-    /// Tells the predecessor when all servers serve, and reads its answer.
+    /// Takes a turn of a successor: reports to the predecessor, once all servers serve, and reads its answer.
     fn succeed(&self, mut predecessor: Predecessor, mut told: bool) -> Step {
         if !told && self.all_serve() {
             let taken = self.sockets.inherited();
@@ -316,7 +316,7 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Closes the servers of this process, because the predecessor goes on: otherwise two processes that know nothing
+    /// Stops the servers of this process, because the predecessor goes on: otherwise two processes that know nothing
     /// of each other would share the clients.
     fn fail(&self, error: io::Error) -> State {
         *self.failure.lock() = Some(Error::io("take over from", "the server that runs", error));

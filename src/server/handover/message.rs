@@ -77,8 +77,8 @@ const IS_COORDINATOR: u8 = 4;
 const NO_FILE: (u64, u64) = (0, 0);
 
 impl HandoverMessage {
-    /// The whole message as bytes. A reason that is too long is cut off; the other parts fit, because their numbers are
-    /// bounded by the sender (`SOCKETS_PER_MESSAGE` sockets, the count of a list that has come).
+    /// The whole message as bytes. A reason that is too long is cut off. The other parts fit, because their sender bounds
+    /// them: at most `SOCKETS_PER_MESSAGE` sockets, and at most one number for each socket that was received.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut payload = Vec::new();
         let kind = match self {

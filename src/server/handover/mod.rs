@@ -123,8 +123,8 @@ impl Wake {
         self.is_notified.store(true, Ordering::SeqCst);
     }
 
-    /// Clears the event. The thread that takes the turns calls this before it looks at the flags, so that a look follows each
-    /// notification.
+    /// Clears the event. The thread that takes the turns calls this before it reads the flags, so that they are read after
+    /// each notification.
     fn clear(&self) {
         // A load first: a store would write to a page that the next child then has to copy.
         if self.is_notified.load(Ordering::SeqCst) {
@@ -152,7 +152,7 @@ impl Handover {
     /// # Errors
     ///
     /// If the server at the path belongs to another user, refuses, or does not answer in time; if the path cannot be
-    /// bound; and as [`by_signal`](Self::by_signal).
+    /// bound; and for the reasons of [`by_signal`](Self::by_signal).
     pub fn at(path: impl AsRef<Path>) -> Result<Self> {
         let mut this = Self::by_signal()?;
         this.open_socket(path.as_ref())
@@ -167,7 +167,7 @@ impl Handover {
     /// If this process was started as a successor and its predecessor refuses; if the signal cannot be handled; and if
     /// the system does not tell which program runs.
     pub fn by_signal() -> Result<Self> {
-        // Before there is a socket, which could take the number of a closed standard stream.
+        // Done before there is a socket, which could take the number of a closed standard stream.
         sys::fill_standard_descriptors();
         let signal =
             Signal::take().map_err(|error| Error::io("take the signal", "SIGUSR2", error))?;
@@ -290,8 +290,8 @@ impl Handover {
             }
             let coordinator =
                 self.predecessor.as_ref().and_then(|predecessor| predecessor.coordinator);
-            // The socket that answered at this path, whatever its file was called when it was bound. One that came from
-            // the starter is bound by its path, as every other socket: this process may have been given another path.
+            // The socket that has answered at this path is taken, whatever its file was called when it was bound. A socket
+            // from the starter is found by its path, as every other socket: this process may have been given another path.
             let passed = if asked_here {
                 coordinator.and_then(predecessor_sockets::take_numbered)
             } else {
@@ -333,14 +333,14 @@ impl Drop for OpenDesk<'_> {
 }
 
 impl Signal {
-    /// Takes the signal for this process, unless it is ignored: then only a path finds a successor.
+    /// Takes the signal for this process, unless it is ignored: then a successor can only come by the path.
     fn take() -> io::Result<Self> {
         let (came, wake) = (Arc::new(AtomicBool::new(false)), Arc::new(Wake::new()?));
         let action = {
             let (came, wake) = (Arc::clone(&came), Arc::clone(&wake));
             move || {
-                // The flag first: a thread that is woken has to find it.
-                // In a forked child `notify` does nothing, and nobody looks at the flag.
+                // The flag is set first: a thread that is woken has to find it. In a forked child `notify` does nothing,
+                // and no thread reads the flag.
                 came.store(true, Ordering::SeqCst);
                 wake.notify();
             }

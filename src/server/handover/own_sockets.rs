@@ -105,7 +105,7 @@ impl OwnSockets {
         // The sockets are marked before they are sent: a close must not end a socket that the successor has. If the sending
         // fails, they stay `Both` until the successor has ended.
         self.set_holders(Holders::Both);
-        // At least one message, even if there is no socket: the last one says that it is the last.
+        // At least one message is sent, even if there is no socket: the last message marks the end of the list.
         let (mut rest, deadline) = (&found[..], Instant::now() + PASS_TIMEOUT);
         loop {
             let (now, later) = rest.split_at(rest.len().min(SOCKETS_PER_MESSAGE));

@@ -126,8 +126,8 @@ struct Meter {
     /// of the file about the order.
     ended_in: AtomicU64,
     ended_out: AtomicU64,
-    /// Bytes of datagrams that belong to no request any more. The meter has a reference to the count, because the
-    /// context may be gone before the last of them are reported.
+    /// Bytes that `DatagramSender`s have sent, which belong to no request. The meter has a reference to the count, because
+    /// the context may be gone before the last of them are reported.
     sent_by_senders: Arc<AtomicU64>,
     /// The last numbers that were reported. Locked while gauges are set, so that an older number does not replace a
     /// newer one.

@@ -109,7 +109,7 @@ fn a_kept_request_is_used_by_another_thread_and_outlives_its_server() {
     let (client, job) = fixture.connect();
     let _installed = install(Script::new(vec![early(), sends(&client, "one\nhalf of a li")]));
     job.run();
-    // The second line is in the request's buffer.
+    // The first half of the second line is in the request's buffer.
     let mut request = kept.lock().unwrap().pop().unwrap();
     (&client).write_all(b"ne\n").unwrap();
     let used = thread::spawn(move || {

@@ -38,7 +38,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // After the close, so that `begin` then finds a closed server and not a free one.
+        // After a run the server is already closed, so that `begin` finds a closed server and not a free one.
         self.runs.state.lock().claimed = None;
     }
 }

@@ -31,7 +31,7 @@ impl Runs {
     /// Orders the lame duck and the close after it, if the server is ready and has a lame duck; otherwise requests a
     /// stop. A signal's action may call it.
     pub(crate) fn request_retire(&self) {
-        // In a forked child it becomes a stop, which the parent learns from the exit status.
+        // In a forked child the order becomes a stop, of which the parent learns from the exit status.
         let is_lame_duck = self.has_lame_duck.load(Ordering::SeqCst)
             && self.phase.get() == RunPhase::Ready
             && self.stop.event.is_ours();

@@ -90,7 +90,7 @@ impl Coordinator {
             let holders = if is_taken { Holders::Other } else { Holders::Alone };
             self.sockets.with(*target, |socket| socket.set_holders(holders));
         }
-        // The service manager would take this process's messages for the service's.
+        // From here on this process sends no more reports: the service manager would take them for the service's.
         for server in self.sockets.servers() {
             if let Some(membership) = server.context().membership() {
                 membership.fall_silent();
@@ -109,8 +109,8 @@ impl Coordinator {
         self.handles.iter().chain(&self.told).for_each(ShutdownHandle::shutdown);
         // If the successor has ended meanwhile, its clients are lost in any case.
         let _ = candidate.channel.send(&HandoverMessage::Release);
-        // Last: if the successor is killed now, a process that finds no server at the path has to find the addresses
-        // free.
+        // The listener at the path is closed last: if the successor is killed now, a process that finds no server at the
+        // path has to find the addresses free.
         self.wait_until_closed();
         self.close_listener();
     }
@@ -133,7 +133,7 @@ impl Coordinator {
         self.close_listener();
         if candidate.passed.is_some() {
             // The process that closes a socket last removes its file. But the same stop may have killed the candidate,
-            // before it took its signals: then the files are left to this process.
+            // before it could handle signals: then the files are left to this process.
             candidate.wait_for_end(Instant::now() + LAST_ANSWER_WAIT);
             self.sockets.remove_files_as_the_last();
         }
