@@ -55,7 +55,7 @@ struct ReaperShared {
 /// Why the thread is woken before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wakeup {
-    /// The limits have changed: a shorter one needs an earlier look.
+    /// The limits have changed: a shorter one needs an earlier check.
     LookAgain,
     /// The server is gone.
     Exit,

@@ -17,7 +17,7 @@
 //!
 //! Invariant when unlocked: while `REAPER` is `Some`, its thread runs and takes the connections in `arriving`. When
 //! the thread finds `arriving` empty and wants to leave, it sets `None` under the same lock. So no connection can
-//! arrive after the thread's last look.
+//! arrive after the thread's last check.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -71,7 +71,7 @@ struct Reaper {
     arriving: Vec<LingeringConnection>,
     /// How many the thread has taken and not closed.
     lingering: usize,
-    /// Asked once, when the thread starts.
+    /// The result of [`max_lingering`] when the thread was started.
     max_lingering: usize,
 }
 
@@ -149,7 +149,7 @@ fn reap(wake_up: &Event) {
         if !connections.is_empty() {
             leave_at = now + KEEP_THREAD;
         }
-        // The last look and the leaving are under one lock: see the invariant above.
+        // The thread checks for the last time, and leaves, under one lock: see the invariant above.
         let mut reaper = lock_reaper();
         let Some(state) = &mut *reaper else { return };
         connections.append(&mut state.arriving);

@@ -175,7 +175,7 @@ impl Membership {
     pub(crate) fn beat_every(&self, idle_limit: Option<Duration>) -> Option<Duration> {
         let several = self.group.state.lock().members.len() > 1;
         // A round is complete when its last loop has beaten. With several loops that may take two intervals, and systemd
-        // advises half of its time for a round.
+        // advises that a round take half of the watchdog's time.
         let part = if several { 4 } else { 2 };
         let manager = self.group.manager.as_ref();
         let watchdog = manager.and_then(|manager| Some(manager.watchdog()? / part));
@@ -185,9 +185,9 @@ impl Membership {
         Some(every.max(Duration::from_millis(1)))
     }
 
-    /// Reports that the server is ready. When the last server of the group is ready, the service manager is told, and
-    /// starts the services that wait for this one. Called by the thread of the server's run, after the hook `ready`.
-    /// The server's idle time begins here.
+    /// Reports that the server is ready. If it is the last server of the group, this also reports the service as ready, and
+    /// the service manager starts the services that wait for this one. Called by the thread of the server's run, after the
+    /// hook `ready`. The server's idle time begins here.
     pub(crate) fn ready(&self) {
         let mut state = self.group.state.lock();
         let member = &mut state.members[self.index];

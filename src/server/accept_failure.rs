@@ -3,7 +3,7 @@
 //! `accept` fails for reasons that say nothing about the next call (the client has reset before it was accepted), and for
 //! others that hold for a while (no descriptor is left). In the second case the client stays in the queue and the listener
 //! stays readable: a loop that tried again at once would use a whole processor. So each loop has a [`Backoff`], and pauses.
-//! During a pause it does not look at the listener, and workers do not accept either (`WorkerAcceptor::suspend`).
+//! During a pause the loop leaves the listener alone, and workers do not accept either (`WorkerAcceptor::suspend`).
 
 use std::io;
 use std::time::{Duration, Instant};

@@ -6,7 +6,7 @@
 //! ```text
 //! attempt                  serve_forever                        handle_request
 //!   no permit, not ready     waits for the gate, the mixin        the same, until the timeout
-//!   rate: not yet            pauses until then                    pauses until then
+//!   rate: not yet            pauses until then                    the same, until the timeout
 //!   get_request: none        waits for the listener               the same, until the timeout
 //!                an error    accept_failure.rs: goes on, pauses   goes on, or returns AcceptFailed
 //!   verify_request: no       service_actions                      returns Rejected
@@ -238,7 +238,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         context.membership().or_else(alone)
     }
 
-    /// The coordinator of handovers, if this loop has to serve it: a server that forks has no thread for that.
+    /// The coordinator of handovers, if this loop has to take its turns: a server that forks has no thread for that.
     fn coordinator_of_parent(&self) -> Option<&Coordinator> {
         if self.core.context.role().is_parent() { self.core.coordinator() } else { None }
     }

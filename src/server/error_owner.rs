@@ -56,7 +56,7 @@ impl ErrorOwner {
     /// The owner for a request whose handler ends with another request in place of its own: that of `held`.
     pub(super) fn holding(entry: &Entry, held: &Entry) -> Self {
         let (own, held) = (Mark::of(entry), Mark::of(held));
-        // Mostly the handler still has its own request.
+        // Usually the handler still has its own request.
         Self { own, held: (held.owner != own.owner).then_some(held) }
     }
 

@@ -109,7 +109,7 @@ impl Failure<'_> {
         self.is_disconnect()
             || self.owner.is_garbled(error)
             // Before the handler: a peer that was too slow for the handshake, or brought no valid PROXY header. Scanners
-            // cause many such failures, so they are no news.
+            // cause many such failures, so a report of each would tell nothing new.
             || (self.phase == Phase::Wrap && self.owner.is_peers(error))
     }
 

@@ -1,7 +1,7 @@
 //! [`FigureParts`]: where a server's context gets the figures of the parts whose types it does not know.
 //!
 //! Any thread may ask at any time, even while the server is being dropped: a reference is upgraded only for the length
-//! of one look. If it has become the last one by then, the thread that has asked drops the part.
+//! of one call. If it has become the last one by then, the thread that has asked drops the part.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};

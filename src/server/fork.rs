@@ -140,7 +140,7 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         // Done before the signals are let through, so that a pending one acts on this request.
         take_signals(context, &this.ticket, signalled);
         signals.release_in_child();
-        // A stop that was requested before the fork is the parent's affair, and may be over when this request ends.
+        // A stop that was requested before the fork is known to the parent, and may be over when this request ends.
         let asked_before = context.runs.stop_requested();
         let make = |job, place: &mut _| {
             ManuallyDrop::<Self>::into_inner(job).make_request_of(served, place)
@@ -199,7 +199,7 @@ fn fatal_of(context: &ServerContext) -> Option<String> {
 //
 // The parent registers the actions once, before it forks for the first time. A child inherits them, and only says which
 // request it serves: a child that registered its own would write to pages of memory that it shares with its parent. For
-// the same reason all that a child has to note stands in one static.
+// the same reason all that a child has to note is in one static.
 
 /// One static, because a child writes to it: see above.
 static SIGNALLED: Signalled = Signalled {

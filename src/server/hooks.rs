@@ -80,10 +80,11 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     }
 
     /// Runs at the beginning of every `serve_forever`, `run`, `run_all` and `serve_in_background` (not of
-    /// `handle_request`), in the thread of the loop and before anything is served: the place to tell a service
-    /// registry. ([`run`](crate::Server::run) tells a service manager by itself: see [`systemd`](crate::systemd).) It also
-    /// runs if an earlier `shutdown` ends that run at once. Under `run`, signals are already handled then, so the service
-    /// manager can stop the program cleanly. An observer gets [`ServerEvent::Ready`](crate::monitor::ServerEvent::Ready).
+    /// `handle_request`), in the thread of the loop and before anything is served: the place to inform a service
+    /// registry. ([`run`](crate::Server::run) informs a service manager by itself: see [`systemd`](crate::systemd).) The
+    /// hook also runs if an earlier `shutdown` ends that run at once. Under `run`, signals are already handled then, so the
+    /// service manager can stop the program cleanly. An observer gets
+    /// [`ServerEvent::Ready`](crate::monitor::ServerEvent::Ready).
     ///
     /// ```
     /// use socketserver::{ServerContext, ServerHooks, StreamRequest};
@@ -114,7 +115,7 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
     }
 
     /// Runs when the server has come to another [phase](RunPhase) of its life, once for each phase, after the phase's
-    /// own hook if it has one. Use it to tell a service registry, or to close resources that the requests of a drain no
+    /// own hook if it has one. Use it to inform a service registry, or to close resources that the requests of a drain no
     /// longer need. It runs in the thread that activates, serves or closes the server, which waits for it. When several
     /// threads close a server at once, one of them calls this hook for all, in the order of the phases;
     /// `server.run_phase()` may then be a later phase. A panic in it ends nothing.
@@ -228,9 +229,9 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
         is_default::<Self>();
     }
 
-    /// Reports that accepting failed, before the server reacts. The hook runs in the loop, or in a worker that [accepts
-    /// by itself](crate::Builder::workers_accept). Default: [`AcceptFailure::report`], which prints a line on stderr,
-    /// at most one every ten seconds. An override may call `report` as well.
+    /// Reports that accepting failed, before the server reacts. The hook runs in the loop, in a worker that [accepts by
+    /// itself](crate::Builder::workers_accept), or in a thread that closes the server. Default: [`AcceptFailure::report`],
+    /// which prints a line on stderr, at most one every ten seconds. An override may call `report` as well.
     ///
     /// ```
     /// use socketserver::hooks::AcceptFailure;

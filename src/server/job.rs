@@ -19,7 +19,7 @@
 //! error) runs in `catch_panic`, which turns a panic into an error.
 //!
 //! The order of the end is a promise to clients and operators: a request is counted, then its peer sees the end of the
-//! connection and it leaves the live list, then the observer is told, and its permit is given back last. So a client that
+//! connection and it leaves the live list, then the observer gets the event, and its permit is given back last. So a client that
 //! has seen the end finds itself counted, and `Limits::live` counts every descriptor that is open.
 
 use std::ops::Deref;
@@ -152,7 +152,7 @@ impl<T: Transport> TypedJob<T> {
         }
     }
 
-    /// Turns the request away: an orderly end, and no handler.
+    /// Turns the request away: closes it properly, without a handler.
     pub(super) fn reject(self) {
         // An observer or a transport that closes this server from here must not wait for this request.
         let _serving = start_serving(&self.core.context);

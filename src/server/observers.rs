@@ -130,7 +130,7 @@ impl<T: Transport> Core<T> {
 /// For a mixin that runs many requests on each worker.
 impl<T: Transport> WorkerWatch for Core<T> {
     fn worker_is_held(&self, request: u64, held: Duration) {
-        // The request may have ended since the watchdog looked.
+        // The request may have ended since the watchdog saw it.
         let Some(entry) = self.context.live.find(request) else { return };
         self.tell(&ServerEvent::WorkerHeld {
             id: entry.id(),

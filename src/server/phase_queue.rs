@@ -58,7 +58,7 @@ impl PhaseQueue {
     /// The next phase to report. `None` ends the turn.
     fn next(&self) -> Option<RunPhase> {
         let mut queue = self.0.lock();
-        // Set under the lock under which the queue was looked at: a thread that pushes a phase after this finds no
+        // Set under the lock under which the queue was read: a thread that pushes a phase after this finds no
         // teller, and becomes one.
         let next = queue.reached.pop_front();
         queue.is_told = next.is_some();

@@ -77,7 +77,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if wait_for == WaitFor::Requests && !context.role().is_child() {
             self.lame_duck();
         }
-        // The service manager was told a time when the lame duck began. From here on it is the grace alone.
+        // The time that the service manager got when the lame duck began is replaced by the grace alone.
         if let Some(membership) = context.membership() {
             membership.extend(grace);
         }
@@ -159,8 +159,8 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         if wait_for == WaitFor::Requests
             && core.transport.close_when() == CloseWhen::RequestsHaveEnded
         {
-            // Set before the loops are told: the last loop reads it when it leaves. Never cleared: another close, which
-            // waits for nothing, must not close the socket before this one.
+            // Set before the loops stop: the last loop reads it when it leaves. Never cleared: another close, which waits for
+            // nothing, must not close the socket before this one.
             core.closed_late.store(true, Ordering::SeqCst);
         }
         // From here on no loop accepts a further request.

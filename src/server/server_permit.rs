@@ -23,7 +23,7 @@ pub(super) struct ServerPermit<T: Transport> {
 impl<T: Transport> ServerPermit<T> {
     /// Takes a permit, if there is one.
     pub(super) fn try_enter(core: &Arc<Core<T>>) -> Option<Self> {
-        // The reference is counted only with a permit: a refused attempt costs one look, and a server that is full
+        // The reference is counted only with a permit: a refused attempt costs one check, and a server that is full
         // refuses many.
         core.context.gate.enter().then(|| Self { core: Arc::clone(core) })
     }

@@ -317,7 +317,7 @@ impl Runs {
             && self.stop_requested()
     }
 
-    /// Whether there is a run whose last loop has not ended. It may end right after this look.
+    /// Whether there is a run whose last loop has not ended. It may end right after this call.
     pub(crate) fn is_accepting(&self) -> bool {
         self.state.lock().run.is_accepting()
     }

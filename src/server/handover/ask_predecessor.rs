@@ -14,7 +14,7 @@
 //! [`MAX_SOCKETS`], and no message without a socket except the last.
 //!
 //! All of it runs in the thread that makes the `Handover`, before the program has a server, and it may wait. A predecessor
-//! that ends meanwhile is no error: then this process is the first.
+//! that ends during this time is not an error: then this process is the first.
 
 use std::fs;
 use std::io;

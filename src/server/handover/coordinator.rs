@@ -189,9 +189,9 @@ impl Coordinator {
         }
     }
 
-    /// The descriptor and the deadline that end the wait for the next turn, as [`wake`](Self::wake_event) does. Both
-    /// belong to the present state, so they are asked for anew before each wait. The reference keeps the descriptor
-    /// open during the wait.
+    /// The descriptor and the deadline of the wait for the next turn, which [`wake`](Self::wake_event) ends as well. They
+    /// belong to the present state, so the caller asks for them before each wait. The reference keeps the descriptor open
+    /// during the wait.
     pub(crate) fn waits(&self) -> (Option<Arc<OwnedFd>>, Option<Instant>) {
         if self.is_unasked() {
             return (None, None);

@@ -33,8 +33,8 @@ use std::os::unix::ffi::OsStrExt;
 /// The first bytes of each message. Any other program at the other end begins with something else.
 const MAGIC: [u8; 4] = *b"skho";
 
-/// The version of the protocol. Both sides have to speak the same. From the first release on it changes with every
-/// change of the messages: a program with another version is restarted without a handover, once.
+/// The version of the protocol, which both sides have to speak. From the first release on it changes with every change
+/// of the messages: the upgrade to another version then takes one restart without a handover.
 pub(super) const VERSION: u8 = 1;
 
 /// The bytes before the payload. They never change, so that each version can name the other one.

@@ -10,7 +10,7 @@
 //! | `program.rs` | the program that SIGUSR2 starts, and how that finds its starter |
 //! | `channel.rs`, `message.rs` | whole messages over a Unix socket, and their bytes |
 //!
-//! Mostly a process is a successor first and a predecessor later. The two ways to find each other, by the path and by
+//! Usually a process is a successor first and a predecessor later. The two ways to find each other, by the path and by
 //! SIGUSR2, end in the same connection, and everything after that is the same.
 
 mod ask_predecessor;
@@ -223,7 +223,7 @@ impl Handover {
     }
 
     /// Does [`run_all`](crate::run_all()) in a line of processes: when all servers serve, the predecessor stops; and
-    /// they stop when the successor serves. The predecessor is told after `ready` has returned.
+    /// they stop when the successor serves. The predecessor learns of the servers only after `ready` has returned.
     ///
     /// A thread hands over beside the servers; a server that [forks](crate::Forking) does it in its loop.
     ///

@@ -64,8 +64,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// most, and by [`update_metrics`], which a collector calls before it renders. When the last request ends, the
     /// gauges of workers and queues become zero.
     ///
-    /// Install the recorder before the server serves: the first event looks for it, and figures from before a recorder
-    /// are lost. Give two servers of a program two names, or their gauges overwrite each other. Under
+    /// Install the recorder before `bind`: the first event, that of the bind, looks for it, and without one the server's
+    /// counters and histograms stay empty. Give two servers of a program two names, or their gauges overwrite each other. Under
     /// [`Forking`](crate::Forking) the parent reports all figures, so the recorder must not start a thread in it.
     ///
     /// ```
@@ -115,15 +115,15 @@ struct Meter {
     server: String,
     /// The server's context, which has the figures.
     context: Weak<ServerContext>,
-    /// The figures of this server, registered at the first event, because the program has installed its recorder by
-    /// then.
+    /// The figures of this server, registered at the first event, which is that of the bind. The program has to install
+    /// its recorder before that.
     handles: OnceLock<Handles>,
     /// `next_update` counts from here.
     made: Instant,
     /// The moment of the next update, in milliseconds. The thread that does the update changes it.
     next_update: AtomicU64,
-    /// Bytes of requests that have ended, received and sent. Added to when the request has left the live list: see the top
-    /// of the file about the order.
+    /// The bytes that ended requests have received; the next field has those that they have sent. A request's bytes are
+    /// added when it has left the live list: see the top of the file about the order.
     ended_in: AtomicU64,
     ended_out: AtomicU64,
     /// Bytes that `DatagramSender`s have sent, which belong to no request. The meter has a reference to the count, because
@@ -164,7 +164,7 @@ impl Meter {
         self.handles.get_or_init(|| Handles::register(&self.server, context.transport()))
     }
 
-    /// Called with each event, by the thread that tells it: a worker, the accept loop, or another one. Once a second at
+    /// Called with each event, by the thread that reports it: a worker, the accept loop, or any other. Once a second at
     /// most it looks at all requests. Otherwise it takes locks only at the end of a request, for moments: that of the
     /// live list, to see whether this was the last one, and then that of `told`.
     fn note(&self, event: &ServerEvent<'_>) {

@@ -1,13 +1,13 @@
 //! A coordinator as a predecessor: it finds a candidate, and hands over to it.
 //!
-//! The order at the end matters, because the successor may be killed at any moment, and an operator may start another one:
+//! The order at the end matters, because the successor may be killed at any moment, and an operator may start a second one:
 //!
 //! ```text
 //! 1  note what the successor has taken      a close here then leaves those queues and files to it
 //! 2  tell the service manager               it accepts a new main process only from the old one
 //! 3  stop the servers, say Release          from here on the successor alone accepts
 //! 4  wait until the listeners are closed    a process that finds nobody at the path finds free addresses
-//! 5  close the coordinator's own listener          the next process is answered by the successor, or by nobody
+//! 5  close the coordinator's own listener   the next process is answered by the successor, or by nobody
 //! ```
 
 use std::os::fd::AsFd;
