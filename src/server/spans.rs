@@ -143,7 +143,7 @@ impl Spans {
                 $tell!(target: "socketserver", %phase, %client_address, error, "failed")
             };
         }
-        // A scanner is noise, a peer's mistake may be worth a look, and all else is ours.
+        // A quiet failure, such as a scanner's, is noise; a peer's mistake may be worth a look; the others are this side's.
         match failure.fault() {
             _ if failure.is_quiet() => tell!(debug),
             Fault::Peer => tell!(info),

@@ -180,7 +180,8 @@ pub(super) fn ask(
 ///
 /// # Errors
 ///
-/// If no address was taken: then this is more likely another program, to which the path was given by mistake.
+/// If servers here have taken none of its addresses: the predecessor is then more likely another program, and this one was
+/// given its path by mistake.
 pub(super) fn judge_left(left: &[Address], has_taken: bool) -> io::Result<Option<String>> {
     if left.is_empty() {
         return Ok(None);

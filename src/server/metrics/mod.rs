@@ -65,8 +65,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// gauges of workers and queues become zero.
     ///
     /// Install the recorder before `bind`: the first event, that of the bind, looks for it, and without one the server's
-    /// counters and histograms stay empty. Give two servers of a program two names, or their gauges overwrite each other. Under
-    /// [`Forking`](crate::Forking) the parent reports all figures, so the recorder must not start a thread in it.
+    /// counters and histograms stay empty. Give two servers of a program two names, or their gauges overwrite each
+    /// other. Under [`Forking`](crate::Forking) the parent reports all figures, so the recorder must not start a thread in it.
     ///
     /// ```
     /// use socketserver::{ThreadingTcpServer, stream_fn};
