@@ -52,11 +52,12 @@ use crate::write_stall::earlier;
 pub enum AcceptOutcome {
     /// A request was given to its worker; under `Inline`, served.
     Handled,
-    /// `verify_request` turned a request away.
+    /// A request was turned away: by `verify_request`, or because its peer is beyond a limit.
     Rejected,
     /// The timeout passed without a request, and `handle_timeout` was called.
     TimedOut,
-    /// Accepting failed, for the time being; `accept_error` was called.
+    /// Accepting failed, for the time being, and `accept_error` was called. Or, without that call, the listener has woken
+    /// this `handle_request` more than 16 times in a row without a client.
     AcceptFailed,
     /// A shutdown was asked for.
     Stopped,
@@ -76,7 +77,7 @@ pub(super) enum Attempt {
     NoRoom,
     /// Requests come faster than they may be accepted: leave the listener alone until this moment.
     TooFast(Instant),
-    /// Resources have run out: leave the listener alone until this moment.
+    /// Resources have run out, or too many attempts in a row were in vain: leave the listener alone until this moment.
     Pause(Instant),
 }
 

@@ -370,9 +370,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         ended
     }
 
-    /// Stops accepting, and returns when the last loop has ended. Running requests go on, and the listener stays open. Unlike
-    /// Python's `shutdown`, it may be called before a run: that run then returns at once. On the thread that serves, it
-    /// only requests the stop, and does not wait.
+    /// Stops accepting, and returns when the last loop has ended. Running requests go on, and the listener stays open.
+    /// Unlike Python's `shutdown`, it may be called before the first run, which then returns at once. On the thread that
+    /// serves, it only requests the stop, and does not wait.
     pub fn shutdown(&self) {
         let handle = self.shutdown_handle();
         handle.shutdown();
