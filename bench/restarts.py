@@ -4,10 +4,11 @@
     cargo build --release --bin echo
     python3 bench/restarts.py target/release/echo > bench/RESULTS-restarts.md
 
-Clients ask over one new connection each: they connect, wait 0, 2 or 4 ms, send a line, and expect the same line and then the
-end. Meanwhile the server is restarted, as often as --restarts says: by handovers (in turn by its path and by SIGUSR2), or one
-after the other of two servers behind HAProxy by SIGTERM and a new start. A request fails if anything but the right answer
-comes: a refusal, a reset, an end without an answer, silence for 20 seconds, and over TLS an end without close_notify.
+Each request has a connection of its own: the client connects, waits 0, 2 or 4 ms, sends a line, and expects the same line and
+then the end. Meanwhile the server is restarted, as often as --restarts says: either one server hands over (in turn by its path
+and by SIGUSR2), or the two servers behind HAProxy end in turn by SIGTERM and start again. A request fails if anything but the
+right answer comes: a refusal, a reset, an end without an answer, silence for 20 seconds, and over TLS an end without
+close_notify.
 
 It needs Python 3.8, and haproxy and openssl where they are to be measured. Everything stays on the loopback interface.
 """
@@ -33,7 +34,7 @@ SILENCE = 20
 
 
 def ask(address, context, between, number):
-    """One request; returns its time without the pause, or raises."""
+    """Makes one request, and returns its time without the pause, or raises an error."""
     began = time.monotonic()
     with socket.create_connection(address, SILENCE) as stream:
         if context:
@@ -52,7 +53,7 @@ def ask(address, context, between, number):
 
 
 def client(address, cafile, first, count, done, place, results):
-    """A process with a few threads, which share its requests."""
+    """Runs in a process of its own: a few threads share its requests."""
     context = None
     if cafile:
         context = ssl.create_default_context(cafile=cafile)
@@ -91,7 +92,7 @@ def free_port():
 
 
 class Echo:
-    """A server, or a line of them."""
+    """A server, and those that take over from it."""
 
     def __init__(self, program, port, folder, tls):
         self.command = [program, "serve", "--bind", f"127.0.0.1:{port}", "--mode", "line"]
@@ -100,7 +101,7 @@ class Echo:
         self.start()
 
     def start(self):
-        # Its stdout is read by the successors' lines as well, so only the first one is waited for.
+        # A successor that SIGUSR2 starts writes to the same stdout, so the loop ends at the first address.
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
         while "listening on" not in self.process.stdout.readline():
             if self.process.poll() is not None:

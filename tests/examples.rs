@@ -78,7 +78,7 @@ fn each_is_short_says_how_to_try_it_and_is_tested() {
         count += 1;
         let name = path.file_stem().unwrap().to_str().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        // The relay has a protocol to read.
+        // The relay may be longer, because it parses a protocol.
         let most = if name == "relay" { 100 } else { 40 };
         assert!(text.lines().count() <= most, "{name} has {} lines", text.lines().count());
         let comment = text.lines().take_while(|line| line.starts_with("//!"));
@@ -246,7 +246,7 @@ fn drain_reports_who_did_not_end() {
 fn outbox_sends_what_one_types_to_the_others() {
     let server = Server::start("outbox", &[ADDRESS]);
     let mut members = [server.connect(), server.connect(), server.connect()];
-    // A member is in the room when it is sent what another one types; nothing else says so.
+    // A member is in the room once a line of another member reaches it; nothing else shows that.
     let (first, others) = members.split_first_mut().unwrap();
     for other in others {
         let said = format!("{}: hello\n", first.local_addr().unwrap());

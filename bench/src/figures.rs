@@ -47,9 +47,9 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// The interval in which the median of all that could have been measured lies 95 times in a hundred. Its ends are two of
-/// the values, those that far from the middle in order (the sign test's interval, with the normal distribution in place
-/// of the binomial). Of fewer than six values they are the least and the largest, and the interval says less.
+/// The 95 % confidence interval of the median, by the sign test with the normal distribution in place of the binomial. Its
+/// ends are two of the values, equally far from the middle of their order. With fewer than six values these are the least
+/// and the largest, and the confidence is lower.
 pub fn interval(mut values: Vec<f64>) -> Option<(f64, f64)> {
     values.sort_by(f64::total_cmp);
     let count = values.len() as f64;
@@ -76,7 +76,7 @@ impl Histogram {
         self.0.fill(0);
     }
 
-    /// The time that `share` of all do not exceed, in microseconds.
+    /// The time that this share of all operations does not exceed, in microseconds.
     fn percentile(&self, share: f64) -> f64 {
         let wanted = (self.0.iter().sum::<u64>() as f64 * share).ceil() as u64;
         let mut seen = 0;

@@ -35,7 +35,7 @@ impl Against {
     }
 }
 
-/// How far a measured value comes.
+/// Which of its bounds a measured value reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Goal,
@@ -44,7 +44,7 @@ pub enum Verdict {
 }
 
 impl Gate {
-    /// How far a measured value, or ratio, comes.
+    /// Compares a measured value, or ratio, with the bounds.
     pub fn verdict(&self, value: f64) -> Verdict {
         let reaches = |bound: f64| match self.figure.less_is_better() {
             true => value <= bound,

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: a flag that every load looks at, so that the servers are killed on the way out.
+//! Ctrl-C and SIGTERM: they set a flag that every load checks, so that the servers are killed before this program ends.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

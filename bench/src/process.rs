@@ -18,7 +18,7 @@ const START: Duration = Duration::from_secs(10);
 /// Why there is no figure.
 #[derive(Clone, Debug)]
 pub enum Trouble {
-    /// The server is not to be had here, or cannot do this load.
+    /// The server is not available here, or cannot do this load.
     Skipped(String),
     /// The measurement should have worked.
     Failed(String),
@@ -54,7 +54,7 @@ pub struct Process {
     group: Group,
     address: SocketAddr,
     stderr: File,
-    /// Open as long as the server, which would otherwise fail when it says something more.
+    /// Is kept open as long as the server runs, which would otherwise fail when it prints something more.
     _stdout: BufReader<ChildStdout>,
 }
 

@@ -1,4 +1,4 @@
-//! The results as text: a line while it runs, and the tables in Markdown at the end.
+//! The results as text: a line for each measurement during the run, and the tables in Markdown at the end.
 
 use std::fmt::Write;
 use std::fs;
@@ -38,7 +38,7 @@ pub fn title(figure: Figure, load: Load) -> String {
     }
 }
 
-/// A number with as many digits as say something.
+/// A number with its significant digits.
 pub fn number(value: f64) -> String {
     match value.abs() {
         0.0..10.0 => format!("{value:.2}"),
@@ -169,7 +169,7 @@ fn write_gates(text: &mut String, results: &Results) {
     );
 }
 
-/// The ratio that a gate is about, or the figure, and where it may lie. `None` if either was not measured.
+/// The ratio that a gate is about, or the figure, and its confidence interval. `None` if a figure was not measured.
 fn measured(gate: &Gate, results: &Results) -> Option<(f64, (f64, f64))> {
     let samples = results.of(gate.load, gate.ours)?;
     let values = match gate.against.peer() {
@@ -198,7 +198,7 @@ fn write_gate(rows: &mut String, gate: &Gate, value: f64, (low, high): (f64, f64
     );
 }
 
-/// Writes the measurements that have no figure in some round, with the loads of one reason in one line.
+/// Writes the measurements that have no figure in some round. The loads that a server lacks for one reason share a row.
 fn write_troubles(text: &mut String, results: &Results) {
     let mut rows: Vec<(&str, String, Vec<String>)> = Vec::new();
     for (load, server, why) in &results.troubles {

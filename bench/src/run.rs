@@ -1,4 +1,4 @@
-//! A run: every load, every server, some rounds; medians; the tables and the plots.
+//! A run: it measures every server under every load for some rounds, and writes the medians as tables and plots.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -26,7 +26,7 @@ pub struct Options {
     #[arg(long, value_delimiter = ',')]
     servers: Vec<String>,
     /// Only the pairs of the gates, each server of ours right before its peer. With many short rounds
-    /// (--rounds 30 --seconds 0.5) the ratios are the sharpest that can be had
+    /// (--rounds 30 --seconds 0.5) the ratios are the most precise
     #[arg(long)]
     gates: bool,
     /// Rounds; the order of the servers rotates from one to the next
@@ -41,7 +41,7 @@ pub struct Options {
     /// Leave servers and load on all processors, in place of one each
     #[arg(long)]
     pub unpinned: bool,
-    /// A file for the tables, beside being printed; the plots go to a folder `plots` next to it
+    /// A file for the tables, which are printed as well; the plots go to a folder `plots` next to it
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -129,7 +129,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
 }
 
 /// The servers for a load. First those that its gates compare, each of ours right before its peer: the less time
-/// between the two, the sharper the ratio. Then the others, unless only the gates count.
+/// between the two, the more precise the ratio. Then the others, unless only the gates count.
 fn in_pairs(
     load: Load,
     servers: &[&'static Server],
@@ -143,7 +143,8 @@ fn in_pairs(
     pairs.into_iter().chain(others.into_iter().filter(move |_| !gates_only))
 }
 
-/// Our own servers are built by hand, so that a measurement never starts with a compiler running.
+/// Fails if our own servers are not built. This program does not build them, so that no compiler runs during a
+/// measurement.
 fn check_built() -> Result<(), Box<dyn Error>> {
     let echo = std::env::current_exe()?.with_file_name("echo");
     if echo.is_file() {

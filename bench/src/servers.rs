@@ -55,7 +55,7 @@ const EVERY: &[Mode] = &[
     Mode::TlsLine,
 ];
 /// The modes of servers that have a process for each connection, in which chat members could not see each other.
-/// Handshakes of more connections than there may be children would wait for each other.
+/// `TlsEcho` is not among them: handshakes of more connections than there may be children would wait for each other.
 const APART: &[Mode] = &[Mode::Echo, Mode::Line, Mode::Sink, Mode::TlsLine];
 const TLS: &[Mode] = &[Mode::TlsEcho, Mode::TlsLine];
 
@@ -225,7 +225,7 @@ fn ours_command(mixin: &str, workers: u8, mode: Mode) -> Result<Command, Trouble
         Mode::Store => {
             command.arg("--dir").arg(load::store::folder());
         }
-        // Its members say more than a person would.
+        // The members of this load say more than a person would.
         Mode::Chat => {
             command.args(["--pace", "0"]);
         }

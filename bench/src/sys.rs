@@ -198,7 +198,7 @@ impl Batch {
         }
     }
 
-    /// Receives all available datagrams. From a socket without a peer, `named` keeps the senders' addresses.
+    /// Receives available datagrams, up to a batch. On a socket that is not connected, `named` keeps the senders' addresses.
     pub fn receive(&mut self, fd: &impl AsFd, named: bool, flags: i32) -> io::Result<usize> {
         self.aim(BATCH, |_| PACKET);
         let name = if named { size_of::<libc::sockaddr_storage>() } else { 0 };

@@ -11,8 +11,9 @@ struct Process {
     pid: u32,
     state: char,
     group: u32,
-    /// Its own CPU time, and that of the children that it has waited for.
+    /// The CPU time of the process itself.
     own: f64,
+    /// The CPU time of the children that it has waited for.
     reaped: f64,
     threads: u64,
 }
@@ -43,7 +44,7 @@ fn processes(group: u32) -> Vec<Process> {
         .collect()
 }
 
-/// Whether a process has ended without having been waited for.
+/// Whether a process has ended, also if nobody has waited for it yet.
 pub fn has_ended(pid: u32) -> bool {
     Process::read(pid).is_none_or(|process| process.state == 'Z')
 }
@@ -68,7 +69,7 @@ pub fn threads(group: u32) -> u64 {
     processes(group).iter().map(|process| process.threads).sum()
 }
 
-/// Memory of the kernel in KiB, for all there is on the machine.
+/// Memory of the kernel in KiB, on the whole machine.
 pub fn kernel() -> u64 {
     field("/proc/meminfo", &["Slab:", "KernelStack:", "PageTables:", "Percpu:"])
 }
@@ -84,7 +85,7 @@ impl Others {
         Self { begin: Instant::now(), before: Self::seconds() }
     }
 
-    /// Processors that they kept busy on average.
+    /// How many processors the other programs kept busy on average.
     pub fn share(&self) -> f64 {
         ((Self::seconds() - self.before) / self.begin.elapsed().as_secs_f64()).max(0.0)
     }

@@ -1,4 +1,4 @@
-//! A server of the mixin `Green` whose handlers do what each line says, for a program with `panic = "abort"`.
+//! A server of the mixin `Green` whose handlers do what each line of their clients says, built with `panic = "abort"`.
 //!
 //! It prints its port, and obeys its stdin: "over" ends the handlers that spin, "stop" stops the server and prints the
 //! report, and the end of the input ends the process.
@@ -76,7 +76,7 @@ fn handle(request: &mut StreamRequest) -> HandlerResult {
                 let mut other = connect(silent.local_addr()?, HOUR)?;
                 let error = other.read(&mut [0]).expect_err("nothing comes");
                 let _says = Says(if Cancelled::find(&error).is_some() { "wait" } else { "?" });
-                // A farewell of several steps. Each step fails at once, and the handler goes on.
+                // The handler cleans up in several steps: each fails at once, and the handler goes on.
                 for _ in 0..3 {
                     let _ = request.read(&mut [0]);
                     sleep(HOUR);

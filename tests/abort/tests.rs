@@ -65,7 +65,7 @@ impl Server {
         client
     }
 
-    /// Lines of its stdout, in any order.
+    /// The next lines of its stdout, sorted.
     fn lines<const N: usize>(&self) -> [String; N] {
         let mut lines = [(); N].map(|()| self.process.line());
         lines.sort();
@@ -97,7 +97,7 @@ fn a_panic_of_a_handler_ends_the_process_with_its_message() {
     let ended = server.process.end();
     assert_eq!(ended.status.signal(), Some(6), "it aborts: {ended:?}");
     assert!(ended.err.contains("panicked at ") && ended.err.contains("as asked"), "{ended:?}");
-    // The others end with the process.
+    // The connections of the other handlers end with the process.
     assert!(!matches!(other.read(&mut [0]), Ok(1..)));
 }
 
@@ -129,7 +129,7 @@ fn at_the_deadline_of_a_drain_waits_fail_and_who_goes_on_is_left_behind() {
 #[test]
 fn the_accept_loop_of_a_worker_that_is_held_goes_on_elsewhere() {
     let Some(server) = Server::start() else { return };
-    // The first request stays with the accept loop.
+    // The first request runs on the worker that accepted it.
     let mut spins = server.client_that_says("spin");
     let (mut served, mut waiting) = (0, Vec::new());
     while served < 4 {

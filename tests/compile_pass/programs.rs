@@ -1,4 +1,4 @@
-//! The programs of the documentation, and their nearest relatives: all of it compiles as it is written.
+//! The programs of the documentation, and close variants of them: all of them compile as they are written.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let visitors = move || Visitors { count: Arc::clone(&count), greeting: "welcome".into() };
     let pool = PoolTcpServer::bind("127.0.0.1:0", visitors)?;
 
-    // Functions and closures, where they are made and by way of a variable.
+    // A function or a closure is passed where it is made, or by way of a variable.
     let function = TcpServer::bind("127.0.0.1:0", stream_fn(greet))?;
     let shout = datagram_fn(|request| {
         request.reply(&request.packet().to_ascii_uppercase())?;

@@ -12,12 +12,12 @@ use super::{ADDRESS, Server};
 
 const MIXINS: [&str; 4] = ["threading", "pool", "forking", "green"];
 
-/// The answer of SOCKS5: the code, and an address that says nothing.
+/// The answer of SOCKS5: the code, and an address of zeros.
 fn answer(code: u8) -> [u8; 10] {
     [5, code, 0, 1, 0, 0, 0, 0, 0, 0]
 }
 
-/// Asks for a connection to a target: the kind of its address, and its bytes.
+/// Sends a SOCKS5 request, in which `target` is the kind of the address and its bytes. Returns the answer, too.
 fn ask(relay: SocketAddr, command: u8, target: &[u8], port: u16) -> (TcpStream, [u8; 10]) {
     let mut client = connect(relay);
     client.write_all(&[5, 2, 1, 0]).unwrap();
@@ -44,7 +44,7 @@ fn through(relay: SocketAddr) -> (TcpStream, TcpStream) {
 
 const BLOCK: usize = 1 << 18;
 
-/// A sequence of bytes without repetitions, another one for each seed. It is made once, because a debug build takes long.
+/// A sequence of bytes without repetitions, different for each seed. It is made once, because a debug build takes long.
 fn noise(seed: u64) -> Vec<u8> {
     let mut state = seed;
     let words = (0..BLOCK / 8).flat_map(|_| {
@@ -165,7 +165,7 @@ fn targets_are_found_by_each_kind_of_address_and_refused_in_socks() {
         let mut with_login = connect(server.inet());
         with_login.write_all(&[5, 1, 2]).unwrap();
         assert_eq!(read_to_end(&mut with_login), [5, 0xff], "{mixin}");
-        // No SOCKS5, and no end of a message: quietly ended.
+        // A client that does not speak SOCKS5, or does not end its message, is closed without an answer.
         for garbage in [&b"GET / HTTP/1.0\r\n\r\n"[..], &[4, 1, 0, 80, 127, 0, 0, 1, 0], &[5, 9, 0]]
         {
             let mut client = connect(server.inet());

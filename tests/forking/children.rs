@@ -36,7 +36,7 @@ fn row_074_never_more_than_max_children() {
     for client in &mut waiting {
         client.send("echo served");
     }
-    // Each is served when those before it have gone.
+    // Each client is served when those before it have gone.
     for mut client in waiting {
         assert_eq!(client.receive(), "served");
         assert!(server.children().len() <= 2, "{:?}", server.children());
@@ -57,7 +57,7 @@ fn row_076_a_close_waits_for_children() {
     a_close_waits_for_children(&[]);
 }
 
-/// A server that is stopped while a child is in the middle of a request ends after the child.
+/// Asserts that a server that is stopped while a child is in the middle of a request ends after the child.
 pub(crate) fn a_close_waits_for_children(options: &[&str]) {
     let mut server = Server::tcp(options);
     let mut client = server.connect();
@@ -95,13 +95,13 @@ fn row_078_no_zombie_is_left_without_a_poll() {
     for _ in 0..5 {
         assert_eq!(server.connect().ask("echo hi"), "hi");
     }
-    // No client connects any more: the ends themselves wake the loop.
+    // No client connects any more: the ends of the children wake the loop.
     eventually("no child is left", || server.children().is_empty());
 }
 
 fn row_078_a_loop_that_always_finds_clients_reaps_as_well() {
-    // The loop reaps by itself; beside a foreign child that has ended and has not been reaped; and with children that
-    // the kernel reaps.
+    // Three cases: the server has only its own children; it also has a foreign child that has ended and has not been
+    // reaped; the kernel reaps the children.
     let cases =
         [("", "completed"), ("foreign-child", "completed"), ("ignore-sigchld-later", "released")];
     for (option, end) in cases {

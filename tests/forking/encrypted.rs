@@ -24,7 +24,7 @@ tests![
     tls_refusals_send_nothing_in_the_clear,
 ];
 
-/// The rows of servers over TCP, for clients that speak TLS: nothing that they expect is different.
+/// The rows of servers over TCP, again with clients that speak TLS: they expect the same.
 pub fn rows_again() -> impl Iterator<Item = (&'static str, fn())> {
     use crate::{children, ends, inherited, reported, rows, stopping, unwatched, wrapped};
     let all = [
@@ -52,7 +52,7 @@ const PLAIN_ALONE: &[&str] = &[
     // The parent refuses these, and makes no handshake.
     "an_outbox_in_the_parent_starts_no_thread",
     "row_082_a_fork_that_fails_is_handled_and_the_server_lives",
-    // They count bytes on the wire, or end the output: TLS sends more, and has a farewell to send after a cut.
+    // They count bytes on the wire, or end the output: TLS sends more bytes, and close_notify after a cut.
     "what_a_child_does_stands_in_the_live_list_and_can_be_ended_from_there",
     "a_report_says_how_far_a_child_was",
     "a_stop_of_a_child_that_ends_in_whatever_way_reaches_the_parent",
@@ -216,7 +216,8 @@ fn tls_silent_clients_leave_children_to_others() {
     server.stop();
     let told = server.all_told("");
     let refused = told.iter().filter(|line| line.ends_with(": TooManyHandshakes")).count();
-    // Three of the four children may make handshakes, and at most these are left when the last client is served.
+    // Three of the four children may make handshakes, so that at most three silent clients are left when the last client is
+    // served.
     assert!((9..=12).contains(&refused), "{refused}: {told:#?}");
 }
 
@@ -232,7 +233,7 @@ fn tls_silent_clients_leave_a_place_beside_requests_that_are_served() {
             })
             .collect();
         let silent: Vec<TcpStream> = (0..12).map(|_| test_support::connect(address)).collect();
-        // Its handshake has a shorter deadline than those of the silent ones.
+        // This client makes its handshake, for which it has less time than the silent clients had.
         let mut client = Client::new().connect(address);
         assert_eq!(exchange(&mut client, "echo one"), "one\n", "{places} {served}");
         client.end_output();

@@ -69,7 +69,7 @@ fn a_child_that_has_crashed_is_not_taken_for_one_that_was_closed() {
     server.signal(libc::SIGSTOP);
     kill(pid, libc::SIGABRT);
     eventually("it has ended", || state(pid) == Some('Z'));
-    // With the next client the parent collects the others.
+    // When it accepts the next client, the parent collects the children that have ended.
     let mut next = server.connect();
     next.send("echo hi");
     server.signal(libc::SIGCONT);
@@ -92,7 +92,7 @@ fn a_close_that_waits_for_nobody_tells_the_children_all_the_same() {
 }
 
 fn row_070_a_child_leaves_with_a_status_that_says_how_its_request_ended() {
-    // After four requests the server waits for no client, so that its program can wait.
+    // After four requests the server waits for no more clients, and its program waits for the children.
     let mut server = Server::tcp(&["one-by-one", "turns=4", "statuses"]);
     let mut clients: Vec<_> = (0..4).map(|_| server.connect()).collect();
     let pids: Vec<_> = clients.iter_mut().map(|client| client.ask("pid")).collect();
@@ -140,7 +140,7 @@ fn row_073_the_forty_first_client_waits_until_one_of_forty_children_has_ended() 
     eventually("it stands still", || state(server.pid()) == Some('T'));
     let mut one_more = server.connect();
     one_more.send("counts");
-    // From here until it sleeps, the parent looks at all that it waits for, and would have accepted a client.
+    // From here until it sleeps, the parent checks all that it waits for, and would accept a client.
     server.signal(libc::SIGCONT);
     eventually("it sleeps", || state(server.pid()) == Some('S'));
     assert_eq!(server.children().len(), 40);
@@ -240,7 +240,8 @@ fn ask_until_the_end(address: &str, client: usize, answers: &Answers) {
 }
 
 /// Each request that a child has taken is answered in whole, whenever the stop comes.
-/// Several at a time, because a client that connects during a stop is refused only when it tries again, a second later.
+/// Several servers are stopped at a time, because a client that connects during a stop is refused only when it tries again,
+/// a second later.
 fn a_hundred_stops_under_load_lose_no_answer() {
     std::thread::scope(|scope| {
         for lane in 0..10 {

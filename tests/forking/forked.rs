@@ -92,7 +92,7 @@ impl Mixin for WithOwnEvent {
     }
 }
 
-/// A mixin with room for one request: the second one needs gates that open.
+/// A mixin with room for one request: a second one is served only if the gate opens when the first has ended.
 fn mixin(name: &str) -> Box<dyn Mixin> {
     match name {
         "inline" => Box::new(Inline),
@@ -290,7 +290,7 @@ fn a_child_stops_by_a_handle_and_its_parent_goes_on() {
         let mut server =
             Server::start(&format!("forked-{name}"), "127.0.0.1:0", &["parent-serves"]);
         let child = child_of(&server);
-        // Both are asked at once, so that one of them is the child's.
+        // Two clients ask at once, so that the child serves one of them, and its parent the other.
         let mut clients = [server.connect(), server.connect()];
         clients.iter_mut().for_each(|client| client.send("who"));
         let pids = clients.each_mut().map(Client::receive);
@@ -360,7 +360,7 @@ fn the_last_process_to_close_removes_the_file_of_a_socket() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let address = path.to_str().unwrap();
-    // A child closes before its parent, beside which another child serves.
+    // The parent leaves without a close. Then one child closes while the other one still serves.
     let options = ["children=2", "parent-leaves"];
     let mut server = Server::start("forked-inline", address, &options);
     let children = [child_of(&server), child_of(&server)];

@@ -37,7 +37,7 @@ impl Refusable for DatagramRequest {
 pub struct Told {
     /// Whether it lists the other clients with each new one, and closes those that only wait for their peers.
     pub is_admin: bool,
-    /// Whether it ignores SIGCHLD, from the first client on, so that `run` does not see it.
+    /// Whether it ignores SIGCHLD from the first client on, which is later than `run` checks it.
     pub ignores_sigchld: bool,
 }
 
@@ -70,7 +70,7 @@ impl<R: Refusable> ServerHooks<R> for Told {
     }
 
     fn handle_error(&self, failure: &socketserver::hooks::Failure<'_>) {
-        // The line is one write, because the lines of several processes meet.
+        // The line is one write, because several processes write to the same place.
         let line = format!("handle_error in {}: {failure}\n", std::process::id());
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
@@ -147,7 +147,7 @@ pub struct LastWords {
 }
 
 impl LastWords {
-    /// Registers one for an exit function, one for a thread's own value, and one for a value in `main`.
+    /// Leaves one value to an exit function and one in a thread-local, and returns one for `main`.
     pub fn leave() -> Self {
         extern "C" fn at_exit() {
             drop(LastWords { of: "an exit function" });

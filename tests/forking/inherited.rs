@@ -16,7 +16,7 @@ tests![
 fn signals_that_were_blocked_at_the_start_stop_a_server_that_runs() {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         for mixin in ["forked-inline", "forked-threading", "forked-pool", "tcp"] {
-            // The tests of servers that are forked have the parent serve as well.
+            // With these options a program of `forked.rs` forks no child, and the parent itself serves.
             let options = ["block-signals", "children=0", "parent-serves"];
             let mut server = Server::start(mixin, "127.0.0.1:0", &options);
             assert_eq!(server.connect().ask("echo hi").split(' ').next_back(), Some("hi"));
@@ -61,7 +61,7 @@ fn a_sigint_that_was_ignored_at_the_start_stays_ignored() {
 }
 
 fn the_server_of_a_script_in_the_background_ignores_sigint() {
-    // A shell without job control does so for programs that it starts by `&`.
+    // A shell without job control ignores SIGINT in the same way for programs that it starts by `&`.
     let script = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"];
     assert_ignores_sigint(&mut Server::start_by(&script, "tcp", "127.0.0.1:0", &[]));
 }

@@ -64,7 +64,7 @@ fn every_limit_may_be_the_largest_and_the_smallest_number_of_children() {
         let mut server = Server::tcp(&["most", max]);
         let mut client = server.connect();
         assert_eq!(client.ask("echo hello world"), "hello world");
-        // It waits for the next line, without a limit.
+        // The child waits for the next line, without a limit.
         assert_eq!(client.ask("echo again"), "again");
         drop(client);
         server.stop();

@@ -71,7 +71,7 @@ impl StreamRequestHandler for Obey {
                 "compute" => {
                     let token = request.stop_token()?;
                     writeln!(request, "computing")?;
-                    // Another thread waits for the stop, and this one only requests it.
+                    // Another thread waits for the stop, and this one only polls.
                     let helper = token.clone();
                     let told =
                         std::thread::spawn(move || helper.wait(Some(Duration::from_secs(60))));
@@ -120,7 +120,7 @@ impl StreamRequestHandler for Obey {
                     shell.args(["-c", "(sleep 0.1; exec sleep 0.1) >/dev/null 2>&1 &"]).status()?;
                     writeln!(request, "left")?;
                 }
-                // The signals that a program begins with, blocked: a bit for each.
+                // The signals that are blocked in a program that this one starts: a bit for each.
                 "blocked" => {
                     let status =
                         std::process::Command::new("cat").arg("/proc/self/status").output()?;

@@ -28,7 +28,7 @@ fn the_parent_knows_the_client_that_its_child_has() {
     let mut one = client(&server, 1);
     assert_eq!(one.ask("who"), "192.0.2.1:7 by Some(127.0.0.1)");
     let pid: u32 = one.ask("pid").parse().unwrap();
-    // The hook that closes it sees it in the live list.
+    // The hook finds the first client in the live list, and closes it.
     eventually("it is closed", || {
         client(&server, 2).ask("echo next");
         state(pid).is_none()

@@ -198,7 +198,7 @@ where
     let _last = option("last-words").then(LastWords::leave);
     println!("listening on {}", server.server_address());
     if option("partial-line") {
-        // Left in the buffer, for the child to inherit.
+        // This stays in the buffer, which the child inherits.
         print!("once ");
     }
     if option("closed-before-run") {
@@ -264,7 +264,7 @@ impl Drop for Leaves {
     }
 }
 
-/// All limits at their largest, which is none at all.
+/// All limits at their largest values, which limit nothing.
 fn most() -> Limits {
     let for_ever = Duration::MAX;
     let rate = Some(socketserver::Rate::per_second(u32::MAX).burst(u32::MAX));

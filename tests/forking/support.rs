@@ -15,7 +15,7 @@ use test_support::{receive_text, udp_client};
 pub const SOON: Duration = Duration::from_secs(20);
 
 thread_local! {
-    /// Tests of this thread start a server with TLS where they ask for one over TCP, and their clients speak it.
+    /// Whether tests of this thread that ask for a server over TCP get one with TLS, and clients that speak TLS.
     static UNDER_TLS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -60,7 +60,7 @@ impl Server {
         Self::start_by(&[], transport, address, options)
     }
 
-    /// Started by another program, which gets the server's command line.
+    /// Starts a server by another program, which gets the server's command line.
     pub fn start_by(by: &[&str], transport: &str, address: &str, options: &[&str]) -> Self {
         let own = std::env::current_exe().unwrap();
         let words: Vec<&str> = by.iter().copied().chain([own.to_str().unwrap()]).collect();
@@ -81,7 +81,7 @@ impl Server {
         let mut server = Self { process, tls, address: String::new(), stdout, stderr };
         server.address = match server.stdout.recv_timeout(SOON) {
             Ok(first) => first.strip_prefix("listening on ").expect("its address").to_owned(),
-            // The server has ended before it listened, and its test looks how.
+            // The server has ended before it listened, and its test checks how.
             Err(_) => String::new(),
         };
         server
@@ -241,8 +241,8 @@ pub fn kill_twice(pid: u32, signal: libc::c_int) {
     kill(pid, libc::SIGCONT);
 }
 
-/// Signals a process again that has taken this signal before, later than a copy of the first one would come, and repeats
-/// that until the process has ended.
+/// Repeats a signal that a process has already taken until the process has ended: one that comes soon after the first
+/// counts as a copy of it.
 pub fn insist(pid: u32, signal: libc::c_int) {
     eventually("a second signal ends it", || {
         kill(pid, signal);

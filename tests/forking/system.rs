@@ -115,7 +115,7 @@ pub fn close_standard_descriptors() -> [libc::c_int; 3] {
     })
 }
 
-/// Restores them from their copies.
+/// Restores standard input, output and error from their copies.
 pub fn restore_standard_descriptors(copies: [libc::c_int; 3]) {
     for (number, copy) in (0..).zip(copies) {
         // SAFETY: no pointers; no value owns the descriptor that is replaced.
@@ -129,7 +129,7 @@ pub fn raise(signal: libc::c_int) {
     unsafe { libc::raise(signal) };
 }
 
-/// Calls a function when this process ends by `exit`.
+/// Registers a function to be called when this process ends by `exit`.
 pub fn at_exit(function: extern "C" fn()) {
     // SAFETY: the function exists as long as the process does.
     assert_eq!(unsafe { libc::atexit(function) }, 0);

@@ -19,7 +19,7 @@ pub fn install() {
 
 struct Prints;
 
-/// The fields in one line.
+/// The fields of a span or of an event, in one line.
 struct Line(String);
 
 impl Visit for Line {

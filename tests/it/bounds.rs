@@ -25,7 +25,7 @@ enum Way {
     Wrapped,
     /// Through a wrapper that accepts all bytes before it sends them, as TLS sessions do.
     Session,
-    /// After bytes that others have sent.
+    /// Behind bytes that others have sent through the outbox.
     Outbox,
 }
 
@@ -179,7 +179,7 @@ fn a_slow_peer_has_until_the_bound_of_the_whole_and_not_longer() {
         let whole = LIMIT + LIMIT / 3;
         let limits = Limits::default().write(LIMIT).request(whole);
         let (server, told) = write_much(way, limits);
-        // The client is slow, but takes more than a system's buffers hide for as long as the limit.
+        // The client is slow, but within each limit it takes more bytes than the system's buffers hold.
         take(connect(inet(&*server)), 256 << 10);
         let (which, took) = told.recv_timeout(SOON).unwrap();
         assert_eq!(which, Some(Timeout::Request), "{way:?}");
@@ -195,7 +195,7 @@ fn told(error: &io::Error) -> Option<(Timeout, Duration)> {
 const MOMENT: Duration = Duration::from_millis(50);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// A server whose handler does something and then reads bytes that never come, and the result of that read.
+/// Serves a request whose handler calls `prepare` and then reads bytes that never come. Returns the limit of that read.
 fn read_in_vain(
     limits: Limits,
     prepare: impl Fn(&mut StreamRequest) + Send + Sync + 'static,
@@ -229,7 +229,7 @@ fn a_handler_brings_the_end_of_its_request_nearer_and_does_not_put_it_off() {
     let nothing = Some((Timeout::Deadline, Duration::ZERO));
     assert_eq!(read_in_vain(limits, |request| request.deadline_in(Duration::ZERO)), nothing);
 
-    // The handler answers, and lifts the limit.
+    // The handler may lift the limit on the request; that on a silence remains.
     let limits = Limits::default().request(MOMENT).idle(3 * MOMENT);
     let lift = |request: &mut StreamRequest| request.set_server_deadline(None);
     assert_eq!(read_in_vain(limits, lift), Some((Timeout::Idle, 3 * MOMENT)));
@@ -461,7 +461,7 @@ fn no_limit_of_the_request_ends_the_reads_and_writes_of_a_copy() {
             let error = request.read(&mut [0]).expect_err("nothing comes");
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         };
-        // The timeout that a read leaves behind is taken back, and none follows.
+        // The first read sets a timeout of the socket, which is removed for the copy, and the second read sets none.
         in_vain(request);
         let copy = request.fileno().expect("a socket").try_clone_to_owned()?;
         let mut copy = TcpStream::from(copy);

@@ -104,7 +104,7 @@ impl<M: Mixin> Closes<M> {
     }
 }
 
-/// Hooks with which workers accept.
+/// Hooks that let workers accept connections.
 struct Reports<M: Mixin>(Arc<Closes<M>>);
 
 impl<M: Mixin + 'static> ServerHooks<StreamRequest> for Reports<M> {
@@ -138,7 +138,7 @@ impl<M: Mixin + 'static> ServerHooks<StreamRequest> for InLoop<M> {
 
 const PER_PEER: usize = 2;
 
-/// `serve_forever` returns, however often and wherever its server is closed.
+/// Asserts that `serve_forever` returns when its server is closed at this place, however often.
 fn closes_at<M: Mixin + 'static>(mixin: M, place: Place) {
     let closes = Arc::new(Closes {
         place,
@@ -215,7 +215,7 @@ const PLACES: [Place; 8] = [
 
 #[test]
 fn a_server_may_be_closed_wherever_code_of_its_user_runs_inline() {
-    // One at a time is never too many for one peer.
+    // `Inline` serves one client at a time, so that no peer ever has too many.
     for place in PLACES {
         closes_at(Inline, place);
     }
@@ -283,7 +283,7 @@ fn a_close_returns_while_the_loop_is_in_a_hook() {
     serving.recv_timeout(SOON).expect("the run ends").unwrap();
 }
 
-/// A close that waits for nothing, beside one that waits, leaves the socket open for the replies.
+/// A close that waits for nothing, while another one waits, leaves the socket open for the replies.
 #[test]
 #[cfg_attr(under_green, ignore = "its handler blocks its thread")]
 fn a_handler_that_closes_as_well_takes_no_reply_from_a_close_that_waits() {
@@ -389,7 +389,7 @@ fn the_queue_of_a_server_that_its_handler_closes_is_served_pool() {
     a_handler_closes(Pool::new(1).queue(0));
 }
 
-/// A handler that owns the guard of its own server, and ends it in the way that its client names.
+/// Lets a handler end the guard of its own server in this way.
 fn ends_its_guard<M: Mixin + 'static>(mixin: M, how: &'static str) {
     let place: Arc<Mutex<Option<BackgroundServer<Tcp, M>>>> = Arc::default();
     let inside = Arc::clone(&place);
@@ -433,7 +433,7 @@ fn a_guard_that_ends_in_its_own_servers_handler_does_not_wait_for_itself() {
     });
 }
 
-/// Ends a guard, whose server has a request that goes on after it was cut off.
+/// Ends a guard whose server has a request that goes on after it was cut off.
 fn ends_a_guard_with_a_stuck_request<M: Mixin + 'static>(mixin: M, how: &'static str) {
     const GRACE: Duration = Duration::from_secs(1);
     let (handler, holder) = stuck();
@@ -524,8 +524,8 @@ fn a_second_run_is_an_error_and_closes_nothing_of_the_first() {
         assert_eq!(exchange(&mut connect(inet(&*server)), "another"), "another\n", "{second}");
         server.shutdown();
         serving.recv_timeout(SOON).unwrap().unwrap();
-        // The first call was no `run`, so that its server may be served again; and none of the other servers has been
-        // closed.
+        // The failed run has closed no server. The first call was `serve_forever` and not `run`, so that its server may be
+        // served again.
         for server in [server, free] {
             let serving = serve(&server);
             assert_eq!(exchange(&mut connect(inet(&*server)), "again"), "again\n", "{second}");

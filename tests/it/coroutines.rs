@@ -1,5 +1,5 @@
 //! The interface for coroutines, tested by a small mixin that runs every request as a stackful coroutine on the thread
-//! of the accept loop. Handlers and transports stay the same; only the [`Parker`] is another. The mixin is short rather
+//! of the accept loop. Handlers and transports stay the same; only the [`Parker`] differs. The mixin is short rather
 //! than fast.
 
 #![allow(unsafe_code, reason = "epoll, and switching between stacks")]
@@ -473,7 +473,7 @@ fn handle_request_on_coroutines_returns_when_the_request_has_ended() {
 
 #[test]
 fn a_parker_holds_for_its_thread_and_until_its_guard_is_dropped() {
-    // A plain server in another thread, while this one has a parker, and sleeps after it.
+    // While this thread has a parker, a plain server runs in another one. Without the parker this thread sleeps as usual.
     let worker = Rc::new(Worker::new().unwrap());
     let installed = install(Rc::clone(&worker) as Rc<dyn Parker>);
     let server: Server<Tcp, Inline> = Server::bind("127.0.0.1:0", || Echo).unwrap();

@@ -289,7 +289,7 @@ fn an_answer_that_a_stop_cuts_off_is_in_the_report() {
     assert!(received.len() < 64 * 1024 * 1024);
 }
 
-/// Serves one after the other, until a signal comes while `client` is being served.
+/// Runs a server of the mixin `Inline`, and signals the process while a client is being served.
 fn run_until_signalled(
     drain: Duration,
     begin: impl FnOnce(&mut TcpStream) + Send,

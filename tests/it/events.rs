@@ -192,7 +192,7 @@ fn obeying<M: Mixin + 'static>(
     (server.serve_in_background().unwrap(), log)
 }
 
-/// Serves one client. When the client has done its part, its request ends in this way, once, and in no other.
+/// Serves one client, and asserts that its request ends once, for this reason, when the client has done its part.
 fn ends_as<M: Mixin + 'static>(
     reason: CloseReason,
     mixin: M,
@@ -210,7 +210,7 @@ fn ends_as<M: Mixin + 'static>(
     assert_eq!(server.context().live_count(), 0, "the event comes when it has left");
 }
 
-/// Says a line, and waits for the server to have ended the connection.
+/// Sends a line, and waits until the server has ended the connection.
 fn say<M: Mixin>(line: &'static str) -> impl FnOnce(&mut TcpStream, &BackgroundServer<Tcp, M>) {
     move |client, _server| {
         client.write_all(line.as_bytes()).unwrap();

@@ -107,7 +107,7 @@ fn a_datagram_has_what_was_found_out_of_its_sender() {
     assert_eq!(receive_text(&client), port.to_string());
 }
 
-/// Finds out something in each step, for the next one.
+/// Leaves something in each step for the next one.
 struct Steps;
 
 impl ServerHooks<StreamRequest> for Steps {

@@ -33,7 +33,7 @@ fn a_relative_path_means_the_same_when_the_process_has_gone_elsewhere() {
             .socket_options(SocketOptions::default().unlink_on_close(true));
         let datagram = datagram.bind("./datagram", || OneLine).unwrap();
         go_to(elsewhere.path());
-        // Files of the same names here are not the server's.
+        // The current folder now has files of the same names, which are not the servers'.
         let others = ["stream", "datagram"];
         others.iter().for_each(|name| fs::write(name, "precious").unwrap());
         assert_eq!(path_of(&*stream), here.path().join("stream"));

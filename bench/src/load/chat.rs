@@ -1,6 +1,6 @@
 //! Members of a chat, with some lines outstanding among all of them, dealt out in turn. A line is done when it has
-//! reached all other members; its member then sends it again. All lines that one member has to send after a wait go in
-//! one write.
+//! reached all other members; the member that has sent it then sends it again. All lines that one member has to send
+//! after a wait go in one write.
 //!
 //! A server may put a name in front of a line, and may send lines of its own (about members that join, say): these are
 //! read and not counted. Each member begins with an empty line, because a server may wait for a first line.
@@ -26,7 +26,7 @@ const DIGITS: usize = 8;
 /// The receive buffer of the member that reads nothing. With a smaller one the kernel drops received packets, which
 /// costs time that no figure shows.
 const ROOM: usize = 65_536;
-/// How long the load waits until all members are in: nothing tells a client when it is.
+/// How long the load waits for all members to join: nothing tells a client that it has joined.
 const JOIN: Duration = Duration::from_millis(500);
 
 pub struct Chat {
@@ -44,11 +44,11 @@ pub struct Chat {
 /// A member that reads nothing.
 struct Stalled {
     address: SocketAddr,
-    // Kept open and never read.
+    // The connection is kept open and never read.
     _stream: TcpStream,
 }
 
-/// Its number in the epoll set, which is none of the other members'.
+/// The number of that member in the epoll set. No other member has it.
 const STALLED: usize = usize::MAX;
 
 struct Member {
@@ -86,7 +86,7 @@ impl Chat {
         Ok(chat)
     }
 
-    /// Lets one more member come, which reads nothing.
+    /// Adds a member that reads nothing.
     pub fn stall(&mut self, address: SocketAddr) -> io::Result<()> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         // A buffer of the kernel's largest size takes ten seconds to fill.
@@ -99,7 +99,7 @@ impl Chat {
         Ok(())
     }
 
-    /// Lets a member say a line once more.
+    /// Gives a line to its member, which sends it at the next `flush`.
     fn say(&mut self, line: usize) {
         let number = line % self.members.len();
         self.missing[line] = self.members.len() as u32 - 1;

@@ -22,7 +22,7 @@ pub struct Handshakes {
     kind: HandshakeKind,
 }
 
-/// One connection after the other.
+/// A client, which opens one connection after the other.
 struct Client {
     /// Each client has settings of its own, because tickets are kept in them.
     config: Arc<ClientConfig>,
@@ -90,7 +90,7 @@ impl Client {
             self.send()?;
             let mut buffer = [0; 256];
             match self.tls.reader().read(&mut buffer) {
-                // The farewell has come; the end of the connection has to follow.
+                // close_notify has come; the end of the connection has to follow.
                 Ok(0) if count > 0 => {}
                 Ok(0) => return self.check().map(|()| true),
                 Ok(count) => self.last = Some(buffer[count - 1]),

@@ -1,4 +1,4 @@
-//! HTTP requests by wrk, a load generator of its own.
+//! HTTP requests by wrk, a load generator that has to be installed.
 
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;

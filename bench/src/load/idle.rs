@@ -14,7 +14,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 pub fn measure(process: &Process, count: usize) -> io::Result<Figures> {
     let group = process.group();
-    // A server makes much at its first connection that it makes only once.
+    // Much of what a server allocates at its first connection it allocates only once.
     drop(connect_all(process.address(), 1)?);
     thread::sleep(SETTLE);
     let (pss, kernel) = (usage::pss(group), usage::kernel());

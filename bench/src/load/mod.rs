@@ -48,7 +48,7 @@ pub enum Load {
     TlsPingpong(usize),
     /// Clients that connect anew, with a whole handshake, for every line.
     TlsHandshakes(usize),
-    /// As `TlsHandshakes`, but a client resumes the session of its connection before.
+    /// As `TlsHandshakes`, but a client resumes the session of its previous connection.
     TlsResumed(usize),
 }
 

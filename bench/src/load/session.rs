@@ -9,7 +9,7 @@ use crate::interrupt;
 use crate::process::Process;
 use crate::usage;
 
-/// The longest wait of a load, which then looks whether to go on.
+/// The longest wait of a load, after which it checks whether to go on.
 pub const TURN: Duration = Duration::from_millis(100);
 /// A server that answers nothing for this long is stuck.
 const STUCK: Duration = Duration::from_secs(5);
@@ -103,7 +103,7 @@ fn run(session: &mut impl Session, tally: &mut Tally, time: Duration) -> io::Res
     }
 }
 
-/// The error for an end, or for bytes, that a server should not have sent.
+/// The error for anything that a load does not expect, such as an early end of a connection.
 pub fn unexpected(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }

@@ -54,7 +54,7 @@ pub fn measure(server: &Process, size: usize, client: &Path) -> io::Result<Figur
     Ok(rates((size * 1024) as u64, time, cpu))
 }
 
-/// Makes a file of this many MiB, with other bytes in each of its pages.
+/// Makes a file of this many MiB, no two pages of which are alike.
 fn make(path: &Path, size: usize) -> io::Result<()> {
     let mut file = fs::File::create(path)?;
     let mut block = vec![b'u'; MIB];

@@ -78,7 +78,7 @@ impl Flow {
         Ok(())
     }
 
-    /// Receives all available datagrams, and returns how many of them were outstanding.
+    /// Receives available datagrams, up to a batch, and returns how many of them were outstanding.
     fn receive(&mut self, batch: &mut Batch) -> io::Result<usize> {
         let count = match batch.receive(&self.socket, false, libc::MSG_DONTWAIT) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,

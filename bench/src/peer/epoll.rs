@@ -1,5 +1,5 @@
 //! An edge-triggered epoll loop on one thread: the best that a server can do with these calls.
-//! A connection is read straight after accept, and registered only when there is nothing yet.
+//! A connection is read straight after accept, and registered only if it goes on after that.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -41,13 +41,13 @@ struct Loop {
 
 struct Connection {
     stream: TcpStream,
-    /// The peer's end was reported. It may share the edge with bytes, so that a short read no longer
-    /// means that nothing is left.
+    /// Whether the end of the peer's output was reported. Bytes may come with the same event, so that a short read
+    /// no longer means that nothing is left.
     ended: bool,
     registered: bool,
     /// The beginning of a line, or bytes that the socket did not accept.
     kept: Vec<u8>,
-    /// The beginning of a head.
+    /// The beginning of the head of an HTTP request.
     head: Vec<u8>,
     writing: bool,
 }
@@ -178,7 +178,7 @@ impl Connection {
         }
     }
 
-    /// Writes, keeps the bytes that the socket does not accept, and returns whether there were none.
+    /// Writes bytes, keeps those that the socket does not accept, and returns whether it accepted all of them.
     fn send(&mut self, bytes: &[u8]) -> io::Result<bool> {
         if bytes.is_empty() {
             return Ok(true);

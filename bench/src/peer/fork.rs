@@ -32,6 +32,6 @@ pub fn serve(mode: Mode) -> io::Result<()> {
 
 /// Waits for all children that have ended.
 fn reap() {
-    // SAFETY: a null pointer where the status is not wanted.
+    // SAFETY: the pointer is null because the status is not wanted.
     while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
 }

@@ -1,4 +1,4 @@
-//! nginx, where it is installed: one worker, and the same answer to everything.
+//! nginx, where it is installed, with one worker: a fixed answer to HTTP requests and to TLS clients, or an echo through TLS.
 
 use std::fs;
 use std::io;

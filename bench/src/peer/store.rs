@@ -1,6 +1,6 @@
 //! A std thread for each connection, which stores one file after the other as our upload program does:
-//! received, digested, synced and renamed. It speaks as much of that program's wire as its client needs, and
-//! trusts it: no names are checked, nothing is limited or resumed.
+//! received, digested, synced and renamed. It speaks as much of that program's protocol as the client needs, and
+//! trusts the client: no names are checked, nothing is limited or resumed.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -13,7 +13,7 @@ use super::announce;
 /// The variable in which the load says where to store.
 pub const FOLDER: &str = "SOCKETSERVER_BENCH_FOLDER";
 
-/// The buffer of our own server.
+/// The size of the buffer, which is that of our own server.
 const BLOCK: usize = 1024 * 1024;
 
 pub fn serve() -> io::Result<()> {

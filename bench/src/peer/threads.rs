@@ -33,8 +33,8 @@ pub fn serve(mode: Mode) -> io::Result<()> {
     Ok(())
 }
 
-/// Each mode has a frame of its own. If the compiler joins them, silent connections of this mode have the buffer of
-/// another one on their stacks, and cost a page more.
+/// Is not inlined, so that each mode has a stack frame of its own. In a common frame, silent connections of this mode
+/// would also have the buffers of other modes on their stacks, and cost a page more.
 #[inline(never)]
 fn echo(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
@@ -54,7 +54,7 @@ pub fn line(mut stream: &TcpStream) -> io::Result<()> {
     stream.write_all(&line)
 }
 
-/// Has the buffer that our own server has for a stream of bytes, because its size decides the rate.
+/// Counts bytes. The buffer has the size that our own server uses, because the size decides the rate.
 fn sink(mut stream: TcpStream) -> io::Result<()> {
     let mut buffer = vec![0; 65_536];
     let mut total = 0;
@@ -94,7 +94,7 @@ fn chat(stream: &TcpStream, room: &Room, number: usize) -> io::Result<()> {
     while reader.read_until(b'\n', &mut line)? > 0 {
         for (&member, mut stream) in &*room.0.lock().unwrap() {
             if member != number {
-                // A member that is gone leaves by itself.
+                // An error is ignored: the thread of a member that is gone removes it.
                 let _ = stream.write_all(&line);
             }
         }

@@ -52,7 +52,7 @@ fn echo(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<()> {
 
 fn line(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<()> {
     let mut stream = session(stream, config)?;
-    // The handshake before the line: otherwise the line would leave before the client's last message has come.
+    // The handshake is completed first: otherwise the line would leave before the client's last message has come.
     stream.conn.complete_io(&mut stream.sock)?;
     stream.write_all(GREETING)?;
     stream.conn.send_close_notify();

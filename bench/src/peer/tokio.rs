@@ -141,7 +141,7 @@ async fn chat(stream: TcpStream, room: Arc<Room>, number: usize) -> io::Result<(
         let shared: Line = line.as_slice().into();
         for (&member, sender) in &*room.0.lock().unwrap() {
             if member != number {
-                // A member that is gone leaves by itself.
+                // An error is ignored: the task of a member that is gone removes it.
                 let _ = sender.send(Arc::clone(&shared));
             }
         }

@@ -72,7 +72,7 @@ fn with_one_blocked(mixin: impl Mixin + 'static) -> (Running, Holder, TcpStream)
     (server, holder, blocked)
 }
 
-/// Blocks when told so, away from its connection; else it answers one line.
+/// A handler that answers one line, or blocks without a look at its connection if the line is `block`.
 struct Blocks(crate::handlers::Held);
 
 impl socketserver::StreamRequestHandler for Blocks {
@@ -113,7 +113,7 @@ fn threads_that_a_handler_leaves_behind_keep_nobody_waiting() {
             let mut line = String::new();
             let text = request.next_line(&mut line)?.unwrap_or_default();
             writeln!(request, "{text}")?;
-            // The handler has a duplicate of the connection, which only the orderly end can end.
+            // The thread keeps a duplicate of the connection: a close does not end it, only a shutdown does.
             let duplicate = request.fileno().ok_or("no socket")?.try_clone_to_owned()?;
             let wait = Arc::clone(&wait);
             thread::spawn(move || {

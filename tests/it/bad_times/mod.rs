@@ -85,7 +85,7 @@ fn reset(client: TcpStream) {
     drop(client);
 }
 
-/// A limit that passes while a test waits for it, among others that do not.
+/// A limit that is short enough for a test to wait until it has passed.
 const SHORT: Duration = Duration::from_millis(100);
 
 fn serves_once(server: &Running) {

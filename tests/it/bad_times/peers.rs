@@ -215,7 +215,7 @@ fn peers_that_vanish_under_load_are_forgotten() {
                 scope.spawn(|| {
                     for number in 0..20 {
                         let mut client = connect(address);
-                        // The server may be answering, and then not everything is taken.
+                        // The server may be busy with answers, and then the socket does not accept everything.
                         client.set_nonblocking(true).unwrap();
                         let _ = client.write(&lines);
                         if number % 2 == 0 { reset(client) } else { drop(client) }

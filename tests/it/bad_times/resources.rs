@@ -86,7 +86,7 @@ fn server_short_of_descriptors() {
     }
     let builder = ThreadingTcpServer::builder().hooks(Hooks(Arc::clone(&errors)));
     let server = builder.bind("127.0.0.1:0", || Echo).unwrap().serve_in_background().unwrap();
-    // Once it serves it has made its budget of descriptors, of which it then has fewer.
+    // Once the server serves, its budget of descriptors is made. Then the process gets fewer of them.
     assert_eq!(exchange(&mut connect(inet(&*server)), "served"), "served\n");
     eventually("the first request ends", || server.context().live_count() == 0);
     leave_free_descriptors(20);

@@ -157,7 +157,7 @@ fn row_052_at_the_deadline_the_close_returns_and_says_what_was_open_since_when_d
     let line = text.lines().find(|line| line.contains(&peer)).unwrap_or_else(|| panic!("{text}"));
     assert!(line.contains("announced") && line.contains("receiving"), "{line}");
     assert!(line.contains("405 bytes in, 6 bytes out"), "{line}");
-    // The idle client has been spared the wait, and neither client gets anything that is no answer.
+    // The idle client has been spared the wait, and neither client gets anything but answers.
     assert!(read_to_end(&mut idle).is_empty());
     assert!(read_to_end(&mut busy).is_empty());
 }
@@ -298,7 +298,7 @@ fn close_ends_and_joins<M: Mixin + 'static>(mixin: impl Fn(&Threads) -> M) {
     let mut clients: Vec<TcpStream> = (0..4).map(|_| half_done(&server)).collect();
     let report = server.server_close_within(Duration::from_millis(100));
     assert_eq!(report.forced.len(), 4, "{report}");
-    // A machine that is slow to run them all may have them outlive the close by a little.
+    // On a slow machine the threads may outlive the close by a little.
     eventually("all threads are gone", || threads.are_gone());
     assert_eq!(ends.lines(), [CloseReason::Forced.to_string().as_str(); 4]);
     for client in &mut clients {

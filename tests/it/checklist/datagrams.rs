@@ -20,7 +20,7 @@ use crate::reports::{Report, reports};
 use crate::support::system::send_without_checksums;
 use crate::support::{SOON, eventually, folder, inet, receive, receive_text};
 
-/// A client that hears only the server's own address.
+/// A client that receives only from the server's own address.
 fn client_of(server: SocketAddr) -> UdpSocket {
     let any: SocketAddr = match server {
         SocketAddr::V4(_) => (Ipv4Addr::LOCALHOST, 0).into(),
@@ -54,7 +54,7 @@ fn row_091_a_request_is_the_packet_and_the_way_back_to_its_sender() {
             request.read_to_end(&mut read)?;
             assert_eq!(read, request.packet(), "what is read is the packet");
             let (client, local) = (request.client_address(), request.local_address());
-            // Gathered, piece by piece, into one datagram.
+            // These writes are gathered into one datagram.
             write!(request, "{} from ", String::from_utf8(read)?)?;
             write!(request, "{client} to {local}")?;
             Ok(())
@@ -79,7 +79,7 @@ fn row_091_a_request_is_the_packet_and_the_way_back_to_its_sender() {
 fn row_091_every_reply_is_a_datagram_of_its_own() {
     let handler = datagram_fn(|request| {
         assert!(request.reply(b"one")?);
-        // Long ones do not overtake short ones, however either leaves.
+        // Long replies do not overtake short ones, however either leaves.
         assert!(request.reply(&[b'2'; 4_000])?);
         Ok(request.write_all(b"three")?)
     });
@@ -134,13 +134,13 @@ fn row_091_however_many_replies_there_are_and_however_long_they_arrive_as_they_a
     });
     let server = UdpServer::bind("[::]:0", handler).unwrap();
     let port = inet(&server).port();
-    // A client of the same socket over IPv4 as well, where a machine allows it.
+    // One client comes over IPv6, and one over IPv4 to the same socket.
     let ways = [client_of((Ipv6Addr::LOCALHOST, port).into()), {
         client_of((Ipv4Addr::LOCALHOST, port).into())
     }];
     for client in &ways {
         socket2::SockRef::from(client).set_recv_buffer_size(4 << 20).unwrap();
-        // The second one makes the replies to the first one wait for company.
+        // While the second datagram waits, the server gathers its replies to the first.
         client.send(b"?").unwrap();
     }
     let _server = server.serve_in_background().unwrap();

@@ -263,7 +263,7 @@ fn row_039_rejected() {
 
 #[test]
 fn row_039_accept_failed() {
-    // The one connection is lost, the system is short, the process is short.
+    // The connection was lost; the system lacks memory for buffers; the process lacks descriptors.
     for errno in [libc::ECONNABORTED, libc::ENOBUFS, libc::EMFILE] {
         let (memory, diary) = (Memory::new(), Diary::default());
         let server = over_memory(&memory, &diary);

@@ -17,7 +17,7 @@ use socketserver::{BaseServer, TcpServer, UdpServer, UnixDatagramServer, UnixStr
 
 use crate::handlers::Silent;
 
-/// A server of each transport; those of Unix sockets have theirs in this folder.
+/// A server of each transport. The files of the Unix sockets are in this folder.
 fn one_of_each_transport(folder: &Path) -> [Box<dyn BaseServer>; 4] {
     [
         Box::new(TcpServer::bind("127.0.0.1:0", || Silent).unwrap()),

@@ -131,7 +131,7 @@ fn row_040_a_tick_comes_also_while_requests_do() {
     eventually("requests", || counts(&*server).completed >= 50);
     let served = counts(&*server).accepted;
     soon("a stop", move || server.stop()).unwrap();
-    // There is one action for each request, and those of the clock besides.
+    // There is one action for each request, and the ticks of the clock add more.
     let actions = diary.lines().len() as u64;
     assert!(actions > served, "{actions} for {served} requests");
 }
@@ -308,7 +308,7 @@ fn row_045_shutdown_closes_neither_the_listener_nor_running_requests() {
     holder.release.send(()).unwrap();
     assert_eq!(read_line(&mut *running), "released\n");
 
-    // The listener is as good as before.
+    // The listener works as before.
     let run = serve(&server);
     holder.release.send(()).unwrap();
     assert_eq!(read_line(&mut *pending), "released\n");
@@ -343,14 +343,14 @@ fn this_thread() -> PathBuf {
     PathBuf::from("/proc").join(fs::read_link("/proc/thread-self").unwrap())
 }
 
-/// How often a thread has been taken off the processor, by its own will and against it.
+/// How often a thread has left the processor, voluntarily and involuntarily.
 #[cfg(target_os = "linux")]
 fn switches(thread: &Path) -> String {
     let status = fs::read_to_string(thread.join("status")).expect("a thread that lives");
     status.lines().filter(|line| line.contains("ctxt_switches")).collect()
 }
 
-/// The threads of a server that has served a client and is now idle.
+/// Serves in a thread and lets a client visit. Returns the server, now idle, the folder of the thread, and the run's result.
 #[cfg(target_os = "linux")]
 fn idle_threads<T, M>(
     builder: Builder<T, M>,
@@ -426,7 +426,7 @@ fn row_047_the_threads_of_an_idle_server_sleep() {
 
 // Row 48.
 
-/// A server of which a handler calls `stop`, which must return, and end the run.
+/// Starts a server whose handler calls `stop`: that call must return, and end the run.
 fn stopped_by_its_handler<M: Mixin + Default + 'static>(
     stop: fn(&Server<socketserver::transport::Tcp, M>),
 ) -> Arc<Server<socketserver::transport::Tcp, M>> {
@@ -476,7 +476,7 @@ fn row_048_a_handler_has_a_handle_of_its_server() {
     let handler = stream_fn(|request| {
         let handle = request.server().shutdown_handle();
         handle.shutdown();
-        // Waiting for oneself would never end, and so it does not begin.
+        // The handler would wait for its own end, and so `wait` returns at once.
         handle.wait();
         writeln!(request, "stopped")?;
         Ok(())

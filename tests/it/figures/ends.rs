@@ -23,7 +23,7 @@ use crate::support::{SOON, connect, eventually, exchange, folder, inet, read_to_
 const HOUR: Duration = Duration::from_secs(3_600);
 const MOMENT: Duration = Duration::from_millis(60);
 
-/// The end of a request, as it was told.
+/// The end of a request, as the observer received it.
 #[derive(Debug)]
 struct End {
     reason: CloseReason,
@@ -34,7 +34,7 @@ struct End {
     text: String,
 }
 
-/// Settings with an observer, and the ends that it is told of.
+/// Settings with an observer, and the ends that it receives.
 fn observed<T: socketserver::transport::Transport, M: Mixin>(
     builder: Builder<T, M>,
 ) -> (Builder<T, M>, Receiver<End>) {
@@ -204,7 +204,7 @@ fn refusal(ends: &Receiver<End>) -> End {
     }
 }
 
-/// Clients that keep their requests, and one too many.
+/// Lets `keep` clients keep their requests, and one more come. Returns the end of the one that is refused.
 fn one_too_many(
     mixin: impl Mixin + 'static,
     limits: Limits,

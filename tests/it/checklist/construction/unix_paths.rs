@@ -58,7 +58,7 @@ fn row_014_unlink_on_close_leaves_what_is_somebody_elses() {
     server.server_close();
     assert!(path.exists());
     drop(other);
-    // A file that is gone altogether is no trouble either.
+    // If the file is gone altogether, that is no error either.
     let server =
         UnixStreamServer::builder().socket_options(SocketOptions::default().unlink_on_close(true));
     let server = server.bind(&path, || Silent).unwrap();
@@ -120,7 +120,7 @@ fn row_014_replacing_can_be_forbidden() {
 fn row_014_a_live_stream_server_is_not_replaced() {
     let folder = folder();
     let path = folder.path().join("s");
-    // The probes of the others are connections too, which the live server would meet first.
+    // The live server has to serve in the background, because the probes of the others are connections as well.
     let live = UnixStreamServer::bind(&path, || Echo).unwrap().serve_in_background().unwrap();
     assert!(UnixStreamServer::bind(&path, || Silent).unwrap_err().is_address_in_use());
     assert!(UnixDatagramServer::bind(&path, || Silent).unwrap_err().is_address_in_use());
@@ -208,7 +208,7 @@ fn row_014_anything_but_a_socket_is_never_removed() {
         let error = UnixStreamServer::bind(path, || Silent).unwrap_err();
         assert!(error.to_string().contains("is no socket"), "{error}");
     }
-    // Nor is it said that another server listens there.
+    // The error does not say either that another server listens there.
     let error = UnixStreamServer::bind(&link, || Silent).unwrap_err();
     assert_eq!(error.io_kind(), Some(std::io::ErrorKind::AlreadyExists), "{error}");
     assert!(error.to_string().contains("is a link, and is not replaced"), "{error}");

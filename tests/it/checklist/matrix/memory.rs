@@ -134,7 +134,7 @@ impl Memory {
         client
     }
 
-    /// The next `get_request` gives this error.
+    /// Makes the next `get_request` fail with this error.
     pub fn fail(&self, error: io::Error) {
         self.arrive(Err(error));
     }
@@ -219,7 +219,7 @@ pub fn over_memory(mixin: impl Mixin + 'static) -> Vec<String> {
     let report = soon("a stop", move || server.stop()).unwrap();
     assert!(report.is_clean(), "{report}");
     let mut calls = memory.diary().lines();
-    // How often the loop finds nothing is its own affair.
+    // The loop may look for clients as often as it likes.
     calls.retain(|call| call != "get_request");
     calls
 }

@@ -100,7 +100,7 @@ struct Told {
     fault: Fault,
 }
 
-/// Wraps every connection in [`Xor`], and says where it does so.
+/// Wraps every connection in [`Xor`], and tells the test in which thread.
 struct Cipher {
     verified_in: Sender<ThreadId>,
     wrapped_in: Sender<ThreadId>,

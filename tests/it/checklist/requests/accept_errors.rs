@@ -15,7 +15,7 @@ use super::{Injected, Noted, joined};
 use crate::handlers::OneLine;
 use crate::support::{SOON, connect, exchange, inet, read_line};
 
-/// Every error that is one connection's own.
+/// The errors that concern one connection only.
 const SKIPPED: [i32; 12] = [
     libc::ECONNABORTED,
     libc::ECONNRESET,
@@ -117,7 +117,7 @@ fn row_025_a_lack_of_descriptors_is_backed_off_from_and_gets_over() {
             assert_eq!(told.recv_timeout(SOON).unwrap(), expected, "one of a row is reported");
         }
         let before = injected.calls.load(Ordering::SeqCst);
-        // The row is about a rate, and a rate takes its time.
+        // The row bounds a rate, and it takes time to measure one.
         thread::sleep(Duration::from_secs(1));
         let turns = injected.calls.load(Ordering::SeqCst) - before;
         assert!(turns < 100, "{turns} turns in a second");

@@ -99,7 +99,7 @@ fn row_032_handle_error_gets_the_handlers_own_error() {
     assert_eq!(ordered.recv_timeout(SOON).unwrap(), expected);
 }
 
-/// The report of one request, given its handler and its client.
+/// Serves one request with this handler and this client, and returns the report of its failure.
 fn reported_of(
     limits: Limits,
     handle: impl Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static,

@@ -115,7 +115,7 @@ impl ServerHooks<StreamRequest> for NotedHooks {
     }
 }
 
-/// `Inline`, with a note.
+/// `Inline`, which notes each request.
 struct NotedMixin {
     diary: Diary,
 }

@@ -40,12 +40,12 @@ impl Traffic {
     }
 }
 
-/// A connection that counts, and that takes only so many bytes at once.
+/// A connection that counts its calls, each of which moves `at_once` bytes at most.
 struct Counting {
     inner: Box<dyn Stream>,
     traffic: Arc<Traffic>,
     at_once: usize,
-    /// Every other call fails as if a signal had interrupted it.
+    /// If this is set, every other call fails as if a signal had interrupted it.
     interrupted: Option<bool>,
 }
 

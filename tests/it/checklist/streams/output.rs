@@ -106,7 +106,7 @@ fn this_thread() -> libc::pthread_t {
 
 #[test]
 fn row_084_write_all_writes_everything_through_signals() {
-    // A handler that does next to nothing, so that the signal interrupts and does not kill.
+    // The signal gets a handler that does next to nothing, so that it interrupts calls and does not kill the process.
     let arrived = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(libc::SIGUSR1, Arc::clone(&arrived)).unwrap();
     let (threads, thread) = channel();
@@ -212,7 +212,7 @@ fn row_085_the_descriptor_is_the_connections() {
         assert_eq!(peer, request.client_address().as_inet());
         let local = socket.local_addr()?.as_socket();
         assert_eq!(local, request.local_address().as_inet());
-        // An option that this crate does not know.
+        // This crate has no method for this option.
         socket.set_keepalive(true)?;
         assert!(socket.keepalive()?);
         Ok(writeln!(request, "{}", peer.unwrap())?)
@@ -222,7 +222,7 @@ fn row_085_the_descriptor_is_the_connections() {
     assert_eq!(read_line(&mut client), format!("{me}\n"));
 }
 
-/// Tells whether Nagle's algorithm is off, having asked for it to be on or off.
+/// Chooses whether Nagle's algorithm is off, and tells its client whether it is.
 struct Nagle {
     disable: bool,
 }

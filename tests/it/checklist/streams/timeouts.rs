@@ -242,7 +242,7 @@ fn row_090_a_byte_in_half_the_timeout_does_not_extend_the_time_for_a_request() {
     let (server, reported) = serve(limits, |request| {
         let mut byte = [0];
         loop {
-            // Each byte is read in time, answered in time, and the end of something.
+            // Each byte is read and answered in time, and the next one may begin a new request.
             request.read_exact(&mut byte)?;
             request.write_all(&byte)?;
             request.between_requests();

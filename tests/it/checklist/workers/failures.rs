@@ -94,7 +94,7 @@ fn row_056_a_fatal_in_a_thread_stops_the_server_with_it() {
     assert_eq!(pooled.as_fatal().unwrap().to_string(), "the disk is full");
 }
 
-/// Threads that cannot be started for the first requests, and can for those after them.
+/// A mixin that cannot start threads for the first requests, and can for later ones.
 struct Recovering {
     failures: usize,
     seen: AtomicUsize,
