@@ -167,7 +167,7 @@ fn a_close_that_waits_for_nobody_ends_first_reads_as_well() {
     assert_eq!(server.context().counts().unheard, 1);
 }
 
-/// The line before the first request, which a proxy sends as soon as it has connected.
+/// Hooks that read a line before the first request, as a proxy sends one as soon as it has connected.
 struct Proxied;
 
 impl ServerHooks<StreamRequest> for Proxied {

@@ -22,7 +22,7 @@ use socketserver::{
 
 use crate::support::{SOON, alone, connect, exchange, inet, read_line};
 
-/// The child's number in its parent; None in the child.
+/// Forks. Returns the child's number in the parent, and `None` in the child.
 pub fn fork() -> io::Result<Option<Pid>> {
     // SAFETY: glibc keeps its own locks in order over a fork. The child uses no lock that another thread of these tests
     // holds, and ends by `_exit`, here or in the library.
@@ -32,7 +32,7 @@ pub fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
-/// Ends a child.
+/// Ends this process, a child, at once.
 pub fn exit_now() -> ! {
     // SAFETY: it may be called anywhere.
     unsafe { libc::_exit(0) }
@@ -44,7 +44,7 @@ pub fn status_of(child: Pid) -> io::Result<Option<i32>> {
     Ok(ended.and_then(|(_, status)| status.exit_status()))
 }
 
-/// Sends by outboxes of before, which fails, and by one of its own.
+/// Sends by an outbox from before the fork, which fails, and by a new one.
 fn send_in_child(request: &mut StreamRequest, before: &Outbox) -> io::Result<()> {
     if before.send("twice\n") != Err(OutboxError::Closed) || before.waiting_bytes() != 0 {
         exit(1);
@@ -55,7 +55,7 @@ fn send_in_child(request: &mut StreamRequest, before: &Outbox) -> io::Result<()>
 }
 
 fn a_child_sends_by_an_outbox_of_its_own<M: Mixin + 'static>(mixin: M) {
-    // Of clients that others send to all the time: the lock of the writer's inbox is seldom free.
+    // Others send to these clients all the time, so that the lock of the writer's inbox is seldom free.
     let members: Mutex<Vec<Outbox>> = Mutex::default();
     let handler = stream_fn(move |request: &mut StreamRequest| -> HandlerResult {
         let outbox = request.outbox()?;
@@ -124,7 +124,7 @@ fn a_reply_of_before_a_fork_leaves_once() {
             request.reply(b"once")?;
             match fork()? {
                 Some(child) => assert_eq!(status_of(child)?, Some(0)),
-                // Waits, and returns: both would send what the thread has deferred.
+                // The child waits, and then returns: either would send the replies that the thread has deferred.
                 None => sleep(Duration::from_millis(1)),
             }
             request.reply(b"the end")?;

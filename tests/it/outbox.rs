@@ -1,4 +1,4 @@
-//! Sending to connections from elsewhere: under every mixin, whole lines, and no member delays another.
+//! Sending to connections from elsewhere: lines arrive whole under every mixin, and no member delays another.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -54,7 +54,7 @@ fn room<M: Mixin + 'static>(mixin: M) -> (BackgroundServer<Tcp, M>, Members, Dia
     let diary = Diary::default();
     let (inside, ends) = (Arc::clone(&members), diary.clone());
     let mut options = SocketOptions::default();
-    // Small, so that a member that reads nothing falls behind before megabytes have been sent.
+    // The buffer is small, so that a member that reads nothing falls behind before megabytes have been sent.
     options.send_buffer_bytes = Some(64 * 1024);
     let server = Builder::<Tcp, _>::new(mixin)
         .socket_options(options)
@@ -137,7 +137,7 @@ fn a_silent_member_of(size: usize) {
     let mut listeners: Vec<_> = (2..size).map(|_| join(&server)).collect();
     assert_eq!(members.lock().unwrap().len(), size);
     let text = "x".repeat(1_000);
-    // The lines that all others received while one member's waited for room, and after it was dropped.
+    // The numbers of lines that all others received while those for the silent member waited, and after it was dropped.
     let (mut meanwhile, mut since) = (0, 0);
     for number in 0..20_000 {
         let line = format!("{number} {text}\n");
@@ -209,7 +209,7 @@ fn what_the_handler_writes_and_what_others_send_is_never_torn() {
     let mut client = connect(inet(&*server));
     eventually("it has an outbox", || !outboxes.lock().unwrap().is_empty());
     let outbox = outboxes.lock().unwrap()[0].clone();
-    // A thread that promises nothing: its lines are handed over at once.
+    // This thread runs no handler, so that its lines are handed over at once.
     let sender = std::thread::spawn(move || {
         let mut sent = 0;
         loop {
@@ -281,7 +281,7 @@ fn an_outbox_that_is_full_takes_nothing_of_a_message() {
     assert_eq!(outbox.send("fits\n"), Ok(()));
 }
 
-/// Answers the first refused client by more bytes than any buffer holds, and the next ones by a word.
+/// Answers the first refused client with more bytes than any buffer holds, and the next ones with a word.
 struct Farewell {
     refused: AtomicUsize,
 }
@@ -299,7 +299,7 @@ impl ServerHooks<StreamRequest> for Farewell {
 #[test]
 fn the_loop_waits_for_nothing_that_a_refusal_has_put_into_an_outbox() {
     let (handler, holder) = held();
-    // Both limits are longer than the test has patience.
+    // Both limits are longer than the test waits.
     let (drain, write) = (SOON * 2, SOON * 2);
     let limits = Limits::default().outbox_bytes(2 * MUCH).drain(drain).write(write).per_peer(1);
     let server = Builder::<Tcp, _>::new(Threading::new())
@@ -402,7 +402,7 @@ fn a_wait_for_room_ends_in_time_and_goes_on_when_the_peer_does() {
     assert!(outbox.wait_for_room(0, SOON));
 }
 
-/// Ends its output while messages wait, and goes on reading.
+/// The handler ends its output while messages wait, and goes on reading.
 #[test]
 fn messages_that_were_taken_leave_before_the_handler_ends_its_output() {
     const MESSAGES: usize = 200;

@@ -35,7 +35,7 @@ macro_rules! leave_to_tcp {
     };
 }
 
-/// Beside it: the descriptor that the loop waits for, and the one by which a request is ended from outside.
+/// In the same `impl`: the descriptor that the loop waits for, and the one by which a request is ended from outside.
 macro_rules! leave_connections_to_tcp {
     () => {
         fn fileno(&self) -> Option<::std::sync::Arc<::std::os::fd::OwnedFd>> {

@@ -78,7 +78,7 @@ fn a_short_name_in_a_folder_with_a_long_one_can_be_bound() {
     assert!(ended.is_none_or(|ended| ended.out == "done"));
 }
 
-/// A server of one kind that is bound and does not listen yet, and others that come for its path.
+/// A server is bound and does not listen yet, while others try to take its path.
 #[test]
 fn the_path_of_a_server_that_is_about_to_listen_is_not_stale() {
     fn others_are_refused(path: &Path) {
@@ -123,7 +123,7 @@ fn a_file_is_removed_where_it_was_made_also_when_its_folder_has_another_name() {
     assert_eq!(fs::read_to_string(was.join("s")).unwrap(), "precious");
 }
 
-/// The hook runs right before the bind, and changes the folder between two inspections.
+/// A hook that runs right before the bind, and changes the folder between two inspections.
 struct Exchanges<F>(F);
 
 impl<R: socketserver::request::Request, F: Fn() + Send + Sync + 'static>

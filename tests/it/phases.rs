@@ -25,7 +25,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 use RunPhase::{Bound, Closed, Draining, Ended, Forced, LameDuck, Ready};
 
-/// Tells the phases by the hook.
+/// Hooks that send each phase to the test.
 struct Phases(Sender<RunPhase>);
 
 impl ServerHooks for Phases {
@@ -72,7 +72,7 @@ fn reach(phases: &Receiver<RunPhase>, expected: &[RunPhase]) {
     }
 }
 
-/// Asks as one client, which leaves: under `Inline` another one could not be served beside it.
+/// Asks as a client that leaves at once, because `Inline` serves one client at a time.
 fn asked(server: &impl BaseServer) -> String {
     exchange(&mut connect(inet(server)), "ready?")
 }
@@ -147,7 +147,7 @@ fn a_lame_duck_ends_by_itself_while_the_loop_is_away() {
             let mut client = connect(inet(&server));
             assert_eq!(exchange(&mut client, "ready?"), "ready\n");
             let began = Instant::now();
-            // The loop is in the handler of this client, which says nothing more until it is told of the drain.
+            // The loop runs the handler of this client, which waits for the next line until the drain ends the wait.
             terminate();
             reach(&phases, &[Bound, Ready, LameDuck, Closed, Draining]);
             assert!(began.elapsed() >= time);
@@ -238,7 +238,7 @@ fn an_error_of_a_handler_ends_a_lame_duck() {
             let running = scope.spawn(|| server.run());
             let _stop = StopOnPanic(&server);
             reach(&phases, &[Bound, Ready]);
-            // The lame duck does not begin by a signal here, because a signal is an order to stop by itself.
+            // `retire` begins the lame duck here, because a signal already stops the run by itself.
             server.shutdown_handle().retire();
             reach(&phases, &[LameDuck]);
             connect(inet(&server)).write_all(b"fatal\n").unwrap();

@@ -51,7 +51,7 @@ fn missing_python() -> Option<&'static str> {
         }
         let script = "import test.test_socketserver";
         let ended = client("python3", &["-c", script], "");
-        // Some distributions have them in a package of their own.
+        // Some distributions have the tests in a package of their own.
         (!ended.status.success()).then_some("python3 comes without its own tests")
     })
 }
@@ -62,7 +62,7 @@ fn missing_tool(name: &str) -> Option<String> {
     command.status().err().map(|error| format!("{name}: {error}"))
 }
 
-/// A client that is given `input` and then the end of input.
+/// Runs a client, which reads `input` and then the end of input.
 fn client(program: &str, args: &[&str], input: &str) -> Ended {
     let mut command = Command::new(program);
     let mut process =
@@ -100,7 +100,7 @@ impl Servers {
         }
     }
 
-    /// Runs CPython's clients against all of them.
+    /// Runs CPython's clients against all servers.
     fn examine(self, family: &str, examine: &str) {
         let lines = self.addresses.iter().map(|address| format!("{family} {examine} {address}\n"));
         let ended = client("python3", &["-c", CLIENTS], &lines.collect::<String>());

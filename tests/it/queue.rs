@@ -37,7 +37,7 @@ fn one_line(request: &mut StreamRequest) -> HandlerResult {
     Ok(())
 }
 
-/// A server that serves one after the other, and is in the middle of a request.
+/// A server that serves one client after the other, and is in the middle of a request.
 fn busy<T: Bind<Request = StreamRequest>>(
     address: &str,
     limits: Limits,
@@ -88,7 +88,7 @@ fn while_it_closes<T: Transport, M: Mixin + 'static>(
     })
 }
 
-/// The loop is in the middle of a request, which ends when all this has been seen.
+/// Asserts that new clients are refused while the loop is in the middle of a request.
 fn refuses_at_once<T: Bind<Request = StreamRequest>>(address: &str) {
     let (server, mut first) = busy::<T>(address, limits());
     let (report, more) = while_it_closes(&server, || finish(&mut *first));
@@ -106,7 +106,7 @@ fn new_clients_are_refused_in_the_middle_of_a_request_unix() {
     refuses_at_once::<UnixStream>(folder.path().join("s").to_str().unwrap());
 }
 
-/// The kernel has completed their connections, and the loop is busy with a request.
+/// Asserts that clients are served whose connections the kernel has completed while the loop was busy with a request.
 fn serves_the_queue<T: Bind<Request = StreamRequest>>(address: &str) {
     let (server, mut first) = busy::<T>(address, limits());
     let mut queue: Vec<_> = (0..20).map(|_| connect_any(&server.server_address())).collect();

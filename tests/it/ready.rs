@@ -149,7 +149,7 @@ fn a_panic_in_the_loop_of_one_server_ends_those_beside_it() {
         let run = std::thread::spawn(move || run_all(&servers, SOON, || ()).map(drop));
         assert_eq!(read_to_end(&mut connect(inet(&*beside))), b"here\n");
         panics.store(true, Ordering::SeqCst);
-        // Wakes the loop.
+        // This connection wakes the loop.
         let _client = TcpStream::connect(to_bad);
         let payload = soon("the run", move || run.join()).expect_err("it goes on in `run_all`");
         assert_eq!(payload.downcast_ref::<&str>(), Some(&"on purpose"));

@@ -23,7 +23,7 @@ pub struct Report {
     pub errno: Option<i32>,
 }
 
-/// The system's number, which may stand anywhere along the chain.
+/// The first error number of the system in the chain of causes.
 fn errno_of(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
     number.or_else(|| error.source().and_then(errno_of))

@@ -50,7 +50,7 @@ fn descriptors_that_come_with_a_datagram_are_not_kept() {
             .unwrap();
         let client = UnixDatagram::unbound().unwrap();
         client.connect(server.server_address().as_path().unwrap()).unwrap();
-        // One datagram that is looked at alone, and a batch.
+        // The first datagram is received alone, and the others in a batch.
         let mut passed: Vec<Passed> =
             (0..3).map(|_| Passed::with("take these\n", client.as_fd())).collect();
         let server = server.serve_in_background().unwrap();
@@ -197,7 +197,7 @@ fn a_name_as_long_as_names_can_be_is_answered() {
     server.stop().unwrap();
 }
 
-/// An address of this machine beside the loopback's, if it has one.
+/// An address of this machine other than the loopback's, if it has one.
 fn other_own_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     // Nothing is sent.
@@ -312,7 +312,7 @@ fn a_server_does_not_answer_itself_over_unix_sockets_either() {
     check(format!("@senders-own-{}", std::process::id()).into());
 }
 
-/// Options by which a socket adds control messages to each datagram, beside the one with the address that was asked. The
+/// Options by which a socket adds control messages to each datagram, besides the one with the datagram's destination. The
 /// maker of the socket or a hook may set them.
 #[cfg(target_os = "linux")]
 const TOLD: [(i32, i32, i32); 15] = [

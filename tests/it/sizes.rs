@@ -1,5 +1,5 @@
-//! Every size, count and duration that a user can give, at nothing, at one, at its largest value and at the powers of two
-//! between: over each transport a server with it is bound and serves one request, or `bind` fails and names it.
+//! Every size, count and duration that a user can set is tried at zero, at one, at its largest value and at powers of two
+//! between: over each transport a server is bound with it and serves one request, or `bind` fails and names it.
 //!
 //! The last test finds those that are not swept here.
 
@@ -78,7 +78,7 @@ fn times() -> Vec<Value> {
     all.map(Value::Time).collect()
 }
 
-/// All that is set of a server and its handler.
+/// All settings of a server and its handler.
 struct Settings {
     limits: Limits,
     options: SocketOptions,
@@ -185,7 +185,7 @@ macro_rules! knobs {
 
 fn knobs() -> Vec<Knob> {
     let all = || counts(usize::MAX);
-    // A test starts no more workers than these; larger numbers are tested only where they are refused.
+    // A test starts at most 64 workers; larger numbers are tested only where they are refused.
     let workers = || {
         let is_tried = |value: &Value| value.count() <= 64 || value.count() > 65_536;
         all().into_iter().filter(is_tried).collect::<Vec<_>>()
@@ -351,7 +351,7 @@ fn serve<T: Bind, H: MakeHandler<T::Request>>(
     let server = builder.bind(address, handler)?.serve_in_background()?;
     let address = server.server_address();
     let stop = move || {
-        // Without this a lame duck would last, for the longest times for ever.
+        // Without this a lame duck would last its whole time, which may be for ever.
         server.shutdown();
         server.stop().map(drop)
     };
@@ -598,7 +598,7 @@ fn limits_of_a_live_server_take_any_value() {
 
 /// Public numbers that a user gives and that are not among the knobs, because they are swept by a test of their own.
 const ELSEWHERE: [&str; 21] = [
-    // `a_wait_of_any_length_..`; the second hands its grace to the first.
+    // `a_wait_of_any_length_..` tests these; `run_all` hands its grace to `server_close_within`.
     "server_close_within",
     "run_all",
     "wait_for_room",
@@ -616,15 +616,16 @@ const ELSEWHERE: [&str; 21] = [
     // The value of a `Slot` and the count of a gate are their user's own.
     "set",
     "set_max",
-    // Waits of the caller's own thread, which end at no other time.
+    // A wait of the caller's own thread, which nothing ends earlier.
     "sleep",
     // The number of a request, or of a socket, is only looked up.
     "close_live",
     "activated_number",
     // A time for another server: `tests/it/talking`.
     "connect",
-    // How long a successor may take: `tests/it/handover`.
+    // How long a successor may take: the tests of the program `echo`.
     "within",
+    // The size of a pool is a knob above; those of a gate and of a figure are their user's own.
     "new",
     // The tests of its own file try its smallest and largest values.
     "read_small_file",

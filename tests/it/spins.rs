@@ -1,4 +1,4 @@
-//! A descriptor that every poll says is ready, and that nothing can be had from, keeps no processor busy.
+//! A descriptor that every poll reports as ready, although nothing can be read from it, keeps no processor busy.
 
 use std::io::{self, Read, Write};
 use std::net::UdpSocket;
@@ -191,7 +191,7 @@ fn a_client_that_is_not_taken_rests<M: Mixin + 'static>(mixin: M, workers_accept
     rests();
     shy.store(false, Ordering::SeqCst);
     assert_eq!(exchange(&mut waits, "still here"), "still here\n");
-    // All is as before.
+    // Clients are accepted as before.
     eventually("it is accepted where it is to be again", || {
         ask();
         let accepted = accepted.lock().unwrap();

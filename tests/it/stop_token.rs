@@ -189,7 +189,7 @@ fn a_token_outlives_its_request_and_not_its_descriptors() {
     });
 }
 
-/// Linux numbers its eventfds, whatever descriptors they have; other tests of this process open some as well.
+/// The number that Linux gives to an eventfd: other tests of this process may take its descriptor, but not this number.
 fn event_number(descriptor: &str) -> Option<u64> {
     let about = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
     let number = about.lines().find_map(|line| line.strip_prefix("eventfd-id:"))?;
@@ -241,7 +241,7 @@ fn a_datagram_has_a_token_as_well() {
     assert_eq!(is(&token), (true, true, true));
 }
 
-/// Dropping the server tells its requests as well.
+/// Dropping the server sets the tokens of its requests as well.
 #[test]
 fn dropping_the_server_is_told() {
     let (tell, told) = channel();

@@ -23,7 +23,7 @@ fn a_path_that_leads_elsewhere_by_the_time_of_the_reply_is_the_peers_fault() {
     let exchanges: [(&str, fn(&Path)); 5] = [
         ("nothing", |_| {}),
         ("a file", |path| fs::write(path, "").unwrap()),
-        // With a listener the error would be EPROTOTYPE. A closed socket refuses.
+        // The listener stays open, so that the error is EPROTOTYPE: a closed one would refuse.
         ("a stream socket", |path| std::mem::forget(UnixListener::bind(path).unwrap())),
         ("a link to itself", |path| symlink(path, path).unwrap()),
         ("a path through a file", |path| {

@@ -72,7 +72,7 @@ impl<R> ServerHooks<R> for Ends {
     }
 }
 
-/// Serves one client, which greets, waits for the word, and leaves in its way. Returns the end of its request.
+/// Serves one client, which waits for a word of the handler, and then leaves by `leave`. Returns the end of its request.
 fn end_of(
     handle: impl Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static,
     leave: impl FnOnce(TcpStream),
@@ -100,7 +100,7 @@ fn reset(stream: TcpStream) {
 
 fn half_close(stream: TcpStream) {
     stream.shutdown(Shutdown::Write).unwrap();
-    // The other side waits for the result.
+    // The other direction stays open.
     std::mem::forget(stream);
 }
 
@@ -222,7 +222,7 @@ fn upstream(treat: impl FnOnce(TcpStream) + Send + 'static) -> TcpStream {
     stream
 }
 
-/// Operations that fail while the client is well and still waiting.
+/// Asserts that an operation that fails while the client is well and waits is a failure.
 fn others_fault(fail: impl Fn() -> HandlerResult + Send + Sync + 'static) {
     let (done, wait) = channel::<()>();
     let end = end_of(
@@ -307,7 +307,7 @@ enum Then {
     Stop,
 }
 
-/// Another server's request, whose error is given to the test.
+/// Serves a request by another server, and returns the error that its handler meets.
 fn error_of_another(
     limits: Limits,
     handle: impl Fn(&mut StreamRequest) -> io::Result<()> + Send + Sync + 'static,

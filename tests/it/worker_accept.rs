@@ -41,7 +41,7 @@ impl AcceptLog {
         self.by.lock().unwrap().len()
     }
 
-    /// Whether another thread has accepted the last request than the first, which is always the loop's.
+    /// Whether the last request was accepted by a thread other than the loop's, which always accepts the first.
     fn beside_loop(&self) -> bool {
         let by = self.by.lock().unwrap();
         by.first() != by.last()
@@ -63,7 +63,7 @@ fn ask(server: &(impl BaseServer + ?Sized)) {
     assert_eq!(exchange(&mut connect(inet(server)), "hello"), "hello\n");
 }
 
-/// Sends one request after the other until a worker has accepted one. It then waits to accept the next.
+/// Sends one request after the other until a worker has accepted one. That worker then waits to accept the next.
 fn have_worker_accept(server: &(impl BaseServer + ?Sized), accepted: &AcceptLog) {
     eventually("a worker accepts", || {
         ask(server);
@@ -153,7 +153,7 @@ impl ServerHooks<StreamRequest> for Ticks {
     fn service_actions(&self) {}
 }
 
-/// Passes the hooks of the loop on to other hooks, so that the default that runs then is not this type's.
+/// Passes the hooks of the loop on to other hooks: the defaults that run then are those of the other hooks.
 struct Around<H>(H);
 
 impl<H: ServerHooks<StreamRequest>> ServerHooks<StreamRequest> for Around<H> {
@@ -166,7 +166,7 @@ impl<H: ServerHooks<StreamRequest>> ServerHooks<StreamRequest> for Around<H> {
     }
 }
 
-/// Fails unless workers accept, or unless none does, as `accept` says.
+/// Fails unless workers accept if `accept` is true, and none does if it is false.
 fn workers_accept(
     set: impl FnOnce(Builder<Tcp, Threading>) -> Builder<Tcp, Threading>,
     accept: bool,

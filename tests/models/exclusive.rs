@@ -1,6 +1,6 @@
 //! Something that must be used by one at a time: the checker fails if two use it, or one after the other without an order.
 //!
-//! All threads of a model are one of the system, and so a thread-local is shared by them.
+//! All threads of a model are one thread of the system, and so a thread-local is shared by them.
 
 use std::cell::RefCell;
 use std::rc::Rc;

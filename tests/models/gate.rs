@@ -19,7 +19,7 @@ fn room(max: usize) -> Arc<Room> {
     room
 }
 
-/// A loop that waits for room, takes a permit, and then does this.
+/// Starts a loop that waits for room, takes a permit, and then calls `then`.
 fn accept_loop(room: &Arc<Room>, then: fn(&Room)) -> JoinHandle<()> {
     let room = Arc::clone(room);
     spawn(move || {
@@ -35,9 +35,9 @@ fn accept_loop(room: &Arc<Room>, then: fn(&Room)) -> JoinHandle<()> {
     })
 }
 
-/// One change makes room for both loops, and neither gives its permit back: there is no other wake-up. It fails if `is_open`
-/// does not wake once more when it has cleared the event and found room; if it looks at the count before it sets `waiting`;
-/// and if `wake` takes `waiting` after it has notified.
+/// One change makes room for both loops, and neither gives its permit back: there is no other wake-up. The model fails if
+/// `is_open` does not notify again when it has cleared the event and found room; if it checks the count before it sets
+/// `waiting`; and if `wake` clears `waiting` after it has notified.
 #[test]
 fn two_loops_that_wait_for_room_both_get_in() {
     check(4, || {
@@ -49,7 +49,7 @@ fn two_loops_that_wait_for_room_both_get_in() {
     });
 }
 
-/// There is room for one, who gives it to the other. It fails if `leave` wakes before it counts.
+/// There is one permit, and each loop gives it back. The model fails if `leave` wakes before it changes the count.
 #[test]
 fn a_permit_that_is_given_back_goes_to_the_other_loop() {
     check(3, || {

@@ -41,7 +41,7 @@ impl Event {
         self.0.changed.notify_all();
     }
 
-    /// There is one process.
+    /// Does nothing: there is one process.
     #[allow(clippy::unused_self, reason = "as the library's")]
     pub(crate) fn own_if_noted(&self) {}
 

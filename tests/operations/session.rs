@@ -52,7 +52,7 @@ pub fn run(section: &Section, host: &str) -> Result<(), String> {
         std::fs::write(path, at_host(text)).unwrap();
     }
     let mut outputs = Vec::new();
-    // No pipe: a process that is left over would hold it open.
+    // The output goes to files, because a process that is left over would hold a pipe open.
     let failures = bin.path().join("failures");
     let mut script = format!("exec 3>{}\n{BEGINNING}", failures.display());
     for block in &section.blocks {

@@ -88,7 +88,7 @@ enum Client {
 }
 
 impl Client {
-    /// The kernel completes connections by itself, so that the server need not serve yet.
+    /// Connects. The kernel completes connections by itself, so that the server need not serve yet.
     fn tcp(server: &Address, _folder: &Folder) -> Self {
         let server = server.as_inet().expect("an internet address");
         let stream = TcpStream::connect_timeout(&server, SOON).expect("a connection");
@@ -286,7 +286,7 @@ fn a_drain_of_threads(folder: &Folder) {
     });
 }
 
-/// Times of the kernel's and of ours: a limit is kept, and its connection ends quietly.
+/// A time limit is kept, for which the kernel gets a time in its own form: the connection ends quietly.
 fn an_idle_limit(folder: &Folder) {
     let mut limits = Limits::default();
     limits.idle = Duration::from_millis(300);

@@ -21,7 +21,7 @@ const EACH: usize = 3;
 /// The end of a connection.
 enum Outcome {
     Answered,
-    /// It was cut off, or cut itself off, as it wanted.
+    /// The server or the client itself has cut it off, as the client wanted.
     Killed,
 }
 

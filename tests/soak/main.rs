@@ -8,7 +8,7 @@
 //!
 //! The servers are a process of their own: two that last, over TCP and over a Unix socket, and a third that is drained and
 //! begins anew all the time, with requests that no drain can wait for. Clients (`clients.rs`) come in turns. After each turn
-//! they pause, and when no request is left the process is measured. The first turns are for warming up. It ends with
+//! they pause, and when no request is left the process is measured. The first turns are for warming up. The soak ends with
 //! status 1 if a request is lost or something grows.
 
 mod clients;

@@ -78,7 +78,7 @@ pub fn growth(measures: &[Measure]) -> Vec<String> {
     // of it.
     compare("bytes of the heap in use", &|one| one.heap_bytes, &|first| first + 65_536);
     compare("blocks of the heap in use", &|one| one.heap_blocks, &|first| first + 300);
-    // A tenth and 2 MiB are left to the allocator, whose free memory lies where it was given back.
+    // A tenth and 2 MiB are allowed for freed memory that the allocator keeps.
     compare("KiB of memory", &|one| one.pss_kib, &|first| first + first / 10 + 2_048);
     compare("descriptors", &|one| one.descriptors, &|first| first);
     // Threads of `offload` come and go, each with its mappings.

@@ -195,7 +195,7 @@ pub fn alone(test: &str, run: impl FnOnce()) {
     assert!(status.success() && output.contains("1 passed"), "{test} alone: {status}\n{output}");
 }
 
-/// Writes to a pipe or a socket until nothing more fits, and says how much that was. Its mode is as before.
+/// Writes to a pipe or a socket until nothing more fits, and returns how much that was. Its mode is then as before.
 pub fn fill(fd: &std::os::fd::OwnedFd) -> usize {
     let mode = rustix::fs::fcntl_getfl(fd).unwrap();
     rustix::fs::fcntl_setfl(fd, mode | rustix::fs::OFlags::NONBLOCK).unwrap();

@@ -95,7 +95,7 @@ impl Process {
         }
     }
 
-    /// Sends a signal again and again until the process has ended, later than a copy of the first signal would come.
+    /// Repeats a signal until the process has ended: one that comes soon after the first counts as a copy of it.
     pub fn insist_by(&self, signal: i32) {
         eventually("a second signal ends it", || {
             self.send_signal(signal);

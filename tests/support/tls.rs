@@ -131,7 +131,7 @@ pub fn clients_show_certificates(program: Program<'_>, dialog: &Dialog<'_>) {
     assert!(rogue.err.contains("it does not accept the certificate of this client"), "{rogue:?}");
 }
 
-/// `openssl s_client` and Python's ssl talk to it in TLS 1.2 and 1.3. Both fail at an end without a farewell.
+/// `openssl s_client` and Python's ssl talk to it in TLS 1.2 and 1.3. Both fail at an end without close_notify.
 pub fn clients_of_others_talk_to_it(program: Program<'_>, dialog: &Dialog<'_>) {
     let (_server, address) = dialog.serve(program, "127.0.0.1:0", &[]);
     for version in ["1.2", "1.3"] {
@@ -184,7 +184,7 @@ pub fn s_server(options: &[&str]) -> Option<(Process, SocketAddr)> {
     Some((server, address))
 }
 
-/// Python's ssl: sends this, ends its own direction, and reads to the farewell. `None` if there is no Python.
+/// Python's ssl: sends this, ends its own direction, and reads up to close_notify. `None` if there is no Python.
 #[must_use]
 pub fn python(address: &str, version: &str, sent: &str) -> Option<Ended> {
     const CLIENT: &str = include_str!("tls_client.py");

@@ -1,4 +1,4 @@
-"""Sends its input through TLS and shows the answers, up to the server's farewell; without one it fails."""
+"""Sends its input through TLS and shows the answers, up to the server's close_notify; without that it fails."""
 import socket
 import ssl
 import sys

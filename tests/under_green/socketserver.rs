@@ -28,8 +28,7 @@ impl Threading {
         Self::default()
     }
 
-    /// Sets the number of workers, which is never in the hundreds. The tests that count on a limit of requests are
-    /// ignored.
+    /// Sets the number of workers, at most 64. The tests that count on a limit of requests are ignored.
     #[must_use]
     pub fn max_threads(mut self, max: usize) -> Self {
         self.green = self.green.workers(max.min(64));

@@ -95,7 +95,7 @@ fn requests_are_counted_by_reason_and_their_times_and_bytes_are_told() {
     assert_eq!(of.ended("panicked", "handler"), 1.0);
     assert_eq!(of.ended("failed", "handler"), 1.0);
     assert_eq!(of.ended("timed_out", "peer"), 1.0);
-    // A series without any event is there, so that its first increase is one.
+    // A series is there, at zero, before its first event, so that the first increase is seen as one.
     assert_eq!(of.ended("garbled", "peer"), 0.0);
     assert_eq!(of.limited("socketserver_timeouts_total", "read"), 1.0);
     assert_eq!(of.limited("socketserver_timeouts_total", "idle"), 0.0);
@@ -196,7 +196,7 @@ fn bytes_are_told_while_a_connection_lives_and_once() {
     assert_eq!(bytes(), sent, "not once more at its end");
 }
 
-/// A server with one client, and the refusals of more.
+/// Serves one client, and calls `refused` with the figures and a function that connects one more.
 fn one_and_more(name: &'static str, mixin: Threading, refused: impl FnOnce(&Of, &dyn Fn(Limits))) {
     let of = Of::tcp(name);
     let server = TcpServer::builder()
@@ -287,7 +287,7 @@ fn names_end_in_their_units_and_no_label_is_a_clients() {
         assert_eq!(name.ends_with("_seconds"), unit == Unit::Seconds, "{name}");
         assert_eq!(name.contains("_bytes"), unit == Unit::Bytes, "{name}");
         assert!(!labels.contains(&peer.port().to_string()), "{series}");
-        // The table of the documentation names it, or names it without its maximum.
+        // The table of the documentation has this name, or the name without `_max`.
         let table = include_str!("../../../src/server/metrics/mod.rs");
         let plain = name.strip_suffix("_max").unwrap_or(name);
         assert!(table.contains(&format!("`{plain}`")), "{name} is not in the table");

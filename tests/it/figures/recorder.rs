@@ -75,7 +75,7 @@ impl Recorded {
         Arc::clone(self.series.lock().unwrap().entry(written(key)).or_default())
     }
 
-    /// The value of a counter or a gauge. `labels`: beside `server`, sorted.
+    /// The value of a counter or a gauge with these labels, which are sorted.
     pub fn value(&self, name: &str, labels: &str) -> Option<f64> {
         let series = self.series.lock().unwrap();
         let found = series.get(&format!("{name}{{{labels}}}"))?;

@@ -142,7 +142,7 @@ fn the_maximum_of_live_requests_is_that_in_force() {
     assert_eq!(server.context().figures().live, fill(0, 7));
 }
 
-/// A client that begins to connect, and may never be accepted.
+/// Begins to connect a client, which may never be accepted.
 fn begin_to_connect(to: SocketAddr) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_nonblocking(true).unwrap();
@@ -261,7 +261,7 @@ fn a_handler_reads_the_figures_of_its_server_even_when_that_is_gone() {
 
 #[test]
 fn a_mixin_of_ones_own_has_its_gate_for_figures() {
-    /// Runs each request in a thread; as many as its gate lets in.
+    /// Runs each request in a thread, and as many at once as its gate lets in.
     struct Gated {
         gate: Arc<Gate>,
     }
@@ -296,7 +296,7 @@ fn asking_for_figures_does_not_lend_the_listener() {
     assert!(read_to_end(&mut connect(address)).is_empty());
     let _ = server.context().figures();
     let mut client = connect(address);
-    // A listener that is lent leaves its clients to another process; this one's are served.
+    // A server whose listener is lent would leave this client to another process; here the client is served.
     assert!(server.server_close_within(SOON).is_clean());
     assert!(read_to_end(&mut client).is_empty());
     assert!(TcpListener::bind(address).is_ok(), "the address is free");

@@ -31,7 +31,7 @@ pub struct Told {
 pub struct Log {
     spans: Mutex<BTreeMap<u64, Told>>,
     events: Mutex<Vec<Told>>,
-    /// How many handles each span has beside its first.
+    /// How many handles each span has, not counting its first.
     clones: Mutex<BTreeMap<u64, usize>>,
     last: AtomicU64,
 }

@@ -60,7 +60,7 @@ fn serving(mixin: impl Mixin) -> BackgroundServer<Tcp, impl Mixin> {
     builder.bind("127.0.0.1:0", stream_fn(obey)).unwrap().serve_in_background().unwrap()
 }
 
-/// A client that says a line and waits for the end. Returns its address.
+/// Sends a line as a client, and waits for the end of the connection. Returns the client's address.
 fn say<M: Mixin>(server: &Server<Tcp, M>, line: &str) -> String {
     let mut client = connect(inet(server));
     let peer = client.local_addr().unwrap().to_string();
@@ -206,7 +206,7 @@ fn a_request_that_is_not_run_ends_without_a_span() {
     assert_eq!((end.level, &*end.fields["refused"]), (Level::WARN, "too_many_from_peer"));
 }
 
-/// The end of a client's request, when it is told.
+/// Waits for the event that reports the end of a client's request.
 fn end_of(peer: &str) -> Told {
     let find = || {
         let events = log().events("client_address", peer);
@@ -227,7 +227,7 @@ fn a_span_ends_with_its_request_and_is_not_on_the_next_ones_thread() {
     assert!(server.server_close_within(SOON).is_clean());
 }
 
-/// Two clients at once, whose requests run in turn on one thread: the first waits while the second runs, and goes on last.
+/// Connects two clients, whose requests run in turn on one thread: the first waits while the second runs, and goes on last.
 fn two_at_once(server: &BackgroundServer<Tcp, impl Mixin>) {
     let address = inet(&**server);
     let mut clients = [(); 2].map(|()| connect(address));
@@ -269,7 +269,7 @@ fn work_beside_a_handler_is_in_its_span() {
         assert_eq!(messages(&events), expected);
         assert_eq!(messages(&span_of(&say(&server, "hello")).1).len(), 3, "and in no other");
     }
-    // On a plain thread the subscriber is asked for the span, and this subscriber does not say it.
+    // Plain threads are left out: there the library asks the subscriber for the current span, and this one does not tell.
     check(crate::coroutines::Coroutines);
     #[cfg(has_green)]
     check(socketserver::Green::new().workers(1));

@@ -1,5 +1,5 @@
-//! A drain's deadline, at each wait that a handler can be in: by kind, and by number. Each ends there, in time, by one
-//! error, with everything that it has dropped, and nothing is left behind.
+//! The deadline of a drain finds a handler in each kind of wait, and in each wait of a long sequence. The wait ends in time
+//! by one error, the handler drops all that it has, and nothing is left behind.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -176,7 +176,7 @@ const WAITS: &[(&str, Wait)] = &[
         struct Reads<R: Read>(R);
         impl<R: Read> Drop for Reads<R> {
             fn drop(&mut self) {
-                // Fails at once: nothing waits in a panic.
+                // The read fails at once, because nothing waits during a panic.
                 assert!(self.0.read(&mut [0]).is_err());
             }
         }
@@ -188,7 +188,7 @@ const WAITS: &[(&str, Wait)] = &[
     }),
 ];
 
-/// A server of one worker whose handler does this, and counts what it has dropped.
+/// A server with one worker, and the number of values that its handler has dropped.
 struct Ends {
     server: BackgroundServer<Tcp, Green>,
     dropped: Arc<AtomicUsize>,
@@ -299,7 +299,7 @@ fn a_drain_ends_a_handler_at_any_of_its_waits() {
     }
 }
 
-/// Each of four at once waits for the one before it: none of them is left out.
+/// Of four closures that run at once, each waits for the one before it, and each gets its turn.
 #[test]
 fn joins_within_joins_within_a_split_all_go_on() {
     let ends = Ends::new(SOON, |request| {

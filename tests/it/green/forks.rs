@@ -36,13 +36,13 @@ fn wait_in_every_way(request: &mut StreamRequest) -> io::Result<()> {
         },
     )?;
     let more = offload(|| 3)?;
-    // Nobody has read further than this: the parent waits for the child's end.
+    // The parent has read nothing of what comes next, because it waits for the child's end.
     writeln!(request, "in the child")?;
     request.read_exact(&mut [0])?;
     writeln!(request, "from the child: {}", sum + more)
 }
 
-/// Answers lines; some of them fork.
+/// Serves lines, at some of which the handler forks.
 fn serving(told: Sender<Option<i32>>) -> BackgroundServer<Tcp, Green> {
     let told = Mutex::new(told);
     let handler = stream_fn(move |request: &mut StreamRequest| -> HandlerResult {
@@ -78,7 +78,7 @@ fn serving(told: Sender<Option<i32>>) -> BackgroundServer<Tcp, Green> {
     server.bind("127.0.0.1:0", handler).unwrap().serve_in_background().unwrap()
 }
 
-/// Runs a test while other clients of the same worker ask and ask. Each line has one answer.
+/// Runs a test while other clients of the same worker keep sending lines, each of which has one answer.
 fn beside_others(server: &BackgroundServer<Tcp, Green>, test: impl FnOnce()) {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {

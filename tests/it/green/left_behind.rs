@@ -83,8 +83,8 @@ fn holds() -> (Sender<()>, impl Fn(&mut StreamRequest) -> HandlerResult + Send +
     })
 }
 
-/// Serves one client, which holds the only worker while the lender waits; closes and drops the server, and looks whether the
-/// borrowed data are there until the thread has ended, and no longer.
+/// Serves one client, which holds the only worker while the lender waits, and then closes and drops the server. Fails unless
+/// the borrowed data are there until the thread has ended, and no longer.
 fn is_kept_while_it_is_lent(
     mixin: impl Mixin,
     hooks: impl ServerHooks<StreamRequest>,
@@ -102,7 +102,7 @@ fn is_kept_while_it_is_lent(
     assert_eq!(read_line(&mut client), "here\n");
     let uses = || seen.uses.load(Ordering::SeqCst);
     eventually("it is lent", || uses() > 0);
-    // The server is gone with this; the worker and the thread are not.
+    // This stops and drops the server; the worker and the thread go on.
     let report = soon("a stop", move || server.stop()).unwrap();
     assert_eq!(report.left_running.len(), 1, "{report}");
     let before = uses();

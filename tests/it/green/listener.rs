@@ -57,7 +57,7 @@ fn the_address_is_free_after_a_close_although_the_loop_has_not_ended() {
     assert_eq!(report.left_running.len(), 1, "{report}");
     let refused = TcpStream::connect(address).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
-    // std sets SO_REUSEADDR, which does not help beside a socket that listens.
+    // std sets SO_REUSEADDR, which would not help if another socket still listened.
     TcpListener::bind(address).unwrap();
     free.send(()).unwrap();
 }

@@ -61,7 +61,7 @@ fn the_clients_of_many_connections() {
     }
 }
 
-/// Every client asks, and then every client hears its answer.
+/// Lets every client send a line, and then every client receive its answer.
 fn all_say(clients: &mut [TcpStream], what: &str) {
     for client in &mut *clients {
         writeln!(client, "{what}").unwrap();

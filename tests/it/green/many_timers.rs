@@ -33,7 +33,7 @@ fn until(count: &AtomicUsize, most: usize) {
 #[test]
 fn many_coroutines_wait_on_timers() {
     let many = std::env::var("COROUTINES").map_or(MANY, |count| count.parse().expect("a number"));
-    // The first ends when all have begun.
+    // The shortest of the waits is so long that all coroutines have begun before it ends.
     let first = Duration::from_millis(if many > MANY { 10_000 } else { 4_000 });
     let (begun, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (begins, ends) = (Arc::clone(&begun), Arc::clone(&ended));
@@ -73,7 +73,7 @@ fn many_coroutines_wait_on_timers() {
         tables as f64 / many as f64,
         began.elapsed().as_secs_f64()
     );
-    // Other tests of the process take some as well, while there are few.
+    // The memory of other tests in this process counts as well, which matters only if there are few coroutines.
     assert!(many == MANY || memory < 16 * many, "{memory} KiB");
     assert!(server.stop().unwrap().is_clean());
 }

@@ -91,7 +91,7 @@ fn a_parker_of_the_users_own_is_used_until_its_guard_goes_and_then_the_worker_ag
     for client in [&mut polls, &mut other] {
         assert_eq!(exchange(client, "after"), "after false\n");
     }
-    // A guard that is never dropped: when the handler has ended, the worker is its own again.
+    // This handler never drops its guard. When it has ended, its worker parks by itself again.
     let mut forgets = connect(address);
     forgets.write_all(b"forgets\n").unwrap();
     assert!(read_to_end(&mut forgets).is_empty());
@@ -196,7 +196,7 @@ impl socketserver::ServerHooks for Quiet {
     fn handle_error(&self, _failure: &socketserver::hooks::Failure<'_>) {}
 }
 
-/// Says on a socket of its own what descriptors it has.
+/// Starts a program, and returns the descriptors that the program has.
 fn descriptors_of_a_child() -> io::Result<String> {
     let output = Command::new("ls").arg("/proc/self/fd").output()?;
     Ok(String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" "))
@@ -249,7 +249,7 @@ fn a_forking_server_beside_a_green_one_says_why_it_does_not_fork() {
 
 const EXITS: &str = "green::of_a_thread::a_handler_that_ends_the_process_does_so_at_once";
 
-/// Destructors of the C library run on the handler's stack, while others wait in theirs.
+/// Destructors of the C library run on the handler's stack, while other handlers wait on theirs.
 #[test]
 fn a_handler_that_ends_the_process_does_so_at_once() {
     if !is_child(EXITS) {

@@ -1,5 +1,5 @@
-//! Requests that change hands. A transport gets each request by value at its end and may keep it; a handler that swaps its own
-//! with that one has a request that it may send wherever it likes: to a handler of another worker, or to a plain thread.
+//! Requests that move to other handlers. A transport gets each request by value at its end and may keep it; a handler that
+//! swaps its own request with that one has a request that it may send to a handler of another worker, or to a plain thread.
 
 use std::io::{self, Read, Write};
 use std::mem::swap;
@@ -25,7 +25,7 @@ use crate::support::{connect, eventually, exchange, hear, inet, read_line, read_
 /// Requests that have been kept beyond their handlers.
 type Kept = Arc<Mutex<Vec<StreamRequest>>>;
 
-/// Keeps requests while it is told to.
+/// TCP that keeps requests at their end, while the test wants it to.
 struct Keeps {
     inner: Tcp,
     kept: Kept,
@@ -92,7 +92,7 @@ impl Place {
         })
     }
 
-    /// Nothing that has happened is a failure of a handler.
+    /// Asserts that no failure of a handler was reported.
     fn assert_quiet(&self) {
         let reports = self.reports.0.lock().unwrap();
         assert!(reports.is_empty(), "{reports:?}");
@@ -339,8 +339,7 @@ fn a_request_that_is_kept_beyond_its_handler_works_on_a_plain_thread() {
     assert!(read_to_end(&mut client).is_empty());
 }
 
-/// The coroutine of a worker takes a request that a coroutine of another worker has begun, when that coroutine has
-/// ended.
+/// In each round a plain thread drops a request whose coroutine has ended, and the worker serves the next client.
 #[test]
 fn a_request_that_is_dropped_on_a_plain_thread_leaves_its_worker_in_order() {
     let place = Place::new();

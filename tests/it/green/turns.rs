@@ -77,7 +77,7 @@ fn of_two_uploads_that_never_wait_neither_keeps_the_other_or_a_line_from_its_tur
     for client in both.iter_mut().chain([&mut line]) {
         assert_eq!(read_line(client), "ready\n");
     }
-    // All of it is there before the first receive, and so is the line.
+    // All bytes of the uploads have arrived before the first receive, and so has the line.
     both.iter_mut().for_each(|client| client.write_all(&[b'.'; SENT]).unwrap());
     line.write_all(b"hello\n").unwrap();
     uploads.may_begin.notify();
@@ -88,7 +88,7 @@ fn of_two_uploads_that_never_wait_neither_keeps_the_other_or_a_line_from_its_tur
     let receives = uploads.receives.lock().unwrap().clone();
     let count = |name| receives.iter().filter(|who| **who == name).count();
     assert!(count(b'a') >= SENT / PIECE && count(b'b') >= SENT / PIECE);
-    // Only receives count that come before the other one is done.
+    // The receives of one upload count only until the other one is done.
     let of_a = receives.iter().rposition(|who| *who == b'a').unwrap();
     let of_b = receives.iter().rposition(|who| *who == b'b').unwrap();
     let longest = receives[..of_a.min(of_b)].chunk_by(|one, other| one == other).map(<[u8]>::len);

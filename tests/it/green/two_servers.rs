@@ -9,7 +9,7 @@ use socketserver::{Green, TcpServer};
 use crate::handlers::Echo;
 use crate::support::{connect, exchange, inet};
 
-/// The mixin of one of several servers. It keeps the others' `Green` from the close.
+/// The mixin of one of several servers. It does not pass its close on, because the other servers still use the same `Green`.
 struct Shared(Arc<Green>);
 
 impl Mixin for Shared {

@@ -132,7 +132,7 @@ fn per_peer_refuses_one_more_from_an_address_and_nobody_else() {
     starts();
     refused(1);
 
-    // As many for one peer as for all together is no limit of its own. A limit of one counts those that are inside.
+    // A limit for one peer has no effect if it equals the limit for all. A limit of one counts those that are inside.
     change(&server, |limits| limits.per_peer = limits.live);
     inside.push(from(1));
     starts();
@@ -320,7 +320,7 @@ fn one_peer_has_its_part_of_the_requests_that_there_are_descriptors_for() {
                 eventually("all have gone", || server.context().live_count() == 0);
             };
             turned_away(share);
-            // The same holds for limits that are set later. A limit that allows one peer as many as all stays no limit.
+            // The same holds for limits that are set later. A limit that allows one peer as many as all has no effect.
             change(&server, |limits| limits.per_peer = 1_000);
             turned_away(live / 5);
             change(&server, |limits| limits.per_peer = 5_000);

@@ -30,7 +30,7 @@ fn patient() -> Limits {
     Limits::default().idle(HOUR).read(HOUR).write(HOUR)
 }
 
-/// How often a limit has been told of, and how requests have ended.
+/// How often each limit was reached, and how requests have ended.
 #[derive(Clone, Default)]
 struct Told {
     diary: Diary,
@@ -79,7 +79,7 @@ fn change<M: Mixin>(server: &BackgroundServer<Tcp, M>, change: impl Fn(&mut Limi
 #[test]
 #[cfg_attr(under_green, ignore = "it is about the threads of `Threading`")]
 fn every_default_is_the_documented_one() {
-    // The unit tests hold that no limit is missing here.
+    // The unit tests ensure that no limit is missing here.
     let documented = Limits::default()
         .live(10_000)
         .per_peer(10_000)

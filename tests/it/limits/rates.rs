@@ -48,7 +48,7 @@ fn peer_rate_refuses_one_that_comes_too_often_and_nobody_else() {
     while is_welcome(1) {
         burst += 1;
     }
-    // As many are welcome as the burst has, and as many as have come back while it was used up, however long that took.
+    // The burst is welcome, and so are as many more as tokens have come back while it was used up.
     assert!((3..=4 + began.elapsed().as_secs()).contains(&burst), "{burst}");
     assert!(is_welcome(2) && is_welcome(2) && is_welcome(2), "somebody else pays for it");
     assert_eq!(told.reached(Limit::PeerRate), 1);

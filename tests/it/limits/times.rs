@@ -51,7 +51,7 @@ fn echo_and_say_when_idle(request: &mut StreamRequest) -> HandlerResult {
     }
 }
 
-/// Limits of eight seconds and more are kept by one thread for all, where the server may have one.
+/// Asserts that an idle limit of eight seconds holds: one thread watches all such limits, where the server may have one.
 fn a_long_idle_limit_is_kept(mixin: impl Mixin + 'static) {
     const LONG: Duration = Duration::from_secs(8);
     let told = Told::default();
@@ -73,7 +73,8 @@ fn a_long_idle_limit_is_kept(mixin: impl Mixin + 'static) {
     assert!(server.stop().unwrap().is_clean());
 }
 
-/// This holds also if the limit is shortened while others have a longer one, by which the watch would sleep for minutes.
+/// Asserts the same if the limit is shortened while another client has a longer one, for which the watch would sleep for
+/// minutes.
 fn a_long_idle_limit_that_was_longer_is_kept() {
     let told = Told::default();
     let server = ThreadingTcpServer::builder()
@@ -84,7 +85,7 @@ fn a_long_idle_limit_that_was_longer_is_kept() {
     let server = server.serve_in_background().unwrap();
     let mut old = connect(inet(&*server));
     assert_eq!(exchange(&mut old, "hello"), "hello\n");
-    // Long enough for the first look, after which the next one is far away.
+    // This is long enough for the first look of the watch, after which the next one is far away.
     thread::sleep(Duration::from_millis(1_500));
     change(&server, |limits| limits.idle = Duration::from_secs(8));
     let mut new = connect(inet(&*server));

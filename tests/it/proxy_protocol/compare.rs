@@ -17,7 +17,7 @@ pub(crate) fn compare(bytes: &[u8]) {
             same(&header, &other);
             promises(bytes, length);
         }
-        // A connection of the proxy's own: they look for the addresses of its family, which is to be ignored.
+        // A connection of the proxy's own: the other parser looks for addresses of its family, which has to be ignored.
         (Ok(HeaderProgress::Whole { header, length }), Err(_)) if header.is_local() => {
             promises(bytes, length);
         }
@@ -86,7 +86,7 @@ fn same(ours: &Header, theirs: &ProxyHeader<'_>) {
         // The other parser does not read the addresses of Unix sockets.
         None => assert!(ours.source().is_none_or(|source| source.as_inet().is_none())),
     }
-    // The specification demands that those of the proxy's own connections are discarded.
+    // The specification demands that the TLVs of the proxy's own connections are discarded.
     if ours.is_local() {
         assert_eq!(ours.tlvs().count(), 0);
         return;
@@ -112,7 +112,7 @@ fn same(ours: &Header, theirs: &ProxyHeader<'_>) {
 fn promises(bytes: &[u8], length: usize) {
     // Nothing behind the header matters.
     assert_eq!(Header::parse(bytes), Header::parse(&bytes[..length]));
-    // A reader that asks for as much as is missing ends at its end, however little it gets.
+    // A reader that asks for as much as is missing stops at the end of the header, however little it gets at a time.
     for each in [usize::MAX, 7, 1] {
         let mut have = 0;
         while let Ok(HeaderProgress::Partial { missing }) = Header::parse(&bytes[..have]) {

@@ -28,7 +28,7 @@ fn ends_empty(client: &mut TcpStream) -> bool {
     ended.map_or_else(|error| error.kind() == std::io::ErrorKind::ConnectionReset, |_| true)
 }
 
-/// Fails unless a connection ends for this reason, and the hook is told this cause.
+/// Fails unless a connection ends for this reason, and the hook receives this cause.
 fn fails<M: Mixin>(
     behind: &Behind<M>,
     reason: CloseReason,

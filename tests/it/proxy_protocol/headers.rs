@@ -162,7 +162,7 @@ fn tlvs_are_handed_on() {
     assert_eq!(ssl.cipher(), Some("TLS_AES_256_GCM_SHA384"));
     let own: Vec<_> = header.tlvs().filter(|tlv| tlv.kind == 0xe4).map(|tlv| tlv.value).collect();
     assert_eq!(own, [&b"ours"[..], b"ours again"]);
-    // A certificate that the proxy has not verified, and a client without one.
+    // A certificate that the proxy has not verified, a client without one, and a verified certificate.
     for (bits, verify, is_verified) in [(0b111, 1, false), (0b1, 0, false), (0b11, 0, true)] {
         let header = parse(&v2(&tlv(0x20, &[bits, 0, 0, 0, verify])));
         assert_eq!(header.ssl().unwrap().is_verified(), is_verified);
@@ -171,7 +171,7 @@ fn tlvs_are_handed_on() {
 
 #[test]
 fn a_checksum_is_checked() {
-    // Another implementation has computed the checksum of this header, in the middle of which it is.
+    // Another implementation has computed the checksum, which stands in the middle of this header.
     let right = &include_bytes!("../../seeds/proxy-checksum")[..];
     let right = right.strip_suffix(b"GET /").unwrap();
     assert!(parse(right).is_checked());

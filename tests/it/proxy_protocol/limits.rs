@@ -63,7 +63,7 @@ fn one_client_is_limited_and_the_proxy_is_not(mixin: impl Mixin + 'static) {
             own
         })
         .collect();
-    // Two of each client, all by one proxy.
+    // Two connections of each client come through one proxy.
     let mut inside: Vec<_> = [1, 1, 2, 2, 3, 3].map(|number| client(&server, number)).into();
     for client in &mut inside {
         assert!(exchange(client, "hello").starts_with("hello 192.0.2."));

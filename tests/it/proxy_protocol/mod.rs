@@ -63,7 +63,7 @@ fn trusting() -> ProxyProtocol {
     ProxyProtocol::from_networks(["127.0.0.0/8", "::1"]).unwrap()
 }
 
-/// Says whom it serves, and then echoes lines.
+/// Sends each line back, followed by the addresses of the client and of the proxy.
 fn who(request: &mut StreamRequest) -> HandlerResult {
     let mut line = String::new();
     while request.next_line(&mut line)?.is_some() {

@@ -204,7 +204,7 @@ fn health_checks_of_haproxy_are_its_own_and_cost_no_client_its_place() {
              backend other\n    server app {server} send-proxy {check}\n"
         )
     });
-    // Version 1 has no word for them: there HAProxy names itself.
+    // Version 1 has no word for health checks: there HAProxy names itself as the client.
     for check in ["V2 true", "V1 false"] {
         eventually("health checks come", || behind.checks.count(check) > 3);
     }

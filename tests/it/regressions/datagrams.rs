@@ -87,7 +87,7 @@ fn a_datagram_peer_that_never_reads_delays_nobody_and_its_replies_fail() {
     let noting = Noting { replies: replies.clone() };
     let server = UnixDatagramServer::bind(path.clone(), move || noting.clone()).unwrap();
     let _server = server.serve_in_background().unwrap();
-    // The peer is not connected: to a socket that is connected to it a server could send without end.
+    // The peer's socket is not connected: if it were connected to the server, the server could send to it without end.
     let peer = |name: &str| {
         let socket = UnixDatagram::bind(folder.path().join(name)).unwrap();
         socket.set_read_timeout(Some(SOON)).unwrap();
@@ -104,7 +104,7 @@ fn a_datagram_peer_that_never_reads_delays_nobody_and_its_replies_fail() {
     ask(&stuck);
     eventually("one more is answered", || replies.lines().len() == queue + 2);
     assert_eq!(replies.lines().last().unwrap(), "WouldBlock");
-    // If each of them were waited for, even a little, the next one would not be answered soon.
+    // If the server waited for each of these replies, even a little, the next client would not be answered soon.
     for _ in 0..400 {
         ask(&stuck);
     }
@@ -126,7 +126,7 @@ fn a_datagram_peer_that_takes_no_reply_is_no_failure_of_the_server() {
         socket.set_write_timeout(Some(SOON)).unwrap();
         socket
     };
-    // The file of this peer is there, and refuses.
+    // The file of this peer exists, and refuses datagrams.
     assert_eq!(peer("refuses").send_to(b"x", &path).unwrap(), 1);
     let server = server.serve_in_background().unwrap();
     eventually("it is lost", || server.context().counts().disconnected == 1);

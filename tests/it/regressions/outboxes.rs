@@ -133,7 +133,7 @@ fn an_outbox_that_is_kept_does_not_keep_its_connection_open() {
                 assert_eq!(read_to_end(&mut connect(inet(&*server))), b"welcome\n");
                 eventually("it has ended", || server.context().live_count() == 0);
             };
-            // The first one starts the threads that all of them share.
+            // The first connection starts the threads that all of them share.
             come_and_go();
             let before = open_descriptors();
             for _ in 0..30 {

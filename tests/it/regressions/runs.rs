@@ -170,7 +170,7 @@ fn a_connection_is_closed_when_its_end_is_told() {
             .bind("127.0.0.1:0", || Silent);
         let server = server.unwrap().serve_in_background().unwrap();
         let open_at_end_of_next = || {
-            // The client's own is open until it has been told.
+            // The client's own socket is open until the end is reported.
             let _client = connect(inet(&*server));
             counts.recv_timeout(SOON).expect("it is told")
         };
@@ -183,7 +183,7 @@ fn a_connection_is_closed_when_its_end_is_told() {
     });
 }
 
-/// Requests of two bytes, which come one by one.
+/// Answers requests of two bytes, which come one by one.
 fn in_two_halves(request: &mut StreamRequest, cut: &AtomicUsize) -> HandlerResult {
     let mut byte = [0];
     loop {
@@ -290,7 +290,7 @@ fn a_pool_whose_workers_have_all_failed_to_start_refuses_and_says_so() {
         .hooks(Phases { to })
         .bind("127.0.0.1:0", || Echo);
     let server = server.unwrap().serve_in_background().unwrap();
-    // A request that comes before the last of them has failed is released without an answer.
+    // A request that comes before the last worker has failed is released without an answer.
     let began = Instant::now();
     let phase = loop {
         assert!(read_to_end(&mut connect(inet(&*server))).is_empty());

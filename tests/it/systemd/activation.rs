@@ -102,8 +102,8 @@ fn serve_all_kinds() {
     let reply = datagram_fn(|request| Ok(request.reply(request.packet()).map(drop)?));
     let tcp: Server<Tcp, Threading> =
         ThreadingTcpServer::bind(BindAddress::activated("all"), stream_fn(echo)).unwrap();
-    // A socket is found by its name, of which the TCP socket is the first; by its number; and as the only one of its
-    // kind.
+    // The UDP socket has the same name as the TCP socket. The other two are found by a number, and as the only one that
+    // fits the transport.
     let udp = UdpServer::bind(BindAddress::activated("all"), reply).unwrap();
     let unix = UnixStreamServer::builder()
         .mixin(Pool::new(1))
@@ -132,7 +132,7 @@ fn serve_all_kinds() {
     answer("closed");
 }
 
-/// The commands are those by which handlers start programs.
+/// Asserts that the library's methods for commands pass no variable on to programs that handlers start.
 fn no_program_inherits_the_variables() {
     let variables = |command: &mut Command| {
         let env = String::from_utf8(command.output().unwrap().stdout).unwrap();
@@ -195,7 +195,7 @@ fn ask_for_wrong_ones() {
         assert!(error.starts_with("cannot take the activated socket"), "{error}");
         assert!(error.contains(says), "{says}: {error}");
     }
-    // The failed binds have taken none of them.
+    // The failed binds have taken none of the sockets.
     let first = Server::<Tcp, Inline>::bind(BindAddress::activated("b"), stream_fn(echo)).unwrap();
     let _only = TcpServer::bind(BindAddress::activated_only(), stream_fn(echo)).unwrap();
     drop(first);
@@ -246,7 +246,7 @@ fn a_descriptor_that_is_closed_by_an_exec_has_not_come_through_one() {
         let error = error_of(TcpServer::bind(BindAddress::activated_only(), stream_fn(echo)));
         return answer(error);
     }
-    // Number 3 is free when the program starts, and its own by the time that it looks.
+    // Number 3 is free when the program starts, and a file of its own by the time that it binds.
     let script = "export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\" 3<&-";
     let said = start(in_bash(script, &child_command(NAME))).answer();
     assert!(said.contains("descriptor 3 cannot be taken"), "{said}");

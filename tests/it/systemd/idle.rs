@@ -80,7 +80,7 @@ fn several_servers_stop_together() {
         let servers: Vec<Box<dyn BaseServer>> =
             vec![Box::new(Arc::clone(&stream)), Box::new(Arc::clone(&datagrams))];
         let running = thread::spawn(move || run_all(&servers, SOON, || ()));
-        // The stream server is idle for all of this time, and still there at its end.
+        // The stream server is idle for all of this time, and still runs at the end of it.
         let client = udp_client();
         for _ in 0..20 {
             client.send_to(b"tick", inet(&*datagrams)).unwrap();
@@ -134,7 +134,7 @@ fn no_client_is_lost_when_an_activated_server_stops() {
         }
         started
     });
-    // Each client comes around the moment at which the server that has served the one before stops.
+    // Each client connects at about the moment at which the server of the previous client stops.
     for number in 0..24u64 {
         let mut client = connect(address);
         assert_eq!(exchange(&mut client, "hello"), "hello\n", "client {number}");

@@ -95,7 +95,7 @@ fn a_run_tells_of_its_beginning_its_reloads_and_its_end() {
     }
 }
 
-/// Holds a server up, in the hook that is named, until the test lets it go.
+/// Blocks a server in the named hook until the test lets it go on.
 struct Held(&'static str);
 
 static IS_LET_GO: Mutex<bool> = Mutex::new(false);
@@ -122,7 +122,7 @@ impl ServerHooks for Held {
     }
 }
 
-/// Two servers, of which the second is held up in a hook.
+/// Serves by two servers, the second of which blocks in a hook.
 fn serve_two(held: &'static str) {
     let free = TcpServer::builder().mixin(Threading::new()).bind("127.0.0.1:0", stream_fn(echo));
     let held = TcpServer::builder().hooks(Held(held)).bind("127.0.0.1:0", stream_fn(echo));
@@ -174,7 +174,7 @@ fn a_service_that_is_stopped_before_it_is_ready_is_not_ready_after_it() {
     manager.told_of("STOPPING=1");
     child.ask("go on");
     assert!(child.end().status.success());
-    // All that it has ever told is here by now.
+    // All messages of the service have arrived by now.
     let late = manager.all_within(Duration::from_millis(1));
     assert!(!late.iter().any(|message| message.contains("READY")), "{late:?}");
 }
@@ -198,7 +198,7 @@ fn the_watchdog_hears_of_loops_that_live_and_not_of_one_that_hangs() {
     // An accept loop waits for this hook, and the other server goes on.
     let mut client = connect(address);
     assert_eq!(child.answer(), "held");
-    // One message may have been on its way, and the rest of a round.
+    // The message of a round that had begun may still come.
     manager.all_within(Duration::from_millis(400));
     let late = manager.all_within(Duration::from_millis(1_000));
     assert!(!late.iter().any(|message| message.contains("WATCHDOG")), "{late:?}");
@@ -233,7 +233,7 @@ fn a_server_that_nobody_watches_says_nothing_of_a_watchdog() {
         assert!(child.end().status.success());
         manager.all_within(Duration::from_millis(20));
     }
-    // The number of this very process, which a shell knows before its exec.
+    // This is the number of the program itself, which its shell knows before the exec.
     let mut command = in_bash("WATCHDOG_PID=$$ exec \"$0\" \"$@\"", &child_command(ALONE));
     command.envs([notify, ("WATCHDOG_USEC", "20000")]);
     let child = Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));

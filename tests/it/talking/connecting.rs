@@ -261,7 +261,7 @@ fn a_request_that_is_cut_off_ends_the_connections_that_its_handler_has_made() {
     }
 }
 
-/// Every time that can be given, at nothing, at one nanosecond and the powers of two from there, and for ever.
+/// The times are zero, one nanosecond, the powers of two from there, and for ever.
 #[test]
 fn every_time_is_a_time() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,4 @@
-//! The difference in a coroutine: its thread is shared, and stays free.
+//! The same in coroutines: they share a thread, which no wait keeps from the others.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -118,7 +118,7 @@ fn a_silent_server_keeps_no_other_request_and_its_limit_holds() {
     server.stop().unwrap();
 }
 
-/// Hundreds of calls that block, on a few threads; and a panic of one is its handler's.
+/// Hundreds of calls block, on a few threads; and a panic of one goes on in its handler.
 #[test]
 fn offloaded_work_has_a_bounded_number_of_threads_and_keeps_no_worker() {
     static AT_ONCE: AtomicUsize = AtomicUsize::new(0);
@@ -149,8 +149,8 @@ fn offloaded_work_has_a_bounded_number_of_threads_and_keeps_no_worker() {
     server.stop().unwrap();
 }
 
-/// At the deadline of a drain the two waits of a join fail, and the request ends with both; so do a connection to another
-/// server and offloaded work that are waited for.
+/// At the deadline of a drain both waits of a join fail, and the request ends. So does a wait for a connection to another
+/// server, and a wait for offloaded work.
 #[test]
 fn the_deadline_of_a_drain_ends_every_kind_of_wait() {
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -203,7 +203,7 @@ fn the_deadline_of_a_drain_ends_every_kind_of_wait() {
     drop(release);
 }
 
-/// A thousand of them, each with a connection of its own.
+/// A thousand joins leave none behind, each with a connection of its own.
 #[test]
 fn joins_and_connections_leave_no_descriptor_behind() {
     // This has a process of its own, because other tests open descriptors as well.

@@ -99,7 +99,8 @@ fn nothing_is_left_for_later() {
     assert_none(&wrong, "work that is left for later");
 }
 
-/// Conditions that `let` is a part of: Rust 1.88, and ours is 1.85. The compiler in use may be newer.
+/// Finds conditions with a `let` and an `&&`: they need Rust 1.88, and our oldest compiler is 1.85. The one in use may be
+/// newer.
 fn let_chains(code: &str) -> Vec<usize> {
     let mut found: Vec<usize> = words(code, "let")
         .filter(|at| {
@@ -187,7 +188,7 @@ fn files_and_functions_are_short() {
     assert_none(&wrong, "too long to be read at once");
 }
 
-/// The name of the type that begins on this line. An associated type is indented, and is none.
+/// The name of the type that begins on this line. An associated type is indented, and does not count.
 fn declared_type(line: &str) -> Option<&str> {
     let item =
         line.strip_prefix("pub").map_or(line, |rest| rest.split_once(' ').unwrap_or_default().1);
@@ -200,7 +201,8 @@ fn declared_type(line: &str) -> Option<&str> {
 fn no_type_has_the_name_of_another() {
     let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for source in sources(&["src"], "rs") {
-        // One of each such pair is compiled: the system's file or the portable one, spans or none.
+        // Such a file is compiled in place of another one with types of the same names: portable code for that of a system,
+        // or no spans for spans.
         let stands_in = source.name.contains("/portable/") || source.name.contains("/no_");
         if stands_in || source.name.contains("tests") {
             continue;

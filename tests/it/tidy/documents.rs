@@ -149,8 +149,8 @@ fn anchors(text: &str) -> BTreeSet<String> {
     prose(text).lines().filter(|line| line.starts_with('#')).map(slug).collect()
 }
 
-/// Whether a link of this file leads somewhere. Names of the crate are for rustdoc to find, and other
-/// places of the world cannot be looked into by a test.
+/// Whether a link of this file leads somewhere. rustdoc checks names of the crate, and a test cannot check addresses on the
+/// internet.
 fn leads_somewhere(file: &str, link: &str) -> bool {
     if link.starts_with("crate::") || link.starts_with("https://") || link.starts_with("http://") {
         return true;

@@ -6,8 +6,7 @@ use super::{
     Source, assert_none, closing_brace, code_of, line_of, read, sources, without_tests, words,
 };
 
-/// The parts that each part of the library may use: only parts that stand before it
-/// here, and of those only these.
+/// Each part of the library, with the parts that it may use. They stand above it in this list.
 const LAYERS: &[(&str, &[&str])] = &[
     ("process", &[]),
     ("on_drop", &[]),
@@ -189,7 +188,7 @@ pub fn first_names(path: &str) -> Vec<String> {
     names
 }
 
-/// The part that each name comes from which lib.rs exports: `crate::Error` is a use of `error`.
+/// For each name that lib.rs exports, the part that it comes from: `crate::Error` is a use of `error`.
 fn exported_by_lib() -> BTreeMap<String, String> {
     let code = code_of(&read("src/lib.rs"));
     let mut names = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! Clients that fail in the handshake or after it: the fault is the client's own, TLS tells it so where TLS can, and
-//! nobody is delayed.
+//! Clients that fail in the handshake or after it: the fault is the client's own, an alert says so where one can be sent,
+//! and nobody is delayed.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -24,7 +24,7 @@ use crate::support::{SOON, connect, exchange, inet};
 /// How a request has ended: its reason, and the cause if its handshake has failed, or the report if one would be printed.
 type End = (CloseReason, Option<String>);
 
-/// The cause of the request that is about to end: one at a time.
+/// The cause of the failure of the request that ends next: requests come one at a time.
 #[derive(Clone, Default)]
 struct Cause(Arc<Mutex<Option<String>>>);
 

@@ -138,7 +138,7 @@ fn ten_thousand_unfinished_handshakes_leave_others_served_and_memory_bounded() {
                 }
             }
             eventually("no more than the limit are left", || server.context().live().len() <= 201);
-            // 200 handshakes, 10,000 ends of clients, and what the allocator keeps.
+            // This is the memory of 200 handshakes, of 10,000 clients' ends, and of the allocator.
             assert!(most < 200 * 1024, "{most} KiB");
             // The connections of the oldest are ended.
             let mut oldest = crowd.pop_front().unwrap();

@@ -1,4 +1,4 @@
-//! Ends of a connection: the farewell of TLS, and what its absence means.
+//! Ends of a connection: close_notify, and what its absence means.
 
 use std::io::{ErrorKind, Read, Write};
 use std::sync::mpsc::channel;
@@ -110,7 +110,7 @@ fn lines_before_a_bad_record_are_read_and_the_error_stays() {
     for version in VERSIONS {
         let mut client = Client::speaking(&[version]).connect(inet(&*server));
         client.handshake().unwrap();
-        // The handler runs: bad bytes right behind the client's last message would fail the handshake.
+        // This byte shows that the handler runs: bad bytes right behind the client's last message would fail the handshake.
         client.stream.read_exact(&mut [0]).unwrap();
         client.stream.conn.writer().write_all(b"good\n").unwrap();
         let mut records = Vec::new();
@@ -147,7 +147,7 @@ fn a_drain_and_close_live_say_that_they_end() {
                 let report = soon("a stop", move || server.stop()).unwrap();
                 assert!(report.is_clean(), "{report}");
             }
-            // It would be an error without close_notify.
+            // Without close_notify this would be an error.
             assert!(read_to_end(&mut client).is_empty());
         }
     }

@@ -66,7 +66,7 @@ fn both_directions_move_at_once_each_to_its_farewell<M: Mixin + Default + 'stati
             assert!(block.iter().all(|byte| *byte == 7));
         }
         assert_eq!(client.read(&mut block).unwrap(), 0, "the farewell");
-        // The other direction goes on after it.
+        // The other direction goes on after close_notify.
         client.write_all(b"last").unwrap();
         client.end_output();
         assert_eq!(ended.recv_timeout(SOON).unwrap(), CloseReason::Completed);

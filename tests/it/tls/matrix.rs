@@ -18,7 +18,7 @@ use crate::support::{connect_any, exchange, folder, read_line, read_to_end, soon
 type Connection =
     StreamOwned<socketserver::tls::rustls::ClientConnection, Box<dyn crate::support::Duplex>>;
 
-/// Handlers of the tests, each with a client that knows it.
+/// Tries each handler of the tests with a client that knows it.
 fn try_all<T, M: Mixin + 'static>(mixin: impl Fn() -> M, address: impl Fn() -> BindAddress)
 where
     T: Transport<Request = StreamRequest> + socketserver::transport::Bind,
@@ -51,7 +51,7 @@ where
         connection.write_all(b"question\n").unwrap();
         assert_eq!(read_to_end(&mut connection), b"answer to question");
     });
-    // A handler that fails ends in order: the peer knows that nothing is cut.
+    // The connection of a handler that fails ends in order: the peer knows that nothing was cut off.
     serve(builder().hooks(NotPrinted).bind(address(), || Crash).unwrap(), |mut connection| {
         assert!(read_to_end(&mut connection).is_empty());
     });

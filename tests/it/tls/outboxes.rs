@@ -149,7 +149,7 @@ fn an_outbox_waits_for_a_slow_peer_and_loses_nothing() {
 #[test]
 fn no_farewell_follows_what_an_outbox_has_dropped() {
     let (give, given) = channel();
-    // A farewell may take as long as a write: long enough for a client that reads again.
+    // close_notify may take as long as a write: long enough for a client that reads again.
     let limits = Limits::default().outbox_bytes(20_000_000).write(Duration::from_secs(1));
     let server = server(limits, give);
     let mut client = Client::new().connect(inet(&*server));

@@ -16,7 +16,7 @@ use super::client::{Client, localhost};
 use crate::handlers::Echo;
 use crate::support::{SOON, connect, exchange, inet};
 
-/// Tries every way to answer, and tells what came of it.
+/// Tries every way to answer, and sends the errors to the test.
 struct Answers(Sender<(&'static str, Vec<ErrorKind>)>);
 
 impl ServerHooks<StreamRequest> for Answers {
@@ -54,19 +54,19 @@ fn is_refused(mut client: TcpStream, header: &[u8], told: &Told, why: &str) {
     assert!(failed.contains(&ErrorKind::NotConnected), "{why}: {failed:?}");
 }
 
-/// One client may come, and the next one comes too soon.
+/// Fails unless a client that comes too soon after another one is refused.
 fn too_soon(mixin: impl Mixin + 'static) {
     let limits = Limits::default().peer_rate(Rate::per_second(1).burst(1));
     let (server, told) = start(Builder::<Tcp, _>::new(mixin).limits(limits));
     let mut served = Client::new().connect(inet(&*server));
     assert_eq!(exchange(&mut served, "hello"), "hello\n");
-    // `Inline` serves one at a time.
+    // `Inline` serves one client at a time.
     served.end_output();
     let _ = served.read_to_end(&mut Vec::new());
     is_refused(connect(inet(&*server)), b"", &told, "too_fast_from_peer");
 }
 
-/// A second client at the same time is one too many.
+/// Fails unless a second client at the same time is refused.
 fn too_many(mixin: impl Mixin + 'static) {
     let limits = Limits::default().per_peer(1);
     let (server, told) = start(Builder::<Tcp, _>::new(mixin).limits(limits));
@@ -76,7 +76,7 @@ fn too_many(mixin: impl Mixin + 'static) {
     assert_eq!(exchange(&mut served, "still here"), "still here\n");
 }
 
-/// A second client behind a proxy is one too many; the proxy's header is read before the refusal.
+/// Fails unless a second client behind a proxy is refused, after the proxy's header was read.
 fn too_many_behind_a_proxy(mixin: impl Mixin + 'static) {
     let trusting = ProxyProtocol::from_networks(["127.0.0.1"]).unwrap();
     let limits = Limits::default().per_peer(1);
@@ -144,7 +144,7 @@ fn a_server_that_closes_sends_nothing_in_the_clear() {
     let mut bytes = Vec::new();
     let _ = queued.read_to_end(&mut bytes);
     assert_eq!(bytes, b"");
-    // Whether it is refused or released is the pool's affair; an answer would have failed.
+    // The pool may refuse or release the request; if the hook was called, its answer has failed.
     for (_, failed) in told.try_iter() {
         assert!(failed.contains(&ErrorKind::NotConnected), "{failed:?}");
     }

@@ -49,7 +49,7 @@ fn a_reload_gives_new_connections_the_new_certificate_or_leaves_the_old_one() {
     assert!(!accepts("localhost") && accepts("other.example"));
     assert_eq!(exchange(&mut old, "as before"), "as before\n");
 
-    // A bad file leaves both as they are, and the error says what to do.
+    // A bad file leaves the certificate and its key as they are, and the error says what to do.
     let own = files.path().join("own.pem");
     fs::copy(pem("server.pem"), &own).unwrap();
     for (break_it, text) in [

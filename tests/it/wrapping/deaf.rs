@@ -68,7 +68,7 @@ fn echo(request: &mut StreamRequest) -> HandlerResult {
     Ok(())
 }
 
-/// A client that says nothing until the bound has passed, and is answered all the same.
+/// Asserts that a client that says nothing until the bound has passed is answered all the same.
 #[track_caller]
 fn outlives(served: &Served, layers: &[bool]) {
     let mut client = served.bare();

@@ -134,7 +134,7 @@ impl<S: Stream> Stream for Framed<S> {
     }
 }
 
-/// The client's side, in as many layers as the server has, over a connection that can also be had bare.
+/// The client's side, in as many layers as the server has, over a connection that can also be used bare.
 pub struct Client {
     pub bare: TcpStream,
     layers: Layers,
@@ -167,7 +167,7 @@ impl Client {
         Self { bare, layers: Layers::Tls(Box::new(client)) }
     }
 
-    /// The record of some bytes, which the caller sends; `None` but over TLS.
+    /// The record of some bytes, which the caller sends; `None` without TLS.
     #[cfg(feature = "tls")]
     pub fn tls_record(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let Layers::Tls(client) = &mut self.layers else { return None };
@@ -183,7 +183,7 @@ impl Client {
         None
     }
 
-    /// Announces the end, in all layers. After that of the outermost one the server may already close.
+    /// Announces the end in all layers. The server may already close when the outermost one has announced it.
     pub fn end(&mut self) {
         let _ = match &mut self.layers {
             Layers::None(_) => Ok(()),

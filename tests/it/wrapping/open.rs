@@ -15,7 +15,7 @@ use super::framed::{ALERT, Client, Framed};
 use super::{HOUR, MOMENT, Way, patient, serve, serve_with, wrap};
 use crate::support::{SOON, exchange, hear, read_line, read_to_end, soon};
 
-/// Begins in the open, and reads lines until it is told to wrap, and then on.
+/// Reads lines in the open until one says to wrap the connection, and reads on through the wrapper.
 fn starts_tls(lines: Arc<Mutex<Vec<String>>>) -> impl Fn(&mut StreamRequest) -> HandlerResult {
     move |request| {
         let mut line = String::new();
@@ -171,7 +171,7 @@ fn what_does_not_leave_in_the_open_keeps_the_connection_as_it_was() {
     served.end();
 }
 
-/// The end of a request, given how its wrapper is made and how its client behaves.
+/// Serves a request whose wrapper is made by `make` and whose client does `act`, and returns its end.
 fn handshake(
     limits: Limits,
     make: impl Fn(Box<dyn Stream>) -> io::Result<Box<dyn Stream>> + Send + Sync + 'static,
@@ -269,7 +269,7 @@ fn a_fault_of_the_hook_itself_is_a_failure() {
         let hello = |client: &mut TcpStream| client.write_all(b"KEY1").unwrap();
         assert_eq!(end_of(handshake(patient(), make, hello)), failed, "{kind:?}");
     }
-    // After that the error is no longer about received bytes.
+    // An error after a read need not be about the bytes that were read.
     let make = |mut inner: Box<dyn Stream>| {
         inner.read_exact(&mut [0; 4])?;
         Err(io::Error::other("no certificate for it"))
@@ -425,7 +425,7 @@ impl Write for Careless {
 impl Stream for Careless {
     fn set_deadline(&mut self, _deadline: Option<Instant>) {}
 
-    /// Waits for its peer's farewell, as some do.
+    /// Waits until its peer announces the end, as some wrappers do.
     fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
         self.0.shutdown(how)?;
         self.0.read(&mut [0]).map(drop)

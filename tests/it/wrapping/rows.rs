@@ -376,8 +376,8 @@ fn a_line_that_is_too_long_says_so_through_a_wrapper() {
 
 #[test]
 fn a_write_that_stands_still_is_waited_for_once() {
-    // A wrapper accepts bytes before it has sent them, and sends a farewell at the end: each of these could wait for the
-    // limit once more.
+    // A wrapper accepts bytes before it has sent them, and announces its end: each of these sends could wait for the limit
+    // once more.
     let limit = 30 * MOMENT;
     let stand_still = |way| {
         let served = serve(way, patient().write(limit), |request| {

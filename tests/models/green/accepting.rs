@@ -21,7 +21,7 @@ use crate::sys::coroutine::switch::SwitchEnd;
 struct Retired;
 
 thread_local! {
-    /// The running coroutine, for its body, which follows without a step of the model in between.
+    /// The running coroutine. Its body takes it from here, before the model makes another step.
     static RUNS: RefCell<Option<AcceptHandle>> = const { RefCell::new(None) };
 }
 

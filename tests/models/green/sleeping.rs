@@ -8,14 +8,14 @@ use crate::check;
 
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// While a request runs the watchdog does not sleep: a first request wakes it, however that meets the end of another
-/// one. The model fails with `Relaxed` for the flag in `pause` or for the load in `begin_request`, if `pause` does not
-/// look at the loads once more, and if `wake` does not notify.
+/// While a request runs the watchdog does not sleep: a first request wakes it, even if another one ends at the same
+/// moment. The model fails with `Relaxed` for the flag in `pause` or for the load in `begin_request`, if `pause` does not
+/// check the loads again, and if `wake` does not notify.
 #[test]
 fn a_first_request_wakes_the_watchdog() {
     check(3, || {
         let group = Group::of(2);
-        // Starts the thread, which the model plays.
+        // This starts the thread of the watchdog, which the model plays.
         group.begin_request(0);
         let dealer = {
             let group = Arc::clone(&group);
@@ -24,7 +24,7 @@ fn a_first_request_wakes_the_watchdog() {
                 group.begin_request(1);
             })
         };
-        // Woken at the latest by the second request, which stays.
+        // The second request, which stays, wakes the watchdog at the latest.
         while group.workers[1].status.is_idle() {
             assert!(group.watchdog.pause(&group, PAUSE));
         }
@@ -69,9 +69,9 @@ fn loads_end_at_zero() {
     });
 }
 
-/// A look at a worker shows the request of its count of switches, or a later one, never one before it: so the watchdog
-/// blames none that has ended. The model fails if the count is stored before the number, or either access of the count
-/// is `Relaxed`.
+/// A look at a worker shows the request that belongs to its count of switches, or a later one, and never an earlier one: so
+/// the watchdog blames no request that has ended. The model fails if the count is stored before the number, or either
+/// access of the count is `Relaxed`.
 #[test]
 fn a_look_at_a_worker_is_not_older_than_its_count() {
     check(3, || {

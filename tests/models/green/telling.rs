@@ -8,8 +8,8 @@ use crate::check;
 use crate::mixin::Job;
 
 /// A message is taken, or given back: none is lost, and none waits while the worker sleeps. The model fails if `take`
-/// clears the event after the messages, if `send` notifies for another message than the first, and if `close` closes
-/// without a look.
+/// clears the event after the messages, if `send` notifies for a message other than the first, and if `close` closes
+/// without checking for messages.
 #[test]
 fn no_message_is_lost() {
     check(3, || {

@@ -14,9 +14,9 @@ use super::rules::Bounds;
 use super::state::{IDS, Id, other_place};
 use super::steps::{Answer, NAMES, Step};
 
-/// Longer than a way takes on which no patience ends.
+/// The authors' patience. A way on which it does not end takes less time.
 const PATIENCE: Duration = Duration::from_secs(100_000);
-/// Longer than a line is kept that has arrived.
+/// A little longer than a server keeps a line that has arrived.
 const KEPT: Duration = Duration::from_secs(301);
 /// How often a server looks. Ten seconds without a beat are several looks.
 const LOOKS: Duration = Duration::from_secs(2);
@@ -104,7 +104,7 @@ fn number_of(id: &str) -> u64 {
 }
 
 impl Machines {
-    /// Takes a way, lets all go on to its end, and looks whether the promise was kept.
+    /// Takes a way, lets all go on to its end, and checks whether the promise was kept.
     pub(super) fn run(bounds: &Bounds, way: &[Step]) -> Result<(), String> {
         let mut machines = Self {
             zero: Instant::now(),
@@ -251,7 +251,7 @@ impl Machines {
         }
         server.connected = true;
         let uptime = uptime(server);
-        // Identifiers are small numbers here, and no times: all of the stream is after this.
+        // Identifiers are small numbers here, and no times: with this offset all entries of the stream are later.
         seen.offset = seen.time;
         server.place.connect(&run, &seen, uptime);
         // The first beat has no acknowledgements yet.
@@ -289,7 +289,7 @@ impl Machines {
         self.announce(id);
         let Some(server) = self.servers[id].as_mut() else { return };
         if let Some(heard) = &server.heard {
-            // A place of another run is none, as in `Queue::heard`.
+            // A place in another run does not count, as in `Queue::heard`.
             let is_here = heard.run == self.run.to_string();
             let place = if is_here { &*heard.place } else { "0-0" };
             self.data.places.insert(NAMES[id].to_owned(), number_of(place));

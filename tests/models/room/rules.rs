@@ -112,7 +112,7 @@ pub(super) enum Fault {
     Delayed,
     /// Redis ends, and starts with what was saved last; a replica that lags takes over.
     TailLost,
-    /// As `TailLost`, and the clock of the new one is behind.
+    /// As `TailLost`, and the clock of the new Redis is behind.
     ClockBehind,
     /// All data are deleted.
     Flushed,

@@ -16,7 +16,7 @@ pub(super) trait Model {
     /// All that can happen next, in a fixed order. A step that changes nothing may be left out.
     fn steps(&self, state: &Self::State) -> Vec<(Self::Step, Self::State)>;
 
-    /// Whether a step is taken without any fault. At an end there is none.
+    /// Whether a step is taken without any fault. At an end there is no such step.
     fn goes_on(&self, step: &Self::Step) -> bool;
 
     /// Checks a state. The error says which promise is broken.
@@ -127,12 +127,12 @@ fn hash(state: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// A quick hash with a fixed beginning, so that each run finds the same. Its input is nobody's to choose.
+/// A quick hash with a fixed seed, so that each run finds the same. No attacker chooses its input.
 struct Folding(u64);
 
 impl Folding {
     fn fold(&mut self, value: u64) {
-        /// The golden ratio's, which is odd.
+        /// The fraction of the golden ratio in 64 bits, an odd number.
         const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
         let wide = u128::from(self.0 ^ value ^ FACTOR) * u128::from(FACTOR);
         self.0 = (wide as u64 ^ (wide >> 64) as u64).rotate_left(23);

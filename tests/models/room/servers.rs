@@ -165,7 +165,7 @@ impl Room {
                 .position(|line| line.author == batch.from && usize::from(line.number) == number);
             let line = u8::try_from(line.expect("it was said")).expect("few lines");
             let said = state.lines[usize::from(line)].said;
-            // With its age at the moment of the sending, a line seems as young when the batch arrives.
+            // A line that carries its age at the moment of sending seems no older when the batch arrives.
             let late = if self.rules.tells_when_it_was_said { 0 } else { state.now - batch.sent };
             if state.data.stream().iter().any(|entry| entry.line == line) {
                 state.trouble = Some(Trouble::AppendedTwice { line });
@@ -225,7 +225,7 @@ impl Room {
     }
 }
 
-/// A line that is missing here, and for which its author's server waits, must have been lost.
+/// Notes trouble if this server lacks a line that was not lost, and for which it is still waited.
 fn needs_loss(state: &mut State, id: Id, author: u8, number: u8) {
     let missing = |line: &Line| line.author == author && line.number == number;
     let index = state.lines().iter().position(missing).expect("it was said");

@@ -5,7 +5,7 @@ use super::rules::Bounds;
 /// Two places for servers, and in each place two starts of the same name, one after the other.
 pub(super) const IDS: usize = 4;
 pub(super) const LINES: usize = 3;
-/// More than a run without its number check appends.
+/// More entries than are appended even without the check of numbers.
 const ENTRIES: usize = 8;
 
 /// A server's identifier: `2 * place + start`. The members of a server are one here.
@@ -56,7 +56,7 @@ pub(super) enum Stage {
 pub(super) struct Line {
     pub(super) author: u8,
     pub(super) number: u8,
-    /// When it was said, on the clock of what happens.
+    /// When it was said, as [`State::now`] counts.
     pub(super) said: u8,
     pub(super) stage: Stage,
     /// The servers whose acknowledgement it waits for.
@@ -67,7 +67,7 @@ pub(super) struct Line {
     pub(super) gone: Set,
     /// The servers that were not known to its author's server while that kept it.
     pub(super) unknown: Set,
-    /// The stream has lost it, and kept the numbers.
+    /// Whether the stream has lost it, and kept the numbers.
     pub(super) hole: bool,
 }
 
@@ -109,7 +109,7 @@ pub(super) struct Server {
     pub(super) searches: bool,
     /// Whether it has read up to the end of the stream.
     pub(super) follows: bool,
-    /// By which clock it knows its own start.
+    /// Whether it knows its own start by the clock that is behind.
     pub(super) clock_behind: bool,
     pub(super) heard: [Heard; IDS],
     pub(super) views: [View; IDS],
@@ -198,7 +198,7 @@ pub(super) struct State {
     pub(super) restarts: u8,
     /// Whether Redis has lost something that was not read.
     pub(super) disturbed: bool,
-    /// Something that must not be.
+    /// Something that has happened and must not.
     pub(super) trouble: Option<Trouble>,
 }
 
@@ -263,7 +263,7 @@ impl State {
         own.filter(|line| line.stage != Stage::Queued).map(|line| line.number).max().unwrap_or(0)
     }
 
-    /// States that differ in nothing that can matter are one.
+    /// Clears all that cannot matter any more, so that states that differ only in that are one.
     pub(super) fn forget_what_cannot_matter(&mut self) {
         if self.faults == 0 {
             self.saved = Data::default();
@@ -295,7 +295,7 @@ impl State {
         self.rank_places();
     }
 
-    /// Identifiers of entries are compared, and otherwise have no meaning.
+    /// Replaces identifiers of entries by their ranks: they are only compared.
     fn rank_places(&mut self) {
         let mut used = 0_u64;
         self.each_place(|place| used |= 1 << *place);

@@ -169,7 +169,7 @@ impl Room {
             .chain(each(Step::Stale))
     }
 
-    /// The steps that may be taken besides.
+    /// The other steps that may be taken.
     fn possible(&self, state: &State, mut add: impl FnMut(Step)) {
         let mut each = |step: fn(Id) -> Step| (0..IDS).map(step).for_each(&mut add);
         each(Step::Say);
@@ -449,7 +449,7 @@ fn stale(state: &mut State, id: Id) -> bool {
     silent && matters && is_new
 }
 
-/// The stream loses these entries, and the numbers stay.
+/// Removes these entries from the stream, and keeps the numbers.
 fn punch(state: &mut State, takes: impl Fn(u8) -> bool, spares: impl Fn(&State, Id) -> bool) {
     for entry in state.data.stream().to_vec().iter().filter(|entry| takes(entry.id)) {
         let line = state.lines[usize::from(entry.line)];
@@ -461,7 +461,7 @@ fn punch(state: &mut State, takes: impl Fn(u8) -> bool, spares: impl Fn(&State, 
     }
 }
 
-/// Forgets the first kept line of an author's, which has arrived everywhere.
+/// Forgets the first kept line of an author, if it has arrived everywhere.
 fn forget(state: &mut State, line: usize) -> bool {
     let author = usize::from(state.lines[line].author);
     let views = state.servers[author].views;

@@ -144,7 +144,7 @@ atomic!(AtomicU64, u64);
 atomic!(AtomicUsize, usize);
 counter!(AtomicUsize, usize);
 
-/// The order of a load or a store: its own in place of an order of both.
+/// The order for a load or a store: `its_own` in place of an order for both.
 fn if_ordered(order: Ordering, its_own: Ordering) -> Ordering {
     if order == Ordering::SeqCst || order == Ordering::AcqRel { its_own } else { order }
 }
