@@ -1,7 +1,8 @@
 //! Bytes that the library reads.
 //!
-//! The control messages of a datagram, as no kernel would write them: none is read beyond its end, and an address that is
-//! found stands among the bytes. And PROXY headers, which another parser reads as well.
+//! Each input is read as the control messages of a datagram, although no kernel would write most of them: none is read
+//! beyond its end, and an address that is found stands among the bytes. Each input is also read as a PROXY header, and
+//! another parser finds the same in it.
 
 #[allow(
     unsafe_code,

@@ -57,7 +57,7 @@ pub fn interval(mut values: Vec<f64>) -> Option<(f64, f64)> {
     Some((*values.get(outside)?, *values.get(values.len() - 1 - outside)?))
 }
 
-/// The number of parts of each power of two, so that times are kept to one in 32, 3 %.
+/// The number of parts of each power of two: a time is exact to a 32nd, about 3 %.
 const PARTS: u64 = 32;
 
 /// Counts times in classes that grow with the time.

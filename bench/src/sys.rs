@@ -159,7 +159,7 @@ pub fn raise_descriptors() -> io::Result<usize> {
 
 /// Datagrams in one batch.
 pub const BATCH: usize = 64;
-/// Bytes for each of them.
+/// Bytes of room for each datagram.
 const PACKET: usize = 2048;
 
 /// Up to [`BATCH`] datagrams that come and go by one call each way. A datagram goes back to where it

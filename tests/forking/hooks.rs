@@ -35,7 +35,7 @@ impl Refusable for DatagramRequest {
 
 /// Prints the parent's hooks on stderr.
 pub struct Told {
-    /// Whether it lists the other clients with each new one, and closes those that only wait for their peers.
+    /// Whether it closes and lists, with each new client, the requests that wait for the next one of their peers.
     pub is_admin: bool,
     /// Whether it ignores SIGCHLD from the first client on, which is later than `run` checks it.
     pub ignores_sigchld: bool,

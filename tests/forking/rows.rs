@@ -106,7 +106,7 @@ fn an_outbox_in_the_parent_starts_no_thread() {
     let mut server = Server::tcp(&["per-peer=1"]);
     let mut one = server.connect();
     assert_eq!(one.ask("echo hi"), "hi");
-    // The parent refuses it, and says so by its outbox.
+    // The parent refuses the second client, and says so by an outbox.
     assert_eq!(server.connect().receive(), "too many");
     drop(one);
     eventually("it is reaped", || server.children().is_empty());
@@ -241,7 +241,7 @@ fn what_the_parent_replies_to_datagrams_arrives_once() {
     let (one, other) = (from("127.0.0.1"), from("127.0.0.2"));
     one.send(b"stubborn").unwrap();
     assert_eq!(receive_text(&one), "here");
-    // All of these arrive at once: the parent answers some, and forks for the last.
+    // All of these datagrams arrive at once: the parent answers some, and forks for the last.
     server.signal(libc::SIGSTOP);
     eventually("it stands still", || state(server.pid()) == Some('T'));
     for _ in 0..3 {

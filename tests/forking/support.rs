@@ -241,8 +241,8 @@ pub fn kill_twice(pid: u32, signal: libc::c_int) {
     kill(pid, libc::SIGCONT);
 }
 
-/// Repeats a signal that a process has already taken until the process has ended: one that comes soon after the first
-/// counts as a copy of it.
+/// Repeats a signal, which the process has already taken once, until the process has ended: a repetition that comes soon
+/// counts as a copy of the first.
 pub fn insist(pid: u32, signal: libc::c_int) {
     eventually("a second signal ends it", || {
         kill(pid, signal);

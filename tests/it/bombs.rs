@@ -241,7 +241,7 @@ fn a_warning_that_panics_does_not_end_the_run() {
     });
 }
 
-/// TCP that cannot make the first requests.
+/// TCP that panics when it makes the first requests.
 struct BadMake {
     inner: Tcp,
     left: AtomicUsize,

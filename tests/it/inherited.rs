@@ -143,7 +143,7 @@ fn a_program_has_no_descriptor_that_this_process_was_started_with() {
         text.lines().map(|fd| fd.parse().unwrap()).collect::<Vec<i32>>()
     };
     assert!(fds(list().output()).contains(&number), "this shows nothing");
-    // There is one more, for the folder that it reads.
+    // `ls` has one more, for the folder that it reads.
     assert_eq!(fds(inherit_only_stdio(&mut list()).output()), [0, 1, 2, 3]);
     let mut list = list();
     assert_eq!(fds(inherit_only_stdio(restore_limits(&mut list)).output()), [0, 1, 2, 3]);

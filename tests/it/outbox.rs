@@ -162,7 +162,7 @@ fn a_silent_member_of(size: usize) {
     assert!(meanwhile >= 100, "it was never behind: {meanwhile}");
     assert_eq!(since, 20, "the silent member is dropped, and the others go on");
     eventually("its request ends", || diary.contains(&CloseReason::ClosedHere.to_string()));
-    // The bytes sent before that can still be read, in whole lines but for the last one.
+    // The bytes that were sent before can still be read: whole lines, except the last one.
     let mut rest = Vec::new();
     let ended = silent.read_to_end(&mut rest);
     let kind = ended.expect_err("the system keeps nothing for it").kind();
@@ -387,7 +387,7 @@ fn a_wait_for_room_ends_in_time_and_goes_on_when_the_peer_does() {
     });
     let (sent, waiting) = (outbox.sent_bytes(), outbox.waiting_bytes());
     assert!(waiting > 128 * 1024, "{waiting}");
-    // A peer that takes a little at a time: less than what makes the system report room.
+    // This peer takes a little at a time, less than what makes the system report room.
     let reads = std::thread::spawn(move || {
         let mut got = vec![0; sent as usize - "in\n".len() + waiting];
         got.chunks_mut(1024).for_each(|chunk| client.read_exact(chunk).unwrap());

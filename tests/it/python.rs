@@ -151,7 +151,7 @@ fn clients_of_cpython_are_served_over_unix_datagrams() {
     serve::<UnixDatagram>(&path, &|| OneLine).examine("AF_UNIX", "dgram_examine");
 }
 
-/// Every public class of the module, and every public name in one of them.
+/// Prints each public class of the module, and the public names in it.
 const NAMES: &str = r#"
 import socketserver
 for name in socketserver.__all__:

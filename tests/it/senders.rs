@@ -239,7 +239,7 @@ fn what_comes_from_the_servers_own_address_is_dropped() {
     for (address, ip) in ways {
         let (server, own, answers) = answering(address);
         let to = SocketAddr::new(ip, inet(&*server).port());
-        // These are more than a batch has, so that one batch has nothing else.
+        // These are more datagrams than a batch holds, so that one batch has no others.
         (0..100).for_each(|_| assert_eq!(own.send_to(b"own", to).unwrap(), 3));
         let client = UdpSocket::bind((ip, 0)).unwrap();
         client.send_to(b"client", to).unwrap();

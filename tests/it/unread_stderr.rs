@@ -108,7 +108,7 @@ fn a_terminal_that_nobody_reads_is_not_waited_for_out_of_descriptors_and_takes_w
         let _server =
             TcpServer::bind("127.0.0.1:0", stream_fn(|_: &mut StreamRequest| Ok(()))).unwrap();
         let filled = fill(&ours);
-        // There is some room again, but not for a text as a whole.
+        // There is some room again, but not for a whole text.
         user.read_exact(&mut vec![0; filled.min(2_000)]).unwrap();
         limit_descriptors(3);
         let (say, said) = channel();

@@ -1,4 +1,5 @@
-//! Something that must be used by one at a time: the checker fails if two use it, or one after the other without an order.
+//! A value that one thread at a time may use: the checker fails if two threads use it at once, or one after the other
+//! without synchronization.
 //!
 //! All threads of a model are one thread of the system, and so a thread-local is shared by them.
 

@@ -36,7 +36,7 @@ fn each_manifest_has_a_kind_and_a_name() {
     }
 }
 
-/// All nodes have learned that the pod ends before it stops, its requests have their grace, and SIGKILL comes after both.
+/// The pod stops after all nodes have learned that it ends; then its requests have their grace; SIGKILL comes after that.
 #[test]
 fn the_times_of_a_pod_agree() {
     let pod = &of_kind("Deployment")["spec"]["template"]["spec"];

@@ -1,5 +1,5 @@
 //! The page for operators, `docs/operations.md`: its commands run, its files are read by the programs that they are for,
-//! and both languages have the same.
+//! and both languages have the same blocks.
 //!
 //! The words after the fence of a block say what it is:
 //!
@@ -11,7 +11,7 @@
 //! | `sh` | commands that need what no test has: a cluster, a manager of services, a name on the internet |
 //!
 //! Each section has an address of its own in the place of 127.0.0.1, so that no two of them, and no other test, want the
-//! same port. After a command that ends with `&` the shell waits until it listens, as its reader does.
+//! same port. After a command that ends with `&` the shell waits until the server listens, as a reader of the page does.
 
 mod commands;
 mod kubernetes;

@@ -95,7 +95,7 @@ pub fn run(section: &Section, host: &str) -> Result<(), String> {
     }
 }
 
-/// Ends the daemons that a killed shell has left, by the files that have their numbers: the next test would meet them.
+/// Ends the daemons that a killed shell has left, whose numbers are in files: the next test would meet them.
 fn end_daemons(folder: &Path) {
     let script = "for file in *.pid; do kill -9 $(cat \"$file\"); done";
     let _ =

@@ -24,7 +24,7 @@ use socketserver::{
     Threading, ThreadingTcpServer, UdpServer, UnixStreamServer,
 };
 
-/// The longest that anything may take that is expected to happen. An emulated machine is slow.
+/// The longest that an expected event may take. An emulated machine is slow.
 const SOON: Duration = Duration::from_secs(60);
 
 /// More than the buffers of a connection hold.
@@ -322,7 +322,7 @@ fn a_large_answer(folder: &Folder) {
     assert_eq!(count, LARGE_BYTES);
 }
 
-/// Control messages in both directions: replies leave from the address that was asked, also in bursts.
+/// Control messages in both directions: replies leave from the address that the client has asked, also in bursts.
 fn replies_of_a_server_on_all_addresses() {
     let server = UdpServer::bind("0.0.0.0:0", || Echo).expect("a server");
     let port = server.server_address().as_inet().expect("an internet address").port();

@@ -95,7 +95,7 @@ impl Process {
         }
     }
 
-    /// Repeats a signal until the process has ended: one that comes soon after the first counts as a copy of it.
+    /// Repeats a signal until the process has ended: a repetition that comes soon counts as a copy of the first.
     pub fn insist_by(&self, signal: i32) {
         eventually("a second signal ends it", || {
             self.send_signal(signal);

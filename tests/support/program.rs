@@ -106,7 +106,7 @@ pub fn connect_from(ip: [u8; 4], server: SocketAddr) -> TcpStream {
     connect_with(server, |socket| socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap())
 }
 
-/// Connects with a small buffer for what is received: a server that sends on soon finds no room.
+/// Connects with a small receive buffer: a server that keeps sending soon finds no room.
 pub fn connect_with_small_buffer(server: SocketAddr) -> TcpStream {
     connect_with(server, |socket| socket.set_recv_buffer_size(16 * 1024).unwrap())
 }

@@ -43,7 +43,7 @@ pub fn every_transport_under(program: Program<'_>, mixin: &str, input: &str, che
     for addresses in processes {
         let (server, listening) = program.serve(addresses, &["--mixin", mixin]);
         for (asked, address) in addresses.iter().zip(&listening) {
-            // The server says the address that was asked for, but for the port, and without the prefix of TCP.
+            // The server prints the address that it was given, with the real port, and without the prefix of TCP.
             let asked = asked.trim_start_matches("tcp:");
             let beginning = asked.strip_suffix(":0").unwrap_or(asked);
             assert!(address.starts_with(beginning), "{address} instead of {asked}");

@@ -47,7 +47,7 @@ pub fn limit_descriptors(count: u64) {
     set_descriptor_limits(count, hard);
 }
 
-/// How many descriptors this process may have, and up to how many it may raise that.
+/// How many descriptors this process may have, and the number up to which it may raise this limit.
 pub fn descriptor_limits() -> (u64, u64) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live local.

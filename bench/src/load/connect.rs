@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::interrupt;
 
-/// Connections between two checks that the server has accepted all of them. It is below the shortest backlog of any
-/// of the servers, because connections beyond the backlog are lost silently.
+/// The number of connections after which the load checks that the server has accepted all of them. It is below the
+/// shortest backlog of any server, because connections beyond the backlog are lost silently.
 const WAVE: usize = 64;
 /// How long the answer may take: the server may have to start a thread for each connection of the wave.
 const ANSWER: Duration = Duration::from_secs(10);

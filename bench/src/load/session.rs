@@ -47,7 +47,7 @@ impl Tally {
         *self.lost.get_or_insert_default() += operations;
     }
 
-    /// Begins anew, in the same memory.
+    /// Sets all counts to zero, in the same memory.
     fn reset(&mut self) {
         self.done = 0;
         self.times.iter_mut().for_each(Histogram::clear);

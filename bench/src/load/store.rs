@@ -22,7 +22,7 @@ fn own_folder() -> PathBuf {
     PathBuf::from(format!("/dev/shm/socketserver-bench-{}", process::id()))
 }
 
-/// The files of a measurement, removed with it.
+/// The folder with the files of a measurement, which is removed after it.
 struct Files(PathBuf);
 
 impl Drop for Files {

@@ -14,7 +14,7 @@ pub fn serve(mode: Mode) -> io::Result<()> {
     announce(socket.local_addr()?)?;
     let mut batch = Batch::new();
     loop {
-        // Waits for the first, and takes the others that are there.
+        // Waits for the first datagram, and takes the others that have come.
         let count = batch.receive(&socket, true, libc::MSG_WAITFORONE)?;
         batch.send(&socket, count)?;
     }

@@ -42,7 +42,7 @@ fn handlers_that_panic_end_nobody_but_themselves() {
 #[test]
 #[cfg_attr(under_green, ignore = "its handler blocks its thread")]
 fn a_handler_that_blocks_keeps_waiting_only_those_that_must_wait() {
-    // Two can be served at once, so that one that blocks leaves room.
+    // Two clients can be served at once, so that a handler that blocks leaves room for another one.
     let mixins: [Box<dyn Mixin>; 2] = [Box::new(Threading::new()), Box::new(Pool::new(2))];
     for mixin in mixins {
         let (server, holder, mut blocked) = with_one_blocked(mixin);

@@ -164,7 +164,7 @@ fn out_of_descriptors_clients_are_turned_away_and_the_loop_does_not_spin() {
         errors >= 1 && shed >= 1
     });
 
-    // A rush of many clients for a while; those that have room go on being served.
+    // Many clients connect for a while; those that have a place go on being served.
     let began = Instant::now();
     let [before, ..] = counts(&server);
     thread::scope(|scope| {

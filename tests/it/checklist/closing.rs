@@ -208,7 +208,7 @@ fn row_052_a_datagram_that_goes_on_is_still_running_and_one_that_ends_was_cut_of
         starts.recv_timeout(SOON).unwrap();
     }
     let report = server.server_close_within(Duration::from_millis(50));
-    // Both handlers are told at the deadline, and one of them obeys.
+    // The deadline closes the stop tokens of both handlers, and one of them waits for that and ends.
     let [forced] = &report.forced[..] else { panic!("{report}") };
     let [left] = &report.left_running[..] else { panic!("{report}") };
     assert_eq!((forced.bytes_in, left.bytes_in, left.cut), (4, 7, None), "{report}");

@@ -121,8 +121,8 @@ fn row_091_a_burst_of_replies_is_cut_into_its_datagrams() {
 
 #[test]
 fn row_091_however_many_replies_there_are_and_however_long_they_arrive_as_they_are() {
-    // There are more replies than a burst may have, longer together than a burst may be, longer than a packet of
-    // Ethernet, and too long to be gathered at all; in runs of the same length.
+    // The replies are more than a burst may have, and together longer than a burst may be. Some are longer than a packet of
+    // Ethernet, and some too long to be gathered at all. They come in runs of the same length.
     let runs = [(0, 3), (1, 70), (1_500, 5), (2_048, 35), (2_049, 2), (7, 1), (0, 1), (300, 64)];
     let handler = datagram_fn(move |request| {
         for (run, (len, times)) in runs.iter().enumerate() {

@@ -8,7 +8,7 @@ use metrics::{
     SharedString, Unit,
 };
 
-/// All that servers of this process have reported. A test looks for the label `server` of its own.
+/// All that servers of this process have reported. A test looks for the label `server` of its own server.
 #[derive(Default)]
 pub struct Recorded {
     series: Mutex<HashMap<String, Arc<Series>>>,

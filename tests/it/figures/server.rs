@@ -53,7 +53,7 @@ fn a_full_pool_shows_its_workers_its_queue_and_the_kernels() {
     let mut all = clients(&server, 7);
     becomes(&server, "all places are taken", |figures| {
         let accept_queue = figures.accept_queue.map(|queue| queue.used);
-        // Elsewhere than on Linux the kernel does not tell.
+        // Only Linux reports the length of the queue.
         let is_held_back = !cfg!(target_os = "linux") || accept_queue == Some(2);
         (figures.busy, figures.queued) == (fill(2, 2), fill(3, 3)) && is_held_back
     });
@@ -105,7 +105,7 @@ fn the_loop_is_the_only_worker_of_an_inline_server() {
 
 #[test]
 fn a_mixin_that_tells_nothing_has_its_requests_counted() {
-    /// Keeps a job until another one comes.
+    /// Keeps each job until the next one comes.
     struct Keeps {
         kept: Arc<std::sync::Mutex<Option<Job>>>,
     }
@@ -205,7 +205,7 @@ fn the_accept_queue_of_a_unix_socket_is_told_too() {
     let server = server.bind(path.as_path(), || Silent).unwrap();
     let clients = [(); 3].map(|()| unix::UnixStream::connect(&path).unwrap());
     let figures = server.context().figures();
-    // A kernel without unix_diag, or a sandbox, does not tell.
+    // A kernel without unix_diag, or a sandbox, does not report the queue.
     assert!(figures.accept_queue.is_none_or(|queue| queue == fill(3, 20)), "{figures}");
     assert_eq!((figures.accept_drops, figures.datagram_drops), (None, None));
     for _ in &clients {

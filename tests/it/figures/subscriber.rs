@@ -26,7 +26,7 @@ pub struct Told {
     pub closed: bool,
 }
 
-/// All that this process has reported. A test looks for the handler or the client of its own.
+/// All that this process has reported. A test looks for its own handler or client.
 #[derive(Default)]
 pub struct Log {
     spans: Mutex<BTreeMap<u64, Told>>,

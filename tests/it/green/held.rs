@@ -52,7 +52,7 @@ fn a_handler_that_spins_delays_only_its_worker_and_is_named() {
         });
     let server = server.bind("127.0.0.1:0", stream_fn(spins(&over))).unwrap();
     let server = server.serve_in_background().unwrap();
-    // One client is on each worker, whichever accepts: the first to spin holds the acceptor, or the second does.
+    // Each worker has one of these clients. Whichever worker accepts, one of the two handlers that spin holds it.
     let mut clients: Vec<_> = (0..2).map(|_| connect(inet(&*server))).collect();
     for client in &mut clients {
         assert_eq!(exchange(client, "hello"), "hello\n");
@@ -68,7 +68,7 @@ fn a_handler_that_spins_delays_only_its_worker_and_is_named() {
             "{text}"
         );
         assert!(server.context().live().iter().any(|live| live.id == id));
-        // New clients are accepted, however the loads stand: those that come to the held worker wait for it.
+        // New clients are accepted, whatever the loads of the workers are: those that come to the held worker wait for it.
         let mut served = 0;
         let mut waiting = Vec::new();
         while served < 4 {

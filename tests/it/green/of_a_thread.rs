@@ -204,7 +204,7 @@ fn descriptors_of_a_child() -> io::Result<String> {
 
 #[test]
 fn a_program_that_a_handler_starts_has_none_of_the_servers_descriptors() {
-    // The descriptors that this process was itself started with, the three of stdio, and the one of the folder.
+    // These are the descriptors that this process was itself started with, those of stdio, and that of the folder.
     let usual = descriptors_of_a_child().unwrap().split_whitespace().count();
     let server = serving(|request| {
         lines(request, |_, text| match text {

@@ -15,7 +15,7 @@ const PIECE: usize = 64;
 /// How much each upload has sent before its first byte is read. Every system takes so much without a reader.
 const SENT: usize = 32 * 1024;
 
-/// The most receives in a row: the budget, and the one that another request may have left of its own.
+/// The most receives of one request in a row: its budget, which the library calls `CALL_BUDGET`, and one more.
 const MOST: usize = 129;
 
 struct Uploads {

@@ -75,7 +75,7 @@ fn is_stricter(invalid: InvalidHeader, bytes: &[u8], length: usize) -> bool {
     }
 }
 
-/// Fails unless both have the same addresses and the same TLVs.
+/// Fails unless both headers have the same addresses and the same TLVs.
 fn same(ours: &Header, theirs: &ProxyHeader<'_>) {
     let inet = |address: SocketAddr| Address::from(address);
     match theirs.proxied_address() {

@@ -246,7 +246,7 @@ fn a_descriptor_that_is_closed_by_an_exec_has_not_come_through_one() {
         let error = error_of(TcpServer::bind(BindAddress::activated_only(), stream_fn(echo)));
         return answer(error);
     }
-    // Number 3 is free when the program starts, and a file of its own by the time that it binds.
+    // Number 3 is free when the program starts. By the time that it binds, a file of its own has this number.
     let script = "export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\" 3<&-";
     let said = start(in_bash(script, &child_command(NAME))).answer();
     assert!(said.contains("descriptor 3 cannot be taken"), "{said}");

@@ -149,8 +149,8 @@ fn offloaded_work_has_a_bounded_number_of_threads_and_keeps_no_worker() {
     server.stop().unwrap();
 }
 
-/// At the deadline of a drain both waits of a join fail, and the request ends. So does a wait for a connection to another
-/// server, and a wait for offloaded work.
+/// At the deadline of a drain both waits of a join fail, and the request ends. A wait for a connection to another server
+/// and a wait for offloaded work fail as well.
 #[test]
 fn the_deadline_of_a_drain_ends_every_kind_of_wait() {
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();

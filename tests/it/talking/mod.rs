@@ -1,5 +1,5 @@
-//! Handlers that talk to others than their own peer: connections that they make, two things at once, the two directions
-//! of a connection apart, and datagrams that are sent later.
+//! Handlers that do more than answer their peer: they make connections, do two things at once, use the two directions of a
+//! connection at once, and send datagrams later.
 
 mod connecting;
 #[cfg(has_green)]

@@ -71,7 +71,7 @@ fn says_why(before: &[&str]) -> bool {
 
 #[test]
 fn nothing_is_left_for_later() {
-    // The marks stand in pieces, so that they do not find themselves.
+    // The marks are split here, so that this test does not find them in its own file.
     let marks = [
         concat!("TO", "DO"),
         concat!("FIX", "ME"),
@@ -85,7 +85,7 @@ fn nothing_is_left_for_later() {
     files.extend(sources(&["examples", "tests"], "toml"));
     let mut wrong = Vec::new();
     for name in ["README.md", "DESIGN.md", "CHANGELOG.md", "Cargo.toml", ".ci/run"] {
-        // A package of the crate lacks some of them.
+        // The package of the crate lacks some of these files.
         let Ok(text) = fs::read_to_string(root().join(name)) else { continue };
         files.push(Source { name: name.into(), text, code: String::new() });
     }

@@ -50,7 +50,7 @@ fn the_files_that_contributors_are_sent_to_exist() {
     assert_none(&wrong, "files that CONTRIBUTING.md names and that do not exist");
 }
 
-/// Fails if a name stands in other files than the table says, or is not tested there. `own` has each name, and the file
+/// Fails if a name stands in files other than the table says, or is not tested there. `own` has each name, and the file
 /// that it is written in.
 fn is_named_only_where_the_table_says(what: &str, own: &[(&str, &str)]) {
     let row = row(what);

@@ -15,7 +15,7 @@ use socketserver::{HandlerResult, StreamRequest};
 use super::{MOMENT, Served, Way, patient, serve_with};
 use crate::support::{StopOnPanic, eventually, exchange, read_line};
 
-/// Passes everything on, and deadlines if it is told to.
+/// Passes everything on, but deadlines only if the test says so.
 struct Thin {
     inner: Box<dyn Stream>,
     passes_deadlines: bool,

@@ -204,7 +204,7 @@ fn garbage_and_an_early_leave_in_a_handshake_are_the_peers() {
     ] {
         let end = handshake(patient(), accept, act);
         assert_eq!((end.reason, end.told, end.quiet), (reason, peers, true));
-        // A wrapper that turns it into an error of its own changes nothing.
+        // A wrapper that turns this error into one of its own changes nothing.
         let words = |inner| accept(inner).map_err(|error| io::Error::other(format!("{error}")));
         if reason == CloseReason::Disconnected {
             let end = handshake(patient(), words, act);

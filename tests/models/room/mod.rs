@@ -102,7 +102,7 @@ const ONE_FAULT: Bounds = Bounds {
 };
 
 fn holds(bounds: Bounds) -> Found {
-    /// The most states, which take some 5 GB.
+    /// The most states that the search may visit: they take about 5 GB.
     const MOST: usize = 60_000_000;
     let found = search(&Room { rules: Rules::ALL, bounds }, MOST);
     found.unwrap_or_else(|way| panic!("{bounds:?}:\n{way}"))
@@ -158,7 +158,7 @@ fn the_promise_holds_as_far_as_is_asked_for() {
     }
 }
 
-/// Without a rule, the search finds a way to break what must hold: `expected` is a part of what it says.
+/// Asserts that without a rule the search finds a way to break the promise. `expected` is a part of its message.
 #[track_caller]
 fn breaks(without: impl FnOnce(&mut Rules), kinds: &'static [Fault], faults: u8, expected: &str) {
     let mut rules = Rules::ALL;

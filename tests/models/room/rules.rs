@@ -24,7 +24,7 @@ pub(super) struct Rules {
     pub(super) compares_numbers: bool,
     /// If the numbers differ, the reader reads the whole stream once more before it says that lines are missing.
     pub(super) searches: bool,
-    /// A reader begins again at the stream's beginning if the run of Redis is another one.
+    /// A reader begins again at the stream's beginning if it finds a new run of Redis.
     pub(super) reads_again_after_new_run: bool,
     /// A reader also begins again if the last entry of the stream is before its place.
     pub(super) reads_again_when_ahead: bool,
@@ -36,11 +36,11 @@ pub(super) struct Rules {
     pub(super) tells_when_it_was_said: bool,
     /// The room's time never goes back, whatever clock Redis has.
     pub(super) room_clock: bool,
-    /// Authors of what a server that is gone did not acknowledge are told.
+    /// If a server is gone, the authors of lines that it has not acknowledged are told.
     pub(super) tells_when_gone: bool,
-    /// Authors of what is not acknowledged in time are told.
+    /// If a line is not acknowledged in time, its author is told.
     pub(super) tells_when_late: bool,
-    /// An orderly stop tells the authors of what is not acknowledged.
+    /// At an orderly stop, the authors of lines that are not acknowledged are told.
     pub(super) tells_at_stop: bool,
     /// Acknowledgements name the identifier of the server's start, not its name.
     pub(super) counts_per_start: bool,

@@ -40,8 +40,8 @@ struct From<S> {
     step: Option<S>,
 }
 
-/// Visits every state that can be reached. States are kept as hashes of 64 bits: among ten million, two are equal by
-/// chance in one search of some 300,000.
+/// Visits every state that can be reached. States are kept as hashes of 64 bits: with ten million states, two hashes are
+/// equal by chance in about one search of 300,000.
 ///
 /// # Errors
 ///

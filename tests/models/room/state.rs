@@ -46,9 +46,9 @@ impl Set {
 pub(super) enum Stage {
     #[default]
     Queued,
-    /// Redis has it, as its writer believes.
+    /// The writer believes that Redis has the line.
     Appended,
-    /// It is not kept any more: given up, or acknowledged by all for some time.
+    /// The line is not kept any more: it was given up, or all servers have acknowledged it some time ago.
     Forgotten,
 }
 

@@ -78,8 +78,8 @@ impl Condvar {
     }
 }
 
-/// The checker keeps of a `SeqCst` access only what `AcqRel` promises, but it knows the fence. So a fence follows each
-/// write, as on x86, for a thread that writes and then reads what another one writes.
+/// The checker treats a `SeqCst` access like `AcqRel`, but it knows `SeqCst` fences. So a fence follows each write, as on
+/// x86, for a thread that writes and then reads what another one writes.
 macro_rules! atomic {
     ($name:ident, $value:ty) => {
         #[derive(Debug)]

@@ -25,7 +25,7 @@ struct Xor {
     key: u8,
 }
 
-/// How many bytes the handshake takes, all alike.
+/// The number of bytes in a handshake: each of them is the key.
 const KEY_BYTES: usize = 64;
 
 impl Xor {

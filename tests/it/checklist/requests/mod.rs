@@ -29,7 +29,7 @@ use crate::over_tcp::{leave_connections_to_tcp, leave_to_tcp};
 use crate::reports::reports;
 use crate::support::{SOON, connect, inet, read_to_end};
 
-/// Errors that a transport is told to meet.
+/// Errors that the test lets a transport meet.
 #[derive(Clone, Default)]
 pub struct Injected {
     queue: Arc<Mutex<VecDeque<i32>>>,
@@ -49,7 +49,7 @@ impl Injected {
     }
 }
 
-/// TCP that notes its steps, meets the errors it is told to, and keeps requests open if it is told to.
+/// TCP that notes its steps, fails with the injected errors, and can keep requests open.
 pub struct Noted {
     inner: Tcp,
     pub diary: Diary,

@@ -87,7 +87,7 @@ fn third_has_to_wait<M: Mixin + 'static>(mixin: M) {
     let next_is_taken = || server.handle_request().unwrap() == AcceptOutcome::Handled;
     eventually("the first is taken", next_is_taken);
     eventually("the second is taken", next_is_taken);
-    // The third is there, and stays in the kernel's queue.
+    // The third client has connected, and stays in the kernel's queue.
     assert_eq!(server.handle_request().unwrap(), AcceptOutcome::TimedOut);
     assert_eq!(server.context().counts().accepted, 2);
     holder.release.send(()).unwrap();

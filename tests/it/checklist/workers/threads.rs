@@ -38,7 +38,7 @@ fn row_054_each_live_request_has_a_thread_of_its_own() {
     let (held, holder) = held();
     let server = ThreadingTcpServer::bind("127.0.0.1:0", move || held.clone()).unwrap();
     let server = server.serve_in_background().unwrap();
-    // Each is accepted while those before it are still being served.
+    // Each client is accepted while those before it are still being served.
     let mut clients: Vec<TcpStream> = (0..5).map(|_| connect(inet(&*server))).collect();
     let threads: HashSet<ThreadId> =
         (0..5).map(|_| holder.started.recv_timeout(SOON).unwrap()).collect();
