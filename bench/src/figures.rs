@@ -12,9 +12,9 @@ pub enum Figure {
     Cpu,
     /// Half of the operations took no longer than this many microseconds.
     P50,
-    /// 99 in a hundred took no longer than this many microseconds.
+    /// 99 % of the operations took no longer than this many microseconds.
     P99,
-    /// 999 in a thousand took no longer than this many microseconds.
+    /// 99.9 % of the operations took no longer than this many microseconds.
     P999,
     /// Datagrams that were not answered, per million.
     Lost,

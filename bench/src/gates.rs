@@ -1,4 +1,4 @@
-//! Gates, which must hold, and goals, between the figures of our servers and of their peers.
+//! Bounds for our servers' figures, mostly as ratios to those of their peers: gates, which must hold, and goals.
 
 use crate::figures::Figure;
 use crate::load::Load;

@@ -19,7 +19,7 @@ tests![
 ];
 
 fn row_072_a_foreign_child_keeps_its_status() {
-    // Once below the maximum of children, and once at it, where CPython takes the status of the foreign child.
+    // The server is once below its maximum of children, and once at it, where CPython takes the status of the foreign child.
     for max in ["max=5", "max=1"] {
         let mut server = Server::tcp(&["foreign-child", max]);
         for _ in 0..3 {

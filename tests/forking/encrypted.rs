@@ -1,4 +1,5 @@
-//! TLS under `Forking`: a handshake in each child, tickets that every child can read, and new files by the parent.
+//! TLS under `Forking`: a handshake in each child, tickets that every child can read, and certificate files that the parent
+//! reads again.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -178,7 +179,7 @@ fn tls_handshakes_of_children_make_room_and_the_oldest_goes_first() {
         waits.set_nonblocking(true).unwrap();
         assert_eq!(waits.peek(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
-    // Another client makes its handshake; the client that has made it does not count.
+    // Another client makes its handshake; the client that has made its handshake before does not count.
     let mut other = Client::new().connect(address);
     assert_eq!(exchange(&mut other, "echo two"), "two\n");
     assert_eq!(exchange(&mut served, "echo three"), "three\n");

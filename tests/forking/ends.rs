@@ -151,7 +151,7 @@ fn row_073_the_forty_first_client_waits_until_one_of_forty_children_has_ended() 
 }
 
 fn active_children_are_those_that_the_system_knows() {
-    // One request more than the test sends: a server that closes would end the children.
+    // The server waits for one request more than the test sends, because a server that closes would end the children.
     let server = Server::tcp(&["one-by-one", "turns=5"]);
     let mut expected: Vec<u32> = Vec::new();
     let mut clients = Vec::new();
@@ -189,7 +189,7 @@ fn an_outbox_works_in_a_child() {
     }
     assert_eq!(leaves.receive(), "");
     assert_eq!(stays.ask("echo after it"), "after it");
-    // A thread that this takes is the child's: the parent can still fork.
+    // If the outbox needs a thread, the child starts it, and the parent can still fork.
     assert_eq!(server.connect().ask("echo and new"), "and new");
     server.stop();
     assert_eq!(stays.receive(), "");

@@ -225,7 +225,7 @@ fn serve_datagrams(address: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// One line on stderr, by one write.
+/// Prints a line on stderr, by one write.
 fn say(line: &str) {
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }

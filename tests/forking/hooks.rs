@@ -33,9 +33,9 @@ impl Refusable for DatagramRequest {
     }
 }
 
-/// Prints the parent's hooks on stderr.
+/// Hooks that print on stderr what they see in the parent.
 pub struct Told {
-    /// Whether it closes and lists, with each new client, the requests that wait for the next one of their peers.
+    /// Whether it closes and prints, when a new client comes, the connections that wait for a next request.
     pub is_admin: bool,
     /// Whether it ignores SIGCHLD from the first client on, which is later than `run` checks it.
     pub ignores_sigchld: bool,

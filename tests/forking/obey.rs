@@ -110,7 +110,7 @@ impl StreamRequestHandler for Obey {
                     }
                 }
                 "refuse" => {
-                    // Everything that the client sends then is ignored.
+                    // Everything that the client sends after that is ignored.
                     writeln!(request, "no, thank you")?;
                     return Ok(());
                 }

@@ -16,7 +16,7 @@ fn start(options: &[&str]) -> Server {
     Server::start("tcp-behind-a-proxy", "127.0.0.1:0", &[options, &["events"]].concat())
 }
 
-/// A client with this number, by the proxy.
+/// A client with this number, through the proxy.
 fn client(server: &Server, number: u8) -> Client {
     let mut client = server.connect();
     client.send(&format!("PROXY TCP4 192.0.2.{number} 198.51.100.1 7 443\r"));

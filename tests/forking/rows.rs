@@ -50,7 +50,7 @@ fn row_069_the_child_answers_in_full_though_the_parent_has_closed_its_copy() {
         let mut other = server.connect();
         other.ask("exit 0")
     };
-    // The end is seen: the parent holds no copy that would keep the connection open.
+    // The client sees the end: the parent holds no copy that would keep the connection open.
     assert_eq!(ends_with_child, "");
 }
 

@@ -170,7 +170,7 @@ impl Server {
         }
     }
 
-    /// Whether it waits for something.
+    /// Whether its process sleeps.
     pub fn sleeps(&self) -> bool {
         state(self.pid()) == Some('S')
     }

@@ -167,7 +167,7 @@ fn an_error_that_panics_ends_its_request_and_nothing_else_pool() {
     all_end_as_panicked(|| Pool::new(2));
 }
 
-/// Errors of hooks that are dropped without being reported.
+/// Hooks whose errors are dropped without being reported.
 struct BadHooks {
     verified: AtomicUsize,
 }

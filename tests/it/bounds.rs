@@ -381,7 +381,7 @@ fn a_peer_that_still_takes_its_last_answer_is_not_idle() {
         Ok(())
     });
     let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    // Bytes in the client's own buffers are no longer in ours.
+    // The client's buffer is small, because bytes that are there are no longer in the server's.
     client.set_recv_buffer_size(64 << 10).unwrap();
     client.set_read_timeout(Some(SOON)).unwrap();
     client.connect(&inet(&*server).into()).unwrap();
@@ -534,7 +534,7 @@ fn what_has_no_time_takes_and_sends_what_can_be_at_once() {
             let (tell, told) = channel();
             let server = serve(way, Limits::default(), move |request| {
                 let mut line = String::new();
-                // All that the client says comes at once.
+                // All lines of the client arrive together.
                 request.fill_buf()?;
                 bound(request);
                 while request.next_line(&mut line)? != Some("last") {}

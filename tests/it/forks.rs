@@ -38,7 +38,7 @@ pub fn exit_now() -> ! {
     unsafe { libc::_exit(0) }
 }
 
-/// Waits for a child's end, as a coroutine does.
+/// Waits for a child's end. Under `Green` only the handler's coroutine waits.
 pub fn status_of(child: Pid) -> io::Result<Option<i32>> {
     let ended = offload(move || waitpid(Some(child), WaitOptions::empty()))??;
     Ok(ended.and_then(|(_, status)| status.exit_status()))

@@ -12,7 +12,7 @@ use crate::support::{connect, inet, read_to_end, soon};
 
 type AcceptLoop = Arc<dyn Fn() -> Result<()> + Send + Sync>;
 
-/// Runs the loop on two threads that nobody has in a scope, and keeps it.
+/// Runs the loop on two threads outside of any scope, and keeps it.
 #[derive(Clone, Default)]
 struct Keeps {
     kept: Arc<Mutex<Vec<AcceptLoop>>>,

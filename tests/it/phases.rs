@@ -200,7 +200,7 @@ fn the_phases_of_two_closes_are_told_in_their_order() {
     let closing = Arc::clone(&server);
     let first = thread::spawn(move || closing.server_close());
     reach(&phases, &[LameDuck, Closed]);
-    // The first close is in its hook, and the second one goes all the way.
+    // The first close is in its hook, and the second one runs to its end.
     assert!(server.server_close().is_clean());
     let early: Vec<_> = phases.try_iter().collect();
     assert_eq!(early, [], "told before the hook of the phase before has returned");

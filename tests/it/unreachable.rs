@@ -106,8 +106,8 @@ fn a_forged_sender_that_nothing_can_be_sent_to_is_no_failure_of_the_server() {
             server.context().counts().accepted >= 4 && server.context().live().is_empty()
         });
         assert_eq!(server.context().counts().failed, 0);
-        // The replies that a server gathers fail when nobody asks. (With several workers, an end may have its
-        // neighbour's report.)
+        // Gathered replies may fail after their requests have ended, which are then completed. (With several workers, an
+        // end may have the report of another request.)
         let is_good = |end: &End| {
             let reason = matches!(end.reason, CloseReason::Disconnected | CloseReason::Completed);
             reason && end.quiet && end.fault != Some(Fault::Handler)

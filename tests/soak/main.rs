@@ -90,7 +90,7 @@ fn soak(time: Duration) -> ExitCode {
         clients.go_on();
         std::thread::sleep(turn);
         clients.pause();
-        // This waits until no request is left, and the idle threads of `offload` and the like have had their time.
+        // This waits until no request is left, and then for the end of idle threads, such as those of `offload`.
         let quiet = servers.ask("quiet");
         assert_eq!(quiet, "quiet", "a request does not end");
         let heap = servers.ask("heap");

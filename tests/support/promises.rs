@@ -32,7 +32,8 @@ fn an_address_of_each_kind(folder: &Path) -> Vec<String> {
     addresses
 }
 
-/// Serves each kind of address, all in one process, with a client at each: `check` gets the client's output.
+/// Serves each kind of address, all in one process where the mixin allows it, with a client at each: `check` gets the
+/// client's output.
 pub fn every_transport_under(program: Program<'_>, mixin: &str, input: &str, check: impl Fn(&str)) {
     let folder = folder();
     let addresses = an_address_of_each_kind(folder.path());

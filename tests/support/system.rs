@@ -1,4 +1,4 @@
-//! Calls of the operating system that std does not offer: the only `unsafe` of these tests.
+//! Calls of the operating system that std does not offer: the only `unsafe` code of this crate.
 
 #![allow(unsafe_code)]
 

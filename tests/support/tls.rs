@@ -1,5 +1,5 @@
-//! TLS of the programs under test: the certificates of `certificates/`, clients that others have written, and promises
-//! that each program's tests call for themselves.
+//! TLS of the programs under test: the certificates of `certificates/`, clients of other projects, and promises that each
+//! program's tests call for themselves.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ pub fn certificate(name: &str) -> String {
     format!("{}/certificates/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A client that trusts the servers of [`Dialog::serve`].
+/// The options of a client that trusts the servers of [`Dialog::serve`].
 #[must_use]
 pub fn trusting() -> Vec<String> {
     ["--tls".into(), "--ca".into(), certificate("ca.pem")].into()
@@ -29,7 +29,7 @@ pub struct Dialog<'a> {
     pub connect: &'a [&'a str],
     /// The words that its user types.
     pub typed: &'a str,
-    /// The words that a client sends which others have written.
+    /// The words that clients of other projects send.
     pub sent: &'a str,
     /// Words that are in every answer.
     pub answer: &'a str,

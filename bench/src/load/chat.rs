@@ -19,7 +19,7 @@ use super::connect::connect;
 use super::session::{Session, TURN, Tally, unexpected};
 use crate::sys::{ENDED, Epoll, Event, READABLE, WRITABLE, events};
 
-/// Bytes of a line: its number among the outstanding ones in front, newline at the end.
+/// Bytes of a line, which begins with its number among the outstanding lines and ends with a newline.
 const LINE: usize = 64;
 /// Digits of the number.
 const DIGITS: usize = 8;

@@ -1,4 +1,4 @@
-//! A load that runs for a time: warmed up, then counted from one moment to another.
+//! A load that runs for a time: its operations are counted after a warm-up.
 
 use std::io;
 use std::time::{Duration, Instant};

@@ -182,7 +182,7 @@ fn row_052_a_handler_that_does_not_notice_is_left_behind_and_named() {
     drop(holder);
 }
 
-/// A datagram has no connection that could be cut off: if its handler goes on, it is still running, and nothing else.
+/// A datagram has no connection that could be cut off: if its handler goes on, it is reported as still running only.
 #[test]
 #[cfg_attr(under_green, ignore = "its handler blocks its thread")]
 fn row_052_a_datagram_that_goes_on_is_still_running_and_one_that_ends_was_cut_off() {

@@ -350,7 +350,7 @@ fn switches(thread: &Path) -> String {
     status.lines().filter(|line| line.contains("ctxt_switches")).collect()
 }
 
-/// Serves in a thread and lets a client visit. Returns the server, now idle, the folder of the thread, and the run's result.
+/// Serves in a thread and lets a client visit. Returns the idle server, the thread's folder in `/proc`, and the run's result.
 #[cfg(target_os = "linux")]
 fn idle_threads<T, M>(
     builder: Builder<T, M>,

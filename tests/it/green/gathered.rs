@@ -13,9 +13,9 @@ const MEMBERS: usize = 20;
 
 struct Room {
     members: Mutex<Vec<Outbox>>,
-    /// Used when the first line has been passed on to all.
+    /// Tells the test that the first line has been passed on to all.
     has_first: mpsc::Sender<()>,
-    /// Used when the second line has come.
+    /// Tells the handler that the second line has been sent.
     may_go_on: Mutex<mpsc::Receiver<()>>,
 }
 

@@ -72,7 +72,7 @@ impl Drop for Lender {
     }
 }
 
-/// The handler holds the worker from its first request on, until the channel is used.
+/// A handler that holds its worker from its beginning on, until the channel is used.
 fn holds() -> (Sender<()>, impl Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static) {
     let (free, freed) = channel();
     let freed = Mutex::new(freed);

@@ -65,7 +65,8 @@ fn sizes_that_cannot_be_are_refused_by_bind() {
     }
 }
 
-/// The smallest stack has room for the deepest user of the library in every build, which is a panic with a backtrace.
+/// In every build the smallest stack has room for the deepest calls of the library, which are those of a panic with a
+/// backtrace.
 #[test]
 fn every_size_serves_and_survives_a_panic_with_a_backtrace() {
     const NAME: &str = "every_size_serves_and_survives_a_panic_with_a_backtrace";

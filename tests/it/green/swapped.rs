@@ -162,8 +162,8 @@ fn keep_one<M: Mixin + 'static>(server: &BackgroundServer<Keeps, M>, place: &Pla
     place.keeps.store(false, Ordering::SeqCst);
 }
 
-/// The two handlers of `a` and `b` swap their requests; then each talks to the other's client, and the first ends. The
-/// connections that come after it get the numbers of the descriptors.
+/// The two handlers of `a` and `b` swap their requests; then each talks to the other's client, and one request ends. Later
+/// connections get the number of its descriptor.
 fn swap_and_go_on<A: Mixin + 'static, B: Mixin + 'static>(
     place: &Place,
     a: &BackgroundServer<Keeps, A>,

@@ -201,7 +201,7 @@ fn per_peer_takes_an_ipv6_network_of_64_bits_for_one_peer() {
         ("[2001:db8:0:1::1]:1000", true),
         ("[2001:db8:0:1:ffff:ffff:ffff:ffff]:2000", true),
         ("[2001:db8:0:1:1234::]:3000", false),
-        // Its neighbour, and a peer whose address ends alike.
+        // A neighbouring network, and another one with an address that ends alike.
         ("[2001:db8:0:2::1]:1000", true),
         ("[2001:db8:1:1::1]:1000", true),
         ("[2001:db8:0:1::1]:4000", false),

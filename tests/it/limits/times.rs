@@ -186,7 +186,7 @@ fn linger_is_that_of_the_moment_when_a_request_begins() {
         .bind("127.0.0.1:0", || OneLine)
         .unwrap();
     let server = server.serve_in_background().unwrap();
-    // How much is taken of a client that never stops, 64 MiB at the most.
+    // How much the server takes from a client that never stops, up to 64 MiB.
     let taken = || {
         let mut client = connect(inet(&*server));
         client.write_all(b"x\nand more").unwrap();

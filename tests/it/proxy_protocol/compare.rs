@@ -55,7 +55,7 @@ fn has_bare_return(line: &[u8]) -> bool {
 fn is_stricter(invalid: InvalidHeader, bytes: &[u8], length: usize) -> bool {
     let line = || std::str::from_utf8(&bytes[..length - 2]).unwrap_or_default();
     match invalid {
-        // The other parser takes any byte behind the word.
+        // The other parser takes any byte behind `PROXY`.
         InvalidHeader::Unknown => bytes[5] != b' ',
         // The other parser bounds the line only while it has no end.
         InvalidHeader::LineTooLong => length > 107,

@@ -18,7 +18,7 @@ pub(super) struct Rules {
     pub(super) skips_known_numbers: bool,
     /// A reader counts the numbers that it did not see, and says which in its acknowledgement.
     pub(super) tells_gaps: bool,
-    /// A reader does so also for the numbers before the first one that it sees of a server.
+    /// A reader also counts the numbers before the first one that it sees of a server.
     pub(super) tells_first_gap: bool,
     /// A reader that has read all entries compares its numbers with those of Redis.
     pub(super) compares_numbers: bool,
@@ -44,7 +44,7 @@ pub(super) struct Rules {
     pub(super) tells_at_stop: bool,
     /// Acknowledgements name the identifier of the server's start, not its name.
     pub(super) counts_per_start: bool,
-    /// A server that is heard of for the first time is waited for with lines that were said since its start.
+    /// Lines that were said since a server's start wait for it, even if it is heard of only later.
     pub(super) waits_for_late_comers: bool,
     /// A server is waited for from its first announcement on, and not only when it says what it has heard.
     pub(super) waits_from_first_beat: bool,

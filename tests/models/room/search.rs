@@ -29,7 +29,7 @@ pub(super) struct Found {
     pub(super) states: usize,
     /// How many of them are ends: nothing goes on there by itself.
     pub(super) ends: usize,
-    /// The steps of the longest of the shortest ways.
+    /// The number of steps to the state that is farthest from the start.
     pub(super) depth: usize,
 }
 

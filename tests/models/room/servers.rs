@@ -225,7 +225,7 @@ impl Room {
     }
 }
 
-/// Notes trouble if this server lacks a line that was not lost, and for which it is still waited.
+/// Notes trouble if this server lacks a line that was not lost, and that still waits for this server.
 fn needs_loss(state: &mut State, id: Id, author: u8, number: u8) {
     let missing = |line: &Line| line.author == author && line.number == number;
     let index = state.lines().iter().position(missing).expect("it was said");

@@ -95,7 +95,7 @@ pub struct Memory {
 
 struct Wire {
     diary: Diary,
-    /// Clients that wait, and errors that accepting is to meet.
+    /// Clients that wait to be accepted, and errors for accepts.
     arrivals: Mutex<VecDeque<io::Result<MemoryStream>>>,
     event: Event,
     fileno: Mutex<Option<Arc<OwnedFd>>>,

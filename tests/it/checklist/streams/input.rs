@@ -159,7 +159,7 @@ fn a_drain_ends_the_wait_for_a_next_request_with_an_error_that_says_so() {
         assert!(report.is_clean(), "{report}");
         let error = lines.try_iter().last().unwrap().unwrap_err();
         assert!(Stopping::find(&error).is_some(), "{error}");
-        // The handler may still take its leave.
+        // The handler may still send a last word.
         assert!(read_to_end(&mut client).ends_with(b"over\n"));
     }
 

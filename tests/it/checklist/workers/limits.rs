@@ -18,7 +18,7 @@ use socketserver::{
 use crate::handlers::{Diary, held};
 use crate::support::{SOON, StopOnPanic, connect, eventually, exchange, inet, read_to_end};
 
-/// Counts the requests inside, and keeps the largest number.
+/// Counts the requests that are being handled, and keeps the largest number.
 #[derive(Default)]
 struct Peak {
     now: AtomicUsize,

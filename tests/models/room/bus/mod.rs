@@ -1,4 +1,4 @@
-//! Those parts of the chat's bus that only count: the program's own sources.
+//! The parts of the chat's bus that do no I/O, from the program's own sources.
 
 #[path = "../../../../examples/chat/src/bus/entry.rs"]
 pub(super) mod entry;
