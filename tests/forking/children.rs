@@ -48,7 +48,7 @@ fn row_075_at_the_maximum_a_stop_is_prompt() {
     let mut busy = server.connect();
     assert_eq!(busy.ask("echo hi"), "hi");
     let _in_the_queue = server.connect();
-    // The child waits for its next line, and so is told to end; the queue does not keep the loop.
+    // The child waits for its next line, and so the drain ends it; the client in the queue does not keep the loop.
     server.stop();
     assert_eq!(busy.receive(), "");
 }

@@ -1,4 +1,4 @@
-//! Compile errors are part of the interface: the most frequent mistakes are answered by a sentence that says what to
+//! Compile errors are part of the interface: the most frequent mistakes are answered with a sentence that says what to
 //! write instead.
 
 use std::path::{Path, PathBuf};

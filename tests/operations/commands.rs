@@ -8,7 +8,7 @@ use test_support::skip_if;
 use crate::page::{Block, Section, english};
 use crate::session::run;
 
-/// The tools that commands of the page need, beside the programs.
+/// The tools that commands of the page need, besides the programs.
 const TOOLS: [&str; 7] =
     ["curl", "haproxy", "nc", "openssl", "redis-cli", "redis-server", "systemd-socket-activate"];
 

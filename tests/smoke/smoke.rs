@@ -286,7 +286,7 @@ fn a_drain_of_threads(folder: &Folder) {
     });
 }
 
-/// An idle limit, for which the library and the kernel exchange times, is kept, and its connection ends quietly.
+/// An idle limit is kept, for which the library passes times to the kernel, and its connection ends quietly.
 fn an_idle_limit(folder: &Folder) {
     let mut limits = Limits::default();
     limits.idle = Duration::from_millis(300);

@@ -89,7 +89,7 @@ impl Recorded {
         found.map_or(Vec::new(), |found| found.values.lock().unwrap().clone())
     }
 
-    /// The names of all series, without labels, and their labels.
+    /// All series, each as its name and its labels.
     pub fn all(&self) -> Vec<String> {
         self.series.lock().unwrap().keys().cloned().collect()
     }

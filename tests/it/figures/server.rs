@@ -221,7 +221,7 @@ fn descriptors_of_the_process_are_counted() {
     let Some(before) = server.context().figures().descriptors else {
         return eprintln!("skipped: this kernel does not tell");
     };
-    // Other tests open and close some files of their own in the meantime.
+    // Other tests open and close some files of their own meanwhile.
     let _files: Vec<_> = (0..500).map(|_| File::open("/dev/null").unwrap()).collect();
     let after = server.context().figures().descriptors.unwrap();
     assert!(after.used >= before.used + 100, "{before:?} {after:?}");

@@ -1,4 +1,4 @@
-//! Feature `tracing`: spans of requests, and the events in and beside them.
+//! Feature `tracing`: spans of requests, and the events inside and outside of them.
 
 use std::io::{Read, Write};
 

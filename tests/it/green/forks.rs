@@ -64,7 +64,7 @@ fn serving(told: Sender<Option<i32>>) -> BackgroundServer<Tcp, Green> {
                 },
                 "program" => {
                     let mut command = Command::new("true");
-                    // SAFETY: it does nothing; with it std forks by itself.
+                    // SAFETY: the closure does nothing. Because of it std forks, and does not use posix_spawn.
                     unsafe { command.pre_exec(|| Ok(())) };
                     told.lock().send(offload(move || command.status())??.code())?;
                 }

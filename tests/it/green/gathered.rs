@@ -1,4 +1,4 @@
-//! Lines for many outboxes leave together with those that have come in the meantime.
+//! Lines for many outboxes leave together with those that come before they are sent.
 
 use std::io::{Read, Write};
 use std::sync::mpsc;

@@ -113,7 +113,7 @@ fn every_default_is_the_documented_one() {
     let threads = format!("max: {}", usize::MAX);
     assert_shows(&Threading::new(), &[&threads, "keep: 5s"]);
     assert_shows(&Threading::new(), &["block_on_close: true", "daemon_threads: false"]);
-    // Three that run and 1,024 that wait.
+    // Three requests may run, and 1,024 may wait.
     assert_shows(&Pool::new(3), &["count: 3", "size: Fixed(3)", "max: 1027", "when_full: Wait"]);
     assert_shows(&Pool::new(3), &["stack_bytes: None", "block_on_close: true"]);
     assert_shows(&Forking::new(), &["max_children: 40", "block_on_close: true"]);

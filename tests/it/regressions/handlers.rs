@@ -54,7 +54,7 @@ fn a_cancellation_is_looked_for_in_an_error_that_is_its_own_cause() {
     assert!(Cancelled::find(&io::Error::other(Cancelled::error())).is_some());
 }
 
-/// Panics where it is told to.
+/// A handler that panics in the named step.
 struct Fragile(&'static str);
 
 impl socketserver::StreamRequestHandler for Fragile {

@@ -94,7 +94,7 @@ fn a_closed_outbox_with_bytes_in_it_keeps_nobody_busy() {
                 "127.0.0.1:0",
                 stream_fn(move |request| {
                     *inside.lock().unwrap() = Some(request.outbox()?);
-                    // The handler looks at nothing that happens to its connection.
+                    // The handler does not notice what happens to its connection.
                     let _ = hear(&released);
                     Ok(())
                 }),

@@ -1,4 +1,4 @@
-//! Datagrams that are sent when their handler has returned, or to others than its client.
+//! Datagrams that are sent after their handler has returned, or to a peer other than its client.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -127,7 +127,7 @@ fn over_unix_sockets_no_datagram_goes_to_a_relative_path() {
     assert!(sender.send_to(b"by name", Address::Unix(folder.path().join("client"))).unwrap());
     assert_eq!(receive_text(&client), "by name");
     assert!(!sender.send_to(b"x", Address::Unix("client".into())).unwrap());
-    // A client without a name gets nothing, and its sender says so.
+    // A client without a name gets nothing, and `reply` returns false.
     UnixDatagram::unbound().unwrap().send_to(b"?", folder.path().join("server")).unwrap();
     let sender = kept.recv_timeout(SOON).unwrap();
     assert!(!sender.reply(b"x").unwrap());

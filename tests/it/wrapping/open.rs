@@ -345,7 +345,7 @@ fn the_last_word_of_a_wrapper_that_fails_lingers() {
         let mut client = served.bare();
         client.write_all(&[b'G'; 100_000]).unwrap();
         release.send(()).unwrap();
-        // A reset would have thrown it away.
+        // A reset would have discarded these bytes.
         assert_eq!(read_to_end(&mut client), ALERT);
     }
 }

@@ -340,7 +340,7 @@ fn the_last_answer_lingers_for_a_peer_that_is_still_sending() {
             client.write_all(b"hello\n").unwrap();
             client.write_all(&[b'x'; 200_000]).unwrap();
             release.send(()).unwrap();
-            // A reset would have thrown it away.
+            // A reset would have discarded these bytes.
             assert_eq!(read_to_end(&mut client), b"hello\n", "{way:?}");
         }
     }

@@ -69,7 +69,7 @@ struct Line {
     told: bool,
     shown: [bool; IDS],
     gone: [bool; IDS],
-    /// The servers that were not known to its author's server while that kept it.
+    /// The servers that the author's server did not know of while it kept the line.
     unknown: [bool; IDS],
     forgotten: bool,
 }
@@ -530,7 +530,7 @@ impl Machines {
         Ok(())
     }
 
-    /// Checks that each line was shown, or that its author was told. While patience has not ended, this is so where all
+    /// Checks that each line was shown, or that its author was warned. While patience has not ended, this is so where all
     /// are connected and the stream has no hole.
     fn check(&self, has_ended: bool) -> Result<(), String> {
         for (index, line) in self.lines.iter().enumerate() {

@@ -5,7 +5,7 @@
 //! - Each line is shown at most once at each server, and those of one server in their order.
 //! - No line is shown at a server that started after it was said.
 //! - At every end, where nothing goes on by itself, each line was shown at each server that was there all the time, or
-//!   its author was told. Two kinds of servers are excused: those that the author's server had reported as gone, unless it
+//!   its author was warned. Two kinds of servers are excused: those that the author's server had reported as gone, unless it
 //!   has seen them come back and is not cut off itself; and those of which it had not heard while it kept the line, if
 //!   Redis has lost something.
 //! - From every state an end is reached when nothing fails any more.
@@ -136,7 +136,7 @@ fn the_promise_holds_if_redis_fails_and_a_server_is_cut_off() {
     holds(Bounds { faults: 2, kinds, ..ONE_FAULT });
 }
 
-/// The test fails, for example, if `Heard::hear` keeps no gap, `Lines::redis_has` takes no lower number, or `lose` tells
+/// The test fails, for example, if `Heard::hear` keeps no gap, `Lines::redis_has` takes no lower number, or `lose` warns
 /// nobody.
 #[test]
 fn the_programs_own_machines_keep_the_promise_on_every_way() {

@@ -36,11 +36,11 @@ pub(super) struct Rules {
     pub(super) tells_when_it_was_said: bool,
     /// The room's time never goes back, whatever clock Redis has.
     pub(super) room_clock: bool,
-    /// If a server is gone, the authors of lines that it has not acknowledged are told.
+    /// If a server is gone, the authors of lines that it has not acknowledged are warned.
     pub(super) tells_when_gone: bool,
-    /// If a line is not acknowledged in time, its author is told.
+    /// If a line is not acknowledged in time, its author is warned.
     pub(super) tells_when_late: bool,
-    /// At an orderly stop, the authors of lines that are not acknowledged are told.
+    /// At an orderly stop, the authors of lines that are not acknowledged are warned.
     pub(super) tells_at_stop: bool,
     /// Acknowledgements name the identifier of the server's start, not its name.
     pub(super) counts_per_start: bool,
@@ -48,7 +48,7 @@ pub(super) struct Rules {
     pub(super) waits_for_late_comers: bool,
     /// A server is waited for from its first announcement on, and not only when it says what it has heard.
     pub(super) waits_from_first_beat: bool,
-    /// A line has an author as long as it is kept: a server that is heard of later may miss it.
+    /// A line keeps its author as long as it is kept, because a server that is heard of later may report it as missing.
     pub(super) remembers_authors: bool,
     /// Trimming leaves what a live server has not read.
     pub(super) trims_behind_readers: bool,
@@ -99,7 +99,7 @@ pub(super) struct Bounds {
     pub(super) second_starts_late: bool,
     /// Whether the stream is trimmed at any time.
     pub(super) trims: bool,
-    /// Whether authors are told of a late line at any moment, and not only when nothing else goes on.
+    /// Whether authors are warned of a late line at any moment, and not only when nothing else goes on.
     pub(super) impatient: bool,
 }
 

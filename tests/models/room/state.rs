@@ -63,9 +63,9 @@ pub(super) struct Line {
     pub(super) expects: Set,
     pub(super) told: bool,
     pub(super) shown: Set,
-    /// The servers that its author's server had said to be gone, when it was said.
+    /// The servers that the author's server had already reported as gone when the line was said.
     pub(super) gone: Set,
-    /// The servers that were not known to its author's server while that kept it.
+    /// The servers that the author's server did not know of while it kept the line.
     pub(super) unknown: Set,
     /// Whether the stream has lost it, and kept the numbers.
     pub(super) hole: bool,
@@ -95,7 +95,7 @@ pub(super) struct Heard {
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Server {
     pub(super) is_up: bool,
-    /// Whether it has ended in order, and its authors were told.
+    /// Whether it has ended in order, and its authors were warned.
     pub(super) stopped: bool,
     pub(super) start: u8,
     pub(super) cut_off: bool,

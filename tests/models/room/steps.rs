@@ -280,7 +280,7 @@ impl Room {
             Step::Kill(id) => end(state, id, false),
             Step::Stop(id) => {
                 if self.rules.tells_at_stop {
-                    // The authors of lines that have arrived everywhere are not told.
+                    // The authors of lines that have arrived everywhere are not warned.
                     for line in state.lines_of(id) {
                         line.told |= line.stage == Stage::Queued || !line.expects.is_empty();
                     }
