@@ -32,7 +32,7 @@ pub use by_name::LimitError;
 /// A duration of [`Duration::MAX`], or one longer than the clock can count, means no limit. With zero the server does
 /// not wait at all.
 ///
-/// What happens when a limit is reached, and how an observer learns of it:
+/// The effect of each limit, and how an observer learns of it:
 ///
 /// - `live`, `per_peer`, `accept_rate`, `peer_rate` and `handshakes` hold requests back or refuse them. They are reported as
 ///   [`LimitReached`](crate::monitor::ServerEvent::LimitReached).

@@ -231,7 +231,7 @@ impl SocketIo {
         let peer =
             Waiting { fd: self.fd.as_fd(), interest: Interest::Read, slot: Some(&self.slot) };
         wait::any_inlined(&[peer], until)?;
-        // Whatever has ended the wait, the next receive tries at once.
+        // The next receive tries at once, even after a wait that ended without input.
         self.is_drained.store(false, Ordering::Relaxed);
         Ok(())
     }

@@ -166,8 +166,7 @@ pub fn run_all(
                 }
             }
         }
-        // The threads are joined in the order of the servers. A panic in one of them goes on here, and leaves the scope
-        // when all others have ended.
+        // Joined in the order of the servers. A panic of one goes on here, and leaves the scope when all have ended.
         let mut reports = Vec::new();
         for thread in running {
             match thread.join().unwrap_or_else(|payload| resume_unwind(payload)) {

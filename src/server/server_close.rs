@@ -119,8 +119,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         report.stopped = usize::try_from(counts.stopped - counted.stopped).unwrap_or(usize::MAX);
         report.unheard = usize::try_from(counts.unheard - counted.unheard).unwrap_or(usize::MAX);
         report.left_running = context.live.view();
-        // The deadline cuts no datagram off, because there is no connection. A datagram whose handler goes on is therefore
-        // only in `left_running`.
+        // The deadline cuts no datagram off: one whose handler goes on is only in `left_running`.
         let is_uncut = |left: &&LiveRequest| left.cut.is_none();
         let uncut: HashSet<u64> =
             report.left_running.iter().filter(is_uncut).map(|it| it.id).collect();

@@ -135,7 +135,7 @@ impl Members {
         Self { inner, thread }
     }
 
-    /// What the members know by now.
+    /// The state that the members have reached.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.inner.state()
     }

@@ -35,7 +35,7 @@ struct Keys {
     servers: String,
     /// The members of each server.
     members: String,
-    /// What each server has heard: see [`Beat::heard`].
+    /// How far each server has read: see [`Beat::heard`].
     heard: String,
     /// The server that has each name.
     names: String,
