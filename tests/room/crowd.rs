@@ -58,7 +58,7 @@ pub fn measure(crowd: &Crowd) -> (String, String) {
     let silence = match &silent[..] {
         [] => String::new(),
         silent => format!(
-            " On each server one member reads nothing: of these {} {} were dropped, by the limit of their outboxes (the \
+            " On each server one member reads nothing. Of these {} members {} were dropped, by the limit of their outboxes (the \
              kernel keeps at most 128 KiB more for a connection here).",
             silent.len(),
             rows.iter().map(|row| row.dropped).sum::<usize>()

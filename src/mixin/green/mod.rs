@@ -63,7 +63,7 @@ use worker_thread::WorkerStart;
 /// Runs each request in a coroutine: ten thousand of them on one thread, and the handler is the same blocking code.
 ///
 /// A read, a write or any other wait of this crate suspends the coroutine, and its worker goes on with another one. So a
-/// connection that waits costs some 5 KiB and no thread, and a request costs 1.0 to 1.2 times the CPU time that it costs in
+/// connection that waits costs some 5 KiB and no thread, and a request costs 1.0 to 1.1 times the CPU time that it costs in
 /// an event loop written by hand. There is a worker for each processor, by default; a request stays on its worker for life.
 ///
 /// Use it for many clients that mostly wait. [`Pool`](crate::Pool) is better for handlers that compute for long, and
