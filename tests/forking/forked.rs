@@ -172,7 +172,7 @@ fn serve<T: Bind<Request = StreamRequest>>(
             Some(child) => children.push(child),
             None => {
                 let id = std::process::id();
-                say(&format!("child {id}"));
+                say!("child {id}");
                 let ended = if option("close-only") {
                     Ok(server.server_close().to_string())
                 } else if option("background") {
@@ -182,8 +182,8 @@ fn serve<T: Bind<Request = StreamRequest>>(
                     server.run().map(|report| report.to_string())
                 };
                 match ended {
-                    Ok(report) => say(&format!("over {id}: {report}")),
-                    Err(error) => say(&format!("failed {id}: {error}")),
+                    Ok(report) => say!("over {id}: {report}"),
+                    Err(error) => say!("failed {id}: {error}"),
                 }
                 std::process::exit(0);
             }
@@ -194,7 +194,7 @@ fn serve<T: Bind<Request = StreamRequest>>(
     }
     if option("parent-serves") {
         let report = server.run().expect("the parent serves");
-        say(&format!("over {}: {report}", std::process::id()));
+        say!("over {}: {report}", std::process::id());
     }
     children.into_iter().for_each(system::wait_for);
     ExitCode::SUCCESS
@@ -217,17 +217,12 @@ fn serve_datagrams(address: &str) -> ExitCode {
     let child = system::fork();
     let id = std::process::id();
     if child.is_none() {
-        say(&format!("child {id}"));
+        say!("child {id}");
     }
     server.run().expect("it serves");
-    say(&format!("over {id}: "));
+    say!("over {id}: ");
     child.into_iter().for_each(system::wait_for);
     ExitCode::SUCCESS
-}
-
-/// Prints a line on stderr, by one write.
-fn say(line: &str) {
-    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 fn child_of(server: &Server) -> u32 {

@@ -1,7 +1,5 @@
 //! Hooks that show on stderr what happens in the parent.
 
-use std::io::Write;
-
 use socketserver::hooks::Incoming;
 use socketserver::mixin::Refused;
 use socketserver::monitor::{Activity, ServerEvent};
@@ -43,11 +41,11 @@ pub struct Told {
 
 impl Told {
     fn look_after(&self, server: &ServerContext) {
-        eprintln!("figures: {}", server.figures());
+        say!("figures: {}", server.figures());
         for live in server.live() {
             if live.activity == Activity::Idle {
                 let closed = server.close_live(live.id);
-                eprintln!("admin: {live}; closed: {closed}");
+                say!("admin: {live}; closed: {closed}");
             }
         }
     }
@@ -70,13 +68,11 @@ impl<R: Refusable> ServerHooks<R> for Told {
     }
 
     fn handle_error(&self, failure: &socketserver::hooks::Failure<'_>) {
-        // The line is one write, because several processes write to the same place.
-        let line = format!("handle_error in {}: {failure}\n", std::process::id());
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        say!("handle_error in {}: {failure}", std::process::id());
     }
 
     fn service_actions(&self) {
-        let _ = std::io::stderr().write_all(b"service_actions\n");
+        say!("service_actions");
     }
 }
 
@@ -103,25 +99,22 @@ pub fn tell(event: &ServerEvent<'_>) {
             ..
         } => {
             if let Some(refused) = refused {
-                let line = format!("why {id}: {refused:?}\n");
-                std::io::stderr().write_all(line.as_bytes()).expect("stderr");
+                say!("why {id}: {refused:?}");
             }
-            eprintln!("bytes of {id}: {bytes_in} in, {bytes_out} out");
+            say!("bytes of {id}: {bytes_in} in, {bytes_out} out");
             show_times(event);
             format!("{id} of {client_address} ended {reason:?}")
         }
         _ => return,
     };
-    // The line is one write, because the children write to the same place.
-    let line = format!("event in {}: {what}\n", std::process::id());
-    std::io::stderr().write_all(line.as_bytes()).expect("stderr");
+    say!("event in {}: {what}", std::process::id());
 }
 
 /// An observer that prints the phases of a run and its reloads.
 pub fn tell_of_phase(event: &ServerEvent<'_>) {
     match event {
-        ServerEvent::PhaseReached { phase, .. } => eprintln!("phase: {phase}"),
-        ServerEvent::Reloaded { error, .. } => eprintln!("reloaded: {}", error.is_none()),
+        ServerEvent::PhaseReached { phase, .. } => say!("phase: {phase}"),
+        ServerEvent::Reloaded { error, .. } => say!("reloaded: {}", error.is_none()),
         _ => {}
     }
 }
@@ -132,13 +125,13 @@ fn show_times(event: &ServerEvent<'_>) {
     let millis = |time: Option<std::time::Duration>| time.map(|time| time.as_millis());
     let (queue, handler) = (millis(times.in_queue), millis(times.handler));
     let fits = times.in_queue.unwrap_or_default() + times.handler.unwrap_or_default() <= *age;
-    eprintln!("times of {id}: queue {queue:?}, handler {handler:?}, fits {fits}, limit {limit:?}");
+    say!("times of {id}: queue {queue:?}, handler {handler:?}, fits {fits}, limit {limit:?}");
 }
 
 pub fn show_counts(context: &ServerContext) {
     let counts = context.counts();
-    eprintln!("counts: {counts:?}");
-    eprintln!("balance: {} accepted, {} ended", counts.accepted, counts.ended());
+    say!("counts: {counts:?}");
+    say!("balance: {} accepted, {} ended", counts.accepted, counts.ended());
 }
 
 /// Shows that a value of the parent is dropped, and in which process.
@@ -163,7 +156,6 @@ impl LastWords {
 
 impl Drop for LastWords {
     fn drop(&mut self) {
-        let line = format!("last words in {}: {}\n", std::process::id(), self.of);
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        say!("last words in {}: {}", std::process::id(), self.of);
     }
 }

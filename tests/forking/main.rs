@@ -10,6 +10,15 @@ macro_rules! tests {
     };
 }
 
+/// Prints a line on stderr by one write, because several processes write to the same place. (`eprintln!` writes each part of
+/// the line by itself.)
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let line = format!($($text)*) + "\n";
+        let _ = ::std::io::Write::write_all(&mut ::std::io::stderr(), line.as_bytes());
+    }};
+}
+
 mod children;
 #[cfg(feature = "tls")]
 #[path = "../it/tls/client.rs"]

@@ -93,7 +93,7 @@ impl StreamRequestHandler for Obey {
                     writeln!(request, "got {}", bytes.len())?;
                 }
                 "long" => {
-                    let _ = std::io::stderr().write_all(b"taken\n");
+                    say!("taken");
                     writeln!(request, "{}", ends::answer(rest))?;
                 }
                 "counts" => {

@@ -1,6 +1,5 @@
 //! The servers that tests start: `serve TRANSPORT ADDRESS HANDLER [OPTION..]`.
 
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -125,7 +124,7 @@ where
     }
     if option("phases") {
         builder = builder.observer(tell_of_phase).on_reload(|server| {
-            eprintln!("reload in {}", std::process::id());
+            say!("reload in {}", std::process::id());
             if server.live_count() > 0 { Ok(()) } else { Err("nobody is here".into()) }
         });
     }
@@ -134,7 +133,7 @@ where
     if let Some(copies) = copies {
         let at_bind = standard_descriptors();
         system::restore_standard_descriptors(copies);
-        eprintln!("at bind: {at_bind}");
+        say!("at bind: {at_bind}");
     }
     let same = std::sync::Arc::clone(&server);
     let serve_again = move |how: &str| {
@@ -208,7 +207,7 @@ where
         let turns = number("turns=", 1);
         (0..turns).try_for_each(|_| {
             let turn = server.handle_request();
-            eprintln!("active: {:?}", server.mixin().active_children());
+            say!("active: {:?}", server.mixin().active_children());
             turn.map(drop)
         })
     } else if option("twice") {
@@ -217,23 +216,20 @@ where
             server.serve_forever()
         })
     } else {
-        server.run().map(|report| eprintln!("report: {report}"))
+        server.run().map(|report| say!("report: {report}"))
     };
     if option("statuses") {
         let children = server.mixin().active_children();
-        eprintln!(
-            "statuses: {:?}",
-            children.into_iter().map(system::status_of).collect::<Vec<_>>()
-        );
+        say!("statuses: {:?}", children.into_iter().map(system::status_of).collect::<Vec<_>>());
     }
     show_counts(server.context());
-    eprintln!("children: {}", server.mixin().active_children().len());
+    say!("children: {}", server.mixin().active_children().len());
     if let Some(mut foreign) = foreign {
         let status = foreign.wait().expect("its status is still there");
-        eprintln!("foreign: {:?}", status.code());
+        say!("foreign: {:?}", status.code());
     }
     if option("own-sigchld") {
-        eprintln!("own SIGCHLD: {}", system::SIGCHLDS.load(std::sync::atomic::Ordering::SeqCst));
+        say!("own SIGCHLD: {}", system::SIGCHLDS.load(std::sync::atomic::Ordering::SeqCst));
     }
     if option("one-by-one") || option("twice") {
         BaseServer::server_close(&*server);
@@ -250,7 +246,7 @@ fn siblings(folder: &str) -> (TcpServer, UdpServer, UnixStreamServer, UnixDatagr
         UnixStreamServer::bind(stream, stream_fn(|_| Ok(()))).expect("a path"),
         UnixDatagramServer::bind(datagram, datagram_fn(|_| Ok(()))).expect("a path"),
     );
-    eprintln!("siblings: {} {}", all.0.server_address(), all.1.server_address());
+    say!("siblings: {} {}", all.0.server_address(), all.1.server_address());
     all
 }
 
@@ -259,8 +255,7 @@ struct Leaves;
 
 impl Drop for Leaves {
     fn drop(&mut self) {
-        let line = format!("left in {}\n", std::process::id());
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        say!("left in {}", std::process::id());
     }
 }
 
@@ -320,7 +315,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ended: {error}");
+            say!("ended: {error}");
             ExitCode::FAILURE
         }
     }

@@ -29,8 +29,7 @@ impl Visit for Line {
 }
 
 fn print(what: &str, line: &str) {
-    let line = format!("{what} in {}:{line}\n", std::process::id());
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+    say!("{what} in {}:{line}", std::process::id());
 }
 
 impl Subscriber for Prints {
