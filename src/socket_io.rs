@@ -428,8 +428,8 @@ impl Drop for SocketIo {
         if self.slot.get() == 0 {
             return;
         }
-        // The parker forgets the descriptor before it closes (`fd` is dropped after this), because its number may then
-        // be another connection's.
+        // The parker has to forget the descriptor before it is closed (`fd` is dropped after this): after the close its
+        // number may belong to another connection.
         if let Some(parker) = wait::parker() {
             parker.forget(self.fd.as_fd(), &self.slot);
         }

@@ -133,7 +133,7 @@ where
     }
 }
 
-// With the default `How`, which is also that of the trait object: a box needs no marker of its own.
+// This uses the default `How`, as the trait object does, so a box needs no marker of its own.
 impl<R: 'static> MakeHandler<R> for Box<dyn MakeHandler<R>> {
     fn handler_name(&self) -> &'static str {
         (**self).handler_name()

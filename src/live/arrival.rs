@@ -76,7 +76,7 @@ impl Arrival {
         *arrival = self;
         counters.renew();
         clear.renew();
-        // Mostly the limits are the same as before. Then their reference count, which all requests share, is not
+        // Usually the limits are the same as before. Then their reference count, which all requests share, is not
         // written to.
         if !Arc::ptr_eq(limits, new_limits) {
             *limits = Arc::clone(new_limits);

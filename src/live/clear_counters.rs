@@ -41,7 +41,7 @@ const IN_THE_CLEAR: u64 = 0;
 const ENCRYPTED: u64 = 1;
 const CROWDED: u64 = 2;
 
-/// Whether any child has ever begun a handshake. If none has, the parent reads no row before it forks.
+/// Whether a child has ever begun a handshake, or was sure to begin one. If none has, the parent reads no row before it forks.
 pub(super) fn have_handshakes(rows: &ClearRows) -> bool {
     rows.rows()[0][0].load(Ordering::SeqCst) > 0
 }

@@ -147,7 +147,8 @@ impl LiveList {
         if slots.rates.as_ref().map(TokenBuckets::rate) != slots.limits.peer_rate {
             slots.limit_rates();
         }
-        // There may be a new limit for one peer, or none. If it is lower, requests beyond it go on; the next are refused.
+        // The limit for each peer may have changed, or be gone. If it is lower now, requests that exceed it already go on,
+        // and only new ones are refused.
         slots.limit_peers();
     }
 

@@ -151,7 +151,7 @@ pub const MAX_BYTES: usize = 4_096;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct ProxyProtocol {
-    /// Searched for each connection, from the beginning: an operator names only a few.
+    /// Searched from the beginning for each connection, because an operator names only a few.
     networks: Vec<Network>,
     /// Whether a peer in none of them is served as if there were no proxy. Otherwise it is refused.
     serves_others: bool,

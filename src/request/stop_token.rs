@@ -22,7 +22,8 @@ use crate::wait::{self, Event};
 /// Says whether a request should end: for helper threads, for computations, and for event loops that wait for
 /// something other than the peer. Clones are tokens of the same request, and may be used on any thread.
 ///
-/// A read of the request fails when its server stops. Code that does not read can ask a token, or wait on it:
+/// Once a drain has begun, a read that would wait for the beginning of a request fails. Code that does not read can ask a
+/// token, or wait on it:
 ///
 /// | | is true when |
 /// |---|---|
@@ -30,9 +31,9 @@ use crate::wait::{self, Event};
 /// | [`is_stopping`](Self::is_stopping) | the server drains, and a long request should end; or the request is over |
 /// | [`is_closed`](Self::is_closed) | the request is over: cut off at the deadline of the drain, closed by [`close_live`](crate::ServerContext::close_live), or ended |
 ///
-/// Its descriptor ([`AsFd`]) becomes readable when `is_stopping` becomes true, for poll(2) and the like, and
-/// [`closed_fd`](Self::closed_fd) with `is_closed`. They stay readable; do not read from them. The tokens of one
-/// request use two descriptors, until the request has ended and the last token is dropped.
+/// For poll(2) and the like, its descriptor ([`AsFd`]) becomes readable when `is_stopping` becomes true, and
+/// [`closed_fd`](Self::closed_fd) becomes readable when `is_closed` becomes true. Both stay readable; do not read from
+/// them. The tokens of one request use two descriptors, until the request has ended and the last token is dropped.
 ///
 /// In a child of [`Forking`](crate::Forking) a token reports only the drain; at the deadline, or by `close_live`, the
 /// child is killed.

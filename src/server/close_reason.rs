@@ -33,7 +33,8 @@ fn from_here(entry: &Entry) -> Option<CloseReason> {
     match entry.cut() {
         Some(Cut::Forced) => Some(CloseReason::Forced),
         Some(Cut::Closed) => Some(CloseReason::ClosedHere),
-        // These three cuts end only the input, or a wait: the handler may have ended without noticing the cut or the stop.
+        // `Drained` and `Silent` end only the input, or a wait, and `Crowded` only a handshake: the handler may have ended
+        // without noticing the cut or the stop.
         Some(Cut::Drained | Cut::Silent | Cut::Crowded) | None => {
             entry.is_stopped().then_some(CloseReason::Stopped)
         }

@@ -127,7 +127,8 @@ impl<T: Transport> ServeInChild for TypedJob<T> {
         let count = || [Arc::clone(this.ticket.entry()), Arc::clone(this.ticket.entry())];
         let [signalled, served] = this.counted.take().unwrap_or_else(count);
         let (core, context) = (&this.core, &this.core.context);
-        // The listener is never given back either: to count a reference is to write to a page.
+        // The listener's `Arc` is never dropped either: that would write its reference count, and so copy a page that is
+        // shared with the parent.
         let listener = ManuallyDrop::new(listener);
         // The listeners are closed first, so that a child that serves for long keeps no port in use.
         give_up_listener(core, listener.as_ref());

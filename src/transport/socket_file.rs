@@ -131,7 +131,7 @@ impl SocketFile {
         if !self.removed_at_close {
             return None;
         }
-        // The lock keeps a server that starts from binding between the look and the removal.
+        // Because of the lock, no other server can bind this path between the look and the removal.
         let is_left = {
             let _lock = self.entry.lock();
             self.is_there() && self.entry.remove_if_stale().is_ok() && self.is_there()

@@ -77,7 +77,7 @@ impl StreamListener {
             // handed over may have one.
             socket.set_read_timeout(None)
         });
-        // An adopted socket need not be bound, and then `listen` may fail for that.
+        // An adopted socket may be unbound, and `listen` may then fail for that reason.
         listen.map_err(|error| match self.socket.local_address() {
             Ok(address) => Error::io("listen at", address, error),
             Err(_) => Error::io("listen on", "a socket that is not bound", error),

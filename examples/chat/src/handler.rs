@@ -161,7 +161,8 @@ impl Chat {
         }
     }
 
-    /// Waits until the client may join. Returns false if it was ended, or ended its own output, before that.
+    /// Waits until the client may join. Returns false if the server ended the client, or the client
+    /// its own output, before that.
     fn wait_for_turn(
         &mut self,
         request: &mut StreamRequest,

@@ -167,8 +167,8 @@ impl<'a> Run<'a> {
         let pipes = idle.then_some(&running.stdout).and_then(Option::as_ref).map(AsFd::as_fd);
         let errors = idle.then_some(&running.stderr).and_then(Option::as_ref).map(AsFd::as_fd);
         let control = running.control().map(AsFd::as_fd);
-        // After the end of a command only the bytes in its pipes are read. Processes that still hold their other ends
-        // could not be ended, and are not waited for.
+        // After the end of a command only the bytes in its pipes are read. Processes that still hold the other
+        // ends of these pipes could not be ended, and are not waited for.
         let over = idle && control.is_none();
         let talk = if idle { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
         let client = self.request.fileno().map(|fd| (fd, talk));

@@ -216,7 +216,8 @@ impl<'a> Supervisor<'a> {
     /// Sends a signal to the whole group at once, so that no process in the group can escape by a fork; and to the
     /// children that have left the group. All other processes become children when their parents end.
     fn signal_all(&self, signal: Signal) {
-        // An error means that the process has ended, or is another user's. A process of another user is left in the end.
+        // An error means that the process has ended, or belongs to another user. A process of another user is left running
+        // when the supervisor gives up.
         let _ = kill_process_group(self.leader, signal);
         for child in own_children() {
             let _ = kill_process(child, signal);
@@ -225,7 +226,8 @@ impl<'a> Supervisor<'a> {
 
     fn wait(&self, until: Option<Instant>) -> io::Result<()> {
         let mut fds = vec![PollFd::new(&self.children, PollFlags::IN)];
-        // After its end the control socket stays readable. So it is watched only until the end of the command has begun.
+        // A socket whose other end is closed stays readable for ever. So the control socket is watched only until the
+        // supervisor begins to end the command.
         if self.stage == Stage::Running {
             fds.push(PollFd::from_borrowed_fd(self.control.as_fd(), PollFlags::IN));
         }

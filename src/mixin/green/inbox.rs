@@ -63,8 +63,8 @@ impl Inbox {
         None
     }
 
-    /// For the worker that ends: from here on messages go back to their senders. False: there are messages, and nothing is
-    /// changed.
+    /// Closes the inbox of a worker that ends: from here on messages go back to their senders. Returns false, and changes
+    /// nothing, if there are messages.
     pub(super) fn close(&self) -> bool {
         let mut messages = self.messages.lock();
         let is_empty = messages.as_ref().is_none_or(Vec::is_empty);

@@ -198,7 +198,7 @@ fn threads_beside_one_that_accepts_all_leave_in_time() {
     assert!(server.is_accepting(), "and this one stays");
 }
 
-/// A server with room and a client, which is gone when the test says so.
+/// A server that has room, and whose client is gone when the test says so.
 struct ClientGone {
     has_room: Sender<()>,
     is_gone: Receiver<()>,

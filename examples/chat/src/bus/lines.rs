@@ -178,7 +178,8 @@ impl Lines {
             let has_arrived = line.wait == Wait::Arrived
                 || match line.what.at() {
                     None => !lacks && others.all_have(line),
-                    // A private line that has no author, or whose author was told, waits only for a live server.
+                    // A private line that has no author, or whose author has been told, waits only while its server is
+                    // live.
                     Some(at) => {
                         others.has(at, line.number) || line.from.is_none() && !others.awaits(at)
                     }

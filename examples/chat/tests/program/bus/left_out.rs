@@ -3,6 +3,7 @@
 use super::members::Stopped;
 use super::*;
 
+// This takes some 25 s: a name is free only when its server has been silent for ten, and that happens twice.
 #[test]
 fn a_server_whose_name_was_taken_neither_writes_nor_shows_lines_until_it_has_it_again() {
     if skip_if(no_redis()) {
