@@ -76,7 +76,7 @@ enum ErrorKind {
     /// A call at the wrong time. `why` continues the sentence after the address.
     #[error("the server {address} {why}")]
     State { address: String, why: &'static str },
-    /// An error of the program's own, by `?`.
+    /// An `io::Error` of the program, converted by `?`.
     #[error("{source}")]
     Other { source: io::Error },
 }

@@ -75,7 +75,7 @@ pub struct WorkerFigures {
 }
 
 /// A server in numbers, at the moment of the call of [`ServerContext::figures`](crate::ServerContext::figures). Its
-/// `Display` is one line. A number of the kernel's is `None` where the kernel does not report it.
+/// `Display` is one line. A number that comes from the kernel is `None` where the kernel does not report it.
 ///
 /// ```
 /// use socketserver::{PoolTcpServer, stream_fn};

@@ -32,7 +32,8 @@ pub(crate) trait Owned: StdError + 'static {
     fn owner(&self) -> RequestId;
 }
 
-/// Gives an error whose field `owner` is its mark [`Owned`], and the function `find`, by which a program looks for it.
+/// Implements [`Owned`] for an error whose field `owner` is its mark, and adds the function `find`, by which a program
+/// looks for the error.
 macro_rules! owned_error {
     ($Error:ident) => {
         impl $crate::peer_fault::Owned for $Error {
@@ -53,8 +54,8 @@ macro_rules! owned_error {
 
 pub(crate) use owned_error;
 
-/// The peer of this request went away, or sent bytes that cannot be read. It is the payload of the [`io::Error`]s of
-/// the request's own reads and writes:
+/// An error that says: the peer of this request went away, or sent bytes that cannot be read. It is the payload of the
+/// [`io::Error`]s of the request's own reads and writes:
 ///
 /// | kind of the error | cause |
 /// |---|---|
@@ -213,7 +214,7 @@ pub(crate) fn is_loss(error: &io::Error) -> bool {
 /// An error and its causes, outermost first.
 ///
 /// `io::Error::source` skips the wrapped error and returns the source of the wrapped error, so a walk that uses only
-/// `source` would miss every error wrapped in an `io::Error`. At most [`MAX_CAUSES`].
+/// `source` would miss every error wrapped in an `io::Error`. The walk has at most [`MAX_CAUSES`] errors.
 pub(crate) fn causes<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {

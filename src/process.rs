@@ -199,7 +199,7 @@ impl BareFork {
 /// The process that a descriptor, a thread or a file belongs to. By default none.
 #[derive(Debug, Default)]
 pub(crate) struct OwnerProcess {
-    /// Its number; zero belongs to no process.
+    /// The number of that process; zero stands for none.
     process: AtomicU32,
 }
 
@@ -220,8 +220,8 @@ impl OwnerProcess {
         self.process.load(Ordering::SeqCst) == std::process::id()
     }
 
-    /// Whether the noted process is the owner. No system call. Correct from the beginning of a run on, because
-    /// that notes the process.
+    /// Whether the noted process is the owner. No system call. Correct from the beginning of a run on, because a run
+    /// notes its process.
     pub(crate) fn is_noted(&self) -> bool {
         self.process.load(Ordering::SeqCst) == noted()
     }
@@ -252,7 +252,7 @@ mod tests {
         assert!(!role.get().may_start_threads());
         role.enter_child();
         assert!(role.get().is_child() && role.get().may_start_threads());
-        // A child of a child: each of the two servers has it.
+        // A child of a child is a child to both servers.
         let nested = CurrentRole::new(Role::Parent);
         assert!(nested.get().is_parent());
         nested.enter_child();

@@ -171,7 +171,7 @@ impl NotifySocket {
 pub(crate) struct ServiceManager {
     /// Made once for a run. Its path is looked up anew for each message.
     socket: NotifySocket,
-    /// The time within which it expects a message for its watchdog.
+    /// The time within which the service manager's watchdog expects a message.
     watchdog: Option<Duration>,
     /// A message could not be sent, and this was reported.
     failed: AtomicBool,

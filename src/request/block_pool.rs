@@ -6,8 +6,8 @@
 //! give_block    the same way back; a shelf that is full, or a pool that is locked, frees the block
 //! ```
 //!
-//! A block is taken when bytes have come and given back when the last of them is consumed, so their number follows the
-//! requests that are in the middle of a read, and not the connections.
+//! A block is taken when bytes have come and given back when the last of them is consumed, so the number of blocks
+//! follows the requests that are in the middle of a read, and not the connections.
 
 use std::cell::Cell;
 use std::sync::Once;

@@ -149,7 +149,7 @@ impl BoundedIo {
         let bounded_by =
             if started.is_none() { self.next_wait_bounded_by() } else { BoundedBy::Timeout };
         self.show_wait(if idle { Activity::Idle } else { Activity::Receiving }, bounded_by);
-        // In this order: see the diagram above.
+        // Asked only after the wait is shown: see the diagram above.
         if idle && self.ticket.is_to_end() {
             // So this receive does not wait. From here on the drain must not shut the input down, because the handler may
             // read the bytes that have come.

@@ -51,8 +51,8 @@ impl BoundedIo {
         self.connection.is_socket() && self.outbox.is_none()
     }
 
-    /// Sends the held-back output just before the end, so that both leave in one packet. This saves a sixth of a
-    /// short connection.
+    /// Sends the held-back output just before the end, so that both leave in one packet. This saves a sixth of the cost
+    /// of a short connection.
     #[inline]
     fn send_last(&mut self) {
         let Some(socket) = self.connection.as_socket() else { return };

@@ -135,7 +135,7 @@ impl Stream for Box<dyn Stream> {
 enum WaitClock {
     /// The call's own timeout.
     Own,
-    /// The idle reaper's, for a read for the beginning of a request.
+    /// The idle reaper's clock, for a read that waits for the beginning of a request.
     Reapers,
 }
 
@@ -173,13 +173,13 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    /// Whether it is a plain socket: its waits can be left to the idle reaper, and it holds no output back.
+    /// Whether the connection is a plain socket: its waits can be left to the idle reaper, and it holds no output back.
     #[inline]
     pub(super) fn is_socket(&self) -> bool {
         self.as_socket().is_some()
     }
 
-    /// Whether the idle reaper may end its waits: those of a socket, and of TLS above one.
+    /// Whether the idle reaper may end waits of this connection: true for a socket, and for TLS above one.
     #[inline]
     pub(super) fn may_be_reaped(&self) -> bool {
         self.is_socket() || self.is_sealed_socket()
@@ -191,7 +191,7 @@ impl Connection {
         matches!(self, Self::Sealed { status, .. } if status.own_fd().is_some())
     }
 
-    /// The plain socket, if it is one.
+    /// The plain socket, if the connection is one.
     #[inline]
     pub(super) fn as_socket(&self) -> Option<&SocketIo> {
         match self {
@@ -221,7 +221,8 @@ impl Connection {
         matches!(self, Self::Wrapped { .. } | Self::Sealed { .. })
     }
 
-    /// Whether the handler's bytes are counted separately from those on the wire.
+    /// Whether the connection has this crate's own TLS: the handler's bytes are then counted separately from those on
+    /// the wire.
     pub(super) fn is_sealed(&self) -> bool {
         matches!(self, Self::Sealed { .. })
     }
@@ -341,8 +342,8 @@ impl Connection {
         }
     }
 
-    /// Ends one or both directions. For a wrapped connection this is the wrapper's `shutdown`, which sends its farewell
-    /// (TLS's close_notify) and may take as long as a write.
+    /// Ends one or both directions. For a wrapped connection this is the wrapper's `shutdown`, which sends the
+    /// protocol's last message (TLS's close_notify) and may take as long as a write.
     #[inline]
     pub(super) fn shutdown(&mut self, how: Shutdown, timeout: SendTimeout) -> io::Result<()> {
         match self {

@@ -83,7 +83,7 @@ pub struct DatagramRequest {
     local: Address,
     /// The transport's way back to the sender.
     reply: Box<dyn Reply>,
-    /// Its entry in the live list, until the request is dropped.
+    /// The request's entry in the live list, until the request is dropped.
     ticket: Ticket,
 }
 

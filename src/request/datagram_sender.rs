@@ -38,7 +38,7 @@ pub trait LastingReply: Send + Sync {
 /// - [`send_to`](Self::send_to) goes to another address, from an address that the system chooses.
 ///
 /// Both methods send at once. If the socket has no room, a call waits for room for a tenth of a second at most, and then the
-/// datagram is lost (`WouldBlock`). Over Unix sockets a call does not wait, because there the receiver itself does
+/// datagram is lost (`WouldBlock`). Over Unix sockets a call does not wait: no room there means that the receiver does
 /// not read. The bytes count as sent by the server, and not by the request, which may have ended.
 ///
 /// When the server is closed every call fails with `NotConnected`, because a sender keeps no socket open. A drain

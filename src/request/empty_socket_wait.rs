@@ -42,7 +42,7 @@ impl BoundedIo {
     /// of the returns from there. So the usual way down to the switch has few calls.
     #[inline(always)]
     pub(super) fn wait_without_memory(&mut self) -> io::Result<Awaited> {
-        // There is a deadline, a timeout of the handler's, or a short limit: the usual receive computes the bound.
+        // There is a deadline, a handler's timeout, or a short limit: the usual receive computes the bound.
         if self.next_wait_bounded_by() == BoundedBy::Timeout {
             return Ok(Awaited::No);
         }
@@ -50,7 +50,8 @@ impl BoundedIo {
             if self.at_boundary { Activity::Idle } else { Activity::Receiving },
             BoundedBy::Reaper,
         );
-        // In this order: see the diagram in `bounded_io.rs`. The usual receive asks again, and then does not wait.
+        // Asked only after the wait is shown: see the diagram in `bounded_io.rs`. The usual receive asks again, and
+        // then does not wait.
         if self.at_boundary && self.ticket.is_to_end() {
             return Ok(Awaited::No);
         }

@@ -23,8 +23,9 @@ use crate::write_stall::earlier;
 const CHECKS_PER_LIMIT: u32 = 8;
 
 impl BoundedIo {
-    /// A receive that `Limits::idle` bounds, without help of the reaper. `timeout` is `idle`, perhaps as a moment.
-    /// The usual case is one receive, which looks for progress only when it has waited in vain.
+    /// A receive that `Limits::idle` bounds, without help of the reaper. `timeout` is the limit `idle`, as a duration
+    /// or as the moment at which it ends. The usual case is one receive, which looks for progress only when it has
+    /// waited in vain.
     pub(super) fn receive_unless_idle(
         &mut self,
         buf: &mut RecvBuf<'_>,

@@ -123,8 +123,8 @@ pub(super) fn limit_of_write(deadline: Option<Deadline>, write: Duration) -> (Ti
     }
 }
 
-/// Whether a timeout of this crate has passed. (The kernel's ETIMEDOUT says that the peer's system has not answered for
-/// minutes.)
+/// Whether a call has moved nothing because it was not to wait, or because its timeout has passed. (The kernel's
+/// ETIMEDOUT is neither: it says that the peer's system has not answered for minutes.)
 pub(super) fn is_no_more_for_now(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) && !is_loss(error)
 }

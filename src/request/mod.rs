@@ -1,6 +1,6 @@
 //! The request that a handler is given: [`StreamRequest`] for a connection, [`DatagramRequest`] for a packet.
 //!
-//! A transport makes a request in the worker that runs it, and only this worker uses it, until it ends and closes it.
+//! A transport makes a request in the worker that runs it. Only this worker uses the request, and at the end closes it.
 //! From the handler down to the socket:
 //!
 //! ```text
@@ -120,7 +120,8 @@ pub trait Request {
     fn expect_more_input(&mut self) {}
 
     /// The request's ticket. A handler may swap its request for another one of the same type. When the handler has ended,
-    /// this ticket shows the server which request the handler holds then. Errors of that request's peer count as such.
+    /// this ticket shows the server which request the handler holds then. Errors of that request's peer then count as
+    /// the peer's fault.
     ///
     /// A request type of your own returns the ticket that it keeps. With this default the errors of a swapped-in
     /// request count as failures of the handler, as those of an upstream do.

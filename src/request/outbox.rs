@@ -167,8 +167,8 @@ impl Outbox {
         self.shared.lock().map_or(0, |state| state.sent_total)
     }
 
-    /// Waits until at most `waiting_bytes` bytes wait for the peer, but no longer than `timeout`. True: no more than that
-    /// wait, or the connection has ended. False: the time is over, or the wait was cancelled.
+    /// Waits until at most `waiting_bytes` bytes wait for the peer, but no longer than `timeout`. True: at most that
+    /// many wait, or the connection has ended. False: the time is over, or the wait was cancelled.
     ///
     /// For a sender that has much to send at once, more than the outbox should hold: it waits here and does not run
     /// into [`OutboxError::Full`]. The peer decides how long such a transfer takes. If others depend on the same sender, it

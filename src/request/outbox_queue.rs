@@ -90,11 +90,11 @@ pub(super) enum OutboxPhase {
     /// The outbox takes messages, and sends.
     #[default]
     Open,
-    /// It takes no more messages, and sends what is due.
+    /// A wrapper is about to be made: the outbox takes no more messages, and sends what is due.
     Wrapping,
     /// The outbox sends nothing more: the bytes on the wire are the wrapper's.
     Wrapped,
-    /// It takes no more messages, and sends what is due.
+    /// The handler's output ends: the outbox takes no more messages, and sends what is due.
     Ending,
     /// Nothing is sent any more.
     Closed,

@@ -163,8 +163,8 @@ impl OutputHalf<'_> {
         result.map_err(|error| self.explain(error))
     }
 
-    /// Waits above TLS. A cut usually leaves the output open, for the worker's close_notify; during this wait a cut ends
-    /// both directions. The order matters: see `live/entry/ending.rs`.
+    /// Runs a wait above TLS. A cut usually leaves the output open, for the worker's close_notify; during this wait a
+    /// cut ends both directions. The order matters: see `live/entry/ending.rs`.
     fn while_it_may_be_cut<R>(&self, wait: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
         self.entry.begin_write_wait();
         // A cut that came before the announcement has left the output open, and nothing would end this wait.

@@ -56,7 +56,7 @@ pub(super) struct RawStream {
 }
 
 impl RawStream {
-    /// Takes a connection for a wrapper that is about to be made, until this moment at most. None: there is no
+    /// Takes a connection for a wrapper that is about to be made; `until` bounds the making. None: there is no
     /// connection. The caller puts the wrapper in the place of `Gone`, which is left there.
     pub(super) fn take(
         connection: &mut Connection,
@@ -210,8 +210,8 @@ impl RawStream {
         }
     }
 
-    /// A write that has to wait for room. It announces the wait and then looks for a cut; the other side stores the
-    /// cut and then looks for the announcement: see `live/entry/ending.rs`.
+    /// A write that has to wait for room. It announces the wait and then looks for a cut; a thread that cuts the
+    /// connection stores the cut and then looks for the announcement: see `live/entry/ending.rs`.
     fn write_patiently(&mut self, buf: &[u8]) -> io::Result<usize> {
         let timeout = self.timeout();
         self.status.entry.begin_write_wait();
@@ -236,7 +236,7 @@ impl Read for RawStream {
         }
         // Asked once for each receive, because the first receive of a call gets a different answer from later ones.
         let is_reaped = self.status.is_reaped();
-        // In this order: see the diagram in `bounded_io.rs`.
+        // The wait is shown first, and only then a drain is checked for: see the diagram in `bounded_io.rs`.
         self.status.begin_wait();
         let must_not_wait = self.status.must_not_wait();
         let result = if must_not_wait {

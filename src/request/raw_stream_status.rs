@@ -157,7 +157,7 @@ impl RawStatus {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// Notes that a wrapper is being made, until this moment at most.
+    /// Notes that the making of a wrapper begins. It may last until this moment.
     pub(super) fn begin_handshake(&self, ahead: usize, until: Option<Instant>) {
         self.begin_call(SendTimeout::until(until));
         self.ahead.store(ahead, Ordering::Relaxed);
@@ -201,9 +201,9 @@ impl RawStatus {
         self.first_wait.store(is as u8, Ordering::Relaxed);
     }
 
-    /// The error of a wrapper's call, replaced by its cause if that is known here. In this order, because a cause of
-    /// this side comes first: a limit that passes makes many a wrapper end with an error that reads like the peer's
-    /// fault.
+    /// The error of a wrapper's call, replaced by its cause if that is known here. The order of the branches matters,
+    /// because a cause of this side comes first: a limit that passes makes many a wrapper end with an error that reads
+    /// like the peer's fault.
     pub(super) fn explain(&self, error: io::Error, direction: Direction) -> io::Error {
         let reads = direction == Direction::In;
         // The wrapper has passed the error on.
@@ -266,8 +266,9 @@ impl RawStatus {
         sys::shutdown(fd.as_fd(), if self.is_cut_off() { Shutdown::Both } else { Shutdown::Write })
     }
 
-    /// The socket, if it is still the request's. It is not if a wrapper that was in place has dropped the raw stream:
-    /// then the connection has been given away. If making the wrapper failed, the connection stays the request's.
+    /// The socket, if it is still the request's. It is no longer the request's if a wrapper that was in place has dropped
+    /// the raw stream: then the connection has been given away. If making the wrapper failed, the connection stays the
+    /// request's.
     pub(super) fn own_fd(&self) -> Option<&Arc<OwnedFd>> {
         // Only a wrapper that has been made can give the connection away.
         let is_in_place = self.is_in(WrapPhase::InPlace) || self.is_in(WrapPhase::Farewell);
