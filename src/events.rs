@@ -51,8 +51,8 @@ pub enum ServerEvent<'a> {
         /// Where the server listens.
         server_address: &'a Address,
     },
-    /// The server begins to close: see [`ServerHooks::stopping`](crate::ServerHooks::stopping). Servers that end
-    /// without that hook end without this event.
+    /// The server begins to close: see [`ServerHooks::stopping`](crate::ServerHooks::stopping). A server that ends
+    /// without a call of that hook ends without this event.
     Stopping {
         /// Where the server listened.
         server_address: &'a Address,
@@ -129,7 +129,8 @@ pub enum ServerEvent<'a> {
         reason: CloseReason,
         /// Why the request was refused, if the reason is [`CloseReason::Refused`].
         refused: Option<&'a Refused>,
-        /// The time limit that has ended it, if the reason is [`CloseReason::TimedOut`], [`CloseReason::Idle`] or
+        /// The time limit that has ended the request, if the reason is [`CloseReason::TimedOut`], [`CloseReason::Idle`]
+        /// or
         /// [`CloseReason::BadProxyHeader`].
         limit: Option<Timeout>,
         /// How long the request lasted, from its acceptance on.
@@ -378,8 +379,8 @@ reasons! {
     Forced, forced, "it was cut off at the deadline of the drain";
     /// An operator ended it, by `ServerContext::close_live`.
     ClosedHere, closed_here, "it was closed from this side";
-    /// `verify_request` returned false, `wrap_request` returned a [`Rejected`](crate::hooks::Rejected), or it did not
-    /// come from a [proxy](crate::proxy_protocol) although it had to.
+    /// `verify_request` returned false, `wrap_request` returned a [`Rejected`](crate::hooks::Rejected), or its
+    /// connection did not come from a [proxy](crate::proxy_protocol) although it had to.
     Rejected, rejected, "it was rejected";
     /// No worker was free, or its peer had too many requests.
     Refused, refused, "it was refused";

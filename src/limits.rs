@@ -103,7 +103,7 @@ pub struct Limits {
     pub handshake: Duration,
     /// TLS handshakes that have begun and are not finished. Beyond this number the oldest of them is ended, and its
     /// request refused. So peers that connect and stay silent keep nobody else out, while an honest client has finished
-    /// after two round trips. Zero counts as one. Default 1,000, a tenth of `live`. Under [`Forking`](crate::Forking)
+    /// after two round trips. Zero counts as one. Default 1,000, a tenth of `live`. Under [`Forking`](crate::Forking),
     /// handshakes also take at most three quarters of the processes that other requests leave.
     pub handshakes: usize,
     /// How long a trusted proxy may take for its [PROXY header](crate::proxy_protocol), from the moment at which a
@@ -130,7 +130,7 @@ pub struct Limits {
     /// A lame duck begins with a signal under [`run`](crate::Server::run), with
     /// [`ShutdownHandle::retire`](crate::ShutdownHandle::retire), and with a close that waits for requests while
     /// `serve_forever` still accepts. A [`shutdown`](crate::ShutdownHandle::shutdown) begins none, and ends one that
-    /// has begun; so does a second close. Default zero: without a balancer nobody would notice it.
+    /// has begun. A second close ends it as well. Default zero: without a balancer nobody would notice it.
     pub lame_duck: Duration,
     /// How long a drain waits for the first bytes of a connection that has sent nothing yet: its client is about to
     /// send a request, and may have no other server to send it to. The drain does not wait for a connection between two

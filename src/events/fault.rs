@@ -44,8 +44,8 @@ impl CloseReason {
     /// | `Server` | `Refused`, `Forced` |
     /// | none | `Completed`, `Stopped`, `ClosedHere`, `Rejected`, `Released` |
     ///
-    /// Two of them need a second look. `TimedOut` by `Limits::request`, or by the handler's own deadline, may come
-    /// from a slow handler as well as from a slow peer. `Refused` may come from a peer with too many requests. The
+    /// Two of the reasons need a second look. `TimedOut` by `Limits::request`, or by the handler's own deadline, may
+    /// come from a slow handler as well as from a slow peer. `Refused` may come from a peer with too many requests. The
     /// event `RequestEnded` says which limit it was, and why the request was refused.
     ///
     /// ```

@@ -1,11 +1,11 @@
 //! [`MakeHandler`]: makes the handlers of a server. Closures implement it (`|| Echo`), and functions wrapped by
 //! [`stream_fn`] or [`datagram_fn`].
 //!
-//! | argument of `bind` | implements | by |
+//! | argument of `bind` | implements | the handler of a request is |
 //! |---|---|---|
-//! | a closure that returns an `Echo` | `HandlerClosure<ByCall>`, and so `MakeHandler<R, ByCall>` for every `R` that `Echo` handles | a call |
+//! | a closure that returns an `Echo` | `HandlerClosure<ByCall>`, and so `MakeHandler<R, ByCall>` for every `R` that `Echo` handles | the result of a call |
 //! | `stream_fn(f)` | `MakeHandler<StreamRequest>` | a reference to `f` |
-//! | a box of one of these | `MakeHandler<R>` | the value in it |
+//! | a box of one of these | `MakeHandler<R>` | that of the value in it |
 //!
 //! The server stores all of them alike, as `Box<dyn MakeHandler<R>>` ([`boxed`]): one indirect call for each request.
 
@@ -122,13 +122,13 @@ where
     F::Handler: BaseRequestHandler<R>,
 {
     fn handler_name(&self) -> &'static str {
-        // The handler's type: a closure's name says only where it stands.
+        // The name is that of the handler's type, because a closure's name says only where the closure stands.
         type_name::<F::Handler>()
     }
 
     #[inline]
     fn finish_request(&self, run: &mut dyn FnMut(&mut dyn BaseRequestHandler<R>)) {
-        // On the worker's stack, and dropped when `run` has returned.
+        // The handler is on the worker's stack, and is dropped when `run` has returned.
         run(&mut self.make());
     }
 }
@@ -157,7 +157,7 @@ pub(crate) fn boxed<R: 'static, How: 'static>(
 struct Stored<F, How> {
     /// The argument of `bind`, until the server is dropped.
     handler: F,
-    /// The result of a function type, so that `How` need not be `Send` or `Sync` for this to be.
+    /// `How` is only the result of a function type, so `Stored` is `Send` and `Sync` even if `How` is not.
     how: PhantomData<fn() -> How>,
 }
 
@@ -231,7 +231,8 @@ pub struct DatagramFn<F> {
     function: F,
 }
 
-// Written out for both, without a macro: the compiler shows these lines to a program with a wrong handler.
+// Written out for streams and for datagrams, without a macro: the compiler shows these lines to a program with a wrong
+// handler.
 impl<F> StreamRequestHandler for StreamFn<F>
 where
     F: Fn(&mut StreamRequest) -> HandlerResult,

@@ -200,10 +200,11 @@ pub trait BaseRequestHandler<R> {
 impl<H: StreamRequestHandler> BaseRequestHandler<StreamRequest> for H {
     #[inline]
     fn setup(&mut self, request: &mut StreamRequest) -> HandlerResult {
-        // Before the program's `setup`, which may already read and write, and may change these settings. The defaults are
-        // set as well, because the hook `wrap_request` may have changed the settings.
+        // These settings come before the program's `setup`, which may already read and write, and may change them. The
+        // defaults are set as well, because the hook `wrap_request` may have changed the settings.
         request.set_timeout(self.timeout());
-        // It fails only if that hook has held back more than this allows, and the peer does not take it.
+        // This fails only if that hook has held back more bytes than `wbufsize` allows, and the peer does not take
+        // them.
         request.set_wbufsize(self.wbufsize())?;
         if let Some(bytes) = self.rbufsize() {
             request.set_rbufsize(bytes);
@@ -223,7 +224,7 @@ impl<H: StreamRequestHandler> BaseRequestHandler<StreamRequest> for H {
     #[inline]
     fn finish(&mut self, request: &mut StreamRequest) -> HandlerResult {
         let result = StreamRequestHandler::finish(self, request);
-        // After the program's `finish`, which may still write, and also if it has failed.
+        // This comes after the program's `finish`, which may still write, and is done even if `finish` has failed.
         request.finish_output();
         result
     }

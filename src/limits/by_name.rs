@@ -1,8 +1,8 @@
 //! Limits by their names, as an operator reads and changes them: on a control socket, in a file, on a command line.
 //!
 //! Each limit is one line of the table below: its field, and the kind of its value. The kind decides how text is read
-//! and shown, and what an error says is allowed; the field's type only holds the value. So two fields of the same type
-//! may have different rules: a number of requests cannot be zero, a number of bytes can.
+//! and shown, and which values an error lists as allowed; the field's type only holds the value. So two fields of the
+//! same type may have different rules: a number of requests cannot be zero, a number of bytes can.
 //!
 //! Reading is strict where a mistake would be silent (`1e9` seconds, a sign, a unit with a space), because an operator does
 //! not see the value again until it matters. Showing and reading are inverse to each other, so that a listing can be put
@@ -126,7 +126,8 @@ impl LimitError {
         Self(format!("there is no limit {name:?}; the limits are {}", Limits::NAMES.join(", ")))
     }
 
-    /// The value is quoted: it may be empty, or have a space that nobody sees.
+    /// The error for a value that is not of the limit's kind. The value is quoted, because it may be empty, or have a
+    /// space that nobody sees.
     fn bad(name: &str, value: &str, kind: Kind) -> Self {
         Self(format!("the limit {name} cannot be {value:?}: it takes {}", kind.allowed()))
     }

@@ -329,7 +329,7 @@ impl Outgoing {
     }
 }
 
-/// The limit of reads and writes whose handler sets none: that of a request by default.
+/// The timeout of reads and writes if the handler sets none: the same as the default of a request's limits.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long the calls of one half may wait.
@@ -337,7 +337,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 struct Bounds {
     /// The handler's own timeout; none is [`DEFAULT_TIMEOUT`].
     timeout: Option<Duration>,
-    /// The moment, and the time that it was set for.
+    /// The handler's deadline: the moment, and the length of time that was set.
     deadline: Option<(Instant, Duration)>,
 }
 

@@ -71,8 +71,8 @@ pub enum HeaderProgress {
     },
     /// These bytes are the beginning of a header.
     Partial {
-        /// How many more bytes the header has at the least. A reader that asks for this many never reads past the end
-        /// of the header.
+        /// How many more bytes the header has at least. A reader that asks for this many never reads past the end of
+        /// the header.
         missing: usize,
     },
 }

@@ -163,7 +163,7 @@ pub(super) fn check(whole: &[u8], start: usize) -> Result<bool, InvalidHeader> {
             return Err(InvalidHeader::TlvValue(kind));
         }
         if kind == CRC32C {
-            // Where its four bytes begin in the header.
+            // The place in the header at which the four bytes of the checksum begin.
             checksum = Some(whole.len() - tlvs.rest.len() - value.len());
         }
     }

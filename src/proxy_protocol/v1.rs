@@ -69,7 +69,7 @@ fn whole(line: &[u8]) -> Result<Header, InvalidHeader> {
     if rest == b"UNKNOWN" || rest.starts_with(b"UNKNOWN ") {
         return Ok(Header::new(Version::V1, Command::Proxy, None));
     }
-    // `UNKNOWN` comes first, because its rest may be anything.
+    // `UNKNOWN` was checked first, because the rest of its line need not be text.
     let text = std::str::from_utf8(rest).map_err(|_| bad("it is not ASCII"))?;
     // Two blanks in a row make an empty field: then there are too many fields, or one is neither an address nor a port.
     let fields: Vec<&str> = text.split(' ').collect();

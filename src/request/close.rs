@@ -81,8 +81,8 @@ impl BoundedIo {
         SendTimeout { stall: limits.write, until }
     }
 
-    /// The orderly end, before the close: the peer sees the end of the output, even if a copy of the descriptor is
-    /// still open. `input`: the bytes that the handler has not read.
+    /// Ends the connection in order, before the close: the peer sees the end of the output, even if a copy of the
+    /// descriptor is still open. `input`: the bytes that the handler has not read.
     #[inline]
     pub(super) fn shutdown_request(&mut self, input: &ReadBuffer) {
         self.send_last();

@@ -161,8 +161,8 @@ impl ReadBuffer {
 /// Bytes as they have come, from [`StreamRequest::chunk`](crate::StreamRequest::chunk). It derefs to `[u8]` and is
 /// never empty.
 ///
-/// It owns its bytes, so that the request can be written to while it lives. Its memory goes back to a pool when it is
-/// dropped, so do not collect many of them.
+/// It owns its bytes, so that the request can be written to while the chunk lives. The memory goes back to a pool when
+/// the chunk is dropped, so do not collect many of them.
 ///
 /// ```
 /// use std::io::Write;

@@ -210,7 +210,8 @@ impl StreamRequest {
         self.io.finish_output();
     }
 
-    /// The orderly end, before the close: the peer gets the rest of the output and its end. Errors are ignored.
+    /// Ends the connection in order, before the close: the peer gets the rest of the output and its end. Errors are
+    /// ignored.
     #[inline]
     pub(crate) fn shutdown_request(&mut self) {
         self.io.shutdown_request(&self.input);
@@ -222,7 +223,7 @@ impl StreamRequest {
         self.io.end_request(&self.input);
     }
 
-    /// The close: at once, or after a linger.
+    /// Closes the connection, at once or after a linger.
     #[inline]
     pub(crate) fn close_request(self) {
         self.io.close_request();

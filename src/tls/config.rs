@@ -231,7 +231,7 @@ impl Tls {
     fn change(self, change: impl FnOnce(&mut Source)) -> Result<Self> {
         let why = "it was made of a ServerConfig, which has this setting itself";
         let mut source = self.shared.source.clone().ok_or_else(|| unsupported("change", why))?;
-        // The old value may have clones with servers on them: they keep their settings.
+        // Servers may use clones of the old value, and keep its settings.
         change(&mut source);
         source.into_tls()
     }

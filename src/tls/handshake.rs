@@ -116,7 +116,7 @@ impl StreamRequest {
             tls.prepare();
         }
         let unfinished = context.handshakes.enter(&entry, most);
-        // The request has no connection until this ends, and none if it fails.
+        // The request has no connection until the handshake ends, and none if the handshake fails.
         let shaken = self.seal(|base| {
             let (stream, info) = shake_hands(config, base)?;
             Ok((Box::new(stream), Box::new(info)))
@@ -138,8 +138,8 @@ fn shake_hands(config: Arc<ServerConfig>, mut base: SealBase) -> io::Result<(Tls
     let mut tls = ServerConnection::new(config).map_err(own_fault)?;
     tls.set_buffer_limit(Some(SEALED_AT_ONCE));
     loop {
-        // This comes first, because each side waits for the other's last flight. In TLS 1.3 the tickets leave here as well,
-        // after the handshake.
+        // The send comes first, because each side waits for the other's last flight. In TLS 1.3 the tickets leave here
+        // as well, after the handshake.
         while tls.wants_write() {
             tls.write_tls(&mut base.raw)?;
         }

@@ -77,7 +77,7 @@ impl TlsStream {
     /// | the session is | the records go |
     /// | --- | --- |
     /// | the worker's alone | from rustls' buffer to the raw stream, which may wait |
-    /// | shared with an outbox | to the socket under the lock, without waiting; the rest leaves with the next message of either |
+    /// | shared with an outbox | to the socket under the lock, without waiting; the rest leaves with the next message of the worker or the outbox |
     /// | shared, and nobody else encrypts any more | out of the session into `unsent`, and from there to the raw stream, which may wait |
     fn send_pending(&mut self) -> io::Result<()> {
         match &mut self.session {
