@@ -129,9 +129,8 @@ pub enum ServerEvent<'a> {
         reason: CloseReason,
         /// Why the request was refused, if the reason is [`CloseReason::Refused`].
         refused: Option<&'a Refused>,
-        /// The time limit that has ended the request, if the reason is [`CloseReason::TimedOut`], [`CloseReason::Idle`]
-        /// or
-        /// [`CloseReason::BadProxyHeader`].
+        /// The time limit that has ended the request, if the reason is [`CloseReason::TimedOut`],
+        /// [`CloseReason::Idle`] or [`CloseReason::BadProxyHeader`].
         limit: Option<Timeout>,
         /// How long the request lasted, from its acceptance on.
         age: Duration,

@@ -157,7 +157,7 @@ impl RawStatus {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// Notes that the making of a wrapper begins. It may last until this moment.
+    /// Notes that a wrapper is about to be made; `until` bounds the making.
     pub(super) fn begin_handshake(&self, ahead: usize, until: Option<Instant>) {
         self.begin_call(SendTimeout::until(until));
         self.ahead.store(ahead, Ordering::Relaxed);

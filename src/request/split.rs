@@ -53,8 +53,8 @@ impl StreamRequest {
     /// use socketserver::outgoing::{connect, HalfClose};
     /// use socketserver::{HandlerResult, StreamRequest, join, stream_fn};
     ///
-    /// /// Passes everything on in both directions, and then the end of each direction. fn forward(request: &mut
-    /// StreamRequest) -> HandlerResult {
+    /// /// Passes everything on in both directions, and then the end of each direction.
+    /// fn forward(request: &mut StreamRequest) -> HandlerResult {
     ///     let mut upstream = connect("127.0.0.1:7000", Duration::from_secs(5))?;
     ///     request.end_together(&upstream);
     ///     let (mut from_client, mut to_client) = request.split()?;
