@@ -47,7 +47,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// The internet address, if it is one.
+    /// The internet address; none for an address of another kind.
     #[must_use]
     pub fn as_inet(&self) -> Option<SocketAddr> {
         match self {
@@ -56,19 +56,19 @@ impl Address {
         }
     }
 
-    /// The IP address without the port, if it is an internet address.
+    /// The IP address without the port; none if this is not an internet address.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         self.as_inet().map(|address| address.ip())
     }
 
-    /// The port, if it is an internet address.
+    /// The port; none if this is not an internet address.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.as_inet().map(|address| address.port())
     }
 
-    /// The path, if it is a Unix socket that has one.
+    /// The path of a Unix socket; none for a socket without a path, and for all other addresses.
     #[must_use]
     pub fn as_path(&self) -> Option<&Path> {
         match self {
@@ -77,7 +77,7 @@ impl Address {
         }
     }
 
-    /// Whether only this machine can reach it: loopback addresses, and Unix sockets.
+    /// Whether only this machine can reach the address: true for loopback addresses and Unix sockets.
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {

@@ -92,7 +92,7 @@ pub struct Ssl<'a> {
 }
 
 impl<'a> Ssl<'a> {
-    /// Reads the value of the field. None if it is too short.
+    /// Reads the value of an SSL field. None if the value is too short.
     pub(super) fn new(value: &'a [u8]) -> Option<Self> {
         let ([client, verify @ ..], tlvs) = value.split_first_chunk::<5>()?;
         Some(Self { client: *client, verify: u32::from_be_bytes(*verify), tlvs: Tlvs::new(tlvs) })

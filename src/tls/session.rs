@@ -116,9 +116,9 @@ impl Seal for SharedSession {
 
 /// The worker's hold on its session. Without an outbox there is no lock on its path.
 pub(super) enum Hold {
-    /// No other thread has it. The session is boxed, so that the other variants do not need its room.
+    /// No other thread has the session. It is boxed, so that the other variants do not need its room.
     Alone(Box<Session>),
-    /// An outbox has it as well, or had it: a shared session never becomes `Alone` again.
+    /// An outbox has the session as well, or had it: a shared session never becomes `Alone` again.
     Shared(Arc<SharedSession>),
     /// Stands in for a moment, between the other two.
     Moving,

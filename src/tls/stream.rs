@@ -109,9 +109,9 @@ impl TlsStream {
 
     /// Receives once, and decrypts. False: the peer has ended the connection below.
     ///
-    /// It may wait, within the limits of the raw stream. After an error of the raw stream no byte is lost: `ahead` has
-    /// the bytes that came before. Received bytes need not give plaintext yet, because a record has up to 16 KiB, so the
-    /// caller calls again.
+    /// The receive may wait, within the limits of the raw stream. After an error of the raw stream no byte is lost:
+    /// `ahead` has the bytes that came before. Received bytes need not give plaintext yet, because a record has up to
+    /// 16 KiB, so the caller calls again.
     fn receive(&mut self) -> io::Result<bool> {
         if self.ahead.is_empty() {
             let (raw, much) = (&mut self.raw, self.much > 0);
