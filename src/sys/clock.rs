@@ -3,7 +3,7 @@
 /// Microseconds of CLOCK_MONOTONIC. [clock_gettime(2)](https://man7.org/linux/man-pages/man2/clock_gettime.2.html)
 ///
 /// For signal handlers, which may not rely on `Instant`, for an atomic that holds a time, and for the messages to
-/// systemd, which wants this number. It does not go on while the machine is suspended.
+/// systemd, which wants this number. The clock stands still while the machine is suspended.
 pub(crate) fn monotonic_micros() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a live structure. The call cannot fail for this clock; if it did, the time would be zero.

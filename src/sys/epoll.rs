@@ -163,7 +163,7 @@ impl Epoll {
         let set = self.set.as_raw_fd();
         // SAFETY: the pointer and the length are those of `room`.
         let count = unsafe { libc::epoll_wait(set, events.room.as_mut_ptr(), most, millis) };
-        // An error is EINTR: the set and the memory are right.
+        // The only possible error is EINTR, because the set and the memory are valid.
         events.count = usize::try_from(count).unwrap_or(0);
     }
 }

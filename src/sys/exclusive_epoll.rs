@@ -6,7 +6,7 @@
 //! stop, interrupt --------------> worker's set
 //! ```
 //!
-//! Both accept: a worker's thread without a request takes the next client itself, which spares the hand-over from the
+//! Both threads accept: a worker's thread without a request takes the next client itself, which spares the hand-over from the
 //! loop. The loop takes the clients for which no worker waits (`server/worker_accept.rs`).
 //!
 //! ```text
@@ -114,5 +114,5 @@ impl ExclusiveEpoll {
     }
 }
 
-/// If a client comes, the kernel wakes only the first of all sets that have the listener.
+/// The events that both sets watch the listener for. EPOLLEXCLUSIVE: the kernel wakes only the first set that is waited for.
 const CLIENT_EVENTS: libc::c_int = libc::EPOLLIN | libc::EPOLLEXCLUSIVE;

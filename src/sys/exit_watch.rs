@@ -174,7 +174,8 @@ impl Ended {
     }
 }
 
-/// How many ends one look finds at most. A loop that forks looks after each fork, and seldom finds two.
+/// The most children that one call of [`ExitWatch::ended`] reports. The accept loop calls it after each fork, and seldom
+/// finds two.
 const ENDS_AT_ONCE: usize = 8;
 
 impl AsFd for ExitWatch {

@@ -82,7 +82,7 @@ pub(crate) fn replace_by(old: &impl AsFd, new: BorrowedFd<'_>) -> io::Result<()>
 }
 
 /// See the form for Linux above. In the moment before the flag is set, a program that another thread starts inherits the
-/// number.
+/// descriptor.
 #[cfg(not(linux_kernel))]
 pub(crate) fn replace_by(old: &impl AsFd, new: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no pointers. `old` stays an open descriptor of its owner.

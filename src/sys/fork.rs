@@ -3,7 +3,7 @@
 //! ```text
 //! no_other_threads      before a run: `serve` fails with the names
 //! SignalsHeld::hold     a signal must not reach a child that does not know its request
-//! fork                  asks again: a thread may have been started since
+//! fork                  checks again: a thread may have been started since
 //!   parent: drop        the mask is as it was
 //!   child: release      SIGTERM comes through: the drain
 //! ```

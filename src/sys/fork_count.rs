@@ -8,7 +8,7 @@
 //!
 //! fork(3) runs the handlers that were registered by pthread_atfork(3). They cannot be taken back, so each is registered
 //! for good, and decides itself whether it has anything to do. Two threads may both register a handler, which does no harm. A
-//! `Once` would do harm: in a child that is forked while another thread is in the `Once`, it would never end.
+//! `Once` would do harm: a child that is forked while another thread is in the `Once` would wait for that thread for ever.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -10,7 +10,7 @@
 //! kill -HUP         -> any other process
 //! ```
 //!
-//! The end of a terminal is told from an order by three signs, all of which have to be there. The process had a controlling
+//! Three signs distinguish the end of a terminal from an order, all of which have to be there. The process had a controlling
 //! terminal at its start; it has none now; and the sender is the kernel, the first process of the session, or the parent.
 //! Without the third sign a server that was started from a shell and left to itself (`disown`) could never again be told
 //! to read its certificates.
@@ -53,7 +53,7 @@ pub(crate) fn on_hangup(
 /// [tty(4)](https://man7.org/linux/man-pages/man4/tty.4.html), [open(2)](https://man7.org/linux/man-pages/man2/open.2.html)
 fn is_there() -> Option<bool> {
     let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: the path ends with a NUL. Both calls may be made in a signal's handler, and the descriptor is this one's own.
+    // SAFETY: the path ends with a NUL. Both calls may be made in a signal's handler, and this function owns the descriptor.
     match check(unsafe { libc::open(c"/dev/tty".as_ptr(), flags) }) {
         Ok(fd) => {
             // SAFETY: as above.

@@ -30,7 +30,7 @@ impl InputAfterShutdown {
     /// Forgets the input that has arrived so far: the descriptor becomes readable when more arrives. Called before
     /// the receive, so that no input is missed.
     ///
-    /// An edge is reported once, though the input is still there. The look takes one system call and never waits.
+    /// An edge is reported once, though the input is still there. This takes one system call and never waits.
     pub(crate) fn clear(&self) {
         let _ = self.set.wait::<1>(Mode::Try);
     }

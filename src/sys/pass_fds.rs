@@ -13,7 +13,7 @@
 //!
 //! Descriptors come with the first byte of their send. A receive may begin with bytes of earlier sends, and never goes
 //! beyond the send that has brought descriptors. A receive without room for control messages would make the kernel close
-//! them.
+//! the descriptors.
 
 use std::io;
 use std::mem;
