@@ -10,7 +10,7 @@
 //! kill -HUP         -> any other process
 //! ```
 //!
-//! Three signs distinguish the end of a terminal from an order, all of which have to be there. The process had a controlling
+//! Three signs together distinguish the end of a terminal from an order. The process had a controlling
 //! terminal at its start; it has none now; and the sender is the kernel, the first process of the session, or the parent.
 //! Without the third sign a server that was started from a shell and left to itself (`disown`) could never again be told
 //! to read its certificates.

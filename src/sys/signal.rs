@@ -215,8 +215,8 @@ impl LetThrough {
     /// does not block it.
     pub(crate) fn new(signals: &[libc::c_int]) -> Self {
         let before = change_mask(libc::SIG_UNBLOCK, signals);
+        // Only the signals that were blocked before are blocked again at the end.
         // SAFETY: the set is one that the system has given.
-        // Only these signals are blocked again at the end. The others were not blocked before.
         let is_in =
             |signal: &libc::c_int| unsafe { libc::sigismember(&raw const before, *signal) == 1 };
         Self { blocked: signals.iter().copied().filter(is_in).collect() }

@@ -54,7 +54,7 @@ pub(super) struct DatagramSocket {
     pub(super) socket: ServerSocket,
     /// See [`bound_address`](Self::bound_address).
     bound: OnceLock<Address>,
-    /// The most bytes that a datagram keeps. `RecvBatch` takes zero for one, and anything above 16 MiB for 16 MiB.
+    /// How many bytes of a datagram are kept at most. `RecvBatch` replaces zero by 1, and anything above 16 MiB by 16 MiB.
     max_packet_size: usize,
     /// Datagrams that were received and not taken yet. The queue outlives a run: nothing that was received is lost.
     queue: Mutex<ReceiveQueue>,
@@ -257,8 +257,8 @@ impl DatagramSocket {
             let flush: Arc<dyn Flush> = Arc::clone(self) as _;
             replies.promised = wait::flush_before_waiting(&flush).then_some(me);
         }
-        // This thread has not promised to flush: it was refused, or another thread gathers. Only that one knows when it
-        // flushes.
+        // This thread has not promised to flush: it was refused, or another thread gathers. Only the thread that
+        // gathers knows when it flushes.
         if replies.promised != Some(me) {
             return None;
         }

@@ -33,7 +33,7 @@ pub trait HandoverSocket: Send + Sync {
 ///                passed to a successor                    it is ready
 ///   Alone ---------------------------------> Both ------------------------> Other
 ///         <---------------------------------     the old process only closes its descriptor
-///           the successor has ended before
+///           the successor has ended too early
 ///
 ///   the successor's own:                     Both ------------------------> Alone
 ///                                                the old process has closed it, or has ended

@@ -27,16 +27,16 @@ use crate::sys::send_batch::OutgoingDatagram;
 pub struct IncomingDatagram {
     /// The content. Taken out when the request is made: from then on only the way back is used.
     bytes: Vec<u8>,
-    /// Whether its end is lost, because it was longer than `max_packet_size`.
+    /// Whether the end of the datagram is lost, because it was longer than `max_packet_size`.
     truncated: bool,
     /// The sender, in the form in which the kernel has named it: a reply needs no conversion.
     peer: PeerName,
-    /// The address and the interface that it came to, if the server is bound to every interface. A reply leaves
+    /// The address and the interface that the datagram came to, if the server is bound to every interface. A reply leaves
     /// from there.
     local: Option<LocalAddress>,
     /// Whether a reply reaches the sender. It is decided when the request is made: the client's address is at hand then.
     reply_to: ReplyTo,
-    /// The moment at which it was taken out of its batch.
+    /// The moment at which the datagram was taken out of its batch.
     pub(super) taken: Instant,
     /// The socket. This keeps the batches alive, but not the descriptor: a reply after the close fails.
     socket: Arc<DatagramSocket>,
@@ -68,7 +68,7 @@ impl IncomingDatagram {
         self.peer.to_inet().map_or_else(Address::from_socket, Address::from)
     }
 
-    /// The address that it was sent to, if the kernel has reported it (over UDP); otherwise the address of the socket.
+    /// The address that the datagram was sent to, if the kernel has reported it (over UDP); otherwise the address of the socket.
     pub(super) fn local_address(&self) -> Address {
         // The kernel tells the address that the datagram was sent to, and not the port, which is the socket's own.
         let bound = self.socket.bound_address();

@@ -51,7 +51,7 @@ pub enum SocketKind {
 }
 
 impl SocketKind {
-    /// Finds out the kind of a descriptor.
+    /// Returns the kind of socket that a descriptor is.
     ///
     /// Never fails: a descriptor that is no socket at all is [`Other`](Self::Other).
     fn of(fd: impl AsFd) -> Self {
@@ -164,8 +164,8 @@ impl fmt::Display for ActivatedSocket {
 ///
 /// If the variables contradict each other, or name descriptors that are not there.
 pub fn activated_sockets() -> Result<Vec<ActivatedSocket>> {
-    // The lock is held while the environment is read, so that two binds of two threads do not both take its
-    // descriptors.
+    // The lock is held while the environment is read, so that two threads do not both take the descriptors
+    // that it names.
     let mut table = SOCKET_TABLE.lock();
     table.ask().map_err(|why| cannot_take(&"the activated sockets", why))?;
     Ok(table.entries.iter().map(|entry| entry.shown.clone()).collect())

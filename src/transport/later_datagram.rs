@@ -66,7 +66,7 @@ impl LaterDatagram {
 
 impl LastingReply for LaterDatagram {
     fn reply(&self, bytes: &[u8]) -> io::Result<bool> {
-        // `false` tells the handler that nobody can get the reply, as that of `request.reply` does.
+        // `false` tells the handler that nobody can get the reply, as the result of `request.reply` does.
         let Some((peer, local)) = &self.to else { return Ok(false) };
         self.send(OutgoingDatagram { peer, local: *local, bytes }).map(|()| true)
     }

@@ -26,7 +26,7 @@ use crate::error::Result;
 /// Everything that a process tells another about a socket, besides its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketDescription {
-    /// Decides which server can take it.
+    /// The kind of the socket, which decides which server can take it.
     pub(crate) kind: SocketKind,
     /// The address that its server was asked to bind to: with port 0, if any free port was wanted.
     pub(crate) asked: Address,

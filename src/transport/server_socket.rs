@@ -95,7 +95,7 @@ impl ServerSocket {
         address: &BindAddress,
         options: &SocketOptions,
     ) -> Result<Self> {
-        // This look comes first, because a new socket could not be bound to an address that a predecessor still has.
+        // This check comes first, because a new socket could not be bound to an address that a predecessor still has.
         if let Some(found) = FoundSocket::look_for(kind, address)? {
             return Self::over(found, options);
         }

@@ -36,8 +36,8 @@ use crate::limits::setters;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SocketOptions {
-    /// SO_REUSEADDR, set before bind: a restarted server can bind its port at once, although connections of the
-    /// previous server still linger. TCP. Default: true, as in std (Python: false). UDP servers ignore the option,
+    /// SO_REUSEADDR, set before bind: a restarted server can bind its port at once, even while connections of the
+    /// previous server linger. TCP. Default: true, as in std (Python: false). UDP servers ignore the option,
     /// because with it two UDP servers could share a port.
     pub allow_reuse_address: bool,
     /// SO_REUSEPORT: several servers may bind one port, and the kernel distributes connections or datagrams among them.

@@ -3,7 +3,7 @@
 -- After room_clock.lua, with its `now` and `offset`.
 -- KEYS: the stream, the last numbers, what each server has heard.
 -- ARGV: the server, the oldest number that it still has, the most entries of the stream, and for each line its number,
--- when it was said by the room's clock in ms, the count of its fields with their values, and these.
+-- when it was said by the room's clock in ms, how many names and values of fields follow, and these.
 -- Returns the number of the last line, and what each server has heard.
 local lines, last, heard = KEYS[1], KEYS[2], KEYS[3]
 local server, base, cap = ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -13,7 +13,7 @@ local before = known
 local at = 4
 while at + 2 <= #ARGV do
     local number, count = tonumber(ARGV[at]), tonumber(ARGV[at + 2])
-    -- One that is there already was written by a call whose answer was lost.
+    -- A line that is in the stream already was written by a call whose answer was lost.
     if number > known then
         -- A number that is missing was lost with the tail of the stream: the server begins again there. What it does not
         -- have any more is a gap.

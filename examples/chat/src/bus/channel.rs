@@ -20,8 +20,8 @@ pub enum Channel {
 }
 
 impl Channel {
-    /// Connects to `HOST:PORT` or to a path. A name with several addresses is tried at each of them, and one that does not
-    /// answer delays the others by a quarter of a second. The error names the operation, the place, the cause and what to do.
+    /// Connects to `HOST:PORT` or to a path. If a name has several addresses, each is tried, and an address that does not
+    /// answer delays the next by a quarter of a second. The error names the operation, the place, the cause and what to do.
     pub fn open(at: &str, tls: Option<&ClientTls>) -> Result<Self, String> {
         // The files of TLS come first: their faults have nothing to do with the server.
         let session = tls.map(|tls| tls.session(&Endpoint::Tcp(at.to_owned()))).transpose();

@@ -8,13 +8,13 @@ use crate::room::{Id, Who};
 /// One entry. Its server has numbered it, so that readers recognise a second copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The server that wrote it: a random identifier for each start.
+    /// The server that wrote the entry: a random identifier for each start.
     pub server: String,
     /// The name of that server.
     pub tag: String,
     /// Counts this server's entries, from 1.
     pub number: u64,
-    /// When it was said, in ms of the room's clock.
+    /// When the entry was made, in ms of the room's clock.
     pub said: u64,
     pub what: What,
 }

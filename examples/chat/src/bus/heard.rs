@@ -28,7 +28,7 @@ struct Sender {
     /// All lines up to this number were shown, or are known to be lost, or were said before this server started.
     last: u64,
     gaps: Vec<Gap>,
-    /// Whether a line of it was read. If not, `last` was only taken over from Redis.
+    /// Whether a line of this sender was read. If not, `last` was only taken over from Redis.
     was_read: bool,
     turn: u64,
 }
@@ -196,8 +196,8 @@ mod tests {
         let mut heard = Heard::default();
         assert_eq!(heard.has_read_up_to([("a", 5)]), []);
         assert_eq!(heard.acknowledgements(["a"]), " a:5:1-5");
-        // The next line of a sender whose lines were not read yet may follow lines from before this server's start. For
-        // the members here that is no gap.
+        // No line of `a` was read before this one, so 6 and 7 may have been said before this server started. They are
+        // acknowledged as missing, but to the members here they are no gap.
         assert_eq!(heard.hear("a", 8), Number::New);
         assert_eq!(heard.acknowledgements(["a"]), " a:8:1-7");
         assert!(

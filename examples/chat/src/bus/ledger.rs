@@ -109,7 +109,7 @@ mod tests {
             Self { ledger, now: Instant::now(), beats: 0, uptime: 0 }
         }
 
-        /// Lets a second pass, in which b announces itself if it `does`. Returns the authors that are told.
+        /// Lets a second pass, in which b announces itself if `does` is true. Returns the authors that are told.
         fn beat(&mut self, does: bool) -> Vec<Told> {
             self.beats += u64::from(does);
             self.pass(1);
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn a_server_is_waited_for_from_its_first_announcement_on() {
         let mut pair = Pair::new();
-        // b has not announced what it has heard, and somebody else removes the line from the stream.
+        // b is known before it has announced what it has heard. Another client of Redis removes the line from the stream.
         pair.say(1, "x");
         pair.redis_has(1);
         assert!(!pair.ledger.lines.are_done());

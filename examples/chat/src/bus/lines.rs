@@ -15,8 +15,8 @@
 //! wait again. So nothing is remembered about single writes, and each of them may be done twice.
 //!
 //! A line is for each server that had started when it was said, also for one that this server learns of later. So a line
-//! keeps its author as long as it is kept, even if it has arrived at all known servers: one that is learned of later may
-//! lack it.
+//! keeps its author as long as it is kept, even if the line has arrived at all known servers: a server that is learned of later
+//! may lack it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -123,8 +123,8 @@ impl Lines {
         self.arrived >= self.last
     }
 
-    /// Notes that Redis has the lines of this server up to a number. It may be less than before, when Redis has lost the
-    /// last of them, and more, when an answer was lost. Returns false if no such line was said.
+    /// Notes that Redis has the lines of this server up to a number. The number may be less than before, when Redis has lost
+    /// the last lines, or more, when an answer was lost. Returns false if no such line was said.
     #[must_use]
     pub fn redis_has(&mut self, number: u64, now: Instant) -> bool {
         if number > self.last {
@@ -264,7 +264,7 @@ impl Lines {
 }
 
 impl Line {
-    /// Whether all servers have it, including those that have come since it arrived.
+    /// Whether all servers have the line, including those that have come since it arrived.
     fn is_at_all(&self, others: &Others) -> bool {
         self.what.at().is_some() || others.all_have(self)
     }

@@ -133,7 +133,7 @@ impl Link {
         /// How many notices are sent between two checks of the outboxes, and how long a check waits for crowded ones.
         const AT_ONCE: usize = 50;
         const WAIT: Duration = Duration::from_millis(50);
-        /// How long single notices are sent.
+        /// For how long each line gets a notice of its own.
         const WHOLE: Duration = Duration::from_secs(2);
         let until = Instant::now() + WHOLE;
         let mut more: HashMap<Who, usize> = HashMap::new();

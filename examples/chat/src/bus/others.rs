@@ -230,7 +230,8 @@ impl Others {
         other.call(member, now);
     }
 
-    /// Takes note of what the servers have heard of the lines of this one. Returns gaps, with the identifier of the server.
+    /// Notes which of this server's lines the others have heard. Returns the gaps, each with the identifier of the server that
+    /// missed those lines.
     pub fn hear_of<'a>(
         &mut self,
         own: &str,
