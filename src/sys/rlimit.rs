@@ -55,8 +55,8 @@ pub(crate) fn descriptors() -> Option<(u64, u64)> {
     Some((limit.rlim_cur as u64, open))
 }
 
-/// How many descriptors are open, and how many may be. Cheaper than [`descriptors`]: since Linux 6.2 the first number
-/// is the size of a folder. None before that.
+/// How many descriptors are open, and how many may be. Cheaper than [`descriptors`]: since Linux 6.2 the
+/// size of `/proc/self/fd` is the number of open descriptors. None before that.
 pub(crate) fn descriptors_now() -> Option<(u64, u64)> {
     let limit = descriptor_limit().ok()?;
     let open = std::fs::metadata("/proc/self/fd").ok()?.len();

@@ -14,8 +14,8 @@ use std::sync::atomic::AtomicU64;
 
 use libc::{MAP_ANON, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE};
 
-/// Rows of numbers, zero at first, that this process shares with the children that it forks from here on: what one
-/// process writes the others see. (A fork copies all other memory.)
+/// Rows of numbers, zero at first, that this process shares with the children that it forks from here on: each
+/// process sees what the others write. (A fork copies all other memory.)
 ///
 /// Rows take memory only when they are written to.
 #[derive(Debug)]

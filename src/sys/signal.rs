@@ -63,8 +63,8 @@ pub(super) fn on_signal_with_info(
 /// As [`on_signal`], for as long as the process lives, and for its children. The action runs in this process as well,
 /// and must do nothing there. If there is no guard and `takes` says no, the signal has its default effect.
 ///
-/// `takes` runs in the signal's handler, and is the same function for all signals. A child needs no guard, for which it
-/// would have to write to the count of guards.
+/// `takes` runs in the signal's handler, and is the same function for all signals. So a child needs no guard: to
+/// make one it would have to write to the count of guards.
 pub(crate) fn on_signal_in_children(
     signal: libc::c_int,
     takes: fn() -> bool,

@@ -82,7 +82,7 @@ pub(crate) fn keep(sockets: Vec<PredecessorsSocket>) {
 /// Takes the socket that a server of this kind would bind to this address.
 ///
 /// That is a socket that is bound to the address; or, if the server asks for any free port, a socket that was bound to any
-/// free port of the same address. Of several, it is the first. A server that asks for an activated socket finds it in
+/// free port of the same address. If several fit, the first is taken. A server that asks for an activated socket finds it in
 /// `inherited`.
 ///
 /// # Errors

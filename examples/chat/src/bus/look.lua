@@ -1,4 +1,4 @@
--- Looks at the room: the end of the stream and the last number of each server fit each other.
+-- Reads the state of the room in one step, so that the end of the stream and the last number of each server fit each other.
 -- After room_clock.lua, with its `now` and `offset`.
 -- KEYS: the stream, the last numbers, the servers, their names.
 -- ARGV: the name of the server that looks, in the form that is compared.

@@ -179,7 +179,7 @@ impl Bus {
     }
 }
 
-/// Whether a running server has a name.
+/// Whether a running server has the name `tag`.
 fn is_taken(address: &BusAddress, tag: &str) -> bool {
     /// How long the server is watched: longer than the time between two announcements.
     const TIME: Duration = Duration::from_millis(2_500);

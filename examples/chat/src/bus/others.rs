@@ -307,13 +307,14 @@ impl Others {
                 .map(|other| &*other.tag),
             Some(at) => match self.get(at) {
                 Some(other) => Some(other).filter(lacks).map(|other| &*other.tag),
-                // It is not known any more.
+                // The server is not known any more.
                 None => Some(""),
             },
         }
     }
 
-    /// The server of a name. One that was killed, and started again under its name, is known twice for a while.
+    /// The server with this name. A server that was killed, and started again under its name, is known twice for a while:
+    /// then this is the later one.
     pub fn named(&self, tag: &str) -> Option<&Other> {
         let folded = fold(tag);
         let named = self.there().filter(|other| fold(&other.tag) == folded);
@@ -322,7 +323,7 @@ impl Others {
 }
 
 impl Other {
-    /// Whether it is known to have been up when a line was said.
+    /// Whether the server is known to have been up when a line was said.
     pub fn was_up(&self, line: &Line) -> bool {
         self.start.is_some_and(|start| start <= line.said)
     }
@@ -336,7 +337,7 @@ impl Other {
         self.members.extend(now.map(|name| (member, name)));
     }
 
-    /// Its members, as `name@server`.
+    /// The members of the server, as `name@server`.
     pub fn names(&self) -> impl Iterator<Item = String> {
         self.members.iter().map(|(_, name)| format!("{name}@{}", self.tag))
     }
