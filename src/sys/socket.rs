@@ -148,7 +148,7 @@ fn set_option<T: Copy>(
     Ok(())
 }
 
-/// Reads a socket option, and returns how many bytes of the value the kernel has written: fewer, if its own structure
+/// Reads a socket option, and returns how many bytes of the value the kernel has written: fewer, if the kernel's structure
 /// is shorter. The value is a structure of the system's without pointers, or numbers; any bytes are a valid value.
 ///
 /// ENOPROTOOPT from a kernel that does not know the option, EOPNOTSUPP from a socket of another kind. Callers take

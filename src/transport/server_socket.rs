@@ -20,10 +20,10 @@
 //! | made here | this process, before the socket closes |
 //! | made here, closed in a forked child | the child, if no other process listens any more |
 //! | from a service manager, or by `from_fd` | nobody here |
-//! | from a predecessor, not taken over yet | the last of the two processes to close the socket |
-//! | from a predecessor, taken by no server | the last of the two processes to close the socket, if the predecessor was to remove it |
+//! | from a predecessor, not taken over yet | the last process to close the socket |
+//! | from a predecessor, taken by no server | the last process to close the socket, if the predecessor was to remove the file |
 //! | taken over | this process |
-//! | handed to a successor that is not ready | the last of the two processes to close the socket |
+//! | handed to a successor that is not ready | the last process to close the socket |
 //! | handed to a successor that serves | the successor |
 //!
 //! A file is removed only if `SocketOptions::unlink_on_close` asks for it, and only if it still is the same file. The

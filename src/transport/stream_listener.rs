@@ -30,7 +30,7 @@ use crate::address::Address;
 use crate::error::{Error, Result};
 use crate::sys;
 
-/// A connection that has been accepted, and is no request yet. Dropping it closes it.
+/// A connection that has been accepted, and is no request yet. Dropping the value closes the connection.
 #[derive(Debug)]
 pub struct AcceptedConnection {
     /// Shared with the live list from the beginning of the request on.

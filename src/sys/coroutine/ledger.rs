@@ -76,7 +76,7 @@ pub(super) struct Ledger {
     live: usize,
     /// How many stacks are `Warm`.
     warm: usize,
-    /// The warm stacks by the time at which they became free, the oldest first. None: it was released with a neighbour.
+    /// The warm stacks by the time at which they became free, the oldest first. None: the stack was released with a neighbour.
     order: VecDeque<Option<StackId>>,
     /// The place of the first of `order`: places count up for ever, so that a state can say where its stack stands.
     first: u64,

@@ -53,14 +53,14 @@ pub struct Place {
     start: u64,
     /// The last entry that was read. `None` until Redis was reached for the first time.
     at: Option<String>,
-    /// The run of Redis in which it was read.
+    /// The run of Redis in which that entry was read.
     run: String,
     /// The end of the stream at the last look.
     end: String,
     /// The end of the stream, and the numbers of the lines up to it, when this server first looked; `None` once it has
-    /// read so far.
+    /// read up to there.
     first: Option<(String, HashMap<String, u64>)>,
-    /// Whether it has announced what it has heard.
+    /// Whether this server has announced what it has heard.
     follows: bool,
     /// Whether lines are missing, and the stream is read once more.
     searches: bool,

@@ -63,7 +63,7 @@ impl Reader {
                 self.place.nothing_follows();
             }
             if looked.elapsed() > 2 * BEAT {
-                // This process was stopped, and another server may have its name by now.
+                // This process was stopped, and another server may have this one's name by now.
                 self.look_again(store)?;
                 looked = Instant::now();
             }

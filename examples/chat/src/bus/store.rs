@@ -92,7 +92,7 @@ pub struct Beat<'a> {
     pub heard: &'a str,
     /// About how many entries the stream keeps.
     pub length: usize,
-    /// The server whose name it takes, and the last announcement of that server; empty if there is none.
+    /// The server whose name this one takes, and the last announcement of that server; empty if there is none.
     pub instead: (&'a str, &'a str),
 }
 
@@ -235,7 +235,7 @@ impl Store {
         Ok(streams.into_iter().flatten().flat_map(|(_, entries)| entries).collect())
     }
 
-    /// The server that has a name, in the form that is compared, and its announcement.
+    /// The server that has this name, and its announcement. `name` is in the form that is compared.
     pub fn holder_of(&mut self, name: &str) -> RedisResult<Option<(String, String)>> {
         let holder = text(cmd("HGET").arg(&self.keys.names).arg(name).query(&mut self.wire)?)?;
         let shown: Option<Vec<u8>> =
