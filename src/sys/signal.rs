@@ -262,9 +262,9 @@ impl Drop for SignalGuard {
 
 /// Signals that give the same order, and when the first of them has come.
 ///
-/// They distinguish a second order, of a user who has lost patience, from an echo of the first. An echo comes from timeout(1), which
-/// signals its program and then the program's group, or from a wrapper that passes on the Ctrl-C that the terminal has sent
-/// to both.
+/// They distinguish a second order, of a user who has lost patience, from an echo of the first. An echo comes from timeout(1),
+/// which signals its program and then the program's group, or from a wrapper that passes on the Ctrl-C that the terminal has
+/// sent to both.
 #[derive(Debug, Default)]
 pub(crate) struct Repeats {
     /// When the first signal came, by the monotonic clock in microseconds. Zero: none has come.

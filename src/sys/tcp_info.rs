@@ -106,7 +106,7 @@ pub(crate) fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-/// Other systems tell it by other names, or not at all.
+/// Other systems report this number by other names, or not at all.
 #[cfg(not(linux_kernel))]
 pub(crate) fn unacknowledged(_fd: BorrowedFd<'_>) -> io::Result<usize> {
     Err(io::ErrorKind::Unsupported.into())

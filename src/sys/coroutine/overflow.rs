@@ -215,7 +215,7 @@ impl Write for Text {
 }
 
 impl Text {
-    /// Writes it to standard error, unless that would wait for its reader: the process has to end.
+    /// Writes the text to standard error, unless that would wait for its reader: the process has to end.
     fn tell(&self) {
         let mut stderr = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
         // SAFETY: the pointers are to a live structure, and to live bytes of that length. A pipe or a terminal that poll

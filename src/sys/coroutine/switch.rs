@@ -111,7 +111,7 @@ impl Coroutine {
         Self { switch: ManuallyDrop::new(switch), bottom: Bottom::NONE, ended: false }
     }
 
-    /// Runs it until it suspends itself or returns.
+    /// Runs the coroutine until it suspends itself or returns.
     ///
     /// # Panics
     ///

@@ -108,7 +108,7 @@ impl Writer {
         self.answered(Some(last), &heard)
     }
 
-    /// Announces this server and its members. Returns why that is not possible, if another server has its name.
+    /// Announces this server and its members. Returns why that is not possible, if another server has this one's name.
     fn beat(&mut self, store: &mut Store) -> RedisResult<Option<RedisError>> {
         // News of later changes have larger numbers.
         let last = self.queue.lock().ledger.lines.last();
