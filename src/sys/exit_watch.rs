@@ -174,8 +174,8 @@ impl Ended {
     }
 }
 
-/// The most children that one call of [`ExitWatch::ended`] reports. The accept loop calls it after each fork, and seldom
-/// finds two.
+/// The most children that one call of [`ExitWatch::ended`] reports. The reaper calls it after each request and each wait, and
+/// seldom finds two.
 const ENDS_AT_ONCE: usize = 8;
 
 impl AsFd for ExitWatch {

@@ -36,7 +36,7 @@ use super::stack::{Extent, SlabStack};
 pub(crate) struct Coroutine {
     /// Never dropped before its end: that would unwind the stack, through code of the program that may catch it.
     switch: ManuallyDrop<Switch<(), (), (), SlabStack>>,
-    /// Pointers to its parts at the bottom of its stack; nulls before the first resume.
+    /// Pointers to the parts at the bottom of the coroutine's stack; nulls before the first resume.
     bottom: Bottom,
     /// The coroutine has returned, and must not be resumed.
     ended: bool,
