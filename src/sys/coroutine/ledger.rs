@@ -176,8 +176,8 @@ impl Ledger {
     /// Stacks side by side, of one chunk, whose memory is to go back to the system. From here on they are cold. None if
     /// no more are warm than [may be](Self::most_warm).
     ///
-    /// The release begins with the oldest stack, and takes its neighbours along, up to one that is in use or among the youngest. One call
-    /// for a whole chunk costs a tenth of one for each of its stacks.
+    /// The release begins with the oldest stack, and takes its neighbours along, up to one that is in use or among the
+    /// youngest. One call for a whole chunk costs a tenth of one for each of its stacks.
     ///
     /// The caller should then give the memory back. If it does not, a stack that counts as cold still holds memory, and
     /// nothing else goes wrong.
