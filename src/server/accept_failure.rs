@@ -46,7 +46,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
                 // causes.
                 let has_fd = core.transport.fileno().is_some();
                 let pause = if has_fd { backoff.woken_in_vain() } else { None };
-                return Ok(pause.map_or(Attempt::NoRequest, pause_for));
+                // Nothing has failed, so `handle_request` goes on as well. Another process may have taken the clients.
+                return Ok(pause.map_or(Attempt::NoRequest, |time| Attempt::NotYet(after(time))));
             }
             AcceptAction::Retry => return Ok(Attempt::Again),
             AcceptAction::Fatal => {
@@ -74,13 +75,13 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             // The clients are turned away after the report, which says why.
             core.context.counters.shed(core.transport.shed() as u64);
         }
-        Ok(pause_for(pause))
+        Ok(Attempt::Pause(after(pause)))
     }
 }
 
-/// A pause that begins now.
-fn pause_for(time: Duration) -> Attempt {
-    Attempt::Pause(Instant::now() + time)
+/// The end of a pause that begins now.
+fn after(pause: Duration) -> Instant {
+    Instant::now() + pause
 }
 
 impl<T: Transport> Core<T> {

@@ -7,7 +7,7 @@
 //! attempt                  serve_forever                        handle_request
 //!   no permit, not ready     waits for the gate, the mixin        the same, until the timeout
 //!   rate: not yet            pauses until then                    the same, until the timeout
-//!   get_request: none        waits for the listener               the same, until the timeout
+//!   get_request: none        waits for the listener, or pauses    the same, until the timeout
 //!                an error    accept_failure.rs: goes on, pauses   goes on, or returns AcceptFailed
 //!   verify_request: no       service_actions                      returns Rejected
 //!   process_request          service_actions                      returns Handled
@@ -56,8 +56,7 @@ pub enum AcceptOutcome {
     Rejected,
     /// The timeout passed without a request, and `handle_timeout` was called.
     TimedOut,
-    /// Accepting failed, for the time being, and `accept_error` was called. Or, without that call, the listener has woken
-    /// this `handle_request` more than 16 times in a row without a client.
+    /// Accepting failed, for the time being, and `accept_error` was called.
     AcceptFailed,
     /// A shutdown was asked for.
     Stopped,
@@ -75,9 +74,11 @@ pub(super) enum Attempt {
     /// There is no room for a request: the gate of `Limits::live` is closed, or the mixin is not ready. Nothing was
     /// accepted.
     NoRoom,
-    /// Requests come faster than they may be accepted: leave the listener alone until this moment.
-    TooFast(Instant),
-    /// Resources have run out, or too many attempts in a row were in vain: leave the listener alone until this moment.
+    /// Requests come faster than they may be accepted, or the listener has woken the loop in vain too often: leave it
+    /// alone until this moment. Nothing has failed.
+    NotYet(Instant),
+    /// Resources have run out, or too many clients in a row were lost, and `accept_error` was called: leave the listener
+    /// alone until this moment.
     Pause(Instant),
 }
 
@@ -153,7 +154,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         while !runs.stop_requested() {
             let attempt = self.handle_request_noblock(&mut backoff)?;
             let held_back =
-                matches!(attempt, Attempt::NoRoom | Attempt::TooFast(_) | Attempt::Pause(_));
+                matches!(attempt, Attempt::NoRoom | Attempt::NotYet(_) | Attempt::Pause(_));
             // Set before the wait: a worker must not take a client that the loop leaves in the queue.
             self.core.worker_acceptor.suspend(held_back);
             match attempt {
@@ -167,7 +168,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
                 Attempt::Again => {}
                 Attempt::NoRequest => self.wait_for_request(&mut clock, membership.as_ref())?,
                 Attempt::NoRoom => _ = self.wait(WaitUntil::Room, clock.next())?,
-                Attempt::TooFast(until) | Attempt::Pause(until) => {
+                Attempt::NotYet(until) | Attempt::Pause(until) => {
                     self.pause(earlier(Some(until), clock.next()))?;
                 }
             }
@@ -262,8 +263,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
                 Attempt::Pause(_) => return Ok(AcceptOutcome::AcceptFailed),
                 // The next attempt follows at once, and the deadline is checked after it.
                 Attempt::Again => continue,
-                Attempt::TooFast(until) => {
-                    // The gate of the rate has no event, so the loop sleeps until the moment that the gate has named.
+                Attempt::NotYet(until) => {
+                    // Neither the gate of the rate nor a pause has an event, so the loop sleeps until the moment.
                     self.pause(earlier(Some(until), deadline))?;
                     None
                 }
@@ -298,7 +299,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
         // The permit is held during this check; if the rate is exceeded, its drop gives it back.
         if let Some(until) = core.context.rate.wait_until() {
             backoff.reached(Limit::AcceptRate, core);
-            return Ok(Attempt::TooFast(until));
+            return Ok(Attempt::NotYet(until));
         }
         // Held until the request is with the mixin: a worker must not overtake it.
         let _exclusive = core.worker_acceptor.lock();

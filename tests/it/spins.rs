@@ -6,9 +6,10 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, ThreadId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socketserver::mixin::Mixin;
+use socketserver::monitor::AcceptOutcome;
 use socketserver::transport::{Bind, Tcp, Transport, Udp};
 use socketserver::{
     Address, Builder, DatagramRequest, HandlerResult, Inline, Outbox, Pool, ServerHooks,
@@ -218,5 +219,29 @@ fn a_client_that_is_not_taken_does_not_have_a_worker_spin_threading() {
 fn a_client_that_is_not_taken_does_not_have_a_worker_spin_pool() {
     alone("spins::a_client_that_is_not_taken_does_not_have_a_worker_spin_pool", || {
         a_client_that_is_not_taken_rests(Pool::new(2), true);
+    });
+}
+
+#[test]
+fn a_handle_request_whose_clients_others_take_waits_until_its_timeout_and_does_not_spin() {
+    let name =
+        "a_handle_request_whose_clients_others_take_waits_until_its_timeout_and_does_not_spin";
+    alone(&format!("spins::{name}"), || {
+        const TIMEOUT: Duration = Duration::from_millis(500);
+        let shy = Arc::new(AtomicBool::new(true));
+        let inner = Tcp::unbound(&"127.0.0.1:0".into(), &SocketOptions::default()).unwrap();
+        let transport = Shy { inner, shy: Arc::clone(&shy), accepted: Arc::default() };
+        let server = Builder::<Shy, _>::new(Inline).timeout(TIMEOUT);
+        let server = server.with_transport(transport, stream_fn(|_request| Ok(()))).unwrap();
+        let _waits = connect(inet(&server));
+        let (began, before) = (Instant::now(), processor_seconds());
+        assert_eq!(server.handle_request().unwrap(), AcceptOutcome::TimedOut);
+        assert!(began.elapsed() >= TIMEOUT, "{:?}", began.elapsed());
+        let used = processor_seconds() - before;
+        assert!(used < 0.05, "{used} s of processor time");
+        assert_eq!(server.context().counts().accept_errors, 0);
+        // A client that is left for this process is served after all.
+        shy.store(false, Ordering::SeqCst);
+        assert_eq!(server.handle_request().unwrap(), AcceptOutcome::Handled);
     });
 }
