@@ -63,6 +63,11 @@ impl AcceptSlot {
         self.server.is_some()
     }
 
+    /// Whether a worker accepts that was called back, and has not left the slot yet.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupted
+    }
+
     /// Notes that the calling worker is about to accept.
     pub(super) fn enter(&mut self, server: &Arc<dyn WorkerAccept>) {
         self.server = Some(Arc::clone(server));

@@ -393,11 +393,15 @@ impl WorkerQueue {
     /// The present numbers of workers and jobs. The mixin adds the limits.
     pub(super) fn figures(&self) -> WorkerFigures {
         let state = self.state.lock();
+        let is_called_back = state.accept_slot.is_interrupted();
         // A worker that accepts is free as well.
-        let idle = state.idle.len() + usize::from(state.accept_slot.is_taken());
-        // A worker that was called and has not come yet is neither idle nor busy.
-        let coming = idle + state.starting + usize::from(state.wake_pending);
-        let busy = state.workers.saturating_sub(coming);
+        let accepts = state.accept_slot.is_taken() && !is_called_back;
+        let idle = state.idle.len() + usize::from(accepts);
+        // A worker that was called and has not come yet is neither idle nor busy. `close` calls the worker that accepts
+        // without a pending wake-up.
+        let is_coming = state.wake_pending || is_called_back;
+        let coming = state.starting + usize::from(is_coming);
+        let busy = state.workers.saturating_sub(idle + coming);
         let (busy, idle, queued) = (Some(busy), Some(idle), Some(self.receiver.len()));
         WorkerFigures { busy, idle, queued, ..WorkerFigures::default() }
     }

@@ -280,7 +280,11 @@ impl BoundedIo {
             if self.at_boundary {
                 return Err(stop(self.ticket.entry()));
             }
-            return self.receive_late(buf, timeout);
+            // Below a wrapper the raw stream receives late input itself, or notes the cut. So a wrapper that returns zero
+            // bytes, without a note, is at the peer's end.
+            if !self.connection.counts_itself() || self.ticket.entry().is_cut_off() {
+                return self.receive_late(buf, timeout);
+            }
         }
         self.saw_end = true;
         Ok(0)
@@ -304,8 +308,6 @@ impl BoundedIo {
             // This receive does not wait: after the shutdown a receive without bytes returns zero.
             let count = self.connection.receive(buf, timeout)?;
             if count > 0 {
-                // Bytes of a wrapped connection do not come here: its raw stream receives and counts them, or turns the
-                // cut into an error.
                 self.ticket.entry().add_bytes_in(count);
                 return Ok(count);
             }

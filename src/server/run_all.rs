@@ -110,9 +110,9 @@ impl<T: Transport, M: Mixin> Server<T, M> {
 /// # Errors
 ///
 /// The error of the first server that ended with one, after all servers are closed. `run_all` also fails if signals
-/// cannot be handled or threads cannot be started; and if one of several servers forks, which needs a process with one
-/// thread. If another thread already serves one of them, or if one is listed twice, it fails before anything is begun,
-/// and closes nothing.
+/// cannot be handled or threads cannot be started. If another thread already serves one of them, if one is listed twice,
+/// or if one of several servers forks, which needs a process with one thread, it fails before anything is begun, and
+/// closes nothing.
 ///
 /// # Panics
 ///
@@ -126,6 +126,7 @@ pub fn run_all(
     // All servers are claimed first: if one claim fails, the others are given back, and nothing has begun.
     let claims = servers.iter().map(|server| claim(&**server)).collect::<Result<Vec<_>>>()?;
     let all: Vec<&dyn BaseServer> = servers.iter().map(|server| &**server).collect();
+    check_forks(&all)?;
     let _signals = prepare_process(&all)?;
     let _members = join_service(&all);
     // The signals are handled by now. If `ready` panics, the guards undo everything, and nothing has been served.
@@ -134,10 +135,6 @@ pub fn run_all(
     if let [server] = servers {
         let (served, report) = serve_and_close(&**server, || server.server_close_within(grace));
         return served.map(|()| vec![report]);
-    }
-    if let Some(server) = servers.iter().find(|server| server.context().role().is_parent()) {
-        let why = "forks, and has to run alone in its process";
-        return Err(Error::state(server.server_address(), why));
     }
     // Called when one server fails: each thread then closes its own server.
     let stop_all = || servers.iter().for_each(|server| server.shutdown_handle().shutdown());
@@ -177,6 +174,19 @@ pub fn run_all(
         }
         result.map(|()| reports)
     })
+}
+
+/// Refuses a server that forks among several, which need a thread each: a fork needs a process with one thread. Called
+/// before `ready`, so that the program does not announce servers that cannot run.
+fn check_forks(servers: &[&dyn BaseServer]) -> Result<()> {
+    let forks = |server: &&&dyn BaseServer| server.context().role().is_parent();
+    match servers.iter().find(forks) {
+        Some(server) if servers.len() > 1 => {
+            let why = "forks, and has to run alone in its process";
+            Err(Error::state(server.server_address(), why))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Runs one of several servers. If it ends by an error or a panic, `stop_all` ends the others.

@@ -41,7 +41,8 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     ///
     /// | event | level | fields |
     /// |---|---|---|
-    /// | `ready`, `stopping` and others of the server as a whole; a failed handshake; a worker that is held | INFO | the text |
+    /// | `ready`, `stopping` and others of the server as a whole; a worker that is held | INFO | the text |
+    /// | a failed handshake, whose `failed` has the level of its fault | DEBUG | the text |
     /// | `accepted`: a request has come | DEBUG | `id`, `client_address`, `handler`, `transport` |
     /// | `client known`: a proxy has named the client | DEBUG | `id`, `client_address`, `proxy_address` |
     /// | `failed`: a handler, a hook or a handshake has failed or panicked | ERROR; INFO by the peer's fault; DEBUG if it [is quiet](crate::hooks::Failure::is_quiet) | `phase`, `error`, `client_address` |
@@ -265,7 +266,9 @@ fn tell(event: &ServerEvent<'_>, transport: &'static str) {
         ServerEvent::LimitReached { limit } => {
             warn!(target: "socketserver", limit = limit.name(), "limit reached");
         }
-        // Events of the server as a whole (ready, stopping, and so on), a failed handshake, a worker that is held.
+        // Most such failures are scanners'. If the fault is not the peer's, `failed` says so at its own level.
+        ServerEvent::HandshakeFailed { .. } => debug!(target: "socketserver", "{event}"),
+        // Events of the server as a whole (ready, stopping, and so on), a worker that is held.
         _ => info!(target: "socketserver", "{event}"),
     }
 }

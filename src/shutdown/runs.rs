@@ -13,7 +13,7 @@
 //!
 //! | waits for `changed` | until | woken by |
 //! |---|---|---|
-//! | `begin`, `claim` | the previous run is no longer `Finishing` | `end` |
+//! | `begin`, `claim` | the previous run is no longer `Finishing`, or is the caller's own | `end` |
 //! | `end` | no loop and no worker is listed | `leave_loop` of the last one |
 //! | `wait_until_ended` | the run does not accept, or the caller does itself | `end_accepting` |
 //!
@@ -68,6 +68,8 @@ pub(crate) struct Runs {
 struct RunsState {
     /// The state of the run: [`RunState`] has its transitions.
     run: RunState,
+    /// The thread of the run that goes on. Code of the program that runs on it must not wait for the run's end.
+    runner: Option<ThreadId>,
     /// The fate of a stop that is requested between two runs. `begin` decides by it.
     between_runs: StopBetweenRuns,
     /// The threads that accept for the run that goes on: loops, and workers beside them.
@@ -208,8 +210,8 @@ impl Runs {
         if state.closing {
             return Err(Error::closed(address));
         }
-        if state.run.is_accepting() || state.claimed.is_some_and(|by| by != thread::current().id())
-        {
+        let me = thread::current().id();
+        if state.run.kind().is_some() || state.claimed.is_some_and(|by| by != me) {
             return Err(serving_already(address));
         }
         // A handler may have ended the server with an error after its run had stopped.
@@ -225,14 +227,20 @@ impl Runs {
             state.between_runs = StopBetweenRuns::Forgotten;
         }
         state.run = RunState::Accepting(kind);
+        state.runner = Some(me);
         Ok(())
     }
 
     /// Waits for the end of a run that accepts no more. That end is near. So a thread that has shut a server down, and
-    /// has waited for it, may begin the next run at once.
+    /// has waited for it, may begin the next run at once. On the thread of the run itself (in a handler that the run's
+    /// end serves, say) it does not wait: it would wait for itself.
     fn wait_while_finishing(&self) -> MutexGuard<'_, RunsState> {
+        let me = Some(thread::current().id());
         let mut state = self.state.lock();
-        self.changed.wait_while(&mut state, |state| matches!(state.run, RunState::Finishing(_)));
+        let goes_on = |state: &mut RunsState| {
+            matches!(state.run, RunState::Finishing(_)) && state.runner != me
+        };
+        self.changed.wait_while(&mut state, goes_on);
         state
     }
 
@@ -260,6 +268,7 @@ impl Runs {
         // A `handle_request` leaves no `Over`: the program's own loop is about to call the next one.
         let is_forever = kind == Some(RunKind::Forever);
         state.run = if is_forever { RunState::Over } else { RunState::Idle };
+        state.runner = None;
         self.changed.notify_all();
         failure.map_or(Ok(()), Err)
     }

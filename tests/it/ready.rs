@@ -11,8 +11,9 @@ use socketserver::mixin::Mixin;
 use socketserver::monitor::ServerEvent;
 use socketserver::transport::Tcp;
 use socketserver::{
-    BaseServer, Builder, HandlerResult, Inline, Pool, ServerContext, ServerHooks, StreamRequest,
-    TcpServer, Threading, ThreadingTcpServer, UdpServer, datagram_fn, run_all, stream_fn,
+    BaseServer, Builder, Forking, HandlerResult, Inline, Pool, ServerContext, ServerHooks,
+    StreamRequest, TcpServer, Threading, ThreadingTcpServer, UdpServer, datagram_fn, run_all,
+    stream_fn,
 };
 
 use crate::handlers::Diary;
@@ -174,4 +175,17 @@ fn an_error_of_the_program_is_one_of_the_crate_by_its_sign() {
     let error = main().unwrap_err();
     assert_eq!(error.io_kind(), Some(std::io::ErrorKind::NotFound));
     assert_eq!(error.to_string(), "No such file or directory (os error 2)");
+}
+
+#[test]
+fn a_server_that_forks_among_several_is_refused_before_anything_is_announced() {
+    let forking = TcpServer::builder().mixin(Forking::new());
+    let forking = forking.bind("127.0.0.1:0", stream_fn(answer)).unwrap();
+    let beside = ThreadingTcpServer::bind("127.0.0.1:0", stream_fn(answer)).unwrap();
+    let name = forking.server_address().to_string();
+    let servers: Vec<Box<dyn BaseServer>> = vec![Box::new(Box::new(beside)), Box::new(forking)];
+    let mut announced = false;
+    let error = run_all(&servers, SOON, || announced = true).unwrap_err().to_string();
+    assert!(error.contains(&name) && error.contains("alone in its process"), "{error}");
+    assert!(!announced);
 }

@@ -2,9 +2,11 @@
 //!
 //! A silent connection counts in `--max-clients`, so an attacker with many of them could keep others out. The hall
 //! therefore holds at most half of all clients, and half of the clients that one address may have. When it is full, the
-//! address with the most silent connections loses its oldest one. Clients that have sent a word join in the order of their
-//! first words, and at a bounded rate, because each join is a line for every member. A client that leaves before it
-//! joins is not announced.
+//! address with the most silent connections loses its oldest one; of several such addresses, the one whose oldest came
+//! first. So a client that has just come is not ended for one that is silent for longer.
+//!
+//! Clients that have sent a word join in the order of their first words, and at a bounded rate, because each join is a
+//! line for every member. A client that leaves before it joins is not announced.
 //!
 //! ```text
 //! connect -> silent -- first word --> speaking -- its turn --> the room
@@ -12,6 +14,7 @@
 //!              +-- hall full, /kick #, or --first-word is over: ended
 //! ```
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -79,7 +82,8 @@ impl Hall {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Adds a client. If the hall is full, ends the oldest silent client of the address that has the most of them.
+    /// Adds a client. If the hall is full, ends the oldest silent client of the address that has the most of them. That
+    /// is never the new client, unless it is the only one.
     pub fn arrive(&self, address: Address, outbox: Outbox) -> Number {
         let mut state = self.state.lock();
         let number = state.next;
@@ -170,13 +174,14 @@ impl State {
         self.silent.values().filter(|silent| peer_of(&silent.address) == peer).count()
     }
 
-    /// The address that has the most silent clients.
+    /// The address that has the most silent clients; of several, the one whose oldest has been silent for longest.
     fn most(&self) -> Option<IpAddr> {
+        // For each address its count, and the number of its oldest client.
         let mut counts = HashMap::new();
-        for silent in self.silent.values() {
-            *counts.entry(peer_of(&silent.address)).or_insert(0) += 1;
+        for (number, silent) in &self.silent {
+            counts.entry(peer_of(&silent.address)).or_insert((0, Reverse(*number))).0 += 1;
         }
-        counts.into_iter().max_by_key(|(_, count)| *count).and_then(|(peer, _)| peer)
+        counts.into_iter().max_by_key(|(_, order)| *order).and_then(|(peer, _)| peer)
     }
 
     fn end_oldest_of(&mut self, peer: Option<IpAddr>) {

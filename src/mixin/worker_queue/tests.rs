@@ -237,6 +237,31 @@ fn a_request_gets_the_place_that_a_worker_has_taken_for_a_client_that_is_gone() 
     jobs.ends.send(()).unwrap();
 }
 
+#[test]
+fn a_worker_that_is_called_while_it_accepts_is_neither_idle_nor_counted_twice() {
+    let queue = queue(SOON);
+    let ((has_room, had_room), (goes, is_gone)) = (unbounded(), unbounded());
+    let (long, short) = (FakeJobs::new(), FakeJobs::new());
+    queue.process_request(long.job());
+    long.ran.recv_timeout(SOON).unwrap();
+    queue.process_request(short.job_of(Some(Arc::new(ClientGone { has_room, is_gone }))));
+    short.ran.recv_timeout(SOON).unwrap();
+    short.ends.send(()).unwrap();
+    had_room.recv_timeout(SOON).expect("the thread of the short one accepts");
+    let figures = || {
+        let WorkerFigures { busy, idle, queued, .. } = queue.figures();
+        (busy, idle, queued)
+    };
+    assert_eq!(figures(), (Some(1), Some(1), Some(0)));
+    // This server lets the thread go only when the test says so.
+    queue.process_request(short.job());
+    assert_eq!(figures(), (Some(1), Some(0), Some(1)));
+    goes.send(()).unwrap();
+    short.ran.recv_timeout(SOON).unwrap();
+    assert_eq!(figures(), (Some(2), Some(0), Some(0)));
+    drop((goes, short.ends, long.ends));
+}
+
 /// A server to which only its worker still has a reference.
 struct LastOfServer {
     queue: Arc<WorkerQueue>,

@@ -10,7 +10,8 @@
 //! So no thread is needed (a server that forks could not have one), and a server without requests costs nothing. Under
 //! `Forking` only the parent tells events, so the children's recorders, which are copies, are never used.
 //!
-//! A handle of the recorder ([`Handles`]) is looked up once, at the first event. After that an event costs a few additions.
+//! A handle of the recorder ([`Handles`]) is looked up once, at the first event after the bind. After that an event costs a
+//! few additions.
 //!
 //! Bytes are counted as they flow, and not only when a request ends: an update adds the growth of the sum over all
 //! requests, ended and live. The ended requests are read first. So a request that ends at that moment may be missing
@@ -30,6 +31,7 @@ use crate::events::ServerEvent;
 use crate::figures::Fill;
 use crate::mixin::Mixin;
 use crate::refused::Refused;
+use crate::run_phase::RunPhase;
 use crate::server_context::ServerContext;
 use crate::transport::Transport;
 
@@ -64,9 +66,10 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
     /// most, and by [`update_metrics`], which a collector calls before it renders. When the last request ends, the
     /// gauges of workers and queues become zero.
     ///
-    /// Install the recorder before `bind`: the first event, that of the bind, looks for it, and without one the server's
-    /// counters and histograms stay empty. Give two servers of a program two names, or their gauges overwrite each
-    /// other. Under [`Forking`](crate::Forking) the parent reports all figures, so the recorder must not start a thread in it.
+    /// Install the recorder before the server serves: the beginning of its first run looks for it (or
+    /// [`update_metrics`], if that comes first), and without one the server's counters and histograms stay empty. Give
+    /// two servers of a program two names, or their gauges overwrite each other. Under [`Forking`](crate::Forking) the
+    /// parent reports all figures, so the recorder must not start a thread in it.
     ///
     /// ```
     /// use socketserver::{ThreadingTcpServer, stream_fn};
@@ -115,8 +118,8 @@ struct Meter {
     server: String,
     /// The server's context, which has the figures.
     context: Weak<ServerContext>,
-    /// The figures of this server, registered at the first event, which is that of the bind. The program has to install
-    /// its recorder before that.
+    /// The figures of this server, registered at the first event after the bind, such as the beginning of a run. The
+    /// program has to install its recorder before that.
     handles: OnceLock<Handles>,
     /// `next_update` counts from here.
     made: Instant,
@@ -170,6 +173,11 @@ impl Meter {
     fn note(&self, event: &ServerEvent<'_>) {
         // The context is gone only for an event of a server that is being dropped.
         let Some(context) = self.context.upgrade() else { return };
+        // The bind changes no figure, and a program may install its recorder between the bind and the run.
+        let is_bind = matches!(event, ServerEvent::PhaseReached { phase: RunPhase::Bound, .. });
+        if is_bind && self.handles.get().is_none() {
+            return;
+        }
         let handles = self.handles(&context);
         let mut is_last = false;
         match event {

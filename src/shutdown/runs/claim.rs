@@ -50,7 +50,7 @@ impl Runs {
     pub(crate) fn claim(self: &Arc<Self>, address: &dyn Display) -> Result<Claim> {
         // A run that finishes is as good as over, so this waits for its end, which is near.
         let mut state = self.wait_while_finishing();
-        if state.run.is_accepting() || state.claimed.is_some() {
+        if state.run.kind().is_some() || state.claimed.is_some() {
             return Err(serving_already(address));
         }
         state.claimed = Some(thread::current().id());

@@ -75,3 +75,25 @@ fn a_close_ends_the_run_closes_the_listener_and_lets_no_other_begin() {
     runs.begin_drain();
     assert!(runs.first_reads_are_over(), "a drain never goes back");
 }
+
+#[test]
+fn code_of_the_program_on_the_thread_of_a_run_that_finishes_does_not_wait_for_itself() {
+    let runs = Arc::new(Runs::new().unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    let of_run = Arc::clone(&runs);
+    // Not joined: the thread would wait for ever, and the test would with it.
+    thread::spawn(move || {
+        of_run.begin(&"here", RunKind::Forever).unwrap();
+        of_run.enter_loop();
+        of_run.request_stop();
+        of_run.leave_loop(|| {});
+        assert_eq!(state(&of_run), RunState::Finishing(RunKind::Forever));
+        let begun = of_run.begin(&"here", RunKind::OneRequest).is_err();
+        let claimed = of_run.claim(&"here").is_err();
+        of_run.end(|| {}).unwrap();
+        tell.send((begun, claimed)).unwrap();
+    });
+    let refused = told.recv_timeout(std::time::Duration::from_secs(10));
+    assert_eq!(refused, Ok((true, true)));
+    assert!(runs.begin(&"here", RunKind::OneRequest).is_ok(), "a later run begins");
+}

@@ -14,7 +14,7 @@ use socketserver::{
 
 use super::recorder::{Recorded, recorded};
 use crate::handlers::{Echo, Held, Panic, Silent, held};
-use crate::support::{SOON, connect, eventually, exchange, inet, read_to_end, udp_client};
+use crate::support::{SOON, alone, connect, eventually, exchange, inet, read_to_end, udp_client};
 
 /// The figures of one server.
 struct Of {
@@ -301,4 +301,21 @@ fn a_server_without_the_line_tells_nothing() {
     read_to_end(&mut connect(inet(&*server)));
     update_metrics();
     assert!(of.recorded.all().iter().all(|series| !series.contains("server=none")));
+}
+
+#[test]
+fn a_recorder_that_is_installed_between_the_bind_and_the_run_gets_all_figures() {
+    let name = "a_recorder_that_is_installed_between_the_bind_and_the_run_gets_all_figures";
+    // No other test of the process has installed the recorder.
+    alone(&format!("figures::metrics::{name}"), || {
+        let server = TcpServer::builder().metrics("late").bind("127.0.0.1:0", || Echo).unwrap();
+        let of = Of::tcp("late");
+        let server = server.serve_in_background().unwrap();
+        assert_eq!(exchange(&mut connect(inet(&*server)), "hello"), "hello\n");
+        eventually("it has ended", || server.context().counts().ended() == 1);
+        server.stop().unwrap();
+        assert_eq!(of.value("socketserver_accepted_total"), 1.0);
+        assert_eq!(of.ended("completed", "none"), 1.0);
+        assert_eq!(of.times("socketserver_request_seconds").len(), 1);
+    });
 }

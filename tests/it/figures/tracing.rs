@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 
 use socketserver::hooks::{Failure, Incoming};
 use socketserver::mixin::Mixin;
+use socketserver::proxy_protocol::ProxyProtocol;
 use socketserver::transport::Tcp;
 use socketserver::{
     BackgroundServer, HandlerError, HandlerResult, Inline, Limits, Server, ServerHooks,
@@ -153,6 +154,21 @@ fn a_peers_fault_is_no_error() {
     drop(client);
     let (_, events) = span_of(&peer);
     assert!(events.iter().all(|event| event.level == Level::DEBUG), "{events:#?}");
+}
+
+#[test]
+fn a_scanner_that_fails_before_the_handler_makes_no_event_above_debug() {
+    log();
+    let proxies = ProxyProtocol::from_networks(["127.0.0.0/8"]).unwrap();
+    let server = TcpServer::builder().proxy_protocol(proxies).tracing();
+    let server = server.bind("127.0.0.1:0", || Echo).unwrap().serve_in_background().unwrap();
+    let peer = say(&server, "GET / HTTP/1.1");
+    let (_, events) = span_of(&peer);
+    let failed = events.iter().find(|event| event.fields["message"].contains("handshake"));
+    let failed = failed.unwrap_or_else(|| panic!("{events:#?}"));
+    assert_eq!(failed.level, Level::DEBUG);
+    let levels = events.iter().filter(|event| event.fields["message"] != "failed");
+    assert!(levels.map(|event| event.level).all(|level| level == Level::DEBUG), "{events:#?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Wrappers that do not pass deadlines on: each limit still holds, and only for the step it belongs to.
 
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
@@ -198,8 +198,14 @@ impl Stream for Held {
     }
 }
 
-#[test]
-fn a_request_that_begins_in_the_moment_of_a_drain_waits_no_longer_than_its_handler_has_it_wait() {
+/// Serves one request, which begins just when a drain cuts its connection; `meanwhile` runs after the cut. The handler has
+/// read `hel`, and `rest` goes on.
+#[track_caller]
+fn begins_in_the_moment_of_a_drain(
+    meanwhile: impl FnOnce(&TcpStream),
+    rest: impl Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static,
+    ends_as: CloseReason,
+) {
     let (go, gone) = channel();
     let gone = Mutex::new(Some(gone));
     let limits = patient().drain(Duration::from_secs(10));
@@ -207,13 +213,12 @@ fn a_request_that_begins_in_the_moment_of_a_drain_waits_no_longer_than_its_handl
         let go = gone.lock().unwrap().take();
         Ok(request.wrap_stream(|inner| Ok(Box::new(Held { inner, go })))?)
     };
-    let served = serve_with(Way::Hook, limits, wrap, |request| {
+    let served = serve_with(Way::Hook, limits, wrap, move |request| {
         request.write_all(b"here\n")?;
         let mut first = [0; 3];
         let count = request.read(&mut first)?;
         assert_eq!(&first[..count], b"hel");
-        request.set_timeout(Some(MOMENT));
-        Ok(request.read_exact(&mut first)?)
+        rest(request)
     });
     let mut client = served.bare();
     client.write_all(b"hel").unwrap();
@@ -225,9 +230,29 @@ fn a_request_that_begins_in_the_moment_of_a_drain_waits_no_longer_than_its_handl
         eventually("it is cut", || {
             served.server.context().live().first().is_some_and(|live| live.cut.is_some())
         });
+        meanwhile(&client);
         go.send(()).unwrap();
         let report = closing.join().unwrap();
         assert!(report.is_clean(), "{report} after {:?}", began.elapsed());
     });
-    served.assert_ends_as(CloseReason::TimedOut);
+    served.assert_ends_as(ends_as);
+}
+
+#[test]
+fn a_request_that_begins_in_the_moment_of_a_drain_waits_no_longer_than_its_handler_has_it_wait() {
+    let rest = |request: &mut StreamRequest| {
+        request.set_timeout(Some(MOMENT));
+        Ok(request.read_exact(&mut [0; 3])?)
+    };
+    begins_in_the_moment_of_a_drain(|_client| {}, rest, CloseReason::TimedOut);
+}
+
+#[test]
+fn a_request_that_begins_in_the_moment_of_a_drain_is_at_its_end_when_its_peer_is() {
+    let rest = |request: &mut StreamRequest| {
+        assert_eq!(request.read_to_end(&mut Vec::new())?, 0);
+        Ok(())
+    };
+    let peer_ends = |client: &TcpStream| client.shutdown(Shutdown::Write).unwrap();
+    begins_in_the_moment_of_a_drain(peer_ends, rest, CloseReason::Completed);
 }

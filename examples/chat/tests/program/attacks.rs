@@ -1,5 +1,6 @@
 //! Members that harm each other and the server.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -181,6 +182,42 @@ fn silent_connections_keep_nobody_out() {
     assert!(alice.rest().ends_with("* the server stops; goodbye\n"));
 }
 
+/// The operator's list of silent clients, once so many of them have arrived. Nobody is in the room.
+fn list_of_silent(server: &Process, count: usize) -> String {
+    // The clients say nothing, so the operator asks until all of them have arrived.
+    let list = loop {
+        server.ask("/who");
+        let who = server.line();
+        assert_eq!(who, "* nobody is here");
+        server.ask("/help");
+        let next = server.line();
+        if next.starts_with(&format!("* {count} without a word yet: ")) {
+            break next;
+        }
+        if !next.starts_with("* there are ") {
+            assert!(server.line().starts_with("* there are "));
+        }
+    };
+    assert!(server.line().starts_with("* there are "));
+    list
+}
+
+#[test]
+fn a_full_hall_ends_the_client_that_is_silent_for_longest_and_not_the_newcomer() {
+    let (server, address) = open_room(&["--max-clients", "8", "--max-per-peer", "8"]);
+    // Each client has an address of its own, so all addresses have as many. The hall has room for four.
+    let connect = |number| Member::of(connect_from([127, 0, 0, number], address));
+    let mut silent = VecDeque::new();
+    for number in 2..22 {
+        silent.push_back(connect(number));
+        if let Some(mut oldest) = (silent.len() > 4).then(|| silent.pop_front()).flatten() {
+            let told = "* you had to make room for others: say something sooner\n";
+            assert_eq!(oldest.rest(), told, "{number}");
+        }
+        list_of_silent(&server, silent.len());
+    }
+}
+
 #[test]
 fn the_operator_sees_and_ends_those_who_have_not_said_a_word() {
     let (server, address) = open_room(&[]);
@@ -189,21 +226,7 @@ fn the_operator_sees_and_ends_those_who_have_not_said_a_word() {
         Member::of(connect_from(ip, address))
     });
     let places = silent.each_ref().map(|one| one.stream.get_ref().local_addr().unwrap());
-    // The clients say nothing, so the operator asks until all of them have arrived.
-    let list = loop {
-        server.ask("/who");
-        let who = server.line();
-        assert_eq!(who, "* nobody is here");
-        server.ask("/help");
-        let next = server.line();
-        if next.starts_with("* 4 without a word yet: ") {
-            break next;
-        }
-        if !next.starts_with("* there are ") {
-            assert!(server.line().starts_with("* there are "));
-        }
-    };
-    assert!(server.line().starts_with("* there are "));
+    let list = list_of_silent(&server, 4);
     let numbers = places.map(|place| {
         let at = list.find(&format!(" {place} (")).unwrap_or_else(|| panic!("{place}: {list}"));
         list[..at].rsplit_once('#').unwrap().1.to_owned()
