@@ -2,23 +2,23 @@
 
 use unicode_normalization::char::is_combining_mark;
 
-/// Whether it controls a terminal or changes the direction of text: with such characters a line could pass for another
-/// member's line.
+/// Whether a character controls a terminal or changes the direction of text: with such characters a line could pass for
+/// another member's line.
 pub fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{feff}')
         || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Whether it is blank: white space, and letters and signs with an empty glyph.
+/// Whether a character is blank: white space, or a letter or sign with an empty glyph.
 pub fn is_blank(character: char) -> bool {
     character.is_whitespace()
         || matches!(character, '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}') // Hangul fillers
         || matches!(character, '\u{2800}' | '\u{13441}' | '\u{13442}' | '\u{1d159}')
 }
 
-/// Whether it is invisible, or visible only in its neighbours (Unicode: default ignorable). Joiners are among these, and
-/// some scripts need them.
+/// Whether a character is invisible, or visible only in its neighbours (Unicode: default ignorable). Joiners are such
+/// characters, and some scripts need them.
 pub fn is_invisible(character: char) -> bool {
     matches!(character, '\u{ad}' | '\u{34f}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}')
         || matches!(character, '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{206f}')
@@ -33,7 +33,7 @@ pub fn is_joiner(character: char) -> bool {
     matches!(character, '\u{200c}' | '\u{200d}')
 }
 
-/// The most blanks in a row: enough for the indent of a piece of a program. More of them would push the text after
+/// The most consecutive blanks: enough for the indent of a piece of a program. More of them would push the text after
 /// them to the beginning of the terminal's next row, where it could pass for another member's line.
 const BLANKS: usize = 8;
 /// The most marks on one letter: a Tibetan or Burmese letter may have six. More of them would cover the lines above

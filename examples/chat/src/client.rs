@@ -21,7 +21,7 @@ pub fn run(endpoint: &Endpoint, tls: &ClientTls, name: Option<&str>) -> Result<(
     }
     let connection = open(endpoint, tls)?;
     let lost = |error: &io::Error| broke(endpoint, error);
-    // The first line, even an empty one, tells the server that this client knows lines.
+    // The first line, even an empty one, tells the server that this client ends its messages with newlines.
     let hello = name.map_or("\n".to_owned(), |name| format!("/nick {name}\n"));
     (&connection).write_all(hello.as_bytes()).map_err(|error| lost(&error))?;
     let Terminal { input, mut output, mode } = Terminal::open();
@@ -33,7 +33,7 @@ pub fn run(endpoint: &Endpoint, tls: &ClientTls, name: Option<&str>) -> Result<(
     let result = show_what_comes(&connection, &mut output);
     // A write of the typing thread may wait for a server that does not read. The shutdown ends that write.
     let _ = connection.shutdown(Shutdown::Both);
-    // The state is taken before `finish`, which ends the input, as if the user had left.
+    // The state is taken before `finish`: that call ends the input, and the typing thread would then set `HasLeft`.
     let sent = std::mem::replace(&mut *sending.lock(), Sending::Goes);
     output.finish(typing);
     drop(mode);
@@ -60,7 +60,7 @@ pub fn run(endpoint: &Endpoint, tls: &ClientTls, name: Option<&str>) -> Result<(
 /// The state of the sending.
 enum Sending {
     Goes,
-    /// The user leaves.
+    /// The user has left.
     HasLeft,
     /// The connection broke. The kernel reports this once: to the write or to the read, whichever comes first.
     Failed(io::Error),
@@ -105,7 +105,8 @@ fn send_what_is_typed(mut input: Input, mut connection: &Connection, sending: &M
 
 /// Shows the server's lines up to the end of the connection. Returns the last line.
 fn show_what_comes(connection: &Connection, output: &mut Output) -> Result<String, Ended> {
-    // A member's line with its name in front. Longer lines are cut into parts, because the server may be any program.
+    // A member's longest line, with the member's name in front, has no more bytes than this. Longer lines are cut into parts,
+    // because the server may be any program.
     const MOST: usize = LINE_BYTES + 8 * NAME_CHARS;
     let mut reader = BufReader::new(connection);
     let (mut line, mut last) = (Vec::new(), String::new());

@@ -3,7 +3,7 @@
 //! A silent connection counts in `--max-clients`, so an attacker with many of them could keep others out. The hall
 //! therefore holds at most half of all clients, and half of the clients that one address may have. When it is full, the
 //! address with the most silent connections loses its oldest one; of several such addresses, the one whose oldest came
-//! first. So a client that has just come is not ended for one that is silent for longer.
+//! first. So a client that has just come is not ended in place of one that has been silent for longer.
 //!
 //! Clients that have sent a word join in the order of their first words, and at a bounded rate, because each join is a
 //! line for every member. A client that leaves before it joins is not announced.
@@ -90,7 +90,7 @@ impl Hall {
         state.next += 1;
         let peer = peer_of(&address);
         state.silent.insert(number, Silent { address, since: Instant::now(), outbox });
-        // Clients of a Unix socket have no address: they share no limit.
+        // Clients of a Unix socket have no address, and so no limit per address.
         let crowd = peer.filter(|_| state.count(peer) > state.room_of_peer).map(Some);
         let crowd = crowd.or_else(|| (state.silent.len() > state.room).then(|| state.most()));
         if let Some(crowd) = crowd {

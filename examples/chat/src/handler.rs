@@ -17,10 +17,10 @@ pub struct Chat {
     patience: Duration,
     pace: Pace,
     place: Place,
-    /// Whether the room has been told that this client knows lines.
+    /// Whether the room has been told that this client sends newlines.
     told_lines: bool,
-    /// For a client without lines that listens: the moment at which it gets an answer even if nobody has said
-    /// anything.
+    /// For a client that sends no newlines (`protocol.rs`) and waits for an answer: the moment at which it gets one even
+    /// if nobody has said anything.
     late: Option<Instant>,
 }
 
@@ -35,7 +35,7 @@ enum Place {
 
 /// Why a member leaves.
 enum End {
-    /// It has said that it leaves.
+    /// It has said that it leaves, or was kicked, or the server stops.
     Quit,
     /// It was silent for too long.
     Silent,
@@ -161,8 +161,8 @@ impl Chat {
         }
     }
 
-    /// Waits until the client may join. Returns false if the server ended the client, or the client
-    /// its own output, before that.
+    /// Waits until the client may join. Returns false if the server ends the connection before that, or if the
+    /// client ends its own output.
     fn wait_for_turn(
         &mut self,
         request: &mut StreamRequest,
@@ -300,8 +300,8 @@ impl StreamRequestHandler for Chat {
     }
 }
 
-/// How fast a member may speak. Without a bound one fast member would fill the outboxes of the others. These would be
-/// dropped although they read as fast as their networks allow.
+/// How fast a member may speak. Without a bound one fast member would fill the outboxes of the others. The others would
+/// be dropped although they read as fast as their networks allow.
 struct Pace {
     /// `None` for no limit.
     interval: Option<Duration>,
@@ -309,7 +309,7 @@ struct Pace {
     due: Instant,
 }
 
-/// How many lines may arrive at once after a pause, for pasted text. An outbox holds so many of the longest lines.
+/// How many lines may arrive at once after a pause, for pasted text. An outbox has room for that many of the longest lines.
 const BURST: u32 = 20;
 
 impl Pace {

@@ -10,11 +10,11 @@
 //!                    waits while an outbox is more than half full and its member is awaited
 //! ```
 //!
-//! A member that waits delays the lines of the bus for all members here, so there are two bounds:
+//! A member for which the bus waits delays the lines of the bus for all members here, so there are two bounds:
 //!
 //! - The bus waits [`GRACE`] for one member, and longer only while that member takes [`RATE`] bytes a second. A member
-//!   that reads nothing delays a burst by 2 s, once. Then the burst fills its outbox, and it is dropped as for local
-//!   lines. The time counts from when the member was last seen to take something. So a silent member whose outbox fills
+//!   that reads nothing delays a burst by 2 s, once. Then the burst fills its outbox, and the member is dropped, as with
+//!   local lines. The time counts from when the member was last seen to take something. So a silent member whose outbox fills
 //!   at the room's usual pace delays nobody.
 //! - The bus waits [`MOST`] for all members together after a pause, and a tenth of the time in the long run. After that
 //!   it waits for nobody, and a member whose outbox is full is dropped.
@@ -75,7 +75,7 @@ pub struct Watched {
     pub is_crowded: bool,
 }
 
-/// The history of such a member. It begins anew when the member has taken something, unless its outbox was crowded at the
+/// The history of a member that is watched. It begins anew when the member has taken something, unless its outbox was crowded at the
 /// last check.
 #[derive(Clone, Copy)]
 struct Slow {
@@ -158,7 +158,7 @@ mod tests {
 
     const KIB: u64 = 1024;
 
-    /// Waits for members that take these numbers of KiB a second, at most for a minute. Returns for how long it waited.
+    /// Waits for members that take these numbers of KiB a second, at most for a minute. Returns how long it waited.
     fn waits_for(patience: &mut Patience, now: &mut Instant, rates: &[u64]) -> Duration {
         let (start, tick) = (*now, Duration::from_millis(100));
         let minute = Duration::from_secs(60);

@@ -14,8 +14,8 @@
 //! With `--bus redis://HOST:PORT/ROOM` several servers share one room. `--server NAME` names this one: its members
 //! are `name@server` at the others. See `bus/mod.rs`.
 //!
-//! A client becomes a member with its first line. A client that has sent no newline yet is treated as one that knows no
-//! lines, and gets one answer for each message: see `protocol.rs`.
+//! A client becomes a member with its first line. A client that has sent no newline yet (a client without lines) is
+//! expected to send none, and gets one answer for each message: see `protocol.rs`.
 //!
 //! Limits: names are not proven, and without `--tls-cert` nothing is encrypted. A name belongs to the member that has
 //! it, and a name that looks the same is refused only while that member is there (`name.rs`). Earlier lines are not kept

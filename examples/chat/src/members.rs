@@ -27,12 +27,13 @@ pub struct Member {
     /// The beginning of each of its lines: `name: `.
     pub prefix: String,
     pub outbox: Outbox,
-    /// For a client without lines: the text that it gets after its next message.
+    /// The text that waits for a client without lines (`protocol.rs`); `None` for a client that sends newlines.
     pub waiting: Option<Waiting>,
 }
 
 impl Member {
-    /// Sends the member a line, with its newline, or keeps the line for a client without lines.
+    /// Sends the member a line that ends with its newline. If the member is a client without lines, keeps the line until
+    /// the client may be sent something.
     pub fn post(&mut self, kind: Kind, line: &str) -> Result<(), OutboxError> {
         match &mut self.waiting {
             Some(waiting) => match waiting.push(kind, line) {

@@ -114,7 +114,7 @@ fn is_told_apart(character: char) -> bool {
 /// The forms of a name by its look. Two names look alike if they have one of these forms in common.
 pub fn looks(name: &str) -> [String; 3] {
     let folded = fold(name);
-    // The name is also compared with its case: a capital I looks like an l, and a small i does not.
+    // The look of the name as it is written counts as well: a capital I looks like an l, and a small i does not.
     let plain: String = name.nfkc().filter(|one| is_told_apart(*one)).collect();
     [look(&plain), look(&folded), folded]
 }

@@ -1,5 +1,5 @@
-//! Passwords on the command line. A message about a wrong address, or about an address in a wrong place, repeats it
-//! on stderr, and so in a journal. [`hide`] removes the password from such a message.
+//! Passwords on the command line. A message about a wrong address, or about an address in a wrong place, repeats
+//! the address on stderr, and so in a journal. [`hide`] removes the password from such a message.
 
 use std::ffi::OsString;
 

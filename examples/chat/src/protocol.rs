@@ -231,7 +231,7 @@ pub fn listed(names: &[String], most: usize) -> String {
 pub enum Kind {
     /// Another member's line: the client listens for this after its own message.
     Said,
-    /// The server's answer to a question of the client.
+    /// The server's answer to a question of the client, or a notice for this client alone.
     Reply,
     /// News, such as joins and leaves: sent together with the next line of another member.
     News,
@@ -251,7 +251,7 @@ pub struct Waiting {
 
 impl Waiting {
     /// How long a client listens before it is sent lines that were said before its message. An answer that arrives
-    /// until then is sent together with them.
+    /// within this time is sent together with them.
     const PATIENCE: Duration = Duration::from_secs(10);
 
     /// Notes that the client has sent a message and now listens. If other members' lines wait for it, returns the moment
@@ -269,7 +269,7 @@ impl Waiting {
         let line = (kind, line.to_owned());
         let overtakes = answers && self.bytes > ANSWER_BYTES;
         if overtakes {
-            // The line that it listens for comes first, if one piece is too short for both.
+            // The line that the client listens for comes first, if one piece is too short for this line and those before it.
             self.lines.push_front(line);
         } else {
             self.lines.push_back(line);
@@ -284,8 +284,8 @@ impl Waiting {
         if answers { self.piece(if overtakes { 1 } else { 0 }) } else { None }
     }
 
-    /// The next piece: as many whole lines as one read of the client takes, or a part of a long line. It has no last
-    /// newline, because the client adds its own. The client then no longer listens.
+    /// The next piece: as many whole lines as one read of the client takes, or a part of a long line. It has no
+    /// newline at its end, because the client adds its own. The client then no longer listens.
     pub fn answer(&mut self) -> Option<String> {
         self.piece(0)
     }
@@ -332,7 +332,7 @@ impl Waiting {
         if waited { self.answer() } else { None }
     }
 
-    /// All waiting text, for a client that knows lines after all.
+    /// All waiting text, for a client that turns out to send newlines.
     pub fn all(&mut self) -> String {
         self.bytes = 0;
         self.lines.drain(..).map(|(_, line)| line).collect()

@@ -78,17 +78,17 @@ impl Room {
 
     /// Connects the room to the bus.
     pub fn set_bus(&self, relay: Relay) {
-        // It is called once, before anything is served.
+        // This function is called once, before anything is served.
         let _ = self.bus.set(relay);
     }
 
-    /// Hands nothing more to the bus: the server stops.
+    /// Makes the room hand nothing more to the bus, because the server stops.
     pub fn stop(&self) {
         let _state = self.state.lock();
         self.stops.store(true, Ordering::Relaxed);
     }
 
-    /// The bus, if lines can be handed to it.
+    /// The bus; `None` if there is none. An error means that the server stops, and no line can be handed to the bus.
     fn open_bus(&self) -> Result<Option<&Relay>, String> {
         match self.bus.get() {
             Some(_) if self.stops.load(Ordering::Relaxed) => Err("the server stops".to_owned()),
@@ -96,8 +96,8 @@ impl Room {
         }
     }
 
-    /// Adds a member, under the wished name if that is free. `has_lines` is false for the tutorial's client, which knows no
-    /// lines.
+    /// Adds a member, under the wished name if that is free. `has_lines` is false for a client that has sent no newline yet.
+    /// The tutorial's client never sends one.
     pub fn enter(&self, outbox: Outbox, has_lines: bool, wish: Option<&str>) -> Id {
         let mut state = self.state.lock();
         let id = state.next;
@@ -301,7 +301,7 @@ impl Room {
         }
     }
 
-    /// Notes that a client knows lines: it gets all waiting text, and from now on each line at once.
+    /// Notes that a client has sent a newline: it gets all waiting text, and from now on each line at once.
     pub fn has_lines(&self, id: Id) {
         let mut state = self.state.lock();
         let waiting = state.all.get_mut(&id).and_then(|member| member.waiting.take());
@@ -344,7 +344,7 @@ impl Room {
     /// false if they have none yet. The bus's reader calls this before each entry, and again after each false. The
     /// repetition ends in bounded time, however slow the members are: see [`HoldBack`].
     pub fn wait_for_outboxes(&self, most: Duration) -> bool {
-        /// How often all outboxes are checked, and not only that of the awaited member.
+        /// The interval at which all outboxes are checked, and not only that of the awaited member.
         const LOOK: Duration = Duration::from_millis(500);
         let until = Instant::now() + most;
         let Some(mut patience) = self.hold_back.patience.try_lock_until(until) else {

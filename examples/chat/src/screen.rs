@@ -68,7 +68,7 @@ impl Lines {
                     Item::Show(text) => text,
                     Item::End(done) => {
                         output.finish(typing);
-                        // The send fails if `Screen::finish` waits no longer.
+                        // The send fails if `Screen::finish` has stopped waiting.
                         let _ = done.send(());
                         return;
                     }

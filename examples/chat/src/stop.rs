@@ -36,7 +36,7 @@ impl Stop {
 
     /// Sets the bus that [`end_bus`](Self::end_bus) ends.
     pub fn set_bus(&self, bus: Bus) {
-        // It is called once.
+        // This function is called once.
         let _ = self.bus.set(bus);
     }
 

@@ -81,8 +81,8 @@ impl Suspend {
         Ok(Self { aside, edits, continued })
     }
 
-    /// Edits a line by `read`, which gets the beginning of the line. At each Ctrl-Z it stops the process, and then goes on
-    /// with the same line.
+    /// Edits a line by `read`, which gets the text to begin with: that before the cursor, and that after it. At each Ctrl-Z
+    /// it stops the process, and then goes on with the same line.
     pub fn edit<E>(
         &self,
         mut read: impl FnMut((&str, &str)) -> Result<String, E>,

@@ -106,7 +106,7 @@ pub fn warn(line: &str) {
 pub(crate) enum Writers {
     /// A thread for each stream.
     Threads,
-    /// Nothing: the process may have no second thread, and lines are written at once or lost.
+    /// No writer: the process may have no second thread, and lines are written at once or lost.
     None,
 }
 

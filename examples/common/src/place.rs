@@ -52,7 +52,7 @@ impl Place {
     }
 }
 
-/// All places of a program, and its own place in a line of processes that hand their sockets on.
+/// All places at which a program listens, and its side of a handover: from its predecessor and to its successor.
 #[derive(Debug)]
 pub struct Places {
     pub(crate) handover: Handover,
@@ -61,8 +61,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// Gets the sockets of the server whose place this one takes, if there is one, and finds all places that `--bind`
-    /// means.
+    /// Gets the sockets of the predecessor, if there is one, and finds all places that `--bind` means.
     ///
     /// # Errors
     ///

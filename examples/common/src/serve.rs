@@ -26,7 +26,8 @@ pub trait Program {
     /// The address when there is no `--bind`.
     const DEFAULT_BIND: &'static str;
 
-    /// The powers of a client, as a clause of the warning at the start on an address that other machines can reach.
+    /// The powers of a client, as a clause. It is a part of the warning that is printed at the start for each address that
+    /// other machines can reach.
     fn exposure(&self) -> String;
 
     /// Makes the handlers of connections.
@@ -56,8 +57,8 @@ pub trait Program {
         if self.tls().is_some() { format!("{at} with TLS") } else { at.to_string() }
     }
 
-    /// Called once, before anything is bound. With `takes_over`, another process of this program serves in this
-    /// place, and goes on until this one is ready. An error ends the program.
+    /// Called once, before anything is bound. With `takes_over`, another process of this program serves at the
+    /// same addresses, and goes on until this one is ready. An error ends the program.
     fn prepare(&self, takes_over: bool) -> Result<(), Failure> {
         let _ = takes_over;
         Ok(())
@@ -242,7 +243,7 @@ impl BaseServer for WithinItsLimits {
 }
 
 /// Makes a builder for connections: that of [`operated`] with the program's TLS. If the command line names proxies, the
-/// server takes the clients' addresses from their headers.
+/// server takes the clients' addresses from the PROXY headers.
 fn of_streams<T: Transport<Request = StreamRequest>, P: Program>(
     program: &P,
     endpoint: &Endpoint,

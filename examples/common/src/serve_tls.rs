@@ -43,8 +43,8 @@ impl ServeTls {
     }
 }
 
-/// Adds the server's TLS, if it has any. SIGHUP exchanges the certificates for later connections, and the program
-/// reports that.
+/// Adds the server's TLS, if it has any. At SIGHUP the certificates are read again, for later connections, and the
+/// program reports that.
 pub(crate) fn encrypted<T, M>(builder: Builder<T, M>, tls: Option<&Tls>) -> Builder<T, M>
 where
     T: Transport<Request = StreamRequest>,

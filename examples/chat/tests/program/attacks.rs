@@ -205,7 +205,7 @@ fn list_of_silent(server: &Process, count: usize) -> String {
 #[test]
 fn a_full_hall_ends_the_client_that_is_silent_for_longest_and_not_the_newcomer() {
     let (server, address) = open_room(&["--max-clients", "8", "--max-per-peer", "8"]);
-    // Each client has an address of its own, so all addresses have as many. The hall has room for four.
+    // Each client has an address of its own, so no address has more clients than another. The hall has room for four.
     let connect = |number| Member::of(connect_from([127, 0, 0, number], address));
     let mut silent = VecDeque::new();
     for number in 2..22 {

@@ -53,7 +53,7 @@ const WORDS: &[(&[u8], &str)] = &[
     ("-ERR unknown command '\u{e9}".as_bytes().split_at(23).0, "ERR unknown command '\u{fffd}"),
 ];
 
-/// Answers a connection in this way until it is closed, and counts it then.
+/// Sends this answer to a connection until the server closes it, and then counts the connection in `refused`.
 fn answer(mut stream: TcpStream, (_, first, more): Answer, refused: &AtomicUsize) {
     let more = more();
     let mut command = [0; 65_536];
@@ -107,7 +107,7 @@ fn what_a_false_redis_says_is_bounded_and_the_room_goes_on() {
         });
         let (server, address) = open_room(&["--bus", &bus]);
         let mut alice = Member::join(address, "alice");
-        // The server has one connection for reading and one for writing, and connects again.
+        // The server has one connection for reading and one for writing, so a third one shows that it connects again.
         let what = of_answer.0;
         eventually(what, || refused.load(Ordering::SeqCst) >= 3);
         let most = system::status_of(server.id(), "VmHWM");

@@ -374,7 +374,7 @@ fn the_end_of_its_terminal_ends_a_room_in_order() {
     }
 }
 
-/// An operator's signal is an order, also to a server whose terminal ended long ago.
+/// An operator's SIGHUP is an order to read the certificates again, also for a server whose terminal ended long ago.
 #[test]
 fn a_server_that_was_left_to_itself_reads_its_certificates_again() {
     if skip_if(no_tmux()) {

@@ -82,7 +82,7 @@ impl Session {
         }
     }
 
-    /// Whether a read would return at once. The session's own messages, such as tickets, are no input.
+    /// Whether a read would return at once. The session's own messages, such as tickets, do not count as input.
     pub(super) fn has_input(&self) -> bool {
         // If another thread is reading, that thread gets the bytes.
         let Ok(mut inbox) = self.receiving.try_lock() else { return false };
@@ -90,7 +90,7 @@ impl Session {
             {
                 let mut tls = lock(&self.tls);
                 match tls.process_new_packets() {
-                    // The read below reports the error.
+                    // The caller's next read reports the error.
                     Err(_) => break true,
                     Ok(state) if state.plaintext_bytes_to_read() > 0 => break true,
                     Ok(state) if state.peer_has_closed() || inbox.is_over() => break true,

@@ -145,7 +145,7 @@ fn plain(name: &str) -> &str {
     }
 }
 
-/// A time in days, or in hours and minutes if it is short.
+/// The time between two moments, in days; a shorter one in hours or in minutes.
 fn between(from: UnixTime, to: UnixTime) -> String {
     let time = Duration::from_secs(to.as_secs().saturating_sub(from.as_secs()));
     let (count, unit) = match time.as_secs() {

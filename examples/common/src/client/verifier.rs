@@ -10,8 +10,8 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 
 /// rustls's own rules, with one exception. A server's certificate that is in the file of `--ca` is trusted even if it
-/// says that it is an authority's: `openssl req -x509` makes such certificates unless it is told otherwise. Its name and
-/// its validity period are checked as usual, and the server proves that it has the key.
+/// says that it is an authority's: `openssl req -x509` makes such certificates unless it is told otherwise. The
+/// certificate's name and validity period are checked as usual, and the server proves that it has the key.
 #[derive(Debug)]
 pub(super) struct Verifier {
     rules: Arc<WebPkiServerVerifier>,

@@ -231,8 +231,8 @@ impl ControlSocket {
         Failure::Other(format!("the connection to {} broke: {error}", self.path.display()))
     }
 
-    /// Obeys an operator, or a script. If a command fails, its error is printed, and the next command is obeyed. The
-    /// result is that of the last command.
+    /// Sends each line of stdin, from an operator or a script, as a command. If a command fails, its error is printed, and
+    /// the next command is sent. The result is that of the last command.
     fn obey_stdin(&mut self) -> Result<(), Failure> {
         let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
         let mut last = Ok(());
@@ -279,7 +279,7 @@ impl Reply {
     }
 }
 
-/// Makes a table of lines with tabs.
+/// Makes a table from lines in which tabs separate the values.
 fn aligned(lines: &[String]) -> String {
     let rows: Vec<Vec<&str>> = lines.iter().map(|line| line.split('\t').collect()).collect();
     table(&rows).into_iter().map(|line| line + "\n").collect()

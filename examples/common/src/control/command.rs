@@ -252,7 +252,7 @@ impl Operator {
     }
 
     fn stop(&self) -> Result<String, String> {
-        // The close has begun as soon as the server is past `Ready`: the next phase is the lame duck.
+        // A server past `Ready` is being closed: the next phase, the lame duck, belongs to the close.
         let is_closing =
             |server: &Arc<dyn BaseServer>| server.context().run_phase() > RunPhase::Ready;
         let was_stopping = self.is_stopping() || self.servers.iter().any(is_closing);

@@ -50,7 +50,7 @@ impl InTurn {
         *self.lock() = Some(state);
     }
 
-    /// Ends the connections and removes the file. The operator holds the servers, and their hook holds this value:
+    /// Ends the connections and removes the file. The [`Operator`] holds the servers, and their hook holds this value:
     /// without this call none of them would ever be dropped.
     pub(crate) fn end(&self) {
         *self.lock() = None;

@@ -2,13 +2,13 @@
 
 use super::client::{Reply, table};
 
-/// The figures that a program has reported. Lines of a newer program that this one does not know are left out.
+/// The figures that a program has reported. Lines that only a newer version of the program writes are left out.
 #[derive(Default)]
 pub(super) struct Panel {
     program: String,
     pub(super) process: String,
     took_over: bool,
-    /// The process that has taken its place.
+    /// The process that has taken the place of `process`.
     pub(super) successor: Option<String>,
     uptime: f64,
     log: String,
@@ -64,7 +64,7 @@ impl Line {
 /// A limit of which this share is used is shown as an alarm.
 const NEAR: f64 = crate::status::NEAR;
 
-/// How many limits a server shows, the fullest ones. It shows more if more are nearly reached.
+/// How many limits of a server are shown: those that are used most. More are shown if more are nearly reached.
 const USES: usize = 4;
 
 /// The width of a bar.

@@ -1,4 +1,4 @@
-//! The terminal of the panel: a screen of its own, which is given back however the program ends.
+//! The terminal of the panel, which has a screen of its own; the terminal is given back however the program ends.
 
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,7 @@ use signal_hook::low_level::{emulate_default_handler, pipe};
 use super::panel::{Line, Tone};
 use crate::Failure;
 
-/// The terminal while it shows the panel. Its drop gives it back.
+/// The terminal while it shows the panel. A drop of this value gives the terminal back.
 pub(super) struct Terminal {
     /// The mode of stdin before the panel, if stdin is a terminal. The panel switches the echo off, so that keys leave
     /// no text on the screen.

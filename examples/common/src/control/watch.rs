@@ -1,6 +1,6 @@
 //! `PROGRAM control PATH watch`: the panel on a terminal, until `q`; elsewhere its text, once.
 //!
-//! It follows the program from process to process. A search for the next process begins when the figures name a successor,
+//! The panel follows the program from process to process. A search for the next process begins when the figures name a successor,
 //! when the connection ends, or when the figures are late by [`SILENCE`], as those of a forking server that stops. The
 //! search connects to the path again and again, and asks for the figures, while the last ones stay on the screen. If another
 //! process answers, its figures are shown, and the last row says so. If none answers within [`PATIENCE`], the panel goes on
@@ -97,8 +97,8 @@ struct Search {
     lost: Option<Failure>,
     /// A connection on which the command was sent, and no answer has come.
     asked: Option<ControlSocket>,
-    /// The earliest moment of the next connection. Without it, a program that ends each one at once would be asked all the
-    /// time.
+    /// The earliest moment of the next connection. Without it, a program that ends each connection at once would be asked
+    /// all the time.
     next: Instant,
 }
 

@@ -83,7 +83,7 @@ const LOST: &str = "* the other servers cannot be reached: redis://";
 
 const JOINED: &str = "* joined with the other servers at redis://";
 
-/// The members' news of the bus, without any word of Redis.
+/// The news of the bus that members get: no word of it comes from Redis.
 const LOST_TO_MEMBERS: &str = "* the other servers cannot be reached";
 
 const JOINED_TO_MEMBERS: &str = "* joined with the other servers; this one is called one";

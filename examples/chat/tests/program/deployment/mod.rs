@@ -181,7 +181,7 @@ fn a_password_is_changed_without_a_restart() {
     assert_fails_in_one_line(&ended, 1, &["cannot read the password", &shown, "No such file"]);
 }
 
-/// The rule that operators copy allows everything that a server does.
+/// The access rule of Redis in the operators' page, which operators copy, allows everything that a server does.
 #[test]
 fn the_rule_of_the_page_for_operators_suffices() {
     if skip_if(no_redis()) {
@@ -263,7 +263,8 @@ fn the_password_may_be_in_the_environment() {
     operator_reads(&server, JOINED);
 }
 
-/// The password comes as `--bus-password-file <(pass redis)` gives it. Reader and writer connect, and connect again.
+/// The password comes as `--bus-password-file <(pass redis)` gives it. The bus's reader and writer both use it, also when
+/// they connect again.
 #[test]
 fn the_password_may_come_from_a_pipe() {
     if skip_if(no_redis()) {
