@@ -14,8 +14,8 @@
 //!
 //! - The bus waits [`GRACE`] for one member, and longer only while that member takes [`RATE`] bytes a second. A member
 //!   that reads nothing delays a burst by 2 s, once. Then the burst fills its outbox, and the member is dropped, as with
-//!   local lines. The time counts from when the member was last seen to take something. So a silent member whose outbox fills
-//!   at the room's usual pace delays nobody.
+//!   local lines. The time counts from when the member was last seen to take something. So a silent member whose outbox
+//!   fills at the room's usual pace delays nobody.
 //! - The bus waits [`MOST`] for all members together after a pause, and a tenth of the time in the long run. After that
 //!   it waits for nobody, and a member whose outbox is full is dropped.
 //!
@@ -75,8 +75,8 @@ pub struct Watched {
     pub is_crowded: bool,
 }
 
-/// The history of a member that is watched. It begins anew when the member has taken something, unless its outbox was crowded at the
-/// last check.
+/// The history of a member that is watched. It begins anew when the member has taken something, unless its outbox was
+/// crowded at the last check.
 #[derive(Clone, Copy)]
 struct Slow {
     since: Instant,

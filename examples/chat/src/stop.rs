@@ -4,7 +4,7 @@
 //! signal, /quit, control socket, handover
 //!   -> the hook `stopping` of the first server that closes:
 //!        the room hands nothing more to the bus, and says so to those who go on talking
-//!        the bus waits until all servers have its lines, at most 2 s; then it names the other lines to their authors
+//!        the bus waits until all servers have its lines, at most 2 s; then authors learn which lines did not arrive
 //!   -> connections end, each with a goodbye
 //!   -> the screen, which shows all of that
 //! ```

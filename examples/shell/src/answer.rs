@@ -9,7 +9,7 @@ pub enum Reading {
     Perhaps(usize),
     /// The output begins here, and is complete.
     Whole(usize),
-    /// It is not an answer.
+    /// The bytes are not an answer.
     Wrong,
 }
 

@@ -166,7 +166,8 @@ impl Running {
     }
 }
 
-/// The program that runs as a supervisor or a keeper: this one, on Linux even if its file has been replaced.
+/// The path of this program, which also runs as a supervisor or a keeper. On Linux the path is valid even if the program's
+/// file has been replaced.
 pub fn own_program() -> io::Result<PathBuf> {
     if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() }
 }

@@ -38,7 +38,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The most bytes of output. The length is sent first, so all of the output has to be in memory.
 const LONGEST_OUTPUT: u64 = 16 * 1024 * 1024;
 
-/// How often the handler checks whether the server is stopping, while it waits for a command.
+/// The interval at which the handler checks whether the server is stopping, while it waits for a command.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Serves one client.

@@ -19,7 +19,7 @@ pub fn writable_by_label(label: &str) -> Result<&'static Encoding, String> {
 }
 
 /// Turns one stream of bytes, which may be cut anywhere, into another encoding. A character without an equivalent becomes
-/// U+FFFD, or `?` in an encoding without that.
+/// U+FFFD, or `?` in an encoding without U+FFFD.
 pub struct Transcoder {
     decoder: Decoder,
     encoder: Option<Encoder>,

@@ -44,7 +44,7 @@ pub fn kind_of(sent: &[u8]) -> Option<&'static str> {
     is_like_http.then_some("a request of a protocol like HTTP, which no user types")
 }
 
-/// Whether no typed line contains this byte: it is no character, no blank, and not the escape of a colour.
+/// Whether no typed line contains this byte: a control character other than white space and ESC, with which a colour begins.
 fn is_of_no_text(byte: u8) -> bool {
     byte.is_ascii_control() && !matches!(byte, b'\t'..=b'\r' | 0x1b)
 }

@@ -112,7 +112,7 @@ struct Connect {
     address: Endpoint,
     #[command(flatten)]
     entry: EntryOptions,
-    /// The encoding of the commands' output, if it is not UTF-8: gbk, or any other label of the web's
+    /// The encoding of the commands' output, if it is not UTF-8: gbk, or any other label that the web uses for an encoding
     #[arg(long, value_name = "LABEL", value_parser = encoding::by_label)]
     encoding: Option<&'static Encoding>,
     /// Give the COMMAND no input, as at a terminal. Without this its input is this program's stdin, as in

@@ -1,7 +1,7 @@
 //! The penalty of a failed login: its connection stays silent for a while, and then ends.
 //!
-//! The delay must occupy neither a thread nor a forked child. So the worker passes the connection's descriptor to a
-//! process that only keeps such connections, the keeper, and serves the next client. The keeper is a process because
+//! The delay must occupy neither a thread nor a forked child. So the worker passes the connection's descriptor to the
+//! keeper, a process that only keeps such connections; then the worker serves the next client. The keeper is a process because
 //! a server that forks may have no second thread. So the penalty is the same under every mixin.
 
 use std::collections::VecDeque;
@@ -44,7 +44,7 @@ impl Penalty {
         Ok(Self { keeper, socket })
     }
 
-    /// Takes the connection from its request. If it cannot be passed on, it ends at once.
+    /// Takes the connection out of its request, and passes it to the keeper. If that fails, the connection ends at once.
     pub fn give(&self, request: &mut StreamRequest) {
         // The server ends a request's connection after the handler. Here it ends only the stand-in.
         let _ = request.wrap_stream(|connection| {

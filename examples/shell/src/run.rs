@@ -77,7 +77,7 @@ pub fn run(
     result
 }
 
-/// How often a run checks whether the server is stopping: nothing wakes a handler that polls descriptors of its own.
+/// The interval at which a run checks whether the server is stopping: nothing wakes a handler that polls descriptors of its own.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// How many bytes of a pipe one read takes: half of a pipe's buffer on Linux.
@@ -190,7 +190,7 @@ impl<'a> Run<'a> {
     fn hear_client(&mut self) -> Result<(), HandlerError> {
         let bytes = match self.request.chunk() {
             Ok(Some(bytes)) => bytes,
-            // The end of the client's input ends its command: a client that has gone looks the same.
+            // A client that has ended its output looks like one that has gone, so its command ends.
             Ok(None) => return Err(self.request.ended_early().into()),
             Err(error) if is_no_more_for_now(&error) => return Ok(()),
             Err(error) => return Err(error.into()),

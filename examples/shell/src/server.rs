@@ -39,15 +39,16 @@ pub struct Serve {
     /// [default: 10, and with --wire document 600]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     first_word: Option<Duration>,
-    /// Turn the commands' output from UTF-8 into another encoding: gbk, or any other label of the web's
+    /// Turn the commands' output from UTF-8 into another encoding: gbk, or any other label that the web uses for an
+    /// encoding
     #[arg(long, value_name = "LABEL", value_parser = encoding::writable_by_label)]
     encoding: Option<&'static Encoding>,
 }
 
-/// The default time of a login, in which a program sends two messages.
+/// The default time limit for a login: a program sends its two messages.
 const LOGIN: Duration = Duration::from_secs(10);
 
-/// The default time of a first command: the tutorial's client connects before its user has typed anything.
+/// The default time limit for a first command: the tutorial's client connects before its user has typed anything.
 const FIRST_COMMAND: Duration = Duration::from_secs(600);
 
 /// Serves until Ctrl-C.

@@ -44,8 +44,8 @@ pub enum Entry {
 }
 
 impl Settings {
-    /// The program and its arguments for a line, or why it is not run. Its bytes are kept as they are: names of files need
-    /// not be UTF-8.
+    /// The program and its arguments for a line, or why the line is not run. The line's bytes are kept as they are: names
+    /// of files need not be UTF-8.
     pub fn arguments(&self, line: &[u8]) -> Result<Vec<OsString>, String> {
         if line.contains(&0) {
             return Err("it contains a NUL, which ends an argument".into());

@@ -10,8 +10,8 @@
 //!
 //! Ctrl-C goes to the process group. A process that leaves the group (by `setsid`, as daemons do) loses its parent
 //! sooner or later, and the kernel then gives it to the nearest ancestor that has asked for orphans: the supervisor.
-//! So every process of the command is in the group, or becomes the supervisor's child. The supervisor ends both until
-//! none is left.
+//! So every process of the command is in the group, or becomes the supervisor's child. The supervisor ends the
+//! group and its own children until no process is left.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write};
@@ -78,7 +78,7 @@ struct Supervisor<'a> {
     stage: Stage,
 }
 
-/// The stages of a command. Those of its end have the time of the next one.
+/// The stages of a command. Each stage of its end has the moment at which the next stage begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Running,

@@ -22,7 +22,7 @@ const BLOCK: usize = 256 * 1024;
 /// Sends files to the tutorial's server, which appends each to the file of its name and answers nothing.
 ///
 /// That server takes the bytes of one receive for a header, and then receives until the file is complete. So there is a
-/// `pause` before and after each header. The wire does not say how long it has to be.
+/// `pause` before and after each header. The wire does not say how long this pause has to be.
 ///
 /// # Errors
 ///

@@ -13,7 +13,7 @@
 //! continued for a week (`--keep`) are removed when the next client connects. `--max-total` counts a file on its way
 //! with its whole size, and the part of a broken upload with the bytes that it has.
 //!
-//! A connection that begins with `post|` is one of the tutorial's client, and `connect --wire document` speaks that
+//! A connection that begins with `post|` comes from the tutorial's client, and `connect --wire document` speaks that
 //! wire to the tutorial's server. The wire has no answer and no digest, and nothing ends its header. So a file that
 //! begins with a digit, and arrives in one piece with its header, cannot be told from a larger file. `document.rs`
 //! says how it is read then.

@@ -61,9 +61,9 @@ pub fn random_mark() -> String {
     format!("-{:016x}", u64::from_be_bytes(bytes))
 }
 
-/// Finds a number whose name is free and whose predecessor's name is taken, or zero. It tries 1, 2, 4 and so on, and then halves
-/// the interval between the last taken and the first free number, so that thousands of files cost few calls of
-/// `is_taken`. `None` if all numbers that it tries are taken.
+/// Finds a number whose name is free and whose predecessor's name is taken; zero if the name without a number is free. It
+/// tries 1, 2, 4 and so on, and then halves the interval between the last taken and the first free number, so that
+/// thousands of files cost few calls of `is_taken`. `None` if all numbers that it tries are taken.
 ///
 /// # Errors
 ///

@@ -49,7 +49,7 @@ pub struct Store {
     swept: Mutex<Option<Instant>>,
 }
 
-/// How often a process removes old parts. Under `forking` each child is a process of its own.
+/// The interval at which a process removes old parts. Under `forking` each child is a process of its own.
 const SWEEP: Duration = Duration::from_secs(60);
 
 /// How many free names are tried, if other clients take them first. After that a random name is used.
@@ -247,7 +247,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Why it could not; the part still exists.
+    /// Why the file could not be stored; the part still exists.
     pub fn commit(&self, partial: &Partial, put: &Put) -> Result<Vec<Vec<u8>>, Refusal> {
         partial.sync().map_err(|error| storage("write", error))?;
         let (name, folders) = put.path.split_last().ok_or_else(no_name)?;
@@ -290,7 +290,7 @@ impl Store {
         Ok(folders.iter().cloned().chain([stored.into_bytes()]).collect())
     }
 
-    /// Removes a part whose file has been stored.
+    /// Removes the other parts of a file that has been stored. `partial` is the part that has become this file.
     pub fn remove_left(&self, partial: Partial, put: &Put) {
         // A part that cannot be removed here is removed by a later sweep.
         let _ = partial.remove_left(&self.root, put);

@@ -159,7 +159,7 @@ impl Listing {
         )
     }
 
-    /// The row that leads to the parent folder; it keeps the order.
+    /// The row that leads to the parent folder; its link keeps the sort order.
     fn way_up(&self, sorting: Sorting) -> String {
         if self.path.as_os_str().is_empty() {
             return String::new();

@@ -115,7 +115,7 @@ const ECDSA_WITH_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x0
 const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
-/// Encodes a value of a type, whose content is the parts one after the other, less than 64 KiB together.
+/// Encodes a value of this type. Its content is the parts one after the other, together less than 64 KiB.
 fn der(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     let content = parts.concat();
     let [.., high, low] = content.len().to_be_bytes();

@@ -166,7 +166,7 @@ fn wrong_commands_are_told_what_is_allowed() {
             assert!(mark.starts_with("error ") && mark.contains(says), "{command}: {mark}");
             assert!(!mark.contains('\x1b'), "{mark}");
         }
-        // Bytes that are no text are a command that does not exist.
+        // Bytes that are not text are taken for an unknown command.
         operator.write_all(b"\xff\xfe\n").unwrap();
         assert!(answer(&mut operator)[0].starts_with("error there is no command"));
         // A line without an end is not kept.
@@ -248,7 +248,7 @@ fn a_watch_that_nobody_reads_holds_nothing_up() {
         let at = Controlled::start(&["127.0.0.1:0"], &["--mixin", mixin]);
         let deaf = at.connect();
         deaf.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
-        // The client asks for more than the kernel keeps for a reader, until the server reads no more.
+        // The client sends commands and reads no answer, until the buffers of both directions are full.
         let asks = b"status\n".repeat(100);
         while (&deaf).write_all(&asks).is_ok() {}
         let mut watch = at.connect();

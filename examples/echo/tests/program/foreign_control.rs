@@ -13,7 +13,7 @@ use test_support::program::assert_fails_in_one_line;
 use super::ECHO;
 
 /// Asks for the counts at a path. Fails unless the client fails in these words within twenty seconds. It needs at most ten;
-/// the others are for a busy machine.
+/// the rest of the time is for a busy machine.
 fn fails_in_time(path: &Path, says: &[&str]) {
     let began = Instant::now();
     let asked = ECHO.run(&["control", path.to_str().unwrap(), "counts"]);

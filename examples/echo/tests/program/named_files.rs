@@ -81,8 +81,8 @@ fn a_pipe_that_a_program_writes_to_is_read() {
     assert_ends(&server.end(), 0);
 }
 
-/// With an empty variable a client trusts the same certificates as without it, none or those of this system, and says
-/// nothing about a file with an empty name.
+/// With an empty variable a client trusts the same certificates as without the variable: those of this system, if it has
+/// any. It says nothing about a file with an empty name.
 #[test]
 fn an_empty_variable_counts_as_unset() {
     let dialog = Dialog { serve: &[], connect: &[], typed: "", sent: "", answer: "", mixins: &[] };

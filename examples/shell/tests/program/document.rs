@@ -96,7 +96,7 @@ fn a_page_of_the_web_runs_no_command_by_its_readers_browser() {
         &["x / HTTP/1.1\r\n", &fields, &body],
         &["\r\n\r\nQUERY /;", &path, " HTTP/1.1\r\n\r\n", &body],
         &["post /;", path_begins, path_ends, " HTTP/1.1\r\n\r\n"],
-        // The version of this request arrives later, or not at all, as after a long path.
+        // This request has no version yet, like one whose long path arrives in several pieces.
         &["GET /;", &path],
         &["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &body],
         &["GET /chat HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", &body],

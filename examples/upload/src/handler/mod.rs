@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Each `Put` and each `Folder` gets one answer. A refusal may cross the file that it refuses, and then [`Upload::skip`]
-//! discards what still arrives. A connection that begins with `post|` is one of the tutorial's client: see
+//! discards what still arrives. A connection that begins with `post|` comes from the tutorial's client: see
 //! `document_wire`.
 
 mod document_wire;

@@ -16,7 +16,7 @@ use crate::protocol::{Code, Message, OFFERS, OLDEST, Put, Refusal};
 use crate::store::storage;
 
 impl Upload {
-    /// Offers the whole file, if one of this name is stored. Returns its path if it equals the client's.
+    /// Offers the whole file, if one of this name is stored. Returns the path of the stored file if the client's is equal.
     pub(super) fn offer_whole(
         &self,
         request: &mut StreamRequest,

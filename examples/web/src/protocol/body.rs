@@ -54,7 +54,8 @@ pub fn framing(
     }
 }
 
-/// `chunked` has to be the last coding: otherwise both sides cannot agree on the end of the body (RFC 9112, 6.3).
+/// Reads the value of Transfer-Encoding. `chunked` has to be the last coding: otherwise both sides cannot agree on the end
+/// of the body (RFC 9112, 6.3).
 fn transfer_coding(value: &[u8]) -> Result<Framing, Refusal> {
     let mut codings = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).rev();
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");

@@ -248,7 +248,7 @@ impl RequestLine {
     }
 }
 
-/// Whether it is a path, or the form that proxies get, which every server has to accept (RFC 9112, 3.2.2).
+/// Whether a target is a path, or has the form that proxies get, which every server has to accept (RFC 9112, 3.2.2).
 fn is_address(target: &str) -> bool {
     target.starts_with('/')
         || authority(target).is_some_and(|host| !host.is_empty() && is_host(host))

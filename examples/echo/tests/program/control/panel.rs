@@ -57,7 +57,7 @@ fn the_panel_gives_the_terminal_back_however_it_ends() {
         let mut command = ECHO.command(&["control", path, "watch", "0.1"]);
         command.stdin(program.try_clone().unwrap()).stdout(program);
         let mut panel = Process::start(&mut command);
-        // A command keeps the descriptors that it would give to the next process.
+        // The `Command` still holds the terminal's descriptors, for the next process that it would start.
         drop(command);
         let first = show(&mut user, "q ends");
         assert!(

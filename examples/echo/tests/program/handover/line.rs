@@ -79,7 +79,7 @@ impl Line {
         numbers.filter(is_one).collect()
     }
 
-    /// The server that this one has started to be its successor. (Children of the successor have the same environment, and
+    /// The server that `process` has started as its successor. (Children of the successor have the same environment, and
     /// higher numbers.)
     pub fn started_by(&self, process: u32) -> u32 {
         let is_told = |candidate: &u32| {

@@ -137,7 +137,7 @@ fn a_successor_that_is_late_is_not_waited_for() {
     let line = Line::at(&["127.0.0.1:0"]);
     let (first, address) = server(&line);
     let (mut successor, _) = passed_sockets(&line);
-    // Until then clients are served.
+    // While the server waits for the successor, clients are served.
     Client::of(&address).asks("meanwhile");
     let (kind, reason) = message(&mut successor);
     assert_eq!(kind, REFUSE);
@@ -322,7 +322,7 @@ fn a_child_of_a_killed_server_does_not_stand_at_the_path_in_its_place() {
     // When this client is answered, the first child has done everything at its beginning.
     assert_eq!(exchange(&mut other, "hello"), "hello\n");
     first.send_signal(libc::SIGKILL);
-    // The second server need not wait until the time of a predecessor that does not answer is over: nobody is at the path.
+    // The second server does not wait for an answer of a predecessor: nobody is at the path.
     let second = line.start(&options);
     line.listening(&second);
     client.write_all(b" and half\n").unwrap();
