@@ -80,7 +80,8 @@ fn receive(mut from: &TcpStream, blocks: usize, seed: u64) {
     assert_eq!(from.read(&mut block).expect("the end"), 0);
 }
 
-/// Two hundred megabytes in each direction at once, none lost and none changed, each with its own end.
+/// Two hundred megabytes in each direction at once, none lost and none changed, and each
+/// direction with its own end.
 #[test]
 fn much_moves_both_ways_at_once_under_each_mixin() {
     const BLOCKS: usize = 200 * 1024 * 1024 / BLOCK;

@@ -48,7 +48,7 @@ fn row_075_at_the_maximum_a_stop_is_prompt() {
     let mut busy = server.connect();
     assert_eq!(busy.ask("echo hi"), "hi");
     let _in_the_queue = server.connect();
-    // The child waits for its next line, and so the drain ends it; the client in the queue does not keep the loop.
+    // The child waits for its next line, and so the drain ends it; the client in the queue does not keep the loop from ending.
     server.stop();
     assert_eq!(busy.receive(), "");
 }
@@ -116,7 +116,7 @@ fn row_078_a_loop_that_always_finds_clients_reaps_as_well() {
         for client in &mut waiting {
             client.send("refuse");
         }
-        // All of them are in the accept queue: the loop does not wait for a client before it has accepted the last.
+        // All clients are in the accept queue: the loop does not wait for a client before it has accepted the last.
         server.signal(libc::SIGCONT);
         for client in &mut waiting {
             assert_eq!(client.receive(), "no, thank you");

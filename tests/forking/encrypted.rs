@@ -166,7 +166,7 @@ fn tls_handshakes_of_children_make_room_and_the_oldest_goes_first() {
     let mut silent: Vec<TcpStream> = Vec::new();
     for number in 1..=6 {
         silent.push(test_support::connect(address));
-        // The latest client is accepted, and its child need not wait yet.
+        // The latest client is accepted, though its child may not wait for it yet.
         eventually("it has a child", || server.children().len() == 1 + number.min(2));
     }
     for mut gone in silent.drain(..4) {

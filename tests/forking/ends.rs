@@ -140,7 +140,7 @@ fn row_073_the_forty_first_client_waits_until_one_of_forty_children_has_ended() 
     eventually("it stands still", || state(server.pid()) == Some('T'));
     let mut one_more = server.connect();
     one_more.send("counts");
-    // From here until it sleeps, the parent checks all that it waits for, and would accept a client.
+    // From here until it sleeps, the parent checks all that it waits for, and would accept the client if there were room.
     server.signal(libc::SIGCONT);
     eventually("it sleeps", || state(server.pid()) == Some('S'));
     assert_eq!(server.children().len(), 40);
@@ -240,8 +240,8 @@ fn ask_until_the_end(address: &str, client: usize, answers: &Answers) {
 }
 
 /// Each request that a child has taken is answered in whole, whenever the stop comes.
-/// Several servers are stopped at a time, because a client that connects during a stop is refused only when it tries again,
-/// a second later.
+/// Ten servers are stopped at a time, because a round may last a second: a client that connects during a stop is refused
+/// only when its system tries again.
 fn a_hundred_stops_under_load_lose_no_answer() {
     std::thread::scope(|scope| {
         for lane in 0..10 {

@@ -310,7 +310,7 @@ fn a_child_serves_in_the_background() {
 }
 
 fn a_server_that_has_served_goes_on_in_a_child() {
-    // A server that forks still has a child when its process is forked, which is not a child of the new process.
+    // A forking server still has a child when its process is forked. That child is no child of the new process.
     for (name, keeps) in [("inline", false), ("forking", true)] {
         let options = ["serve-before=1", "children=1"];
         let mut server = Server::start(&format!("forked-{name}"), "127.0.0.1:0", &options);

@@ -33,9 +33,9 @@ impl Refusable for DatagramRequest {
 
 /// Hooks that print on stderr what they see in the parent.
 pub struct Told {
-    /// Whether it closes and prints, when a new client comes, the connections that wait for a next request.
+    /// Whether the hooks, when a new client comes, close and print the connections that wait for a next request.
     pub is_admin: bool,
-    /// Whether it ignores SIGCHLD from the first client on, which is later than `run` checks it.
+    /// Whether the hooks make the process ignore SIGCHLD when the first client comes: after `run` has checked that signal.
     pub ignores_sigchld: bool,
 }
 

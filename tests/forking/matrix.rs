@@ -78,7 +78,7 @@ fn descriptors_that_come_with_a_datagram_reach_neither_parent_nor_child() {
     let client = UnixDatagram::bind(folder.path().join("c")).unwrap();
     client.connect(&path).unwrap();
     client.set_read_timeout(Some(SOON)).unwrap();
-    // Its child lives on, and would keep the listener if it had inherited it.
+    // The child of this datagram lives on, and would keep the descriptors open if it had inherited them.
     let passed = Passed::with("stubborn", client.as_fd());
     assert_eq!(receive(&client).len(), 4);
     passed.are_closed();

@@ -183,11 +183,11 @@ impl std::error::Error for BadCause {
     }
 }
 
-/// Serves by the server of the parent, in a child. Returns the error.
+/// A function that serves by the server of the parent, in a child, and returns the error.
 pub static SERVE: std::sync::OnceLock<Box<dyn Fn(&str) -> Option<String> + Send + Sync>> =
     std::sync::OnceLock::new();
 
-/// Closes the server, in the parent or in a child.
+/// A function that closes the server, in the parent or in a child.
 pub static CLOSE: std::sync::OnceLock<Box<dyn Fn() + Send + Sync>> = std::sync::OnceLock::new();
 
 static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);

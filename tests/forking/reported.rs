@@ -87,14 +87,14 @@ fn what_a_child_does_stands_in_the_live_list_and_can_be_ended_from_there() {
     let mut client = server.connect();
     assert_eq!(client.ask("echo hello"), "hello");
     let pid: u32 = client.ask("pid").parse().unwrap();
-    // When the next client comes, the first child may not wait for its peer yet.
+    // When the next client comes, the first child is perhaps not waiting for its peer yet.
     eventually("it is closed", || {
         server.connect().ask("echo next");
         state(pid).is_none()
     });
     assert_eq!(client.receive(), "");
     let (bytes_in, bytes_out) = ("echo hello\npid\n".len(), format!("hello\n{pid}\n").len());
-    // Of the two clients the first is live in a child; the second is counted before its child is forked.
+    // Two requests are live, but only one child is busy: the figures are printed before the second client's child is forked.
     let figures = server.told("figures: 2 of ");
     assert!(figures.contains(" live, 1 of 40 busy, 0 queued"), "{figures}");
     let line = server.told(&format!("admin: {}: ", client.address()));

@@ -12,8 +12,8 @@ use crate::handlers::Echo;
 use crate::support::system::own_status;
 use crate::support::{connect, eventually, exchange, inet};
 
-/// So much may the process take beside the memory that it has.
-/// Not enough for the 64 MiB that glibc's allocator would take for a thread of its own accord.
+/// How much address space the process may take in addition to what it has: not enough for the 64 MiB that
+/// glibc's allocator would take for a thread of its own accord.
 const ROOM: u64 = 48 << 20;
 
 /// More clients than there is room for the stacks of their handlers.
@@ -26,7 +26,7 @@ fn bound_address_space() {
     loop {
         let before = in_use();
         setrlimit(Resource::As, Rlimit { current: Some(before + ROOM), maximum }).unwrap();
-        // A thread that has just begun may have taken its 64 MiB between these two lines. Afterwards none can.
+        // A thread that has just begun may have taken its 64 MiB just before the limit was set. With the limit none can.
         if in_use() <= before + ROOM {
             return;
         }
@@ -39,7 +39,7 @@ fn serves_with_little_room<M: Mixin + 'static>(mixin: M) {
     let server = Builder::<Tcp, _>::new(mixin).bind("127.0.0.1:0", || Echo).unwrap();
     let server = server.serve_in_background().unwrap();
     let address = inet(&*server);
-    // Its threads have what they need from the start.
+    // The server's own threads are started before the limit.
     assert_eq!(exchange(&mut connect(address), "first"), "first\n");
     bound_address_space();
     let mut served = Vec::new();

@@ -116,8 +116,8 @@ impl Seen {
     }
 }
 
-/// Fails unless all requests have panicked and given back their permits. They were more than the workers, and one more
-/// is served.
+/// Fails unless all requests have panicked and given back their permits: there were more of them than the server may
+/// have at once, and one more request is served all the same.
 fn assert_lives_on<T: Transport, M: Mixin>(server: &Server<T, M>, seen: &Seen, panics: usize) {
     assert_eq!(exchange(&mut connect(inet(server)), "still here"), "still here\n");
     eventually("all have ended", || server.context().live_count() == 0);

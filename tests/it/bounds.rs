@@ -229,7 +229,7 @@ fn a_handler_brings_the_end_of_its_request_nearer_and_does_not_put_it_off() {
     let nothing = Some((Timeout::Deadline, Duration::ZERO));
     assert_eq!(read_in_vain(limits, |request| request.deadline_in(Duration::ZERO)), nothing);
 
-    // The handler may lift the limit on the request; that on a silence remains.
+    // The handler may lift the limit on the request; the limit on a silence remains.
     let limits = Limits::default().request(MOMENT).idle(3 * MOMENT);
     let lift = |request: &mut StreamRequest| request.set_server_deadline(None);
     assert_eq!(read_in_vain(limits, lift), Some((Timeout::Idle, 3 * MOMENT)));
@@ -381,7 +381,8 @@ fn a_peer_that_still_takes_its_last_answer_is_not_idle() {
         Ok(())
     });
     let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    // The client's buffer is small, because bytes that are there are no longer in the server's.
+    // The client's receive buffer is small, so that most bytes of an answer stay in the server's system until the client
+    // takes them.
     client.set_recv_buffer_size(64 << 10).unwrap();
     client.set_read_timeout(Some(SOON)).unwrap();
     client.connect(&inet(&*server).into()).unwrap();
@@ -430,7 +431,7 @@ fn what_the_owner_of_a_copy_sets_lifts_no_limit_and_costs_no_spin() {
             let (took, ticks) = (began.elapsed(), ticks_of_this_thread() - ticks);
             assert_eq!([before.kind(), after.kind()], [io::ErrorKind::TimedOut; 2]);
             assert!(took >= 8 * MOMENT, "{took:?}");
-            // A wait without a bound of the kernel's neither ends nor spins.
+            // A wait without a time limit neither ends early nor spins.
             request.set_timeout(None);
             let mut line = String::new();
             writeln!(request, "say")?;
@@ -461,7 +462,8 @@ fn no_limit_of_the_request_ends_the_reads_and_writes_of_a_copy() {
             let error = request.read(&mut [0]).expect_err("nothing comes");
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         };
-        // The first read sets a timeout of the socket, which is removed for the copy, and the second read sets none.
+        // The first read sets a timeout on the socket. It is removed when the copy is made, and the second read sets no new
+        // one.
         in_vain(request);
         let copy = request.fileno().expect("a socket").try_clone_to_owned()?;
         let mut copy = TcpStream::from(copy);

@@ -1,5 +1,5 @@
-//! A server is closed by its own hook, observer or handler, or by several threads at once; and the fate of the requests
-//! that it has accepted.
+//! Servers that are closed by their own hooks, observers or handlers, or by several threads at once; and the fate of the
+//! requests that they have accepted.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, UdpSocket};
@@ -25,7 +25,7 @@ use crate::support::{
     SOON, alone, connect, eventually, exchange, inet, read_to_end, receive, serve, soon, udp_client,
 };
 
-/// A place where code of the user's runs.
+/// A place where user code runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Place {
     Started,
@@ -71,7 +71,7 @@ impl Transport for Losing {
     }
 }
 
-/// Closes its server whenever code runs at one place.
+/// Closes its server whenever user code runs at one [`Place`].
 struct Closes<M: Mixin> {
     place: Place,
     armed: AtomicBool,
@@ -104,7 +104,7 @@ impl<M: Mixin> Closes<M> {
     }
 }
 
-/// Hooks that let workers accept connections.
+/// Hooks that the loop does not call for each request, so that workers may accept connections.
 struct Reports<M: Mixin>(Arc<Closes<M>>);
 
 impl<M: Mixin + 'static> ServerHooks<StreamRequest> for Reports<M> {
@@ -122,7 +122,7 @@ impl<M: Mixin + 'static> ServerHooks<StreamRequest> for Reports<M> {
     }
 }
 
-/// Hooks that the loop calls.
+/// Hooks that the loop calls, so that it alone accepts.
 struct InLoop<M: Mixin>(Arc<Closes<M>>);
 
 impl<M: Mixin + 'static> ServerHooks<StreamRequest> for InLoop<M> {
@@ -215,7 +215,7 @@ const PLACES: [Place; 8] = [
 
 #[test]
 fn a_server_may_be_closed_wherever_code_of_its_user_runs_inline() {
-    // `Inline` serves one client at a time, so that no peer ever has too many.
+    // `Inline` serves one client at a time, so that no peer ever has too many requests.
     for place in PLACES {
         closes_at(Inline, place);
     }
@@ -389,7 +389,7 @@ fn the_queue_of_a_server_that_its_handler_closes_is_served_pool() {
     a_handler_closes(Pool::new(1).queue(0));
 }
 
-/// Lets a handler end the guard of its own server in this way.
+/// Lets a handler end the guard of its own server in the way that `how` names.
 fn ends_its_guard<M: Mixin + 'static>(mixin: M, how: &'static str) {
     let place: Arc<Mutex<Option<BackgroundServer<Tcp, M>>>> = Arc::default();
     let inside = Arc::clone(&place);

@@ -284,7 +284,7 @@ fn wrapped_connections_wait_as_coroutines_do_and_end_in_order() {
         let line = format!("client {number}");
         assert_eq!(exchange(client, &line), format!("{line}\n"));
     }
-    // The line is more than fits anywhere: the write parks as well.
+    // The line is longer than any buffer, so that the write parks as well.
     let long = "x".repeat(60_000);
     assert_eq!(exchange(&mut clients[0], &long), format!("{long}\n"));
     assert!(server.stop().unwrap().is_clean());

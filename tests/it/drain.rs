@@ -195,8 +195,8 @@ impl Random {
     }
 }
 
-/// Stops servers, several at a time, because a client that connects during a stop is refused only when it tries again, a
-/// second later.
+/// Stops servers, ten at a time, because a round may last a second: a client that connects during a stop is refused only
+/// when its system tries again.
 fn stops_under_load<M: Mixin + 'static>(rounds: u64, mixin: impl Fn() -> M + Sync) {
     thread::scope(|scope| {
         for lane in 0..10 {
@@ -272,7 +272,7 @@ fn an_answer_that_a_stop_cuts_off_is_in_the_report() {
         let mut line = String::new();
         request.next_line(&mut line)?;
         begun.store(true, Ordering::SeqCst);
-        // More than the buffers between the two hold.
+        // More than the buffers between server and client hold.
         request.write_all(&vec![b'x'; 64 * 1024 * 1024])?;
         Ok(())
     });
@@ -360,7 +360,7 @@ fn a_last_word_that_is_held_back_leaves_though_the_peer_talks_on() {
         let closing = scope.spawn(|| server.server_close_within(HOUR));
         let _stop = StopOnPanic(&*server);
         eventually("it is woken", || doing(&server, Activity::Idle) == 0);
-        // This line comes too late to be read: with it in its socket the server's close is a reset.
+        // This line comes too late to be read. A plain close with the line in the socket would be a reset.
         client.write_all(b"one more thing\n").unwrap();
         thread::sleep(Duration::from_millis(20));
         heard.send(()).unwrap();

@@ -1,4 +1,4 @@
-//! An answer arrives although its peer has not sent everything yet, and goes on sending.
+//! An answer arrives although the client has not sent everything yet and goes on sending.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

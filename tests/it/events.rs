@@ -349,7 +349,7 @@ fn counts_add_up(mixin: impl Mixin + 'static) {
         thread::spawn(move || {
             for round in 0..40 {
                 let mut client = connect(address);
-                // A refused client may find out at any point of this.
+                // A refused client may notice its refusal in any of these writes.
                 let _ = match (number + round) % 6 {
                     0 => client.write_all(b"fail\n"),
                     1 => client.write_all(b"panic\n"),

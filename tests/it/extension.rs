@@ -17,7 +17,7 @@ use socketserver::{
 
 use crate::support::{SOON, connect, eventually, folder, inet, read_to_end, receive_text};
 
-/// A client's identity, by its port; counts its instances.
+/// A client's identity, which is its port. The type counts its instances.
 struct Visitor {
     port: u16,
     alive: Arc<AtomicUsize>,

@@ -137,7 +137,7 @@ fn a_silent_member_of(size: usize) {
     let mut listeners: Vec<_> = (2..size).map(|_| join(&server)).collect();
     assert_eq!(members.lock().unwrap().len(), size);
     let text = "x".repeat(1_000);
-    // The numbers of lines that all others received while those for the silent member waited, and after it was dropped.
+    // How many lines all others have received while lines for the silent member waited, and how many after it was dropped.
     let (mut meanwhile, mut since) = (0, 0);
     for number in 0..20_000 {
         let line = format!("{number} {text}\n");
@@ -158,7 +158,7 @@ fn a_silent_member_of(size: usize) {
             break;
         }
     }
-    // The outbox holds 256 KiB, and each line is a little more than one.
+    // The outbox holds 256 KiB, and each line is a little longer than 1 KiB.
     assert!(meanwhile >= 100, "it was never behind: {meanwhile}");
     assert_eq!(since, 20, "the silent member is dropped, and the others go on");
     eventually("its request ends", || diary.contains(&CloseReason::ClosedHere.to_string()));
@@ -178,7 +178,7 @@ fn a_word_of_farewell_reaches_a_member_who_reads() {
     let (server, members, _diary) = room(Threading::new());
     let mut client = join(&server);
     let outbox = members.lock().unwrap().values().next().unwrap().clone();
-    // Inside a request this would leave when the handler waits, and here at once.
+    // Inside a request this line would leave when the handler waits. Here it leaves at once.
     outbox.send("farewell\n").unwrap();
     outbox.close();
     assert_eq!(read_to_end(&mut client), b"farewell\n");
@@ -336,7 +336,7 @@ fn what_is_due_to_others_leaves_before_a_write_that_need_not_wait() {
             }
             // The handler's own connection has no outbox, and room for this line.
             writeln!(request, "done")?;
-            // Waits for the listener's message by a channel, and not by the crate.
+            // This wait for the listener's message is one of std, and the crate does not see it.
             told.lock().unwrap().recv()?;
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The methods that transports and streams of the tests leave to the TCP transport or the stream inside them.
 
-/// In an `impl Transport` with a field `inner: Tcp`: how it binds, listens, makes requests and closes.
+/// The methods of an `impl Transport` with a field `inner: Tcp` by which it binds, listens, makes requests and closes.
 macro_rules! leave_to_tcp {
     () => {
         type Raw = <::socketserver::transport::Tcp as ::socketserver::transport::Transport>::Raw;
@@ -35,7 +35,8 @@ macro_rules! leave_to_tcp {
     };
 }
 
-/// In the same `impl`: the descriptor that the loop waits for, and the one by which a request is ended from outside.
+/// The methods of the same `impl` that give the descriptor that the loop waits for, and the descriptor by which a request is
+/// ended from outside.
 macro_rules! leave_connections_to_tcp {
     () => {
         fn fileno(&self) -> Option<::std::sync::Arc<::std::os::fd::OwnedFd>> {
@@ -50,7 +51,7 @@ macro_rules! leave_connections_to_tcp {
     };
 }
 
-/// In an `impl Stream` with a field `inner: Box<dyn Stream>`: everything.
+/// All methods of an `impl Stream` with a field `inner: Box<dyn Stream>`.
 macro_rules! leave_to_inner_stream {
     () => {
         fn set_deadline(&mut self, deadline: Option<::std::time::Instant>) {

@@ -68,7 +68,7 @@ fn a_short_name_in_a_folder_with_a_long_one_can_be_bound() {
         assert_eq!(path_of(&*server), long.join("s"));
         let mut client = connect_any(&Address::Unix("s".into()));
         assert_eq!(exchange(&mut *client, "hello"), "hello\n");
-        // The server is found alive by the long name.
+        // The check for a living server finds it, although its path is long.
         assert!(UnixStreamServer::bind("s", || Silent).unwrap_err().is_address_in_use());
         go_to(folder.path());
         server.stop().unwrap();

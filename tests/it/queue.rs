@@ -66,8 +66,8 @@ fn is_refused(address: &Address) -> bool {
     result.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// Closes a server, and calls `meanwhile` once new clients are refused. Also returns the number of clients that were
-/// accepted while this was tried out.
+/// Closes a server, and calls `meanwhile` once new clients are refused. To find that out
+/// it connects again and again; it also returns how many of these connections were accepted.
 fn while_it_closes<T: Transport, M: Mixin + 'static>(
     server: &BackgroundServer<T, M>,
     meanwhile: impl FnOnce(),
@@ -290,7 +290,7 @@ fn datagrams_that_were_received_are_answered() {
     }
 }
 
-/// A reply needs the server's own socket.
+/// A reply leaves from the server's own socket, which has to stay open for it.
 #[test]
 fn a_datagram_that_is_being_served_is_answered_in_the_drain() {
     let handler = datagram_fn(|request: &mut DatagramRequest| {

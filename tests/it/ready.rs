@@ -115,7 +115,7 @@ fn a_server_runs_beside_others_and_is_still_asked() {
         std::thread::scope(|scope| {
             let asking = scope.spawn(|| {
                 let _stop = servers.iter().map(|server| StopOnPanic(&**server)).collect::<Vec<_>>();
-                // A client connects to the server's address as it is.
+                // `TcpStream::connect` takes the server's address as it is.
                 let mut client = TcpStream::connect(server.server_address()).unwrap();
                 assert_eq!(exchange(&mut client, "hello"), "hello\n");
                 handles.iter().for_each(socketserver::ShutdownHandle::shutdown);

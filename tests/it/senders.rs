@@ -145,7 +145,7 @@ fn a_sender_with_a_relative_name_gets_no_answer_and_neither_does_who_has_it_here
             std::env::set_current_dir(theirs.path()).unwrap();
             let client = UnixDatagram::bind("notify").unwrap();
             std::env::set_current_dir(ours.path()).unwrap();
-            // This socket has the same name, in the folder of the server.
+            // This socket has the same relative name as the client's, in the folder of the server.
             let neighbour = UnixDatagram::bind("notify").unwrap();
             let (told, answers) = channel();
             let path = ours.path().join("server");
@@ -200,7 +200,7 @@ fn a_name_as_long_as_names_can_be_is_answered() {
 /// An address of this machine other than the loopback's, if it has one.
 fn other_own_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    // Nothing is sent.
+    // Connecting a UDP socket sends nothing, and chooses its own address.
     socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).ok()?;
     socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback())
 }
@@ -239,7 +239,7 @@ fn what_comes_from_the_servers_own_address_is_dropped() {
     for (address, ip) in ways {
         let (server, own, answers) = answering(address);
         let to = SocketAddr::new(ip, inet(&*server).port());
-        // These are more datagrams than a batch holds, so that one batch has no others.
+        // These are more datagrams than a batch holds, so that at least one batch has none from the client.
         (0..100).for_each(|_| assert_eq!(own.send_to(b"own", to).unwrap(), 3));
         let client = UdpSocket::bind((ip, 0)).unwrap();
         client.send_to(b"client", to).unwrap();
@@ -287,7 +287,7 @@ fn what_is_sent_to_a_group_is_heard_from_the_own_address_as_well() {
     assert_eq!(answers.recv_timeout(SOON).unwrap().0, "to all");
     server.shutdown();
     running.recv_timeout(SOON).unwrap().unwrap();
-    // The answer to it reached the server itself, and was dropped.
+    // The answer to that datagram reached the server itself, and was dropped.
     assert_eq!(answers.try_iter().count(), 0);
 }
 

@@ -1,7 +1,7 @@
 //! Every size, count and duration that a user can set is tried at zero, at one, at its largest value and at powers of two
-//! between: over each transport a server is bound with it and serves one request, or `bind` fails and names it.
+//! between: over each transport a server is bound with it and serves one request, or `bind` fails and names the setting.
 //!
-//! The last test finds those that are not swept here.
+//! The last test finds settings that are not swept here.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -121,7 +121,7 @@ impl Settings {
     }
 }
 
-/// One number: its name, its values, and how it is set. A result other than an answer is in `or`.
+/// One number: its name, its values, and how it is set. `or` is the result that is allowed besides an answer.
 struct Knob {
     name: &'static str,
     values: Vec<Value>,
@@ -133,7 +133,7 @@ struct Knob {
 enum Or {
     /// No other result.
     Nothing,
-    /// `bind` fails, and names it and its value.
+    /// `bind` fails, and names the knob and its value.
     Error,
     /// A limit: with a value below this one the request may end for one of these reasons.
     Reached(Value, &'static [CloseReason]),
@@ -152,7 +152,7 @@ impl PartialEq for Value {
 impl Eq for Value {}
 
 impl Or {
-    /// Whether a limit of this value may be reached.
+    /// The reasons for which a request may end if the limit has this value; none if it cannot be reached.
     fn may_be_reached(self, value: Value) -> &'static [CloseReason] {
         match (self, value) {
             (Self::Reached(Value::Count(below), reasons), Value::Count(count)) if count < below => {

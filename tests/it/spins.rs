@@ -21,7 +21,7 @@ use crate::support::system::{processor_seconds, set_option};
 use crate::support::{alone, connect, eventually, exchange, inet, receive, udp_client};
 
 /// Fails unless half a second in which nothing happens takes the process next to no time of a processor. A loop that
-/// spins takes all that it can get, and on a busy machine still more than this.
+/// spins takes all the time that it can get, which even on a busy machine is more than the bound here.
 fn rests() {
     let before = processor_seconds();
     thread::sleep(Duration::from_millis(500));
@@ -61,7 +61,7 @@ fn a_queue_of_errors_does_not_have_the_loop_spin() {
     });
 }
 
-/// Each acknowledgement leaves a timestamp in the connection's error queue, and the handler reads none.
+/// Makes each acknowledgement leave a timestamp in the connection's error queue. The handler reads none of them.
 fn leaves_timestamps(request: &StreamRequest) {
     const TX_SCHED_AND_ACK: i32 = 1 << 8 | 1 << 9;
     const SOFTWARE_IDS_WITHOUT_DATA: i32 = 1 << 4 | 1 << 7 | 1 << 11;
@@ -70,7 +70,7 @@ fn leaves_timestamps(request: &StreamRequest) {
     set_option(&fd, libc::SOL_SOCKET, libc::SO_TIMESTAMPING, flags).unwrap();
 }
 
-/// More than the buffers between the two hold.
+/// More than the buffers of both ends hold.
 const MUCH: usize = 64 * 1024 * 1024;
 
 #[test]

@@ -222,7 +222,7 @@ fn upstream(treat: impl FnOnce(TcpStream) + Send + 'static) -> TcpStream {
     stream
 }
 
-/// Asserts that an operation that fails while the client is well and waits is a failure.
+/// Asserts that the request counts as failed if `fail` returns an error while the client is well and waits.
 fn others_fault(fail: impl Fn() -> HandlerResult + Send + Sync + 'static) {
     let (done, wait) = channel::<()>();
     let end = end_of(
@@ -442,7 +442,7 @@ const TEXT_OF_A_STREAM: [(&str, Reads<StreamRequest>); 8] = [
     ("io::read_to_string", |r| io::read_to_string(r).map(|text| text.len())),
 ];
 
-/// Asserts that the error of a read is the peer's, and returns it.
+/// Asserts that the error of a read is the peer's fault, and returns the error.
 fn peers(name: &str, read: io::Result<usize>, kind: io::ErrorKind) -> HandlerResult {
     let error = read.expect_err(name);
     assert_eq!(error.kind(), kind, "{name}");

@@ -1,4 +1,4 @@
-//! An idle worker accepts the next request itself: those that the loop would have accepted, and no others.
+//! Idle workers accept requests themselves: those that the loop would have accepted, and no others.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -153,7 +153,7 @@ impl ServerHooks<StreamRequest> for Ticks {
     fn service_actions(&self) {}
 }
 
-/// Passes the hooks of the loop on to other hooks: the defaults that run then are those of the other hooks.
+/// Implements the hooks of the loop by a call of the hooks inside. If these have no such hook, their default runs.
 struct Around<H>(H);
 
 impl<H: ServerHooks<StreamRequest>> ServerHooks<StreamRequest> for Around<H> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::sys::sync::{Condvar, Mutex};
 
-/// Clones are the same event.
+/// A flag in place of a descriptor. Clones are the same event.
 #[derive(Clone, Debug)]
 pub(crate) struct Event(Arc<Shared>);
 

@@ -18,7 +18,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// The name of the file that it is.
+    /// The name of the file, if the block is one.
     pub fn file(&self) -> Option<&str> {
         self.info.split_once(" file ").map(|(_, name)| name)
     }

@@ -20,7 +20,7 @@ pub enum Line<'a> {
         /// The number.
         number: u32,
     },
-    /// A line of the server's own.
+    /// A line that the server itself says.
     News(&'a str),
     /// A line in an unknown form.
     Other(&'a str),

@@ -215,7 +215,7 @@ impl Members {
         true
     }
 
-    /// Lets a member say a line to another one, at the server that is called `server`, or at its own.
+    /// Lets a member say a line to another one, at the server that is called `server`, or at the author's own server.
     pub fn tell(&self, from: usize, to: usize, server: Option<&str>) {
         let mut state = self.state();
         let number = state.private.iter().filter(|line| line.from == from).count() as u32;

@@ -24,7 +24,7 @@ pub struct Network {
     folder: tempfile::TempDir,
 }
 
-/// Here `ip netns exec` finds the files of each namespace, in a folder with the namespace's name.
+/// Where `ip netns exec` finds the files of each namespace: in a folder with the namespace's name.
 const FILES: &str = "/etc/netns";
 
 /// Runs `ip` with these words.

@@ -286,7 +286,7 @@ fn a_drain_of_threads(folder: &Folder) {
     });
 }
 
-/// An idle limit is kept, for which the library passes times to the kernel, and its connection ends quietly.
+/// An idle limit, for which the library passes times to the kernel, holds, and the connection ends quietly.
 fn an_idle_limit(folder: &Folder) {
     let mut limits = Limits::default();
     limits.idle = Duration::from_millis(300);
@@ -322,13 +322,13 @@ fn a_large_answer(folder: &Folder) {
     assert_eq!(count, LARGE_BYTES);
 }
 
-/// Control messages in both directions: replies leave from the address that the client has asked, also in bursts.
+/// Control messages in both directions: replies leave from the address that the client has sent to, also in bursts.
 fn replies_of_a_server_on_all_addresses() {
     let server = UdpServer::bind("0.0.0.0:0", || Echo).expect("a server");
     let port = server.server_address().as_inet().expect("an internet address").port();
     let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     client.set_read_timeout(Some(SOON)).expect("a timeout");
-    // All datagrams are there before the server looks, which makes it reply in a burst.
+    // All datagrams are there before the server runs, which makes it reply in a burst.
     for number in 0..20 {
         client
             .send_to(format!("number {number:02}").as_bytes(), ("127.0.0.2", port))

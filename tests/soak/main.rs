@@ -1,5 +1,5 @@
 //! The soak: bad clients of every kind at once against servers with the mixin `Green`, for as long as one likes. It
-//! tells whether every request is answered that was not killed on purpose, and whether anything grows.
+//! tells whether every request that was not killed on purpose is answered, and whether anything grows.
 //!
 //! ```text
 //! cargo run --release -p soak -- --seconds 1200 > bench/RESULTS-soak.md

@@ -18,8 +18,8 @@ pub const MIXINS: [&str; 5] = ["inline", "threading", "pool", "forking", "green"
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub const MIXINS: [&str; 4] = ["inline", "threading", "pool", "forking"];
 
-/// The executable at this path below target/PROFILE, where this test binary is in `deps`. Cargo does not build it for a
-/// test alone, and the test could run an old one: so it is compared with its sources, and `how` says how to build it.
+/// The executable at this path below target/PROFILE (this test binary is in its `deps`). Cargo does not build the executable
+/// when only a test is built, so the test could run an old one. It is compared with its sources; `how` says how to build it.
 pub fn built(path: &Path, how: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let path = this.parent().and_then(Path::parent).unwrap().join(path);

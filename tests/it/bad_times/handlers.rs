@@ -54,7 +54,7 @@ fn a_handler_that_blocks_keeps_waiting_only_those_that_must_wait() {
         serves_on(server);
     }
     let (server, holder, _blocked) = with_one_blocked(Inline);
-    // The next client waits in the kernel's queue, and has its turn.
+    // The next client waits in the kernel's queue, and is served when the blocked handler has ended.
     let mut waits = client(&server);
     waits.write_all(b"once\n").unwrap();
     drop(holder.release);

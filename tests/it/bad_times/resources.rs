@@ -115,7 +115,7 @@ struct AcceptErrors {
     longest_row: AtomicU64,
 }
 
-/// The counts that this process answers with: the errors of accept, the clients that were shed, and the most errors in a
+/// The counts that the server's process answers with: the errors of accept, the clients that were shed, and the most errors in a
 /// row.
 pub fn counts(server: &Process) -> [u64; 3] {
     server.ask("count");
@@ -158,7 +158,7 @@ fn out_of_descriptors_clients_are_turned_away_and_the_loop_does_not_spin() {
         assert!(served.len() <= *ROOM.end(), "it has more descriptors than it may have");
     }
     assert!(served.len() >= *ROOM.start(), "only {} were served", served.len());
-    // A client may know that it was turned away before that is counted.
+    // A client may see that it was turned away before the server has counted it.
     eventually("the errors and the clients turned away are counted", || {
         let [errors, shed, _] = counts(&server);
         errors >= 1 && shed >= 1

@@ -106,8 +106,8 @@ fn row_028_who_lingers_takes_no_place_among_the_live() {
         lingering.push(client);
     }
     eventually("none is live", || server.context().live_count() == 0);
-    // The server still reads from each, although its request had ended with all bytes in the server's own buffer: a closed
-    // connection would answer more bytes by a reset.
+    // The server still reads from each client, although it had received all bytes when the request ended: a closed
+    // connection would answer more bytes with a reset.
     for client in &mut lingering {
         client.write_all(&vec![b'x'; 10_000_000]).unwrap();
     }
@@ -157,7 +157,7 @@ fn row_052_at_the_deadline_the_close_returns_and_says_what_was_open_since_when_d
     let line = text.lines().find(|line| line.contains(&peer)).unwrap_or_else(|| panic!("{text}"));
     assert!(line.contains("announced") && line.contains("receiving"), "{line}");
     assert!(line.contains("405 bytes in, 6 bytes out"), "{line}");
-    // The idle client has been spared the wait, and neither client gets anything but answers.
+    // The idle client's connection has ended without a wait for the deadline, and neither client gets anything more.
     assert!(read_to_end(&mut idle).is_empty());
     assert!(read_to_end(&mut busy).is_empty());
 }
@@ -208,7 +208,7 @@ fn row_052_a_datagram_that_goes_on_is_still_running_and_one_that_ends_was_cut_of
         starts.recv_timeout(SOON).unwrap();
     }
     let report = server.server_close_within(Duration::from_millis(50));
-    // The deadline closes the stop tokens of both handlers, and one of them waits for that and ends.
+    // The deadline closes the stop tokens of both handlers. One handler waits for its token, and ends.
     let [forced] = &report.forced[..] else { panic!("{report}") };
     let [left] = &report.left_running[..] else { panic!("{report}") };
     assert_eq!((forced.bytes_in, left.bytes_in, left.cut), (4, 7, None), "{report}");

@@ -79,7 +79,7 @@ fn row_091_a_request_is_the_packet_and_the_way_back_to_its_sender() {
 fn row_091_every_reply_is_a_datagram_of_its_own() {
     let handler = datagram_fn(|request| {
         assert!(request.reply(b"one")?);
-        // Long replies do not overtake short ones, however either leaves.
+        // Long replies do not overtake short ones, although the two leave by different ways.
         assert!(request.reply(&[b'2'; 4_000])?);
         Ok(request.write_all(b"three")?)
     });
@@ -407,7 +407,7 @@ fn too_long<M: Mixin + 'static>(mixin: M, address: &str, longest: usize) {
         client.send(question.as_bytes()).unwrap();
         let report = reported.recv_timeout(SOON).unwrap();
         assert_eq!((report.phase, report.errno), (phase, Some(libc::EMSGSIZE)), "{report:?}");
-        // The server lives, and the longest possible answer is possible.
+        // The server lives, and sends an answer of the longest possible length.
         assert_eq!(ask(&client, longest.to_string().as_bytes()).len(), longest);
         assert_eq!(ask(&client, format!("w{longest}").as_bytes()).len(), longest);
     }

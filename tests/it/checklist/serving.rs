@@ -83,7 +83,7 @@ fn row_040_service_actions_runs_after_every_request() {
     });
     let server = UnixStreamServer::builder().hooks(Actions(diary.clone()));
     let server = server.bind(folder.path().join("s"), handler).unwrap();
-    // All are there at once, so that the loop never waits in between.
+    // All clients are there at once, so that the loop never waits between two of them.
     let mut clients: Vec<_> = (0..3).map(|_| connect_any(&server.server_address())).collect();
     let server = server.serve_in_background().unwrap();
     for client in &mut clients {
@@ -119,7 +119,7 @@ fn row_040_a_tick_comes_also_while_requests_do() {
     let diary = Diary::default();
     let hooks = Actions(diary.clone());
     let server = UdpServer::builder().hooks(hooks).poll_interval(Duration::from_millis(1));
-    // The peer is the server itself: there is always a next request.
+    // The handler itself sends the next datagram, so that there is always a next request.
     let handler = datagram_fn(|request| {
         thread::sleep(Duration::from_millis(1));
         let to = request.server().server_address().as_inet().unwrap();
@@ -265,7 +265,7 @@ fn row_044_datagrams_received_and_not_yet_served_are_served_by_the_next_run() {
     let (handler, holder) = held();
     let server = Arc::new(UdpServer::bind(LOCAL, move || handler.clone()).unwrap());
     let clients: Vec<_> = (0..3).map(|_| UdpSocket::bind(LOCAL).unwrap()).collect();
-    // All are there before the first look, so that one call receives them all.
+    // All datagrams are there before the run, so that one call receives them all.
     for client in &clients {
         client.set_read_timeout(Some(SOON)).unwrap();
         client.send_to(b"hello", inet(&*server)).unwrap();
@@ -549,7 +549,7 @@ fn row_050_a_shutdown_handle_works_in_a_signals_handler() {
     let run = serve(&server);
     assert_eq!(exchange(&mut connect(inet(&*server)), "hello"), "hello\n");
     let handle = server.shutdown_handle();
-    // SAFETY: an atomic store and a write are all that it does.
+    // SAFETY: all that the action does is an atomic store and a write, and a signal's handler may do both.
     let id = unsafe { signal_hook::low_level::register(signal, move || handle.shutdown()) };
     let id = id.unwrap();
     signal_hook::low_level::raise(signal).unwrap();
@@ -594,7 +594,7 @@ fn row_051_the_loops_own_thread_closes_a_transport_that_does_not_say_otherwise_w
     soon("a close", move || closing.server_close());
     ended(&run).unwrap();
     assert_eq!(memory.closed_by()[0], serves);
-    // The loop has looked once, found nothing, and slept until the close.
+    // The loop has tried to accept once, found no client, and slept until the close.
     assert_eq!(memory.diary().count("get_request"), 1);
 }
 
@@ -656,7 +656,7 @@ fn row_053_server_close_may_be_called_again() {
         server
     });
     assert!(server.fileno().is_none());
-    // The server still says where it was.
+    // The server still reports the address that it had.
     assert_eq!(server.server_address(), address);
     server.shutdown();
     soon("a stop", move || server.stop()).unwrap();

@@ -29,7 +29,7 @@ impl Of {
         Self { server, transport: "tcp", recorded: recorded() }
     }
 
-    /// `first`: labels that come before `server`, each with a comma.
+    /// The labels of a series: `first`, with a comma after each label, then those of the server, then `last`.
     fn labels(&self, first: &str, last: &str) -> String {
         format!("{first}server={},transport={}{last}", self.server, self.transport)
     }

@@ -1,4 +1,4 @@
-//! Figures for operators: what events tell of a request, figures of a server, and the facades that carry both.
+//! Figures for operators: the facts that events tell of a request, the figures of a server, and the facades that carry both.
 
 mod ends;
 #[cfg(feature = "metrics")]

@@ -285,7 +285,8 @@ fn work_beside_a_handler_is_in_its_span() {
         assert_eq!(messages(&events), expected);
         assert_eq!(messages(&span_of(&say(&server, "hello")).1).len(), 3, "and in no other");
     }
-    // Plain threads are left out: there the library asks the subscriber for the current span, and this one does not tell.
+    // Plain threads are left out: there the library asks the subscriber for the current span, which the subscriber of these
+    // tests does not report.
     check(crate::coroutines::Coroutines);
     #[cfg(has_green)]
     check(socketserver::Green::new().workers(1));
@@ -302,7 +303,7 @@ fn a_failure_that_a_subscriber_takes_is_not_printed_as_well() {
             say(&server, "fail");
             server.stop().unwrap();
             if is_traced {
-                // From here on there is a subscriber. Before that, `tracing()` alone takes nothing away.
+                // From here on there is a subscriber. Without one, `tracing()` alone suppresses no printed report.
                 log();
                 let server = TcpServer::builder().tracing().bind("127.0.0.1:0", stream_fn(obey));
                 let server = server.unwrap().serve_in_background().unwrap();

@@ -123,7 +123,7 @@ fn a_server_closes_in_time_although_a_handler_blocks_the_only_worker() {
 }
 
 /// A drain ends the input of a connection at the moment at which half of a request arrives. The only worker is held then, so
-/// that it finds both at once. Returns the report of the close.
+/// that it finds the end and the bytes at once. Returns the report of the close.
 fn drained_as_half_a_request_comes<T: Transport<Request = StreamRequest>>(
     server: &BackgroundServer<T, Green>,
     over: &AtomicBool,

@@ -108,7 +108,7 @@ fn is_kept_while_it_is_lent(
     let before = uses();
     eventually("the thread goes on", || uses() > before + 20);
     assert!(!seen.is_gone.load(Ordering::SeqCst));
-    // The worker goes on. The loop ends by itself, once the thread gives back what it has.
+    // The worker goes on. The loop ends by itself, once the thread has given back the borrowed data.
     free.send(()).unwrap();
     let before = uses();
     eventually("the thread goes on", || uses() > before + 20);

@@ -1,4 +1,4 @@
-//! The listener, for which the loop waits by a duplicate.
+//! The listener, for which the loop waits through a duplicate of the descriptor.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -81,7 +81,7 @@ fn a_hook_of_the_loop_that_waits_for_a_connection_leaves_the_processor_to_others
         let mut first = connect(inet(&*server));
         answers.write_all(b"1").unwrap();
         assert_eq!(exchange(&mut first, "hello"), "hello\n");
-        // The loop has waited for clients by now. The next one keeps its hook waiting, and one more waits in the queue.
+        // The loop has waited for clients by now. The next client keeps the loop's hook waiting, and one more waits in the queue.
         let mut others = [connect(inet(&*server)), connect(inet(&*server))];
         let before = processor_seconds();
         thread::sleep(Duration::from_millis(500));

@@ -44,7 +44,7 @@ fn lines(
     Ok(())
 }
 
-/// Like the smallest parker of the documentation, it only waits. It counts how often.
+/// A parker that only waits, as the smallest one in the documentation does, and counts its waits.
 struct Polling(Rc<Cell<usize>>);
 
 impl Parker for Polling {
@@ -280,7 +280,8 @@ fn a_handler_that_ends_the_process_does_so_at_once() {
 const ABORTS: &str =
     "green::of_a_thread::a_drop_that_panics_in_an_unwinding_ends_the_process_as_in_any_panic";
 
-/// This is Rust's rule, and no mixin can change it. A handler that returns when its wait has failed is never unwound.
+/// A panic during an unwinding ends the process: this is Rust's rule, and no mixin can change it. A handler
+/// that returns when its wait has failed is never unwound.
 #[test]
 fn a_drop_that_panics_in_an_unwinding_ends_the_process_as_in_any_panic() {
     struct Bomb;

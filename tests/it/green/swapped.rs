@@ -1,5 +1,6 @@
-//! Requests that move to other handlers. A transport gets each request by value at its end and may keep it; a handler that
-//! swaps its own request with that one has a request that it may send to a handler of another worker, or to a plain thread.
+//! Requests that move to other handlers. A transport gets each request by value at its end and may keep it. A handler that
+//! swaps its own request with a kept one owns the request that it had before, and may send it to a handler of another
+//! worker, or to a plain thread.
 
 use std::io::{self, Read, Write};
 use std::mem::swap;
@@ -117,7 +118,7 @@ impl Place {
     }
 }
 
-/// Answers lines with its name. "lend" and "swap" do so with the request, and "bye" ends it.
+/// Answers lines with its name. The lines "lend" and "swap" lend or swap its request, and "bye" ends it.
 fn named(
     name: &'static str,
     place: &Arc<Place>,
@@ -193,7 +194,7 @@ fn swap_and_go_on<A: Mixin + 'static, B: Mixin + 'static>(
     for client in [&mut of_a, &mut of_b] {
         assert!(exchange(client, large.trim_end()).ends_with(&large));
     }
-    // The handler of `b` ends, with the request of `a` in its place, while that of `a` goes on.
+    // The handler of `b` ends, with the request of `a` in its place, while the handler of `a` goes on.
     assert_eq!(exchange(&mut of_a, "bye"), "b: bye\n");
     assert!(read_to_end(&mut of_a).is_empty());
     for round in 0..200 {
@@ -331,7 +332,7 @@ fn a_request_that_is_kept_beyond_its_handler_works_on_a_plain_thread() {
     });
     assert_eq!(exchange(&mut client, "hello"), "from a thread: hello\n");
     let mut request = used.join().unwrap();
-    // It is a request of its server's all the same: a drain waits for it, and cuts it off.
+    // The request still belongs to its server: a drain waits for it, and cuts it off.
     assert_eq!(server.context().live_count(), 1);
     let report = server.stop().unwrap();
     assert_eq!(report.forced.len(), 1, "{report}");

@@ -19,9 +19,9 @@ const SENT: usize = 32 * 1024;
 const MOST: usize = 129;
 
 struct Uploads {
-    /// All handlers wait for it, so that one batch of events wakes them.
+    /// The event that all handlers wait for, so that one batch of events wakes them.
     may_begin: Event,
-    /// Which connection has received, for each receive; and `!` for an answer to a line.
+    /// The name of the connection for each receive, and `!` for each answer to a line.
     receives: Mutex<Vec<u8>>,
 }
 

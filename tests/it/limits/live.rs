@@ -132,7 +132,8 @@ fn per_peer_refuses_one_more_from_an_address_and_nobody_else() {
     starts();
     refused(1);
 
-    // A limit for one peer has no effect if it equals the limit for all. A limit of one counts those that are inside.
+    // A limit for one peer has no effect if it equals the limit for all. A limit of one counts the clients
+    // that are already inside.
     change(&server, |limits| limits.per_peer = limits.live);
     inside.push(from(1));
     starts();

@@ -51,7 +51,8 @@ fn echo_and_say_when_idle(request: &mut StreamRequest) -> HandlerResult {
     }
 }
 
-/// Asserts that an idle limit of eight seconds holds: one thread watches all such limits, where the server may have one.
+/// Asserts that an idle limit of eight seconds holds. One thread watches all limits of this length, under mixins that
+/// allow the server a thread.
 fn a_long_idle_limit_is_kept(mixin: impl Mixin + 'static) {
     const LONG: Duration = Duration::from_secs(8);
     let told = Told::default();
@@ -73,8 +74,8 @@ fn a_long_idle_limit_is_kept(mixin: impl Mixin + 'static) {
     assert!(server.stop().unwrap().is_clean());
 }
 
-/// Asserts the same if the limit is shortened while another client has a longer one, for which the watch would sleep for
-/// minutes.
+/// Asserts that a limit of eight seconds holds although it was longer before: another client still has the longer limit,
+/// for which the watch would sleep for minutes.
 fn a_long_idle_limit_that_was_longer_is_kept() {
     let told = Told::default();
     let server = ThreadingTcpServer::builder()
@@ -85,7 +86,7 @@ fn a_long_idle_limit_that_was_longer_is_kept() {
     let server = server.serve_in_background().unwrap();
     let mut old = connect(inet(&*server));
     assert_eq!(exchange(&mut old, "hello"), "hello\n");
-    // This is long enough for the first look of the watch, after which the next one is far away.
+    // This is long enough for the first check of the watch, after which the next check is far away.
     thread::sleep(Duration::from_millis(1_500));
     change(&server, |limits| limits.idle = Duration::from_secs(8));
     let mut new = connect(inet(&*server));

@@ -17,7 +17,8 @@ pub(crate) fn compare(bytes: &[u8]) {
             same(&header, &other);
             promises(bytes, length);
         }
-        // A connection of the proxy's own: the other parser looks for addresses of its family, which has to be ignored.
+        // A connection that the proxy makes for itself: the other parser wants addresses of the header's family, which has to be
+        // ignored.
         (Ok(HeaderProgress::Whole { header, length }), Err(_)) if header.is_local() => {
             promises(bytes, length);
         }
@@ -45,13 +46,13 @@ pub(crate) fn compare(bytes: &[u8]) {
     }
 }
 
-/// Whether the two see different ends: behind `UNKNOWN` the other parser ends the line at the first carriage return, and
+/// Whether the two parsers see different ends: behind `UNKNOWN` the other parser ends the line at the first carriage return, and
 /// ours at the first one that a newline follows.
 fn has_bare_return(line: &[u8]) -> bool {
     line.starts_with(b"PROXY UNKNOWN") && line.contains(&b'\r')
 }
 
-/// The checks that the other parser does not make.
+/// Whether the error is that of a check that the other parser does not make.
 fn is_stricter(invalid: InvalidHeader, bytes: &[u8], length: usize) -> bool {
     let line = || std::str::from_utf8(&bytes[..length - 2]).unwrap_or_default();
     match invalid {

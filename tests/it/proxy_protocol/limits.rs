@@ -79,7 +79,7 @@ fn one_client_is_limited_and_the_proxy_is_not(mixin: impl Mixin + 'static) {
     assert_eq!(told.diary.count("PerPeer"), 2);
     assert_eq!(told.diary.count("ended 192.0.2.1 by Some(127.0.0.1): Refused"), 1);
 
-    // A change counts those that are inside by their true addresses.
+    // After a change of the limit, the clients that are already inside count by their true addresses.
     let mut limits = server.limits();
     limits.per_peer = limits.live;
     server.context().set_limits(limits);

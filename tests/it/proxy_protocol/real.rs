@@ -19,7 +19,7 @@ use crate::handlers::Diary;
 use crate::support::process::Process;
 use crate::support::{connect, eventually, exchange, folder, inet, read_line, skip_if};
 
-/// No other test listens at this address.
+/// The address of the proxies and servers here. No other test listens there.
 const HOST: &str = "127.0.0.78";
 
 fn free_address() -> SocketAddr {
@@ -30,7 +30,7 @@ fn is_there(program: &str, option: &str) -> bool {
     Command::new(program).arg(option).stderr(Stdio::null()).stdout(Stdio::null()).status().is_ok()
 }
 
-/// Debian's nginx has `stream` as a module of its own.
+/// The file of nginx's module `stream`, which Debian keeps apart from nginx itself.
 const STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 fn no_haproxy() -> Option<&'static str> {

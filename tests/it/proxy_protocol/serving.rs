@@ -21,7 +21,7 @@ fn the_true_address_is_everywhere(mixin: impl Mixin + 'static) {
         assert_eq!(one.client_address.to_string(), "203.0.113.9:56324");
         assert_eq!(one.proxy_address, Some(client.local_addr().unwrap().into()));
         assert!(one.to_string().contains(", by 127.0.0.1:"), "{one}");
-        // A second header is a line of the handler's.
+        // A second header is an ordinary line, which the handler reads.
         assert_eq!(
             exchange(&mut client, "PROXY TCP4 192.0.2.1 192.0.2.2 1 2"),
             "PROXY TCP4 192.0.2.1 192.0.2.2 1 2 203.0.113.9:56324 by 127.0.0.1\n"

@@ -1,4 +1,4 @@
-//! Replies to datagrams that came late, or whose peer reads nothing.
+//! Replies to datagrams: some once left late, and some go to a peer that reads nothing.
 
 use std::os::unix::net::UnixDatagram;
 use std::sync::mpsc::{Receiver, channel};
@@ -126,7 +126,7 @@ fn a_datagram_peer_that_takes_no_reply_is_no_failure_of_the_server() {
         socket.set_write_timeout(Some(SOON)).unwrap();
         socket
     };
-    // The file of this peer exists, and refuses datagrams.
+    // The file of this peer exists, but its socket is closed, so that datagrams are refused.
     assert_eq!(peer("refuses").send_to(b"x", &path).unwrap(), 1);
     let server = server.serve_in_background().unwrap();
     eventually("it is lost", || server.context().counts().disconnected == 1);

@@ -67,7 +67,7 @@ fn a_linger_that_no_clock_can_count_still_lets_the_answer_arrive() {
     let mut client = connect(inet(&*server));
     client.write_all(&[b'x'; 100_000]).unwrap();
     ended.recv_timeout(SOON).expect("the request ends, and its connection lingers");
-    // A connection that was closed instead would be reset by this.
+    // If the server had closed the connection without lingering, these bytes would cause a reset.
     client.write_all(b"and more").unwrap();
     assert_eq!(read_to_end(&mut client), b"too much\n");
 }

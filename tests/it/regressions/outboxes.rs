@@ -106,7 +106,7 @@ fn a_closed_outbox_with_bytes_in_it_keeps_nobody_busy() {
         waits_for_room(&outbox);
         outbox.close();
         let spins = is_spinning();
-        // The handler is released before an assertion fails: the server would wait for it.
+        // The handler is released before the assertion: if that fails, the server's drop would wait for the handler.
         drop(release);
         assert!(!spins);
     });

@@ -70,7 +70,7 @@ fn a_server_of_each_kind_serves_on_its_activated_socket() {
     let count = client.recv(&mut reply).unwrap();
     assert_eq!(&reply[..count], b"over a path");
 
-    // A client that connects while the server closes, or has closed, is the next server's.
+    // A client that connects while the server closes, or has closed, is left for the next server.
     child.ask("close");
     assert_eq!(child.answer(), "closed");
     assert!(child.end().status.success());
@@ -80,7 +80,7 @@ fn a_server_of_each_kind_serves_on_its_activated_socket() {
     let mut heard = [0; 17];
     accepted.read_exact(&mut heard).unwrap();
     assert_eq!(&heard, b"for the next one\n");
-    // The files are the service manager's, and stay; `shutdown(2)` would have ended its listener as well.
+    // The files belong to the service manager, and stay; `shutdown(2)` would have ended its listener as well.
     let waits = UnixStream::connect(&stream_path).unwrap();
     unix.accept().unwrap();
     drop(waits);
@@ -141,7 +141,7 @@ fn no_program_inherits_the_variables() {
     assert_eq!(variables(&mut Command::new("env")), 3);
     assert_eq!(variables(restore_limits(&mut Command::new("env"))), 0);
     assert_eq!(variables(inherit_only_stdio(&mut Command::new("env"))), 0);
-    // A variable of the program's own stays.
+    // A variable that the program itself sets is passed on.
     let mut command = Command::new("env");
     assert_eq!(variables(inherit_only_stdio(command.env("LISTEN_FDS", "1"))), 1);
 }

@@ -223,7 +223,7 @@ fn a_server_that_nobody_watches_says_nothing_of_a_watchdog() {
     let folder = folder();
     let manager = NotifySocket::at(folder.path());
     let notify = ("NOTIFY_SOCKET", &*manager.place);
-    // The watchdog is another process's, is switched off, or has no number.
+    // The watchdog is meant for another process, is switched off, or has a time that is no number.
     for watched in [("WATCHDOG_PID", "1"), ("WATCHDOG_USEC", "0"), ("WATCHDOG_USEC", "soon")] {
         let child = start(ALONE, &[notify, ("WATCHDOG_USEC", "20000"), watched]);
         child.answer();

@@ -183,7 +183,7 @@ fn a_half_ends_by_itself_or_with_the_other_and_a_close_is_no_end_of_the_peer() {
     names(&written, &["cannot write to 127.0.0.1:", "this side has closed"]);
     assert_eq!(read_to_end(&mut peer), b"x");
 
-    // As with std, an end of the input by hand is an end.
+    // As with std, a read returns the end after the program itself has shut its input down.
     let mut stream = connect(address, SOON).unwrap();
     stream.shutdown(Shutdown::Read).unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);

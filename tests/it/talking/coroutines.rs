@@ -1,4 +1,5 @@
-//! The same in coroutines: they share a thread, which no wait keeps from the others.
+//! Connections to other servers, joins, offloaded work and events in coroutines: they share a thread, and the wait of one
+//! leaves the thread to the others.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -203,7 +204,7 @@ fn the_deadline_of_a_drain_ends_every_kind_of_wait() {
     drop(release);
 }
 
-/// A thousand joins leave none behind, each with a connection of its own.
+/// A thousand joins, each with a connection of its own, leave no descriptor behind.
 #[test]
 fn joins_and_connections_leave_no_descriptor_behind() {
     // This has a process of its own, because other tests open descriptors as well.
@@ -241,7 +242,8 @@ fn a_thousand_joins() {
     server.stop().unwrap();
 }
 
-/// A queue of a mutex and an event: a handler that waits at it keeps no other one waiting, and a cancellation ends it.
+/// A queue of a mutex and an event: a handler that waits at it keeps no other handler waiting, and a
+/// cancellation ends the wait.
 #[test]
 fn an_event_is_waited_for_beside_others() {
     let event = Arc::new(Event::new().unwrap());

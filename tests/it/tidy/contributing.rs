@@ -64,7 +64,8 @@ fn is_named_only_where_the_table_says(what: &str, own: &[(&str, &str)]) {
         if found != expected {
             wrong.push(format!("{name}: {found:?} in place of {expected:?}"));
         }
-        // A name may also be a part of a server's name. Tests that fork have a process of their own, elsewhere.
+        // A name may also be a part of a server's name. `Forking` is tested
+        // elsewhere: its tests have a process of their own.
         let forked = |file: &str| *name == "Forking" && file == "tests/it/checklist/matrix/mod.rs";
         let untested = tested.iter().filter(|file| !forked(file) && !read(file).contains(name));
         wrong.extend(untested.map(|file| format!("{name} is not tested by {file}")));

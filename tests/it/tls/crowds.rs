@@ -93,7 +93,7 @@ fn a_handshake_that_an_old_connection_begins_late_is_not_the_oldest() {
     let mut old = Client::new().over(old);
     old.handshake().unwrap();
     assert_eq!(read_line(&mut old.stream), "encrypted\n");
-    // The other client has made room, and no time limit is reported.
+    // The silent client has made room, and its end is reported as a refusal and not as a time limit.
     let mut ended = [ends.recv_timeout(SOON).unwrap(), ends.recv_timeout(SOON).unwrap()];
     ended.sort_unstable_by_key(|(id, _)| *id);
     assert_eq!(ended, [(1, CloseReason::Completed), (2, CloseReason::Refused)]);

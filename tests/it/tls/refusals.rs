@@ -60,7 +60,7 @@ fn too_soon(mixin: impl Mixin + 'static) {
     let (server, told) = start(Builder::<Tcp, _>::new(mixin).limits(limits));
     let mut served = Client::new().connect(inet(&*server));
     assert_eq!(exchange(&mut served, "hello"), "hello\n");
-    // `Inline` serves one client at a time.
+    // `Inline` serves one client at a time, so the first one ends before the second one comes.
     served.end_output();
     let _ = served.read_to_end(&mut Vec::new());
     is_refused(connect(inet(&*server)), b"", &told, "too_fast_from_peer");

@@ -70,7 +70,7 @@ fn a_reload_gives_new_connections_the_new_certificate_or_leaves_the_old_one() {
     assert_eq!(error.io_kind(), Some(std::io::ErrorKind::NotFound));
     assert!(error.to_string().starts_with("cannot read the certificates in "), "{error}");
 
-    // A configuration of the program's own has no files.
+    // A configuration that the program itself has made has no files.
     let given = Tls::from(localhost().config());
     assert!(given.reload().unwrap_err().to_string().contains("Tls::replace"));
     let server = echo(given.clone());

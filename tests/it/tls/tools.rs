@@ -51,7 +51,7 @@ fn openssl_speaks_to_it_and_reads_its_farewell() {
     }
 }
 
-/// Python raises `SSLEOFError` for an end without close_notify, and for a bad one `SSLError`.
+/// Python raises `SSLEOFError` for an end without close_notify, and `SSLError` for an end with a bad one.
 const PYTHON: &str = "
 import socket, ssl, sys
 port, folder = sys.argv[1:]

@@ -57,7 +57,7 @@ fn wrap_thinly(request: &mut StreamRequest, passes_deadlines: bool) -> HandlerRe
     Ok(request.wrap_stream(|inner| Ok(Box::new(Thin { inner, passes_deadlines })))?)
 }
 
-/// Which layers there are, the lowest first: whether each passes deadlines on.
+/// The layers of each case, the lowest first: each is true if it passes deadlines on.
 const LAYERS: [&[bool]; 4] = [&[false], &[false, false], &[true, false], &[false, true]];
 
 fn echo(request: &mut StreamRequest) -> HandlerResult {

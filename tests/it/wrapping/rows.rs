@@ -317,7 +317,7 @@ fn an_operator_ends_what_computes_at_its_next_read_or_write() {
         assert!(served.server.context().close_live(served.live()));
         release.send(()).unwrap();
         assert!(fails.recv_timeout(SOON).unwrap(), "{way:?}");
-        // A record that a wrapper has made already goes before its end: it cannot be taken back.
+        // A record that the wrapper has already made may still be sent before the connection ends: it cannot be taken back.
         let rest = read_to_end(&mut client);
         assert!(rest.is_empty() || (way != Way::Plain && rest == b"an answer\n"), "{way:?}");
         served.assert_ends_as(CloseReason::ClosedHere);

@@ -119,7 +119,7 @@ fn a_loop_that_moves_is_one_loop() {
         };
         let result = group.acceptors.run(&group, &accept_loop());
         assert!(result.is_ok());
-        // The thread that serves uses it again.
+        // The thread that serves uses the loop's value again.
         exclusive::used();
         mover.join().expect("the mover ends");
         quit(&group, workers);
@@ -128,7 +128,7 @@ fn a_loop_that_moves_is_one_loop() {
 
 /// The server is closed: the thread that serves returns, and from then on nothing of the loop runs but its unwinding.
 /// The model fails if that thread does not wait for a piece that runs or does not retire the loop, if a loop that is
-/// abandoned is still started, and if the unwinding of one is its result.
+/// abandoned is still started, and if the unwinding of such a loop counts as its result.
 #[test]
 fn a_loop_that_is_abandoned_does_nothing_more() {
     check(3, || {

@@ -1,4 +1,4 @@
-//! The watchdog's sleep, and the loads that it looks at.
+//! The watchdog's sleep, and the workers' loads, which it checks.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -18,7 +18,7 @@ use super::steps::{Answer, NAMES, Step};
 const PATIENCE: Duration = Duration::from_secs(100_000);
 /// A little longer than a server keeps a line that has arrived.
 const KEPT: Duration = Duration::from_secs(301);
-/// How often a server looks. Ten seconds without a beat are several looks.
+/// The time between two looks of a server. Ten seconds without a beat are several looks.
 const LOOKS: Duration = Duration::from_secs(2);
 const LOOKS_UNTIL_GONE: usize = 7;
 
@@ -55,7 +55,7 @@ struct Data {
     places: HashMap<String, u64>,
 }
 
-/// Lines on their way, with their author's server and its oldest number.
+/// Lines on their way, with their authors' server and the oldest number that this server keeps.
 struct Batch {
     from: Id,
     base: u64,
@@ -94,7 +94,7 @@ pub(super) struct Machines {
     has_hole: bool,
 }
 
-/// The identifier of an entry, and its number.
+/// The identifier of the entry with this number.
 fn entry_id(number: u64) -> String {
     format!("0-{number}")
 }

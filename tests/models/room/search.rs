@@ -27,7 +27,7 @@ pub(super) trait Model {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) states: usize,
-    /// How many of them are ends: nothing goes on there by itself.
+    /// How many states are ends: nothing goes on there by itself.
     pub(super) ends: usize,
     /// The number of steps to the state that is farthest from the start.
     pub(super) depth: usize,

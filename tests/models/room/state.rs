@@ -84,9 +84,9 @@ pub(super) enum View {
 /// A reader's knowledge of the lines of a server.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Heard {
-    /// Its last number.
+    /// The last number that the reader has seen.
     pub(super) number: u8,
-    /// The numbers up to that one that it did not see.
+    /// The lower numbers that the reader did not see.
     pub(super) missed: Set,
     /// Whether a line was shown: what follows is not old.
     pub(super) begun: bool,
@@ -119,7 +119,7 @@ pub(super) struct Server {
 pub(super) struct StreamEntry {
     pub(super) id: u8,
     pub(super) line: u8,
-    /// When it was said, as its entry tells.
+    /// When the line was said, as this entry tells.
     pub(super) said: u8,
     pub(super) clock_behind: bool,
 }
@@ -257,7 +257,7 @@ impl State {
         self.lines_of(id).find(|line| usize::from(line.number) == number)
     }
 
-    /// The highest number of which its writer believes that it is appended.
+    /// The highest number that the server's writer believes to be appended.
     pub(super) fn believed(&self, id: Id) -> u8 {
         let own = self.lines().iter().filter(|line| usize::from(line.author) == id);
         own.filter(|line| line.stage != Stage::Queued).map(|line| line.number).max().unwrap_or(0)

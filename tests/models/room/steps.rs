@@ -341,7 +341,7 @@ impl Room {
         true
     }
 
-    /// Lets patience run out for a line: the first of its author's that waits.
+    /// Lets patience run out for a line, if it is the first of its author's lines that wait.
     fn give_up(&self, state: &mut State, line: usize) -> bool {
         if line >= state.said.into() || !self.rules.tells_when_late {
             return false;

@@ -42,8 +42,8 @@ fn address_of_redis(world: &World) -> std::net::IpAddr {
     world.network.address(REDIS, 0).ip()
 }
 
-/// Each member that is there says a line, and is told that the others may not have it. No server waits for the resolver to do
-/// that; nor does `/who`.
+/// Lets each member that is there say a line, and waits until it is told that the others may not have the line. The servers
+/// tell it without waiting for the resolver, and answer `/who` without it too.
 #[track_caller]
 fn all_are_told(world: &World) {
     let authors = world.present(None);

@@ -102,7 +102,7 @@ fn comes_and_goes() {
     world.assert_clean();
 }
 
-/// Unlike in a partition, the machine's system notices it: routes are gone, and new connections fail at once.
+/// Unlike a partition, a pulled cable is noticed by the machine's system: routes are gone, and new connections fail at once.
 fn cable_is_pulled() {
     let world = World::start(Plan::default());
     let talking = Talk::new(200, 10.0).start(&world.members, &world.present(None));

@@ -62,7 +62,7 @@ fn row_012_from_a_bound_unix_listener() {
     assert_eq!(server.server_address(), Address::Unix(path.clone()));
     assert_eq!(serve_one(&server, connect_any(&server.server_address())), "hello\n");
     drop(server);
-    // The file was not of this server's making.
+    // This server did not create the file.
     assert!(path.exists());
 }
 

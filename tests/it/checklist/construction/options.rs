@@ -55,7 +55,7 @@ fn row_006_a_restarted_server_takes_its_port_at_once() {
     let address = inet(&server);
     let mut client = connect(address);
     server.handle_request().unwrap();
-    // The server ends the connection first and the client does not, so that its old end still occupies the port.
+    // The server ends the connection first, so that the server's end of it still occupies the port.
     assert!(read_to_end(&mut client).is_empty());
     drop(server);
 

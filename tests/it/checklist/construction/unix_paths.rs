@@ -194,7 +194,7 @@ fn row_014_anything_but_a_socket_is_never_removed() {
     fs::write(&file, "precious").unwrap();
     let sub = folder.path().join("folder");
     fs::create_dir(&sub).unwrap();
-    // A link is not its target.
+    // A link is not replaced, even if its target is a stale socket.
     let (stale, link) = (folder.path().join("stale"), folder.path().join("link"));
     leave_stale(&stale);
     std::os::unix::fs::symlink(&stale, &link).unwrap();
@@ -208,7 +208,7 @@ fn row_014_anything_but_a_socket_is_never_removed() {
         let error = UnixStreamServer::bind(path, || Silent).unwrap_err();
         assert!(error.to_string().contains("is no socket"), "{error}");
     }
-    // The error does not say either that another server listens there.
+    // Nor does the error say that another server listens there.
     let error = UnixStreamServer::bind(&link, || Silent).unwrap_err();
     assert_eq!(error.io_kind(), Some(std::io::ErrorKind::AlreadyExists), "{error}");
     assert!(error.to_string().contains("is a link, and is not replaced"), "{error}");
@@ -235,7 +235,7 @@ fn a_unix_server_does_not_make_a_file_of_an_internet_address() {
 #[test]
 fn row_014_the_mode_is_applied() {
     let folder = folder();
-    // Narrower and wider than any usual umask leaves it.
+    // One mode is narrower and one is wider than a usual umask leaves the file.
     for mode in [0o600, 0o666] {
         let mode_of = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let path = folder.path().join(format!("s{mode:o}"));

@@ -99,7 +99,7 @@ struct Wire {
     arrivals: Mutex<VecDeque<io::Result<MemoryStream>>>,
     event: Event,
     fileno: Mutex<Option<Arc<OwnedFd>>>,
-    /// The threads that have closed it.
+    /// The threads that have closed the transport.
     closed_by: Mutex<Vec<ThreadId>>,
 }
 

@@ -31,8 +31,8 @@ const SKIPPED: [i32; 12] = [
     libc::EPERM,
 ];
 
-/// A call of `accept_error`: the error's number, the action that follows, how often in a row, the pause, and whether a
-/// report is due.
+/// A call of `accept_error`: the error's number, the action that follows, how many errors came in a row, the pause, and
+/// whether a report is due.
 type Told = (i32, AcceptAction, u64, Duration, bool);
 
 struct AcceptErrors {

@@ -101,7 +101,7 @@ fn row_029_a_handler_waits_whatever_the_mode_of_the_listener_is() {
 
     check(|listener| listener.set_nonblocking(false).unwrap());
     check(|listener| listener.set_nonblocking(true).unwrap());
-    // An inherited timeout must not become the connection's: only the limits say how long it waits.
+    // An inherited timeout must not become the connection's: only the limits say how long the connection waits.
     check(|listener| {
         let socket = socket2::SockRef::from(listener);
         socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();

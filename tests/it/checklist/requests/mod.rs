@@ -79,7 +79,7 @@ impl Transport for Noted {
         Ok(request)
     }
 
-    /// It has nothing in reserve to shed clients with, and says that it has shed three.
+    /// Sheds nothing, because it has no descriptor in reserve, and says that it has shed three clients.
     fn shed(&self) -> usize {
         3
     }

@@ -160,7 +160,7 @@ fn row_087_an_idle_timeout_is_a_quiet_end() {
         }
     });
     let mut client = connect(inet(&*server));
-    // A silence between two requests ends quietly, and so does that of a client that never begins one.
+    // A silence between two requests ends quietly, and so does the silence of a client that never begins a request.
     assert_eq!(exchange(&mut client, "one"), "one\n");
     assert_eq!(read_to_end(&mut client), b"");
     assert_eq!(read_to_end(&mut connect(inet(&*server))), b"");

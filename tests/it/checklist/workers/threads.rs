@@ -75,8 +75,8 @@ fn row_054_a_thread_is_kept_for_the_next_request() {
     let server = TcpServer::builder().mixin(mixin).bind("127.0.0.1:0", handler).unwrap();
     let server = server.serve_in_background().unwrap();
     let mut seen = HashSet::new();
-    // The thread takes its place among the free ones after the client has seen the end; so not
-    // necessarily the very next request gets it.
+    // The thread takes its place among the free ones after the client has seen the end, so that the very next request
+    // may still get another thread.
     let seen = &Mutex::new(&mut seen);
     eventually("a thread serves a second request", || {
         let id = thread_of_a_request(&server, &threads);
