@@ -1,6 +1,6 @@
 //! [`OnDrop`]: the last step of a section, also where a panic ends it.
 
-/// Calls its closure when it is dropped. Bound to a name (`let _end = ..`), it takes back what the lines before it did.
+/// A guard that calls its closure when it is dropped: at the end of the block, if it is bound to a name (`let _end = ..`).
 ///
 /// The closure may run while a panic unwinds, so it must not panic itself: a second panic ends the process.
 #[must_use = "the closure is called when this is dropped"]

@@ -15,13 +15,13 @@ pub(crate) fn drop_payload(payload: Box<dyn Any + Send>) {
     mem::forget(last_of_many(payload));
 }
 
-/// Calls code of the program at a place where a panic can be reported to nobody, and must not reach the caller. None: the
-/// code has panicked, and the payload is dropped.
+/// Calls code of the program at a place where a panic can be reported to nobody, and must not reach the caller. Returns
+/// `None` if the code has panicked; the payload is dropped by then.
 pub(crate) fn catch_and_drop<R>(call: impl FnOnce() -> R) -> Option<R> {
     panic::catch_unwind(AssertUnwindSafe(call)).map_err(drop_payload).ok()
 }
 
-/// Returns the payload that is left when [`MAX_PANICKING_DROPS`] drops in a row have panicked. Usually none.
+/// Returns the payload that is left when [`MAX_PANICKING_DROPS`] drops in a row have panicked. Usually there is none.
 fn last_of_many(payload: Box<dyn Any + Send>) -> Option<Box<dyn Any + Send>> {
     let mut payload = payload;
     for _ in 0..MAX_PANICKING_DROPS {

@@ -18,13 +18,13 @@
 //!
 //! 1. [`install`] it on each thread that runs requests. The guard removes it.
 //! 2. [`park`](Parker::park) suspends the caller until one of the [`Waiting`] descriptors is ready or the deadline has
-//!    passed. Returning early is allowed: the caller tries again. It is never called during a panic.
-//! 3. A connection has a [`Slot`], in which the parker may note that it is registered. When the descriptor is about to be
-//!    closed, [`forget`](Parker::forget) is called if the slot is not zero. Descriptors without a slot are listeners
-//!    and events, for which several threads may wait: register them for one wait only.
-//!    The two directions of a connection have one slot, and a handler may wait for both at once ([`join`](crate::join)):
+//!    passed. Returning early is allowed: the caller tries again. A thread that is panicking never calls it.
+//! 3. A connection has a [`Slot`], in which the parker may note that its descriptor is registered. When the descriptor
+//!    is about to be closed, [`forget`](Parker::forget) is called if the slot is not zero. Descriptors without a slot
+//!    are listeners and events, for which several threads may wait: register them for one wait only.
+//!    The two directions of a connection share one slot, and a handler may wait for both at once ([`join`](crate::join)):
 //!    one coroutine with [`Interest::Read`], another with [`Interest::Write`]. If [`spawn`](Parker::spawn) runs nothing, as
-//!    by default, the second one is a thread, which does not park.
+//!    by default, `join` uses a thread in place of the second coroutine, and that thread does not park.
 //! 4. Before the thread itself waits, it calls [`flush`]: replies to datagrams are held back until then, so
 //!    that one system call sends many.
 //!
@@ -128,8 +128,8 @@
 //!
 //! # Stability
 //!
-//! [`Interest`] and [`Waiting`] may get more values and fields, and [`Parker`] may get methods with a default. The two
-//! methods without a default, by which the workers of `Green` are parkers too, may still change before 1.0.
+//! [`Interest`] may get more variants, [`Waiting`] more fields, and [`Parker`] more methods with a default. The two
+//! methods without a default, which the workers of `Green` implement too, may still change before 1.0.
 
 pub use crate::wait::{
     Cancelled, Event, Installed, Interest, Parker, Slot, Waiting, flush, install, offload, shield,

@@ -30,7 +30,7 @@ use crate::sys::Common;
 /// | 0 | it is in the clear | the parent, for a new request |
 /// | from 3 on | a handshake has begun; the lower, the earlier | the child, or the parent if a handshake is sure to come |
 /// | 1 | it is encrypted | the child, unless the state is 2 |
-/// | 2 | its handshake has to make room | the parent, if a handshake is unfinished; it stays |
+/// | 2 | its handshake has to make room | the parent, if a handshake is unfinished; never changed again |
 ///
 /// The first row belongs to no slot: its first number counts the handshakes that have begun.
 pub(super) type ClearRows = Common<NUMBERS>;
@@ -46,7 +46,7 @@ pub(super) fn have_handshakes(rows: &ClearRows) -> bool {
     rows.rows()[0][0].load(Ordering::SeqCst) > 0
 }
 
-/// The bytes of one request in the clear. It takes no memory beyond its fields until a handshake has ended.
+/// The counters of one request's bytes in the clear. They take no memory beyond the fields until a handshake has ended.
 #[derive(Debug)]
 pub(super) struct ClearCounters {
     /// Bytes read and bytes written. Set when the TLS wrapper is in its place.
@@ -126,7 +126,7 @@ impl ClearCounters {
     }
 
     /// Notes that the handshake is over, whether it succeeded or failed. After a success the state is `ENCRYPTED`
-    /// already, and stays.
+    /// already, and this changes nothing.
     pub(super) fn end_handshake(&self) {
         self.change_state(|state| (state > CROWDED).then_some(IN_THE_CLEAR));
     }

@@ -1,6 +1,6 @@
-//! One line of the live list: the present state of a request. `entry/ending.rs` has how others end it.
+//! One line of the live list: the present state of a request. `entry/ending.rs` says how others end the request.
 //!
-//! The request's ticket, the list, its stop tokens, its outbox and its halves share the entry. Most of its fields are
+//! The list shares the entry with the request's ticket, stop tokens, outbox and halves. Most of the entry's fields are
 //! single numbers and flags, which are written without a lock, because the worker changes some of them with every
 //! receive and every send.
 //!
@@ -14,8 +14,8 @@
 //! | the worker, and the writer of its outbox | `lost`; `is_lent`, which is never taken back |
 //! | the parent, after the fork | `process` |
 //!
-//! A flag that another thread acts on together with a second one is sequentially consistent. A flag that is read alone, for
-//! a figure or a hint, is relaxed.
+//! A flag is sequentially consistent if another thread acts on it together with a second flag. A flag that is read alone,
+//! for a figure or a hint, is relaxed.
 
 mod ending;
 
@@ -209,7 +209,7 @@ impl Entry {
         }
     }
 
-    /// Counts bytes that were encrypted and sent, by the same callers as `add_bytes_out`.
+    /// Counts bytes that were encrypted and sent. Called by the same threads as `add_bytes_out`.
     pub(crate) fn add_clear_out(&self, count: usize) {
         if let Some([_, written]) = self.clear.get() {
             add(written, count);
@@ -288,8 +288,8 @@ impl Entry {
         self.counters.moment(step).store(nanos.max(1), Ordering::Relaxed);
     }
 
-    /// Notes that the handler begins at the same moment as the worker, because no step comes before it. The clock is
-    /// not read again.
+    /// Notes that the handler begins at the moment at which the worker has taken the request: no step comes before the
+    /// handler. The clock is not read again.
     pub(crate) fn begin_handler_at_once(&self) {
         let worker = self.counters.moment(CountStep::Worker).load(Ordering::Relaxed);
         self.counters.moment(CountStep::Handler).store(worker, Ordering::Relaxed);

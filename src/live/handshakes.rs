@@ -14,7 +14,8 @@
 //! processes share (`clear_counters.rs`), and the parent reads it whenever it is about to fork a further child:
 //!
 //! ```text
-//! parent: make_room      counts the next child's too; beyond the maximum the oldest becomes `crowded out`, and SIGTERM follows
+//! parent: make_room      counts the next child's handshake too; beyond the maximum the oldest becomes `crowded out`, and
+//!                        SIGTERM follows
 //! child:  enter          unfinished
 //!         SIGTERM        crowded out? then the connection is cut (Crowded), and the signal begins no drain
 //!         leave          from here on the parent cuts it no more
@@ -73,7 +74,7 @@ impl Handshakes {
         Unfinished::Here { all: self, number }
     }
 
-    /// How many handshakes are unfinished.
+    /// How many handshakes are in the list of this process.
     pub(crate) fn len(&self) -> usize {
         self.unfinished.lock().unfinished.len()
     }
@@ -154,8 +155,8 @@ impl Entry {
         self.cut() == Some(Cut::Crowded) || self.clear.is_crowded_out()
     }
 
-    /// Ends the connection of a child if its handshake has to make room. The action of the parent's signal calls this,
-    /// so it only tries the lock. Returns false if the signal means something else, as every later signal does.
+    /// Ends the connection of a child if its handshake has to make room. The child's signal handler calls this, so this
+    /// only tries the lock. Returns false if the signal means something else, as every later signal does.
     pub(crate) fn end_if_crowded_out(&self) -> bool {
         let crowded = Cut::Crowded as u8;
         let begins = self.clear.is_crowded_out()

@@ -21,8 +21,8 @@ use super::Entry;
 /// A connection that can be ended from any thread.
 pub(crate) trait LinkedConnection: Send + Sync {
     /// Ends the connection, without waiting; a call that waits for the connection then fails. This is called under the
-    /// lock of the request's linked connections, and at the deadline of a drain also under the lock of the live list: it
-    /// must take neither of them.
+    /// lock of the request's linked connections, and at the deadline of a drain also under the lock of the live list, so
+    /// it must take neither lock.
     fn end(&self);
 }
 

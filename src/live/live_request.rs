@@ -8,7 +8,8 @@ use crate::address::Address;
 /// The present activity of a live request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-// An entry stores its number, in this order: see `Entry::activity`. All numbers are below `LEFT_TO_REAPER`.
+// An entry stores an activity as a number (`as u64`), and `Entry::activity` turns the number back: the order of the variants
+// matters. All numbers are below `LEFT_TO_REAPER`.
 pub enum Activity {
     /// The request is accepted, and waits for a worker.
     Queued,
@@ -91,7 +92,7 @@ impl fmt::Display for LiveRequest {
 /// How this side has ended a live request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-// An entry stores its number; zero is no cut: see `Entry::cut`.
+// An entry stores a cut as a number (`as u8`), and zero if there is none: see `Entry::cut`.
 pub enum Cut {
     /// A drain has ended the connection between two requests, or before the first one; the handler got
     /// [`Stopping`](crate::request::Stopping).

@@ -4,7 +4,7 @@
 //! operators. The idle reaper and the limits per peer use it too.
 //!
 //! Each server has one list, in its context. Its lock is held for one request at a time, or for one pass over all of
-//! them. Under this lock nothing waits, no code of the user's runs, and each system call returns at once: a drain shuts
+//! them. Under this lock nothing waits, no code of the user runs, and each system call returns at once: a drain shuts
 //! down sockets and notifies tokens, and the reaper asks how many bytes a socket has moved. The locks inside an entry are
 //! taken under this lock, never the other way round.
 //!
@@ -147,8 +147,8 @@ impl LiveList {
         if slots.rates.as_ref().map(TokenBuckets::rate) != slots.limits.peer_rate {
             slots.limit_rates();
         }
-        // The limit for each peer may have changed, or be gone. If it is lower now, requests that exceed it already go on,
-        // and only new ones are refused.
+        // The limit for each peer may have changed, or be gone. If it is lower now, a peer's live requests beyond
+        // it go on, and only its new requests are refused.
         slots.limit_peers();
     }
 

@@ -204,7 +204,7 @@ mod tests {
         for _ in 0..3 {
             assert!(rates.admit(greedy, begin));
         }
-        // A hundred thousand other peers, none of which has asked as often.
+        // A hundred thousand other peers ask once each, and so have fuller buckets than the greedy one.
         for peer in 0..100_000 {
             assert!(rates.admit(peer, begin));
         }
@@ -217,7 +217,7 @@ mod tests {
         const RATE: Rate = Rate::per_second(1).burst(50);
         let table = TokenBuckets::common(RATE).unwrap();
         let (barrier, now) = (std::sync::Barrier::new(8), Instant::now());
-        // Threads stand for processes: what counts is that they come at once, and that each peer is new to the table.
+        // Threads stand for processes. They come at once, and each peer is new to the table.
         for peer in 0..500 {
             let came = || {
                 barrier.wait();

@@ -38,7 +38,7 @@ pub(crate) trait WorkerAccept: Send + Sync {
 
 /// The result of [`WorkerAccept::accept`].
 pub(crate) enum Accepted {
-    /// The worker runs it.
+    /// A request, which the worker runs.
     Request(Job),
     /// The client is gone or was turned away: accept again.
     TryAgain,
@@ -51,7 +51,7 @@ pub(crate) enum Accepted {
 /// queue.
 #[derive(Default)]
 pub(super) struct AcceptSlot {
-    /// Where the worker accepts; none while no worker does.
+    /// The server for which a worker accepts; none while no worker accepts.
     server: Option<Arc<dyn WorkerAccept>>,
     /// The worker was called back, and has not left the slot yet.
     interrupted: bool,

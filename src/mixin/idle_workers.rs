@@ -56,7 +56,7 @@ impl IdleWorker {
         self.thread.unpark();
     }
 
-    /// Read under the lock, after each `park`. True: the worker is off the list.
+    /// Whether [`call`](IdleWorkers::call) has taken the worker off the list. Read under the lock, after each `park`.
     pub(super) fn is_called(&self) -> bool {
         self.called.load(Ordering::Relaxed)
     }

@@ -318,7 +318,8 @@ impl Job {
         }
     }
 
-    /// Only closes this process's copy of the connection: for a parent whose child serves the request.
+    /// Ends the job without serving the request: closes this process's copy of the connection, and counts the request as
+    /// [`Released`](CloseReason::Released). For a parent whose child serves the request.
     pub fn release(self) {
         // The drop releases: a job that is forgotten somewhere ends in the same way.
         drop(self);

@@ -32,7 +32,7 @@
 //! 4. All workers run jobs, and no thread may be started. The next one to finish takes a job.
 //!
 //! [`wake`](WorkerQueue::wake) restores the invariant, and takes the guard of the lock for that. Each change that may break
-//! the invariant (a job is sent; a job is taken and others stay; a worker leaves) ends with a call of it.
+//! the invariant (a job is sent; a job is taken and others stay; a worker leaves) ends with a call of `wake`.
 //!
 //! *A wake-up is not lost*: an unpark, an interrupt and the start of a thread are each noted before the lock is released, and
 //! the worker in question takes the note back, under the lock again. An unpark that comes before the park makes the park
@@ -397,8 +397,8 @@ impl WorkerQueue {
         // A worker that accepts is free as well.
         let accepts = state.accept_slot.is_taken() && !is_called_back;
         let idle = state.idle.len() + usize::from(accepts);
-        // A worker that was called and has not come yet is neither idle nor busy. `close` calls the worker that accepts
-        // without a pending wake-up.
+        // A worker that was called and has not come yet is neither idle nor busy. `close` calls back the worker
+        // that accepts, and notes no pending wake-up for it.
         let is_coming = state.wake_pending || is_called_back;
         let coming = state.starting + usize::from(is_coming);
         let busy = state.workers.saturating_sub(idle + coming);

@@ -57,7 +57,7 @@ impl Error for Cancelled {}
 pub(crate) struct CancelledUnwind;
 
 /// The payload of the panic that ends an accept loop whose run goes on elsewhere, or whose server has closed. Code that
-/// has caught this panic passes it on as an error, so it is one. No panic hook sees it.
+/// has caught this panic passes the payload on as an error, so this type is an error. No panic hook sees it.
 #[derive(Debug)]
 pub(crate) struct RetiredUnwind;
 

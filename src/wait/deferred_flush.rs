@@ -1,6 +1,6 @@
 //! Work that a thread defers until it waits: replies to datagrams, and its list of outboxes.
 //!
-//! By deferring, one system call sends many replies or lines. A thread may defer only while it promises to flush, by a
+//! Deferring lets one system call send many replies or lines. A thread may defer only while it promises to flush, by a
 //! [`FlushPromise`]; without a promise [`flush_before_waiting`] returns false, and the caller sends at once. Everything
 //! deferred leaves by [`flush`]. Every wait calls it first, and so does the drop of the outermost promise.
 //!
@@ -51,8 +51,8 @@ pub(crate) trait Flush: Send + Sync {
 pub(crate) struct FlushPromise {
     // A nested promise changes nothing: the outermost one flushes.
     outermost: bool,
-    /// An accept loop has made this promise. (If a request calls `handle_request`, that inner loop does not end the
-    /// outer loop's promise.)
+    /// The outermost accept loop of the thread has made this promise, and its drop clears `ThreadState::in_loop`. (If a
+    /// request calls `handle_request`, that inner loop clears nothing.)
     in_loop: bool,
 }
 

@@ -16,8 +16,8 @@ use crate::sys::{self, PerProcess};
 /// It uses one descriptor (two where the system has no eventfd).
 ///
 /// A forked child that begins to serve gets a descriptor of its own, under the same number, when it next waits for the
-/// event. Until then the descriptor is the parent's. In the children of [`Forking`](crate::Forking), which serve one
-/// request each, it always is. A child must not wake its parent, so `notify` and `clear` do nothing while the
+/// event. Until then the descriptor is the parent's. The children of [`Forking`](crate::Forking), which serve one
+/// request each, never get one. A child must not wake its parent, so `notify` and `clear` do nothing while the
 /// descriptor is the parent's.
 ///
 /// ```
@@ -37,7 +37,7 @@ use crate::sys::{self, PerProcess};
 pub struct Event {
     /// The descriptors. They keep their numbers for as long as the event lives.
     ends: sys::event::Ends,
-    /// The process that its descriptor belongs to.
+    /// The process that the descriptors belong to.
     owner: OwnerProcess,
 }
 
@@ -51,15 +51,15 @@ impl Event {
         Ok(Self { ends: sys::event::new()?, owner: OwnerProcess::this_process() })
     }
 
-    /// Makes the event readable. It never blocks, and a signal handler may call it. In a child of the process that
-    /// owns the event, it does nothing.
+    /// Makes the event readable. This never blocks, and a signal handler may call it. In a child of the process that
+    /// owns the event, this does nothing.
     pub fn notify(&self) {
         if self.is_ours() {
             sys::event::notify(&self.ends);
         }
     }
 
-    /// Makes the event unreadable again. In a child of the process that owns it, this does nothing.
+    /// Makes the event unreadable again. In a child of the process that owns the event, this does nothing.
     pub fn clear(&self) {
         if self.is_ours() {
             sys::event::clear(&self.ends);
@@ -89,21 +89,21 @@ impl Event {
         }
     }
 
-    /// Whether its descriptor is this process's own.
+    /// Whether the event's descriptor is this process's own.
     pub(crate) fn is_ours(&self) -> bool {
         self.owner.is_this_process()
     }
 
-    /// Whether its descriptor belongs to the process that was noted last. This costs less than
+    /// Whether the event's descriptor belongs to the process that was noted last. This costs less than
     /// [`is_ours`](Self::is_ours), which asks the system.
     pub(crate) fn is_of_noted_process(&self) -> bool {
         self.owner.is_noted()
     }
 
-    /// For a forked child that becomes a server of its own: gives this process an event of its own, not notified. A
-    /// wait that has begun before still waits for the parent's event.
+    /// For a forked child that becomes a server of its own: gives the event a descriptor of this process's own, which is
+    /// not readable yet. A wait that has begun already still waits for the parent's descriptor.
     pub(crate) fn own(&self) -> io::Result<()> {
-        // Two threads that renew at once would notify two different descriptors.
+        // If two threads renewed the event at once, a notification of the first new descriptor would be lost.
         static ONE_AT_A_TIME: PerProcess<Mutex<()>> = PerProcess::new(Mutex::default);
         let _lock = ONE_AT_A_TIME.get().lock();
         // From here on this process is the noted one, with which the event's owner is compared.
@@ -131,7 +131,7 @@ impl Event {
         matches!(sys::is_readable(self.waiting().fd), Ok(true))
     }
 
-    /// A wait for the event, once it is this process's own.
+    /// The descriptor in the form of a wait. Unlike `as_fd`, this does not renew an event that is still the parent's.
     #[inline]
     pub(crate) fn waiting(&self) -> Waiting<'_> {
         Waiting { fd: sys::event::reader(&self.ends), interest: Interest::Read, slot: None }

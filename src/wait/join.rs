@@ -30,12 +30,13 @@ use crate::sys::scoped_closure::lend_once;
 /// as the two directions of a connection.
 ///
 /// `a` runs where the handler runs. `b` runs beside it: on a thread of its own, or, where handlers are coroutines, in
-/// a coroutine of the same thread. Both may borrow from the handler, and nothing of it outlives the call: `join`
+/// a coroutine of the same thread. Both may borrow from the handler, and neither closure outlives the call: `join`
 /// neither returns nor unwinds before both have ended, and it interrupts neither. So each closure has to end by
 /// itself when the other one has failed. The halves of a connection have [`close`](crate::outgoing::HalfClose::close)
 /// for that: it ends the waits of the other half.
 ///
-/// With the feature `tracing`, events of `b` are in the span of the request, if the subscriber says which span a thread is in.
+/// With the feature `tracing`, events of `b` are in the span of the request; where the handler runs on a plain thread, only
+/// if the subscriber says which span a thread is in.
 ///
 /// At the deadline of a drain the waits of both fail, as those of the handler alone would. A call of
 /// [`server_close`](crate::BaseServer::server_close) in `b` does not wait for the request; nor does such a call in the

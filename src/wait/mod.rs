@@ -181,8 +181,8 @@ fn give_way() {
     }
 }
 
-/// Waits until a worker may accept a client, or is interrupted. Called on a plain thread. It is in this module because
-/// every wait of this module flushes first.
+/// Waits until a worker may accept a client, or is interrupted. Called on a plain thread. Like every
+/// wait of this module, it flushes first.
 pub(crate) fn for_worker_accept(epoll: &sys::exclusive_epoll::ExclusiveEpoll) -> io::Result<()> {
     flush();
     epoll.wait()

@@ -80,7 +80,7 @@ impl Entry {
         // Without a connection there is nothing to end, and no cut may be stored: it would explain an end that it has
         // not caused.
         let closed = match self.marks.process.load(Ordering::Relaxed) {
-            // This process serves the request. If it leaves at this moment, it may have given its connection back.
+            // This process serves the request. If the request leaves at this moment, its connection may be gone.
             0 => self.connection.lock().is_some(),
             // The handler in the child cannot be reached, and the child has the connection. A kill ends both. If the
             // child has been reaped meanwhile, `signal` sends nothing: the number may be a stranger's.
@@ -93,8 +93,8 @@ impl Entry {
         closed
     }
 
-    /// Makes every later end from outside leave the output open, so that the worker can send the wrapper's closing
-    /// message (the `close_notify` of TLS). Called when the wrapper is in its place, and never undone.
+    /// Makes every later end from outside leave the output open, unless the worker waits in a write: so the worker can send
+    /// the wrapper's closing message (the `close_notify` of TLS). Called when the wrapper is in its place, and never undone.
     pub(crate) fn set_wrapped(&self) {
         self.marks.wrapped.store(true, Ordering::SeqCst);
     }

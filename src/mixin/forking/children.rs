@@ -79,7 +79,7 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Whether a descriptor of its own reports its end.
+    /// Whether a descriptor of the child's own (a pidfd) reports the child's end.
     pub(super) fn is_watched(&self) -> bool {
         matches!(self.watched, Some(Watched::ByDescriptor(_)))
     }
@@ -146,8 +146,8 @@ impl Children {
         self.reports.get().map(|reports| reports.exits.as_fd())
     }
 
-    /// Signals each child that has not ended. The caller has called [`watch`](Self::watch), which takes those out of the
-    /// table that another part of the program has reaped.
+    /// Signals each child that has not ended. The caller has called [`watch`](Self::watch), which takes the children out
+    /// of the table that another part of the program has reaped.
     pub(super) fn signal_all(&self, signal: libc::c_int) {
         for child in self.table.lock().iter() {
             child_process::signal(child.pid, signal);

@@ -60,7 +60,7 @@ fn other_status(end: &ChildEnd) -> i32 {
         (reason, stop, has_text) => {
             let all = || (FIRST_OWN_STATUS..).step_by(STATUSES_PER_END).zip(ENDS);
             let status_of = |reason| all().find(|(_, end)| *end == reason);
-            // A reason without an entry never comes from a child.
+            // A child never ends for a reason without an entry; `Failed` would stand for it.
             let found = status_of(reason).or_else(|| status_of(CloseReason::Failed));
             let more = i32::from(stop) + 2 * i32::from(has_text);
             found.map_or(FAILED, |(status, _)| i32::from(status) + more)

@@ -57,7 +57,7 @@ use crate::wait;
 /// --init`.)
 ///
 /// Under TLS a silent client occupies a process until its handshake times out. Unfinished handshakes have at most three
-/// quarters of the places that other requests leave, never the last place, and never more than
+/// quarters of the places that other requests leave (a single place that is left may go to one), and never more than
 /// [`Limits::handshakes`](field@crate::Limits::handshakes): when a client comes that would exceed this, the parent ends the
 /// oldest unfinished handshake. In two cases a silent client keeps its place until it times out. Either other requests have
 /// all places but one, and it has that one. Or all places are taken by connections that began TLS late (STARTTLS, or a slow
@@ -150,7 +150,7 @@ impl Forking {
         // parent's action in the child. The parent lets them through when `held` is dropped, at the end of this function.
         let held = SignalsHeld::hold();
         match fork::fork() {
-            // This is most likely EAGAIN, from a limit of processes: the client is refused, and a later one may be served.
+            // This is most likely EAGAIN, from a limit on processes: the client is refused, and a later one may be served.
             Err(error) => job.refuse(Refused::CannotStart(error)),
             Ok(Forked::Child) => {
                 // This comes first: a panic that nothing has caught ends the process here. The frames beyond are the
@@ -163,7 +163,7 @@ impl Forking {
                 if let Some(work) = job.work.take() {
                     work.run_in_child(listener, held, &|end| {
                         let _ = io::stdout().flush();
-                        // The text before the status: the parent reads it when it has reaped this child.
+                        // The text is sent before the exit: the parent reads it when it has reaped this child.
                         reports.send_text(&end);
                         sys::exit_now(status(&end));
                     });

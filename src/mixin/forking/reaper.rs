@@ -169,8 +169,8 @@ impl Children {
         }
     }
 
-    /// Reaps a child, if it is in the table and has ended, and ends its request. Returns whether it has. A child that
-    /// another part of the program has reaped is `Gone`, and its request counts as `Released`.
+    /// Reaps a child, if it is in the table and has ended, and ends its request. Returns true if this call has done so. A
+    /// child that another part of the program has reaped is `Gone`, and its request counts as `Released`.
     fn collect_one(&self, reports: &Reports, pid: i32) -> bool {
         // The table decides: a foreign child's status is not this server's to take.
         if !self.table.lock().has(pid) {

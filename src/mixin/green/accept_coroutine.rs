@@ -69,7 +69,7 @@ impl AcceptCoroutine {
         AcceptHandle(Arc::clone(&self.shared))
     }
 
-    /// Runs it until it waits or returns.
+    /// Runs the loop until it waits or returns.
     #[inline(never)]
     pub(super) fn resume(&mut self) -> SwitchEnd {
         // From here on `retire` is too late to keep the loop from going on.
@@ -99,7 +99,7 @@ impl AcceptHandle {
         self.retire_from(*state)
     }
 
-    /// Called under the lock of the state.
+    /// Retires the loop if it is suspended. Called under the lock of the state.
     fn retire_from(&self, state: AcceptState) -> bool {
         // A loop that has ended has its result, and a loop that runs may be in the middle of dealing a request.
         let is_suspended = state == AcceptState::Suspended;

@@ -19,7 +19,7 @@ use crate::wait::Waiting;
 /// have no slots; but as a rule they are the same at each wait, and to add and remove four of them each time would be eight
 /// system calls.
 pub(super) struct AcceptSet {
-    /// A member of the worker's set, under [`ACCEPTOR`] and the number of the coroutine.
+    /// The epoll set, itself a member of the worker's set, under [`ACCEPTOR`] and the number of the coroutine.
     set: Epoll,
     /// The descriptors of the last wait, in its order. Only compared, never used: one may be closed by now. Empty: the set
     /// is disabled.
@@ -59,8 +59,8 @@ impl AcceptSet {
         Ok(Self { set, fds, datagrams, acceptor, waits })
     }
 
-    /// Takes this set out of the worker's. The loop's next wait for clients drops it and makes a new one. Until then it
-    /// keeps its descriptor: if the loop pauses because no descriptor is free, the next client must not take the
+    /// Takes this set out of the worker's. The loop's next wait for clients drops this set and makes a new one. Until then
+    /// this set keeps its own descriptor: if the loop pauses because no descriptor is free, the next client must not take the
     /// descriptor that the loop itself needs.
     pub(super) fn disable(&mut self, worker: &Worker) {
         if !std::mem::take(&mut self.fds).is_empty() {

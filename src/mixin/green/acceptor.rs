@@ -117,7 +117,8 @@ impl AcceptorStart {
         let at_end = Arc::clone(&run);
         let coroutine = AcceptCoroutine::new(stack, move |handle| {
             let ended = panic::catch_unwind(AssertUnwindSafe(|| accept_loop()));
-            // The loop is dropped before its end is reported. If it was abandoned, it is the last owner of the server's hooks.
+            // The closure is dropped before the loop's end is reported. If the loop was abandoned, the closure may be the last
+            // owner of the server's hooks.
             catch_and_drop(|| drop(accept_loop));
             if handle.is_retired() {
                 // A retired coroutine has no result: the loop goes on elsewhere, or nobody waits for it.
@@ -210,7 +211,7 @@ impl Acceptors {
     pub(super) fn run(&self, group: &Group, accept_loop: &LoopFunction) -> Result<()> {
         let worker = group.least_loaded();
         let state = AcceptorRun { start_at: Some(worker), worker, ..AcceptorRun::default() };
-        // The first start is an order like those of a move: `drive` sends it.
+        // The first start is ordered in the same way as a move: `drive` sends the order.
         let run = Arc::new(Run { state: Mutex::new(state), changed: Condvar::new() });
         self.running.lock().push(Arc::clone(&run));
         let _listed = OnDrop(|| self.running.lock().retain(|other| !Arc::ptr_eq(other, &run)));

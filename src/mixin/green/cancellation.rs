@@ -43,7 +43,7 @@ pub(super) enum CancelPhase {
 }
 
 impl CancelPhase {
-    /// How often one request unwinds: `handle`, `finish`, a drop, and one more.
+    /// How many times one request unwinds: `handle`, `finish`, a drop, and one more.
     pub(super) const UNWINDS: Self = Self::Unwinds(4);
 }
 

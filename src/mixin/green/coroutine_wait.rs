@@ -191,9 +191,9 @@ impl Worker {
         if task.is_retired() && task.cancellation.shields.get() == 0 {
             return retire();
         }
-        // If this is no wait for clients, a hook waits, or the loop pauses. The set is not for such a wait, because it compares
-        // descriptors by their numbers and waits for input only. It is disabled, so that it does not wake the worker while
-        // the loop does not accept.
+        // A wait that is not for clients is that of a hook, or a pause of the loop. The set is not for such a wait, because
+        // it compares descriptors by their numbers and waits for input only. It is disabled, so that it does not wake the
+        // worker while the loop does not accept.
         let is_input = |one: &Waiting<'_>| one.interest == Interest::Read && one.slot.is_none();
         if waiting.len() < MIN_LOOP_WAITS || !waiting.iter().all(is_input) {
             let mut sets = self.accept_sets.borrow_mut();

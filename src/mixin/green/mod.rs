@@ -114,8 +114,8 @@ use worker_thread::WorkerStart;
 /// | `catch_unwind` in a loop that goes on in any case | a request that is cut off ends by an error and then by a panic of this crate's own; a handler that swallows both is left behind, and the report names it | end the loop after an error of the request |
 /// | a bare `fork` whose child goes on | the child has the handler's thread alone; all other requests, and the worker's set of descriptors, are the parent's | `Command`, also with `pre_exec`. Else end the child by `_exit` |
 ///
-/// A child of a bare `fork` in a handler behaves as if a thread had forked it: its waits block it, and when the handler
-/// returns in it, it ends with status 0. Its parent still has the connection too.
+/// The child of a bare `fork` in a handler behaves as if a thread had forked it: a wait blocks the child, and when the
+/// handler returns in the child, the child ends with status 0. The parent has the connection as well.
 ///
 /// # With `panic = "abort"`
 ///
@@ -278,7 +278,7 @@ struct Group {
     threads: Arc<ThreadGroup>,
     /// The accept loops that run in the workers.
     acceptors: Acceptors,
-    /// Its thread starts with the first request.
+    /// The watchdog, whose thread starts with the first request.
     watchdog: Watchdog,
     /// The server of the first request, once one has come.
     server: OnceLock<Weak<dyn WorkerWatch>>,
@@ -365,7 +365,7 @@ impl Group {
         }
     }
 
-    /// Has the workers end, each when its last request has ended.
+    /// Makes each worker end when its last request has ended.
     fn quit(&self) {
         self.tell_all(|| Message::Quit);
         self.watchdog.quit();

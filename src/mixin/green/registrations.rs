@@ -10,13 +10,13 @@
 //!
 //! The table is indexed by the descriptor's number. A number is used again once its descriptor is closed, perhaps by
 //! another thread that cannot notify this worker. So the slot has a **token** that no other registration has had, of this
-//! worker or of another: a registration is the slot's own only if both tokens are the same. A request that is moved
-//! to another worker is therefore registered anew there.
+//! worker or of another: a registration is the slot's own only if both tokens are the same. A connection that is
+//! moved to another worker (one that a handler has made, say) is therefore registered anew there.
 //!
-//! The same holds for events. A turn of the loop takes a batch of them. While it handles one event, a connection may be
-//! closed for which the batch has another event, and a new connection may even get the descriptor's number. So a part of
-//! the token goes into the set with each descriptor, and comes back with its events. An event for an earlier owner of the
-//! number does not match the token of the present one, and is dropped.
+//! Tokens also tell the events of two connections apart. A turn of the loop takes a batch of events. While it handles one
+//! event, a connection may be closed for which the batch has another event, and a new connection may even get the
+//! descriptor's number. So a part of the token goes into the set with each descriptor, and comes back with its events. An
+//! event for an earlier owner of the number does not match the token of the present owner, and is dropped.
 //!
 //! ```text
 //! token, in the slot               | number of the worker: 12 bits | count: 52 bits, or 20 where an address has 32 |
@@ -36,7 +36,7 @@ use crate::sys::coroutine::prefetch::{CACHE_LINE, prefetch};
 use crate::sys::epoll::ReadyEvent;
 use crate::wait::Interest;
 
-/// Arrivals at a connection that no wait has taken note of.
+/// The arrivals at one connection since a wait last took note of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     /// Input has come. The next wait for input returns at once, and takes this back.
@@ -162,7 +162,7 @@ impl Registrations {
     }
 
     /// Begins the wait of a task for input, or for room to write. If the answer is `Waits`, the task is noted, and an
-    /// arrival will give it back; otherwise it is not. `near`: hints for the arrival, if there are any.
+    /// arrival will give it back; otherwise the task is not noted. `near`: hints for the arrival, if there are any.
     #[inline(always)]
     pub(super) fn begin_wait(
         &self,
@@ -285,8 +285,8 @@ impl Registrations {
         (near.frame != 0).then_some(near)
     }
 
-    /// Removes the registration of a connection that is about to be closed. If the request was moved to another worker, its
-    /// token does not match here, and nothing changes.
+    /// Removes the registration of a connection that is about to be closed. If the connection was moved to another worker,
+    /// its token does not match here, and nothing changes.
     pub(super) fn remove(&self, fd: RawFd, token: usize) {
         self.with(fd, token, |entry| {
             // From here on events for this connection find no owner.

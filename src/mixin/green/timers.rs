@@ -15,7 +15,7 @@
 //!                     the clock: 15        none            taken, and dropped
 //! ```
 //!
-//! The entry keeps the coroutine in memory; its end takes the entry out ([`forget`](Timers::forget)).
+//! The entry keeps the coroutine in memory; the end of the coroutine takes the entry out ([`forget`](Timers::forget)).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -10,12 +10,12 @@
 //! look n   the same, for as long as the limit            worker_is_held, once
 //! ```
 //!
-//! A look is two loads for each worker. It finds the request that runs and a count of switches; if both are the same as at
+//! A look reads two numbers of each worker. It finds the request that runs and a count of switches; if both are the same as at
 //! the previous look, nothing else has run in between. The accept loop does not count as running: its hooks are not watched.
 //!
 //! The watchdog looks often only while requests run. A look that finds all workers without a running request doubles the
 //! pause, and while there are no requests at all the watchdog sleeps. It misses no wake-up: it notes that it sleeps and then
-//! checks the loads; a dealer raises a load and then checks for a sleeper ([`Watchdog::begin`]).
+//! checks the workers' loads; a dealer raises a load and then checks for a sleeper ([`Watchdog::begin`]).
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ struct WatchdogState {
 struct WorkerLook {
     /// None: the worker was idle, or the accept loop ran.
     running: Option<RunningRequest>,
-    /// The first look that found `running`. The request may have begun earlier, by one pause at most.
+    /// The time of the first look that found `running`. The request may have begun earlier, by one pause at most.
     since: Option<Instant>,
     /// This request has been reported to the server.
     told: bool,

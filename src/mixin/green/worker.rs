@@ -65,10 +65,10 @@ pub(super) const WATCHED: u64 = 1 << 63;
 /// once for each worker.
 const EVENTS: usize = 1_024;
 
-/// How often a worker polls for more events before it flushes deferred output, as long as each poll finds some.
+/// How many times at most a worker polls for more events before it flushes deferred output. A poll that finds none ends this.
 ///
-/// A client that sends eight lines wakes the worker with the first. Without a second poll the first line would leave alone,
-/// and the others with the next flush: twice as many sends.
+/// A client that sends eight lines wakes the worker with the first. Without a second poll the answer to that line would be
+/// sent on its own, and the other answers with the next flush: twice as many sends.
 const MAX_EXTRA_POLLS: u32 = 8;
 
 /// A worker. It never leaves its thread.
@@ -100,7 +100,7 @@ pub(super) struct Worker {
     pub(super) budget: Cell<u32>,
     /// The group has been closed: the thread ends when its last coroutine has.
     quits: Cell<bool>,
-    /// How often the worker has polled for more events since the last flush. At most [`MAX_EXTRA_POLLS`].
+    /// How many times the worker has polled for more events since the last flush. At most [`MAX_EXTRA_POLLS`].
     looks: Cell<u32>,
     /// How far the cancellation of all requests has come. A request that begins now begins in this phase.
     cancels: Cell<CancelPhase>,
@@ -145,7 +145,7 @@ impl Worker {
             // The first to run are the coroutines that the last turn's events have woken or begun.
             self.run_queue();
             self.handle().status.switch_to(None);
-            // The close comes last: a message that came before it keeps the worker, a later one goes back to its sender.
+            // The close of the inbox comes last: an earlier message keeps the worker, a later one goes back to its sender.
             if self.quits.get() && self.tasks.len() == 0 && self.handle().inbox.close() {
                 return;
             }
@@ -325,7 +325,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Resumes a coroutine that waits. Others are not touched: they were woken already.
+    /// Resumes a coroutine that waits. Does nothing in any other state: the coroutine was woken already.
     fn wake_now(&self, task: &Rc<Task>) {
         if task.state.get() == TaskState::Waiting {
             self.resume(task);
@@ -340,7 +340,7 @@ impl Worker {
         }
     }
 
-    /// Calls [`resume_inlined`](Self::resume_inlined), which is inlined only on the path of most wake-ups.
+    /// A shared copy of [`resume_inlined`](Self::resume_inlined), for all callers but the usual wake-up.
     fn resume(&self, task: &Rc<Task>) {
         self.resume_inlined(task);
     }
@@ -402,7 +402,7 @@ impl Worker {
         }
     }
 
-    /// Suspends the running coroutine, and has it go on in the next turn.
+    /// Suspends the running coroutine, which goes on in the next turn.
     pub(super) fn give_way(&self, task: &Rc<Task>) {
         // The task is queued before the switch: nothing on the other side would queue it.
         task.state.set(TaskState::Queued);

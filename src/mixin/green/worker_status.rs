@@ -25,7 +25,7 @@ pub(super) struct RunningRequest {
 }
 
 impl WorkerStatus {
-    /// How many requests it has. Relaxed: a dealer that is wrong by one deals a little less evenly.
+    /// How many requests the worker has. Relaxed: a dealer that is wrong by one deals a little less evenly.
     pub(super) fn load(&self) -> usize {
         self.load.load(Ordering::Relaxed)
     }

@@ -179,7 +179,7 @@ fn a_worker_that_is_called_and_comes_with_a_request_leaves_the_queue_to_another(
     let (queue, server) = (queue(SOON), FakeServer::new());
     let accepts = have_one_accept(&server, &queue);
     let jobs = FakeJobs::new();
-    // The queue is locked, so that the thread cannot be back between the two calls.
+    // The queue is locked, so that the worker that accepts cannot come back to it between the next two calls.
     let state = queue.state.lock();
     server.bring(jobs.job_of(server.erased()));
     queue.sender.send(QueuedJob { job: jobs.job_of(server.erased()), permit: None }).unwrap();
@@ -253,7 +253,7 @@ fn a_worker_that_is_called_while_it_accepts_is_neither_idle_nor_counted_twice() 
         (busy, idle, queued)
     };
     assert_eq!(figures(), (Some(1), Some(1), Some(0)));
-    // This server lets the thread go only when the test says so.
+    // The worker that accepts is called, but comes back only when the test sends to `goes`.
     queue.process_request(short.job());
     assert_eq!(figures(), (Some(1), Some(0), Some(1)));
     goes.send(()).unwrap();

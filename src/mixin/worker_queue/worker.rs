@@ -38,7 +38,7 @@ pub(super) struct QueueWorker {
     pub(super) queue: Arc<WorkerQueue>,
     /// False while `QueueState::starting` counts the worker.
     pub(super) has_come: bool,
-    /// The place of the job that it runs, or has just run.
+    /// The place of the job that the worker runs, or has just run.
     pub(super) permit: Option<Permit>,
 }
 
