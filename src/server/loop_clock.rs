@@ -51,7 +51,8 @@ impl LoopClock {
 
     /// Begins a lame duck: the loop goes on for this time, and then stops.
     pub(super) fn begin_lame_duck(&mut self, time: Duration) {
-        // A lame duck without an end lasts as long as the clock can count: until a `shutdown`.
+        // `Duration::MAX` is more than the clock can count. `moment_after` then gives a moment that no process lives to see, so
+        // the lame duck lasts until a `shutdown`.
         self.lame_duck = Some(wait::moment_after(Instant::now(), time));
         self.set_next();
     }

@@ -105,7 +105,7 @@ mod tests {
         clock.opened = said + Duration::from_millis(700);
         clock.answered(5_000, clock.opened, clock.opened);
         assert_eq!(clock.at(said), 4_300);
-        // The clock of a machine without a battery starts at zero.
+        // The clock of Redis started at zero (a machine without a battery), after the line was said: its time is 0, not negative.
         let mut clock = Clock::new();
         clock.opened = said + Duration::from_millis(700);
         clock.answered(300, clock.opened, clock.opened);

@@ -61,7 +61,7 @@ impl Ledger {
         Some(told)
     }
 
-    /// Gives up lines whose time is over. Returns their authors.
+    /// Gives up the lines that have waited longer than the patience of `lines`. Returns the authors who have to be told.
     pub fn settle(&mut self, now: Instant) -> Vec<Told> {
         self.lines.settle(&self.others, now)
     }
