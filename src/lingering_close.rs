@@ -107,8 +107,8 @@ pub(crate) fn in_background(fd: Arc<OwnedFd>, limits: &Limits) {
     }
 }
 
-/// Reads on for a connection, until the peer ends or one of both limits is reached. The caller is a forked child, which
-/// has nothing else to do. The connection closes with the child.
+/// Reads on for a connection, until the peer has ended its output or either limit (time, bytes) is reached. The caller is
+/// a forked child, which has nothing else to do. The connection closes with the child.
 pub(crate) fn in_this_thread(socket: &SocketIo, limits: &Limits) {
     let until = RecvTimeout::until(Instant::now().checked_add(limits.linger));
     // The buffer is not on the stack, where every request would pay for its pages, although few linger.

@@ -50,7 +50,8 @@ pub enum RunPhase {
 }
 
 impl RunPhase {
-    /// All phases, in the order of their numbers, which a test checks: a cell holds a number.
+    /// All phases, in the order of their numbers: a cell holds a number, and `get` looks the phase up here. A test
+    /// checks the order.
     const ALL: [Self; 7] = [
         Self::Bound,
         Self::Ready,

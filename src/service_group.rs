@@ -185,9 +185,9 @@ impl Membership {
         Some(every.max(Duration::from_millis(1)))
     }
 
-    /// Reports that the server is ready. If it is the last server of the group, this also reports the service as ready, and
-    /// the service manager starts the services that wait for this one. Called by the thread of the server's run, after the
-    /// hook `ready`. The server's idle time begins here.
+    /// Reports that the server is ready. If no other server of the group is still starting, this also reports the service as
+    /// ready, once for each run, and the service manager starts the services that wait for this one. Called by the thread
+    /// of the server's run, after the hook `ready`. The server's idle time begins here.
     pub(crate) fn ready(&self) {
         let mut state = self.group.state.lock();
         let member = &mut state.members[self.index];

@@ -160,7 +160,7 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             match attempt {
                 Attempt::Done(_) => {
                     self.core.service_actions();
-                    // If there is no room, the next attempt reports that before it waits.
+                    // Without room the loop does not wait here: the next attempt first reports the limit.
                     if waits_first && self.core.context.gate.is_open() && self.mixin.ready() {
                         self.wait_for_request(&mut clock, membership.as_ref())?;
                     }

@@ -4,8 +4,8 @@
 //! until the server has been stopped elsewhere; or by its drop, which returns nothing. Two callers must not wait for
 //! that thread: the thread itself, and a child that was forked beside it, which has a copy of the guard and no such
 //! thread. And no caller waits for a loop that is still in a request when the close has ended: under `Inline` a handler
-//! that ignores its cut would hold the caller for ever, and so would a handler whose other half, in `join`, is the
-//! caller.
+//! that ignores its cut would hold the caller for ever, and so would a handler that waits in
+//! [`join`](crate::join), if the caller is the other half of that `join`.
 
 use std::fmt;
 use std::ops::Deref;

@@ -19,7 +19,7 @@ use crate::transport::Transport;
 /// A server without its types, for a `Vec<Box<dyn BaseServer>>` of different servers.
 ///
 /// The methods are those of [`Server`], which has them without this trait. An [`Arc`] or a [`Box`] of a server is a
-/// `BaseServer` as well, so that a program can keep a clone of a server that runs beside others:
+/// `BaseServer` as well, so that a program can keep a clone of the `Arc` while the server runs beside others:
 ///
 /// ```no_run
 /// use std::sync::Arc;

@@ -198,7 +198,7 @@ impl<T: Transport, M: Mixin> Builder<T, M> {
 
     /// Runs a function for each SIGHUP that comes while [`run`](crate::Server::run) or [`run_all`](fn@super::run_all) serves: to
     /// read a configuration or certificates again, or to open a log anew. Default: none, and then SIGHUP stops the server, as
-    /// SIGTERM does. Each call adds a function; they run in that order.
+    /// SIGTERM does. Each call of this setter adds a function; the functions run in the order in which they were added.
     ///
     /// The function runs beside the requests, on the thread that waits for the end of the run, so it may take its time.
     /// (Under [`Forking`](crate::Forking) it runs in the loop, between two requests; children that already run keep what

@@ -24,9 +24,10 @@ pub struct DrainReport {
     pub took: Duration,
     /// How many requests were alive when the close began, including those accepted out of the backlog.
     pub open_at_start: usize,
-    /// How many requests were ended while they waited for the beginning of a request: no part of an answer is lost.
+    /// How many connections the drain has ended between two requests of their peers, or before the first one: no part of
+    /// an answer is lost.
     pub stopped: usize,
-    /// How many of the `stopped` requests had sent nothing of a request, not even within
+    /// How many of the `stopped` connections had peers that had sent nothing, not even within
     /// [`Limits::first_read`](crate::Limits::first_read). A peer that was about to send got no answer, only the end
     /// of the connection.
     pub unheard: usize,

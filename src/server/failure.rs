@@ -108,8 +108,8 @@ impl Failure<'_> {
         let error = self.error();
         self.is_disconnect()
             || self.owner.is_garbled(error)
-            // Before the handler: a peer that was too slow for the handshake, or brought no valid PROXY header. Scanners
-            // cause many such failures, so a report of each would tell nothing new.
+            // This condition is about the steps before the handler: the peer was too slow for the handshake, say, or sent
+            // no valid PROXY header. Scanners cause many such failures, so a report of each would tell nothing new.
             || (self.phase == Phase::Wrap && self.owner.is_peers(error))
     }
 
@@ -208,7 +208,7 @@ impl AcceptFailure<'_> {
         self.pause
     }
 
-    /// Whether it is time for a report. It is for the first failure of a loop, and then again ten seconds after the
+    /// Whether it is time for a report. True for the first failure of a loop, and then again ten seconds after the
     /// last report that was due. Each `handle_request` counts as a new loop. False for an error that is skipped
     /// without a pause: such an error has cost one client, and is only counted.
     #[must_use]

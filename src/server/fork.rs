@@ -5,8 +5,8 @@
 //! - **A program forks**, with a server that it has bound: as a daemon, or as a parent of several processes that serve
 //!   one listener. The child goes on for itself and serves. [`Core::enter_process`] replaces the parts that are still
 //!   its parent's.
-//! - **[`Forking`](crate::Forking) forks** for one request. The child serves that and leaves by `_exit`: it begins no
-//!   run, and everything that it has no use for stays as it was, which costs nothing. This is the order:
+//! - **[`Forking`](crate::Forking) forks** for one request. The child serves this request and leaves by `_exit`: it
+//!   begins no run, and everything that it has no use for stays as it was, which costs nothing. This is the order:
 //!
 //! ```text
 //! parent                                      child
@@ -223,8 +223,8 @@ struct Signalled {
 
 /// The request that this process, a child, serves.
 struct ServedHere {
-    /// The server of the request, taken from `server_of_children`: to count one more reference would be to write to its
-    /// parent's page.
+    /// The server of the request, taken out of `server_of_children`: counting one more reference would write to a page
+    /// that the child shares with its parent.
     server: Weak<ServerContext>,
     /// The request's entry in the live list, in memory that the parent has too. The reference is counted before the
     /// fork.
@@ -267,7 +267,7 @@ fn prepare_signals(context: &Arc<ServerContext>) {
 /// acts when they are let through.
 #[inline]
 fn take_signals(context: &ServerContext, ticket: &Ticket, entry: Arc<Entry>) {
-    // A parent that does not wait sends no second signal.
+    // A parent that does not wait for its children sends no second signal: the first one then ends first reads too.
     let first_read =
         if context.waits_at_close { ticket.limits().first_read } else { Duration::ZERO };
     let server = std::mem::take(&mut *SIGNALLED.server_of_children.lock());

@@ -256,10 +256,11 @@ pub trait ServerHooks<R = StreamRequest>: Send + Sync + 'static {
         Console::Stderr.tell(&format!("warning: {text}\n"));
     }
 
-    /// Runs for a request that is refused because no worker is free or because its peer exceeds a limit. The hook may
-    /// write an answer ("busy, come again in a minute") before the request is closed. It usually runs in the thread that
-    /// accepts, so its writes never wait: output that does not fit into the socket's buffer is lost. On a server with
-    /// `Builder::tls` nothing is sent before the handshake: the writes fail, and the peer sees a closed connection.
+    /// Runs for a request that is refused, because no worker is free, because a limit is exceeded or because the server
+    /// closes; not if no worker could be started. The hook may write an answer ("busy, come again in a minute") before the
+    /// request is closed. It usually runs in the thread that accepts, so its writes never wait: output that does not fit
+    /// into the socket's buffer is lost. On a server with `Builder::tls` nothing is sent before the handshake: the writes
+    /// fail, and the peer sees a closed connection.
     ///
     /// **With a wrapper of your own.** If [`wrap_request`](Self::wrap_request) encrypts the connection, leave this hook as it is.
     /// Most requests are refused before `wrap_request` has run, and then an answer leaves in the clear. The server cannot

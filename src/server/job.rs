@@ -278,7 +278,7 @@ impl<T: Transport> Work for TypedJob<T> {
         let (made, open) = self.make_request(&mut request);
         // Counted before the hook runs: the hook may tell the peer of the refusal, and the peer may ask for the counts.
         open.refused(made, CloseReason::Refused);
-        // This refusal is a fault, of which an operator has to know. The other refusals are limits at work.
+        // `CannotStart` is a failure, of which an operator has to know. The other refusals are intended.
         if let Refused::CannotStart(error) = &why {
             let peer = open.entry.client_address();
             let error = Error::io("start a worker for", peer, clone_error(error));

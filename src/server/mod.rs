@@ -359,7 +359,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
         }
         let accept_loop = AcceptLoop::of(self);
         let served = self.mixin.serve(Arc::new(move || accept_loop.enter(&accept)));
-        // The mixin has returned: a loop that it has left suspended in a stuck worker will only unwind.
+        // The mixin has returned. If it has left a loop behind, suspended in a stuck worker, that loop accepts nothing more.
         self.core.context.runs.forget_loops();
         // A close may have taken the backlog just after the last loop had ended.
         let served = served.and_then(|()| AcceptLoop::of(self).serve_backlog());

@@ -49,8 +49,8 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// Counts the end of a request. A peer that was stopped before it had sent anything counts twice: among the stopped, and
-    /// as unheard.
+    /// Counts the end of a request. A request that was stopped before its peer had sent anything counts twice: as stopped,
+    /// and as unheard.
     fn count_here(&self, entry: &Entry, reason: CloseReason) {
         self.context.counters.ended(reason);
         if reason == CloseReason::Stopped && entry.is_unheard() {
@@ -91,7 +91,7 @@ impl<T: Transport> Core<T> {
             handler: self.handler_name,
             reason,
             refused,
-            // A handler may have met a limit and ended in another way.
+            // A handler may have met a time limit and then ended for another reason: that limit is not reported.
             limit: entry.limit().filter(|_| reason.may_be_of_time()),
             age: entry.age(),
             times: entry.times(),
@@ -152,8 +152,8 @@ impl<T: Transport> WorkerWatch for Core<T> {
     }
 }
 
-/// Calls the hook `handle_error`, after the event of the span. A panic of either ends here, and the request is closed
-/// all the same.
+/// Calls the hook `handle_error`, after the subscriber of `tracing` has got the failure. A panic of the hook or of the
+/// subscriber ends here, and the request is closed all the same.
 ///
 /// Called before the request's end: the hook gets the error by reference, and may format it with its whole chain.
 pub(super) fn handle_error<T: Transport>(

@@ -199,7 +199,7 @@ impl<T: Transport> OpenRequest<T> {
         if let Some(timed_out) = owner.find::<TimedOut>(&**error) {
             self.entry.note_limit(timed_out.which());
         }
-        // The server itself has ended the requests with these reasons, or the program by a `Rejected`: nothing has
+        // These are the reasons of requests that the server itself has ended, or the program by a `Rejected`: nothing has
         // failed.
         if !matches!(
             reason,
@@ -258,7 +258,7 @@ fn run_handler<R>(
     match handled {
         Ok(()) => finished,
         Err(earlier) => {
-            // The first error is the cause; this one may panic in its drop.
+            // The first error is the cause. The one in `finished` is dropped, which may panic.
             drop(drop_catching(finished));
             Err(earlier)
         }

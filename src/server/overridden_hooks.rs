@@ -72,7 +72,7 @@ impl OverriddenHooks {
 
     /// Calls a hook, and notes whether its default ran.
     pub(super) fn call<R>(&self, hook: LoopHook, call: impl FnOnce() -> R) -> R {
-        // One load for each request, once the first one has decided it.
+        // A request costs one load here, once an earlier one has shown that both hooks are defaults.
         if self.are_default() {
             return call();
         }

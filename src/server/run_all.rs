@@ -6,7 +6,7 @@
 //! serve_forever                       wait_for_stop
 //!   Ready                               reloads <------------------------- SIGHUP: an order, or a stop
 //!   ..                                  .. <------------------------------ handle.retire(): an order, or a stop
-//!   it goes on                        server_close: LameDuck, if there is one
+//!   the loop goes on                  server_close: LameDuck, if there is one
 //!   the loop ends                       stops the loop: Closed, Draining, ..
 //! notifies `over` ------------------> (closes, if it has not begun)
 //! joins <---------------------------- DrainReport

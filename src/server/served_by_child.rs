@@ -73,8 +73,8 @@ impl<T: Transport> Drop for ServedByChild<T> {
         if let Some(text) = self.failed_step.take() {
             self.core.tell_of_preface(&self.entry, &HandlerError::from(text));
         }
-        // The limit for which the child has refused its request. The child has noted it in the request's shared row; if
-        // there are more requests than rows, this one may have had none.
+        // The limit because of which the child has refused its request. The child has noted the limit in the request's
+        // shared row; if there are more requests than rows, this request may have had none.
         let refused = (self.reason == CloseReason::Refused)
             .then(|| self.entry.beyond().unwrap_or(Limit::PerPeer));
         if let Some(limit) = refused {

@@ -180,7 +180,7 @@ impl<T: Transport, M: Mixin> Server<T, M> {
     fn wait_and_force(&self, first_reads: Instant, deadline: Instant) -> Vec<LiveRequest> {
         let context = &self.core.context;
         let mut forced = Vec::new();
-        // `drain_until` is called twice: in the second call the mixin tells its children that first reads are over.
+        // The mixin drains twice before the deadline: the second time it tells its children that first reads are over.
         self.drain_until(first_reads);
         context.end_first_reads();
         // The moment until which loops and threads are waited for. If no request is left, they have the rest of the grace.

@@ -4,7 +4,7 @@
 //! the thread that accepts     event "accepted"
 //! worker, or forked child     span "request" --- handshake, hooks, handler: their events are in it
 //!                               event "failed"     before the hook handle_error
-//!                               event "ended"      the observer; after a fork in the parent, without the span
+//!                               event "ended"      by the observer; under `Forking` in the parent, without the span
 //! ```
 //!
 //! Without `.tracing()` on the builder a request costs one branch more. Without the feature, `no_spans.rs` takes the

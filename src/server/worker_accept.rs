@@ -95,13 +95,13 @@ impl WorkerAcceptor {
         self.point.get()?.as_ref()
     }
 
-    /// Gives a forked child that serves epoll sets of its own. `stop` is the event of the run's stop, which is the
+    /// Gives epoll sets of its own to a forked child that serves. `stop` is the event of the run's stop, which is the
     /// child's own by now. Does nothing if no worker has accepted before the fork, or if this process has done it
     /// already.
     ///
     /// # Errors
     ///
-    /// If there is no descriptor for them. The child must not serve then: its waits would take its parent's events.
+    /// If there is no descriptor for the sets. The child must not serve then: its waits would take its parent's events.
     pub(super) fn enter_process(&self, stop: BorrowedFd<'_>) -> io::Result<()> {
         // The epoll sets are shared with the parent: see `sys/epoll.rs`.
         let inherited = self.point().filter(|point| !point.owner.is_noted());

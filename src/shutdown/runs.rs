@@ -273,7 +273,7 @@ impl Runs {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Notes that the caller of this `handle_request` is told of the stop.
+    /// Notes that the current `handle_request` reports the stop to its caller.
     pub(crate) fn report_stop(&self) {
         let run = &mut self.state.lock().run;
         // Only noted here: `end` forgets the stop, when no loop is left that could miss it.

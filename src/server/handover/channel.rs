@@ -25,12 +25,12 @@ use crate::sys::{self, PollFd};
 /// One end of the connection. Only [`send_until`](Self::send_until) and [`receive_until`](Self::receive_until) wait.
 #[derive(Debug)]
 pub(super) struct Channel {
-    /// A Unix stream socket. Shared with [`share`](Self::share)s of this channel, and for a moment with a loop that waits for
-    /// it: it closes with the last of them.
+    /// A Unix stream socket, which closes with its last holder. The others are the handles that [`share`](Self::share)
+    /// makes, and for a moment a loop that waits for the socket.
     socket: Arc<OwnedFd>,
     /// Bytes that were received and do not make a whole message yet: never more than one message has.
     received: Vec<u8>,
-    /// Descriptors that have come with those bytes. They are closed with the channel.
+    /// Descriptors that have come with the bytes in `received`. They are closed with the channel.
     fds: VecDeque<OwnedFd>,
 }
 

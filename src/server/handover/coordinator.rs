@@ -326,7 +326,7 @@ impl Coordinator {
 
     /// Makes the sockets this process's own, because the predecessor has stopped.
     fn take_over(&self) -> State {
-        // Perhaps not all servers serve yet: the predecessor may have ended, or was told to stop.
+        // `close_left` may not have run: the predecessor may have ended, or stopped, before all servers here served.
         predecessor_sockets::close_the_rest();
         self.sockets.set_holders(Holders::Alone);
         State::Idle

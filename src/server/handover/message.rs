@@ -18,7 +18,7 @@
 //! Numbers are little-endian. The descriptors of a message with `count` sockets come with its first byte, in their
 //! order. The length of a message bounds everything in it. A reader takes nothing for granted: an unknown version,
 //! kind, flag or address is an error. So is a byte too many: two versions of a program that do not understand each other
-//! find that out before a socket is lost. The old one then goes on.
+//! find that out before a socket is lost. The predecessor then goes on.
 //!
 //! The format is this crate's own, and not a library's: two builds of a program that are years apart have to agree on it.
 

@@ -7,7 +7,7 @@
 //! | `coordinator.rs`, `coordinator/handing_over.rs` | the state of a run, in both roles, and its turns |
 //! | `candidate.rs`, `left_behind.rs` | the successor as its predecessor sees it: before it is ready, and after it has failed |
 //! | `own_sockets.rs` | the sockets that are passed |
-//! | `program.rs` | the program that SIGUSR2 starts, and how that finds its starter |
+//! | `program.rs` | the program that SIGUSR2 starts, and how the new process finds its starter |
 //! | `channel.rs`, `message.rs` | whole messages over a Unix socket, and their bytes |
 //!
 //! Usually a process is a successor first and a predecessor later. The two ways to find each other, by the path and by
@@ -230,9 +230,10 @@ impl Handover {
     /// # Errors
     ///
     /// Those of `run_all`. Also if the predecessor goes on without this process, for one of three reasons: it has
-    /// waited for too long, it was told to stop, or no server here binds to one of its addresses (then this is more
-    /// likely another program at its path). The servers of this process are then closed. If only some of the
-    /// predecessor's addresses are not taken, the hook [`warning`](crate::ServerHooks::warning) names them.
+    /// waited for too long, it was told to stop, or no server here binds to one of its addresses (then this
+    /// process is more likely another program, which was given the path by mistake). The servers of this process are
+    /// then closed. If only some of the predecessor's addresses are not taken, the hook
+    /// [`warning`](crate::ServerHooks::warning) names them.
     pub fn run_all(
         self,
         servers: &[Box<dyn BaseServer + '_>],
@@ -260,7 +261,7 @@ impl Handover {
             serving.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
             reports
         };
-        // Before this returns: the program may begin its next run at the same path.
+        // The coordinator is closed before this returns, because the program may begin its next run at the same path.
         drop(open);
         let failure = coordinator.failure.lock().take();
         failure.map_or(reports, Err)

@@ -1,7 +1,7 @@
 //! [`OwnSockets`]: the sockets that a process hands over.
 //!
-//! The successor gets them as a list, and names one by its place in it. The list has only sockets that can be handed over,
-//! so its numbers are not the places of the servers: [`pass`](OwnSockets::pass) returns the meaning of each.
+//! The successor gets them as a list, and names a socket by its place in the list. The list has only sockets that can
+//! be handed over, so its numbers are not the places of the servers: [`pass`](OwnSockets::pass) returns the meaning of each.
 //!
 //! Each socket is told which processes have it ([`Holders`]): a close must not end a socket that another process serves,
 //! and the last process that has a Unix socket removes its file.

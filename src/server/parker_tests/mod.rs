@@ -186,7 +186,7 @@ impl Parker for Script {
     fn park(&self, waiting: &[Waiting<'_>], _deadline: Option<Instant>) -> io::Result<()> {
         self.waits.set(self.waits.get() + 1);
         for (slot, waiting) in waiting.iter().filter_map(|waiting| Some((waiting.slot?, waiting))) {
-            // No code relies on the value.
+            // The library relies on no value in a slot, so the parker changes it.
             slot.set(slot.get().wrapping_add(usize::from(waiting.interest == Interest::Read)));
         }
         let step = self.steps.borrow_mut().pop_front();

@@ -9,9 +9,9 @@ use crate::wait::{any, install};
 /// The place where handlers leave their requests for others.
 type Place = Arc<Mutex<Option<StreamRequest>>>;
 
-/// A handler that answers each line with its own name, which is the first line. At the line "lend" it leaves its request
-/// in the place, goes on with a kept one, waits, and then takes the request that is in the place by now. At "swap" it
-/// exchanges its request with the one in the place.
+/// A handler that takes the first line as its name, and answers each line with the name and the line. At the line "lend"
+/// it leaves its request in the place, goes on with a kept one, waits, and then takes the request that is in the place by
+/// now. At "swap" it exchanges its request with the one in the place.
 fn named(
     place: &Place,
     kept: &Shared<StreamRequest>,

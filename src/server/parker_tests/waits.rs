@@ -54,7 +54,7 @@ fn an_error_and_a_panic_of_a_parker_end_one_request() {
         assert!(failures.len() == 1 && failures[0].contains(told), "{failures:?}");
         assert_eq!(read_to_end(&client), "3\n");
     }
-    // Nothing of these two requests is left on this thread.
+    // Nothing of the two requests that have failed is left on this thread: a third one is served.
     let (client, job) = fixture.connect();
     let _installed = install(Script::new(vec![sends(&client, "three\n")]));
     client.shutdown(Shutdown::Read).unwrap();
@@ -78,7 +78,8 @@ fn a_deadline_ends_a_wait_that_comes_back_late() {
     assert_eq!((read_to_end(&client).as_str(), fixture.failures().len()), ("late\n", 0));
 }
 
-/// Both closures borrow from the frame of `join`, whatever the parker does with the one that it gets.
+/// Both closures borrow from the stack. So `join` returns only when neither can run any more, whatever the parker does with
+/// the closure that it gets.
 #[test]
 fn what_is_lent_to_a_parker_ends_before_join_does() {
     let runs = || step(|script| Ok(script.spawned.take().into_iter().for_each(|run| run())));

@@ -48,8 +48,8 @@ impl Runs {
         may
     }
 
-    /// Forgets the loops that have not left: the mixin has returned, so such a loop is suspended in a worker that is
-    /// stuck, and will only unwind.
+    /// Forgets the loops that have not left. The mixin has returned, so such a loop is suspended in a stuck worker: when
+    /// it goes on, it only unwinds.
     pub(crate) fn forget_loops(&self) {
         self.state.lock().loops.retain(|(_, accepts)| *accepts != Accepts::Loop);
     }

@@ -119,8 +119,8 @@ impl Coordinator {
     /// goes on alone, because nobody has told it to stop; one that this process has started ends with it.
     pub(super) fn stop(&self, state: State) -> State {
         let State::Applying(mut candidate) = state else {
-            // If this process has a predecessor, that one sees the end of the connection. It goes on serving, unless this
-            // process has told it already that it is ready.
+            // A predecessor of this process, if there is one, sees the end of the connection. The predecessor goes on
+            // serving, unless this process has already said that it is ready.
             self.close_listener();
             return State::Over;
         };
