@@ -1,5 +1,5 @@
-//! The same handler under every mixin, chosen by a word: `cargo run --example every_mixin -- forking`. The words are
-//! inline, threading, pool, forking and green.
+//! The same handler under every mixin, chosen by a word: `cargo run -p socketserver --example every_mixin -- forking`. The words
+//! are inline, threading, pool, forking and green.
 //!
 //! Try it in two terminals: `nc 127.0.0.1 9999`. Each answer names the process and the thread that serve the client. Under
 //! inline the second client waits for the first; under green a few threads serve all clients.

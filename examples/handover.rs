@@ -1,4 +1,4 @@
-//! A server that can be restarted without losing a client: `cargo run --example handover`.
+//! A server that can be restarted without losing a client: `cargo run -p socketserver --example handover`.
 //!
 //! Try it with `nc 127.0.0.1 9999`, which shows which process has answered. Start the example again in another terminal: the
 //! new process takes the place of the old one. `kill -USR2 PID` makes a process start its successor itself.

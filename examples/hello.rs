@@ -1,7 +1,7 @@
 //! Sends back each line that a client sends, over TCP, with a thread for each client.
 //!
 //! Try it in another terminal: `nc 127.0.0.1 9999`. Ctrl-C stops the server. To listen at another
-//! address: `cargo run --example hello -- 127.0.0.1:8000`.
+//! address: `cargo run -p socketserver --example hello -- 127.0.0.1:8000`.
 
 use std::env;
 use std::io::Write;

@@ -1,5 +1,5 @@
-//! A SOCKS5 relay (CONNECT, without a login): `cargo run --example relay -- threading`. The words are threading, forking,
-//! pool and green; the handler is the same text under each.
+//! A SOCKS5 relay (CONNECT, without a login): `cargo run -p socketserver --example relay -- threading`. The words are
+//! threading, forking, pool and green; the handler is the same text under each.
 //!
 //! Try it with any server: `curl --socks5-hostname 127.0.0.1:1080 http://localhost:8000/`, or
 //! `nc -X 5 -x 127.0.0.1:1080 localhost 8000`. It connects wherever its clients ask, so it listens on this machine alone.
