@@ -175,7 +175,8 @@ impl BindAddress {
                 look_up(host, port)
             }
             BindForm::HostPort(host, port) => {
-                // Checked before the look-up, which would also fail, but after a wait and with a text about unknown names.
+                // A mistaken host is refused here. The look-up would fail too, but only after a wait, and its text would be
+                // about unknown names.
                 host_alone(host).map_err(|why| self.mistake(why))?;
                 look_up(host, *port)
             }
@@ -202,8 +203,8 @@ impl BindAddress {
         let address = match &self.kind {
             BindForm::Text(text) => match text.strip_prefix('@') {
                 Some(name) => Address::Abstract(name.as_bytes().to_owned()),
-                // The server would listen at a file of that name, and no client would find it.
-                // An address in numbers alone is surely a mistake; `host:80` may be a file.
+                // An address in numbers alone is surely a mistake: the server would listen at a file of that name, and no
+                // client would find it. `host:80` is let through, because it may be a file.
                 None if text.parse::<SocketAddr>().is_ok() => {
                     let why = format!("a Unix socket takes a path; if it is one, write ./{text}");
                     return Err(self.mistake(why));

@@ -104,7 +104,7 @@ pub struct Limits {
     /// TLS handshakes that have begun and are not finished. Beyond this number the oldest of them is ended, and its
     /// request refused. So peers that connect and stay silent keep nobody else out, while an honest client has finished
     /// after two round trips. Zero counts as one. Default 1,000, a tenth of `live`. Under [`Forking`](crate::Forking),
-    /// handshakes also take at most three quarters of the processes that other requests leave.
+    /// handshakes also take at most three quarters of the processes that other requests leave, but may always take one.
     pub handshakes: usize,
     /// How long a trusted proxy may take for its [PROXY header](crate::proxy_protocol), from the moment at which a
     /// worker has taken the connection. Default 5 s: a proxy sends its header with the connection, so that only a lost

@@ -4,8 +4,8 @@ use std::any::Any;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
 
-/// How many payloads in a row may panic when they are dropped. One such drop is a mistake of a program. A second, in the
-/// drop of the first panic's payload, hardly ever happens.
+/// How many drops in a row may panic. A payload whose drop panics is a mistake of the program. It is rare that the drop
+/// of the new payload panics too.
 const MAX_PANICKING_DROPS: usize = 4;
 
 /// Drops a payload. Its drop is code of the program and may panic as well, with a new payload, which is then dropped

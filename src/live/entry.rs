@@ -216,8 +216,8 @@ impl Entry {
         }
     }
 
-    /// How many bytes the handler has read and written. Under TLS these are fewer than the bytes on the wire; in the clear
-    /// they are the same.
+    /// The bytes read and written, without TLS around them. Under TLS they are fewer than the bytes on the wire; in the
+    /// clear they are the same, a PROXY header included.
     pub(crate) fn clear_bytes(&self) -> (u64, u64) {
         let Some(clear) = self.clear.get() else { return self.bytes() };
         let [read, written] = clear.map(|number| number.load(Ordering::Relaxed));

@@ -303,8 +303,7 @@ impl BoundedIo {
         {
             // Cleared before the receive: bytes that come later set the event again.
             late.iter().for_each(InputAfterShutdown::clear);
-            let socket = self.connection.as_socket().map(AsFd::as_fd);
-            let rest = socket.map(|socket| LateInput::of(self.ticket.entry(), socket));
+            let rest = LateInput::of(self.ticket.entry());
             // This receive does not wait: after the shutdown a receive without bytes returns zero.
             let count = self.connection.receive(buf, timeout)?;
             if count > 0 {
@@ -312,12 +311,12 @@ impl BoundedIo {
                 return Ok(count);
             }
             match rest {
-                Some(LateInput::EndedByPeer) => {
+                LateInput::EndedByPeer => {
                     self.saw_end = true;
                     return Ok(0);
                 }
-                Some(LateInput::EndedHere) => return Err(stop(self.ticket.entry())),
-                Some(LateInput::MayArrive) | None => {}
+                LateInput::EndedHere => return Err(stop(self.ticket.entry())),
+                LateInput::MayArrive => {}
             }
             match &late {
                 Some(late) => {

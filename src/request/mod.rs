@@ -47,7 +47,7 @@ mod wrap;
 
 use std::fmt;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::address::Address;
@@ -216,28 +216,30 @@ fn stop(entry: &Entry) -> io::Error {
     Stopping::error(entry.owner())
 }
 
-/// The input of a socket, after a drain has shut it down.
+/// The input of a connection, after a drain has ended it, as far as a drain can.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LateInput {
     /// TCP, and the peer has not ended its output: the system still takes its bytes.
     MayArrive,
-    /// TCP, and the peer has ended its output: nothing follows the bytes that have arrived.
+    /// The peer has ended its output: nothing follows the bytes that have arrived.
     EndedByPeer,
-    /// A Unix socket: its peer cannot send any more.
+    /// A Unix socket, say: its peer cannot send any more.
     EndedHere,
 }
 
 impl LateInput {
-    /// Asks the system, before a receive. If the receive then finds no bytes, and none may arrive, the input is at its
-    /// end.
+    /// Asks the system about the connection that a drain shuts down, before a receive. If the receive then finds no bytes,
+    /// and none may arrive, the input is at its end.
     #[cold]
-    fn of(entry: &Entry, socket: BorrowedFd<'_>) -> Self {
-        if entry.peer_address().as_inet().is_none() {
-            Self::EndedHere
-        } else if tcp_info::peer_may_send(socket) == Some(false) {
-            Self::EndedByPeer
-        } else {
-            Self::MayArrive
+    fn of(entry: &Entry) -> Self {
+        // Without a descriptor the drain has only left its note: no bytes are then the peer's end.
+        let Some(fd) = entry.share_connection() else { return Self::EndedByPeer };
+        match tcp_info::peer_may_send(fd.as_fd()) {
+            Some(true) => Self::MayArrive,
+            Some(false) => Self::EndedByPeer,
+            // TCP on a system that does not tell.
+            None if entry.peer_address().as_inet().is_some() => Self::MayArrive,
+            None => Self::EndedHere,
         }
     }
 }

@@ -197,9 +197,9 @@ fn run(wake_up: &Event) {
         let open: Vec<_> = full.iter().filter_map(|outbox| outbox.fd()).collect();
         let mut fds = vec![PollFd::readable(wake_up.as_fd())];
         fds.extend(open.iter().map(|fd| PollFd::writable(fd.as_fd())));
+        // While sockets are full the writer has work and does not leave: the wait then has no end.
         let until = full.is_empty().then_some(leave_at);
-        // An error is as good as an early return: all sockets are tried again. `until` is None while some are full,
-        // because the writer then has work.
+        // An error is as good as an early return: all sockets are tried again.
         let _ = sys::poll(&mut fds, until);
         drop((fds, open));
         wake_up.clear();

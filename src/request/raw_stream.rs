@@ -16,7 +16,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -173,10 +173,7 @@ impl RawStream {
             }
             // The input is shut down, so poll(2) would always say that it is readable.
             wait::sleep(Duration::from_millis(1));
-            let rest = match &self.below {
-                Below::Socket(socket) => LateInput::of(&self.status.entry, socket.as_fd()),
-                Below::Stream(_) | Below::Wrapper(_) => LateInput::MayArrive,
-            };
+            let rest = LateInput::of(&self.status.entry);
             let count = self.receive_at_once(buf)?;
             if count > 0 {
                 self.status.received(count);

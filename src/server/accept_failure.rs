@@ -8,6 +8,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 use super::Core;
 use super::accept_loop::{AcceptLoop, AcceptOutcome, Attempt};
 use super::catch_panic::run_catching;
@@ -51,11 +53,8 @@ impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
             }
             AcceptAction::Retry => return Ok(Attempt::Again),
             AcceptAction::Fatal => {
-                return Err(Error::io(
-                    "accept at",
-                    core.context.server_address(),
-                    clone_error(error),
-                ));
+                let address = core.context.server_address();
+                return Err(Error::io("accept at", address, core.cause_of(error)));
             }
             AcceptAction::Skip | AcceptAction::BackOff | AcceptAction::Shed => {}
         }
@@ -85,6 +84,18 @@ fn after(pause: Duration) -> Instant {
 }
 
 impl<T: Transport> Core<T> {
+    /// The cause of a fatal error. The system's text for a socket that does not listen, "Invalid argument", would help
+    /// nobody who has left out a step of the server's start.
+    fn cause_of(&self, error: &io::Error) -> io::Error {
+        let fd = self.transport.fileno();
+        let listens = fd.and_then(|fd| SockRef::from(&fd).is_listener().ok());
+        if error.raw_os_error() == Some(libc::EINVAL) && listens == Some(false) {
+            let why = "the socket does not listen; server_activate makes it listen";
+            return io::Error::new(error.kind(), why);
+        }
+        clone_error(error)
+    }
+
     /// Reports a client that was lost in an accept outside the loop: by a worker, or by a close. No pause follows, and no
     /// loop's backoff counts the error. (A worker leaves the next client to the loop.)
     pub(super) fn accept_skipped(&self, error: &io::Error) {

@@ -1,5 +1,5 @@
-//! How far a connection has got, as the system counts it: with the bytes of every process and thread that has the
-//! socket.
+//! How far a connection has got, by the system's own counts. They include the bytes of every process and thread that
+//! has the socket.
 //!
 //! A send buffer still takes bytes when the peer is gone. Only acknowledgements show that the peer is there. The idle
 //! reaper asks for them, and so does a send that waits for room.

@@ -25,6 +25,7 @@ mod green;
 mod handlers;
 mod helpers;
 mod inherited;
+mod late_input;
 mod limits;
 mod outbox;
 mod over_tcp;

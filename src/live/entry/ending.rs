@@ -20,7 +20,8 @@
 //! input for the peer's.
 
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Entry;
@@ -135,6 +136,12 @@ impl Entry {
             // It fails only if the peer has ended the connection already (ENOTCONN).
             let _ = sys::shutdown(fd.as_fd(), how);
         }
+    }
+
+    /// The connection that a cut from outside shuts down. `None` for a user's transport that has not given it.
+    #[cold]
+    pub(crate) fn share_connection(&self) -> Option<Arc<OwnedFd>> {
+        self.connection.lock().clone()
     }
 
     /// Whether a drain may end the request's wait. It may if the wait is for the beginning of a request; for the first

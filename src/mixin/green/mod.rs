@@ -440,8 +440,7 @@ impl Mixin for Green {
 
 impl Drop for Green {
     fn drop(&mut self) {
-        // Nothing waits for the workers: each ends with its last request. A forked child that has none of the threads sends
-        // nothing.
+        // Each worker ends with its last request; this does not wait for them. A forked child has no workers to ask.
         if let Some(group) = self.started() {
             group.quit();
         }

@@ -1,5 +1,5 @@
-//! Guards: memory at the low end of a stack that cannot be touched, so that an overflow is a fault, and never a write
-//! into the stack beside it.
+//! Guards: at the low end of each stack, memory that cannot be touched, so that an overflow is a fault, and never a
+//! write into the stack beside it.
 //!
 //! | kind | how | costs |
 //! |---|---|---|
@@ -13,9 +13,9 @@
 //! guard it was. A forked child inherits both kinds, and `MADV_DONTNEED`, by which a chunk gives memory back, removes
 //! neither.
 //!
-//! mprotect takes two mappings for a stack because a mapping has one right for all its pages: a guard in the middle of
-//! a chunk cuts it into the part below, the guard, and the part above. A light guard changes entries of the page table
-//! and cuts nothing.
+//! All pages of a mapping have the same rights. So a classic guard in the middle of a chunk cuts one mapping into three
+//! (the part below, the guard, and the part above), which is two more for each stack. A light guard changes entries of the
+//! page table and cuts nothing.
 //!
 //! Guards are installed by the worker that has the chunk, and counted for the process: the count is the only state here
 //! that threads share.

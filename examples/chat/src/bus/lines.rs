@@ -139,7 +139,8 @@ impl Lines {
         true
     }
 
-    /// Takes note of what the others have, forgets lines, and gives up those whose time is over. Returns their authors.
+    /// Notes which lines the other servers have by now, forgets the lines that are not needed any more, and gives up the
+    /// lines whose time is over. Returns the authors of the lines given up.
     pub fn settle(&mut self, others: &Others, now: Instant) -> Vec<Told> {
         self.acknowledge(others);
         let mut told = Vec::new();

@@ -62,7 +62,8 @@ impl Terminal {
         }
     }
 
-    /// Shows the lines that `of` makes for the number of rows, in place of the earlier lines. `below` is the last row.
+    /// Replaces the contents of the screen. `of` gets the number of rows without the last one, and makes the lines for
+    /// them; `below` is the last row.
     pub(super) fn draw(of: impl FnOnce(usize) -> Vec<Line>, below: &str) -> Result<(), Failure> {
         let (rows, columns) = Self::size();
         let colours = crate::variable("NO_COLOR").is_none();

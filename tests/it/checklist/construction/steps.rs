@@ -7,9 +7,12 @@ use std::os::unix::net as unix;
 use std::path::Path;
 
 use socket2::SockRef;
+use socketserver::mixin::Mixin;
 use socketserver::monitor::AcceptOutcome;
+use socketserver::transport::Tcp;
 use socketserver::{
-    ServerContext, ServerHooks, TcpServer, UdpServer, UnixDatagramServer, UnixStreamServer,
+    Builder, Pool, Server, ServerContext, ServerHooks, TcpServer, ThreadingTcpServer, UdpServer,
+    UnixDatagramServer, UnixStreamServer,
 };
 
 use super::{LOCAL, getsockname, has_ipv6, is_listening, serve_one};
@@ -152,6 +155,23 @@ fn row_004_steps_after_the_close_are_errors_that_name_it() {
         let error = late.unwrap_err().to_string();
         assert!(error.ends_with(" is closed"), "{error}");
     }
+}
+
+#[test]
+fn row_004_a_server_that_was_not_activated_says_so() {
+    fn assert_it_says_so<M: Mixin>(server: Server<Tcp, M>) {
+        server.server_bind().unwrap();
+        let address = server.server_address();
+        for late in [server.serve_forever(), server.handle_request().map(drop)] {
+            let error = late.unwrap_err().to_string();
+            let why = "the socket does not listen; server_activate makes it listen";
+            assert_eq!(error, format!("cannot accept at {address}: {why}"));
+        }
+    }
+    assert_it_says_so(TcpServer::builder().build_unbound(LOCAL, || OneLine).unwrap());
+    assert_it_says_so(ThreadingTcpServer::builder().build_unbound(LOCAL, || OneLine).unwrap());
+    let pool = Builder::<Tcp, _>::new(Pool::new(2)).build_unbound(LOCAL, || OneLine);
+    assert_it_says_so(pool.unwrap());
 }
 
 #[test]

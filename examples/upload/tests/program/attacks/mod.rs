@@ -200,7 +200,7 @@ fn what_is_no_message_ends_the_connection() {
     old.say(&Message::Hello { version: 0 });
     assert!(old.expect_refusal(Code::Protocol).contains("version 1"));
     old.expect_end();
-    // Each frame comes in the place of a file, and in the middle of one.
+    // Each frame is sent once where a file may begin, and once in the middle of a file.
     let pieces = [u32::MAX, DATA_BYTES as u32 + 1, 0];
     let pieces = pieces.map(|length| [&b"D"[..], &length.to_be_bytes()].concat());
     for frame in frames.iter().chain(&pieces) {
