@@ -138,8 +138,8 @@ impl LiveList {
         *self.slots.lock().limits
     }
 
-    /// Sets the limits of requests that enter from here on, and the maximum for one peer, which counts the requests
-    /// that are alive already.
+    /// Sets the limits of requests that enter from here on, and the maximum for one peer. A peer's requests that are
+    /// alive already count towards this maximum.
     pub(crate) fn set_limits(&self, limits: Arc<Limits>) {
         let mut slots = self.slots.lock();
         slots.limits = limits;

@@ -297,7 +297,7 @@ fn drain(signal: libc::c_int) {
     if signal == libc::SIGINT && served.interrupted.note() == Repeat::Second {
         sys::exit_now(128 + signal);
     }
-    // The signal may be about the handshake: the parent makes room for another one.
+    // Such a signal begins no drain: the parent has chosen this child's handshake to end, to make room for others.
     if served.entry.end_if_crowded_out() {
         return;
     }

@@ -268,7 +268,7 @@ pub(crate) fn row(id: &str, request: &LiveRequest) -> String {
     )
 }
 
-/// Makes a text that others have chosen fit for one column of one line: control characters are escaped.
+/// Escapes the control characters of a text that others have chosen, so that it stays within one column of one line.
 pub(crate) fn clean(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
     for character in text.chars() {

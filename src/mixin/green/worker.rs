@@ -78,7 +78,7 @@ pub(super) struct Worker {
     pub(super) group: Arc<Group>,
     /// The worker's place in `Group::workers`.
     pub(super) number: usize,
-    /// All descriptors that the thread waits for. `coroutine_wait.rs` says which of them are in it for how long.
+    /// The set of all descriptors that the thread waits for. `coroutine_wait.rs` says how long each kind stays in the set.
     pub(super) epoll: Epoll,
     /// Stacks for coroutines. A stack is taken when a coroutine begins, and given back when it has ended.
     stacks: RefCell<StackSlab>,

@@ -146,7 +146,8 @@ fn row_062_a_thread_that_cannot_be_started_is_reported_and_the_request_is_closed
     server.stop().unwrap();
 }
 
-/// A mixin without `check`: its resources are not tried out when the server is made, as if they were lost later.
+/// A mixin without `check`. So a thread that cannot be started fails the first requests and not `bind`, as if the
+/// resources for it had been lost after the bind.
 struct Unchecked<M>(M);
 
 impl<M: Mixin> Mixin for Unchecked<M> {
