@@ -8,8 +8,6 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
-
 use super::Core;
 use super::accept_loop::{AcceptLoop, AcceptOutcome, Attempt};
 use super::catch_panic::run_catching;
@@ -87,13 +85,23 @@ impl<T: Transport> Core<T> {
     /// The cause of a fatal error. The system's text for a socket that does not listen, "Invalid argument", would help
     /// nobody who has left out a step of the server's start.
     fn cause_of(&self, error: &io::Error) -> io::Error {
-        let fd = self.transport.fileno();
-        let listens = fd.and_then(|fd| SockRef::from(&fd).is_listener().ok());
-        if error.raw_os_error() == Some(libc::EINVAL) && listens == Some(false) {
+        if error.raw_os_error() == Some(libc::EINVAL) && self.listens() == Some(false) {
             let why = "the socket does not listen; server_activate makes it listen";
             return io::Error::new(error.kind(), why);
         }
         clone_error(error)
+    }
+
+    /// Whether the transport's descriptor listens. None if it has no socket.
+    #[cfg(not(target_vendor = "apple"))]
+    fn listens(&self) -> Option<bool> {
+        socket2::SockRef::from(&self.transport.fileno()?).is_listener().ok()
+    }
+
+    /// Apple's systems do not tell.
+    #[cfg(target_vendor = "apple")]
+    fn listens(&self) -> Option<bool> {
+        None
     }
 
     /// Reports a client that was lost in an accept outside the loop: by a worker, or by a close. No pause follows, and no

@@ -159,7 +159,7 @@ fn row_004_steps_after_the_close_are_errors_that_name_it() {
 
 #[test]
 fn row_004_a_server_that_was_not_activated_says_so() {
-    fn assert_it_says_so<M: Mixin>(server: Server<Tcp, M>) {
+    fn assert_it_says_so<M: Mixin>(server: &Server<Tcp, M>) {
         server.server_bind().unwrap();
         let address = server.server_address();
         for late in [server.serve_forever(), server.handle_request().map(drop)] {
@@ -168,10 +168,10 @@ fn row_004_a_server_that_was_not_activated_says_so() {
             assert_eq!(error, format!("cannot accept at {address}: {why}"));
         }
     }
-    assert_it_says_so(TcpServer::builder().build_unbound(LOCAL, || OneLine).unwrap());
-    assert_it_says_so(ThreadingTcpServer::builder().build_unbound(LOCAL, || OneLine).unwrap());
+    assert_it_says_so(&TcpServer::builder().build_unbound(LOCAL, || OneLine).unwrap());
+    assert_it_says_so(&ThreadingTcpServer::builder().build_unbound(LOCAL, || OneLine).unwrap());
     let pool = Builder::<Tcp, _>::new(Pool::new(2)).build_unbound(LOCAL, || OneLine);
-    assert_it_says_so(pool.unwrap());
+    assert_it_says_so(&pool.unwrap());
 }
 
 #[test]
