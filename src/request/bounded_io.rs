@@ -304,7 +304,7 @@ impl BoundedIo {
             // Cleared before the receive: bytes that come later set the event again.
             late.iter().for_each(InputAfterShutdown::clear);
             let rest = LateInput::of(self.ticket.entry());
-            // This receive does not wait: after the shutdown a receive without bytes returns zero.
+            // This receive does not wait: after the shutdown, or the peer's end, a receive without bytes returns zero.
             let count = self.connection.receive(buf, timeout)?;
             if count > 0 {
                 self.ticket.entry().add_bytes_in(count);

@@ -6,6 +6,7 @@
 //! During a pause the loop leaves the listener alone, and workers do not accept either (`WorkerAcceptor::suspend`).
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::Core;
@@ -15,6 +16,7 @@ use super::failure::AcceptFailure;
 use crate::error::{Error, Result};
 use crate::events::{Limit, ServerEvent};
 use crate::mixin::Mixin;
+use crate::sys;
 use crate::transport::{AcceptAction, Transport};
 
 impl<T: Transport, M: Mixin> AcceptLoop<T, M> {
@@ -85,23 +87,12 @@ impl<T: Transport> Core<T> {
     /// The cause of a fatal error. The system's text for a socket that does not listen, "Invalid argument", would help
     /// nobody who has left out a step of the server's start.
     fn cause_of(&self, error: &io::Error) -> io::Error {
-        if error.raw_os_error() == Some(libc::EINVAL) && self.listens() == Some(false) {
+        let listens = || sys::is_listener(self.transport.fileno()?.as_fd()).ok();
+        if error.raw_os_error() == Some(libc::EINVAL) && listens() == Some(false) {
             let why = "the socket does not listen; server_activate makes it listen";
             return io::Error::new(error.kind(), why);
         }
         clone_error(error)
-    }
-
-    /// Whether the transport's descriptor listens. None if it has no socket.
-    #[cfg(not(target_vendor = "apple"))]
-    fn listens(&self) -> Option<bool> {
-        socket2::SockRef::from(&self.transport.fileno()?).is_listener().ok()
-    }
-
-    /// Apple's systems do not tell.
-    #[cfg(target_vendor = "apple")]
-    fn listens(&self) -> Option<bool> {
-        None
     }
 
     /// Reports a client that was lost in an accept outside the loop: by a worker, or by a close. No pause follows, and no

@@ -297,7 +297,7 @@ fn drain(signal: libc::c_int) {
     if signal == libc::SIGINT && served.interrupted.note() == Repeat::Second {
         sys::exit_now(128 + signal);
     }
-    // Such a signal begins no drain: the parent has chosen this child's handshake to end, to make room for others.
+    // If the parent has only chosen this child's handshake to end, to make room for others, the signal begins no drain.
     if served.entry.end_if_crowded_out() {
         return;
     }

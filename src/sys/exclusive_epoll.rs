@@ -21,9 +21,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use socket2::SockRef;
-
 use super::epoll::Epoll;
+use super::socket::is_listener;
 
 /// Two epoll sets with the same listener in them: one that a worker waits for, one that the accept loop waits for.
 ///
@@ -56,7 +55,7 @@ impl ExclusiveEpoll {
         listener: BorrowedFd<'_>,
         interrupts: [BorrowedFd<'_>; 2],
     ) -> io::Result<Self> {
-        if !SockRef::from(&listener).is_listener()? {
+        if !is_listener(listener)? {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let sets = Self { worker: Epoll::new()?, accept_loop: Epoll::new()? };

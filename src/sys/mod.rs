@@ -130,8 +130,8 @@ pub(crate) use signal::{
     keep_from_file_size_signal, keep_statuses, on_signal, on_signal_in_children,
 };
 pub(crate) use socket::{
-    ACCEPTED_INHERITS_OPTIONS, Mode, SHORTEST_TIMEOUT, send, send_before_end, set_receive_timeout,
-    shutdown, unread,
+    ACCEPTED_INHERITS_OPTIONS, Mode, SHORTEST_TIMEOUT, is_listener, send, send_before_end,
+    set_receive_timeout, shutdown, unread,
 };
 pub(crate) use socket_figures::socket_figures;
 pub(crate) use stdio::{fill_standard_descriptors, inherit_only_stdio};

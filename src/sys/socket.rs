@@ -148,12 +148,19 @@ fn set_option<T: Copy>(
     Ok(())
 }
 
+/// Whether a socket listens (SO_ACCEPTCONN). An error if the descriptor is no socket. `socket2` asks this on some systems
+/// only.
+pub(crate) fn is_listener(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut listens: libc::c_int = 0;
+    get_option(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN, &mut listens)?;
+    Ok(listens != 0)
+}
+
 /// Reads a socket option, and returns how many bytes of the value the kernel has written: fewer, if the kernel's structure
 /// is shorter. The value is a structure of the system's without pointers, or numbers; any bytes are a valid value.
 ///
 /// ENOPROTOOPT from a kernel that does not know the option, EOPNOTSUPP from a socket of another kind. Callers take
 /// either for "not known".
-#[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn get_option<T: Copy>(
     fd: BorrowedFd<'_>,
     level: libc::c_int,

@@ -69,7 +69,9 @@ impl SocketKind {
         match (kind, is_inet) {
             // A connection does not listen either, but the message for it says more, so this case comes first.
             (Type::STREAM, _) if socket.peer_addr().is_ok() => Self::Connection,
-            (Type::STREAM, _) if !socket.is_listener().unwrap_or(false) => Self::NotListening,
+            (Type::STREAM, _) if !sys::is_listener(fd.as_fd()).unwrap_or(false) => {
+                Self::NotListening
+            }
             (Type::STREAM, true) => Self::TcpListener,
             (Type::STREAM, false) => Self::UnixListener,
             (Type::DGRAM, true) => Self::UdpSocket,

@@ -138,8 +138,8 @@ impl Entry {
         }
     }
 
-    /// The connection that a cut from outside shuts down. `None` for a user's transport that has not given it.
-    #[cold]
+    /// The connection that a cut from outside shuts down. `None` for a user's transport that has not given it, and when
+    /// the request has ended.
     pub(crate) fn share_connection(&self) -> Option<Arc<OwnedFd>> {
         self.connection.lock().clone()
     }

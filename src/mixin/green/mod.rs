@@ -440,7 +440,8 @@ impl Mixin for Green {
 
 impl Drop for Green {
     fn drop(&mut self) {
-        // Each worker ends with its last request; this does not wait for them. A forked child has no workers to ask.
+        // Each worker ends with its last request; this does not wait for them. In a forked child that has not started
+        // workers of its own there are none to ask.
         if let Some(group) = self.started() {
             group.quit();
         }
