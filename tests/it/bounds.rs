@@ -2,8 +2,7 @@
 //! largest and the smallest values.
 
 use std::io::{self, BufRead, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::BorrowedFd;
+use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use socketserver::{
     stream_fn,
 };
 
+use crate::over_tcp::leave_to_inner_stream;
 use crate::support::{SOON, connect, inet, read_to_end, uninterrupted};
 
 /// The ways that bytes go out.
@@ -35,41 +35,34 @@ const WAYS: [Way; 4] = [Way::Plain, Way::Wrapped, Way::Session, Way::Outbox];
 const RECORD: usize = 1 << 20;
 
 /// A stream that hands everything on; a session does so in whole records.
-struct Through(Box<dyn Stream>, Way);
+struct Through {
+    inner: Box<dyn Stream>,
+    way: Way,
+}
 
 impl Read for Through {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buf)
+        self.inner.read(buf)
     }
 }
 
 impl Write for Through {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        if self.1 == Way::Wrapped {
-            return self.0.write(buf);
+        if self.way == Way::Wrapped {
+            return self.inner.write(buf);
         }
         let record = &buf[..buf.len().min(RECORD)];
-        self.0.write_all(record)?;
+        self.inner.write_all(record)?;
         Ok(record.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.inner.flush()
     }
 }
 
 impl Stream for Through {
-    fn set_deadline(&mut self, deadline: Option<Instant>) {
-        self.0.set_deadline(deadline);
-    }
-
-    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
-        self.0.shutdown(how)
-    }
-
-    fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.0.fileno()
-    }
+    leave_to_inner_stream!();
 }
 
 struct WrapIf(Way);
@@ -78,7 +71,7 @@ impl ServerHooks<StreamRequest> for WrapIf {
     fn wrap_request(&self, request: &mut StreamRequest) -> HandlerResult {
         let way = self.0;
         if matches!(way, Way::Wrapped | Way::Session) {
-            request.wrap_stream(|inner| Ok(Box::new(Through(inner, way))))?;
+            request.wrap_stream(|inner| Ok(Box::new(Through { inner, way })))?;
         }
         Ok(())
     }

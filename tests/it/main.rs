@@ -25,7 +25,6 @@ mod green;
 mod handlers;
 mod helpers;
 mod inherited;
-mod late_input;
 mod limits;
 mod outbox;
 mod over_tcp;

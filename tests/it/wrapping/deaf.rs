@@ -1,10 +1,8 @@
 //! Wrappers that do not pass deadlines on: each limit still holds, and only for the step it belongs to.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
-use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +11,7 @@ use socketserver::request::Stream;
 use socketserver::{HandlerResult, StreamRequest};
 
 use super::{MOMENT, Served, Way, patient, serve_with};
-use crate::support::{StopOnPanic, eventually, exchange, read_line};
+use crate::support::{exchange, read_line};
 
 /// Passes everything on, but deadlines only if the test says so.
 struct Thin {
@@ -53,7 +51,7 @@ impl Stream for Thin {
     }
 }
 
-fn wrap_thinly(request: &mut StreamRequest, passes_deadlines: bool) -> HandlerResult {
+pub(super) fn wrap_thinly(request: &mut StreamRequest, passes_deadlines: bool) -> HandlerResult {
     Ok(request.wrap_stream(|inner| Ok(Box::new(Thin { inner, passes_deadlines })))?)
 }
 
@@ -163,96 +161,4 @@ fn a_handshake_below_a_wrapper_that_passes_no_deadlines_on_is_bounded() {
         let _silent = served.bare();
         served.assert_ends_as(CloseReason::TimedOut);
     }
-}
-
-/// A stream whose first read begins when the test says so.
-struct Held {
-    inner: Box<dyn Stream>,
-    go: Option<Receiver<()>>,
-}
-
-impl Read for Held {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if let Some(go) = self.go.take() {
-            go.recv().map_err(io::Error::other)?;
-        }
-        self.inner.read(buf)
-    }
-}
-
-impl Write for Held {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.inner.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-impl Stream for Held {
-    fn set_deadline(&mut self, _deadline: Option<Instant>) {}
-
-    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
-        self.inner.shutdown(how)
-    }
-}
-
-/// Serves one request, which begins just when a drain cuts its connection; `meanwhile` runs after the cut. The handler has
-/// read `hel`, and `rest` goes on.
-#[track_caller]
-fn begins_in_the_moment_of_a_drain(
-    meanwhile: impl FnOnce(&TcpStream),
-    rest: impl Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static,
-    ends_as: CloseReason,
-) {
-    let (go, gone) = channel();
-    let gone = Mutex::new(Some(gone));
-    let limits = patient().drain(Duration::from_secs(10));
-    let wrap = move |request: &mut StreamRequest| {
-        let go = gone.lock().unwrap().take();
-        Ok(request.wrap_stream(|inner| Ok(Box::new(Held { inner, go })))?)
-    };
-    let served = serve_with(Way::Hook, limits, wrap, move |request| {
-        request.write_all(b"here\n")?;
-        let mut first = [0; 3];
-        let count = request.read(&mut first)?;
-        assert_eq!(&first[..count], b"hel");
-        rest(request)
-    });
-    let mut client = served.bare();
-    client.write_all(b"hel").unwrap();
-    assert_eq!(read_line(&mut client), "here\n");
-    let began = Instant::now();
-    thread::scope(|scope| {
-        let closing = scope.spawn(|| served.server.server_close());
-        let _stop = StopOnPanic(&*served.server);
-        eventually("it is cut", || {
-            served.server.context().live().first().is_some_and(|live| live.cut.is_some())
-        });
-        meanwhile(&client);
-        go.send(()).unwrap();
-        let report = closing.join().unwrap();
-        assert!(report.is_clean(), "{report} after {:?}", began.elapsed());
-    });
-    served.assert_ends_as(ends_as);
-}
-
-#[test]
-fn a_request_that_begins_in_the_moment_of_a_drain_waits_no_longer_than_its_handler_has_it_wait() {
-    let rest = |request: &mut StreamRequest| {
-        request.set_timeout(Some(MOMENT));
-        Ok(request.read_exact(&mut [0; 3])?)
-    };
-    begins_in_the_moment_of_a_drain(|_client| {}, rest, CloseReason::TimedOut);
-}
-
-#[test]
-fn a_request_that_begins_in_the_moment_of_a_drain_is_at_its_end_when_its_peer_is() {
-    let rest = |request: &mut StreamRequest| {
-        assert_eq!(request.read_to_end(&mut Vec::new())?, 0);
-        Ok(())
-    };
-    let peer_ends = |client: &TcpStream| client.shutdown(Shutdown::Write).unwrap();
-    begins_in_the_moment_of_a_drain(peer_ends, rest, CloseReason::Completed);
 }

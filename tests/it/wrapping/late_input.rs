@@ -1,7 +1,6 @@
-//! A request that begins just when a drain ends the input of its connection, over a stream of a user's transport: it gets
-//! the rest of its input, and is at its end when its peer is.
+//! A request that begins just when a drain ends the input of its connection: it gets the rest of its input, and is at its
+//! end when its peer is. Under a wrapper, and over a stream of a user's transport.
 
-use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,64 +8,34 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use socketserver::monitor::{Activity, CloseReason, LiveRequest, ServerEvent};
 use socketserver::park::Event;
 use socketserver::request::Stream;
 use socketserver::transport::{BeforeBind, Ticket, Transport};
-use socketserver::{Address, Builder, Limits, StreamRequest, Threading, stream_fn};
+use socketserver::{Address, Builder, HandlerResult, Limits, StreamRequest, Threading, stream_fn};
 
-use crate::over_tcp::leave_to_inner_stream;
-use crate::support::{Duplex, SOON, StopOnPanic, eventually};
+use super::deaf::wrap_thinly;
+use super::{MOMENT, Way, patient, serve_with};
+use crate::support::{Duplex, SOON, StopOnPanic, eventually, read_line};
 
-/// A connection whose first read begins when the test says so.
-struct Held {
-    socket: Box<dyn Duplex>,
+/// A stream whose first read begins when the test says so.
+struct HeldStream<S> {
+    inner: S,
     go: Option<Receiver<()>>,
-    /// The descriptor that a drain shuts down. Without it a drain cannot end the input.
-    shut_by_drain: Option<Arc<OwnedFd>>,
 }
 
-impl Read for Held {
+impl<S: Read> Read for HeldStream<S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if let Some(go) = self.go.take() {
             go.recv().map_err(io::Error::other)?;
         }
-        self.socket.read(buf)
-    }
-}
-
-impl Write for Held {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.socket.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Stream for Held {
-    fn set_deadline(&mut self, _deadline: Option<Instant>) {}
-
-    fn shutdown(&mut self, _how: Shutdown) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A wrapper that passes everything on.
-struct Through {
-    inner: Box<dyn Stream>,
-}
-
-impl Read for Through {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.inner.read(buf)
     }
 }
 
-impl Write for Through {
+impl<S: Write> Write for HeldStream<S> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.inner.write(buf)
     }
@@ -76,28 +45,105 @@ impl Write for Through {
     }
 }
 
-impl Stream for Through {
-    leave_to_inner_stream!();
+/// As a wrapper.
+impl Stream for HeldStream<Box<dyn Stream>> {
+    fn set_deadline(&mut self, _deadline: Option<Instant>) {}
+
+    fn shutdown(&mut self, how: Shutdown) -> io::Result<()> {
+        self.inner.shutdown(how)
+    }
 }
 
-/// A transport whose clients the test has connected beforehand.
+/// As the stream of a user's transport. The tests do not look at the end of its output.
+impl Stream for HeldStream<Box<dyn Duplex>> {
+    fn set_deadline(&mut self, _deadline: Option<Instant>) {}
+
+    fn shutdown(&mut self, _how: Shutdown) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Serves one request, which begins just when a drain cuts its connection; `meanwhile` runs after the cut. The handler has
+/// read `hel`, and `rest` goes on.
+#[track_caller]
+fn begins_under_a_wrapper(
+    meanwhile: impl FnOnce(&TcpStream),
+    rest: impl Fn(&mut StreamRequest) -> HandlerResult + Send + Sync + 'static,
+    ends_as: CloseReason,
+) {
+    let (go, gone) = channel();
+    let gone = Mutex::new(Some(gone));
+    let limits = patient().drain(Duration::from_secs(10));
+    let wrap = move |request: &mut StreamRequest| {
+        let go = gone.lock().unwrap().take();
+        Ok(request.wrap_stream(|inner| Ok(Box::new(HeldStream { inner, go })))?)
+    };
+    let served = serve_with(Way::Hook, limits, wrap, move |request| {
+        request.write_all(b"here\n")?;
+        let mut first = [0; 3];
+        let count = request.read(&mut first)?;
+        assert_eq!(&first[..count], b"hel");
+        rest(request)
+    });
+    let mut client = served.bare();
+    client.write_all(b"hel").unwrap();
+    assert_eq!(read_line(&mut client), "here\n");
+    let began = Instant::now();
+    thread::scope(|scope| {
+        let closing = scope.spawn(|| served.server.server_close());
+        let _stop = StopOnPanic(&*served.server);
+        eventually("it is cut", || {
+            served.server.context().live().first().is_some_and(|live| live.cut.is_some())
+        });
+        meanwhile(&client);
+        go.send(()).unwrap();
+        let report = closing.join().unwrap();
+        assert!(report.is_clean(), "{report} after {:?}", began.elapsed());
+    });
+    served.assert_ends_as(ends_as);
+}
+
+#[test]
+fn a_request_that_begins_in_the_moment_of_a_drain_waits_no_longer_than_its_handler_has_it_wait() {
+    let rest = |request: &mut StreamRequest| {
+        request.set_timeout(Some(MOMENT));
+        Ok(request.read_exact(&mut [0; 3])?)
+    };
+    begins_under_a_wrapper(|_client| {}, rest, CloseReason::TimedOut);
+}
+
+#[test]
+fn a_request_that_begins_in_the_moment_of_a_drain_is_at_its_end_when_its_peer_is() {
+    let rest = |request: &mut StreamRequest| {
+        assert_eq!(request.read_to_end(&mut Vec::new())?, 0);
+        Ok(())
+    };
+    let peer_ends = |client: &TcpStream| client.shutdown(Shutdown::Write).unwrap();
+    begins_under_a_wrapper(peer_ends, rest, CloseReason::Completed);
+}
+
+/// A connection of [`Connected`], and the descriptor that a drain shuts down. Without the latter a drain cannot end the
+/// input.
+type Raw = (HeldStream<Box<dyn Duplex>>, Option<Arc<OwnedFd>>);
+
+/// A transport whose one client the test has connected beforehand.
 struct Connected {
-    clients: Mutex<VecDeque<Held>>,
+    client: Mutex<Option<Raw>>,
     /// Ready for as long as the transport is.
     listener: Arc<OwnedFd>,
 }
 
 impl Connected {
-    fn with(client: Held) -> Self {
+    fn with(client: Raw) -> Self {
         let listener = Event::new().unwrap();
         listener.notify();
         let listener = Arc::new(listener.as_fd().try_clone_to_owned().unwrap());
-        Self { clients: Mutex::new([client].into()), listener }
+        Self { client: Mutex::new(Some(client)), listener }
     }
 }
 
 impl Transport for Connected {
-    type Raw = Held;
+    type Raw = Raw;
     type Request = StreamRequest;
 
     fn server_bind(&self, _before_bind: BeforeBind<'_>) -> socketserver::Result<()> {
@@ -116,36 +162,37 @@ impl Transport for Connected {
         Some(Arc::clone(&self.listener))
     }
 
-    fn get_request(&self) -> io::Result<(Held, Address)> {
-        let client = self.clients.lock().unwrap().pop_front();
+    fn get_request(&self) -> io::Result<(Raw, Address)> {
+        let client = self.client.lock().unwrap().take();
         let client = client.ok_or_else(|| io::Error::from(io::ErrorKind::WouldBlock))?;
         Ok((client, Address::Other("a client".into())))
     }
 
-    fn connection(raw: &Held) -> Option<Arc<OwnedFd>> {
-        raw.shut_by_drain.clone()
+    fn connection((_, shut_by_drain): &Raw) -> Option<Arc<OwnedFd>> {
+        shut_by_drain.clone()
     }
 
-    fn make_request(&self, raw: Held, ticket: Ticket) -> StreamRequest {
-        StreamRequest::new(Box::new(raw), self.server_address(), ticket)
+    fn make_request(&self, (stream, _): Raw, ticket: Ticket) -> StreamRequest {
+        StreamRequest::new(Box::new(stream), self.server_address(), ticket)
     }
 
     fn server_close(&self) {}
 }
 
-/// Whether a drain can end the input of the connection.
+/// How a drain reaches a connection: it can end its input, or only leaves its note in the live list.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Drain {
+enum DrainBy {
     ShutsDown,
     OnlyNotes,
 }
 
 /// The server's end of a connection, and what releases its first read.
-fn held<S: AsFd + Duplex + 'static>(socket: S, drain: Drain) -> (Held, Sender<()>) {
+fn held<S: AsFd + Duplex + 'static>(socket: S, drain: DrainBy) -> (Raw, Sender<()>) {
     let (go, gone) = channel();
-    let shut_by_drain =
-        (drain == Drain::ShutsDown).then(|| Arc::new(socket.as_fd().try_clone_to_owned().unwrap()));
-    (Held { socket: Box::new(socket), go: Some(gone), shut_by_drain }, go)
+    let shut_by_drain = (drain == DrainBy::ShutsDown)
+        .then(|| Arc::new(socket.as_fd().try_clone_to_owned().unwrap()));
+    let inner: Box<dyn Duplex> = Box::new(socket);
+    ((HeldStream { inner, go: Some(gone) }, shut_by_drain), go)
 }
 
 fn tcp_pair() -> (TcpStream, TcpStream) {
@@ -158,8 +205,8 @@ fn tcp_pair() -> (TcpStream, TcpStream) {
 /// read returns, `after` when the handler waits for the rest. Returns the rest of the input, if the handler has read it to
 /// its end, and the reason of the request's end.
 #[track_caller]
-fn begins_in_the_moment_of_a_drain(
-    (client, go): (Held, Sender<()>),
+fn begins_over_a_users_transport(
+    (client, go): (Raw, Sender<()>),
     wrapped: bool,
     before: impl FnOnce(),
     after: impl FnOnce(),
@@ -168,7 +215,7 @@ fn begins_in_the_moment_of_a_drain(
     let (reads, ends) = (Mutex::new(reads), Mutex::new(ends));
     let handler = stream_fn(move |request: &mut StreamRequest| {
         if wrapped {
-            request.wrap_stream(|inner| Ok(Box::new(Through { inner })))?;
+            wrap_thinly(request, true)?;
         }
         let mut first = [0; 3];
         let count = request.read(&mut first)?;
@@ -211,21 +258,21 @@ fn begins_in_the_moment_of_a_drain(
     })
 }
 
-/// The ways in which a stream of a user's transport is served.
-const WAYS: [(Drain, bool); 4] = [
-    (Drain::ShutsDown, false),
-    (Drain::ShutsDown, true),
-    (Drain::OnlyNotes, false),
-    (Drain::OnlyNotes, true),
+/// The ways in which a stream of a user's transport is served, with and without a wrapper.
+const DRAINS: [(DrainBy, bool); 4] = [
+    (DrainBy::ShutsDown, false),
+    (DrainBy::ShutsDown, true),
+    (DrainBy::OnlyNotes, false),
+    (DrainBy::OnlyNotes, true),
 ];
 
 #[test]
 fn a_request_over_a_users_transport_is_at_its_end_when_its_peer_is() {
-    for (drain, wrapped) in WAYS {
+    for (drain, wrapped) in DRAINS {
         let (mut client, socket) = tcp_pair();
         client.write_all(b"hel").unwrap();
         let end = || client.shutdown(Shutdown::Write).unwrap();
-        let ended = begins_in_the_moment_of_a_drain(held(socket, drain), wrapped, end, || {});
+        let ended = begins_over_a_users_transport(held(socket, drain), wrapped, end, || {});
         let rest = Some(String::new());
         assert_eq!(ended, (rest, CloseReason::Completed), "{drain:?}, wrapped: {wrapped}");
     }
@@ -233,14 +280,14 @@ fn a_request_over_a_users_transport_is_at_its_end_when_its_peer_is() {
 
 #[test]
 fn a_request_over_a_users_transport_gets_the_rest_that_comes_late() {
-    for (drain, wrapped) in WAYS {
+    for (drain, wrapped) in DRAINS {
         let (mut client, socket) = tcp_pair();
         client.write_all(b"hel").unwrap();
         let go_on = || {
             client.write_all(b"lo").unwrap();
             client.shutdown(Shutdown::Write).unwrap();
         };
-        let ended = begins_in_the_moment_of_a_drain(held(socket, drain), wrapped, || {}, go_on);
+        let ended = begins_over_a_users_transport(held(socket, drain), wrapped, || {}, go_on);
         let rest = Some("lo".to_owned());
         assert_eq!(ended, (rest, CloseReason::Completed), "{drain:?}, wrapped: {wrapped}");
     }
@@ -251,8 +298,8 @@ fn a_unix_socket_of_a_users_transport_whose_input_a_drain_has_ended_gets_no_more
     for wrapped in [false, true] {
         let (mut client, socket) = UnixStream::pair().unwrap();
         client.write_all(b"hel").unwrap();
-        let held = held(socket, Drain::ShutsDown);
-        let ended = begins_in_the_moment_of_a_drain(held, wrapped, || {}, || {});
+        let held = held(socket, DrainBy::ShutsDown);
+        let ended = begins_over_a_users_transport(held, wrapped, || {}, || {});
         assert_eq!(ended, (None, CloseReason::Stopped), "wrapped: {wrapped}");
     }
 }

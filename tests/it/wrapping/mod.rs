@@ -3,6 +3,7 @@
 
 mod deaf;
 pub mod framed;
+mod late_input;
 mod open;
 mod rows;
 
