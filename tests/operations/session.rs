@@ -17,7 +17,8 @@ const PROGRAMS: [&str; 3] = ["chat", "web", "with-tokio"];
 /// The longest that the commands of a section may take.
 const MOST: Duration = Duration::from_secs(60);
 
-/// Ends the shell at its first failure, with everything that it has started; `listens COUNT LOG` waits for the last server.
+/// Ends the shell at its first failure, with everything that it has started. `listens COUNT LOG` waits for the last server,
+/// and `has_none CONTROL` until a server's clients are gone: a reader types slower than this, and sees neither in between.
 const BEGINNING: &str = r#"set -eu
 shopt -s nullglob
 trap 'echo "failed: $BASH_COMMAND" >&3' ERR
@@ -34,6 +35,14 @@ listens() {
         sleep 0.05
     done
     echo "it does not listen" >&3
+    exit 1
+}
+has_none() {
+    for _ in $(seq 600); do
+        web control "$1" figures | grep -q '^live *0 of ' && return
+        sleep 0.05
+    done
+    echo "its clients are not gone" >&3
     exit 1
 }
 "#;
@@ -102,12 +111,18 @@ fn end_daemons(folder: &Path) {
         Command::new("sh").args(["-c", script]).current_dir(folder).stderr(Stdio::null()).status();
 }
 
-/// The lines of a block, with a wait after each server that is started.
+/// The lines of a block, with a wait after each server that is started, and after each client of a server with a control
+/// socket.
 fn commands(text: &str) -> String {
-    let mut servers = 0;
+    let (mut servers, mut control) = (0, None);
     let mut commands = String::new();
     for line in text.lines() {
         writeln!(commands, "{line}").unwrap();
+        let mut words = line.split(' ').skip_while(|word| *word != "--control");
+        control = words.nth(1).and_then(|at| at.strip_prefix("unix:")).or(control);
+        if let Some(control) = control.filter(|_| line.starts_with("curl ")) {
+            writeln!(commands, "has_none {control}").unwrap();
+        }
         let is_server = PROGRAMS.iter().any(|name| line.split(' ').next() == Some(name));
         let Some((server, _)) = line.split_once(" &").filter(|_| is_server) else { continue };
         match server.split_once(" > ") {
