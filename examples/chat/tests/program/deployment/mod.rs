@@ -271,11 +271,11 @@ fn the_password_may_come_from_a_pipe() {
         return;
     }
     let redis = Server::start(&["--requirepass", "s3cret"]);
-    let (folder, shell) = (folder(), "mkfifo pw; echo s3cret > pw & exec \"$@\"");
+    let shell = "exec \"$@\" --bus-password-file <(echo s3cret)";
     let bus = format!("redis://127.0.0.1:{}/room", redis.port);
-    let mut command = Command::new("sh");
-    command.args(["-c", shell, "sh"]).arg(CHAT.path()).args(["serve", "--bind", "127.0.0.1:0"]);
-    command.args(["--bus", &bus, "--bus-password-file", "pw"]).current_dir(&folder);
+    let mut command = Command::new("bash");
+    command.args(["-c", shell, "bash"]).arg(CHAT.path());
+    command.args(["serve", "--bind", "127.0.0.1:0", "--bus", &bus]);
     let server = Process::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
     operator_reads(&server, JOINED);
     redis.ask_as(":s3cret@", "CLIENT", &["KILL", "TYPE", "normal"]);
